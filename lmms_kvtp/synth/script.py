@@ -1,0 +1,188 @@
+"""What happens in a synthetic video: shots in places, clutter everywhere, and four short events."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+
+PLACES = ("desert", "ocean", "forest", "snow", "night", "lava", "city", "meadow")
+GLYPHS = ("star", "heart", "cross", "triangle", "ring", "arrow", "moon", "bolt")
+DECOYS = ("circle", "square", "hexagon", "spiral")
+COLORS = ("red", "yellow", "green", "blue", "purple", "white")
+SPLITS = ("train", "val", "test")
+
+SIZE = 96  # pixels a side
+NUM_EVENTS = 4
+MAX_FRAMES = 128  # frames that LLaVA-Video's rule samples at most
+FRAME_RATES = (1.0, 2.0, 2.5, 3.0, 4.0)
+EVENT_STEPS = (1, 2, 3, 4, 5, 6)
+EVENT_STEPS_ODDS = (0.30, 0.25, 0.17, 0.12, 0.09, 0.07)
+FAVOURED_ODDS = 0.45
+LONG_ODDS = 0.1
+MAX_SPEED = 3.0  # pixels a second
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A drifting shape: its centre and size in pixels at the start of the shot, its velocity in pixels a second."""
+
+    shape: str
+    color: str
+    x: float
+    y: float
+    size: int
+    dx: float
+    dy: float
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One place from `start` (s) up to, and not including, `end` (s); `event` is drawn over the clutter."""
+
+    place: str
+    start: float
+    end: float
+    event: Sprite | None
+    clutter: tuple[Sprite, ...]
+    texture_seed: int
+
+
+@dataclass(frozen=True)
+class Script:
+    """A video: `duration` (s) at `fps` frames a second, cut into shots without gaps."""
+
+    key: str
+    seed: int
+    fps: float
+    duration: float
+    shots: tuple[Shot, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the file."""
+        return round(self.duration * self.fps)
+
+    @property
+    def events(self) -> tuple[Shot, ...]:
+        """The shots that hold an event, in order."""
+        return tuple(shot for shot in self.shots if shot.event is not None)
+
+    @property
+    def step(self) -> float:
+        """Seconds between sampled frames of a video of at most 128 of them; shots start on multiples of it."""
+        return round(self.fps) / self.fps
+
+    def shot_at(self, time: float) -> Shot:
+        """The shot on screen at `time` (s); the last one after the end."""
+        starts = [shot.start for shot in self.shots]
+        return self.shots[max(0, bisect_right(starts, time + 1e-6) - 1)]
+
+
+def sampled_times(script: Script, limit: int = MAX_FRAMES) -> list[float]:
+    """Seconds of the frames that LLaVA-Video's rule takes at 1 frame a second: a stride, or linspace above `limit`."""
+    indices = list(range(0, script.num_frames, round(script.fps)))
+    if len(indices) > limit:
+        indices = [int(i) for i in np.linspace(0, script.num_frames - 1, limit)]
+    return [i / script.fps for i in indices]
+
+
+def write_script(seed: int, split: str = "test") -> Script:
+    """Invent the video number `seed` of a split; the same for ever, on any machine.
+
+    `RandomState` is used because numpy freezes its stream, which it does not for the newer `Generator`.
+
+    Args:
+        seed: 0 or more; names the video within its split.
+        split: train, val or test; their random streams are separate.
+
+    Raises:
+        ValueError: unknown split or negative seed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split named {split!r}; available: {', '.join(SPLITS)}")
+    if seed < 0:
+        raise ValueError(f"a seed must be 0 or more, got {seed}")
+    rng = np.random.RandomState([crc32(split.encode()), seed])
+    fps = FRAME_RATES[rng.randint(len(FRAME_RATES))]
+    is_long = rng.rand() < LONG_ODDS
+    num_steps = rng.randint(129, 161) if is_long else rng.randint(64, 129)
+    lengths, is_event = _cut(rng, num_steps, shortest_event=2 if is_long else 1)
+    places = _choose_places(rng, is_event)
+    glyphs = tuple(GLYPHS[i] for i in rng.permutation(len(GLYPHS)))
+    colors = tuple(COLORS[i] for i in rng.permutation(len(COLORS)))
+    events = iter(zip(glyphs[:NUM_EVENTS], colors[:NUM_EVENTS], strict=False))
+    step = round(fps)  # frames between two sampled ones
+    shots, begin = [], 0
+    for length, place, has_event in zip(lengths, places, is_event, strict=True):
+        start, end = begin * step / fps, (begin + length) * step / fps
+        kinds = [_clutter_kind(rng, glyphs[NUM_EVENTS:]) for _ in range(rng.randint(5, 9))]
+        which = rng.randint(len(kinds)) if has_event else None
+        if which is not None:
+            kinds[which] = next(events)
+        sprites = _scatter(rng, kinds, end - start)
+        event = None if which is None else sprites.pop(which)
+        shots.append(Shot(place, start, end, event, tuple(sprites), int(rng.randint(2**31 - 1))))
+        begin += length
+    return Script(f"{split}-{seed:05d}", seed, fps, num_steps * step / fps, tuple(shots))
+
+
+def _cut(rng: np.random.RandomState, num_steps: int, shortest_event: int) -> tuple[list[int], list[bool]]:
+    """Lengths of the shots in steps, and which are events: never the first, the last, or two in a row."""
+    events = [max(shortest_event, int(n)) for n in rng.choice(EVENT_STEPS, NUM_EVENTS, p=EVENT_STEPS_ODDS)]
+    context: list[int] = []
+    rest = num_steps - sum(events)
+    while rest > 8:
+        context.append(int(rng.randint(3, min(8, rest - 3) + 1)))
+        rest -= context[-1]
+    context.append(rest)
+    rng.shuffle(context)
+    after = set(rng.permutation(len(context) - 1)[:NUM_EVENTS].tolist())
+    lengths, is_event = [], []
+    for i, length in enumerate(context):
+        lengths.append(length)
+        is_event.append(False)
+        if i in after:
+            lengths.append(events.pop())
+            is_event.append(True)
+    return lengths, is_event
+
+
+def _choose_places(rng: np.random.RandomState, is_event: list[bool]) -> list[str]:
+    """A place per shot: one favoured, neighbours differ, and so do the shots on either side of an event."""
+    cast = [PLACES[i] for i in rng.permutation(len(PLACES))[: rng.randint(6, len(PLACES) + 1)]]
+    favoured = cast[0]
+    places: list[str] = []
+    for i, has_event in enumerate(is_event):
+        taken = places[-2:] if i > 1 and is_event[i - 1] else places[-1:]
+        free = [place for place in cast if place not in taken]
+        if favoured in free and not has_event and rng.rand() < FAVOURED_ODDS:
+            places.append(favoured)
+        else:
+            places.append(free[rng.randint(len(free))])
+    return places
+
+
+def _clutter_kind(rng: np.random.RandomState, glyphs: tuple[str, ...]) -> tuple[str, str]:
+    """A decoy shape one time in three, else a glyph that is no event of this video; any colour."""
+    shapes = DECOYS if rng.rand() < 1 / 3 else glyphs
+    return shapes[rng.randint(len(shapes))], COLORS[rng.randint(len(COLORS))]
+
+
+def _scatter(rng: np.random.RandomState, kinds: list[tuple[str, str]], seconds: float) -> list[Sprite]:
+    """Sprites that stay inside the frame and apart from one another, as far as eight tries each allow."""
+    paths: list[np.ndarray] = []
+    sprites = []
+    for shape, color in kinds:
+        size = int(rng.randint(16, 23))
+        margin = size / 2 + 1
+        first = rng.uniform(margin, SIZE - margin, (8, 2))
+        drift = rng.uniform(-MAX_SPEED, MAX_SPEED, (8, 2)) * seconds
+        last = np.clip(first + drift, margin, SIZE - margin)
+        tries = np.stack([first, last], 1)  # [8, 2 ends, xy]
+        gaps = [np.linalg.norm(tries - path, axis=-1).min(-1) for path in paths]
+        best = tries[int(np.argmax(np.min(gaps, axis=0)))] if gaps else tries[0]
+        paths.append(best)
+        (x, y), (dx, dy) = best[0].round(1).tolist(), ((best[1] - best[0]) / seconds).round(2).tolist()
+        sprites.append(Sprite(shape, color, x, y, size, dx, dy))
+    return sprites
