@@ -3,6 +3,7 @@
 import io
 import os
 import tempfile
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lmms_kvtp.synth.script import SIZE, Script
 CRF = 28
 PRESET = "veryfast"
 KEY_FRAME_EVERY = 48
+PART = ".part"  # ends the names of unfinished files
 
 
 def encode_bytes(script: Script) -> bytes:
@@ -44,12 +46,13 @@ def encode(script: Script, path: str | os.PathLike[str]) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put `content` at `path` by way of a temporary file in the same folder."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise

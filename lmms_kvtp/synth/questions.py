@@ -86,7 +86,7 @@ def relevance_of(spans: Sequence[Sequence[float]], times: Sequence[float]) -> li
 
 
 def words() -> tuple[str, ...]:
-    """Every word and sign of prompts and answers, and the decoys' names, sorted: a word-level tokenizer's vocabulary."""
+    """Every word and sign of prompts and answers, and the decoys' names, sorted: a vocabulary for a tokenizer."""
     text = " ".join([*WORDING.values(), INSTRUCTION, *LETTERS, *QUARTERS, *PLACES, *COLORS, *GLYPHS, *DECOYS, "."])
     return tuple(sorted(set(split_words(text.replace("{glyph}", "")))))
 

@@ -1,0 +1,81 @@
+"""Questions of a split as flat documents, balanced over kinds and answer letters."""
+
+from collections import Counter
+from zlib import crc32
+
+import numpy as np
+
+from lmms_kvtp.synth.questions import KINDS, LETTERS, Question, ask
+from lmms_kvtp.synth.script import Script, write_script
+
+Document = dict[str, object]
+
+SHIPPED_KINDS = KINDS
+QUESTIONS_PER_VIDEO = 5
+NUM_VIDEOS = {"test": 160, "val": 40}
+QUICK_VIDEOS = 20
+
+
+def build(
+    split: str,
+    num_videos: int,
+    kinds: tuple[str, ...] = SHIPPED_KINDS,
+    per_video: int = QUESTIONS_PER_VIDEO,
+) -> list[Document]:
+    """Documents of the first `num_videos` of a split, `per_video` questions each, no kind twice in a video.
+
+    Kinds and, within a kind, answer letters differ by one or two in number, in every beginning of the list too:
+    the documents of fewer videos are the first documents of more.
+
+    Raises:
+        ValueError: unknown split, unknown kind, or more questions per video than kinds.
+    """
+    unknown = set(kinds) - set(KINDS)
+    if unknown:
+        raise ValueError(f"no question kind named {sorted(unknown)[0]!r}; available: {', '.join(KINDS)}")
+    if not 0 < per_video <= len(kinds):
+        raise ValueError(f"cannot ask {per_video} questions of {len(kinds)} kinds per video; lower per_video")
+    rng = np.random.RandomState([crc32(split.encode()), 2])
+    asked: Counter[tuple[str, ...]] = Counter()
+    documents = []
+    for seed in range(num_videos):
+        script = write_script(seed, split)
+        pool = [question for question in ask(script) if question.kind in kinds]
+        for kind in _least(asked, [(kind,) for kind in kinds if any(q.kind == kind for q in pool)], per_video, rng):
+            question = _choose(asked, [q for q in pool if q.kind == kind[0]], rng)
+            asked[kind] += 1
+            documents.append(_document(script, split, question))
+    return documents
+
+
+def _choose(asked: Counter[tuple[str, ...]], pool: list[Question], rng: np.random.RandomState) -> Question:
+    """The question whose answer has been rarest so far, with that answer at the rarest letter."""
+    kind = pool[0].kind
+    (answer,) = _least(asked, sorted({(kind, "answer", q.answer_text) for q in pool}), 1, rng)
+    (letter,) = _least(asked, [(kind, "letter", letter) for letter in LETTERS], 1, rng)
+    asked.update([answer, letter])
+    fitting = [q for q in pool if q.answer_text == answer[2]]
+    return fitting[rng.randint(len(fitting))].with_answer_at(letter[2])
+
+
+def _least(
+    asked: Counter[tuple[str, ...]], keys: list[tuple[str, ...]], count: int, rng: np.random.RandomState
+) -> list[tuple[str, ...]]:
+    """The `count` keys met least often, ties broken at random."""
+    order = rng.permutation(len(keys))
+    return sorted((keys[i] for i in order), key=lambda key: asked[key])[:count]
+
+
+def _document(script: Script, split: str, question: Question) -> Document:
+    return {
+        "question_id": f"{script.key}-{question.kind}",
+        "video_id": script.key,
+        "split": split,
+        "seed": script.seed,
+        "kind": question.kind,
+        "question": question.text,
+        "options": list(question.options),
+        "answer": question.answer,
+        "spans": [list(span) for span in question.spans],
+        "duration": script.duration,
+    }
