@@ -1,0 +1,10 @@
+"""KVTP and other video-token pruners as an lmms-eval plug-in; importing this loads nothing heavy."""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+_root = Path(__file__).resolve().parent.parent
+if not (Path(__file__).parent / "tasks").is_dir() and (_root / "setup.cfg").is_file():
+    # In a source checkout tasks/ and model_wrappers/ lie beside this folder; setup.cfg maps them below it.
+    __path__.append(str(_root))

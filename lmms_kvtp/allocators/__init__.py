@@ -1,0 +1,1 @@
+"""How many tokens each frame may keep: relevance in, integer budgets out."""

@@ -1,0 +1,96 @@
+"""The interface of budget allocators, and the exact rounding that they share."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class BudgetAllocator(ABC):
+    """Turns frame relevance into integer budgets."""
+
+    exact: ClassVar[bool] = True
+    """Budgets sum to the total. False only for published behaviour that loses part of it."""
+    query_aware: ClassVar[bool] = True
+    """Budgets depend on relevance."""
+    paper: ClassVar[str] = ""
+    """Where the method comes from: a name and an arXiv id."""
+
+    @abstractmethod
+    def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
+        """Give each frame its budget.
+
+        Args:
+            relevance: of each frame to the question, any real scale.
+            total: tokens to keep in the whole video, 0 <= total <= T * capacity.
+            capacity: tokens that one frame has.
+
+        Returns:
+            Integers in [0, capacity] that sum to `total`, on the CPU.
+
+        Raises:
+            ValueError: `total` does not fit in the frames, or a relevance is NaN or infinite.
+        """
+
+
+def check(relevance: Float[Tensor, " T"], total: int, capacity: int) -> None:
+    """Refuse what no allocation can honour.
+
+    Raises:
+        ValueError: `total` does not fit in the frames, or a relevance is NaN or infinite.
+    """
+    frames = len(relevance)
+    if not 0 <= total <= frames * capacity:
+        raise ValueError(f"cannot keep {total} tokens of {frames} frames x {capacity} tokens")
+    bad = torch.nonzero(~torch.isfinite(relevance)).flatten().tolist()
+    if bad:
+        raise ValueError(f"relevance of frames {bad[:5]} is not finite; look at the scorer and its dtype")
+
+
+def largest_remainder(weights: Float[Tensor, " T"], total: int, capacity: int, floor: int = 0) -> Int[Tensor, " T"]:
+    """Split `total` in proportion to `weights` into integers of [floor, capacity].
+
+    What a full frame cannot take is spread over the others in proportion to their weights, and a share below `floor`
+    is raised at the others' cost (water-filling); then fractions go to the largest remainders, ties to the earlier
+    frame. A floor that does not fit (floor * T > total) is lowered to total // T.
+
+    Args:
+        weights: >= 0; all zero means equal shares.
+        total: 0 <= total <= T * capacity.
+        capacity: upper limit of a share.
+        floor: lower limit of a share.
+    """
+    shares = _water_fill(weights.double().cpu().numpy(), total, capacity, min(floor, total // max(len(weights), 1)))
+    budgets = np.floor(shares + 1e-9).astype(np.int64)
+    fraction = np.round(shares - budgets, 9)
+    fraction[budgets >= capacity] = -1.0  # a full frame takes no more
+    extra = np.argsort(-fraction, kind="stable")[: total - budgets.sum()]
+    budgets[extra] += 1
+    return torch.from_numpy(budgets)
+
+
+def _water_fill(weights: np.ndarray, total: int, capacity: int, floor: int) -> np.ndarray:
+    """The real shares clip(level * weights, floor, capacity) that sum to `total`.
+
+    Variable fixing: at a trial level, if what overflows outweighs what the floor lifts, the overflowing shares are
+    full at the final level too, else the lifted ones stay at the floor; so each round settles at least one frame.
+    """
+    shares = np.zeros(len(weights))
+    moving = np.ones(len(weights), dtype=bool)
+    rest = float(total)
+    while moving.any():
+        w = weights[moving] / (weights[moving].max() or 1.0)  # no overflow from the weights of sharp softmaxes
+        trial = rest * (w / w.sum() if w.any() else np.full(len(w), 1 / len(w)))
+        over, under = np.maximum(trial - capacity, 0), np.maximum(floor - trial, 0)
+        settled = over > 0 if over.sum() > under.sum() else under > 0
+        if not settled.any():
+            shares[moving] = trial
+            break
+        frames = np.flatnonzero(moving)[settled]
+        shares[frames] = capacity if over.sum() > under.sum() else floor
+        rest -= shares[frames].sum()
+        moving[frames] = False
+    return shares

@@ -1,0 +1,1 @@
+"""Image-text encoders of frames, shared by scorers and pruners."""

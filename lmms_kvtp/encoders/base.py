@@ -1,0 +1,34 @@
+"""The interface of frame encoders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.types import FrameFeatures, Frames
+
+
+class FrameEncoder(ABC):
+    """An image-text model that describes frames; its weights load on first use."""
+
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `FrameFeatures` that this encoder can compute."""
+
+    @abstractmethod
+    def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
+        """Compute the fields in `needs`, per-patch ones on the grid of `pool`.
+
+        Raises:
+            ValueError: `needs` holds something that this encoder does not provide.
+        """
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
+        """Embed texts, not normalised. A text longer than the model reads becomes several rows."""
+
+    @abstractmethod
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
+        """Relevance logits of eq. 2 of KVTP: scale * cosine + bias, with the model's learned scale and bias."""

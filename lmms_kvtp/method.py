@@ -1,0 +1,138 @@
+"""A method: which parts run, with which settings, built from --model_args."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from jaxtyping import Int
+from torch import Tensor
+
+from lmms_kvtp.allocators.base import BudgetAllocator
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.resolve import near, resolve
+from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.values import parse
+
+PARTS: dict[str, tuple[str, type[Any]]] = {
+    "encoder": ("lmms_kvtp.encoders", FrameEncoder),
+    "scorer": ("lmms_kvtp.scorers", FrameScorer),
+    "allocator": ("lmms_kvtp.allocators", BudgetAllocator),
+    "pruner": ("lmms_kvtp.pruners", TokenPruner),
+}
+"""Each part: the package of its components and their interface."""
+
+KVTP = {
+    "encoder": "siglip",
+    "scorer": "similarity",
+    "allocator": "softmax",
+    "pruner": "prumerge",
+    "keep_ratio": "0.2",
+}
+"""KVTP with PruMerge at 20 %, the paper's headline row: the default of the wrapper."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Scorer and allocator decide how many tokens each frame keeps, the pruner which."""
+
+    encoder: FrameEncoder
+    scorer: FrameScorer
+    allocator: BudgetAllocator
+    pruner: TokenPruner
+    keep_ratio: float = 1.0
+    """Vision tokens that enter the language model over those of the unpruned model, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse a ratio outside (0, 1], and parts that need what the encoder cannot give."""
+        if not 0 < self.keep_ratio <= 1:
+            raise ValueError(f"keep_ratio={self.keep_ratio} is outside (0, 1]; it is the fraction of tokens kept")
+        missing = self.needs - self.encoder.provides
+        if missing:
+            raise ValueError(
+                f"{type(self.scorer).__name__} and {type(self.pruner).__name__} need {', '.join(sorted(missing))}, "
+                f"which encoder {type(self.encoder).__name__} does not provide; choose another encoder"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Features that the parts read; the encoder computes only these, and never loads if there are none."""
+        return self.scorer.needs | self.pruner.needs
+
+    @property
+    def query_aware(self) -> bool:
+        """Kept tokens depend on the question."""
+        return (self.scorer.query_aware and self.allocator.query_aware) or self.pruner.query_aware
+
+    def total(self, num_frames: int, capacity: int) -> int:
+        """Tokens that `keep_ratio` leaves of a video, rounded down.
+
+        Raises:
+            ValueError: less than one token would be left.
+        """
+        tokens = num_frames * capacity
+        kept = int(self.keep_ratio * tokens + 1e-6)
+        if kept < 1:
+            raise ValueError(
+                f"keep_ratio={self.keep_ratio} of {num_frames} frames x {capacity} tokens is less than one token; "
+                f"the least here is {1 / tokens:.2g}"
+            )
+        return kept
+
+    def budgets(self, relevance: Tensor, capacity: int) -> Int[Tensor, " T"]:
+        """Tokens that each frame keeps."""
+        return self.allocator.allocate(relevance, self.total(len(relevance), capacity), capacity)
+
+    def describe(self) -> dict[str, Any]:
+        """Every part with every field, as plain values: the record of what ran."""
+        parts = {}
+        for part in PARTS:
+            component = getattr(self, part)
+            cls = type(component)
+            settings = {f.name: getattr(component, f.name) for f in fields(component)} if is_dataclass(cls) else {}
+            parts[part] = {"class": f"{cls.__module__}:{cls.__name__}", **settings}
+        return parts | {"keep_ratio": self.keep_ratio}
+
+
+def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Method:
+    """Build a method from `<part>=name` and `<part>.<field>=value` settings.
+
+    Args:
+        settings: what the user asked for; text values are read by the type of their field.
+        defaults: used where `settings` is silent. A default of a part's field holds only while that part is the
+            default's, so `encoder.pretrained` of one encoder never reaches another.
+
+    Raises:
+        ValueError: a value does not fit its field, or the parts do not fit together.
+        LookupError: an unknown part, field or component, with near matches.
+    """
+    names = {part: str(settings.get(part, defaults.get(part))) for part in PARTS}
+    inherited = {
+        key: value
+        for key, value in defaults.items()
+        if "." in key and names[key.split(".")[0]] == str(defaults.get(key.split(".")[0]))
+    }
+    merged = {**inherited, **settings}
+    known = [*PARTS, "keep_ratio"]
+    for key in merged:
+        if key.split(".")[0] not in known:
+            raise LookupError(f"unknown setting {key!r}; {near(key, known)}")
+    parts = {part: _component(part, names[part], merged) for part in PARTS}
+    ratio = parse(float, str(settings.get("keep_ratio", defaults.get("keep_ratio", 1.0))), "keep_ratio")
+    return Method(**parts, keep_ratio=ratio)
+
+
+def _component(part: str, name: str, settings: Mapping[str, Any]) -> Any:
+    package, base = PARTS[part]
+    cls = resolve(package, name, base)
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
+    values = {}
+    for key, value in settings.items():
+        owner, _, field_name = key.partition(".")
+        if owner != part or not field_name:
+            continue
+        if field_name not in known:
+            raise LookupError(f"{part}={name} has no setting {field_name!r}; {near(field_name, known)}")
+        values[field_name] = parse(hints[field_name], value, key)
+    return cls(**values)

@@ -1,0 +1,156 @@
+"""From videos and questions to answers with their costs: the order of the steps, and nothing else."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lmms_kvtp.cost import Meter, SampleCost
+from lmms_kvtp.method import Method
+from lmms_kvtp.types import (
+    NEWLINE,
+    VISION,
+    FrameFeatures,
+    FrameTokens,
+    Generation,
+    GenerationOptions,
+    PackedTokens,
+    Prompt,
+    Question,
+    Video,
+)
+from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text, and what it cost."""
+
+    text: str
+    cost: SampleCost
+    error: str | None = None
+    """Why the sample could not be answered; None when it was."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A video as towers see it: everything that does not depend on the question."""
+
+    tokens: FrameTokens
+    features: FrameFeatures
+    instruction: str
+    seconds: dict[str, float]
+
+
+@torch.inference_mode()
+def answer(
+    vlm: VideoVLM,
+    method: Method,
+    videos: Sequence[Video],
+    questions: Sequence[Question],
+    options: GenerationOptions | None = None,
+    fewer_frames: bool = False,
+) -> Iterator[Answer]:
+    """Answer questions on the same videos, encoding these once.
+
+    Args:
+        vlm: the model.
+        method: what is kept of each frame.
+        videos: what every question is about; none for a question of text alone.
+        questions: answered in order, each as soon as it is asked for.
+        options: how answers are decoded.
+        fewer_frames: leave out frames, evenly, when a prompt does not fit; otherwise that is an error.
+
+    Raises:
+        VideoError: a video cannot be read.
+        PromptTooLongError: a prompt does not fit in the model's context.
+    """
+    encoded = [encode(vlm, method, video) for video in videos]
+    for question in questions:
+        meter = Meter(vlm.device, _sum([visual.seconds for visual in encoded]))
+        prompt, packed = fit(vlm, method, encoded, question, meter, fewer_frames)
+        [generation] = vlm.generate([prompt], options or GenerationOptions())
+        meter.add("prefill", generation.prefill_seconds)
+        meter.add("generate", generation.decode_seconds)
+        yield Answer(generation.text, _cost(method, packed, prompt, generation, meter, len(questions)))
+
+
+def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
+    """Run the model's tower and the image-text encoder over a video, chunk by chunk, in one pass over its frames."""
+    meter = Meter(vlm.device)
+    tokens, features = [], []
+    chunks = video.chunks()
+    while True:
+        with meter.stage("decode"):
+            frames = next(chunks, None)
+        if frames is None:
+            break
+        with meter.stage("preprocess"):
+            frames.pixels(vlm.pixel_spec)
+        with meter.stage("vision"):
+            tokens.append(vlm.encode(frames))
+        with meter.stage("encoder"):
+            needs = method.needs
+            features.append(
+                method.encoder.encode(frames, needs, vlm.pool) if needs else FrameFeatures(times=frames.times)
+            )
+    joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
+    return Encoded(joined, FrameFeatures.cat(features), video.instruction, meter.seconds)
+
+
+def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
+    """Score the frames, give each its budget, and prune."""
+    with meter.stage("scorer"):
+        relevance = method.scorer.score(visual.features, question, method.encoder)
+    with meter.stage("pruner"):
+        budgets = method.budgets(relevance, visual.tokens.capacity)
+        return method.pruner.prune(visual.tokens, visual.features, budgets, relevance)
+
+
+def fit(
+    vlm: VideoVLM, method: Method, encoded: Sequence[Encoded], question: Question, meter: Meter, fewer_frames: bool
+) -> tuple[Prompt, list[PackedTokens]]:
+    """Lay out the prompt; where it is too long and `fewer_frames` allows it, thin out the frames until it fits."""
+    while True:
+        packed = [select(method, visual, question, meter) for visual in encoded]
+        text = "\n".join([visual.instruction for visual in encoded if visual.instruction] + [question.prompt])
+        try:
+            return vlm.assemble(packed, text), packed
+        except PromptTooLongError as error:
+            share = (error.limit - error.text_tokens) / (error.length - error.text_tokens)
+            if not fewer_frames or share <= 0 or all(visual.tokens.num_frames == 1 for visual in encoded):
+                raise
+            encoded = [_thin(visual, share) for visual in encoded]
+
+
+def _thin(visual: Encoded, share: float) -> Encoded:
+    count = max(1, min(int(visual.tokens.num_frames * share), visual.tokens.num_frames - 1))
+    frames = torch.linspace(0, visual.tokens.num_frames - 1, count).long()
+    return replace(visual, tokens=visual.tokens.select(frames), features=visual.features.select(frames))
+
+
+def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {stage: sum(part.get(stage, 0.0) for part in parts) for part in parts for stage in part}
+
+
+def _cost(
+    method: Method,
+    packed: Sequence[PackedTokens],
+    prompt: Prompt,
+    generation: Generation,
+    meter: Meter,
+    questions: int,
+) -> SampleCost:
+    frames = sum(visual.num_frames for visual in packed)
+    return SampleCost(
+        num_frames=frames,
+        tokens_before=sum(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in packed),
+        tokens_kept=int((prompt.role == VISION).sum()),
+        tokens_structural=int((prompt.role == NEWLINE).sum()),
+        prompt_tokens=prompt.length,
+        output_tokens=generation.num_tokens,
+        keep_ratio=method.keep_ratio,
+        layer_lengths=generation.layer_lengths,
+        questions_on_video=questions,
+        seconds=meter.seconds,
+    )

@@ -1,0 +1,62 @@
+"""Names of components: the file name is the registry, `pruners/tome.py` is `pruner=tome`."""
+
+import importlib
+import inspect
+import pkgutil
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+C = TypeVar("C")
+
+
+def near(name: str, known: list[str]) -> str:
+    """The end of a message about a wrong name: what it may have meant, and all that there is."""
+    matches = get_close_matches(name, known, n=2)
+    hint = f"did you mean {' or '.join(matches)}? " if matches else ""
+    return f"{hint}available: {', '.join(known)}"
+
+
+def available(package: str) -> list[str]:
+    """Names that `resolve` knows: the files of `package` but base.py, and installed entry points of that group."""
+    path = importlib.import_module(package).__path__
+    files = {m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.name.startswith("_")}
+    return sorted(files | {entry.name for entry in entry_points(group=package)})
+
+
+def resolve(package: str, name: str, base: type[C]) -> type[C]:
+    """Find the concrete subclass of `base` that `name` stands for.
+
+    Args:
+        package: where the shipped components are, and the name of the entry-point group: `lmms_kvtp.pruners`.
+        name: a file of the package, an entry point of the group, or `their_pkg.module:Class`.
+        base: the interface.
+
+    Raises:
+        LookupError: nothing has that name; the message lists near matches and all names.
+        TypeError: what was found is not a concrete subclass of `base`.
+    """
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise LookupError(f"no {base.__name__} at {name!r}: {error}") from error
+        return _checked(found, name, base)
+    external = {entry.name: entry for entry in entry_points(group=package)}
+    if name in external:
+        return _checked(external[name].load(), name, base)
+    if name not in available(package):
+        raise LookupError(f"no {base.__name__} named {name!r}; {near(name, available(package))}")
+    module = importlib.import_module(f"{package}.{name}")
+    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+    final = [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
+    if len(final) != 1:
+        raise TypeError(f"{module.__name__} must hold exactly one {base.__name__}, found {len(final)}")
+    return _checked(final[0], name, base)
+
+
+def _checked(found: object, name: str, base: type[C]) -> type[C]:
+    if not (inspect.isclass(found) and issubclass(found, base) and not inspect.isabstract(found)):
+        raise TypeError(f"{name!r} is {found!r}, not a concrete {base.__name__}")
+    return found

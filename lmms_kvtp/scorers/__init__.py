@@ -1,0 +1,1 @@
+"""How relevant each frame is to the question."""

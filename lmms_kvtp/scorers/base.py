@@ -1,0 +1,29 @@
+"""The interface of frame scorers."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.types import FrameFeatures, Question
+
+
+class FrameScorer(ABC):
+    """Says how relevant each frame is to a question."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `FrameFeatures` that this scorer reads; the encoder computes only these."""
+    query_aware: ClassVar[bool] = True
+    """Scores depend on the question."""
+
+    @abstractmethod
+    def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
+        """Score the frames; higher is more relevant, any real scale.
+
+        Args:
+            features: of the frames, with the fields named in `needs`.
+            question: what is asked.
+            encoder: the one that made `features`; it embeds the question's text in the same space.
+        """

@@ -1,0 +1,1 @@
+"""Recipes: the tiny model that ships with the package, and the relevance predictor."""

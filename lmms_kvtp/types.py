@@ -1,0 +1,210 @@
+"""The values that flow from a video and a question to an answer; see docs/design.md for the picture.
+
+Axes in annotations: T frames, N = h*w patches per frame on the language model's pooled grid, K kept tokens,
+D language-model width, E image-text embedding width, L prompt positions.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+TEXT, VISION, NEWLINE = 0, 1, 2
+"""Values of `Prompt.role`."""
+
+
+class PixelSpec(Protocol):
+    """What a vision tower wants of a frame: a hashable recipe from uint8 frames to normalised pixels."""
+
+    def __call__(self, rgb: UInt8[Tensor, "T H W 3"]) -> Float[Tensor, "T 3 h w"]:
+        """Resize and normalise frames."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Some decoded frames, in the order of the video."""
+
+    rgb: UInt8[Tensor, "T H W 3"]
+    times: Float[Tensor, " T"]
+    """Seconds from the start of the video."""
+    _prepared: dict[PixelSpec, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def pixels(self, spec: PixelSpec) -> Float[Tensor, "T 3 h w"]:
+        """Frames as `spec` wants them; two towers with equal specs share one preprocessing."""
+        if spec not in self._prepared:
+            self._prepared[spec] = spec(self.rgb)
+        return self._prepared[spec]
+
+
+class Video(Protocol):
+    """Which frames of a video the model sees, and the means to read them."""
+
+    source: str
+    """Path, or a name for frames that came from memory."""
+    key: str
+    """Stable across machines: seeds the random pruners."""
+    indices: Int[Tensor, " T"]
+    times: Float[Tensor, " T"]
+    duration: float
+    """Seconds."""
+    instruction: str
+    """Text about sampling that the model wants before the question; empty when not asked for."""
+
+    def chunks(self) -> Iterator[Frames]:
+        """Decode the frames, a bounded number at a time.
+
+        Raises:
+            VideoError: the file cannot be read; the message has path and cause.
+        """
+        ...
+
+
+class VideoError(ValueError):
+    """A video cannot be read; the message names the path and the cause."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as the harness sends it, and as a relevance scorer reads it."""
+
+    prompt: str
+    """All of the text that the model gets: question, options, instructions."""
+    stem: str = ""
+    """The bare question, where the task gives it."""
+    options: tuple[str, ...] = ()
+    refined: str = ""
+    """What the scorer reads; see `lmms_kvtp.refine`."""
+    doc_key: str = ""
+    """Names the document within all tasks of a run."""
+    spans: tuple[tuple[float, float, float], ...] | None = None
+    """Ground-truth relevance as (start s, end s, score), where the task has it; () means the whole video."""
+
+
+@dataclass(frozen=True)
+class FrameTokens:
+    """The vision tokens of all frames, as the language model would see them without pruning (no newlines)."""
+
+    embeds: Float[Tensor, "T N D"]
+    grid: tuple[int, int]
+    """Rows and columns of a frame: N = rows * columns."""
+    key: str = ""
+    """The video's key: random pruners mix it into their seed."""
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.embeds.shape[0]
+
+    @property
+    def capacity(self) -> int:
+        """N, the tokens that one frame has."""
+        return self.embeds.shape[1]
+
+    def select(self, frames: Int[Tensor, " t"]) -> "FrameTokens":
+        """Keep some frames only."""
+        return replace(self, embeds=self.embeds[frames.to(self.embeds.device)])
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What an image-text encoder says of each frame. Fields that nobody asked for are None."""
+
+    times: Float[Tensor, " T"]
+    """Seconds."""
+    image: Float[Tensor, "T E"] | None = None
+    """Pooled image embeddings, not normalised."""
+    probe_attention: Float[Tensor, "T N"] | None = None
+    """Attention of the pooling head's probe to each patch, averaged over heads."""
+    column_attention: Float[Tensor, "T N"] | None = None
+    """Attention that each patch receives, averaged over heads and queries of the last layer."""
+    keys: Float[Tensor, "T N Dk"] | None = None
+    """Patch features that stand for what a patch shows: input of the pooling head."""
+    patch_text: Float[Tensor, "T N E"] | None = None
+    """Patches in the joint image-text space."""
+
+    def select(self, frames: Int[Tensor, " t"]) -> "FrameFeatures":
+        """Keep some frames only."""
+        return self._map(lambda column: column[0][frames.to(column[0].device)], [self])
+
+    @staticmethod
+    def cat(parts: "list[FrameFeatures]") -> "FrameFeatures":
+        """Join the chunks of one video; every chunk has the same fields."""
+        return FrameFeatures._map(torch.cat, parts)
+
+    @staticmethod
+    def _map(join: Callable[[list[Tensor]], Tensor], parts: "list[FrameFeatures]") -> "FrameFeatures":
+        first, rest = parts[0], {}
+        for name in FEATURES:
+            if getattr(first, name) is not None:
+                rest[name] = join([getattr(part, name) for part in parts])
+        return replace(first, times=join([part.times for part in parts]), **rest)
+
+
+FEATURES = frozenset(f.name for f in fields(FrameFeatures)) - {"times"}
+"""Names that a component may put in its `needs`."""
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """The tokens that survive a pruner, in raster order: frame by frame, row by row."""
+
+    embeds: Float[Tensor, "K D"]
+    frame: Int[Tensor, " K"]
+    patch: Int[Tensor, " K"]
+    """Cell of the frame's grid; a merged token stands at its representative."""
+    size: Float[Tensor, " K"]
+    """How many original tokens were merged into each."""
+    grid: tuple[int, int]
+    num_frames: int
+
+    def counts(self) -> Int[Tensor, " T"]:
+        """Kept tokens of each frame."""
+        return torch.bincount(self.frame, minlength=self.num_frames)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What enters the language model."""
+
+    embeds: Float[Tensor, "L D"]
+    role: Int[Tensor, " L"]
+    """TEXT, VISION or NEWLINE."""
+    frame: Int[Tensor, " L"]
+    """Frame of a vision or newline position, counted over all videos of the prompt; -1 for text."""
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.embeds.shape[0]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How an answer is decoded."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    """0 means greedy decoding."""
+    top_p: float | None = None
+    num_beams: int = 1
+    until: tuple[str, ...] = ()
+    """The answer ends before the first of these strings."""
+    seed: int = 0
+    """Of the sampler; unused when greedy."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One decoded answer and how the model came to it."""
+
+    text: str
+    num_tokens: int
+    """Generated tokens, the end token included."""
+    layer_lengths: tuple[int, ...]
+    """Prompt positions that each layer of the language model processed in prefill."""
+    prefill_seconds: float
+    decode_seconds: float

@@ -1,0 +1,58 @@
+"""Reads settings that arrive as text from the command line."""
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def parse(kind: Any, value: Any, name: str) -> Any:
+    """Read `value` as `kind`: int, float, bool, str, a Literal, a union of these, or a tuple `a:b:c` of one kind.
+
+    Args:
+        kind: a type, as annotated.
+        value: text, or something that is of that type already.
+        name: of the setting, for messages.
+
+    Raises:
+        ValueError: the value is not of that kind; the message names setting, value and kind.
+    """
+    origin, choices = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _parse_union(choices, value, name)
+    if origin is Literal:
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
+        return value
+    if origin is tuple:
+        items = value.split(":") if isinstance(value, str) else value
+        return tuple(parse(choices[0], item, name) for item in items)
+    return _parse_plain(kind, value, name)
+
+
+def _parse_union(choices: tuple[Any, ...], value: Any, name: str) -> Any:
+    if type(None) in choices and (value is None or str(value).lower() in ("none", "")):
+        return None
+    message = ""
+    for choice in choices:
+        if choice is not type(None):
+            try:
+                return parse(choice, value, name)
+            except ValueError as error:
+                message = str(error)
+    raise ValueError(message)
+
+
+def _parse_plain(kind: type, value: Any, name: str) -> Any:
+    if kind is bool:
+        text = str(value).lower()
+        if text not in TRUE + FALSE:
+            raise ValueError(f"{name}={value!r} is not true or false")
+        return text in TRUE
+    if kind is int and isinstance(value, (bool, float)) and value != int(value):
+        raise ValueError(f"{name}={value!r} is not a whole number")
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        raise ValueError(f"{name}={value!r} is not {wanted}") from error

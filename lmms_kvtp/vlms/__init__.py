@@ -1,0 +1,1 @@
+"""Back ends: vision-language models behind one interface."""

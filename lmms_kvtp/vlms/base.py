@@ -1,0 +1,95 @@
+"""The interface of vision-language back ends."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, PixelSpec, Prompt
+
+
+class PromptTooLongError(ValueError):
+    """A prompt does not fit in the model's context; nothing was cut from it."""
+
+    def __init__(self, length: int, limit: int, text_tokens: int) -> None:
+        """Name the lengths and the ways out.
+
+        Args:
+            length: prompt positions wanted.
+            limit: positions that the model has.
+            text_tokens: how many of `length` are text.
+        """
+        super().__init__(
+            f"the prompt has {length} positions ({text_tokens} of text), the model's limit is {limit}; "
+            "lower keep_ratio or max_frames_num, or set too_long=fewer_frames"
+        )
+        self.length, self.limit, self.text_tokens = length, limit, text_tokens
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """Sizes of a vision tower, from its config."""
+
+    image_size: int
+    patch_size: int
+    hidden: int
+    intermediate: int
+    layers: int
+    """Layers that run."""
+    heads: int
+
+
+@dataclass(frozen=True)
+class LLMShape:
+    """Sizes of a decoder-only language model, from its config."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+
+class VideoVLM(ABC):
+    """A vision-language model that answers questions about packed vision tokens."""
+
+    name: str
+    """For results: folder or hub id."""
+    device: torch.device
+    pixel_spec: PixelSpec
+    pool: GridPool
+    vision: VisionShape
+    llm: LLMShape
+    default_encoder: str
+    """Checkpoint of the image-text encoder that belongs to this model."""
+    toy: bool
+    """True for the embedded model: its numbers illustrate the mechanism and nothing else."""
+
+    @abstractmethod
+    def encode(self, frames: Frames) -> FrameTokens:
+        """Run tower, projector and pooling on one chunk of frames."""
+
+    @abstractmethod
+    def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
+        """Lay out the model's chat prompt: visuals with their newlines, then `text`.
+
+        Text is never read as markup: `<image>` or `<|im_end|>` inside it are plain characters.
+
+        Raises:
+            PromptTooLongError: the prompt does not fit in the context.
+            ValueError: `text` is empty.
+        """
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> list[Generation]:
+        """Decode an answer to each prompt."""
+
+    @abstractmethod
+    def next_token_logits(self, prompt: Prompt) -> Float[Tensor, " V"]:
+        """Logits of the first answer token, for gates and comparisons."""

@@ -1,0 +1,1 @@
+"""The harness wrappers: registered model ids and what answers their requests."""

@@ -1,0 +1,1 @@
+"""Tasks for lmms-eval; one folder per benchmark."""
