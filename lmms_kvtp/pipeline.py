@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lmms_kvtp.cost import Meter, SampleCost
+from lmms_kvtp.flops import decode_flops, prefill_flops, projector_flops, vision_flops
 from lmms_kvtp.method import Method
 from lmms_kvtp.types import (
     NEWLINE,
@@ -72,7 +73,7 @@ def answer(
         [generation] = vlm.generate([prompt], options or GenerationOptions())
         meter.add("prefill", generation.prefill_seconds)
         meter.add("generate", generation.decode_seconds)
-        yield Answer(generation.text, _cost(method, packed, prompt, generation, meter, len(questions)))
+        yield Answer(generation.text, _cost(vlm, method, packed, prompt, generation, meter, len(questions)))
 
 
 def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
@@ -134,6 +135,7 @@ def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _cost(
+    vlm: VideoVLM,
     method: Method,
     packed: Sequence[PackedTokens],
     prompt: Prompt,
@@ -153,4 +155,10 @@ def _cost(
         layer_lengths=generation.layer_lengths,
         questions_on_video=questions,
         seconds=meter.seconds,
+        flops={
+            "vision": vision_flops(vlm.vision, frames),
+            "projector": projector_flops(vlm.vision, vlm.llm, frames),
+            "prefill": prefill_flops(vlm.llm, generation.layer_lengths),
+            "generate": decode_flops(vlm.llm, generation.layer_lengths, generation.num_tokens),
+        },
     )

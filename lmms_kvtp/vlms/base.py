@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, PixelSpec, Prompt
 
@@ -28,32 +28,6 @@ class PromptTooLongError(ValueError):
             "lower keep_ratio or max_frames_num, or set too_long=fewer_frames"
         )
         self.length, self.limit, self.text_tokens = length, limit, text_tokens
-
-
-@dataclass(frozen=True)
-class VisionShape:
-    """Sizes of a vision tower, from its config."""
-
-    image_size: int
-    patch_size: int
-    hidden: int
-    intermediate: int
-    layers: int
-    """Layers that run."""
-    heads: int
-
-
-@dataclass(frozen=True)
-class LLMShape:
-    """Sizes of a decoder-only language model, from its config."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
 
 
 class VideoVLM(ABC):

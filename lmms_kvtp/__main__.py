@@ -1,0 +1,36 @@
+"""`lmms-kvtp`: the command line beside the harness's own."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "list": ("lmms_kvtp.commands.components", "show every component with its paper and what it reads"),
+    "demo": ("lmms_kvtp.commands.demo", "compare methods on the embedded model through the harness"),
+    "train": ("lmms_kvtp.commands.train", "train the embedded model from scratch"),
+}
+"""Name -> module with `add_arguments(parser)` and `main(arguments)`, and its line of help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns its exit code. Bad input ends in one clear line, not in a traceback."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="lmms-kvtp", description="KVTP and other video-token pruners for lmms-eval.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((a for a in arguments if not a.startswith("-")), None)
+    for name, (module, text) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=text, description=text)
+        if name == chosen:  # only the chosen command is imported: `lmms-kvtp list` loads no training code
+            importlib.import_module(module).add_arguments(subparser)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
+    except (ValueError, LookupError, OSError) as error:
+        parser.exit(2, f"lmms-kvtp {options.command}: {error}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The subcommands of `lmms-kvtp`, one file each: `add_arguments(parser)` and `main(arguments)`."""
