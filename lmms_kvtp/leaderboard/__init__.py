@@ -1,0 +1,1 @@
+"""From the harness's sample files to rows that can be compared."""
