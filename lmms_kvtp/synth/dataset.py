@@ -1,10 +1,15 @@
 """Questions of a split as flat documents, balanced over kinds and answer letters."""
 
+import json
+import sys
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from zlib import crc32
 
 import numpy as np
 
+from lmms_kvtp.synth import VERSION
+from lmms_kvtp.synth.cache import fingerprint
 from lmms_kvtp.synth.questions import KINDS, LETTERS, Question, ask
 from lmms_kvtp.synth.script import Script, write_script
 
@@ -48,6 +53,27 @@ def build(
     return documents
 
 
+def pins(split: str, num_videos: int) -> list[dict[str, str]]:
+    """What a packaged file remembers of each video: its key and the fingerprint of its script."""
+    scripts = [write_script(seed, split) for seed in range(num_videos)]
+    return [{"video_id": script.key, "script": fingerprint(script).hex()} for script in scripts]
+
+
+def check_pins(split: str, pinned: Iterable[Mapping[str, str]]) -> None:
+    """Make sure that this machine invents the very videos that were pinned: the first ones of the split.
+
+    Raises:
+        RuntimeError: it does not; accuracies would not be comparable.
+    """
+    expected = [dict(row) for row in pinned]
+    for here, there in zip(pins(split, len(expected)), expected, strict=True):
+        if here != there:
+            raise RuntimeError(
+                f"the generator (version {VERSION}, numpy {np.__version__}) makes {here} where the benchmark has "
+                f"{there}: results would not be comparable; reinstall lmms-kvtp, or report this numpy version"
+            )
+
+
 def _choose(asked: Counter[tuple[str, ...]], pool: list[Question], rng: np.random.RandomState) -> Question:
     """The question whose answer has been rarest so far, with that answer at the rarest letter."""
     kind = pool[0].kind
@@ -76,6 +102,15 @@ def _document(script: Script, split: str, question: Question) -> Document:
         "question": question.text,
         "options": list(question.options),
         "answer": question.answer,
-        "spans": [list(span) for span in question.spans],
+        "spans": [[*span, 1.0] for span in question.spans],
         "duration": script.duration,
     }
+
+
+def main() -> None:
+    """Print the pins of the test split, one JSON object a line."""
+    sys.stdout.writelines(json.dumps(pin) + "\n" for pin in pins("test", NUM_VIDEOS["test"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -100,19 +100,24 @@ def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: S
     before, after = script.shots[index - 1], script.shots[index + 1]
     near = NEIGHBOUR_STEPS * script.step
     span = (shot.start, shot.end)
-    others = [s.place for s in script.events]
-    shown = [s.place for s in script.shots]
     around = [before.place, shot.place, after.place]
+    places = [
+        around,
+        [_main_place(script)[0]],
+        [s.place for s in script.events],
+        [s.place for s in script.shots],
+        PLACES,
+    ]
     colors = [s.event.color for s in script.events if s.event is not None]
     asked = [
         _question(rng, "color", event.shape, event.color, [colors, COLORS], (span,)),
-        _question(rng, "where", event.shape, shot.place, [around, others, shown, PLACES], (span,)),
+        _question(rng, "where", event.shape, shot.place, places, (span,)),
         _question(
-            rng, "before", event.shape, before.place, [around, others, shown, PLACES],
+            rng, "before", event.shape, before.place, places,
             ((max(before.start, before.end - near), before.end), span),
         ),
         _question(
-            rng, "after", event.shape, after.place, [around, others, shown, PLACES],
+            rng, "after", event.shape, after.place, places,
             (span, (after.start, min(after.end, after.start + near))),
         ),
     ]  # fmt: skip
@@ -126,15 +131,21 @@ def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: S
 
 def _about_whole(rng: np.random.RandomState, script: Script) -> list[Question]:
     first, last = script.shots[0], script.shots[-1]
-    shown = [shot.place for shot in script.shots]
+    main, margin = _main_place(script)
+    places = [[main], [s.place for s in script.shots], PLACES]
+    asked = []
+    if margin >= MAIN_MARGIN:
+        asked.append(_question(rng, "main", "", main, places, ()))
+    asked.append(_question(rng, "start", "", first.place, places, ((first.start, first.end),)))
+    asked.append(_question(rng, "end", "", last.place, places, ((last.start, last.end),)))
+    return asked
+
+
+def _main_place(script: Script) -> tuple[str, float]:
+    """The place of most sampled frames, and its lead over the next as a share of all frames."""
     frames = Counter(script.shot_at(time).place for time in sampled_times(script))
     (main, most), (_, second) = frames.most_common(2)
-    asked = []
-    if most - second >= MAIN_MARGIN * frames.total():
-        asked.append(_question(rng, "main", "", main, [shown, PLACES], ()))
-    asked.append(_question(rng, "start", "", first.place, [shown, PLACES], ((first.start, first.end),)))
-    asked.append(_question(rng, "end", "", last.place, [shown, PLACES], ((last.start, last.end),)))
-    return asked
+    return main, (most - second) / sum(frames.values())
 
 
 def _question(

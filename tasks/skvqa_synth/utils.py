@@ -1,0 +1,91 @@
+"""Documents, prompt and scoring of the embedded benchmark; works with any model of the harness."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from lmms_kvtp.synth import cache, dataset
+from lmms_kvtp.synth.parse import chosen_letter
+
+Doc = Mapping[str, Any]
+
+
+def all_documents(pinned: Any) -> Any:
+    """The whole test split, its videos made where they are missing."""
+    return _documents("skvqa_synth", pinned)
+
+
+def quick_documents(pinned: Any) -> Any:
+    """The questions on the first videos of the test split."""
+    return _documents("skvqa_synth_quick", pinned.select(range(dataset.QUICK_VIDEOS)))
+
+
+def _documents(task: str, pinned: Any) -> Any:
+    dataset.check_pins("test", pinned)
+    documents = dataset.build("test", len(pinned))
+    with tqdm(desc=f"synthetic videos in {cache.folder()}", unit="video", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        paths = cache.ensure("test", range(len(pinned)), show)
+    rows = []
+    for document in documents:
+        path = str(paths[str(document["video_id"])])
+        rows.append({**document, "kvtp_id": f"{task}/{document['question_id']}", "video_path": path})
+    return type(pinned).from_list(rows)
+
+
+def doc_to_visual(doc: Doc) -> list[str]:
+    """The path of the video, which is made again if it has gone since."""
+    return [str(cache.video(doc["split"], doc["seed"]))]
+
+
+def doc_to_text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+    """Stem, four lettered options, and the instruction of the YAML."""
+    options = [f"{letter}. {option}" for letter, option in zip("ABCD", doc["options"], strict=True)]
+    body = "\n".join([doc["question"], *options])
+    return lmms_eval_specific_kwargs["pre_prompt"] + body + lmms_eval_specific_kwargs["post_prompt"]
+
+
+def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
+    """Score one answer; every document returns the same keys, None where one does not apply.
+
+    The answer counts as right by its letter or its option's text. What cannot be read is wrong, and counted.
+    """
+    letter = chosen_letter(results[0], doc["options"])
+    score = float(letter == doc["answer"])
+    item = {name: doc[name] for name in ("question_id", "video_id", "kind", "answer")}
+    item |= {"score": score, "chosen": letter or "", "text": results[0]}
+    row: dict[str, Any] = {"skvqa_acc": item, "score": score}
+    row |= {name: doc[name] for name in ("question_id", "video_id", "kind")}
+    row |= {f"acc_{kind}": item if kind == doc["kind"] else None for kind in dataset.SHIPPED_KINDS}
+    row["unparsable"] = {**item, "score": float(letter is None)}
+    return row | _costs(doc["kvtp_id"])
+
+
+def _costs(key: str) -> dict[str, float | None]:
+    from lmms_kvtp.cost import lookup  # needs torch: not for reading the prompt
+
+    cost = lookup(key)
+    if cost is None:
+        return {"vision_tokens_kept": None, "keep_ratio_actual": None, "seconds": None}
+    return {
+        "vision_tokens_kept": float(cost.tokens_kept),
+        "keep_ratio_actual": cost.keep_ratio_actual,
+        "seconds": cost.seconds_total,
+    }
+
+
+def percent(items: Sequence[Mapping[str, Any] | None]) -> float | str:
+    """Mean score of the items that are there, 0-100."""
+    mean = average([None if item is None else item["score"] for item in items])
+    return mean if isinstance(mean, str) else 100.0 * mean
+
+
+def average(items: Sequence[float | None]) -> float | str:
+    """Mean of the numbers that are there; the harness's own word where there is none."""
+    known = [item for item in items if item is not None]
+    return sum(known) / len(known) if known else "N/A"
