@@ -6,7 +6,7 @@ D language-model width, E image-text embedding width, L prompt positions.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -16,6 +16,7 @@ TEXT, VISION, NEWLINE = 0, 1, 2
 """Values of `Prompt.role`."""
 
 
+@runtime_checkable
 class PixelSpec(Protocol):
     """What a vision tower wants of a frame: a hashable recipe from uint8 frames to normalised pixels."""
 
@@ -40,6 +41,7 @@ class Frames:
         return self._prepared[spec]
 
 
+@runtime_checkable
 class Video(Protocol):
     """Which frames of a video the model sees, and the means to read them."""
 
