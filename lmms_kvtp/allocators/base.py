@@ -72,6 +72,12 @@ def largest_remainder(weights: Float[Tensor, " T"], total: int, capacity: int, f
     return torch.from_numpy(budgets)
 
 
+def whole_frames(relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
+    """Fill frames in the order of their relevance, ties to the earlier one; the last of them keeps what is left."""
+    ranks = relevance.cpu().argsort(descending=True, stable=True).argsort()
+    return (total - ranks * capacity).clamp(0, capacity)
+
+
 def _water_fill(weights: np.ndarray, total: int, capacity: int, floor: int) -> np.ndarray:
     """The real shares clip(level * weights, floor, capacity) that sum to `total`.
 
