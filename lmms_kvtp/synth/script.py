@@ -108,15 +108,20 @@ def write_script(seed: int, split: str = "test") -> Script:
     fps = FRAME_RATES[rng.randint(len(FRAME_RATES))]
     is_long = rng.rand() < LONG_ODDS
     num_steps = rng.randint(129, 161) if is_long else rng.randint(64, 129)
-    lengths, is_event = _cut(rng, num_steps, shortest_event=2 if is_long else 1)
+    shots = _film(rng, num_steps, fps, shortest_event=2 if is_long else 1)
+    return Script(f"{split}-{seed:05d}", seed, fps, num_steps * round(fps) / fps, shots)
+
+
+def _film(rng: np.random.RandomState, num_steps: int, fps: float, shortest_event: int) -> tuple[Shot, ...]:
+    """All shots of a video of `num_steps` sampled frames."""
+    lengths, is_event = _cut(rng, num_steps, shortest_event)
     places = _choose_places(rng, is_event)
     glyphs = tuple(GLYPHS[i] for i in rng.permutation(len(GLYPHS)))
     colors = tuple(COLORS[i] for i in rng.permutation(len(COLORS)))
-    events = iter(zip(glyphs[:NUM_EVENTS], colors[:NUM_EVENTS], strict=False))
-    step = round(fps)  # frames between two sampled ones
+    events = iter(zip(glyphs[:NUM_EVENTS], colors[:NUM_EVENTS], strict=True))
     shots, begin = [], 0
     for length, place, has_event in zip(lengths, places, is_event, strict=True):
-        start, end = begin * step / fps, (begin + length) * step / fps
+        start, end = (count * round(fps) / fps for count in (begin, begin + length))
         kinds = [_clutter_kind(rng, glyphs[NUM_EVENTS:]) for _ in range(rng.randint(5, 9))]
         which = rng.randint(len(kinds)) if has_event else None
         if which is not None:
@@ -125,7 +130,7 @@ def write_script(seed: int, split: str = "test") -> Script:
         event = None if which is None else sprites.pop(which)
         shots.append(Shot(place, start, end, event, tuple(sprites), int(rng.randint(2**31 - 1))))
         begin += length
-    return Script(f"{split}-{seed:05d}", seed, fps, num_steps * step / fps, tuple(shots))
+    return tuple(shots)
 
 
 def _cut(rng: np.random.RandomState, num_steps: int, shortest_event: int) -> tuple[list[int], list[bool]]:
