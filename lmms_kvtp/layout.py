@@ -1,0 +1,99 @@
+"""From packed vision tokens to the positions of the prompt that stand for a video: where newlines go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmms_kvtp.resolve import near
+from lmms_kvtp.types import NEWLINE, TEXT, VISION, PackedTokens, Prompt
+
+POSITIONS = ("grid", "frame", "one_token", "no_token")
+POLICIES = ("auto", "row", "frame", "none")
+MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
+
+
+@dataclass(frozen=True)
+class Newlines:
+    """Where a model's learned newline stands among the vision tokens of a video.
+
+    Source: the four positions are LLaVA-Video's (arXiv 2410.02713), as in its released code. The released code of
+    KVTP (arXiv 2503.10742) puts newlines between the rows of a pruned frame in the order in which its pruner returned
+    the tokens, and with random pruning one for an empty frame; here tokens are in raster order and an empty frame
+    leaves nothing.
+    """
+
+    position: str = "grid"
+    """Of the unpruned model. grid: after each row; frame: after each frame; one_token: after the video; no_token."""
+    policy: str = "auto"
+    """auto: as `position` says, but with grid a frame that lost tokens has one newline, at its end.
+    row, frame: after each row or frame that has tokens, whatever `position` says. none: nowhere."""
+    merge_type: str = "spatial_unpad"
+    """`mm_patch_merge_type`: flat has no newlines at all, spatial none after the video."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        for name, known in (("position", POSITIONS), ("policy", POLICIES), ("merge_type", MERGE_TYPES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"unknown newline {name} {value!r}; {near(value, list(known))}")
+
+    def after(self, packed: PackedTokens) -> Bool[Tensor, " K"]:
+        """Mark the tokens that a newline follows."""
+        rows, columns = packed.grid
+        frame_ends = _ends(packed.frame)
+        row_ends = _ends(packed.frame * rows + packed.patch // columns)
+        if self.policy != "auto":
+            return {"row": row_ends, "frame": frame_ends, "none": torch.zeros_like(row_ends)}[self.policy]
+        if self.merge_type == "flat" or self.position == "no_token":
+            return torch.zeros_like(row_ends)
+        if self.position == "grid":
+            whole = packed.counts() == rows * columns
+            return torch.where(whole[packed.frame], row_ends, frame_ends)
+        if self.position == "frame":
+            return frame_ends
+        return _ends(torch.zeros_like(packed.frame)) & ("unpad" in self.merge_type)
+
+
+def _ends(labels: Int[Tensor, " K"]) -> Bool[Tensor, " K"]:
+    """Mark the last token of each run of equal labels."""
+    ends = torch.ones_like(labels, dtype=torch.bool)
+    ends[:-1] = labels[1:] != labels[:-1]
+    return ends
+
+
+def lay_out(packed: PackedTokens, newline: Float[Tensor, " D"], newlines: Newlines, first_frame: int = 0) -> Prompt:
+    """The run of positions that stands for one video.
+
+    Args:
+        packed: the tokens kept, in raster order.
+        newline: the learned embedding.
+        newlines: where it goes.
+        first_frame: frames of the prompt before this video.
+    """
+    after = newlines.after(packed).long()
+    token = torch.arange(len(after), device=after.device) + after.cumsum(0) - after
+    length = len(after) + int(after.sum())
+    embeds = newline.to(packed.embeds).repeat(length, 1)
+    embeds[token.to(embeds.device)] = packed.embeds
+    role = torch.full((length,), NEWLINE, device=after.device)
+    role[token] = VISION
+    frame = (packed.frame + first_frame).repeat_interleave(after + 1)
+    return Prompt(embeds, role.to(embeds.device), frame.to(embeds.device))
+
+
+def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:
+    """A run of positions that holds text."""
+    role = torch.full((len(embeds),), TEXT, device=embeds.device)
+    return Prompt(embeds, role, torch.full_like(role, -1))
+
+
+def join(runs: Sequence[Prompt]) -> Prompt:
+    """Runs of positions, one behind the other."""
+    return Prompt(
+        torch.cat([run.embeds for run in runs]),
+        torch.cat([run.role for run in runs]),
+        torch.cat([run.frame for run in runs]),
+    )
