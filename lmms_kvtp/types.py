@@ -162,6 +162,8 @@ class PackedTokens:
     """How many original tokens were merged into each."""
     grid: tuple[int, int]
     num_frames: int
+    segment: Int[Tensor, " K"] | None = None
+    """Group within which a layer pruner selects, numbered from 0, where the pruner made groups; frames otherwise."""
 
     def counts(self) -> Int[Tensor, " T"]:
         """Kept tokens of each frame."""
@@ -177,6 +179,8 @@ class Prompt:
     """TEXT, VISION or NEWLINE."""
     frame: Int[Tensor, " L"]
     """Frame of a vision or newline position, counted over all videos of the prompt; -1 for text."""
+    segment: Int[Tensor, " L"] | None = None
+    """`PackedTokens.segment` of a vision position, counted over all videos of the prompt; -1 elsewhere."""
 
     @property
     def length(self) -> int:
@@ -210,3 +214,5 @@ class Generation:
     """Prompt positions that each layer of the language model processed in prefill."""
     prefill_seconds: float
     decode_seconds: float
+    cache_lengths: tuple[int, ...] = ()
+    """Prompt positions in each layer's cache while decoding; empty where they are `layer_lengths`."""
