@@ -103,3 +103,8 @@ def record(doc_key: str, cost: SampleCost) -> None:
 def lookup(doc_key: str) -> SampleCost | None:
     """The cost of a document, if a wrapper of ours answered it in this process; the one exchange with tasks."""
     return _ledger.get(doc_key)
+
+
+def forget() -> None:
+    """Drop all costs: another run begins in this process."""
+    _ledger.clear()

@@ -68,14 +68,29 @@ def answer(
     """
     encoded = [encode(vlm, method, video) for video in videos]
     for question in questions:
-        meter = Meter(vlm.device, _sum([visual.seconds for visual in encoded]))
-        prompt, packed = fit(vlm, method, encoded, question, meter, fewer_frames)
-        [generation] = vlm.generate([prompt], options or GenerationOptions())
-        meter.add("prefill", generation.prefill_seconds)
-        meter.add("generate", generation.decode_seconds)
-        yield Answer(generation.text, _cost(vlm, method, packed, prompt, generation, meter, len(questions)))
+        yield reply(vlm, method, encoded, question, options or GenerationOptions(), fewer_frames, len(questions))
 
 
+@torch.inference_mode()
+def reply(
+    vlm: VideoVLM,
+    method: Method,
+    encoded: Sequence[Encoded],
+    question: Question,
+    options: GenerationOptions,
+    fewer_frames: bool = False,
+    questions_on_video: int = 1,
+) -> Answer:
+    """Answer one question on encoded videos; raises as `answer` does."""
+    meter = Meter(vlm.device, _sum([visual.seconds for visual in encoded]))
+    prompt, packed = fit(vlm, method, encoded, question, meter, fewer_frames)
+    [generation] = vlm.generate([prompt], options)
+    meter.add("prefill", generation.prefill_seconds)
+    meter.add("generate", generation.decode_seconds)
+    return Answer(generation.text, _cost(vlm, method, packed, prompt, generation, meter, questions_on_video))
+
+
+@torch.inference_mode()
 def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
     """Run the model's tower and the image-text encoder over a video, chunk by chunk, in one pass over its frames."""
     meter = Meter(vlm.device)
