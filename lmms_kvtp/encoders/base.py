@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -32,3 +33,20 @@ class FrameEncoder(ABC):
     @abstractmethod
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
         """Relevance logits of eq. 2 of KVTP: scale * cosine + bias, with the model's learned scale and bias."""
+
+    def companion(self, name: str) -> Path | None:
+        """A file that lies beside the encoder's weights, such as a head trained with it; None where there is none."""
+        return None
+
+    def check(self, needs: frozenset[str]) -> None:
+        """Refuse what this encoder does not provide.
+
+        Raises:
+            ValueError: the message names it.
+        """
+        missing = needs - self.provides
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} does not provide {', '.join(sorted(missing))}; it has "
+                f"{', '.join(sorted(self.provides))}"
+            )

@@ -1,0 +1,184 @@
+"""SigLIP and SigLIP 2 at a fixed resolution, from Hugging Face checkpoints."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, SiglipModel
+from transformers.utils.hub import cached_file
+
+from lmms_kvtp.encoders._maps import (
+    mean_column,
+    outputs_of,
+    patches_in_joint_space,
+    pool_patches,
+    projected_keys,
+)
+from lmms_kvtp.encoders._text import split_text
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.pixels import ResizedPixels
+from lmms_kvtp.types import FEATURES, FrameFeatures, Frames
+
+
+@dataclass(frozen=True)
+class Siglip(FrameEncoder):
+    """One pass of the vision tower gives all features of a frame.
+
+    Per-patch features are pooled as the language model's tokens are. Attention is averaged, not summed, by an average
+    or bilinear pool: a frame's probe attention sums to about the number of pooled over that of original patches, a
+    quarter, as in KVTP's release (of a grid with odd sides, the average pool also drops the last row and column).
+    """
+
+    provides: ClassVar[frozenset[str]] = FEATURES
+
+    pretrained: str = "google/siglip-so400m-patch14-384"
+    """Folder or hub id of a `SiglipModel` with its tokenizer; a predictor fine-tuned from one is such a folder."""
+    revision: str = "main"
+    """Commit, branch or tag on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the towers; auto: bfloat16 on a GPU, float32 elsewhere. Features and logits are float32 in any case."""
+    device: str | None = None
+    """None: the GPU if there is one."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    key_source: Literal["head_input", "projected"] = "head_input"
+    """head_input: the tower's normalised output, KVTP's release calls that keys. projected: the pooling head's keys."""
+    text_chunks: Literal["split", "release"] = "split"
+    """split: long texts cut between sentences or words, every piece ended and padded as the model was trained.
+    release: KVTP's published behaviour, tokens cut every 64 and never padded."""
+
+    def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
+        """Compute the fields in `needs`, per-patch ones on the grid of `pool`.
+
+        Raises:
+            ValueError: `needs` holds something that is no feature of frames.
+        """
+        self.check(needs)
+        if not needs:
+            return FrameFeatures(times=frames.times)
+        pixels = frames.pixels(self.pixel_spec).to(self.model.device, self.model.dtype)
+        found = self._features(pixels, needs)
+        patches = {name: pool_patches(found[name], self.grid, pool) for name in needs - {"image"}}
+        return FrameFeatures(times=frames.times, image=found.get("image"), **patches)
+
+    @torch.no_grad()
+    def _features(self, pixels: Float[Tensor, "T 3 h w"], needs: frozenset[str]) -> dict[str, Tensor]:
+        """Features at the tower's own resolution."""
+        vision = self.model.vision_model
+        last = vision.encoder.layers[-1].self_attn
+        watched = [vision.head.attention] if "probe_attention" in needs else []
+        watched += [last.q_proj, last.k_proj] if "column_attention" in needs else []
+        with outputs_of(*watched) as seen:
+            output = vision(pixel_values=pixels)
+        hidden, features = output.last_hidden_state, {}
+        if "image" in needs:
+            features["image"] = output.pooler_output.float()
+        if "probe_attention" in needs:
+            features["probe_attention"] = seen[vision.head.attention][1][:, 0]  # [T, P], averaged over heads
+        if "column_attention" in needs:
+            features["column_attention"] = mean_column(seen[last.q_proj], seen[last.k_proj], last.num_heads)
+        if "keys" in needs:
+            projected = self.key_source == "projected"
+            features["keys"] = projected_keys(vision.head.attention, hidden) if projected else hidden
+        if "patch_text" in needs:
+            features["patch_text"] = patches_in_joint_space(vision.head, hidden)
+        return features
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
+        """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
+        limit = self.model.config.text_config.max_position_embeddings
+        lowered = [text.lower() for text in texts]  # SigLIP 2's tokenizer leaves that to the caller
+        if self.text_chunks == "release":
+            ids = [self.tokenizer(text, verbose=False).input_ids for text in lowered]
+            chunks = [text[start : start + limit] for text in ids for start in range(0, len(text), limit)]
+            return torch.cat([self.embed_ids(torch.tensor([chunk])) for chunk in chunks])
+
+        def fits(text: str) -> bool:
+            return bool(len(self.tokenizer(text, verbose=False).input_ids) <= limit)
+
+        pieces = [piece for text in lowered for piece in split_text(text, fits)]
+        return self.embed_ids(
+            self.tokenizer(
+                pieces, padding="max_length", padding_side="right", max_length=limit, return_tensors="pt"
+            ).input_ids
+        )
+
+    @torch.no_grad()
+    def embed_ids(self, ids: Int[Tensor, "q l"]) -> Float[Tensor, "q E"]:
+        """Embed texts that are token ids already; no mask, as the model was trained."""
+        pooled: Tensor = self.model.text_model(input_ids=ids.to(self.model.device)).pooler_output
+        return pooled.float()
+
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
+        """Scaled and shifted cosines, with the model's learned scale and bias."""
+        cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
+        scale, bias = (float(value) for value in (self.model.logit_scale, self.model.logit_bias))
+        return cosine * math.exp(scale) + bias
+
+    def companion(self, name: str) -> Path | None:
+        """A file beside the weights, in the folder or on the hub."""
+        path = cached_file(self.pretrained, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
+        return None if path is None else Path(path)
+
+    @cached_property
+    def model(self) -> Any:
+        """The two towers, loaded on first use.
+
+        Raises:
+            ValueError: the checkpoint is no fixed-resolution SigLIP, or lacks weights.
+        """
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        auto = "bfloat16" if device.type == "cuda" else "float32"
+        config = AutoConfig.from_pretrained(self.pretrained, revision=self.revision)
+        if config.model_type != "siglip" or not config.vision_config.to_dict().get("vision_use_head", True):
+            raise ValueError(
+                f"encoder.pretrained={self.pretrained} is a {config.model_type} checkpoint; encoder=siglip reads "
+                "SigLIP and SigLIP 2 of a fixed resolution, with their pooling head"
+            )
+        loaded: Any = SiglipModel.from_pretrained(
+            self.pretrained,
+            revision=self.revision,
+            dtype=getattr(torch, auto if self.dtype == "auto" else self.dtype),
+            attn_implementation=self.attn_implementation,
+            output_loading_info=True,
+        )
+        model, report = loaded
+        if report["missing_keys"] or report["mismatched_keys"]:
+            bad = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+            raise ValueError(f"encoder.pretrained={self.pretrained} lacks {len(bad)} weights, such as {bad[0]}")
+        return model.to(device).eval().requires_grad_(False)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the text tower."""
+        return AutoTokenizer.from_pretrained(self.pretrained, revision=self.revision)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tower's patches."""
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return side, side
+
+    @cached_property
+    def pixel_spec(self) -> ResizedPixels:
+        """The checkpoint's preprocessing; SigLIP's own where it has no file for it."""
+        path = self.companion("preprocessor_config.json")
+        side = self.model.config.vision_config.image_size
+        stored = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        size = stored.get("size", {})
+        plain = ResizedPixels((size.get("height", side), size.get("width", side)))
+        return ResizedPixels(
+            plain.size,
+            tuple(stored.get("image_mean", plain.mean)),
+            tuple(stored.get("image_std", plain.std)),
+            stored.get("resample", plain.resample),
+        )
