@@ -1,0 +1,84 @@
+"""Reading what the harness wrote; the rows have the shape of its sample files."""
+
+import json
+
+import pytest
+
+from lmms_kvtp.leaderboard.runs import read_runs
+from lmms_kvtp.leaderboard.stats import accuracy, difference
+from lmms_kvtp.leaderboard.summary import problems, summary
+
+COST = {"tokens_before": 100, "tokens_kept": 25, "seconds": {"prefill": 0.5}, "input_tokens": 40}
+
+
+def sample(doc: int, score: float, video: str = "v0", kind: str = "color", counts=COST) -> dict:
+    return {"doc_id": doc, "question_id": f"q{doc}", "video_id": video, "kind": kind, "score": score, "token_counts": [counts]}
+
+
+def write(folder, rows, stamp="20260101_000000", task="skvqa_synth"):
+    (folder / "tiny").mkdir(parents=True, exist_ok=True)
+    (folder / "tiny" / f"{stamp}_results.json").write_text(json.dumps({"config": {"stamp": stamp}}))
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (folder / "tiny" / f"{stamp}_samples_{task}.jsonl").write_text(lines + "\n")
+    return folder
+
+
+def test_records_are_sorted_by_question_and_carry_cost(tmp_path):
+    [run] = read_runs(write(tmp_path / "kvtp", [sample(2, 1.0), sample(1, 0.0)]))
+    assert (run.name, run.task) == ("kvtp", "skvqa_synth")
+    assert [(r.question, r.score, r.cost.tokens_kept) for r in run.records] == [("q1", 0.0, 25), ("q2", 1.0, 25)]
+
+
+def test_the_newest_of_two_runs_in_a_folder_counts(tmp_path):
+    write(tmp_path, [sample(1, 0.0)], "20260101_000000")
+    [run] = read_runs(write(tmp_path, [sample(1, 1.0)], "20260102_000000"))
+    assert run.records[0].score == 1.0
+    assert run.config["config"]["stamp"] == "20260102_000000"
+
+
+def test_a_failed_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="0 results files, 0 sample files.*--verbosity DEBUG"):
+        read_runs(tmp_path)
+
+
+def test_a_foreign_line_is_named(tmp_path):
+    folder = write(tmp_path, [sample(1, 1.0), {"something": "else"}])
+    with pytest.raises(ValueError, match=r"_samples_skvqa_synth.jsonl:2 is not a sample with a score"):
+        read_runs(folder)
+
+
+def test_differences_are_paired_and_clustered_by_video(tmp_path):
+    scores = {"a": [1, 1, 0, 0, 1, 0], "b": [1, 0, 0, 0, 0, 0]}
+    runs = {
+        name: read_runs(write(tmp_path / name, [sample(i, s, f"v{i // 2}") for i, s in enumerate(values)]))[0]
+        for name, values in scores.items()
+    }
+    gap = difference(runs["a"], runs["b"])
+    deltas, clusters = [0, 1, 0, 0, 1, 0], [1 - 2 / 3, -2 / 3, 1 - 2 / 3]  # per question; per video, minus its mean
+    naive = sum((d - 1 / 3) ** 2 for d in deltas) / 5 / 6
+    cross = (sum(c * c for c in clusters) - sum((d - 1 / 3) ** 2 for d in deltas)) / 36
+    assert gap.mean == pytest.approx(100 / 3)
+    assert gap.stderr == pytest.approx(100 * (naive + cross) ** 0.5)
+    assert accuracy(runs["a"]).mean == pytest.approx(50)
+
+
+def test_runs_on_different_questions_are_not_compared(tmp_path):
+    [a] = read_runs(write(tmp_path / "a", [sample(1, 1.0)]))
+    [b] = read_runs(write(tmp_path / "b", [sample(2, 1.0)]))
+    with pytest.raises(ValueError, match="did not answer the same questions"):
+        difference(a, b)
+
+
+def test_the_summary_shows_measured_tokens_and_names_what_is_missing(tmp_path):
+    [full] = read_runs(write(tmp_path / "full", [sample(1, 1.0), sample(2, 1.0, "v1", "end")]))
+    broken = [sample(1, 0.0, counts={"error": "gone"}), sample(2, 1.0, "v1", "end", counts=None)]
+    [other] = read_runs(write(tmp_path / "other", broken))
+    lines = summary([full, other]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][-2:] == ["color", "end"]
+    assert cells[2][:6] == ["full", "25", "25.0%", "100.0 ± 0.0", "-", "0.50"]
+    assert cells[3][:3] == ["other", "-", "-"]
+    assert problems([full, other]) == [
+        "other: 1 of 2 questions could not be answered, counted wrong",
+        "other: 1 of 2 answers came from a cache, without cost",
+    ]
