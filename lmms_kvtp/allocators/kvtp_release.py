@@ -26,7 +26,7 @@ class KvtpRelease(BudgetAllocator):
 
     temperature: float = 2.0
     rule: Rule = "floor"
-    """Of rounding. floor: int(N * rate), as for PruMerge and random; complement: N - int(N * (1 - rate)), as for ToMe."""
+    """floor: int(N * rate), the release's counts for PruMerge; complement: N - int(N * (1 - rate)), those for ToMe."""
     base_rate: float | None = None
     """The release's mean rate, for counts equal to its own; None takes it from the total, which is rounded down."""
 

@@ -1,6 +1,7 @@
 """The interface of token pruners; a new method is one file beside this one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar, Literal, final
 
 import torch
@@ -8,6 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+FRAMES_AT_ONCE = 16
+"""Frames whose N x N matrices stand in memory together."""
 
 
 class TokenPruner(ABC):
@@ -41,6 +45,9 @@ class TokenPruner(ABC):
             features: with the fields named in `needs`.
             budgets: integers in [0, N], on the CPU.
             relevance: the scores that the budgets came from, for pruners that weight tokens by them.
+
+        Raises:
+            ValueError: budgets do not fit the frames, a feature in `needs` is missing, or scores are NaN.
         """
 
 
@@ -60,7 +67,59 @@ class ScorePruner(TokenPruner):
         relevance: Float[Tensor, " T"] | None = None,
     ) -> PackedTokens:
         """Keep the top `budgets[t]` of each frame; ties go to the earlier patch."""
+        check(tokens, budgets)
         return pack(tokens, tokens.embeds, top(self.score(tokens, features), budgets))
+
+
+def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
+    """Refuse budgets that the frames cannot hold.
+
+    Raises:
+        ValueError: not one budget per frame, or a budget outside [0, N].
+    """
+    frames, capacity = tokens.num_frames, tokens.capacity
+    if len(budgets) != frames:
+        raise ValueError(f"{len(budgets)} budgets for {frames} frames; give each frame one")
+    bad = torch.nonzero((budgets < 0) | (budgets > capacity)).flatten().tolist()
+    if bad:
+        raise ValueError(f"cannot keep {int(budgets[bad[0]])} tokens of frame {bad[0]}, which has {capacity}")
+
+
+def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "T N ..."]:
+    """A per-patch feature that a pruner needs.
+
+    Raises:
+        ValueError: the encoder did not compute it, or its patches are not those of the tokens.
+    """
+    feature: Tensor | None = getattr(features, name)
+    if feature is None:
+        raise ValueError(f"this pruner reads {name}, which the features lack; choose an encoder that provides it")
+    if feature.shape[:2] != tokens.embeds.shape[:2]:
+        frames, patches = feature.shape[:2]
+        raise ValueError(f"{name} has {frames} x {patches} patches, the tokens {tokens.num_frames} x {tokens.capacity}")
+    return feature
+
+
+def chunks(num_frames: int) -> Iterator[slice]:
+    """Consecutive frames, FRAMES_AT_ONCE together."""
+    for start in range(0, num_frames, FRAMES_AT_ONCE):
+        yield slice(start, min(start + FRAMES_AT_ONCE, num_frames))
+
+
+def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
+    """Refuse numbers that have no order.
+
+    Raises:
+        ValueError: one is NaN; the message names the first frames that hold one.
+    """
+    frames = torch.isnan(scores.flatten(1)).any(dim=1)
+    if frames.any():
+        raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
+
+
+def _first(frames: Bool[Tensor, " T"]) -> list[int]:
+    listed: list[int] = torch.nonzero(frames).flatten()[:5].tolist()
+    return listed
 
 
 def top(scores: Float[Tensor, "T N"], budgets: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:
@@ -69,9 +128,7 @@ def top(scores: Float[Tensor, "T N"], budgets: Int[Tensor, " T"]) -> Bool[Tensor
     Raises:
         ValueError: a score is NaN; such a row has no order.
     """
-    if torch.isnan(scores).any():
-        frames = torch.nonzero(torch.isnan(scores).any(dim=1)).flatten().tolist()
-        raise ValueError(f"scores of frames {frames[:5]} hold NaN; look at the features and their dtype")
+    refuse_nan(scores, "scores")
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return ranks < budgets.to(scores.device)[:, None]
 

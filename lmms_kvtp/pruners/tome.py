@@ -1,0 +1,129 @@
+"""Token merging by rounds of bipartite matching."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmms_kvtp.pruners._bags import Groups, group, group_sums
+from lmms_kvtp.pruners._matching import match
+from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+
+@dataclass(frozen=True)
+class ToMe(TokenPruner):
+    """Merges the most similar tokens of a frame, at most half of them in a round, until the budget is reached.
+
+    Each round compares the merged keys, as a vision tower's next layer would. A merge stands at the patch of the host
+    that absorbed the others. A frame without budget loses its tokens.
+
+    Source: ToMe (arXiv 2210.09461), section 3, with all rounds at one place and the pooling head's input as metric, as
+    KVTP (arXiv 2503.10742) applies it.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"keys"})
+    conserves_mass: ClassVar[bool] = True
+    paper: ClassVar[str] = "ToMe, arXiv 2210.09461"
+
+    variant: Literal["paper", "release"] = "paper"
+    """paper: means weighted by size. release: KVTP's code, where even positions absorb odd ones, means are plain and
+    take the largest norm of what they merge, so that no mass is conserved."""
+
+    def prune(
+        self,
+        tokens: FrameTokens,
+        features: FrameFeatures,
+        budgets: Int[Tensor, " T"],
+        relevance: Float[Tensor, " T"] | None = None,
+    ) -> PackedTokens:
+        """Merge frame t down to `budgets[t]` tokens."""
+        check(tokens, budgets)
+        keys = read(features, "keys", tokens)
+        wanted = budgets.to(tokens.embeds.device)
+        merged = tokens.embeds.new_empty(int(budgets.sum()), tokens.embeds.shape[2])
+        size = torch.zeros(tokens.embeds.shape[:2], device=merged.device)
+        ends = [0, *budgets.cumsum(0).tolist()]
+        for part in chunks(tokens.num_frames):
+            embeds, scale = tokens.embeds[part], torch.ones(size[part].shape, device=size.device)
+            owner = self._merge(embeds, keys[part], wanted[part], scale)
+            groups = group(owner, tokens.capacity, torch.arange(len(owner), device=owner.device))
+            sums = group_sums(embeds, groups, scale)
+            if self.variant == "paper":
+                sums /= groups.sizes[groups.filled][:, None]
+            alive = (wanted[part] > 0)[:, None].expand_as(owner)
+            merged[ends[part.start] : ends[part.stop]] = sums[alive[groups.filled]].to(merged.dtype)
+            size[part] = groups.sizes * alive
+        frame, patch = torch.nonzero(size, as_tuple=True)
+        return PackedTokens(merged, frame, patch, size[frame, patch], tokens.grid, tokens.num_frames)
+
+    def _merge(
+        self,
+        embeds: Float[Tensor, "F N D"],
+        keys: Float[Tensor, "F N C"],
+        budgets: Int[Tensor, " F"],
+        scale: Float[Tensor, "F N"],
+    ) -> Int[Tensor, "F N"]:
+        """The patch at which each token's merge stands; `scale` becomes each token's factor in the sum of its merge."""
+        patches = torch.arange(embeds.shape[1], device=embeds.device).repeat(len(embeds), 1)
+        owner = torch.where(budgets[:, None] > 0, patches, 0)
+        restored = _Restored.start(embeds, scale) if self.variant == "release" else None
+        frames = torch.nonzero((budgets > 0) & (budgets < embeds.shape[1])).flatten()
+        position = place = patches[frames]  # of each token: its merge in the list; of each merge: its patch
+        metric = keys[frames]
+        while len(frames):
+            left = place.shape[1]
+            remove = (left - budgets[frames]).clamp(max=left // 2)
+            slot, absorbed = match(metric, remove, "even" if restored else "odd")
+            position, place = slot.gather(1, position), _follow(place, slot, absorbed)
+            owner[frames] = place.gather(1, position)
+            groups = group(position, left, frames)
+            sums = group_sums(keys, groups, restored.key_scale if restored else None)
+            if restored:
+                hosts = torch.zeros_like(place).scatter_reduce(1, slot, absorbed.long(), "amax") > 0
+                restored.update(frames, position, hosts, groups, group_sums(embeds, groups, scale), sums)
+            going = left - remove > budgets[frames]
+            metric = sums[going[:, None].expand_as(groups.filled)[groups.filled]]
+            metric = metric.reshape(-1, left - left // 2, keys.shape[2])
+            frames, position, place = frames[going], position[going], place[going, : left - left // 2]
+        return owner
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """What the release does to merges: a merge gets the largest norm of its parts, and so does its key."""
+
+    norm: Float[Tensor, "F N"]
+    """Of the merge that each token is in."""
+    scale: Float[Tensor, "F N"]
+    """Of each token in the sum of its merge."""
+    key_scale: Float[Tensor, "F N"]
+    """Of each key in the sum of its merge's key."""
+
+    @staticmethod
+    def start(embeds: Float[Tensor, "F N D"], scale: Float[Tensor, "F N"]) -> "_Restored":
+        return _Restored(embeds.float().norm(dim=2), scale, torch.ones_like(scale))
+
+    def update(
+        self,
+        frames: Int[Tensor, " f"],
+        position: Int[Tensor, "f N"],
+        hosts: Bool[Tensor, "f n"],
+        groups: Groups,
+        sums: Float[Tensor, "K D"],
+        key_sums: Float[Tensor, "K C"],
+    ) -> None:
+        """Rescale the merges that absorbed something in this round."""
+        norm = torch.zeros(hosts.shape, device=hosts.device).scatter_reduce(1, position, self.norm[frames], "amax")
+        self.norm[frames] = norm.gather(1, position)
+        for scale, rows in ((self.scale, sums), (self.key_scale, key_sums)):
+            length = torch.ones_like(norm).masked_scatter(groups.filled, rows.norm(dim=1).clamp_min(1e-12))
+            scale[frames] *= torch.where(hosts, norm / length, 1.0).gather(1, position)
+
+
+def _follow(place: Int[Tensor, "f n"], slot: Int[Tensor, "f n"], absorbed: Bool[Tensor, "f n"]) -> Int[Tensor, "f n"]:
+    """Move the patches of the tokens that were not absorbed to their new positions."""
+    moved = place.new_zeros(len(place), place.shape[1] + 1)  # absorbed tokens write into the column that is cut off
+    return moved.scatter(1, slot.masked_fill(absorbed, place.shape[1]), place)[:, :-1]

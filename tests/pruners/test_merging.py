@@ -1,0 +1,81 @@
+"""PruMerge and ToMe against loops over frames and tokens."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmms_kvtp.pruners.prumerge import PruMerge
+from lmms_kvtp.pruners.tome import ToMe
+from lmms_kvtp.types import FrameFeatures, FrameTokens
+
+LOOPS = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "loops.py"))
+BUDGETS = [15, 0, 1, 7, 8, 9, 4, 14, 2, 15, 3, 5, 6, 10, 11, 12, 13, 1, 7]  # more frames than one chunk holds
+
+
+def video() -> tuple[FrameTokens, FrameFeatures]:
+    generator = torch.Generator().manual_seed(3)
+    frames = len(BUDGETS)
+    return (
+        FrameTokens(torch.randn(frames, 15, 8, generator=generator), (3, 5)),
+        FrameFeatures(
+            times=torch.zeros(frames),
+            probe_attention=torch.rand(frames, 15, generator=generator),
+            keys=torch.randn(frames, 15, 6, generator=generator),
+        ),
+    )
+
+
+@pytest.mark.parametrize("neighbours", [0, 4, 14, 32])
+def test_prumerge_is_the_loop_over_frames_and_tokens(neighbours):
+    tokens, features = video()
+    packed = PruMerge(neighbours=neighbours).prune(tokens, features, torch.tensor(BUDGETS))
+    rows, *kept = LOOPS["prumerge"](tokens.embeds, features.probe_attention, features.keys, BUDGETS, neighbours)
+    assert torch.equal(packed.patch, torch.cat(kept))
+    torch.testing.assert_close(packed.embeds, rows, rtol=1e-4, atol=1e-5)
+
+
+def test_tome_release_is_the_loop_over_frames_and_tokens():
+    tokens, features = video()
+    packed = ToMe(variant="release").prune(tokens, features, torch.tensor(BUDGETS))
+    rows, *kept = LOOPS["tome_release"](tokens.embeds, features.keys, BUDGETS)
+    assert torch.equal(packed.patch, torch.cat(kept))
+    torch.testing.assert_close(packed.embeds, rows, rtol=1e-4, atol=1e-5)
+
+
+def test_tome_weights_by_size_as_the_loop_over_frames_and_tokens():
+    tokens, features = video()
+    packed = ToMe().prune(tokens, features, torch.tensor(BUDGETS))
+    rows, *kept = LOOPS["tome_paper"](tokens.embeds, features.keys, BUDGETS)
+    assert torch.equal(torch.stack([packed.patch, packed.size.long()], dim=1), torch.cat(kept))
+    torch.testing.assert_close(packed.embeds, rows, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pruner", [PruMerge(), ToMe(), ToMe(variant="release")], ids=["prumerge", "paper", "release"])
+def test_similarities_of_half_precision_are_measured_in_float32(pruner):
+    tokens, features = video()
+    half = FrameFeatures(
+        times=features.times,
+        probe_attention=features.probe_attention.bfloat16(),
+        keys=features.keys.bfloat16(),
+    )
+    full = FrameFeatures(times=half.times, probe_attention=half.probe_attention.float(), keys=half.keys.float())
+    coarse = FrameTokens(tokens.embeds.bfloat16(), tokens.grid)
+    fine = FrameTokens(coarse.embeds.float(), tokens.grid)
+    low = pruner.prune(coarse, half, torch.tensor(BUDGETS))
+    high = pruner.prune(fine, full, torch.tensor(BUDGETS))
+    assert torch.equal(low.patch, high.patch)
+    assert torch.equal(low.embeds, high.embeds.bfloat16())
+
+
+def test_prumerge_refuses_a_negative_number_of_neighbours():
+    with pytest.raises(ValueError, match="neighbours=-1 must be >= 0"):
+        PruMerge(neighbours=-1)
+
+
+def test_features_of_another_grid_are_refused_with_both_sizes():
+    tokens, features = video()
+    other = FrameTokens(tokens.embeds[:, :12], (3, 4))
+    with pytest.raises(ValueError, match=r"keys has 19 x 15 patches, the tokens 19 x 12"):
+        ToMe().prune(other, features, torch.tensor([3] * 19))
