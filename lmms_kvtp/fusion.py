@@ -1,0 +1,106 @@
+"""KVTP's context fusion head: what a frame shows, what its clip shows, and what the whole video shows."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+SETTINGS, WEIGHTS = "fusion.json", "fusion.safetensors"
+"""Files of a trained head, beside the image-text model's own."""
+
+
+@dataclass(frozen=True)
+class FusionHead:
+    """Clip size, weights and temperatures of the head; the defaults are the paper's head before any training.
+
+    Source: KVTP (arXiv 2503.10742), section 4.1; weights 0.05 and temperatures of 1 as in its released training code.
+    """
+
+    clip_size: int = 8
+    """Frames of a clip."""
+    local_weight: float = 0.05
+    """theta of eq. 10: the share of the logits that a frame's clip has."""
+    global_weight: float = 0.05
+    """phi of eq. 10: the share of the logits that the whole video has."""
+    queries: Literal["normalized", "raw"] = "normalized"
+    """normalized: cosines, as released. raw: the frame's embedding at its own length, as eq. 6 and 7 are printed."""
+    log_tau: Float[Tensor, " 2"] = field(default_factory=lambda: torch.zeros(2), compare=False)
+    """Logarithms of the local and the global temperature."""
+
+    def __post_init__(self) -> None:
+        """Refuse clips without frames and weights that leave nothing, or less, for the frame itself."""
+        if self.clip_size < 1:
+            raise ValueError(f"clip_size={self.clip_size} is not a number of frames; the least is 1")
+        if min(self.local_weight, self.global_weight) < 0 or self.local_weight + self.global_weight > 1:
+            raise ValueError(
+                f"local_weight={self.local_weight} and global_weight={self.global_weight} are not shares; "
+                "both are at least 0 and their sum is at most 1"
+            )
+
+    def views(self, frames: Float[Tensor, "T E"]) -> list[Float[Tensor, "T E"]]:
+        """Each frame as it is, mixed with its clip (eq. 6) and mixed with the video (eq. 7), of unit length.
+
+        Args:
+            frames: pooled image embeddings, not normalised.
+        """
+        keys = frames / (frames.norm(dim=-1, keepdim=True) + 1e-6)
+        queries = keys if self.queries == "normalized" else frames
+        local_tau, global_tau = self.log_tau.to(frames.device).exp()
+        similarity = queries @ keys.T / frames.shape[1] ** 0.5  # [T, T]
+        clip = clips(len(frames), self.clip_size).to(frames.device)
+        elsewhere = clip[:, None] != clip
+        local = (similarity / local_tau).masked_fill(elsewhere, -torch.inf).softmax(dim=-1) @ frames
+        whole = (similarity / global_tau).softmax(dim=-1) @ frames
+        return [F.normalize(view, dim=-1) for view in (frames, local, whole)]
+
+    def mix(self, logits: Sequence[Float[Tensor, "*q T"]]) -> Float[Tensor, "*q T"]:
+        """Weigh the logits of the three views (eq. 10)."""
+        own, local, whole = logits
+        rest = 1 - self.local_weight - self.global_weight
+        return rest * own + self.local_weight * local + self.global_weight * whole
+
+    def save(self, folder: Path) -> None:
+        """Write the head's two files into `folder`."""
+        settings = {name: value for name, value in asdict(self).items() if name != "log_tau"}
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        save_file({"log_tau": self.log_tau.detach().float().cpu().contiguous()}, folder / WEIGHTS)
+
+    @staticmethod
+    def load(settings: Path, weights: Path) -> "FusionHead":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: a file is damaged or holds something else; the message names it.
+        """
+        try:
+            log_tau = load_file(weights)["log_tau"]
+            if tuple(log_tau.shape) != (2,) or not torch.isfinite(log_tau).all():
+                raise ValueError(f"log_tau is {log_tau.tolist()}, wanted two finite numbers")
+            return FusionHead(**json.loads(settings.read_text(encoding="utf-8")), log_tau=log_tau)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"no fusion head in {settings} and {weights}: {error}") from error
+
+
+def clips(num_frames: int, size: int) -> Int[Tensor, " T"]:
+    """The clip that each frame belongs to; the last may be short."""
+    return torch.arange(num_frames) // size
+
+
+def pool_clips(
+    logits: Float[Tensor, "q T"], size: int, mode: Literal["softmax", "max"] = "softmax"
+) -> Float[Tensor, "q C"]:
+    """One logit per clip of `size` frames: the largest, or the mean weighted by the frames' own softmax."""
+    short = -logits.shape[1] % size
+    by_clip = F.pad(logits, (0, short), value=-torch.inf).view(len(logits), -1, size)
+    if mode == "max":
+        return torch.amax(by_clip, dim=-1)
+    weighted = by_clip.softmax(dim=-1) * by_clip.masked_fill(by_clip == -torch.inf, 0.0)
+    return torch.sum(weighted, dim=-1)

@@ -1,0 +1,1 @@
+"""Training of KVTP's query-frame relevance predictor."""
