@@ -1,0 +1,87 @@
+"""What of a question a relevance scorer reads: short, without instructions, letters or hints at the position."""
+
+import re
+from collections.abc import Sequence
+
+from lmms_kvtp.types import Question
+
+MAX_WORDS = 40
+"""Words of a refined question: about what fits in the 64 text tokens of SigLIP."""
+
+_SENTENCE = re.compile(r"(?<=[.?!:])\s+|\n+")
+_INSTRUCTION = re.compile(
+    r"^\W*(please\b|(select|choose|pick|answer|respond|reply|give|output|return|provide|think)\b(?!.*\?)"
+    r"|(your|the best) answer\b|.*\b(only|just|directly)\b.*\b(letter|option|choice|word|phrase)s?\b(?!.*\?)"
+    r"|question\W*$|options?\W*$|choices?\W*$)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"^\s*(question|q)\s*\d*\s*:\s*", re.IGNORECASE)
+_SOURCE = re.compile(
+    r",?\s*\b(as shown|as seen|shown|seen|according to|based on|in|from|throughout|of)\s+(the|this)\s+"
+    r"(given\s+|whole\s+|entire\s+)?(video|clip|footage)( clip)?\b,?",
+    re.IGNORECASE,
+)
+_POSITION = re.compile(
+    r",?\s*\b(near|at|towards?|in)\s+the\s+(very\s+)?(beginning|start|middle|end)\b(\s+of\s+(the|this)\s+(video|clip))?",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"^\s*\(?[A-Za-z][.):]\s*")
+_LEADING = re.compile(r"^(a|an|the|to|it is|it's|he is|she is|they are)\s+", re.IGNORECASE)
+
+
+def question_text(question: Question) -> str:
+    """What scorers read of a question: its refined form, else stem and options as they are, else the whole prompt.
+
+    Raises:
+        ValueError: the question has no text at all.
+    """
+    text = (question.refined or with_choices(question.stem, question.options) or question.prompt).strip()
+    if not text:
+        raise ValueError(
+            f"question {question.doc_key!r} has no text to compare frames with; give it a prompt, or use scorer=uniform"
+        )
+    return text
+
+
+def with_choices(stem: str, options: Sequence[str]) -> str:
+    """Stem and options in one line, in the form of the paper's listing 1."""
+    if not stem or not options:
+        return stem
+    return f"{stem} Choices: {', '.join(options)}."
+
+
+def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -> str:
+    """Shorten and de-bias a question by fixed rules.
+
+    Instructions, labels, letters, "in the video" and hints at the position ("near the end") are dropped where
+    something else remains; the options stay, all cut to the same number of words if the whole is too long.
+
+    Source: the refinement that KVTP (arXiv 2503.10742), section 3, asks of GPT-4o, with listing 1 as the example;
+    these rules are ours.
+
+    Args:
+        stem: the bare question.
+        options: with or without letters.
+        max_words: > 0; the stem itself is never cut.
+    """
+    asked = " ".join(_without(_INSTRUCTION, [part for part in _SENTENCE.split(stem) if part.strip()]))
+    for pattern in (_LABEL, _SOURCE, _POSITION):
+        shorter = pattern.sub("", asked)
+        asked = shorter if re.search(r"\w{2,}.*\w{2,}", shorter) else asked
+    asked = re.sub(r"\s+([?.!,])", r"\1", " ".join(asked.split()))
+    choices = [_bare(option) for option in options]
+    longest = max((len(choice.split()) for choice in choices), default=0)
+    while longest > 1 and len(with_choices(asked, choices).split()) > max_words:
+        longest -= 1
+        choices = [" ".join(choice.split()[:longest]) for choice in choices]
+    return with_choices(asked[:1].upper() + asked[1:], choices)
+
+
+def _without(pattern: re.Pattern[str], sentences: Sequence[str]) -> Sequence[str]:
+    kept = [sentence for sentence in sentences if not pattern.search(sentence)]
+    return kept or sentences
+
+
+def _bare(option: str) -> str:
+    text = _LETTER.sub("", " ".join(option.split())).rstrip(" .;,")
+    return (_LEADING.sub("", text) or text or option).strip()
