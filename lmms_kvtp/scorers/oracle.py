@@ -1,0 +1,46 @@
+"""Relevance as the task's own annotation gives it: the ceiling of every scorer."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.types import FrameFeatures, Question
+
+SLACK = 1e-3
+"""Seconds by which containers round the times of frames."""
+
+
+@dataclass(frozen=True)
+class Oracle(FrameScorer):
+    """A frame has the highest score among the annotated spans [start, end) that hold it, and 0 outside of them.
+
+    An annotated event that falls between two frames lends its score to the frame nearest to its middle. All frames
+    are equal for a question on the whole video. On an index with scores of 0 to 5 this is the row "GPT Assigned" of
+    the paper's table 4.
+    """
+
+    def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
+        """Read the scores off the question's spans.
+
+        Raises:
+            ValueError: the task gives no spans.
+        """
+        if question.spans is None:
+            raise ValueError(
+                f"scorer oracle reads ground truth that question {question.doc_key or question.prompt!r} does not "
+                "have; run a task with annotated spans (skvqa_synth, or one with a SparseKV-QA index), "
+                "or another scorer"
+            )
+        times = features.times.double()
+        if not question.spans:
+            return torch.ones(len(times))
+        start, end, score = torch.tensor(question.spans, dtype=torch.float64, device=times.device).T[:, :, None]
+        inside = (times >= start - SLACK) & (times < end - SLACK)  # [spans, T]
+        nearest = (times - (start + end) / 2).abs().argmin(dim=1)
+        missed = ~inside.any(dim=1)
+        inside[missed, nearest[missed]] = True
+        return torch.where(inside, score, 0.0).amax(dim=0).float()

@@ -1,0 +1,69 @@
+"""What every frame scorer promises, checked for each of them by name."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.resolve import available, resolve
+from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.types import FEATURES, FrameFeatures, Question
+
+SCORERS = [resolve("lmms_kvtp.scorers", name, FrameScorer) for name in available("lmms_kvtp.scorers")]
+ENCODER = Siglip(str(Path(__file__).parent.parent / "goldens" / "siglip_tiny"), device="cpu")
+QUESTION = Question("Which star?", stem="Which star?", options=("red", "blue"), spans=((1.0, 2.0, 3.0),))
+every = pytest.mark.parametrize("cls", SCORERS, ids=lambda cls: cls.__name__)
+
+
+def features(count: int = 7) -> FrameFeatures:
+    draw = torch.manual_seed(count)
+    return FrameFeatures(
+        times=torch.arange(count) / 2,
+        image=torch.randn(count, 32, generator=draw),
+        probe_attention=torch.rand(count, 12, generator=draw),
+        column_attention=torch.rand(count, 12, generator=draw),
+        keys=torch.randn(count, 12, 32, generator=draw),
+        patch_text=torch.randn(count, 12, 32, generator=draw),
+    )
+
+
+def only(needs: frozenset[str], given: FrameFeatures) -> FrameFeatures:
+    return replace(given, **dict.fromkeys(FEATURES - needs))
+
+
+@every
+@pytest.mark.parametrize("count", [1, 7, 17])
+def test_scores_are_one_finite_number_per_frame(cls, count):
+    scores = cls().score(features(count), QUESTION, ENCODER)
+    assert scores.shape == (count,) and scores.dtype == torch.float32 and torch.isfinite(scores).all()
+
+
+@every
+def test_only_declared_features_are_read(cls):
+    assert cls.needs <= FEATURES
+    whole = cls().score(features(), QUESTION, ENCODER)
+    assert torch.equal(cls().score(only(cls.needs, features()), QUESTION, ENCODER), whole)
+
+
+@every
+def test_features_are_not_changed(cls):
+    given = features()
+    before = copy.deepcopy(given)
+    cls().score(given, QUESTION, ENCODER)
+    assert all(torch.equal(getattr(given, name), getattr(before, name)) for name in FEATURES | {"times"})
+
+
+@every
+def test_query_aware_means_that_the_question_matters(cls):
+    other = Question("Who sings?", stem="Who sings?", spans=((0.0, 0.5, 3.0),))
+    first, second = (cls().score(features(), question, ENCODER) for question in (QUESTION, other))
+    assert torch.equal(first, second) == (not cls.query_aware)
+
+
+@every
+def test_the_same_question_gets_the_same_scores(cls):
+    scorer = cls()
+    assert torch.equal(scorer.score(features(), QUESTION, ENCODER), scorer.score(features(), QUESTION, ENCODER))

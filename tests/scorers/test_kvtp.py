@@ -1,0 +1,87 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.fusion import FusionHead
+from lmms_kvtp.scorers.kvtp import KVTP
+from lmms_kvtp.scorers.similarity import Similarity
+from lmms_kvtp.types import FrameFeatures, Question
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+TINY = GOLDENS / "siglip_tiny"
+QUESTION = Question("What is the man in the red shirt doing at the table? Choices: eating soup, reading a book, a nap.")
+TRAINED = FusionHead(5, 0.25, 0.5, "raw", torch.tensor([-0.7, -1.1]))
+
+
+@pytest.fixture(scope="module")
+def features() -> FrameFeatures:
+    image = torch.from_numpy(np.load(GOLDENS / "kvtp_predictor.npz")["image_features"])
+    return FrameFeatures(torch.arange(19.0), image)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Siglip:
+    return Siglip(str(TINY), device="cpu")
+
+
+def fused(encoder, features, head) -> torch.Tensor:
+    text = torch.nn.functional.normalize(encoder.encode_text([QUESTION.prompt]), dim=-1)
+    scale, bias = encoder.model.logit_scale.exp(), encoder.model.logit_bias
+    own, local, whole = (text @ view.T * scale + bias for view in head.views(features.image))
+    weights = 1 - head.local_weight - head.global_weight, head.local_weight, head.global_weight
+    return (weights[0] * own + weights[1] * local + weights[2] * whole).max(dim=0).values
+
+
+def test_without_a_trained_head_the_papers_constants_hold(encoder, features):
+    scores = KVTP().score(features, QUESTION, encoder)
+    torch.testing.assert_close(scores, fused(encoder, features, FusionHead(8, 0.05, 0.05)), atol=1e-5, rtol=0)
+    assert not torch.allclose(scores, Similarity().score(features, QUESTION, encoder), atol=1e-3)
+
+
+def test_the_release_scores_frames_alone(encoder, features):
+    alone = KVTP(fusion=False).score(features, QUESTION, encoder)
+    assert torch.equal(alone, Similarity().score(features, QUESTION, encoder))
+
+
+def test_a_trained_head_is_read_beside_the_encoders_weights(features, tmp_path):
+    folder = shutil.copytree(TINY, tmp_path / "predictor")
+    TRAINED.save(Path(folder))
+    encoder = Siglip(str(folder), device="cpu")
+    scores = KVTP().score(features, QUESTION, encoder)
+    torch.testing.assert_close(scores, fused(encoder, features, TRAINED), atol=1e-5, rtol=0)
+
+
+def test_a_head_of_another_folder_wins_and_fields_win_over_it(encoder, features, tmp_path):
+    TRAINED.save(tmp_path)
+    scores = KVTP(checkpoint=str(tmp_path)).score(features, QUESTION, encoder)
+    torch.testing.assert_close(scores, fused(encoder, features, TRAINED), atol=1e-5, rtol=0)
+    head = KVTP(checkpoint=str(tmp_path), clip_size=3, local_weight=0.0, global_weight=0.125).head(encoder)
+    assert (head.clip_size, head.local_weight, head.global_weight, head.queries) == (3, 0.0, 0.125, "raw")
+    assert torch.equal(head.log_tau, TRAINED.log_tau)
+
+
+def test_a_folder_without_a_head_is_refused(encoder, features, tmp_path):
+    with pytest.raises(ValueError, match=r"scorer\.checkpoint=.* holds no fusion\.json"):
+        KVTP(checkpoint=str(tmp_path)).score(features, QUESTION, encoder)
+
+
+def test_the_head_is_read_once(features, tmp_path, encoder):
+    TRAINED.save(tmp_path)
+    scorer = KVTP(checkpoint=str(tmp_path))
+    assert scorer.head(encoder) is scorer.head(encoder)
+
+
+def test_the_head_costs_a_few_matrix_products_and_no_loop_over_frames(encoder, features):
+    count, width, rows = 19, 32, 2
+    QUESTION and encoder.encode_text(["load the weights"])
+    with FlopCounterMode(display=False) as text_counter:
+        encoder.encode_text([QUESTION.prompt])
+    with FlopCounterMode(display=False) as counter:
+        KVTP().score(features, QUESTION, encoder)
+    square = 2 * count * count * width
+    assert counter.get_total_flops() - text_counter.get_total_flops() == 3 * square + 3 * 2 * rows * count * width

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.scorers.oracle import Oracle
+from lmms_kvtp.synth.questions import relevance_of
+from lmms_kvtp.types import FrameFeatures, Question
+
+NOBODY = Siglip("no/such/checkpoint")
+
+
+def scores(spans, times):
+    return Oracle().score(FrameFeatures(torch.tensor(times)), Question("Who?", spans=spans), NOBODY).tolist()
+
+
+def test_a_frame_has_the_score_of_the_span_that_holds_it():
+    assert scores(((1.0, 3.0, 4.0), (5.0, 5.5, 2.0)), [0.0, 1.0, 2.0, 3.0, 5.25]) == [0.0, 4.0, 4.0, 0.0, 2.0]
+
+
+def test_the_best_of_overlapping_spans_counts():
+    assert scores(((0.0, 3.0, 1.0), (2.0, 4.0, 3.0)), [1.0, 2.0, 3.5]) == [1.0, 3.0, 3.0]
+
+
+def test_times_may_be_rounded_by_the_container():
+    assert scores(((1.0, 3.0, 1.0),), [0.9995, 2.9985, 2.9995]) == [1.0, 1.0, 0.0]
+
+
+def test_an_event_between_two_frames_lends_its_score_to_the_nearer_one():
+    assert scores(((2.6, 2.8, 3.0), (0.0, 0.5, 1.0)), [0.0, 2.0, 4.0]) == [1.0, 3.0, 0.0]
+
+
+def test_all_frames_are_equal_for_a_question_on_the_whole_video():
+    assert scores((), [0.0, 7.0]) == [1.0, 1.0]
+
+
+def test_a_task_without_spans_is_refused_by_name():
+    question = Question("Who?", doc_key="videomme:12")
+    with pytest.raises(ValueError, match=r"scorer oracle reads ground truth that question 'videomme:12' does not have"):
+        Oracle().score(FrameFeatures(torch.arange(3.0)), question, NOBODY)
+
+
+@given(cuts=st.lists(st.integers(0, 40), min_size=2, max_size=6, unique=True))
+def test_it_agrees_with_the_synthetic_benchmarks_own_relevance(cuts):
+    spans = [(cuts[i] / 4, (cuts[i] + 5) / 4) for i in range(len(cuts))]  # longer than a step: each holds a frame
+    times = [index * 1.0 for index in range(12)]
+    assert scores(tuple((*span, 1.0) for span in spans), times) == relevance_of(spans, times)
