@@ -22,6 +22,7 @@ from lmms_kvtp.encoders._maps import (
     pool_patches,
     projected_keys,
 )
+from lmms_kvtp.encoders._place import place
 from lmms_kvtp.encoders._text import split_text
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.grid import GridPool
@@ -135,18 +136,17 @@ class Siglip(FrameEncoder):
         Raises:
             ValueError: the checkpoint is no fixed-resolution SigLIP, or lacks weights.
         """
-        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        auto = "bfloat16" if device.type == "cuda" else "float32"
         config = AutoConfig.from_pretrained(self.pretrained, revision=self.revision)
         if config.model_type != "siglip" or not config.vision_config.to_dict().get("vision_use_head", True):
             raise ValueError(
                 f"encoder.pretrained={self.pretrained} is a {config.model_type} checkpoint; encoder=siglip reads "
                 "SigLIP and SigLIP 2 of a fixed resolution, with their pooling head"
             )
+        device, dtype = place(self.device, self.dtype)
         loaded: Any = SiglipModel.from_pretrained(
             self.pretrained,
             revision=self.revision,
-            dtype=getattr(torch, auto if self.dtype == "auto" else self.dtype),
+            dtype=dtype,
             attn_implementation=self.attn_implementation,
             output_loading_info=True,
         )

@@ -1,0 +1,159 @@
+"""Any image-text model of open_clip."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from lmms_kvtp.encoders._place import place
+from lmms_kvtp.encoders._text import split_text
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.pixels import ResizedPixels
+from lmms_kvtp.resolve import near
+from lmms_kvtp.types import FrameFeatures, Frames, PixelSpec
+
+
+@dataclass(frozen=True)
+class CroppedPixels:
+    """Frames resized at their aspect ratio, then cropped or padded to a square, as open_clip does at inference."""
+
+    size: tuple[int, int]
+    """Height and width that the tower reads."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize_mode: str
+    """shortest: the centre of the frame is seen. longest: all of it, with bars."""
+
+    def __call__(self, rgb: UInt8[Tensor, "T H W 3"]) -> Float[Tensor, "T 3 h w"]:
+        """Resize, crop and normalise frames."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        settings = PreprocessCfg(
+            size=self.size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            resize_mode=self.resize_mode,
+        )
+        transform = image_transform_v2(settings, is_train=False)
+        return torch.stack([transform(Image.fromarray(np.asarray(frame))) for frame in rgb])
+
+
+@dataclass(frozen=True)
+class OpenClip(FrameEncoder):
+    """Pooled image embeddings, and nothing of single patches: pruners that need those want `encoder=siglip`."""
+
+    provides: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    pretrained: str = "ViT-SO400M-14-SigLIP-384/webli"
+    """name/tag or name/path of weights, for a name that open_clip knows; or hf-hub:org/model, or local-dir:path."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the towers; auto: bfloat16 on a GPU, float32 elsewhere. Features and logits are float32 in any case."""
+    device: str | None = None
+    """None: the GPU if there is one."""
+
+    @torch.no_grad()
+    def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
+        """Compute the pooled image embeddings, if asked for.
+
+        Raises:
+            ValueError: `needs` holds something else.
+        """
+        self.check(needs)
+        if not needs:
+            return FrameFeatures(times=frames.times)
+        pixels = frames.pixels(self.pixel_spec).to(*place(self.device, self.dtype))
+        return FrameFeatures(times=frames.times, image=self.model.encode_image(pixels).float())
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
+        """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
+        limit = self.tokenizer.context_length
+
+        def fits(text: str) -> bool:
+            # with room for twice as many tokens, the same ones come out and then padding
+            short, long = self.tokenizer([text])[0], self.tokenizer([text], context_length=2 * limit)[0]
+            return torch.equal(short, long[:limit]) and bool((long[limit:] == long[-1]).all())
+
+        pieces = [piece for text in texts for piece in split_text(text, fits)]
+        embedded: Tensor = self.model.encode_text(self.tokenizer(pieces).to(place(self.device, self.dtype)[0]))
+        return embedded.float()
+
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
+        """Scaled cosines, shifted where the model has a bias (SigLIP), with what the model learned."""
+        cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
+        bias = 0.0 if self.model.logit_bias is None else float(self.model.logit_bias)
+        return cosine * float(self.model.logit_scale.exp()) + bias
+
+    def companion(self, name: str) -> Path | None:
+        """A file in the folder of local weights."""
+        source, weights = self._source
+        folder = Path(weights).parent if Path(weights).is_file() else Path(source.removeprefix("local-dir:"))
+        return folder / name if (folder / name).is_file() else None
+
+    @cached_property
+    def model(self) -> Any:
+        """The two towers, loaded on first use.
+
+        Raises:
+            ValueError: open_clip has no such model or weights.
+        """
+        import open_clip
+
+        name, weights = self._source
+        device, dtype = place(self.device, self.dtype)
+        precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+        try:
+            model = open_clip.create_model_from_pretrained(
+                name, weights or None, precision=precision, device=device, return_transform=False
+            )
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"encoder.pretrained={self.pretrained} did not load: {error}") from error
+        return model.eval().requires_grad_(False)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the text tower."""
+        import open_clip
+
+        return open_clip.get_tokenizer(self._source[0])
+
+    @cached_property
+    def pixel_spec(self) -> PixelSpec:
+        """The model's own preprocessing."""
+        stored = self.model.visual.preprocess_cfg
+        size = stored["size"] if isinstance(stored["size"], (tuple, list)) else (stored["size"], stored["size"])
+        height, width = size
+        mean, std = tuple(stored["mean"]), tuple(stored["std"])
+        if stored["resize_mode"] == "squash":
+            return ResizedPixels((height, width), mean, std, Image.Resampling[stored["interpolation"].upper()].value)
+        return CroppedPixels((height, width), mean, std, stored["interpolation"], stored["resize_mode"])
+
+    @property
+    def _source(self) -> tuple[str, str]:
+        """Name, and tag or path of the weights; the only tag of a name need not be given."""
+        name = self.pretrained.removeprefix("open_clip:")
+        if name.startswith(("hf-hub:", "local-dir:")):
+            return name, ""
+        name, _, weights = name.partition("/")
+        return name, weights or _only_tag(name)
+
+
+def _only_tag(name: str) -> str:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if len(tags) != 1:
+        hint = f"weights of {name}: {', '.join(tags)}" if tags else near(name, open_clip.list_models())
+        raise ValueError(f"encoder.pretrained={name} names no weights; write {name}/tag or {name}/path; {hint}")
+    return str(tags[0])

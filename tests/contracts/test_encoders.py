@@ -1,0 +1,110 @@
+"""What every frame encoder promises, checked for each of them by name on a tiny checkpoint."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.resolve import available, resolve
+from lmms_kvtp.types import FEATURES, FrameFeatures, Frames
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+POOL = GridPool("bilinear", (7, 5))  # 4x3 cells
+TINY_CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 28, "layers": 2, "width": 32, "head_width": 8, "patch_size": 7},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+}
+
+
+@pytest.fixture(scope="module", params=available("lmms_kvtp.encoders"))
+def encoder(request, tmp_path_factory) -> FrameEncoder:
+    cls = resolve("lmms_kvtp.encoders", request.param, FrameEncoder)
+    if request.param == "siglip":
+        return cls(str(GOLDENS / "siglip_tiny"), device="cpu")
+    assert request.param == "open_clip", f"give encoder {request.param} a tiny checkpoint here"
+    folder = tmp_path_factory.mktemp("open_clip")
+    torch.manual_seed(5)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": {}}))
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return cls(f"local-dir:{folder}", device="cpu")
+
+
+def frames(first: int, last: int) -> Frames:
+    noise = np.random.default_rng(7).integers(0, 256, (7, 13, 17, 3), dtype=np.uint8)
+    return Frames(torch.from_numpy(noise[first:last]), torch.arange(first, last) / 2)
+
+
+def test_it_provides_known_features_and_at_least_the_image(encoder):
+    assert {"image"} <= encoder.provides <= FEATURES
+
+
+def test_it_gives_what_was_asked_for_on_the_models_grid_in_float32(encoder):
+    for needs in [frozenset({name}) for name in encoder.provides] + [encoder.provides]:
+        made = encoder.encode(frames(0, 7), needs, POOL)
+        assert {name for name in FEATURES if getattr(made, name) is not None} == needs
+        assert made.times.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+        for name in needs:
+            feature = getattr(made, name)
+            assert feature.dtype == torch.float32 and torch.isfinite(feature).all() and len(feature) == 7
+            assert name == "image" or feature.shape[1] == 12
+            assert feature.flatten(1).std(dim=0).max() > 0  # frames differ
+
+
+def test_frames_do_not_depend_on_their_chunk(encoder):
+    whole = encoder.encode(frames(0, 7), encoder.provides, POOL)
+    parts = FrameFeatures.cat([encoder.encode(frames(i, min(i + 3, 7)), encoder.provides, POOL) for i in (0, 3, 6)])
+    for name in encoder.provides:
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+
+
+def test_frames_are_not_changed(encoder):
+    given = frames(0, 7)
+    before, pixels = given.rgb.clone(), given.pixels(encoder.pixel_spec).clone()
+    encoder.encode(given, encoder.provides, POOL)
+    assert torch.equal(given.rgb, before) and torch.equal(given.pixels(encoder.pixel_spec), pixels)
+
+
+def test_what_it_does_not_provide_is_refused_by_name(encoder):
+    with pytest.raises(ValueError, match=f"{type(encoder).__name__} does not provide taste; it has .*image"):
+        encoder.encode(frames(0, 2), frozenset({"taste"}), POOL)
+
+
+def test_texts_are_embedded_one_by_one_in_the_space_of_images(encoder):
+    both = encoder.encode_text(["a red star", "two dogs"])
+    alone = torch.cat([encoder.encode_text(["a red star"]), encoder.encode_text(["two dogs"])])
+    torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-5)
+    assert both.dtype == torch.float32 and not torch.allclose(both[0], both[1], atol=1e-3)
+    assert both.shape[1] == encoder.encode(frames(0, 2), frozenset({"image"}), POOL).image.shape[1]
+
+
+def test_a_text_of_any_length_is_read_to_its_end(encoder):
+    long = "the man in the red shirt sits down. " * 20
+    rows = encoder.encode_text([long])
+    assert len(rows) > 1
+    assert len(encoder.encode_text([long + "and then he sings a song"])) >= len(rows)
+    assert not torch.equal(encoder.encode_text([long + "and then he sings a song"])[-1], rows[-1])
+
+
+def test_an_empty_text_is_one_row(encoder):
+    assert len(encoder.encode_text([""])) == 1
+
+
+def test_logits_are_a_rising_function_of_the_cosine_alone(encoder):
+    image = torch.randn(5, 8, generator=torch.manual_seed(3))
+    text = torch.randn(2, 8, generator=torch.manual_seed(4))
+    logits = encoder.logits(image, text)
+    torch.testing.assert_close(encoder.logits(3 * image, 7 * text), logits)
+    cosine = torch.nn.functional.cosine_similarity(text[:, None], image[None], dim=-1)
+    assert torch.equal(logits.flatten().argsort(), cosine.flatten().argsort())
+
+
+def test_weights_load_on_first_use(encoder):
+    fresh = type(encoder)("no/such/checkpoint")
+    assert fresh.encode(frames(0, 2), frozenset(), POOL).image is None
