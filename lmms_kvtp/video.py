@@ -1,0 +1,131 @@
+"""Videos: which of their frames the model sees, at which seconds, read a bounded number at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmms_kvtp.decoders.auto import open_reader
+from lmms_kvtp.decoders.base import Reader
+from lmms_kvtp.decoders.index import read_index
+from lmms_kvtp.decoders.memory import Images, MemoryReader
+from lmms_kvtp.sampling import FrameOptions, sample, time_instruction
+from lmms_kvtp.types import Frames, VideoError
+
+
+@dataclass(frozen=True, eq=False)
+class SampledVideo:
+    """Implements `types.Video`. Holds no pixels and no open file, so that it can go to another process."""
+
+    source: str
+    key: str
+    indices: Int[Tensor, " T"]
+    times: Float[Tensor, " T"]
+    duration: float
+    instruction: str
+    chunk_size: int
+    """Frames that stand in memory at a time."""
+    open: Callable[[], Reader] = field(repr=False)
+
+    def chunks(self) -> Iterator[Frames]:
+        """Decode the frames, at most `chunk_size` at a time; each call starts from the beginning.
+
+        Raises:
+            VideoError: a frame cannot be read; the message has path and cause.
+        """
+        with closing(self.open()) as reader:
+            for start in range(0, len(self.indices), self.chunk_size):
+                part = slice(start, start + self.chunk_size)
+                yield Frames(reader.read(self.indices[part].tolist()), self.times[part])
+
+
+def load_video(source: str | PathLike[str], options: FrameOptions | None = None) -> SampledVideo:
+    """Choose the frames of a video file; nothing is decoded yet.
+
+    The key is the file's name without folder and extension: the same wherever the data set lies.
+
+    Args:
+        source: a file.
+        options: which frames, and how they are read.
+
+    Raises:
+        VideoError: no such file, no video in it, a part of it is missing, or no frame can be chosen.
+    """
+    options = options or FrameOptions()
+    path = fspath(source)
+    index = read_index(path)
+    indices, times = _choose(path, index.num_frames, index.avg_fps, options)
+    opener = partial(open_reader, index, indices.tolist(), options)
+    return _video(path, Path(path).stem, indices, times, index.num_frames / index.avg_fps, options, opener)
+
+
+def video_from_frames(
+    frames: Images,
+    key: str,
+    fps: float = 1.0,
+    times: Sequence[float] | None = None,
+    options: FrameOptions | None = None,
+) -> SampledVideo:
+    """Make a video of frames in memory, or of image files, which are read as they are needed.
+
+    Args:
+        frames: uint8 of shape [T, H, W, 3], as tensor or array, or a list of images or image files in order.
+        key: names the video, the same on all machines.
+        fps: frames per second of video.
+        times: the second of each frame; None where `fps` says it.
+        options: which of the frames; None for all of them.
+
+    Raises:
+        VideoError: there are no frames, or they are not uint8 RGB.
+        ValueError: there is not one time for each frame.
+    """
+    reader = MemoryReader(frames, key)
+    options = options or FrameOptions(max_frames_num=len(reader), force_sample=True)
+    indices, seconds = _choose(key, len(reader), fps, options)
+    duration = len(reader) / fps
+    if times is not None:
+        if len(times) != len(reader):
+            raise ValueError(f"{len(times)} times for the {len(reader)} frames of {key}; give one for each frame")
+        seconds = torch.tensor(times, dtype=torch.float64)[indices]
+        duration = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)  # the last lasts as long as the others
+    return _video(key, key, indices, seconds, duration, options, partial(_same, reader))
+
+
+def _choose(
+    source: str, num_frames: int, avg_fps: float, options: FrameOptions
+) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"]]:
+    try:
+        return sample(num_frames, avg_fps, options)
+    except VideoError as error:
+        raise VideoError(f"cannot sample video {source}: {error}") from error
+
+
+def _video(
+    source: str,
+    key: str,
+    indices: Int[Tensor, " T"],
+    times: Float[Tensor, " T"],
+    duration: float,
+    options: FrameOptions,
+    opener: Callable[[], Reader],
+) -> SampledVideo:
+    return SampledVideo(
+        source=source,
+        key=key,
+        indices=indices,
+        times=times.float(),
+        duration=duration,
+        instruction=time_instruction(times.tolist(), duration) if options.add_time_instruction else "",
+        chunk_size=options.chunk_size,
+        open=opener,
+    )
+
+
+def _same(reader: Reader) -> Reader:
+    return reader
