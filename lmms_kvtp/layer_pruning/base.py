@@ -1,0 +1,229 @@
+"""The interface of layer pruners, and the block in which a language model runs with one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lmms_kvtp.layer_pruning._cut import Inputs, cut_cache, cut_inputs, cut_keys
+from lmms_kvtp.types import VISION, Prompt
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """What a selection reads: a decoder layer, and the K prompt positions that enter it."""
+
+    layer: nn.Module
+    hidden: Float[Tensor, "K D"]
+    """Before the layer's first normalisation."""
+    rotary: tuple[Float[Tensor, "K d"], Float[Tensor, "K d"]]
+    """Cosines and sines of the positions in the whole prompt."""
+    positions: Int[Tensor, " K"]
+    """Places in the whole prompt, ascending."""
+    role: Int[Tensor, " K"]
+    frame: Int[Tensor, " K"]
+    segment: Int[Tensor, " K"] | None
+    entered: int
+    """Vision tokens that entered the language model; earlier stages may have left fewer here."""
+
+    @property
+    def vision(self) -> Bool[Tensor, " K"]:
+        """The positions that may be dropped."""
+        return self.role == VISION
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One place in the language model where vision tokens are dropped."""
+
+    layer: int
+    """The first decoder layer, counted from 0, that processes only what was kept."""
+    reads: int
+    """The layer whose input and projections `select` gets: `layer` or an earlier one."""
+    select: Callable[[StageInput], Bool[Tensor, " K"]]
+    """Marks what to keep. Only vision positions are ever dropped, whatever it says of others."""
+    compress: bool = False
+    """Drop the same tokens from the caches of the layers before: decoding finds them nowhere."""
+
+
+class LayerPruner(ABC):
+    """Drops vision tokens between the layers of the language model, while it reads the prompt."""
+
+    query_aware: ClassVar[bool] = True
+    """Kept tokens depend on the question."""
+    paper: ClassVar[str] = ""
+    """Where the method comes from: a name and an arXiv id."""
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Where tokens are dropped, from the first layer to the last."""
+
+
+@dataclass
+class PruningTrace:
+    """Which positions of the prompt each layer of the language model met, in ascending order."""
+
+    processed: list[Int[Tensor, " K"]]
+    """In prefill."""
+    cached: list[Int[Tensor, " K"]]
+    """In its cache, once prefill is over."""
+
+    @property
+    def layer_lengths(self) -> tuple[int, ...]:
+        """Positions that each layer processed."""
+        return tuple(len(kept) for kept in self.processed)
+
+    @property
+    def cache_lengths(self) -> tuple[int, ...]:
+        """Positions in each layer's cache when decoding begins."""
+        return tuple(len(kept) for kept in self.cached)
+
+
+@contextmanager
+def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: Prompt) -> Iterator[PruningTrace]:
+    """Run a language model inside this block, and its layers see only the vision tokens that `stages` keep.
+
+    Works on forward pre-hooks of the layers, with transformers' forward, greedy search, sampling and beams, and with
+    eager, SDPA and flash attention. Kept tokens keep their positions. Leaving the block takes the hooks off.
+
+    Args:
+        layers: the decoder layers of one model, in order.
+        stages: in the order of their layers; with none, or a prompt without vision tokens, the model is left alone.
+        prompt: what the model will read, in one row or several equal ones. Reading it again starts anew.
+
+    Yields:
+        What each layer met, known when prefill is over.
+
+    Raises:
+        ValueError: stages that do not fit the model; inside the block, another prompt than the one announced, several
+            prompts at once, or a cache that is not empty at the start or not dynamic.
+    """
+    layers = list(layers)
+    _check(stages, len(layers))
+    whole = torch.arange(prompt.length, device=prompt.role.device)
+    trace = PruningTrace([whole] * len(layers), [whole] * len(layers))
+    with ExitStack() as hooks:
+        if stages and bool((prompt.role == VISION).any()):
+            cuts, reads = {stage.layer: stage for stage in stages}, {stage.reads: stage for stage in stages}
+            run = _Run(prompt, trace, cuts, reads)
+            for index, layer in enumerate(layers):
+                before = partial(run.before, index)
+                hooks.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+        yield trace
+
+
+def _check(stages: Sequence[Stage], num_layers: int) -> None:
+    for stage in stages:
+        if not 0 <= stage.reads <= stage.layer < num_layers:
+            raise ValueError(
+                f"cannot prune before layer {stage.layer} with scores of layer {stage.reads}: the model has layers 0 "
+                f"to {num_layers - 1}, and scores come from the same layer or an earlier one"
+            )
+    for first, second in pairwise(stages):
+        if not (first.layer < second.layer and first.layer <= second.reads):
+            raise ValueError(f"stages before layers {first.layer} and {second.layer} overlap; put them in order, apart")
+
+
+@dataclass
+class _Run:
+    """The hooks of one block, and what they know of the prefill under way."""
+
+    prompt: Prompt
+    trace: PruningTrace
+    cuts: dict[int, Stage]
+    reads: dict[int, Stage]
+    keep: Bool[Tensor, " K"] | None = None
+    """The selection that waits for its layer."""
+    prefilled: bool = False
+
+    def before(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], inputs: Inputs
+    ) -> tuple[tuple[Any, ...], Inputs]:
+        """Before layer `index` runs."""
+        hidden, cache = args[0], inputs.get("past_key_values")  # [B, K, D], equal rows
+        past = 0 if cache is None else int(cache.get_seq_length(index))
+        if past > 0:
+            return args, self._decode(index, past, hidden.shape[1], inputs)
+        hidden, inputs = self._prefill(index, layer, hidden, inputs)
+        return (hidden, *args[1:]), inputs
+
+    def _prefill(self, index: int, layer: nn.Module, hidden: Tensor, inputs: Inputs) -> tuple[Tensor, Inputs]:
+        trace, length = self.trace, self.prompt.length
+        if index == 0:
+            self._check_prompt(hidden, inputs.get("past_key_values"))
+            trace.processed[0] = torch.arange(length, device=hidden.device)
+        kept = trace.processed[max(index - 1, 0)].to(hidden.device)
+        whole = inputs
+        if len(kept) < length:
+            inputs = cut_inputs(whole, kept, length)
+        stage = self.cuts.get(index)
+        if stage is not None:
+            keep = self.keep if stage.reads < index else self._select(stage, layer, hidden, kept, inputs)
+            assert keep is not None, "a layer ran without those before it"
+            if not bool(keep.all()):
+                hidden, kept = hidden[:, keep], kept[keep]
+                inputs = cut_inputs(whole, kept, length)
+        trace.processed[index] = trace.cached[index] = kept
+        if stage is not None and stage.compress:
+            self._compress(index, inputs.get("past_key_values"))
+        later = self.reads.get(index)
+        if later is not None and later.layer > index:
+            self.keep = self._select(later, layer, hidden, kept, inputs)
+        self.prefilled = index == len(trace.processed) - 1
+        return hidden, inputs
+
+    def _select(self, stage: Stage, layer: nn.Module, hidden: Tensor, kept: Tensor, inputs: Inputs) -> Tensor:
+        prompt, at = self.prompt, kept.to(self.prompt.role.device)
+        cos, sin = inputs["position_embeddings"]
+        seen = StageInput(
+            layer=layer,
+            hidden=hidden[0],
+            rotary=(cos[0].to(hidden.device), sin[0].to(hidden.device)),
+            positions=kept,
+            role=prompt.role[at].to(hidden.device),
+            frame=prompt.frame[at].to(hidden.device),
+            segment=None if prompt.segment is None else prompt.segment[at].to(hidden.device),
+            entered=int((prompt.role == VISION).sum()),
+        )
+        return stage.select(seen) | ~seen.vision
+
+    def _compress(self, index: int, cache: Any) -> None:
+        cached = self.trace.cached
+        for earlier in range(index):
+            held, kept = cached[earlier], cached[index].to(cached[earlier].device)
+            if cache is not None and len(kept) < len(held):
+                cut_cache(cache, earlier, torch.searchsorted(held, kept))
+            cached[earlier] = kept
+
+    def _check_prompt(self, hidden: Tensor, cache: Any) -> None:
+        self.prefilled = False
+        if hidden.shape[1] != self.prompt.length:
+            raise ValueError(
+                f"the model reads {hidden.shape[1]} positions, the prompt has {self.prompt.length}; prune one prompt "
+                "at a time, read in one piece, and decode with a cache"
+            )
+        if len(hidden) > 1 and not bool((hidden == hidden[:1]).all()):
+            raise ValueError(f"the {len(hidden)} rows of a batch differ; layer pruning takes one prompt at a time")
+
+        if cache is not None and cache.is_compileable:
+            raise ValueError(f"cannot prune with a {type(cache).__name__}; leave cache_implementation at its default")
+
+    def _decode(self, index: int, past: int, new: int, inputs: Inputs) -> Inputs:
+        if not self.prefilled:
+            raise ValueError(f"the cache holds {past} positions before the prompt was read; start with an empty one")
+        first, own = self.trace.cached[0], self.trace.cached[index]
+        positions, wanted = inputs.get("position_ids"), self.prompt.length + past - len(own)
+        compressed = index == 0 and len(first) < self.prompt.length
+        if compressed and positions is not None and positions.ndim == 2 and int(positions[0, 0]) != wanted:
+            raise ValueError(
+                f"decoding goes on at position {wanted}, got {int(positions[0, 0])}: the cache is shorter than what "
+                "the model has read; pass position_ids, or use generate"
+            )
+        return cut_keys(inputs, first.to(own.device), own, past, new)
