@@ -64,7 +64,9 @@ def _ends(labels: Int[Tensor, " K"]) -> Bool[Tensor, " K"]:
     return ends
 
 
-def lay_out(packed: PackedTokens, newline: Float[Tensor, " D"], newlines: Newlines, first_frame: int = 0) -> Prompt:
+def lay_out(
+    packed: PackedTokens, newline: Float[Tensor, " D"], newlines: Newlines, first_frame: int = 0, first_segment: int = 0
+) -> Prompt:
     """The run of positions that stands for one video.
 
     Args:
@@ -72,6 +74,7 @@ def lay_out(packed: PackedTokens, newline: Float[Tensor, " D"], newlines: Newlin
         newline: the learned embedding.
         newlines: where it goes.
         first_frame: frames of the prompt before this video.
+        first_segment: segments of the prompt before this video.
     """
     after = newlines.after(packed).long()
     token = torch.arange(len(after), device=after.device) + after.cumsum(0) - after
@@ -81,7 +84,12 @@ def lay_out(packed: PackedTokens, newline: Float[Tensor, " D"], newlines: Newlin
     role = torch.full((length,), NEWLINE, device=after.device)
     role[token] = VISION
     frame = (packed.frame + first_frame).repeat_interleave(after + 1)
-    return Prompt(embeds, role.to(embeds.device), frame.to(embeds.device))
+    segment = None
+    if packed.segment is not None:
+        segment = torch.full_like(role, -1)
+        segment[token] = packed.segment + first_segment
+        segment = segment.to(embeds.device)
+    return Prompt(embeds, role.to(embeds.device), frame.to(embeds.device), segment)
 
 
 def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:
@@ -91,9 +99,14 @@ def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:
 
 
 def join(runs: Sequence[Prompt]) -> Prompt:
-    """Runs of positions, one behind the other."""
+    """Runs of positions, one behind the other; segments are kept if any run has them."""
+    segment = None
+    if any(run.segment is not None for run in runs):
+        absent = [torch.full_like(run.role, -1) for run in runs]
+        segment = torch.cat([a if run.segment is None else run.segment for run, a in zip(runs, absent, strict=True)])
     return Prompt(
         torch.cat([run.embeds for run in runs]),
         torch.cat([run.role for run in runs]),
         torch.cat([run.frame for run in runs]),
+        segment,
     )

@@ -1,6 +1,7 @@
 """Newlines: the reference's sequences, the policies for pruned frames, and positions that add up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,10 @@ CASES = {
 @pytest.mark.parametrize(("position", "policy"), CASES)
 def test_policies_on_a_whole_a_pruned_and_an_empty_frame(position: str, policy: str) -> None:
     assert drawn(packed([WHOLE, [1, 6, 7], [], [11]]), Newlines(position, policy)) == CASES[position, policy]
+
+
+def test_one_missing_token_makes_a_frame_a_pruned_one() -> None:
+    assert drawn(packed([WHOLE[:-1], WHOLE]), Newlines()) == "abcdefghijk/abcd/efgh/ijkl/"
 
 
 def test_rows_of_one_column_that_continue_in_the_next_frame_still_end() -> None:
@@ -111,10 +116,21 @@ def test_runs_join_in_order() -> None:
     assert prompt.embeds[:, 1].tolist() == [9, 9, 0, 5, -1, 0, 5, -1, 9, 9]
 
 
+def test_segments_stand_at_their_tokens_and_nowhere_else() -> None:
+    newline, newlines, text = torch.tensor([-1.0, -1.0]), Newlines("frame"), text_run(torch.zeros(1, DIM))
+    grouped = replace(packed([[0, 5], [7]]), segment=torch.tensor([1, 0, 1]))
+    prompt = join([text, lay_out(grouped, newline, newlines, first_segment=4), text])
+    assert prompt.segment is not None
+    assert prompt.segment.tolist() == [-1, 5, 4, -1, 5, -1, -1]
+    assert join([text, lay_out(packed([[0, 5], [7]]), newline, newlines)]).segment is None
+
+
 def test_embeddings_keep_their_dtype() -> None:
     half = packed([[0, 5]])
-    half = PackedTokens(half.embeds.bfloat16(), half.frame, half.patch, half.size, half.grid, half.num_frames)
-    assert lay_out(half, torch.ones(DIM), Newlines()).embeds.dtype == torch.bfloat16
+    assert (
+        lay_out(replace(half, embeds=half.embeds.bfloat16()), torch.ones(DIM), Newlines()).embeds.dtype
+        == torch.bfloat16
+    )
 
 
 def _released(frames: Tensor, kept: list[Tensor]) -> PackedTokens:

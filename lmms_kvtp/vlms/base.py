@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.grid import GridPool
@@ -44,6 +45,18 @@ class VideoVLM(ABC):
     """Checkpoint of the image-text encoder that belongs to this model."""
     toy: bool
     """True for the embedded model: its numbers illustrate the mechanism and nothing else."""
+
+    limit: int
+    """Positions of the longest prompt."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """Decoder layers of the language model, in order."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Everything that answers depend on beside method and frames, as plain values for results."""
 
     @abstractmethod
     def encode(self, frames: Frames) -> FrameTokens:

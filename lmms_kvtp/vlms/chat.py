@@ -1,0 +1,53 @@
+"""The chat template of LLaVA-Video (qwen_1_5) as token ids."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+SYSTEM = "system\nYou are a helpful assistant."
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Writes a conversation of one question; only the template's own markers become special tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def around(self, text: str, visuals: bool) -> tuple[list[int], list[int]]:
+        """The ids before and behind the visual part; all of them before it if there are no visuals.
+
+        Raises:
+            ValueError: there is nothing in `text`.
+        """
+        if not text.strip():
+            raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
+        start, end = self.marker("<|im_start|>"), self.end
+        before = [start, *self.plain(SYSTEM), end, *self.plain("\n"), start]
+        behind = [end, *self.plain("\n"), start, *self.plain("assistant\n")]
+        # text between two markers is split into words as a whole, so it is encoded as a whole
+        if visuals:
+            return [*before, *self.plain("user\n")], [*self.plain(f"\n{text}"), *behind]
+        return [*before, *self.plain(f"user\n{text}"), *behind], []
+
+    @property
+    def end(self) -> int:
+        """The token that ends an answer."""
+        return self.marker("<|im_end|>")
+
+    @property
+    def pad(self) -> int:
+        """The token that fills up shorter answers."""
+        pad = self.tokenizer.pad_token_id
+        return self.end if pad is None else cast(int, pad)
+
+    def marker(self, name: str) -> int:
+        """The id of a special token."""
+        return cast(int, self.tokenizer.convert_tokens_to_ids(name))
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of `text`, in which `<|im_end|>` and the like are characters."""
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        ).input_ids
+        return ids

@@ -1,0 +1,152 @@
+"""Decoding with transformers' own generate: its settings, where an answer ends, and when its first token came."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from lmms_kvtp.types import GenerationOptions
+
+DECIDED = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "transformers_version")
+"""Settings of generation_config.json that `GenerationOptions` decides."""
+SAMPLING = ("top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+BEAMS = ("early_stopping", "length_penalty", "diversity_penalty", "num_beam_groups")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What came out of `decode`."""
+
+    ids: list[int]
+    """Generated tokens, the end token included."""
+    prefill_seconds: float
+    """Until the first token was chosen."""
+    decode_seconds: float
+
+
+class FirstToken(StoppingCriteria):
+    """Stops nothing; notes when the first token was there."""
+
+    def __init__(self, device: torch.device) -> None:
+        """The clock starts now."""
+        self.device, self.start, self.seconds = device, now(device), 0.0
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
+        """Called behind each token."""
+        if not self.seconds:
+            self.seconds = now(self.device) - self.start
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class UntilText(StoppingCriteria):
+    """Stops when one of some strings is in the last tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str]) -> None:
+        """Strings that are not empty."""
+        self.tokenizer, self.until = tokenizer, until
+        # a token holds at least a byte, a character has at most four
+        self.window = 4 * max(map(len, until)) + 4
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
+        """Called behind each token."""
+        texts = self.tokenizer.batch_decode(input_ids[:, -self.window :], skip_special_tokens=True)
+        done = [any(stop in text for stop in self.until) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when all work given to `device` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def settings(base: GenerationConfig, end: int, pad: int, options: GenerationOptions) -> GenerationConfig:
+    """The checkpoint's decoding settings with `options` on top.
+
+    Its repetition penalty holds for greedy decoding too, its top_k for sampling; its temperature and top_p for neither,
+    as in lmms-eval.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+    for name, value, least in (
+        ("max_new_tokens", options.max_new_tokens, 1),
+        ("num_beams", options.num_beams, 1),
+        ("temperature", options.temperature, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value} is below {least}")
+    sampled = options.temperature > 0
+    dropped = DECIDED + (() if sampled else SAMPLING) + (BEAMS if options.num_beams == 1 else ())
+    kept = {name: value for name, value in base.to_diff_dict().items() if name not in dropped}
+    ends = kept.get("eos_token_id") or []
+    ends = [ends] if isinstance(ends, int) else list(ends)
+    chosen: dict[str, Any] = {
+        "eos_token_id": ends if end in ends else [*ends, end],
+        "pad_token_id": pad,
+        "max_new_tokens": options.max_new_tokens,
+        "num_beams": options.num_beams,
+        "do_sample": sampled,
+        "use_cache": True,
+    }
+    if sampled:
+        chosen |= {"temperature": options.temperature, "top_p": 1.0 if options.top_p is None else options.top_p}
+    return GenerationConfig.from_dict(kept | chosen)
+
+
+def decode(
+    llm: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    embeds: Float[Tensor, "L D"],
+    config: GenerationConfig,
+    options: GenerationOptions,
+) -> Decoded:
+    """Decode one answer; the global random state stays as it was."""
+    until = [stop for stop in options.until if stop]
+    first = FirstToken(embeds.device)
+    stops = StoppingCriteriaList([first, *([UntilText(tokenizer, until)] if until else [])])
+    devices = [embeds.device] if embeds.device.type == "cuda" else []
+    # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
+    penalty, settled = config.repetition_penalty or 1.0, copy.deepcopy(config)
+    settled.repetition_penalty = 1.0
+    with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
+        if config.do_sample:
+            torch.manual_seed(options.seed)
+        output: Tensor = cast(Any, llm).generate(
+            inputs_embeds=embeds[None],
+            attention_mask=torch.ones(1, len(embeds), dtype=torch.long, device=embeds.device),
+            generation_config=settled,
+            logits_processor=LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)]),
+            stopping_criteria=stops,
+        )
+    total = now(embeds.device) - first.start
+    return Decoded(_until_end(output[0], config), first.seconds, total - first.seconds)
+
+
+def _until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
+    ends = torch.isin(ids, torch.tensor(config.eos_token_id, device=ids.device)).nonzero().flatten().tolist()
+    kept: list[int] = (ids[: ends[0] + 1] if ends else ids).tolist()
+    return kept
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> str:
+    """The answer: without special tokens, cut before the first of `until`, without space around it."""
+    text = cast(str, tokenizer.decode(ids, skip_special_tokens=True))
+    for stop in until:
+        text = text.split(stop)[0] if stop else text
+    return text.strip()

@@ -1,0 +1,198 @@
+"""LLaVA-Video on transformers' own SigLIP and Qwen2, from checkpoints of the original layout."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.layout import Newlines, join, lay_out, text_run
+from lmms_kvtp.pixels import ResizedPixels
+from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.vlms import decoding
+from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
+from lmms_kvtp.vlms.chat import Chat
+from lmms_kvtp.vlms.checkpoint import find_folder, load_generation_config, load_network, load_tokenizer
+from lmms_kvtp.vlms.config import LlavaConfig, read_config
+from lmms_kvtp.vlms.network import Network, llm_shape, vision_shape
+from lmms_kvtp.vlms.tiny import tiny_folder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a checkpoint is loaded and run."""
+
+    revision: str | None = None
+    """Commit, branch or tag on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 elsewhere."""
+    device: str | None = None
+    """None: the GPU if there is one."""
+    device_map: str | None = None
+    """Splitting a model over devices is not supported yet."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    mm_spatial_pool_mode: Literal["bilinear", "average", "max"] | None = None
+    """None: what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
+    mm_newline_position: Literal["grid", "frame", "one_token", "no_token"] | None = None
+    """None: what the checkpoint was trained with."""
+    newlines: Literal["auto", "row", "frame", "none"] = "auto"
+    """Of pruned frames; see `lmms_kvtp.layout.Newlines`."""
+    vision_batch: int = 16
+    """Frames that the tower sees at once; bounds its memory, changes no result beyond rounding."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not supported."""
+        if self.device_map is not None:
+            raise ValueError(f"device_map={self.device_map!r}: a model runs on one device; set device instead")
+        if self.vision_batch < 1:
+            raise ValueError(f"vision_batch={self.vision_batch} is below 1")
+
+
+class LlavaVideo(VideoVLM):
+    """LLaVA-Video 7B, 72B and checkpoints of other sizes in the same layout.
+
+    Source: LLaVA-Video (arXiv 2410.02713). Like the released code: tower without its last layer and final
+    normalisation, projector on all patches, pooling with stride 2, newlines, chat template qwen_1_5. Unlike it, a
+    prompt that is too long is refused, where that code cuts off its end: the question.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: LlavaConfig,
+        network: Network,
+        tokenizer: PreTrainedTokenizerBase,
+        defaults: GenerationConfig,
+        options: LoadOptions,
+        default_encoder: str,
+        toy: bool,
+    ) -> None:
+        """Join what `load_llava_video` has read."""
+        self.name, self.options, self.default_encoder, self.toy = name, options, default_encoder, toy
+        self.network, self.tokenizer, self.chat, self.defaults = network, tokenizer, Chat(tokenizer), defaults
+        network.llm.generation_config = GenerationConfig.from_dict({})  # so that `defaults` are read in one place only
+        self.device, self.dtype = network.newline.device, network.newline.dtype
+        self.vision, self.llm = vision_shape(config), llm_shape(config, len(tokenizer))
+        side = self.vision.image_size // self.vision.patch_size
+        self.pixel_spec = ResizedPixels((self.vision.image_size, self.vision.image_size))
+        self.pool = GridPool(options.mm_spatial_pool_mode or config.pool_mode, (side, side))
+        position = options.mm_newline_position or config.newline_position
+        self.newlines = Newlines(position, options.newlines, config.merge_type)
+        self.limit = config.limit
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Decoder layers of the language model, in order."""
+        return list(self.network.llm.model.layers)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the answers depend on beside method and frames, as plain values."""
+        return {
+            **asdict(self.options),
+            "pretrained": self.name,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "pool": self.pool.mode,
+            "grid": list(self.pool.grid),
+            "newlines": asdict(self.newlines),
+            "limit": self.limit,
+            "toy": self.toy,
+        }
+
+    @torch.inference_mode()
+    def encode(self, frames: Frames) -> FrameTokens:
+        """Run tower, projector and pooling on one chunk of frames."""
+        pixels = frames.pixels(self.pixel_spec)
+        parts = torch.split(pixels, self.options.vision_batch)
+        pooled = [self.pool(self.network.features(part.to(self.device, self.dtype))) for part in parts]
+        return FrameTokens(torch.cat(pooled), self.pool.grid)
+
+    @torch.inference_mode()
+    def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
+        """Lay out the model's chat prompt: visuals with their newlines, then `text`.
+
+        Raises:
+            PromptTooLongError: the prompt does not fit in the context.
+            ValueError: `text` is empty.
+        """
+        before, behind = self.chat.around(text, visuals=bool(visuals))
+        runs, first_frame = [text_run(self._embed(before))], 0
+        for visual in visuals:
+            packed = replace(visual, embeds=visual.embeds.to(self.device, self.dtype))
+            runs.append(lay_out(packed, self.network.newline, self.newlines, first_frame))
+            first_frame += visual.num_frames
+        prompt = join([*runs, text_run(self._embed(behind))])
+        if prompt.length > self.limit:
+            raise PromptTooLongError(prompt.length, self.limit, len(before) + len(behind))
+        return prompt
+
+    def _embed(self, ids: list[int]) -> Float[Tensor, "l D"]:
+        embed = self.network.llm.get_input_embeddings()
+        return cast(Tensor, embed(torch.tensor(ids, dtype=torch.long, device=self.device)))
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> list[Generation]:
+        """Decode an answer to each prompt, one after the other."""
+        return [self._generate(prompt, options) for prompt in prompts]
+
+    def _generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        config = decoding.settings(self.defaults, self.chat.end, self.chat.pad, options)
+        decoded = decoding.decode(self.network.llm, self.tokenizer, prompt.embeds, config, options)
+        return Generation(
+            text=decoding.text_of(self.tokenizer, decoded.ids, options.until),
+            num_tokens=len(decoded.ids),
+            layer_lengths=(prompt.length,) * self.llm.layers,
+            prefill_seconds=decoded.prefill_seconds,
+            decode_seconds=decoded.decode_seconds,
+        )
+
+    @torch.inference_mode()
+    def next_token_logits(self, prompt: Prompt) -> Float[Tensor, " V"]:
+        """Logits of the first answer token; the head runs at the last position only."""
+        output = self.network.llm(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False)
+        return cast(Tensor, output.logits[0, -1].float())
+
+
+def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> LlavaVideo:
+    """Load a checkpoint of the original layout.
+
+    Args:
+        pretrained: folder, hub id, or `tiny` for the embedded model.
+        options: how it is loaded and run.
+
+    Raises:
+        CheckpointError: there is no such checkpoint; the message says what was found.
+    """
+    options = options or LoadOptions()
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
+    folder = find_folder(pretrained, options.revision)
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    defaults = load_generation_config(folder)
+    if defaults.eos_token_id is None:
+        defaults.eos_token_id = config.eos_token_id
+    return LlavaVideo(
+        name=pretrained,
+        config=config,
+        network=load_network(
+            folder, config, len(tokenizer), options.attn_implementation, device, DTYPES.get(options.dtype, automatic)
+        ),
+        tokenizer=tokenizer,
+        defaults=defaults,
+        options=options,
+        default_encoder=_encoder(folder),
+        toy=folder.resolve() == tiny_folder().resolve(),
+    )
+
+
+def _encoder(folder: Path) -> str:
+    """The image-text model beside the checkpoint, or the one whose tower the released checkpoints started from."""
+    own = folder / "siglip"
+    return str(own) if own.is_dir() else "google/siglip-so400m-patch14-384"
