@@ -15,6 +15,7 @@ from lmms_kvtp.synth.script import SIZE, Script
 CRF = 28
 PRESET = "veryfast"
 KEY_FRAME_EVERY = 48
+REPEATABLE = "threads=1:mbtree=0"  # with mbtree, frames this small give other bytes at each run
 PART = ".part"  # ends the names of unfinished files
 
 
@@ -23,7 +24,7 @@ def encode_bytes(script: Script) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         rate = Fraction(script.fps).limit_denominator(1000)
-        options = {"crf": str(CRF), "preset": PRESET, "g": str(KEY_FRAME_EVERY), "threads": "1"}
+        options = {"crf": str(CRF), "preset": PRESET, "g": str(KEY_FRAME_EVERY), "x264-params": REPEATABLE}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"

@@ -159,4 +159,5 @@ def _question(
     options = options[:4]
     a, b, c, d = (options[i] for i in rng.permutation(4))
     letter = LETTERS[(a, b, c, d).index(answer)]
+    spans = tuple((round(start, 3), round(end, 3)) for start, end in spans)  # 29.6 + 1.6 is more than 31.2
     return Question(kind, WORDING[kind].format(glyph=glyph), (a, b, c, d), letter, spans)

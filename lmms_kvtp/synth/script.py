@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -88,6 +89,7 @@ def sampled_times(script: Script, limit: int = MAX_FRAMES) -> list[float]:
     return [i / script.fps for i in indices]
 
 
+@lru_cache(maxsize=256)
 def write_script(seed: int, split: str = "test") -> Script:
     """Invent the video number `seed` of a split; the same for ever, on any machine.
 

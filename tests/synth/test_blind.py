@@ -1,0 +1,63 @@
+"""Nobody answers without watching; and the readers would find a leak if there were one."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from lmms_kvtp.synth.blind import measure
+from lmms_kvtp.synth.dataset import Document, build
+from lmms_kvtp.synth.questions import LETTERS
+
+LANGUAGE_ONLY = (
+    "majority letter",
+    "most frequent answer word",
+    "rarest option word",
+    "longest option",
+    "bag of words",
+)
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[list[Document], list[Document]]:
+    return build("train", 60, per_video=7), build("test", 80)
+
+
+def test_language_alone_stays_at_chance(splits: tuple[list[Document], list[Document]]) -> None:
+    train, test = splits
+    four_errors = 4 * 100 * (0.25 * 0.75 / len(test)) ** 0.5
+    table = measure(train, test)
+    for reader in LANGUAGE_ONLY:
+        assert table[reader]["all"] == pytest.approx(25, abs=four_errors), reader
+
+
+def test_the_most_shown_place_is_no_shortcut_but_where_it_is_the_answer(
+    splits: tuple[list[Document], list[Document]],
+) -> None:
+    table = measure(*splits)
+    assert table["place shown most"]["main"] == 100
+    for kind in ("where", "before", "after", "start", "end"):
+        assert table["place shown most"][kind] < 50, kind
+        assert table["place shown least"][kind] < 50, kind
+
+
+@pytest.mark.parametrize("leak", ["letter", "word", "pair"])
+def test_a_leak_is_found(splits: tuple[list[Document], list[Document]], leak: str) -> None:
+    train, test = (leaky(documents, leak) for documents in splits)
+    table = measure(train, test)
+    assert max(table[reader]["all"] for reader in LANGUAGE_ONLY) > 38
+
+
+def leaky(documents: Sequence[Document], leak: str) -> list[Document]:
+    """Documents whose answer can be told, in two fifths of the cases, from its letter, its word, or two words."""
+    out = []
+    for index, doc in enumerate(documents):
+        options = [str(option) for option in doc["options"]]  # type: ignore[attr-defined]
+        answer = {
+            "letter": "B",
+            "word": LETTERS[options.index(min(options))],
+            "pair": LETTERS[(len(str(doc["question"])) + options.index(min(options))) % 4],
+        }[leak]
+        if leak == "pair":  # the first option in the alphabet, but only for some shapes
+            answer = LETTERS[options.index(min(options) if "star" in str(doc["question"]) else max(options))]
+        out.append({**doc, "answer": answer} if index % 5 < 2 else doc)
+    return out
