@@ -27,7 +27,7 @@ def unrotated_attention(inputs: StageInput, rows: Int[Tensor, " R"]) -> Float[Te
     """
     queries, keys = _project(inputs, rows)
     most = torch.zeros(len(inputs.hidden), device=keys.device)
-    for chunk in torch.split(queries, queries.shape[-1], dim=2):  # type: ignore[no-untyped-call]
+    for chunk in torch.split(queries, queries.shape[-1], dim=2):
         most = torch.maximum(most, _attend(chunk, keys).amax(dim=(0, 1, 2)))
     return most
 

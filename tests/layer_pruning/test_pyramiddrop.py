@@ -1,0 +1,50 @@
+"""PyramidDrop against a plain loop written from the paper."""
+
+import pytest
+import torch
+
+from lmms_kvtp.layer_pruning.base import layer_pruning
+from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
+from lmms_kvtp.types import VISION
+
+
+def test_each_stage_keeps_the_best_of_the_last_row(model, make_prompt, reference):
+    prompt = make_prompt(frames=(5, 3, 6))
+    pruner = PyramidDrop(layers=(1, 3, 4), ratios=(0.75, 0.5, 0.125))
+    counts = {1: 10, 3: 7, 4: 1}  # of 14, rounded down
+    kept, processed = list(range(prompt.length)), []
+    for layer in range(5):
+        if layer in counts:
+            hidden, at = reference.run(model, prompt, [*processed, kept]).inputs[layer]
+            probabilities, *_ = reference.attention(model, layer, hidden, at)
+            scores = dict(zip(at.tolist(), probabilities.mean(0)[-1].tolist(), strict=True))
+            vision = sorted((p for p in kept if prompt.role[p] == VISION), key=lambda p: -scores[p])
+            kept = sorted(set(kept) - set(vision[counts[layer] :]))
+        processed.append(kept)
+    with torch.inference_mode(), layer_pruning(model.model.layers, pruner.stages(), prompt) as trace:
+        logits = model(inputs_embeds=prompt.embeds[None]).logits[0]
+    assert [p.tolist() for p in trace.processed] == processed
+    torch.testing.assert_close(logits, reference.run(model, prompt, processed).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": (1, 2)}, "2 layers and 3 ratios"),
+        ({"layers": (), "ratios": ()}, "0 layers and 0 ratios"),
+        ({"layers": (2, 1, 3)}, "not ascending"),
+        ({"layers": (-1, 1, 3)}, "not ascending"),
+        ({"layers": (1, 1, 3)}, "not ascending"),
+        ({"ratios": (0.5, 0.25, 0.0)}, r"outside \(0, 1\]"),
+        ({"ratios": (1.2, 0.5, 0.2)}, r"outside \(0, 1\]"),
+        ({"ratios": (0.5, 0.6, 0.2)}, "does not come back"),
+    ],
+)
+def test_settings_that_make_no_pyramid_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PyramidDrop(**settings)
+
+
+def test_the_defaults_halve_three_times_in_28_layers():
+    assert [stage.layer for stage in PyramidDrop().stages()] == [28 * i // 4 for i in (1, 2, 3)]
+    assert PyramidDrop().ratios == (1 / 2, 1 / 4, 1 / 8)
