@@ -45,16 +45,35 @@ class Frames:
 class Video(Protocol):
     """Which frames of a video the model sees, and the means to read them."""
 
-    source: str
-    """Path, or a name for frames that came from memory."""
-    key: str
-    """Stable across machines: seeds the random pruners."""
-    indices: Int[Tensor, " T"]
-    times: Float[Tensor, " T"]
-    duration: float
-    """Seconds."""
-    instruction: str
-    """Text about sampling that the model wants before the question; empty when not asked for."""
+    @property
+    def source(self) -> str:
+        """Path, or a name for frames that came from memory."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Stable across machines: seeds the random pruners."""
+        ...
+
+    @property
+    def indices(self) -> Int[Tensor, " T"]:
+        """Of the frames, in the video."""
+        ...
+
+    @property
+    def times(self) -> Float[Tensor, " T"]:
+        """Seconds of the frames."""
+        ...
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        ...
+
+    @property
+    def instruction(self) -> str:
+        """Text about sampling that the model wants before the question; empty when not asked for."""
+        ...
 
     def chunks(self) -> Iterator[Frames]:
         """Decode the frames, a bounded number at a time.

@@ -1,0 +1,125 @@
+"""`--model_args`: what each argument means, and which are refused with what reason."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_type_hints
+
+from lmms_kvtp.method import PARTS
+from lmms_kvtp.resolve import near
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.values import parse
+from lmms_kvtp.vlms.llava_video import LoadOptions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Settings of a run beside those of model, frames and method."""
+
+    pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2"
+    """Folder or hub id of a checkpoint in LLaVA-Video's original layout; `tiny` is the embedded model."""
+    overwrite: bool = True
+    """False: the checkpoint's own pooling and newlines, so that naming others is an error."""
+    max_new_tokens: int = 1024
+    """Where the task sets none, as in the stock wrapper."""
+    seed: int = 0
+    """Of sampling, and of every part of the method that draws at random and was given no seed."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """skip: a sample that fails counts as an empty answer; its error is recorded, counted and printed."""
+    too_long: Literal["error", "fewer_frames"] = "error"
+    """What to do with a prompt that does not fit in the model's context. The question is never cut."""
+    allow_toy: bool = False
+    """Let the embedded model answer other tasks than skvqa_synth."""
+    resume: str | None = None
+    """A journal, or a folder of them, whose answers are used where nothing that they depend on has changed."""
+    journal: str = "auto"
+    """Folder for this run's journal, or none. auto: beside the results, or where there are none the cache folder."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """All of `--model_args`, checked."""
+
+    run: RunOptions
+    load: LoadOptions
+    frames: FrameOptions
+    method: Mapping[str, Any]
+    """Parts, their fields, and keep_ratio, for `build_method`."""
+
+
+GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
+
+RENAMED = {"torch_dtype": "dtype", "video_fps": "fps", "video_decode_backend": "backend", "newline": "newlines"}
+"""Names of the stock wrapper, or of the documentation, and the fields that they set."""
+
+ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "conv_template": (("qwen_1_5",), "LLaVA-Video on Qwen2 knows no other chat template"),
+    "mm_spatial_pool_stride": ((2,), "LLaVA-Video's code pools with stride 2 whatever its config says"),
+    "mm_resampler_type": (("spatial_pool",), "LLaVA-Video has no other resampler"),
+    "truncate_context": ((False,), "a question is never cut; see too_long"),
+    "use_cache": ((True,), "without key-value cache answers are the same and take longer"),
+    "add_faster_video": ((False,), "the released models do not use slow and fast frames"),
+    "token_strategy": (("single",), "a video stands once in the prompt"),
+    "customized_config": ((None, "none", "None"), "the checkpoint's config.json is read; pass single settings"),
+}
+"""Stock arguments of which some values only are possible, and why."""
+
+WITHOUT_EFFECT = (
+    *("truncation", "mm_spatial_pool_out_channels", "mm_resampler_location", "delay_load", "tie_weights"),
+    *("faster_token_stride", "batch_size", "max_batch_size"),
+)
+"""Stock arguments that have no effect on answers in the stock wrapper either."""
+
+
+def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
+    """Read what the harness passes on from `--model_args`, `--device` and `--batch_size`.
+
+    Raises:
+        LookupError: an unknown argument; the message lists near matches.
+        ValueError: a value that does not fit, or that is refused; the message says why.
+    """
+    owner = {f.name: group for group, options in GROUPS.items() for f in fields(options)}
+    plain = sorted({*owner, *RENAMED} - {"dtype", "backend", "newlines"})
+    values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    method: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = "device" if _is_one_device(key, value) else RENAMED.get(key, key)
+        if key.split(".")[0] in PARTS or key == "keep_ratio":
+            method[key] = value
+        elif key in ONLY:
+            _check_only(key, value)
+        elif key in WITHOUT_EFFECT:
+            if key == "batch_size" and str(value) != "1":
+                log.warning("batch_size=%s: questions are answered one by one; a video is encoded once for all", value)
+        elif key not in plain:
+            raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, 'keep_ratio'])}")
+        else:
+            group = owner[name]
+            parsed = parse(get_type_hints(GROUPS[group])[name], value, key)
+            if values[group].setdefault(name, parsed) != parsed:
+                raise ValueError(f"{key}={value} contradicts {name}={values[group][name]}, the same setting; pass one")
+    _check_together(values["run"], values["load"])
+    return Arguments(
+        RunOptions(**values["run"]), LoadOptions(**values["load"]), FrameOptions(**values["frames"]), method
+    )
+
+
+def _is_one_device(key: str, value: Any) -> bool:
+    return key == "device_map" and str(value).split(":")[0] in ("cuda", "cpu", "mps")
+
+
+def _check_only(key: str, value: Any) -> None:
+    possible, reason = ONLY[key]
+    if value not in possible:
+        raise ValueError(f"{key}={value} is not possible, only {key}={possible[0]}: {reason}")
+
+
+def _check_together(run: Mapping[str, Any], load: Mapping[str, Any]) -> None:
+    """Refuse settings that contradict each other."""
+    for name in ("mm_spatial_pool_mode", "mm_newline_position"):
+        if not run.get("overwrite", True) and load.get(name) is not None:
+            raise ValueError(
+                f"overwrite=false keeps the checkpoint's setting; leave out {name}={load[name]} or overwrite"
+            )

@@ -1,0 +1,98 @@
+"""From checked arguments to a model and a method, and to the record of everything that answers depend on."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from lmms_kvtp import __version__
+from lmms_kvtp.method import KVTP, PARTS, Method, build_method
+from lmms_kvtp.model_wrappers import fingerprint
+from lmms_kvtp.model_wrappers.arguments import Arguments
+from lmms_kvtp.vlms.checkpoint import find_folder
+from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+
+CODE = ("lmms_kvtp.pipeline", *(f"lmms_kvtp.model_wrappers.{name}" for name in ("requests", "decoding", "visuals")))
+"""Modules that every answer passes through, beside those of the model and of the method's parts."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What answers questions."""
+
+    vlm: LlavaVideo
+    method: Method
+    setup: Mapping[str, Any]
+    """Everything that all answers depend on, as plain values: part of the results, and of each answer's key."""
+
+
+def build(arguments: Arguments, device: torch.device) -> Built:
+    """Load the model and its method; wrong settings of the method are refused before the model loads."""
+    _method(arguments, device, {})
+    options = replace(arguments.load, device=str(device))
+    vlm = load_llava_video(arguments.run.pretrained, options)
+    method = _method(arguments, device, {"encoder.pretrained": vlm.default_encoder})
+    return Built(vlm, method, _setup(arguments, vlm, method))
+
+
+def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:
+    """The device that was asked for; one of its own for each of several processes on GPUs.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    try:
+        device = torch.device(wanted) if wanted else accelerator.device
+    except RuntimeError as error:
+        raise ValueError(f"device={wanted}: {error}") from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError(f"device={wanted}: this torch finds no GPU; leave device out, or install a build for this GPU")
+    own: torch.device = accelerator.device
+    return own if accelerator.num_processes > 1 else device
+
+
+def _method(arguments: Arguments, device: torch.device, defaults: Mapping[str, Any]) -> Method:
+    """The method, its parts on `device`, and those that draw at random with the run's seed."""
+    method = build_method(arguments.method, {**KVTP, **defaults})
+    common = {"seed": arguments.run.seed, "device": str(device)}
+    parts = {}
+    for part in PARTS:
+        component = getattr(method, part)
+        own = {f.name for f in fields(component)} if is_dataclass(component) else set()
+        given = {key.partition(".")[2] for key in arguments.method if key.startswith(f"{part}.")}
+        values = {name: value for name, value in common.items() if name in own - given}
+        parts[part] = replace(component, **values) if values else component
+    return replace(method, **parts)
+
+
+def _setup(arguments: Arguments, vlm: LlavaVideo, method: Method) -> dict[str, Any]:
+    parts = method.describe()
+    for settings in parts.values():
+        if isinstance(settings, dict) and "device" in settings:
+            settings["device"] = torch.device(settings["device"]).type  # ranks of one run differ in the number
+    modules = [*CODE, type(vlm).__module__, *(type(getattr(method, part)).__module__ for part in PARTS)]
+    checkpoint = find_folder(arguments.run.pretrained, arguments.load.revision)
+    setup = {
+        "toy": vlm.toy,
+        "method": parts,
+        "model": {**vlm.describe(), "device": vlm.device.type},
+        "frames": asdict(arguments.frames),
+        "too_long": arguments.run.too_long,
+        "seed": arguments.run.seed,
+        "weights": {arguments.run.pretrained: fingerprint.of_path(checkpoint), **fingerprint.of_settings(parts)},
+        "source": fingerprint.digest(fingerprint.of_source(modules)),
+        "versions": {
+            "lmms_kvtp": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "lmms_eval")},
+        },
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(setup, default=str))  # equal to itself after a file
+    return plain

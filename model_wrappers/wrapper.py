@@ -1,0 +1,164 @@
+"""The harness model `llava_video_kvtp`: requests in, answers with their costs out."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from lmms_kvtp.cost import forget
+from lmms_kvtp.model_wrappers.answering import Answerer, SampleError
+from lmms_kvtp.model_wrappers.arguments import parse_arguments
+from lmms_kvtp.model_wrappers.build import build, choose_device
+from lmms_kvtp.model_wrappers.counts import result
+from lmms_kvtp.model_wrappers.decoding import read_options
+from lmms_kvtp.model_wrappers.report import report
+from lmms_kvtp.model_wrappers.requests import Ask, check_files, flatten, is_padding, read_ask, read_visuals
+from lmms_kvtp.model_wrappers.session import Session
+from lmms_kvtp.model_wrappers.start import open_session, say_resumed
+from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.plugin import check_harness, cli_arguments, publish
+from lmms_kvtp.types import GenerationOptions
+
+EMBEDDED = "skvqa_synth"
+"""Tasks whose names begin like this are made for the embedded model."""
+
+
+class LlavaVideoKvtp(lmms):  # type: ignore[misc]
+    """LLaVA-Video with pruned vision tokens; KVTP with PruMerge where no other parts are named."""
+
+    is_simple = True
+
+    def __init__(self, **settings: Any) -> None:
+        """Load model and method.
+
+        Args:
+            settings: `--model_args`, whose names hold dots and cannot be parameters, and `batch_size` and `device`.
+        """
+        super().__init__()
+        check_harness()
+        forget()
+        self.arguments = parse_arguments(settings)
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self._device = choose_device(self.arguments.load.device, self.accelerator)
+        self.built = build(self.arguments, self._device)
+        self.session: Session | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model; the harness puts its own small tensors there."""
+        return self._device
+
+    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """Answer questions, video by video; all requests of a run arrive in one call, over all tasks.
+
+        Raises:
+            SampleError: a sample cannot be answered, and errors are not skipped.
+        """
+        with self._running(requests) as session:
+            asks = {i: self._ask(request) for i, request in enumerate(requests) if not is_padding(request)}
+            if self.arguments.run.on_error == "raise":
+                check_files(asks.values())
+            sharing = Counter(ask.visuals for ask in asks.values())
+            first = {ask.visuals: i for i, ask in reversed(asks.items())}
+            order = sorted(asks, key=lambda i: (not session.has(asks[i]), first[asks[i].visuals]))
+            say_resumed(self.arguments.run, session, sum(session.has(ask) for ask in asks.values()))
+            answerer, answers = self._answerer(session), {}
+            for i in tqdm(order, desc="Answering", disable=self.rank != 0):
+                answers[i] = answerer.answer(asks[i], sharing[asks[i].visuals])
+            report(list(answers.values()), session.failures, self.built.vlm.toy)
+        return [
+            result([answers[i]], self.built.vlm.toy) if i in answers else GenerationResult("")
+            for i in range(len(requests))
+        ]
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """Hold conversations: the task makes each turn from the answers so far, and tokens are selected anew for it."""
+        results = []
+        with self._running(requests) as session:
+            answerer, answers = self._answerer(session), []
+            for request in tqdm(requests, desc="Answering", disable=self.rank != 0):
+                texts, rounds = ([""], []) if is_padding(request) else self._converse(answerer, request)
+                answers += rounds
+                results.append(replace(result(rounds, self.built.vlm.toy), text=texts))
+            say_resumed(self.arguments.run, session, session.resumed)
+            report(answers, session.failures, self.built.vlm.toy)
+        return results
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Refused: the harness garbles these responses before it scores them."""
+        tasks = ", ".join(sorted({request.task_name for request in requests}))
+        raise NotImplementedError(
+            f"{tasks} asks for log-likelihoods. lmms-eval 0.7.3 turns these responses into text before it scores them, "
+            "so every score would be wrong; choose a variant of the task that generates its answer"
+        )
+
+    def _converse(self, answerer: Answerer, request: Any) -> tuple[list[str], list[Answer]]:
+        prompt, _, doc_to_visual, next_turn, *_ = request.args
+        doc = self._document(request)
+        load: Callable[[], list[Any]] = partial(read_visuals, doc_to_visual, doc)
+        texts: list[str] = []
+        rounds: list[Answer] = []
+        done, state = False, None
+        while not done:
+            rounds.append(answerer.answer(self._ask(request, prompt, load)))
+            texts.append(rounds[-1].text)
+            visuals, prompt, done, texts, state = next_turn(
+                doc, previous_output=texts, round_idx=len(rounds), previous_round_info=state
+            )
+            texts, load = list(texts), partial(flatten, visuals)
+        return texts, rounds
+
+    def _document(self, request: Any) -> Mapping[str, Any]:
+        doc_id, task, split = request.args[-3:]
+        doc: Mapping[str, Any] = self.task_dict[task][split][doc_id]
+        return doc
+
+    def _ask(self, request: Any, prompt: str | None = None, load: Callable[[], list[Any]] | None = None) -> Ask:
+        doc = self._document(request)
+        defaults = GenerationOptions(max_new_tokens=self.arguments.run.max_new_tokens, seed=self.arguments.run.seed)
+        options = read_options(request.args[1], defaults)
+        load = load or partial(read_visuals, request.args[2], doc)
+        ask = read_ask(request, doc, options, request.args[0] if prompt is None else prompt, load)
+        assert self.session
+        repeat = self.session.count(ask)  # `--repeats` sends the same request several times
+        return replace(ask, options=replace(options, seed=options.seed + repeat))
+
+    def _answerer(self, session: Session) -> Answerer:
+        run = self.arguments.run
+        return Answerer(self.built, session, self.arguments.frames, run.on_error, run.too_long == "fewer_frames")
+
+    @contextmanager
+    def _running(self, requests: Sequence[Any]) -> Iterator[Session]:
+        """The session of this run, which the results tell of; where it breaks off, the way to go on is shown."""
+        self._check_toy({request.task_name for request in requests})
+        command = cli_arguments(requests)
+        if self.session is None:
+            self.session = open_session(self.arguments.run, self.built.setup, command, self.rank)
+        journal = self.session.journal
+        try:
+            yield self.session
+        except (SampleError, KeyboardInterrupt):
+            if journal:
+                logger.error(f"all answers so far are in {journal.path}; go on with resume={journal.path}")
+            raise
+        finally:
+            told = {"journal": str(journal.path) if journal else None, "resumed": self.session.resumed}
+            publish(command, {**self.built.setup, **told, "failed": len(self.session.failures)})
+
+    def _check_toy(self, tasks: set[str]) -> None:
+        other = sorted(task for task in tasks if not task.startswith(EMBEDDED))
+        if self.built.vlm.toy and other and not self.arguments.run.allow_toy:
+            raise ValueError(
+                f"pretrained=tiny is a toy made for {EMBEDDED}; on {', '.join(other)} its answers mean nothing. "
+                "Name a real checkpoint, or set allow_toy=true"
+            )
