@@ -1,0 +1,28 @@
+"""`lmms-kvtp train tiny`: train the embedded model from scratch."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from lmms_kvtp.training.tiny.run import train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Seed, output folder, device and threads."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and draws (the shipped model: 0)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; the same number gives the same result")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Train, and print the accuracies on held-out videos."""
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"--threads {args.threads} is below 1")
+        torch.set_num_threads(args.threads)
+    report = train(args.seed, args.out, torch.device(args.device))
+    sys.stdout.write(json.dumps(report["accuracy_on_val"], indent=1) + "\n")

@@ -1,0 +1,91 @@
+"""Short scripts without pictures: what the language model reads before it ever sees a frame."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms_kvtp.synth.draw import SHAPES
+from lmms_kvtp.synth.script import COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite
+
+EMPTY = -1
+FAVOURED_ODDS = 0.45
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What the tokens of a batch of videos say. Axes: b videos, T frames, k tokens per frame."""
+
+    places: npt.NDArray[np.int64]
+    """Index in PLACES; [b, T]"""
+    shapes: npt.NDArray[np.int64]
+    """Index in SHAPES, or EMPTY; [b, T, k]"""
+    colors: npt.NDArray[np.int64]
+    """Index in COLORS, or EMPTY; [b, T, k]"""
+
+
+def sketch(rng: np.random.Generator, num_frames: int, num_events: int) -> Script:
+    """A script of `num_frames` seconds at one frame a second, with the rules of the benchmark but shorter shots."""
+    events = np.minimum(1 + rng.geometric(0.5, num_events) - 1, 4)
+    events = np.maximum(1, np.minimum(events, max(1, (num_frames - num_events - 1) // (2 * num_events))))
+    gaps = _split(rng, num_frames - int(events.sum()), num_events + 1)
+    cast = rng.permutation(len(PLACES))[: rng.integers(5, len(PLACES) + 1)]
+    glyphs, colors = rng.permutation(len(GLYPHS)), rng.permutation(len(COLORS))
+    shots: list[Shot] = []
+    begin, places = 0, [-1, -1]
+
+    def add(length: int, event: Sprite | None) -> None:
+        nonlocal begin
+        taken = places[-2:] if shots and shots[-1].event is not None else places[-1:]
+        free = [place for place in cast if place not in taken]
+        favoured = event is None and cast[0] in free and rng.random() < FAVOURED_ODDS
+        places.append(int(cast[0] if favoured else rng.choice(free)))
+        clutter = tuple(_clutter(rng, glyphs[num_events:]) for _ in range(rng.integers(2, 8)))
+        shots.append(Shot(PLACES[places[-1]], float(begin), float(begin + length), event, clutter, 0))
+        begin += length
+
+    for index, gap in enumerate(gaps):
+        while gap > 0:
+            length = min(gap, int(rng.integers(1, 9)))
+            add(length, None)
+            gap -= length
+        if index < num_events:
+            add(int(events[index]), _sprite(GLYPHS[glyphs[index]], COLORS[colors[index]]))
+    return Script(f"sketch-{rng.integers(2**31)}", 0, 1.0, float(num_frames), tuple(shots))
+
+
+def symbols(rng: np.random.Generator, scripts: list[Script], num_tokens: int, clutter: float) -> Symbols:
+    """Each frame as `num_tokens` tokens; those of an event name it, others name clutter (with odds `clutter`)."""
+    num_frames = round(scripts[0].duration)
+    shape = (len(scripts), num_frames, num_tokens)
+    places = np.zeros(shape[:2], np.int64)
+    shapes, colors = np.full(shape, EMPTY), np.full(shape, EMPTY)
+    for b, script in enumerate(scripts):
+        for shot in script.shots:
+            first, last = round(shot.start), round(shot.end)
+            size = (last - first, num_tokens)
+            places[b, first:last] = PLACES.index(shot.place)
+            things = np.array([(SHAPES.index(s.shape), COLORS.index(s.color)) for s in shot.clutter])
+            drawn = things[rng.integers(len(things), size=size)]
+            drawn[rng.random(size) >= clutter] = EMPTY
+            if shot.event is not None:
+                about = rng.random(size) < rng.uniform(0.1, 0.5)
+                about[np.arange(size[0]), rng.integers(num_tokens, size=size[0])] = True
+                drawn[about] = SHAPES.index(shot.event.shape), COLORS.index(shot.event.color)
+            shapes[b, first:last], colors[b, first:last] = drawn[..., 0], drawn[..., 1]
+    return Symbols(places, shapes, colors)
+
+
+def _split(rng: np.random.Generator, total: int, parts: int) -> list[int]:
+    """`total` as a sum of `parts` positive numbers, at random."""
+    cuts = np.sort(rng.choice(np.arange(1, total), parts - 1, replace=False))
+    return [int(part) for part in np.diff([0, *cuts, total])]
+
+
+def _clutter(rng: np.random.Generator, glyphs: npt.NDArray[np.int64]) -> Sprite:
+    kind = DECOYS[rng.integers(len(DECOYS))] if rng.random() < 1 / 3 else GLYPHS[rng.choice(glyphs)]
+    return _sprite(kind, COLORS[rng.integers(len(COLORS))])
+
+
+def _sprite(shape: str, color: str) -> Sprite:
+    return Sprite(shape, color, 0.0, 0.0, 1, 0.0, 0.0)

@@ -1,0 +1,155 @@
+"""Stage `soft`: the language model on symbolic videos, whose tokens are sums of word embeddings.
+
+It stands for the text pre-training of a real language model, and is what makes training on a CPU feasible: what to
+look for is learned at a few tokens a frame.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lmms_kvtp.synth.draw import SHAPES
+from lmms_kvtp.synth.questions import GLOBAL_KINDS, KEY_KINDS, KINDS, Question
+from lmms_kvtp.synth.script import COLORS, PLACES, Script
+from lmms_kvtp.training.tiny.curriculum import Coach, right_letters
+from lmms_kvtp.training.tiny.language import answer_logits
+from lmms_kvtp.training.tiny.optimize import Optimizer
+from lmms_kvtp.training.tiny.packing import Asked, pack, word_id
+from lmms_kvtp.training.tiny.progress import Log, autocast
+from lmms_kvtp.training.tiny.riddles import Riddler
+from lmms_kvtp.training.tiny.sketch import Symbols, sketch, symbols
+from lmms_kvtp.training.tiny.student import EMBEDDING_STD, Student
+
+CORE_KINDS = (*KEY_KINDS, *GLOBAL_KINDS)
+PLACE_WEIGHT = 0.7
+NOISE = 0.3
+
+
+SPOKEN, LETTERED, RIDDLE = range(3)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of the stage: lengths, token layouts and how much of them per step."""
+
+    steps: int
+    frames: tuple[int, int]
+    """Fewest and most frames of a video."""
+    layouts: tuple[tuple[int, int], ...]
+    """Rows and columns of a frame's tokens, drawn per batch."""
+    batch: int
+    questions: int = 8
+    per_row: int = 1
+    clutter: float = 0.5
+    """Odds that a token names a clutter object."""
+    odds: tuple[float, float, float] = (0.4, 0.5, 0.1)
+    """Of steps whose questions are answered by a word (learned sooner), by a letter, and of riddles."""
+    kinds: tuple[str, ...] = KINDS
+
+
+@dataclass(frozen=True)
+class SoftStage:
+    """Settings of the symbolic stage."""
+
+    phases: tuple[Phase, ...] = (
+        Phase(700, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(0.85, 0.0, 0.15), kinds=CORE_KINDS),
+        Phase(600, (9, 16), ((1, 1), (1, 2), (1, 4), (2, 2)), 12, clutter=0.4),
+        Phase(500, (16, 40), ((1, 2), (2, 2), (2, 4), (3, 3)), 8),
+        Phase(250, (48, 96), ((1, 2), (2, 2), (2, 4), (3, 3)), 4, 12, 4),
+    )
+    lr: float = 2e-3
+    muon_lr: float = 0.015
+    riddles: int = 64
+    """Per step of that sort."""
+
+
+class Lexicon:
+    """Word embeddings of places, shapes and colors: what a token about them is made of."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, student: Student) -> None:
+        """The embeddings stay those of the student, and receive its gradients."""
+        device = student.newline.device
+        self.student = student
+        self.ids = [
+            torch.tensor([word_id(tokenizer, word) for word in words], device=device)
+            for words in (PLACES, SHAPES, COLORS)
+        ]
+
+    def tables(self) -> list[Tensor]:
+        """Embeddings of all places, shapes (then nothing) and colors (then nothing)."""
+        weight = self.student.llm.model.embed_tokens.weight
+        places, shapes, colors = (weight[ids] for ids in self.ids)
+        return [places, F.pad(shapes, (0, 0, 0, 1)), F.pad(colors, (0, 0, 0, 1))]
+
+    def embed(self, said: Symbols, rng: torch.Generator) -> Float[Tensor, "b T k D"]:
+        """A noisy token for each symbol; how strongly it names its object varies."""
+        places, shapes, colors = self.tables()
+        device = places.device
+        where, shape, color = (torch.from_numpy(part).to(device) for part in (said.places, said.shapes, said.colors))
+        strength = 0.4 + 0.8 * torch.rand((*shape.shape, 1), generator=rng).to(device)
+        noise = torch.randn((*shape.shape, places.shape[1]), generator=rng).to(device) * NOISE * EMBEDDING_STD
+        return PLACE_WEIGHT * places[where][:, :, None] + strength * (shapes[shape] + colors[color]) + noise
+
+
+def say(question: Question, mode: int) -> Asked:
+    """The question with its answer's word, or with options and its answer's letter."""
+    if mode == SPOKEN:
+        return question.text, f" {question.answer_text}"
+    return question.prompt, question.answer
+
+
+def train_soft(
+    student: Student,
+    tokenizer: PreTrainedTokenizerBase,
+    stage: SoftStage,
+    seed: int,
+    device: torch.device,
+    log: Log,
+) -> None:
+    """Train the language model and the newline on symbolic videos."""
+    dice, rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    student.projector.requires_grad_(False)
+    plan = [phase for phase in stage.phases for _ in range(phase.steps)]
+    optimizer = Optimizer([student], len(plan), stage.lr, stage.muon_lr, decay_from=0.7)
+    lexicon, riddler, coaches = Lexicon(tokenizer, student), Riddler(dice), (Coach(dice), Coach(dice))
+    nothing = torch.zeros(1, 0, student.newline.shape[0], device=device)
+    for step in log.steps("soft", len(plan)):
+        phase = plan[step]
+        mode = int(dice.choice(3, p=phase.odds))
+        questions: list[Question] = []
+        if mode == RIDDLE:
+            video = nothing
+            text = pack(tokenizer, [[riddler.draw() for _ in range(stage.riddles)]], 1)
+        else:
+            scripts = _scripts(dice, phase)
+            drawn = [coaches[mode].draw(script, phase.questions, phase.kinds) for script in scripts]
+            questions = [question for row in drawn for question in row]
+            text = pack(tokenizer, [[say(question, mode) for question in row] for row in drawn], phase.per_row)
+            rows, columns = phase.layouts[dice.integers(len(phase.layouts))]
+            said = symbols(dice, scripts, rows * columns, phase.clutter)
+            tokens = lexicon.embed(said, rng)
+            video = student.with_newlines(tokens.view(*tokens.shape[:2], rows, columns, -1))
+        with autocast(device):
+            logits, targets = answer_logits(student.llm, student.with_prefix(video), text.to(device))
+        loss = F.cross_entropy(logits.float(), targets)
+        optimizer.step(loss)
+        right = right_letters(logits, targets)
+        if mode == RIDDLE:
+            riddler.note(right.float().mean().item())
+        else:
+            coaches[mode].note(questions, right)
+        if log.due(step):
+            said_right = {f"say_{kind}": value for kind, value in coaches[SPOKEN].accuracy.items()}
+            letters = {"options": riddler.options, "riddle": riddler.accuracy}
+            log.add("soft", step, loss=loss.item(), **letters, **coaches[LETTERED].accuracy, **said_right)
+    student.projector.requires_grad_(True)
+
+
+def _scripts(dice: np.random.Generator, phase: Phase) -> list[Script]:
+    length = int(dice.integers(phase.frames[0], phase.frames[1] + 1))
+    return [sketch(dice, length, int(dice.integers(3, 5)) if length > 10 else 3) for _ in range(phase.batch)]
