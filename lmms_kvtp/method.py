@@ -1,7 +1,7 @@
 """A method: which parts run, with which settings, built from --model_args."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from jaxtyping import Int
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.layer_pruning.base import LayerPruner
+from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.resolve import near, resolve
 from lmms_kvtp.scorers.base import FrameScorer
@@ -19,6 +21,7 @@ PARTS: dict[str, tuple[str, type[Any]]] = {
     "scorer": ("lmms_kvtp.scorers", FrameScorer),
     "allocator": ("lmms_kvtp.allocators", BudgetAllocator),
     "pruner": ("lmms_kvtp.pruners", TokenPruner),
+    "layer_pruning": ("lmms_kvtp.layer_pruning", LayerPruner),
 }
 """Each part: the package of its components and their interface."""
 
@@ -40,6 +43,8 @@ class Method:
     scorer: FrameScorer
     allocator: BudgetAllocator
     pruner: TokenPruner
+    layer_pruning: LayerPruner = field(default_factory=NoLayerPruning)
+    """Drops more of the tokens between the layers of the language model."""
     keep_ratio: float = 1.0
     """Vision tokens that enter the language model over those of the unpruned model, in (0, 1]."""
 
@@ -62,7 +67,8 @@ class Method:
     @property
     def query_aware(self) -> bool:
         """Kept tokens depend on the question."""
-        return (self.scorer.query_aware and self.allocator.query_aware) or self.pruner.query_aware
+        budgets = self.scorer.query_aware and self.allocator.query_aware
+        return budgets or self.pruner.query_aware or self.layer_pruning.query_aware
 
     def total(self, num_frames: int, capacity: int) -> int:
         """Tokens that `keep_ratio` leaves of a video, rounded down.
@@ -106,6 +112,7 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
         ValueError: a value does not fit its field, or the parts do not fit together.
         LookupError: an unknown part, field or component, with near matches.
     """
+    defaults = {"layer_pruning": "none", **defaults}
     names = {part: str(settings.get(part, defaults.get(part))) for part in PARTS}
     inherited = {
         key: value

@@ -84,7 +84,7 @@ def reply(
     """Answer one question on encoded videos; raises as `answer` does."""
     meter = Meter(vlm.device, _sum([visual.seconds for visual in encoded]))
     prompt, packed = fit(vlm, method, encoded, question, meter, fewer_frames)
-    [generation] = vlm.generate([prompt], options)
+    [generation] = vlm.generate([prompt], options, method.layer_pruning.stages())
     meter.add("prefill", generation.prefill_seconds)
     meter.add("generate", generation.decode_seconds)
     return Answer(generation.text, _cost(vlm, method, packed, prompt, generation, meter, questions_on_video))
@@ -159,6 +159,7 @@ def _cost(
     questions: int,
 ) -> SampleCost:
     frames = sum(visual.num_frames for visual in packed)
+    cached = generation.cache_lengths or generation.layer_lengths
     return SampleCost(
         num_frames=frames,
         tokens_before=sum(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in packed),
@@ -174,6 +175,6 @@ def _cost(
             "vision": vision_flops(vlm.vision, frames),
             "projector": projector_flops(vlm.vision, vlm.llm, frames),
             "prefill": prefill_flops(vlm.llm, generation.layer_lengths),
-            "generate": decode_flops(vlm.llm, generation.layer_lengths, generation.num_tokens),
+            "generate": decode_flops(vlm.llm, cached, generation.num_tokens),
         },
     )

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from lmms_kvtp import __version__
+from lmms_kvtp.layer_pruning.base import check_stages
 from lmms_kvtp.method import KVTP, PARTS, Method, build_method
 from lmms_kvtp.model_wrappers import fingerprint
 from lmms_kvtp.model_wrappers.arguments import Arguments
@@ -37,6 +38,7 @@ def build(arguments: Arguments, device: torch.device) -> Built:
     options = replace(arguments.load, device=str(device))
     vlm = load_llava_video(arguments.run.pretrained, options)
     method = _method(arguments, device, {"encoder.pretrained": vlm.default_encoder})
+    check_stages(method.layer_pruning.stages(), len(vlm.layers))
     return Built(vlm, method, _setup(arguments, vlm, method))
 
 

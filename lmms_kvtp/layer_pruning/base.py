@@ -106,7 +106,7 @@ def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: 
             prompts at once, or a cache that is not empty at the start or not dynamic.
     """
     layers = list(layers)
-    _check(stages, len(layers))
+    check_stages(stages, len(layers))
     whole = torch.arange(prompt.length, device=prompt.role.device)
     trace = PruningTrace([whole] * len(layers), [whole] * len(layers))
     with ExitStack() as hooks:
@@ -119,7 +119,12 @@ def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: 
         yield trace
 
 
-def _check(stages: Sequence[Stage], num_layers: int) -> None:
+def check_stages(stages: Sequence[Stage], num_layers: int) -> None:
+    """Refuse stages that a model of `num_layers` layers does not have, or that overlap.
+
+    Raises:
+        ValueError: the message names the stage and the model's layers.
+    """
     for stage in stages:
         if not 0 <= stage.reads <= stage.layer < num_layers:
             raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.grid import GridPool
+from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, PixelSpec, Prompt
 
 
@@ -74,9 +75,15 @@ class VideoVLM(ABC):
         """
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> list[Generation]:
-        """Decode an answer to each prompt."""
+    def generate(
+        self, prompts: Sequence[Prompt], options: GenerationOptions, stages: Sequence[Stage] = ()
+    ) -> list[Generation]:
+        """Decode an answer to each prompt, while `stages` drop vision tokens between the layers.
+
+        Raises:
+            ValueError: stages that do not fit the model.
+        """
 
     @abstractmethod
-    def next_token_logits(self, prompt: Prompt) -> Float[Tensor, " V"]:
+    def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
         """Logits of the first answer token, for gates and comparisons."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.grid import GridPool
+from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.layout import Newlines, join, lay_out, text_run
 from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, Prompt
@@ -123,11 +124,12 @@ class LlavaVideo(VideoVLM):
             ValueError: `text` is empty.
         """
         before, behind = self.chat.around(text, visuals=bool(visuals))
-        runs, first_frame = [text_run(self._embed(before))], 0
+        runs, first_frame, first_segment = [text_run(self._embed(before))], 0, 0
         for visual in visuals:
             packed = replace(visual, embeds=visual.embeds.to(self.device, self.dtype))
-            runs.append(lay_out(packed, self.network.newline, self.newlines, first_frame))
+            runs.append(lay_out(packed, self.network.newline, self.newlines, first_frame, first_segment))
             first_frame += visual.num_frames
+            first_segment += 0 if visual.segment is None else max(visual.segment.tolist(), default=-1) + 1
         prompt = join([*runs, text_run(self._embed(behind))])
         if prompt.length > self.limit:
             raise PromptTooLongError(prompt.length, self.limit, len(before) + len(behind))
@@ -138,25 +140,34 @@ class LlavaVideo(VideoVLM):
         return cast(Tensor, embed(torch.tensor(ids, dtype=torch.long, device=self.device)))
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], options: GenerationOptions) -> list[Generation]:
-        """Decode an answer to each prompt, one after the other."""
-        return [self._generate(prompt, options) for prompt in prompts]
+    def generate(
+        self, prompts: Sequence[Prompt], options: GenerationOptions, stages: Sequence[Stage] = ()
+    ) -> list[Generation]:
+        """Decode an answer to each prompt, one after the other, while `stages` drop vision tokens between the layers.
 
-    def _generate(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        Raises:
+            ValueError: stages that do not fit the model.
+        """
+        return [self._generate(prompt, options, stages) for prompt in prompts]
+
+    def _generate(self, prompt: Prompt, options: GenerationOptions, stages: Sequence[Stage]) -> Generation:
         config = decoding.settings(self.defaults, self.chat.end, self.chat.pad, options)
-        decoded = decoding.decode(self.network.llm, self.tokenizer, prompt.embeds, config, options)
+        with layer_pruning(self.layers, stages, prompt) as trace:
+            decoded = decoding.decode(self.network.llm, self.tokenizer, prompt.embeds, config, options)
         return Generation(
             text=decoding.text_of(self.tokenizer, decoded.ids, options.until),
             num_tokens=len(decoded.ids),
-            layer_lengths=(prompt.length,) * self.llm.layers,
+            layer_lengths=trace.layer_lengths,
+            cache_lengths=trace.cache_lengths,
             prefill_seconds=decoded.prefill_seconds,
             decode_seconds=decoded.decode_seconds,
         )
 
     @torch.inference_mode()
-    def next_token_logits(self, prompt: Prompt) -> Float[Tensor, " V"]:
+    def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
         """Logits of the first answer token; the head runs at the last position only."""
-        output = self.network.llm(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False)
+        with layer_pruning(self.layers, stages, prompt):
+            output = self.network.llm(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False)
         return cast(Tensor, output.logits[0, -1].float())
 
 
