@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
+from loguru import logger
 
 from lmms_kvtp.synth import cache, dataset
 from lmms_kvtp.synth.parse import chosen_letter
@@ -12,7 +12,7 @@ Doc = Mapping[str, Any]
 
 
 def all_documents(pinned: Any) -> Any:
-    """The whole test split, its videos made where they are missing."""
+    """The whole test split."""
     return _documents("skvqa_synth", pinned)
 
 
@@ -22,32 +22,31 @@ def quick_documents(pinned: Any) -> Any:
 
 
 def _documents(task: str, pinned: Any) -> Any:
-    dataset.check_pins("test", pinned)
+    try:
+        dataset.check_pins("test", pinned)
+    except RuntimeError as error:
+        logger.error(error)  # the harness retries, and then reports a RetryError without the reason
+        raise
     documents = dataset.build("test", len(pinned))
-    with tqdm(desc=f"synthetic videos in {cache.folder()}", unit="video", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        paths = cache.ensure("test", range(len(pinned)), show)
-    rows = []
-    for document in documents:
-        path = str(paths[str(document["video_id"])])
-        rows.append({**document, "kvtp_id": f"{task}/{document['question_id']}", "video_path": path})
-    return type(pinned).from_list(rows)
+    return type(pinned).from_list([{**doc, "kvtp_id": f"{task}/{doc['question_id']}"} for doc in documents])
 
 
 def doc_to_visual(doc: Doc) -> list[str]:
-    """The path of the video, which is made again if it has gone since."""
+    """The path of the video, which is made now if the cache does not hold it.
+
+    Raises:
+        CacheError: the cache folder cannot be written; the message names it and the way out.
+    """
+    if not cache.folder().exists():
+        logger.info(f"making synthetic videos in {cache.folder()} (once; about 17 MB for all of the test split)")
     return [str(cache.video(doc["split"], doc["seed"]))]
 
 
-def doc_to_text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str]) -> str:
+def doc_to_text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, Any]) -> str:
     """Stem, four lettered options, and the instruction of the YAML."""
     options = [f"{letter}. {option}" for letter, option in zip("ABCD", doc["options"], strict=True)]
     body = "\n".join([doc["question"], *options])
-    return lmms_eval_specific_kwargs["pre_prompt"] + body + lmms_eval_specific_kwargs["post_prompt"]
+    return str(lmms_eval_specific_kwargs["pre_prompt"] + body + lmms_eval_specific_kwargs["post_prompt"])
 
 
 def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:

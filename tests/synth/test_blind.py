@@ -19,7 +19,7 @@ LANGUAGE_ONLY = (
 
 @pytest.fixture(scope="module")
 def splits() -> tuple[list[Document], list[Document]]:
-    return build("train", 60, per_video=7), build("test", 80)
+    return build("train", 45, per_video=7), build("test", 60)
 
 
 def test_language_alone_stays_at_chance(splits: tuple[list[Document], list[Document]]) -> None:
@@ -48,16 +48,14 @@ def test_a_leak_is_found(splits: tuple[list[Document], list[Document]], leak: st
 
 
 def leaky(documents: Sequence[Document], leak: str) -> list[Document]:
-    """Documents whose answer can be told, in two fifths of the cases, from its letter, its word, or two words."""
+    """Documents whose letter, in two fifths of the cases, is fixed or follows from the words."""
     out = []
     for index, doc in enumerate(documents):
         options = [str(option) for option in doc["options"]]  # type: ignore[attr-defined]
         answer = {
             "letter": "B",
             "word": LETTERS[options.index(min(options))],
-            "pair": LETTERS[(len(str(doc["question"])) + options.index(min(options))) % 4],
+            "pair": LETTERS[options.index(min(options) if "star" in str(doc["question"]) else max(options))],
         }[leak]
-        if leak == "pair":  # the first option in the alphabet, but only for some shapes
-            answer = LETTERS[options.index(min(options) if "star" in str(doc["question"]) else max(options))]
         out.append({**doc, "answer": answer} if index % 5 < 2 else doc)
     return out
