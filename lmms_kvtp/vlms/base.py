@@ -46,7 +46,6 @@ class VideoVLM(ABC):
     """Checkpoint of the image-text encoder that belongs to this model."""
     toy: bool
     """True for the embedded model: its numbers illustrate the mechanism and nothing else."""
-
     limit: int
     """Positions of the longest prompt."""
 

@@ -8,7 +8,7 @@ from lmms_kvtp.vlms.config import CheckpointError, read_json
 
 NAME = "tiny"
 """`pretrained=tiny`; a folder of that name is given as `./tiny`."""
-MANIFEST = "manifest.json"
+MANIFEST = "sha256.json"
 
 
 def tiny_folder() -> Path:

@@ -1,0 +1,105 @@
+"""Questions about a video from Python: `load("tiny").answer("video.mp4", "What color is the star?")`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from os import PathLike
+from typing import Any, get_type_hints
+
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.method import KVTP, Method, build_method
+from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.pipeline import answer as answer_all
+from lmms_kvtp.resolve import near
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.types import GenerationOptions, Question
+from lmms_kvtp.values import parse
+from lmms_kvtp.video import load_video
+from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model; an image-text encoder stays loaded from its first use on."""
+
+    vlm: VideoVLM
+    _encoders: list[FrameEncoder] = field(default_factory=list, repr=False, compare=False)
+
+    def answer(
+        self,
+        video: str | PathLike[str],
+        question: str,
+        method: str | Mapping[str, Any] = "",
+        frames: FrameOptions | None = None,
+        options: GenerationOptions | None = None,
+    ) -> Answer:
+        """Answer one question about a video file; raises as `answers` does."""
+        return next(self.answers(video, [question], method, frames, options))
+
+    def answers(
+        self,
+        video: str | PathLike[str],
+        questions: Sequence[str],
+        method: str | Mapping[str, Any] = "",
+        frames: FrameOptions | None = None,
+        options: GenerationOptions | None = None,
+    ) -> Iterator[Answer]:
+        """Answer questions about a video file, which is read and encoded once.
+
+        Args:
+            video: the file.
+            questions: the whole text of each, options and instructions included.
+            method: as in `--model_args`, "keep_ratio=0.2,pruner=random", or as a dict; KVTP with PruMerge at 20 %
+                where it is silent.
+            frames: which frames the model sees.
+            options: how answers are decoded.
+
+        Raises:
+            VideoError: the video cannot be read.
+            LookupError: a part or setting of the method is unknown.
+            ValueError: a setting has a wrong value, a question is empty, or a prompt too long.
+        """
+        return answer_all(
+            self.vlm,
+            self.method(method),
+            [load_video(video, frames)],
+            [Question(prompt=question) for question in questions],
+            options,
+        )
+
+    def method(self, settings: str | Mapping[str, Any] = "") -> Method:
+        """The method that `settings` describe; raises as `answers` does."""
+        chosen = _pairs(settings) if isinstance(settings, str) else settings
+        method = build_method(chosen, {**KVTP, "encoder.pretrained": self.vlm.default_encoder})
+        same = [encoder for encoder in self._encoders if encoder == method.encoder]
+        if not same:
+            self._encoders.append(method.encoder)
+        return replace(method, encoder=(same or [method.encoder])[0])
+
+
+def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> Model:
+    """Load a model.
+
+    Args:
+        pretrained: folder, hub id, or `tiny` for the embedded model.
+        options: fields of `LoadOptions`, such as `dtype="bfloat16"`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+        LookupError: an unknown option.
+        ValueError: an option has a wrong value.
+    """
+    hints = get_type_hints(LoadOptions)
+    for name in options:
+        if name not in hints:
+            raise LookupError(f"unknown option {name!r}; {near(name, [f.name for f in fields(LoadOptions)])}")
+    parsed = {name: parse(hints[name], value, name) for name, value in options.items()}
+    return Model(load_llava_video(pretrained, LoadOptions(**parsed)))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    for name, equals, value in pairs:
+        if not (name.strip() and equals and value.strip()):
+            raise ValueError(f"{name + equals + value!r} in method {text!r} is not of the form name=value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
