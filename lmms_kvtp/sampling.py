@@ -19,7 +19,7 @@ class FrameOptions:
 
     max_frames_num: int = 128
     """Frames at most; longer videos are sampled evenly."""
-    fps: float = 1
+    fps: float = 1.0
     """Frames per second of video, as long as they are not more than `max_frames_num`."""
     force_sample: bool = False
     """Always take `max_frames_num` frames, evenly; a shorter video repeats some."""
