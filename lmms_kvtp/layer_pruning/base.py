@@ -187,6 +187,8 @@ class _Run:
     def _select(self, stage: Stage, layer: nn.Module, hidden: Tensor, kept: Tensor, inputs: Inputs) -> Tensor:
         prompt, at = self.prompt, kept.to(self.prompt.role.device)
         cos, sin = inputs["position_embeddings"]
+        if cos.ndim != 3:
+            raise ValueError(f"rotary embeddings of {cos.ndim - 2} axes per position; layer pruners know one axis")
         seen = StageInput(
             layer=layer,
             hidden=hidden[0],
