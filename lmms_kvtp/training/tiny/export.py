@@ -31,7 +31,7 @@ VISION_FIELDS = (
     "hidden_act",
     "layer_norm_eps",
 )
-WEIGHTS, MANIFEST = "model.safetensors", "sha256.json"
+WEIGHTS, MANIFEST, WORK = "model.safetensors", "sha256.json", "work"
 TOWER = "model.vision_tower.vision_tower.vision_model."
 
 
@@ -74,7 +74,7 @@ def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Note the SHA-256 of every file below `folder`."""
+    """Note the SHA-256 of every file below `folder`, except of the stages' results."""
     _write(folder / MANIFEST, _hashes(folder))
 
 
@@ -96,8 +96,9 @@ def check_manifest(folder: Path) -> None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    shipped = {name.as_posix(): path for name, path in files.items() if name.parts[0] not in (WORK, MANIFEST)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in shipped.items()}
 
 
 def _weights(student: Student, siglip: SiglipModel) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ class Optimizer:
 
     def __init__(
         self,
-        modules: Iterable[nn.Module],
+        parts: Iterable[nn.Module | nn.Parameter],
         steps: int,
         lr: float,
         muon_lr: float,
@@ -20,7 +20,7 @@ class Optimizer:
         floor: float = 0.05,
     ) -> None:
         """Learning rates are held from `warmup` to `decay_from` (fraction of `steps`), then fall to `floor` of them."""
-        matrices, others = split_parameters(modules)
+        matrices, others = split_parameters(parts)
         self.parameters = matrices + others
         self.adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01) if matrices else None
@@ -57,12 +57,12 @@ class Optimizer:
         self.done += 1
 
 
-def split_parameters(modules: Iterable[nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(parts: Iterable[nn.Module | nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable matrices inside transformer layers, and all other trainable parameters."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for module in modules:
-        for name, parameter in module.named_parameters():
+    for part in parts:
+        for name, parameter in [("", part)] if isinstance(part, nn.Parameter) else part.named_parameters():
             if parameter.requires_grad:
                 inner = parameter.ndim == 2 and "layers." in name
                 (matrices if inner else others).append(parameter)

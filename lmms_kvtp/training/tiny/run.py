@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from lmms_kvtp.synth.questions import ask, words
 from lmms_kvtp.synth.script import write_script
 from lmms_kvtp.training.tiny.bank import load_bank
 from lmms_kvtp.training.tiny.evaluate import evaluate
-from lmms_kvtp.training.tiny.export import export_llava, export_siglip, write_manifest
+from lmms_kvtp.training.tiny.export import WORK, export_llava, export_siglip, write_manifest
 from lmms_kvtp.training.tiny.footage import load_footage
 from lmms_kvtp.training.tiny.geometry import Geometry
 from lmms_kvtp.training.tiny.packing import PREFIX, SUFFIX
 from lmms_kvtp.training.tiny.phrases import all_phrases
 from lmms_kvtp.training.tiny.progress import Log
 from lmms_kvtp.training.tiny.stage_align import AlignStage, train_align
-from lmms_kvtp.training.tiny.stage_soft import SoftStage, train_soft
+from lmms_kvtp.training.tiny.stage_soft import SOFT_STAGES, SoftStage, train_soft
 from lmms_kvtp.training.tiny.stage_tower import TowerStage, train_tower
 from lmms_kvtp.training.tiny.stage_video import VideoStage, train_video
 from lmms_kvtp.training.tiny.stages import Stages, code_version, fingerprint
@@ -37,7 +38,7 @@ class Recipe:
     geometry: Geometry = field(default_factory=Geometry)
     num_videos: int = 400
     tower: TowerStage = field(default_factory=TowerStage)
-    soft: SoftStage = field(default_factory=SoftStage)
+    soft: dict[str, SoftStage] = field(default_factory=lambda: dict(SOFT_STAGES))
     align: AlignStage = field(default_factory=AlignStage)
     video: VideoStage = field(default_factory=VideoStage)
     held_out: int = 60
@@ -61,7 +62,7 @@ def train(seed: int, out: Path, device: torch.device, recipe: Recipe | None = No
     """
     recipe, start = recipe or Recipe(), time.time()
     geometry = recipe.geometry
-    work = out / "work"
+    work = out / WORK
     log = Log(work / "log.jsonl")
     stages = Stages(work, {"seed": seed, "data": VERSION, "recipe": json.loads(json.dumps(asdict(recipe)))}, log)
     footage = load_footage(work / "footage", recipe.num_videos, geometry.side)
@@ -77,15 +78,18 @@ def train(seed: int, out: Path, device: torch.device, recipe: Recipe | None = No
     student = Student(geometry, letters).to(device)
     bank = load_bank(work, footage, siglip.vision_model, device, log, fingerprint(siglip))
     lessons: dict[str, Callable[[], None]] = {
-        "soft": lambda: train_soft(student, letters, recipe.soft, seed, device, log),
+        name: partial(train_soft, student, letters, name, stage, seed, device, log)
+        for name, stage in recipe.soft.items()
+    }
+    lessons |= {
         "align": lambda: train_align(student, letters, footage, bank, recipe.align, seed, device, log),
         "video": lambda: train_video(student, letters, footage, bank, recipe.video, seed, device, log),
     }
     for name, lesson in lessons.items():
         stages.run(name, student, lesson)
 
-    _round(student)
-    _round(siglip)
+    round_to_half(student)
+    round_to_half(siglip)
     export_llava(out, student, siglip, letters, geometry)
     export_siglip(out / "siglip", siglip, captions, geometry)
     accuracy = evaluate(student, siglip, letters, range(recipe.held_out), "val", device, log)
@@ -111,7 +115,7 @@ def make_tokenizers(geometry: Geometry) -> tuple[PreTrainedTokenizerFast, PreTra
     return letters, captions
 
 
-def _round(model: torch.nn.Module) -> None:
-    """To the float16 values that are shipped."""
+def round_to_half(model: torch.nn.Module) -> None:
+    """Round weights to the float16 values that are shipped."""
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()

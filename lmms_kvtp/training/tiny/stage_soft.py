@@ -5,6 +5,7 @@ look for is learned at a few tokens a frame.
 """
 
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -34,8 +35,8 @@ SPOKEN, LETTERED, RIDDLE = range(3)
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Part of the stage: lengths, token layouts and how much of them per step."""
+class SoftStage:
+    """One part of the symbolic training: lengths, token layouts, sorts of questions and how many of them."""
 
     steps: int
     frames: tuple[int, int]
@@ -47,25 +48,27 @@ class Phase:
     per_row: int = 1
     clutter: float = 0.5
     """Odds that a token names a clutter object."""
-    odds: tuple[float, float, float] = (0.4, 0.5, 0.1)
+    odds: tuple[float, float, float] = (0.3, 0.6, 0.1)
     """Of steps whose questions are answered by a word (learned sooner), by a letter, and of riddles."""
     kinds: tuple[str, ...] = KINDS
-
-
-@dataclass(frozen=True)
-class SoftStage:
-    """Settings of the symbolic stage."""
-
-    phases: tuple[Phase, ...] = (
-        Phase(700, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(0.85, 0.0, 0.15), kinds=CORE_KINDS),
-        Phase(600, (9, 16), ((1, 1), (1, 2), (1, 4), (2, 2)), 12, clutter=0.4),
-        Phase(500, (16, 40), ((1, 2), (2, 2), (2, 4), (3, 3)), 8),
-        Phase(250, (48, 96), ((1, 2), (2, 2), (2, 4), (3, 3)), 4, 12, 4),
-    )
+    riddles: int = 96
+    """Per step of that sort."""
+    enough: float = 1.1
+    """Accuracy in riddles with four options that ends the stage early."""
     lr: float = 2e-3
     muon_lr: float = 0.015
-    riddles: int = 64
-    """Per step of that sort."""
+    decay_from: float = 1.0
+
+
+SOFT_STAGES = {
+    "words": SoftStage(550, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(1, 0, 0), kinds=CORE_KINDS),
+    "riddles": SoftStage(
+        600, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, odds=(0.25, 0, 0.75), kinds=CORE_KINDS, enough=0.95
+    ),
+    "letters": SoftStage(500, (9, 16), ((1, 1), (1, 2), (2, 2), (3, 3)), 12),
+    "grids": SoftStage(350, (14, 32), ((2, 2), (3, 3), (4, 4), (6, 6)), 6, 12, 2),
+}
+"""First what to look for, answered in words; then what letters are; then both, up to a frame's full grid."""
 
 
 class Lexicon:
@@ -106,32 +109,30 @@ def say(question: Question, mode: int) -> Asked:
 def train_soft(
     student: Student,
     tokenizer: PreTrainedTokenizerBase,
+    name: str,
     stage: SoftStage,
     seed: int,
     device: torch.device,
     log: Log,
 ) -> None:
     """Train the language model and the newline on symbolic videos."""
-    dice, rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    student.projector.requires_grad_(False)
-    plan = [phase for phase in stage.phases for _ in range(phase.steps)]
-    optimizer = Optimizer([student], len(plan), stage.lr, stage.muon_lr, decay_from=0.7)
+    dice, rng = np.random.default_rng([seed, crc32(name.encode())]), torch.Generator().manual_seed(seed)
+    optimizer = Optimizer([student.llm, student.newline], stage.steps, stage.lr, stage.muon_lr, stage.decay_from)
     lexicon, riddler, coaches = Lexicon(tokenizer, student), Riddler(dice), (Coach(dice), Coach(dice))
     nothing = torch.zeros(1, 0, student.newline.shape[0], device=device)
-    for step in log.steps("soft", len(plan)):
-        phase = plan[step]
-        mode = int(dice.choice(3, p=phase.odds))
+    for step in log.steps(name, stage.steps):
+        mode = int(dice.choice(3, p=stage.odds))
         questions: list[Question] = []
         if mode == RIDDLE:
             video = nothing
             text = pack(tokenizer, [[riddler.draw() for _ in range(stage.riddles)]], 1)
         else:
-            scripts = _scripts(dice, phase)
-            drawn = [coaches[mode].draw(script, phase.questions, phase.kinds) for script in scripts]
+            scripts = _scripts(dice, stage)
+            drawn = [coaches[mode].draw(script, stage.questions, stage.kinds) for script in scripts]
             questions = [question for row in drawn for question in row]
-            text = pack(tokenizer, [[say(question, mode) for question in row] for row in drawn], phase.per_row)
-            rows, columns = phase.layouts[dice.integers(len(phase.layouts))]
-            said = symbols(dice, scripts, rows * columns, phase.clutter)
+            text = pack(tokenizer, [[say(question, mode) for question in row] for row in drawn], stage.per_row)
+            rows, columns = stage.layouts[dice.integers(len(stage.layouts))]
+            said = symbols(dice, scripts, rows * columns, stage.clutter)
             tokens = lexicon.embed(said, rng)
             video = student.with_newlines(tokens.view(*tokens.shape[:2], rows, columns, -1))
         with autocast(device):
@@ -143,13 +144,15 @@ def train_soft(
             riddler.note(right.float().mean().item())
         else:
             coaches[mode].note(questions, right)
-        if log.due(step):
-            said_right = {f"say_{kind}": value for kind, value in coaches[SPOKEN].accuracy.items()}
-            letters = {"options": riddler.options, "riddle": riddler.accuracy}
-            log.add("soft", step, loss=loss.item(), **letters, **coaches[LETTERED].accuracy, **said_right)
-    student.projector.requires_grad_(True)
+        done = riddler.options == 4 and riddler.accuracy > stage.enough
+        if log.due(step) or done:
+            words = {f"say_{kind}": value for kind, value in coaches[SPOKEN].accuracy.items()}
+            riddles = {"options": riddler.options, "riddle": riddler.accuracy}
+            log.add(name, step, loss=loss.item(), **riddles, **coaches[LETTERED].accuracy, **words)
+        if done:
+            break
 
 
-def _scripts(dice: np.random.Generator, phase: Phase) -> list[Script]:
-    length = int(dice.integers(phase.frames[0], phase.frames[1] + 1))
-    return [sketch(dice, length, int(dice.integers(3, 5)) if length > 10 else 3) for _ in range(phase.batch)]
+def _scripts(dice: np.random.Generator, stage: SoftStage) -> list[Script]:
+    length = int(dice.integers(stage.frames[0], stage.frames[1] + 1))
+    return [sketch(dice, length, int(dice.integers(3, 5)) if length > 10 else 3) for _ in range(stage.batch)]

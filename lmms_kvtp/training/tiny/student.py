@@ -29,7 +29,7 @@ class Student(nn.Module):
         self.register_buffer("prefix", torch.tensor(prefix), persistent=False)
         _initialise(self.llm, geometry)
 
-    def with_prefix(self, video: Float[Tensor, "b C D"]) -> Float[Tensor, "b P+C D"]:
+    def with_prefix(self, video: Float[Tensor, "b C D"]) -> Float[Tensor, "b L D"]:
         """The chat template's beginning before each video."""
         before = self.llm.model.embed_tokens(cast(Tensor, self.prefix))
         return torch.cat([before.expand(len(video), -1, -1), video], dim=1)
@@ -39,7 +39,7 @@ class Student(nn.Module):
         ends = self.newline.expand(*rows.shape[:3], 1, -1)
         return torch.cat([rows, ends], dim=3).flatten(1, 3)
 
-    def project(self, features: Float[Tensor, "b T s s E"]) -> Float[Tensor, "b T s/2 s/2 D"]:
+    def project(self, features: Float[Tensor, "b T s s E"]) -> Float[Tensor, "b T h w D"]:
         """Projector on every patch, then the mean of each 2x2 block."""
         embeds = self.projector(features)
         return cast(Tensor, embeds.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean(dim=(3, 5)))
