@@ -50,7 +50,9 @@ def check(relevance: Float[Tensor, " T"], total: int, capacity: int) -> None:
         raise ValueError(f"relevance of frames {bad[:5]} is not finite; look at the scorer and its dtype")
 
 
-def largest_remainder(weights: Float[Tensor, " T"], total: int, capacity: int, floor: int = 0) -> Int[Tensor, " T"]:
+def largest_remainder(
+    weights: Float[Tensor, " T"], total: int, capacity: int | Int[Tensor, " T"], floor: int = 0
+) -> Int[Tensor, " T"]:
     """Split `total` in proportion to `weights` into integers of [floor, capacity].
 
     What a full frame cannot take is spread over the others in proportion to their weights, and a share below `floor`
@@ -59,14 +61,16 @@ def largest_remainder(weights: Float[Tensor, " T"], total: int, capacity: int, f
 
     Args:
         weights: >= 0; all zero means equal shares.
-        total: 0 <= total <= T * capacity.
-        capacity: upper limit of a share.
-        floor: lower limit of a share.
+        total: 0 <= total <= the sum of capacities.
+        capacity: upper limit of a share, or of each share.
+        floor: lower limit of a share; a capacity below it is a share's lower limit.
     """
-    shares = _water_fill(weights.double().cpu().numpy(), total, capacity, min(floor, total // max(len(weights), 1)))
+    caps = np.broadcast_to(np.asarray(capacity, dtype=np.float64), len(weights))
+    floors = np.minimum(caps, min(floor, total // max(len(weights), 1)))
+    shares = _water_fill(weights.double().cpu().numpy(), total, caps, floors)
     budgets = np.floor(shares + 1e-9).astype(np.int64)
     fraction = np.round(shares - budgets, 9)
-    fraction[budgets >= capacity] = -1.0  # a full frame takes no more
+    fraction[budgets >= caps] = -1.0  # a full frame takes no more
     extra = np.argsort(-fraction, kind="stable")[: total - budgets.sum()]
     budgets[extra] += 1
     return torch.from_numpy(budgets)
@@ -78,25 +82,26 @@ def whole_frames(relevance: Float[Tensor, " T"], total: int, capacity: int) -> I
     return (total - ranks * capacity).clamp(0, capacity)
 
 
-def _water_fill(weights: np.ndarray, total: int, capacity: int, floor: int) -> np.ndarray:
-    """The real shares clip(level * weights, floor, capacity) that sum to `total`.
+def _water_fill(weights: np.ndarray, total: int, caps: np.ndarray, floors: np.ndarray) -> np.ndarray:
+    """The real shares clip(level * weights, floors, caps) that sum to `total`.
 
-    Variable fixing: at a trial level, if what overflows outweighs what the floor lifts, the overflowing shares are
-    full at the final level too, else the lifted ones stay at the floor; so each round settles at least one frame.
+    Variable fixing: at a trial level, if what overflows outweighs what the floors lift, the overflowing shares are
+    full at the final level too, else the lifted ones stay at their floors; so each round settles at least one frame.
     """
     shares = np.zeros(len(weights))
     moving = np.ones(len(weights), dtype=bool)
     rest = float(total)
     while moving.any():
-        w = weights[moving] / (weights[moving].max() or 1.0)  # no overflow from the weights of sharp softmaxes
+        w, cap, floor = weights[moving] / (weights[moving].max() or 1.0), caps[moving], floors[moving]  # no overflow
         trial = rest * (w / w.sum() if w.any() else np.full(len(w), 1 / len(w)))
-        over, under = np.maximum(trial - capacity, 0), np.maximum(floor - trial, 0)
-        settled = over > 0 if over.sum() > under.sum() else under > 0
+        over, under = np.maximum(trial - cap, 0), np.maximum(floor - trial, 0)
+        full = over.sum() > under.sum()
+        settled = over > 0 if full else under > 0
         if not settled.any():
             shares[moving] = trial
             break
         frames = np.flatnonzero(moving)[settled]
-        shares[frames] = capacity if over.sum() > under.sum() else floor
+        shares[frames] = (cap if full else floor)[settled]
         rest -= shares[frames].sum()
         moving[frames] = False
     return shares

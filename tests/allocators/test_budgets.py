@@ -55,6 +55,7 @@ def test_softmax_at_temperature_zero_is_hard_selection():
 
 def test_hard_fills_top_frames_and_prefers_the_earlier_of_equals():
     assert Hard().allocate(torch.tensor([1.0, 3.0, 3.0, 3.0]), 16, 7).tolist() == [0, 7, 7, 2]
+    assert Hard().allocate(torch.zeros(100), 80, 2).tolist() == [2] * 40 + [0] * 60
 
 
 @pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"floor": -1}])

@@ -70,6 +70,7 @@ def check_packed(cls: type[TokenPruner], packed: PackedTokens, tokens: FrameToke
 
 
 @every
+@settings(max_examples=15)
 @given(budgets=st.lists(st.integers(0, 12), min_size=1, max_size=7))
 def test_keeps_exactly_the_budget_in_raster_order(cls, budgets):
     tokens, features = video(cls, len(budgets), (3, 4), seed=sum(budgets))
@@ -113,6 +114,7 @@ def test_full_budgets_change_nothing_where_that_is_declared(cls):
 
 
 @every
+@settings(max_examples=15)
 @given(budgets=st.lists(st.integers(1, 12), min_size=1, max_size=7))
 def test_nothing_is_lost_where_that_is_declared(cls, budgets):
     if not cls.conserves_mass:
@@ -188,7 +190,7 @@ def test_budgets_that_do_not_fit_are_refused(cls, budgets, message):
 
 
 @every
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(small=st.lists(st.integers(0, 12), min_size=3, max_size=3), more=st.integers(0, 12))
 def test_more_budget_never_drops_a_kept_token_of_a_score_pruner(cls, small, more):
     if not issubclass(cls, ScorePruner):

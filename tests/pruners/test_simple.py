@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from lmms_kvtp.pruners.grid import Grid, lattice
+from lmms_kvtp.pruners._lattice import blocks, lattice
+from lmms_kvtp.pruners.grid import Grid
 from lmms_kvtp.pruners.none import Unpruned
+from lmms_kvtp.pruners.pool import Pool
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
@@ -57,9 +59,25 @@ def test_grid_keeps_a_lattice_with_the_proportions_of_the_frame():
 def test_grid_has_a_lattice_for_every_budget(grid):
     for budget in range(grid[0] * grid[1] + 1):
         assert lattice(budget, *grid).sum() == budget
+        middles = blocks(budget, *grid)
+        assert torch.equal(middles[middles], middles) and len(set(middles.tolist())) == max(budget, 1)
 
 
 def test_grid_leaves_tokens_as_they_were():
     tokens, features = video(grid=(4, 8))
     packed = Grid().prune(tokens, features, torch.tensor([8, 0, 3, 32]))
     assert torch.equal(packed.embeds, tokens.embeds[packed.frame, packed.patch])
+
+
+def test_pool_is_average_pooling_where_the_budget_divides_the_grid():
+    tokens, features = video(frames=3, grid=(4, 6))
+    packed = Pool().prune(tokens, features, torch.tensor([6, 24, 0]))
+    maps = tokens.embeds[0].reshape(4, 6, 2).permute(2, 0, 1)
+    pooled = torch.nn.functional.avg_pool2d(maps, 2).flatten(1).T
+    torch.testing.assert_close(packed.embeds[:6], pooled)
+    assert packed.size[:6].tolist() == [4.0] * 6
+    assert torch.equal(packed.embeds[6:], tokens.embeds[1])
+
+
+def test_pool_takes_uneven_budgets_in_rows_that_differ_by_one_block():
+    assert blocks(5, 4, 4).reshape(4, 4).tolist() == [[5, 5, 7, 7], [5, 5, 7, 7], [12, 14, 14, 15], [12, 14, 14, 15]]

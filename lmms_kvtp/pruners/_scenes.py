@@ -1,0 +1,55 @@
+"""Scenes of a video, and what stays still in them, as PruneVid finds both."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.pruners._dpc import density_peaks
+
+L = TypeVar("L")
+
+
+def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
+    """The mean cosine between two different frames at each position; -inf for a single frame."""
+    count = len(scene)
+    if count == 1:
+        return torch.full(scene.shape[1:2], -torch.inf, device=scene.device)
+    total = torch.zeros(scene.shape[1:], device=scene.device)
+    for frame in scene:
+        total += F.normalize(frame.float(), dim=1)
+    return (total.square().sum(dim=1) - count) / (count * (count - 1))  # |sum of unit vectors|^2 holds all pairs
+
+
+def segment(frames: Float[Tensor, "T D"], num_clusters: int, neighbours: int) -> list[int]:
+    """Lengths of the scenes: runs of frames of one cluster, after short runs have joined their neighbours.
+
+    Source: PruneVid (arXiv 2412.16117), section 3.2.
+    """
+    labels = density_peaks(frames, max(num_clusters, 1), neighbours)
+    return [length for _, length in _runs(refine(labels.tolist()))]
+
+
+def refine(labels: list[int]) -> list[int]:
+    """Keep the longest runs of each label, if longer than one frame; other runs join the longer run beside them.
+
+    Runs join from left to right, and count as part of what they joined; of two equal neighbours the left one wins.
+    """
+    longest = {label: max(length for other, length in _runs(labels) if other == label) for label in labels}
+    settled = [label if n == longest[label] > 1 else None for label, n in _runs(labels) for _ in range(n)]
+    while None in settled:
+        runs = _runs(settled)
+        gap = [label for label, _ in runs].index(None)
+        left = runs[gap - 1] if gap else (0, 0)
+        right = runs[gap + 1] if gap + 1 < len(runs) else (0, 0)
+        runs[gap] = (left[0] if left[1] >= right[1] else right[0], runs[gap][1])
+        settled = [label for label, n in runs for _ in range(n)]
+    return [label for label in settled if label is not None]
+
+
+def _runs(labels: Sequence[L]) -> list[tuple[L, int]]:
+    return [(label, len(list(run))) for label, run in groupby(labels)]

@@ -1,0 +1,71 @@
+"""DyCoke's temporal merging: whole frames at intervals, and of the frames between them what changed."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.pruners._lattice import lattice
+from lmms_kvtp.pruners._temporal import change
+from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+
+@dataclass(frozen=True)
+class DyCoke(TokenPruner):
+    """Keeps the first frame of each group of four whole, and the patches of the others that changed most.
+
+    In a group, frame 1 is compared with frame 0, frame 3 with frame 2, and frame 2 with frame 0. What the whole frames
+    leave of the total is shared among the others in proportion to their budgets; equal budgets are the paper's rule.
+    The paper's ratio follows from its pruning rate k, 0.7, and cannot be less than a quarter; here the rate follows
+    from the total, and where whole frames do not fit, groups grow to 8, 16, ... frames by the same pattern. A video
+    with less than one frame of tokens keeps a lattice of its first frame. The release leaves out an incomplete last
+    group; here it is one.
+
+    Source: DyCoke (arXiv 2411.15024), section 3.2. Its second stage works in the decoder's cache, and is not here.
+    """
+
+    scope: ClassVar[Literal["frame", "video"]] = "video"
+    paper: ClassVar[str] = "DyCoke, arXiv 2411.15024"
+
+    group: int = 4
+    """Frames of a group, a power of 2."""
+
+    def __post_init__(self) -> None:
+        """Refuse a group that has no pattern."""
+        if self.group < 1 or self.group & (self.group - 1):
+            raise ValueError(f"group={self.group} must be a power of 2, such as 4")
+
+    def prune(
+        self,
+        tokens: FrameTokens,
+        features: FrameFeatures,
+        budgets: Int[Tensor, " T"],
+        relevance: Float[Tensor, " T"] | None = None,
+    ) -> PackedTokens:
+        """Keep as many tokens as all budgets together."""
+        check(tokens, budgets)
+        frames, total, capacity = torch.arange(tokens.num_frames), int(budgets.sum()), tokens.capacity
+        length = self.group
+        while length < tokens.num_frames and -(-tokens.num_frames // length) * capacity > total:
+            length *= 2
+        position = frames % length
+        shares = _shares(budgets, position == 0, total, capacity)
+        scores = change(tokens.embeds, frames - (position & -position))  # its lowest bit back: 1-0, 3-2, 2-0, 6-4, 4-0
+        scores[0] = lattice(int(shares[0]), *tokens.grid).to(scores)
+        return pack(tokens, tokens.embeds, top(scores, shares))
+
+
+def _shares(budgets: Int[Tensor, " T"], whole: Bool[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
+    """Whole frames first, what is left in proportion to the budgets."""
+    rest = total - int(whole.sum()) * capacity
+    shares = torch.zeros_like(budgets)
+    if rest < 0:
+        shares[0] = total
+        return shares
+    shares[whole] = capacity
+    shares[~whole] = largest_remainder(budgets[~whole].double(), rest, capacity)
+    return shares

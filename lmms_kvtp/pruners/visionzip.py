@@ -1,0 +1,71 @@
+"""VisionZip: dominant tokens by attention, and contextual ones that merge the rest."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmms_kvtp.pruners._merge import DROPPED, merge
+from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read, refuse_nan, top
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+
+@dataclass(frozen=True)
+class VisionZip(TokenPruner):
+    """Keeps the tokens that receive most attention, and averages each other token into the nearest of a few anchors.
+
+    Anchors are evenly spaced among the tokens that are not dominant; nearness is the cosine of keys. A budget too small
+    for an anchor drops the rest.
+
+    Source: VisionZip (arXiv 2412.04467), section 3, after the language model's pooling instead of before it, so that
+    budgets count what the language model sees; an anchor counts in its average like any other token.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"column_attention", "keys"})
+    paper: ClassVar[str] = "VisionZip, arXiv 2412.04467"
+
+    contextual: float = 10 / 64
+    """Part of the budget, rounded to the nearest token, that goes to anchors; the paper's 64 tokens have 10."""
+
+    def __post_init__(self) -> None:
+        """Refuse a part outside [0, 1]."""
+        if not 0 <= self.contextual <= 1:
+            raise ValueError(f"contextual={self.contextual} is outside [0, 1]; it is a part of the budget")
+
+    def prune(
+        self,
+        tokens: FrameTokens,
+        features: FrameFeatures,
+        budgets: Int[Tensor, " T"],
+        relevance: Float[Tensor, " T"] | None = None,
+    ) -> PackedTokens:
+        """Keep `budgets[t]` tokens of frame t, dominant and contextual."""
+        check(tokens, budgets)
+        attention, keys = read(features, "column_attention", tokens), read(features, "keys", tokens)
+        num_anchors = (budgets * self.contextual + 0.5).long()
+        dominant = top(attention.float(), budgets - num_anchors)
+        anchors = _every_step(~dominant, num_anchors.to(dominant.device))
+        owner = torch.cat([_assign(keys[part], dominant[part], anchors[part]) for part in chunks(len(budgets))])
+        return merge(tokens, owner)
+
+
+def _every_step(free: Bool[Tensor, "T N"], count: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:
+    """Mark the first, and every further step-th, of the free tokens of a frame, `count[t]` in all."""
+    step = (free.sum(dim=1) // count.clamp_min(1)).clamp_min(1)[:, None]
+    rank = free.cumsum(dim=1) - 1
+    return free & (rank % step == 0) & (rank // step < count[:, None])
+
+
+def _assign(
+    keys: Float[Tensor, "F N C"], dominant: Bool[Tensor, "F N"], anchors: Bool[Tensor, "F N"]
+) -> Int[Tensor, "F N"]:
+    """Dominant tokens and anchors own themselves, others go to the nearest anchor, if there is one."""
+    unit = F.normalize(keys.float(), dim=-1)
+    cosines = unit @ unit.transpose(1, 2)
+    refuse_nan(cosines, "keys")
+    nearest = cosines.masked_fill(~anchors[:, None], -torch.inf).argmax(dim=2)
+    nearest = torch.where(anchors.any(dim=1, keepdim=True), nearest, DROPPED)
+    return torch.where(dominant | anchors, torch.arange(keys.shape[1], device=keys.device), nearest)

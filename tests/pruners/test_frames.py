@@ -1,0 +1,126 @@
+"""Pruners of single frames against loops over their frames and tokens."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.maxmin import MaxMin
+from lmms_kvtp.pruners.prumerge import PruMerge
+from lmms_kvtp.pruners.prumerge_plus import PruMergePlus, comb
+from lmms_kvtp.pruners.vidcom2 import VidCom2
+from lmms_kvtp.pruners.visionzip import VisionZip
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+BUDGETS = [15, 0, 1, 7, 8, 9, 4, 14, 2, 15, 3, 5, 6, 10, 11, 12, 13, 1, 7]  # more frames than one chunk holds
+
+
+def video(seed: int = 3) -> tuple[FrameTokens, FrameFeatures]:
+    generator = torch.Generator().manual_seed(seed)
+    frames = len(BUDGETS)
+    return (
+        FrameTokens(torch.randn(frames, 15, 8, generator=generator), (3, 5)),
+        FrameFeatures(
+            times=torch.zeros(frames),
+            probe_attention=torch.rand(frames, 15, generator=generator),
+            column_attention=torch.rand(frames, 15, generator=generator),
+            keys=torch.randn(frames, 15, 6, generator=generator),
+        ),
+    )
+
+
+def prune(pruner: TokenPruner) -> list[PackedTokens]:
+    """What is kept, frame by frame."""
+    packed = pruner.prune(*video(), torch.tensor(BUDGETS))
+    cuts = [part.split(BUDGETS) for part in (packed.embeds, packed.frame, packed.patch, packed.size)]
+    return [PackedTokens(*parts, grid=(3, 5), num_frames=len(BUDGETS)) for parts in zip(*cuts, strict=True)]
+
+
+def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float(F.cosine_similarity(first, second, dim=0))
+
+
+def test_visionzip_is_the_loop_over_frames_and_tokens():
+    tokens, features = video()
+    for frame, kept in enumerate(prune(VisionZip())):
+        anchors_wanted = int(np.floor(BUDGETS[frame] * 10 / 64 + 0.5))
+        ranked = sorted(range(15), key=lambda patch: -float(features.column_attention[frame, patch]))
+        dominant = ranked[: BUDGETS[frame] - anchors_wanted]
+        rest = [patch for patch in range(15) if patch not in dominant]
+        anchors = rest[:: max(len(rest) // anchors_wanted, 1)][:anchors_wanted] if anchors_wanted else []
+        members = {patch: [patch] for patch in dominant + anchors}
+        for patch in rest:
+            if patch not in anchors and anchors:
+                cosines = [
+                    float(F.cosine_similarity(features.keys[frame, patch], features.keys[frame, a], dim=0))
+                    for a in anchors
+                ]
+                members[anchors[int(np.argmax(cosines))]].append(patch)
+        assert kept.patch.tolist() == sorted(members)
+        assert kept.size.tolist() == [float(len(members[patch])) for patch in sorted(members)]
+        for row, patch in enumerate(sorted(members)):
+            torch.testing.assert_close(kept.embeds[row], tokens.embeds[frame, members[patch]].mean(dim=0))
+
+
+def test_maxmin_is_the_loop_over_frames_and_tokens():
+    tokens, _ = video()
+    for frame, kept in enumerate(prune(MaxMin())):
+        rows = tokens.embeds[frame]
+        distance = {(i, j): 1 - cosine(rows[i], rows[j]) for i in range(15) for j in range(15)}
+        chosen: list[int] = []
+        while len(chosen) < BUDGETS[frame]:
+            left = [patch for patch in range(15) if patch not in chosen]
+            chosen.append(max(left, key=lambda p: min(distance[p, q] for q in chosen or range(15) if q != p)))
+        assert kept.patch.tolist() == sorted(chosen)
+        assert torch.equal(kept.embeds, rows[sorted(chosen)])
+
+
+def test_vidcom2_is_the_loop_over_frames_and_tokens():
+    tokens, _ = video()
+    rows = tokens.embeds.reshape(-1, 8).numpy()
+    steady = sorted(np.argsort(rows.var(axis=0))[:4])
+    unit = [[F.normalize(token[steady], dim=0) for token in frame] for frame in tokens.embeds]
+    video_mean = torch.stack([token for frame in unit for token in frame]).mean(dim=0)
+    for frame, kept in enumerate(prune(VidCom2())):
+        frame_mean = torch.stack(unit[frame]).mean(dim=0)
+        likeness = []
+        for token in unit[frame]:
+            squares = [float((token - mean).square().sum()) for mean in (video_mean, frame_mean)]
+            likeness.append(sum(np.exp(-d / (2 * a)) for d in squares for a in (1 / 8, 1 / 4, 1 / 2, 1, 2)))
+        assert kept.patch.tolist() == sorted(np.argsort(likeness)[: BUDGETS[frame]].tolist())
+
+
+def test_prumerge_plus_adds_a_comb_of_other_tokens_and_enriches_all():
+    tokens, features = video()
+    whole = PruMerge().prune(tokens, features, torch.full((len(BUDGETS),), 15)).embeds.reshape(-1, 15, 8)
+    for frame, kept in enumerate(prune(PruMergePlus())):
+        spaced = BUDGETS[frame] // 2
+        ranked = features.probe_attention[frame].argsort(descending=True).tolist()
+        salient = ranked[: BUDGETS[frame] - spaced]
+        rest = sorted(ranked[len(salient) :])
+        teeth = [rest[(2 * tooth + 1) * len(rest) // (2 * spaced)] for tooth in range(spaced)]
+        assert kept.patch.tolist() == sorted(salient + teeth)
+        torch.testing.assert_close(kept.embeds, whole[frame, kept.patch])
+
+
+@pytest.mark.parametrize("free", range(1, 12))
+def test_a_comb_has_exactly_its_teeth(free):
+    marks = torch.arange(13)[None].expand(free + 1, -1) < free
+    counts = torch.arange(free + 1)
+    assert torch.equal(comb(marks, counts).sum(dim=1), counts)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "message"),
+    [
+        (VisionZip, {"contextual": 1.5}, "contextual=1.5 is outside"),
+        (PruMergePlus, {"spaced": -0.5}, "spaced=-0.5 is outside"),
+        (PruMergePlus, {"neighbours": -1}, "neighbours=-1 must be"),
+        (VidCom2, {"channels": 0.0}, "channels=0.0 is outside"),
+        (VidCom2, {"widths": (1.0, 0.0)}, "must be positive"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(cls, settings, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**settings)
