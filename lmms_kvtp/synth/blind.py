@@ -4,6 +4,7 @@ Five readers that never see a frame, and two that see which places a video shows
 All of them are fitted on training questions and scored on the test split; a sound benchmark holds them at chance.
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -127,15 +128,19 @@ def _shown(doc: Document) -> list[int]:
 
 def main() -> None:
     """Print the table in Markdown."""
-    train = build("train", NUM_TRAIN_VIDEOS)
-    test = build("test", NUM_VIDEOS["test"])
+    parser = argparse.ArgumentParser(description="Answer the questions of skvqa_synth without watching the videos.")
+    parser.add_argument("--split", default="test", help="where to measure (default: %(default)s)")
+    parser.add_argument("--videos", type=int, default=NUM_VIDEOS["test"], help="how many (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=NUM_TRAIN_VIDEOS, help="videos to fit on (default: %(default)s)")
+    arguments = parser.parse_args()
+    train, test = build("train", arguments.train), build(arguments.split, arguments.videos)
     columns = ["all", *SHIPPED_KINDS]
-    lines = [
-        f"{len(test)} test questions, chance 25 %, standard error of `all` {100 * (0.1875 / len(test)) ** 0.5:.1f}"
-    ]
+    error = 100 * (0.25 * 0.75 / len(test)) ** 0.5
+    lines = [f"{len(test)} questions; chance 25 %, standard error of the column `all` {error:.1f}"]
     lines += ["", f"| reader | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, row in measure(train, test).items():
-        lines.append(f"| {name} | {' | '.join(f'{row[column]:.1f}' if column in row else '-' for column in columns)} |")
+        cells = [f"{row[column]:.1f}" if column in row else "-" for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
