@@ -79,7 +79,8 @@ def test_no_frames_or_no_rate_is_an_error(num_frames, avg_fps):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("max_frames_num", 0), ("chunk_size", 0), ("fps", 0.0), ("fps", float("nan")), ("num_threads", -1)]
+    ("field", "value"),
+    [("max_frames_num", 0), ("chunk_size", 0), ("fps", 0.0), ("fps", float("nan")), ("num_threads", -1)],
 )
 def test_settings_that_ask_for_nothing_are_refused_by_name_and_value(field, value):
     with pytest.raises(ValueError, match=f"{field}={value}"):

@@ -37,7 +37,7 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
     return openers[options.backend]()
 
 
-class AutoReader:
+class AutoReader(Reader):
     """Reads with decord until it fails, and with PyAV from there on."""
 
     def __init__(self, decord: Callable[[], Reader], pyav: Callable[[], Reader]) -> None:

@@ -1,15 +1,16 @@
 """What a decoder offers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 from jaxtyping import UInt8
 from torch import Tensor
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """An open video. Not shared between threads."""
 
+    @abstractmethod
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
         """Decode frames, counted in order of presentation.
 
@@ -19,8 +20,7 @@ class Reader(Protocol):
         Raises:
             VideoError: a frame cannot be decoded.
         """
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of file and threads."""
-        ...

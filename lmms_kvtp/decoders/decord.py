@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import UInt8
 from torch import Tensor
 
+from lmms_kvtp.decoders.base import Reader
 from lmms_kvtp.decoders.index import VideoIndex
 from lmms_kvtp.types import VideoError
 
@@ -18,10 +19,8 @@ class DecordError(VideoError):
 
     def __init__(self, path: str, reason: str, detail: object = "") -> None:
         """Name the reason in words that are the same for all videos, and what is particular of this one."""
-        lines = str(detail).strip().splitlines()
-        super().__init__(
-            f"decord cannot read video {path}: {': '.join([reason, *lines[:1]])}; set backend=auto or pyav"
-        )
+        cause = ": ".join([reason, *str(detail).strip().splitlines()[:1]])
+        super().__init__(f"decord cannot read video {path}: {cause}; set backend=auto or backend=pyav")
         self.reason = reason
 
 
@@ -43,7 +42,7 @@ def objection(index: VideoIndex) -> str | None:
     return None
 
 
-class DecordReader:
+class DecordReader(Reader):
     """Reads a file whose frames decord gets right."""
 
     def __init__(self, index: VideoIndex, num_threads: int) -> None:

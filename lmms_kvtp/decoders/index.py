@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
+else:
+    InputContainer = Packet = VideoStream = Any  # PyAV is imported where it is used
 
 WAY_OUT = "replace or re-encode the file, or run with on_error=skip"
+TIMELESS = ("avi", "asf")
+"""Formats that tell when to decode a frame, and not when to show it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,8 @@ def read_index(path: str) -> VideoIndex:
         raise VideoError(f"cannot read video {path}: it has no frames; {WAY_OUT}")
     stamps = [stamp for stamp in shown if stamp is not None]
     in_order = sorted(set(stamps))
-    is_stamped = len(in_order) == len(shown) and not (reorders and stamps == in_order)  # avi has times of decoding only
+    is_timeless = name in TIMELESS and reorders and stamps == in_order
+    is_stamped = len(in_order) == len(shown) and not is_timeless
     key_stamps = [stamp for stamp in keys if stamp is not None]
     return VideoIndex(
         path=path,
@@ -82,7 +87,7 @@ def read_index(path: str) -> VideoIndex:
 
 
 @contextmanager
-def open_video(path: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The file and its best video stream; FFmpeg's errors inside the block become VideoError.
 
     Raises:
@@ -121,7 +126,7 @@ def _are_closed(stamps: list[int], key_stamps: list[int]) -> bool:
     return all(place.get(stamp) == rank.get(stamp) for stamp in key_stamps)
 
 
-def _is_clean(packet: "Packet", stream: "VideoStream") -> bool:
+def _is_clean(packet: Packet, stream: VideoStream) -> bool:
     """False for H.264 key frames at which decoding may begin, but frames come right only later (no IDR picture)."""
     header = stream.codec_context.extradata
     if stream.codec_context.name != "h264":

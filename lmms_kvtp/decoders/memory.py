@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lmms_kvtp.decoders.base import Reader
 from lmms_kvtp.types import VideoError
 
 Images: TypeAlias = Tensor | NDArray[Any] | Sequence[Image.Image] | Sequence[str | PathLike[str]]
 """uint8 [T, H, W, 3], or one RGB image or image file per frame."""
 
 
-class MemoryReader:
+class MemoryReader(Reader):
     """Hands out frames in any order. Image files are opened as they are asked for."""
 
     def __init__(self, frames: Images, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,17 +10,20 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmms_kvtp.decoders.base import Reader
 from lmms_kvtp.decoders.index import WAY_OUT, VideoIndex, open_video
 from lmms_kvtp.types import VideoError
 
 if TYPE_CHECKING:
     from av import VideoFrame
+else:
+    VideoFrame = Any  # PyAV is imported where it is used
 
 SKIPPING = ("h264", "hevc")
 """Decoders that can leave out single frames, those that no other frame needs, and change nothing in the others."""
 
 
-class PyAVReader:
+class PyAVReader(Reader):
     """Decodes from the last key frame before each wanted frame on, and converts only wanted ones."""
 
     def __init__(self, index: VideoIndex, wanted: Sequence[int], num_threads: int) -> None:
@@ -66,7 +69,7 @@ class PyAVReader:
             self._at = index
         return self._rgb
 
-    def _find(self, index: int) -> "VideoFrame":
+    def _find(self, index: int) -> VideoFrame:
         import av
 
         cause = "missing"
@@ -98,7 +101,7 @@ class PyAVReader:
         for place in sorted({max(0, there - back) for back in (1, 2, 4, len(keys))}, reverse=True):
             yield int(keys[place]) if len(keys) else int(stamps[0])
 
-    def _decode(self) -> Iterator[tuple[int, "VideoFrame"]]:
+    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
         """Frames from here on, in order of presentation, with their positions."""
         context, stamps = self._stream.codec_context, self._index.stamps
         count = 0
@@ -115,7 +118,7 @@ def _position(stamps: NDArray[np.int64], stamp: int | None) -> int:
     return place if place < len(stamps) and stamps[place] == stamp else -1
 
 
-def _to_rgb(frame: "VideoFrame") -> NDArray[np.uint8]:
+def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     """The frame upright, in decord's colours: by the matrix and range that the stream names, else BT.601."""
     from av.video.reformatter import ColorRange, Colorspace
 
