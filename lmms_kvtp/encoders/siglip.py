@@ -95,22 +95,27 @@ class Siglip(FrameEncoder):
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
         """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
+        return torch.cat([self.embed_ids(ids) for text in texts for ids in self.token_ids(text)])
+
+    def token_ids(self, text: str) -> list[Int[Tensor, "_ _l"]]:
+        """The pieces of a text as the model reads them: rows of one length, or several such batches (`release`)."""
         limit = self.model.config.text_config.max_position_embeddings
-        lowered = [text.lower() for text in texts]  # SigLIP 2's tokenizer leaves that to the caller
+        lowered = text.lower()  # SigLIP 2's tokenizer leaves that to the caller
         if self.text_chunks == "release":
-            ids = [self.tokenizer(text, verbose=False).input_ids for text in lowered]
-            chunks = [text[start : start + limit] for text in ids for start in range(0, len(text), limit)]
-            return torch.cat([self.embed_ids(torch.tensor([chunk])) for chunk in chunks])
+            ids = self.tokenizer(lowered, verbose=False).input_ids
+            return [torch.tensor([ids[start : start + limit]]) for start in range(0, len(ids), limit)]
 
-        def fits(text: str) -> bool:
-            return bool(len(self.tokenizer(text, verbose=False).input_ids) <= limit)
+        def fits(piece: str) -> bool:
+            return bool(len(self.tokenizer(piece, verbose=False).input_ids) <= limit)
 
-        pieces = [piece for text in lowered for piece in split_text(text, fits)]
-        return self.embed_ids(
-            self.tokenizer(
-                pieces, padding="max_length", padding_side="right", max_length=limit, return_tensors="pt"
-            ).input_ids
+        padded = self.tokenizer(
+            split_text(lowered, fits),
+            padding="max_length",
+            padding_side="right",
+            max_length=limit,
+            return_tensors="pt",
         )
+        return [padded.input_ids]
 
     @torch.no_grad()
     def embed_ids(self, ids: Int[Tensor, "q l"]) -> Float[Tensor, "q E"]:

@@ -17,6 +17,8 @@ class FrameScorer(ABC):
     """Fields of `FrameFeatures` that this scorer reads; the encoder computes only these."""
     query_aware: ClassVar[bool] = True
     """Scores depend on the question."""
+    paper: ClassVar[str] = ""
+    """Where the method comes from: a name and an arXiv id."""
 
     @abstractmethod
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:

@@ -29,6 +29,7 @@ class KVTP(FrameScorer):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    paper: ClassVar[str] = "KVTP, arXiv 2503.10742"
 
     fusion: bool = True
     """Apply the head, as the paper describes; false scores frames alone."""

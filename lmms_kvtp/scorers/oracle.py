@@ -1,5 +1,6 @@
 """Relevance as the task's own annotation gives it: the ceiling of every scorer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +36,22 @@ class Oracle(FrameScorer):
                 "have; run a task with annotated spans (skvqa_synth, or one with a SparseKV-QA index), "
                 "or another scorer"
             )
-        times = features.times.double()
-        if not question.spans:
-            return torch.ones(len(times))
-        start, end, score = torch.tensor(question.spans, dtype=torch.float64, device=times.device).T[:, :, None]
-        inside = (times >= start - SLACK) & (times < end - SLACK)  # [spans, T]
-        nearest = (times - (start + end) / 2).abs().argmin(dim=1)
-        missed = ~inside.any(dim=1)
-        inside[missed, nearest[missed]] = True
-        return torch.where(inside, score, 0.0).amax(dim=0).float()
+        return span_scores(question.spans, features.times)
+
+
+def span_scores(spans: Sequence[tuple[float, float, float]], times: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
+    """The score of each frame, by the rules that `Oracle` states.
+
+    Args:
+        spans: start (s), end (s) and score; none means the whole video.
+        times: seconds of the frames.
+    """
+    seconds = times.double()
+    if not spans:
+        return torch.ones(len(seconds))
+    start, end, score = torch.tensor(spans, dtype=torch.float64, device=seconds.device).T[:, :, None]
+    inside = (seconds >= start - SLACK) & (seconds < end - SLACK)  # [spans, T]
+    nearest = (seconds - (start + end) / 2).abs().argmin(dim=1)
+    missed = ~inside.any(dim=1)
+    inside[missed, nearest[missed]] = True
+    return torch.where(inside, score, 0.0).amax(dim=0).float()

@@ -20,6 +20,7 @@ class Similarity(FrameScorer):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    paper: ClassVar[str] = "KVTP, arXiv 2503.10742"
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Compare each frame with the question.
