@@ -35,6 +35,9 @@ LLM = {
     "num_key_value_heads": 2,
     "vocab_size": 500,
     "max_position_embeddings": 4096,
+    "rope_theta": 1e6,
+    "initializer_range": SPREAD,
+    "eos_token_id": 482,
 }
 
 
@@ -61,7 +64,7 @@ def write_tiny(
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(GOLDEN, config=Qwen2Config())
     encoder = SiglipModel(_siglip_config(len(tokenizer), tokenizer.pad_token_id)).eval()
-    text = Qwen2Config(**LLM | dict(llm or {}), rope_theta=1e6, initializer_range=SPREAD, eos_token_id=482)
+    text = Qwen2Config(**LLM | dict(llm or {}))
     language, vision = Qwen2ForCausalLM(text).eval(), encoder.config.vision_config
     inner, outer = vision.hidden_size, text.hidden_size
     projector = nn.Sequential(nn.Linear(inner, outer), nn.GELU(), nn.Linear(outer, outer))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
 from lmms_kvtp.vlms.config import LLM_FIELDS, SO400M
-from lmms_kvtp.vlms.network import PREFIXES, Network, Tower, checkpoint_name
+from lmms_kvtp.vlms.network import HEAD, PREFIXES, Network, Tower, checkpoint_name
 
 RELEASED = {
     "architectures": ["LlavaQwenForCausalLM"],
@@ -68,6 +68,8 @@ def save_original(
         _write(folder / "generation_config.json", generation)
     save_tokenizer(folder, tokenizer)
     weights = _weights(Network(Tower(tower), projector, newline, llm), tower, vision.num_hidden_layers - 1)
+    if llm.config.tie_word_embeddings:
+        del weights[HEAD]
     save_torch_state_dict(
         {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()},
         folder,

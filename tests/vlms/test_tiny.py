@@ -1,0 +1,52 @@
+"""The embedded model is held against its manifest."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from lmms_kvtp.vlms import tiny
+from lmms_kvtp.vlms.checkpoint import find_folder
+from lmms_kvtp.vlms.config import CheckpointError
+from lmms_kvtp.vlms.llava_video import load_llava_video
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "siglip").mkdir()
+    files = {"config.json": "{}", "siglip/weights": "abc"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    manifest = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in files.items()}
+    (tmp_path / tiny.MANIFEST).write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def test_an_untouched_folder_passes(folder: Path) -> None:
+    assert tiny.checked(folder) == folder
+
+
+def test_a_damaged_file_is_named(folder: Path) -> None:
+    (folder / "siglip" / "weights").write_text("abd")
+    with pytest.raises(CheckpointError, match=r"siglip/weights in .* is damaged or edited; reinstall lmms-kvtp"):
+        tiny.checked(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks config\.json in "):
+        tiny.checked(folder)
+
+
+def test_an_installation_without_the_model_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "tiny_folder", lambda: tmp_path)
+    with pytest.raises(CheckpointError, match=r"no embedded model: .*is missing; reinstall lmms-kvtp, or give"):
+        load_llava_video("tiny")
+
+
+def test_the_name_stands_for_the_checked_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "tiny_folder", lambda: folder)
+    monkeypatch.chdir(folder.parent)
+    assert find_folder("tiny") == folder
+    assert tiny.tiny_folder.__name__ == "<lambda>"
