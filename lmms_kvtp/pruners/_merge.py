@@ -29,23 +29,32 @@ def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"]) -> PackedTokens:
     return PackedTokens(embeds, frame, patch, size, tokens.grid, tokens.num_frames)
 
 
-def merge_video(tokens: FrameTokens, owner: Int[Tensor, " M"]) -> PackedTokens:
-    """Average tokens over all frames; owners are counted through the video, frame by frame."""
-    cells = tokens.embeds.shape[0] * tokens.capacity
-    rows, size = means(tokens.embeds.reshape(1, cells, -1), owner[None])
+def merge_video(
+    tokens: FrameTokens, owner: Int[Tensor, " M"], weights: Float[Tensor, " M"] | None = None
+) -> PackedTokens:
+    """Average tokens over all frames, or sum them by weights.
+
+    Args:
+        tokens: never changed.
+        owner: as in `merge`, with tokens counted through the video, frame by frame.
+        weights: of each token in the sum that replaces the average.
+    """
+    cells, width = tokens.num_frames * tokens.capacity, tokens.embeds.shape[2]
+    rows, size = means(tokens.embeds.reshape(1, cells, width), owner[None], None if weights is None else weights[None])
     where = torch.nonzero(owner == torch.arange(cells, device=owner.device)).flatten()
-    embeds, frame, patch = rows.to(tokens.embeds.dtype), where // tokens.capacity, where % tokens.capacity
-    return PackedTokens(embeds, frame, patch, size, tokens.grid, tokens.num_frames)
+    frame, patch = where // tokens.capacity, where % tokens.capacity
+    return PackedTokens(rows.to(tokens.embeds.dtype), frame, patch, size, tokens.grid, tokens.num_frames)
 
 
 def means(
-    embeds: Float[Tensor, "F N D"], owner: Int[Tensor, "F N"]
+    embeds: Float[Tensor, "F N D"], owner: Int[Tensor, "F N"], weights: Float[Tensor, "F N"] | None = None
 ) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
-    """The average of each owner's tokens, owners in order, in float32; and how many tokens it has."""
+    """The average, or weighted sum, of each owner's tokens, owners in order, in float32; and how many tokens it has."""
     nobody = owner.shape[1]
     groups = group(
         owner.masked_fill(owner == DROPPED, nobody), nobody + 1, torch.arange(len(owner), device=owner.device)
     )
     owned = groups.filled & (torch.arange(nobody + 1, device=owner.device) < nobody)
     sizes = groups.sizes[owned].float()
-    return group_sums(embeds, groups)[owned[groups.filled]] / sizes[:, None], sizes
+    sums = group_sums(embeds, groups, weights)[owned[groups.filled]]
+    return sums if weights is not None else sums / sizes[:, None], sizes

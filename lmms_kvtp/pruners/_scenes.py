@@ -1,7 +1,7 @@
 """Scenes of a video, and what stays still in them, as PruneVid finds both."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TypeVar
 
 import torch
@@ -23,6 +23,23 @@ def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
     for frame in scene:
         total += F.normalize(frame.float(), dim=1)
     return (total.square().sum(dim=1) - count) / (count * (count - 1))  # |sum of unit vectors|^2 holds all pairs
+
+
+def cut(frames: Float[Tensor, "T E"], at_least: int, threshold: float) -> list[int]:
+    """Lengths of scenes that end where the cosine of consecutive frames is below a threshold.
+
+    Where that gives fewer than `at_least` scenes, they also end at the least similar of the other frames.
+
+    Raises:
+        ValueError: a frame is NaN.
+    """
+    cosines = F.cosine_similarity(frames[1:].float(), frames[:-1].float(), dim=1).cpu()
+    if torch.isnan(cosines).any():
+        raise ValueError("similarities of frames hold NaN; look at the image features and their dtype")
+    ends = cosines < threshold
+    ends[cosines.argsort(stable=True)[: at_least - 1]] = True
+    edges = [0, *(torch.nonzero(ends).flatten() + 1).tolist(), len(frames)]
+    return [stop - start for start, stop in pairwise(edges)]
 
 
 def segment(frames: Float[Tensor, "T D"], num_clusters: int, neighbours: int) -> list[int]:

@@ -85,18 +85,19 @@ def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
         raise ValueError(f"cannot keep {int(budgets[bad[0]])} tokens of frame {bad[0]}, which has {capacity}")
 
 
-def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "T N ..."]:
-    """A per-patch feature that a pruner needs.
+def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "T ..."]:
+    """A feature that a pruner needs.
 
     Raises:
-        ValueError: the encoder did not compute it, or its patches are not those of the tokens.
+        ValueError: the encoder did not compute it, or its frames or patches are not those of the tokens.
     """
     feature: Tensor | None = getattr(features, name)
     if feature is None:
         raise ValueError(f"this pruner reads {name}, which the features lack; choose an encoder that provides it")
-    if feature.shape[:2] != tokens.embeds.shape[:2]:
-        frames, patches = feature.shape[:2]
-        raise ValueError(f"{name} has {frames} x {patches} patches, the tokens {tokens.num_frames} x {tokens.capacity}")
+    axes = 1 if name == "image" else 2
+    if feature.shape[:axes] != tokens.embeds.shape[:axes]:
+        given, wanted = (" x ".join(map(str, part.shape[:axes])) for part in (feature, tokens.embeds))
+        raise ValueError(f"{name} is of {given} frames x patches, the tokens of {wanted}")
     return feature
 
 

@@ -77,5 +77,5 @@ def test_prumerge_refuses_a_negative_number_of_neighbours():
 def test_features_of_another_grid_are_refused_with_both_sizes():
     tokens, features = video()
     other = FrameTokens(tokens.embeds[:, :12], (3, 4))
-    with pytest.raises(ValueError, match=r"keys has 19 x 15 patches, the tokens 19 x 12"):
+    with pytest.raises(ValueError, match=r"keys is of 19 x 15 frames x patches, the tokens of 19 x 12"):
         ToMe().prune(other, features, torch.tensor([3] * 19))

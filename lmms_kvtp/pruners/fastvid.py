@@ -1,0 +1,110 @@
+"""FastVID: salient tokens of each frame, and anchors that merge what else a scene shows."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.pruners._dpc import peak_scores
+from lmms_kvtp.pruners._merge import DROPPED, merge_video
+from lmms_kvtp.pruners._scenes import cut
+from lmms_kvtp.pruners.base import TokenPruner, check, read, top
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+
+@dataclass(frozen=True)
+class FastVid(TokenPruner):
+    """Keeps each frame's most attended tokens, and density peaks of every few frames that take up all others.
+
+    Scenes end where consecutive frames differ most. In a scene every `interval`-th frame holds anchors, in equal
+    numbers; each token that is neither salient nor anchor goes to the most similar anchor of its scene, which becomes
+    a weighted sum of itself and the mean of those. A scene keeps exactly the budgets of its frames; anchors beyond
+    what their frames can hold are given back to the scene as salient tokens.
+
+    Source: FastVID (arXiv 2503.11187), section 3.
+    """
+
+    scope: ClassVar[Literal["frame", "video"]] = "video"
+    needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
+    paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
+
+    scenes: int = 8
+    """Least number of scenes, where there are as many frames."""
+    threshold: float = 0.9
+    """Frames whose cosine with the one before is lower start a scene."""
+    context: float = 0.4
+    """Part of the budget, rounded to the nearest token, that goes to anchors."""
+    interval: int = 4
+    """Frames from one that holds anchors to the next."""
+    anchor_weight: float = 0.6
+    """Least weight of an anchor in its sum; the mean of n tokens and the anchor gives it 1 / (n + 1)."""
+    neighbours: int = 4
+    """Of the density that anchors are chosen by."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        if not (0 <= self.context <= 1 and 0 <= self.anchor_weight <= 1):
+            raise ValueError(f"context={self.context} and anchor_weight={self.anchor_weight} must be within [0, 1]")
+        if self.scenes < 1 or self.interval < 1:
+            raise ValueError(f"scenes={self.scenes} and interval={self.interval} must be at least 1")
+
+    def prune(
+        self,
+        tokens: FrameTokens,
+        features: FrameFeatures,
+        budgets: Int[Tensor, " T"],
+        relevance: Float[Tensor, " T"] | None = None,
+    ) -> PackedTokens:
+        """Keep as many tokens of each scene as its frames have budgets."""
+        check(tokens, budgets)
+        attention, embeds = read(features, "probe_attention", tokens).float(), tokens.embeds
+        lengths = cut(read(features, "image", tokens), self.scenes, self.threshold)
+        shares = [self._share(part, tokens.capacity) for part in torch.split(budgets, lengths)]
+        salient = top(attention, torch.cat([share for share, _ in shares]))
+        anchors = self._anchors(embeds, salient, torch.cat([count for _, count in shares]))
+        owner, weight = [], []
+        for frames in torch.split(torch.arange(len(embeds)), lengths):
+            start, stop = int(frames[0]), int(frames[-1]) + 1
+            owners, weights = self._absorb(embeds[start:stop], salient[start:stop], anchors[start:stop])
+            owner.append(torch.where(owners == DROPPED, DROPPED, owners + start * tokens.capacity))
+            weight.append(weights)
+        return merge_video(tokens, torch.cat(owner), torch.cat(weight))
+
+    def _share(self, budgets: Int[Tensor, " L"], capacity: int) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
+        """Salient tokens and anchors of the frames of a scene."""
+        context = (budgets * self.context + 0.5).long()
+        salient, holders = budgets - context, torch.arange(len(budgets)) % self.interval == 0
+        room = torch.where(holders, capacity - salient, 0)
+        anchors = largest_remainder(holders.double(), min(int(context.sum()), int(room.sum())), room)
+        excess = int(context.sum() - anchors.sum())
+        return salient + largest_remainder(budgets.double(), excess, capacity - salient - anchors), anchors
+
+    def _anchors(
+        self, embeds: Float[Tensor, "T N D"], salient: Bool[Tensor, "T N"], counts: Int[Tensor, " T"]
+    ) -> Bool[Tensor, "T N"]:
+        anchors = torch.zeros_like(salient)
+        for frame in torch.nonzero(counts).flatten().tolist():
+            rest = torch.nonzero(~salient[frame]).flatten()
+            scores, _ = peak_scores(embeds[frame, rest], self.neighbours)
+            anchors[frame, rest[scores.argsort(descending=True, stable=True)[: int(counts[frame])]]] = True
+        return anchors
+
+    def _absorb(
+        self, embeds: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], anchors: Bool[Tensor, "L N"]
+    ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
+        """Within a scene: the token that each token goes to, and its weight there."""
+        unit = F.normalize(embeds.float(), dim=2).flatten(0, 1)
+        holds, others = torch.nonzero(anchors.flatten()).flatten(), ~(salient | anchors).flatten()
+        owner, weight = torch.arange(len(unit), device=unit.device), torch.ones(len(unit), device=unit.device)
+        if not len(holds):
+            return owner.masked_fill(others, DROPPED), weight
+        owner[others] = holds[(unit[others] @ unit[holds].T).argmax(dim=1)]
+        members = torch.bincount(owner[others], minlength=len(unit)).float()  # of each anchor, itself left out
+        own = torch.where(members > 0, (1 / (members + 1)).clamp_min(self.anchor_weight), 1.0)
+        weight[holds] = own[holds]
+        weight[others] = ((1 - own) / members.clamp_min(1))[owner[others]]
+        return owner, weight

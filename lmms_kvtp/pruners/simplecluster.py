@@ -1,0 +1,111 @@
+"""SimpleCluster: clusters of all tokens of the video, on directions that know their place and time."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmms_kvtp.pruners._bags import group, group_sums
+from lmms_kvtp.pruners._lattice import lattice
+from lmms_kvtp.pruners._merge import merge_video
+from lmms_kvtp.pruners.base import TokenPruner, check, pack
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+ROWS_AT_ONCE = 4096
+"""Tokens whose similarities to all clusters stand in memory together."""
+
+
+@dataclass(frozen=True)
+class SimpleCluster(TokenPruner):
+    """Averages the tokens of each spherical k-means cluster of the whole video, one cluster per token of the total.
+
+    Tokens are compared as unit vectors after a rotary embedding of frame, row and column, each over a third of the
+    channels; averages are of the tokens as they were, and stand at the member that is most like its cluster.
+
+    The paper gives neither the start nor the number of rounds. Here clusters start at a lattice of `budgets[t]` cells
+    of frame t, so an allocator decides where in the video they start: equal budgets are the paper's method, KVTP's
+    make its query-weighted form. A cluster that loses all its tokens restarts as the token that is least like its own.
+
+    Source: SimpleCluster (September 2026; no identifier known).
+    """
+
+    scope: ClassVar[Literal["frame", "video"]] = "video"
+    conserves_mass: ClassVar[bool] = True
+    paper: ClassVar[str] = "SimpleCluster, 2026"
+
+    rounds: int = 3
+    """Of assigning tokens and moving clusters, before the last assignment."""
+    mass: Literal["token", "budget"] = "token"
+    """What a token weighs when its cluster moves: 1, or the budget of its frame."""
+    base: float = 10_000.0
+    """Of the rotary embedding's wavelengths."""
+
+    def prune(
+        self,
+        tokens: FrameTokens,
+        features: FrameFeatures,
+        budgets: Int[Tensor, " T"],
+        relevance: Float[Tensor, " T"] | None = None,
+    ) -> PackedTokens:
+        """Keep as many clusters as all budgets together."""
+        check(tokens, budgets)
+        seeds = torch.stack([lattice(budget, *tokens.grid) for budget in budgets.tolist()]).to(tokens.embeds.device)
+        if seeds.all() or not seeds.any():
+            return pack(tokens, tokens.embeds, seeds)
+        unit = F.normalize(rotate(tokens.embeds.float(), tokens.grid, self.base).flatten(0, 1), dim=1)
+        if torch.isnan(unit).any():
+            raise ValueError("tokens hold NaN; look at the model's dtype")
+        weights = torch.ones(len(unit), device=unit.device)
+        if self.mass == "budget":
+            weights = budgets.to(weights).repeat_interleave(tokens.capacity).clamp_min(1e-3)
+        centres = unit[seeds.flatten()]
+        for _ in range(self.rounds):
+            cluster, _ = assign(unit, centres)
+            members = group(cluster[None], len(centres), torch.zeros_like(cluster[:1]))
+            centres[members.filled[0]] = F.normalize(group_sums(unit[None], members, weights[None]), dim=1)
+        return merge_video(tokens, _owners(*assign(unit, centres), len(centres)))
+
+
+def assign(unit: Float[Tensor, "M D"], centres: Float[Tensor, "B D"]) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
+    """The most similar centre of each token, and how similar it is."""
+    best = [(rows @ centres.T).max(dim=1) for rows in torch.split(unit, ROWS_AT_ONCE)]
+    return torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
+
+
+def _owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: int) -> Int[Tensor, " M"]:
+    """The token at which each token's cluster stands: the member most like the cluster, the earlier of equals.
+
+    Clusters without members become the tokens that are least like their own.
+    """
+    order = likeness.argsort(descending=True, stable=True)
+    order = order[cluster[order].argsort(stable=True)]  # by cluster, most alike first
+    sizes = torch.bincount(cluster, minlength=count)
+    filled = sizes > 0
+    heads = order[(sizes.cumsum(0) - sizes)[filled]]
+    stands = torch.zeros_like(sizes)
+    stands[filled] = heads
+    owner = stands[cluster]
+    free = likeness.clone()
+    free[heads] = torch.inf
+    alone = free.argsort(stable=True)[: count - len(heads)]
+    owner[alone] = alone
+    return owner
+
+
+def rotate(embeds: Float[Tensor, "T N D"], grid: tuple[int, int], base: float) -> Float[Tensor, "T N D"]:
+    """Rotary embedding of (frame, row, column); channels beyond three equal even parts stay as they are."""
+    rows, columns = grid
+    half = embeds.shape[2] // 6
+    frame = torch.arange(len(embeds), device=embeds.device)[:, None].expand(-1, rows * columns)
+    cell = torch.arange(rows * columns, device=embeds.device).expand(len(embeds), -1)
+    speeds = base ** (-torch.arange(half, device=embeds.device) / max(half, 1))
+    rotated = embeds.clone()
+    for axis, position in enumerate((frame, cell // columns, cell % columns)):
+        first, second = (slice((2 * axis + side) * half, (2 * axis + side + 1) * half) for side in (0, 1))
+        angle = position[..., None] * speeds
+        rotated[..., first] = embeds[..., first] * angle.cos() - embeds[..., second] * angle.sin()
+        rotated[..., second] = embeds[..., second] * angle.cos() + embeds[..., first] * angle.sin()
+    return rotated

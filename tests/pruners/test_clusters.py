@@ -1,0 +1,167 @@
+"""Clustering pruners against loops over scenes, tokens and clusters."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmms_kvtp.pruners._lattice import lattice
+from lmms_kvtp.pruners._scenes import cut
+from lmms_kvtp.pruners.fastvid import FastVid
+from lmms_kvtp.pruners.simplecluster import SimpleCluster, rotate
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+
+def video(frames: int = 11, seed: int = 5) -> tuple[FrameTokens, FrameFeatures]:
+    generator = torch.Generator().manual_seed(seed)
+    scene = torch.randn(frames // 4 + 1, 1, 10, generator=generator).repeat_interleave(4, dim=0)[:frames]
+    return (
+        FrameTokens(torch.randn(frames, 15, 14, generator=generator), (3, 5)),
+        FrameFeatures(
+            times=torch.zeros(frames),
+            image=scene[:, 0] + 0.05 * torch.randn(frames, 10, generator=generator),
+            probe_attention=torch.rand(frames, 15, generator=generator),
+        ),
+    )
+
+
+def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float(F.cosine_similarity(first, second, dim=0))
+
+
+def cells(packed: PackedTokens) -> list[tuple[int, int]]:
+    return list(zip(packed.frame.tolist(), packed.patch.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("at_least", "lengths"), [(1, [4, 4, 3]), (3, [4, 4, 3]), (5, [4, 1, 1, 2, 3])])
+def test_scenes_end_at_low_similarity_and_at_the_lowest_where_there_are_too_few(at_least, lengths):
+    frames = torch.tensor([[1, 0.0]] * 4 + [[0, 1.0], [0.1, 1], [0.3, 1], [0.3, 1]] + [[1, 0.0]] * 3)
+    assert cut(frames, at_least, 0.9) == lengths
+    assert cut(frames[:1], at_least, 0.9) == [1]
+
+
+def fastvid_loop(
+    tokens: FrameTokens, features: FrameFeatures, budgets: list[int]
+) -> dict[tuple[int, int], torch.Tensor]:
+    """With budgets that need no giving back."""
+    kept = {}
+    lengths = cut(features.image, 3, 0.9)
+    for scene in np.split(np.arange(len(budgets)), np.cumsum(lengths)[:-1]):
+        context = {t: int(np.floor(0.4 * budgets[t] + 0.5)) for t in scene}
+        holders = list(scene[::4])
+        counts = {t: sum(context.values()) // len(holders) for t in holders}
+        for t in holders[: sum(context.values()) % len(holders)]:
+            counts[t] += 1
+        anchors, others = {}, []
+        for t in scene:
+            ranked = features.probe_attention[t].argsort(descending=True).tolist()
+            salient, rest = ranked[: budgets[t] - context[t]], sorted(ranked[budgets[t] - context[t] :])
+            kept |= {(t, p): tokens.embeds[t, p] for p in salient}
+            peaks = density_peaks_loop(tokens.embeds[t, rest], 4) if t in holders else []
+            chosen = [rest[index] for index in peaks[: counts.get(t, 0)]]
+            anchors |= {(t, p): [] for p in chosen}
+            others += [(t, p) for p in rest if p not in chosen]
+        for t, p in others:
+            anchors[max(anchors, key=lambda cell: cosine(tokens.embeds[cell], tokens.embeds[t, p]))].append((t, p))
+        for cell, members in anchors.items():
+            mean = torch.stack([tokens.embeds[member] for member in members]).mean(dim=0) if members else 0
+            weight = max(1 / (len(members) + 1), 0.6) if members else 1
+            kept[cell] = weight * tokens.embeds[cell] + (1 - weight) * mean
+    return kept
+
+
+def density_peaks_loop(points: torch.Tensor, neighbours: int) -> list[int]:
+    distance = [[float((a - b).norm()) / points.shape[1] ** 0.5 for b in points] for a in points]
+    density = [np.exp(-np.mean(np.square(sorted(row)[:neighbours]))) for row in distance]
+    scores = []
+    for index, row in enumerate(distance):
+        denser = [gap for other, gap in enumerate(row) if density[other] > density[index]]
+        scores.append(density[index] * (min(denser) if denser else max(map(max, distance))))
+    return sorted(range(len(points)), key=lambda index: -scores[index])
+
+
+def test_fastvid_is_the_loop_over_scenes_frames_and_tokens():
+    tokens, features = video()
+    budgets = [4, 3, 5, 2, 0, 6, 1, 4, 3, 3, 2]
+    packed = FastVid(scenes=3).prune(tokens, features, torch.tensor(budgets))
+    expected = fastvid_loop(tokens, features, budgets)
+    assert cells(packed) == sorted(expected)
+    for cell, row in zip(cells(packed), packed.embeds, strict=True):
+        torch.testing.assert_close(row, expected[cell], rtol=1e-4, atol=1e-5)
+
+
+def test_fastvid_keeps_each_scene_s_budgets_and_gives_back_anchors_that_do_not_fit():
+    tokens, features = video()
+    budgets = torch.tensor([15, 14, 15, 15, 9, 15, 0, 12, 15, 15, 15])
+    counts = FastVid(scenes=3).prune(tokens, features, budgets).counts()
+    for scene, wanted in zip(counts.split([4, 4, 3]), budgets.split([4, 4, 3]), strict=True):
+        assert scene.sum() == wanted.sum()
+
+
+def test_fastvid_without_anchors_drops_what_is_not_salient():
+    tokens, features = video()
+    packed = FastVid(context=0.0).prune(tokens, features, torch.full((11,), 4))
+    assert packed.counts().tolist() == [4] * 11 and (packed.size == 1).all()
+
+
+def test_rotation_turns_pairs_of_channels_by_frame_row_and_column():
+    tokens, _ = video()
+    rotated = rotate(tokens.embeds, (3, 5), 100.0)
+    for frame, patch in [(0, 0), (7, 13), (10, 4)]:
+        expected = tokens.embeds[frame, patch].clone()
+        for axis, position in enumerate((frame, patch // 5, patch % 5)):
+            for pair in range(2):  # 14 channels: three times two pairs, and two that stay
+                angle = position * 100.0 ** (-pair / 2)
+                i, j = 4 * axis + pair, 4 * axis + 2 + pair
+                a, b = tokens.embeds[frame, patch, i], tokens.embeds[frame, patch, j]
+                expected[i] = a * np.cos(angle) - b * np.sin(angle)
+                expected[j] = b * np.cos(angle) + a * np.sin(angle)
+        torch.testing.assert_close(rotated[frame, patch], expected)
+
+
+@pytest.mark.parametrize("mass", ["token", "budget"])
+def test_simplecluster_is_the_loop_over_tokens_and_clusters(mass):
+    tokens, features = video()
+    budgets = [4, 3, 5, 2, 0, 6, 1, 4, 3, 3, 2]
+    packed = SimpleCluster(rounds=2, mass=mass).prune(tokens, features, torch.tensor(budgets))
+    unit = F.normalize(rotate(tokens.embeds, (3, 5), 1e4), dim=2).reshape(-1, 14)
+    weight = [max(b, 1e-3) if mass == "budget" else 1.0 for b in budgets for _ in range(15)]
+    seeds = [t * 15 + p for t, b in enumerate(budgets) for p in range(15) if lattice(b, 3, 5)[p]]
+    centres = [unit[seed] for seed in seeds]
+    for step in range(3):
+        likeness = [[float(row @ centre) for centre in centres] for row in unit]
+        members = {c: [m for m in range(165) if np.argmax(likeness[m]) == c] for c in range(len(centres))}
+        if step < 2:
+            for c, own in members.items():
+                if own:
+                    centres[c] = F.normalize(sum(weight[m] * unit[m] for m in own), dim=0)
+    assert all(members.values())
+    stands = {max(own, key=lambda m: likeness[m][c]): own for c, own in members.items()}
+    assert cells(packed) == [(cell // 15, cell % 15) for cell in sorted(stands)]
+    rows = torch.stack([tokens.embeds.reshape(-1, 14)[stands[cell]].mean(dim=0) for cell in sorted(stands)])
+    torch.testing.assert_close(packed.embeds, rows, rtol=1e-4, atol=1e-5)
+
+
+def test_simplecluster_restarts_empty_clusters_at_the_tokens_least_like_their_own():
+    tokens, features = video(frames=2)
+    equal = tokens.embeds.clone()
+    equal[:, :8] = equal[:, :1]
+    still = replace(tokens, embeds=equal)
+    packed = SimpleCluster(base=1e30).prune(still, features, torch.tensor([13, 14]))
+    assert len(packed.embeds) == 27 and packed.size.sum() == 30 and len(set(cells(packed))) == 27
+
+
+def test_simplecluster_with_budgets_puts_more_tokens_where_the_budgets_are():
+    tokens, features = video()
+    budgets = torch.tensor([9, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    even = SimpleCluster().prune(tokens, features, torch.tensor([3] * 5 + [2] * 6)).counts()
+    assert SimpleCluster().prune(tokens, features, budgets).counts()[:2].sum() > even[:2].sum() + 5
+
+
+def test_settings_that_mean_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"context=1.5 and anchor_weight=0.6"):
+        FastVid(context=1.5)
+    with pytest.raises(ValueError, match=r"scenes=0 and interval=4"):
+        FastVid(scenes=0)
