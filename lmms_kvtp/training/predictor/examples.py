@@ -1,0 +1,87 @@
+"""What the predictor learns from: videos, questions on them, and how relevant each frame is."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_kvtp.refine import refine
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.synth import cache
+from lmms_kvtp.synth.questions import ask
+from lmms_kvtp.synth.script import write_script
+from lmms_kvtp.types import Question
+
+MOST_RELEVANT = 5.0
+"""The top of the paper's scale of relevance, 0 to 5."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A video with questions whose relevant spans are known."""
+
+    source: str
+    """Path of the video."""
+    questions: tuple[Question, ...]
+    """With `refined` and `spans`; () for spans means that the whole video is relevant."""
+    frames: FrameOptions = FrameOptions()  # noqa: RUF009  # frozen, as plain values are
+
+
+def synthetic(split: str, videos: Iterable[int], frames: FrameOptions | None = None) -> list[Example]:
+    """Videos of the embedded benchmark, made if need be, with all questions that they allow.
+
+    Args:
+        split: train, val or test.
+        videos: numbers of the videos.
+        frames: which frames are sampled.
+    """
+    chosen = list(videos)
+    paths = cache.ensure(split, chosen)
+    return [
+        Example(
+            str(paths[script.key]),
+            tuple(
+                Question(
+                    prompt=asked.prompt,
+                    stem=asked.text,
+                    options=asked.options,
+                    refined=refine(asked.text, asked.options),
+                    doc_key=f"{script.key}-{asked.kind}",
+                    spans=tuple((start, end, MOST_RELEVANT) for start, end in asked.spans),
+                )
+                for asked in ask(script)
+            ),
+            frames or FrameOptions(),
+        )
+        for script in (write_script(number, split) for number in chosen)
+    ]
+
+
+def read_index(path: Path, videos: Path, frames: FrameOptions | None = None) -> list[Example]:
+    """Examples of an index of JSON lines, one question a line, grouped by video.
+
+    A line has `video` (below the folder `videos`), `question`, `spans` as [[start s, end s, score of 0 to 5], ...],
+    and may have `options` and `refined`; without the latter the question is refined by rule.
+
+    Raises:
+        ValueError: a line is damaged or incomplete, or a score is out of range; the message names file and line.
+    """
+    grouped: dict[str, list[Question]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            grouped.setdefault(str(videos / entry["video"]), []).append(_question(entry, f"{path.name}:{number}"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
+    return [Example(source, tuple(asked), frames or FrameOptions()) for source, asked in grouped.items()]
+
+
+def _question(entry: dict[str, Any], key: str) -> Question:
+    spans = tuple((float(start), float(end), float(score)) for start, end, score in entry["spans"])
+    bad = [span for span in spans if not (0 <= span[2] <= MOST_RELEVANT and span[0] <= span[1])]
+    if bad:
+        raise ValueError(f"span {bad[0]} is not a start, a later end and a score of 0 to {MOST_RELEVANT:g}")
+    options = tuple(map(str, entry.get("options", ())))
+    refined = entry.get("refined") or refine(entry["question"], options)
+    return Question(entry["question"], entry["question"], options, refined, key, spans)

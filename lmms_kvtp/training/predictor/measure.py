@@ -1,0 +1,101 @@
+"""How good a predictor is, without any language model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.allocators.softmax import Softmax
+
+BUDGET = 0.2
+"""Share of tokens, and of frames, that is kept."""
+CAPACITY = 196
+"""Tokens of a frame of LLaVA-Video."""
+MEASURES = ("auroc", "average_precision", "ndcg", "recall", "budget_share", "sparsity")
+
+Array = npt.NDArray[np.float64]
+
+
+def measure(scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperature: float = 2.0) -> dict[str, float]:
+    """Compare the scores of one question with its labels.
+
+    Key frames are those above the mean label. auroc: how often a key frame is above another frame, ties half.
+    average_precision and ndcg: of the ranking; gains are the labels, ties share their places. recall: key frames among
+    the best fifth, over as many as fit there. budget_share: tokens of key frames at a keep ratio of a fifth,
+    over all kept tokens. sparsity: largest over mean frame rate, eq. 1.
+
+    Args:
+        scores: of the predictor.
+        labels: not all equal.
+        temperature: of the allocation.
+
+    Raises:
+        ValueError: all labels are equal, so that there are no key frames.
+    """
+    key = (labels > labels.mean()).numpy()
+    if not key.any():
+        raise ValueError(f"all {len(labels)} labels are {labels[0]:g}; such questions have no key frames to find")
+    values, gains = scores.double().numpy(), labels.double().numpy()
+    room = max(1, int(BUDGET * len(values)))
+    top = _chances(values, room)
+    budgets = Softmax(temperature=temperature).allocate(scores, int(BUDGET * len(values) * CAPACITY), CAPACITY)
+    rates = torch.softmax(scores.double() / temperature, dim=0)
+    return {
+        "auroc": _auroc(values, key),
+        "average_precision": _average_precision(values, key),
+        "ndcg": _dcg(values, gains) / _dcg(gains, gains),
+        "recall": float(top[key].sum() / min(room, key.sum())),
+        "budget_share": float(budgets.numpy()[key].sum() / budgets.sum()),
+        "sparsity": float(rates.max() * len(rates)),
+    }
+
+
+def mean_by_video(rows: Sequence[tuple[str, dict[str, float]]]) -> dict[str, float]:
+    """Mean over videos of the mean over a video's questions, from (video, measures) of each question."""
+    by_video: dict[str, list[dict[str, float]]] = {}
+    for video, row in rows:
+        by_video.setdefault(video, []).append(row)
+    return {
+        name: float(np.mean([np.mean([row[name] for row in of_video]) for of_video in by_video.values()]))
+        for name in MEASURES
+    }
+
+
+def paired_bootstrap(ours: Array, theirs: Array, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean difference of two measures per video, with the 95 % interval over videos drawn again and again."""
+    difference = ours - theirs
+    picks = np.random.default_rng(seed).integers(0, len(difference), (draws, len(difference)))
+    low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
+def _chances(values: Array, room: int) -> Array:
+    """Chance of each frame to be among the best `room` when ties are broken at random."""
+    edge = np.sort(values)[::-1][room - 1]
+    above, tied = values > edge, values == edge
+    return np.asarray(above + tied * (room - above.sum()) / tied.sum(), dtype=np.float64)
+
+
+def _auroc(values: Array, key: npt.NDArray[np.bool_]) -> float:
+    if key.all():
+        return 1.0
+    wins = values[key][:, None] - values[~key][None]
+    return float(((wins > 0) + 0.5 * (wins == 0)).mean())
+
+
+def _average_precision(values: Array, key: npt.NDArray[np.bool_]) -> float:
+    """Mean over key frames of the share of key frames among those not below it."""
+    not_below = values[None] >= values[key][:, None]
+    return float((not_below[:, key].sum(axis=1) / not_below.sum(axis=1)).mean())
+
+
+def _dcg(values: Array, gains: Array) -> float:
+    """Discounted gain of the ranking by `values`; frames with equal values share the discounts of their places."""
+    discounts = 1 / np.log2(np.arange(len(values)) + 2)
+    levels, place = np.unique(-values, return_inverse=True)
+    shared = np.bincount(place[np.argsort(-values, kind="stable")], discounts) / np.bincount(place)
+    assert len(shared) == len(levels)
+    return float((shared[place] * gains).sum())

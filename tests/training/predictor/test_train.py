@@ -1,0 +1,119 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.fusion import FusionHead
+from lmms_kvtp.scorers.kvtp import KVTP
+from lmms_kvtp.training.predictor.examples import Example
+from lmms_kvtp.training.predictor.features import SeenVideo
+from lmms_kvtp.training.predictor.objective import Objective
+from lmms_kvtp.training.predictor.train import Recipe, train
+from lmms_kvtp.types import FrameFeatures, Question
+
+TINY = Path(__file__).parent.parent.parent / "goldens" / "siglip_tiny"
+THINGS = ["cat", "dog", "sun"]
+RECIPE = Recipe(epochs=6, lr=5e-3, videos_per_step=4, objective=Objective(level="frame"))
+
+
+def videos(count: int, seed: int) -> list[SeenVideo]:
+    """Frames show one of three things each, in the space of random image embeddings; questions ask for a thing."""
+    draw = torch.Generator().manual_seed(seed)
+    looks = torch.randn(3, 32, generator=torch.Generator().manual_seed(1)) * 3
+    made = []
+    for number in range(count):
+        shown = torch.randint(0, 3, (10,), generator=draw)
+        image = looks[shown] + torch.randn(10, 32, generator=draw) * 0.3
+        questions = []
+        for thing, name in enumerate(THINGS):
+            spans = tuple((float(t), t + 1.0, 5.0) for t in range(10) if shown[t] == thing)
+            questions += [Question("", refined=f"find the {name}", spans=spans)] if spans else []
+        questions.append(Question("", refined="what is it all about", spans=()))
+        made.append(SeenVideo(Example(f"v{number}.mp4", tuple(questions)), image, torch.arange(10.0)))
+    return made
+
+
+def fresh() -> Siglip:
+    return Siglip(str(TINY), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[dict, Path]:
+    out = tmp_path_factory.mktemp("predictor")
+    return train(fresh(), videos(12, 2), videos(4, 3), RECIPE, out), out
+
+
+def test_training_finds_the_key_frames(run):
+    report, _ = run
+    assert report["validation_after"]["auroc"] > 0.95 > report["validation_before"]["auroc"] + 0.2
+
+
+def test_questions_on_the_whole_video_are_left_out_and_counted(run):
+    assert run[0]["data"]["flat_questions_left_out"] == 12
+
+
+def test_the_folder_serves_as_encoder_and_scorer_and_loads_in_plain_transformers(run):
+    report, out = run
+    encoder, video = Siglip(str(out), device="cpu"), videos(4, 3)[0]
+    scores = KVTP().score(FrameFeatures(video.times, video.image), video.example.questions[0], encoder)
+    key = video.labels()[0] > 0
+    assert scores[key].min() > scores[~key].max()
+    assert torch.equal(AutoModel.from_pretrained(out).logit_scale, encoder.model.logit_scale)
+    assert KVTP().head(encoder).log_tau.abs().min() > 0
+    assert json.loads((out / "training.json").read_text())["recipe"]["seed"] == report["recipe"]["seed"]
+
+
+def test_the_vision_tower_stays_as_it_was_and_the_text_tower_does_not(run):
+    before, after = fresh().model.state_dict(), Siglip(str(run[1]), device="cpu").model.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"text_model", "logit_scale", "logit_bias"}
+
+
+def test_a_killed_run_goes_on_to_the_same_result(run, tmp_path):
+    report, out = run
+    epochs = sorted((out / "epochs").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    (tmp_path / "epochs").mkdir()
+    shutil.copytree(epochs[-2], tmp_path / "epochs" / epochs[-2].name)
+    shutil.copy(out / "recipe.json", tmp_path)
+    resumed = train(fresh(), videos(12, 2), videos(4, 3), RECIPE, tmp_path)
+    assert resumed["validation_after"] == report["validation_after"]
+    ours, theirs = (Siglip(str(folder), device="cpu").model.state_dict() for folder in (tmp_path, out))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_folder_of_another_recipe_is_refused(run):
+    with pytest.raises(ValueError, match="holds a run of another recipe"):
+        train(fresh(), videos(12, 2), videos(4, 3), replace(RECIPE, seed=1), run[1])
+
+
+def test_head_only_training_leaves_both_towers_alone(tmp_path):
+    recipe = replace(RECIPE, parts="head", epochs=1, head=FusionHead(clip_size=4))
+    train(fresh(), videos(3, 2), videos(2, 3), recipe, tmp_path)
+    before, after = fresh().model.state_dict(), Siglip(str(tmp_path), device="cpu").model.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"logit_scale", "logit_bias"}
+    assert KVTP().head(Siglip(str(tmp_path))).clip_size == 4
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(run, tmp_path):
+    shutil.copytree(run[1], tmp_path / "out")
+    bad = videos(12, 2)
+    bad[5].image[3] = torch.nan
+    recipe = replace(RECIPE, epochs=7)
+    note = tmp_path / "out" / "recipe.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "epochs": 7}))
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        train(fresh(), bad, videos(4, 3), recipe, tmp_path / "out")
+    assert list((tmp_path / "out" / "epochs").glob("checkpoint-*"))
+
+
+def test_videos_without_key_frames_are_refused(tmp_path):
+    flat = [
+        SeenVideo(Example("v.mp4", (Question("", refined="what", spans=()),)), torch.randn(4, 32), torch.arange(4.0))
+    ]
+    with pytest.raises(ValueError, match="leave 0 and 0 with questions"):
+        train(fresh(), flat, flat, RECIPE, tmp_path)
