@@ -49,7 +49,7 @@ def load_bank(
         bank = np.lib.format.open_memmap(path, "w+", np.float16, shape)
         for index in log.steps("bank", -(-shape[0] // batch)):
             rows = slice(index * batch, (index + 1) * batch)
-            rgb = torch.from_numpy(np.ascontiguousarray(footage.rgb[rows]))
+            rgb = torch.from_numpy(np.array(footage.rgb[rows]))
             bank[rows] = tower_features(tower, rgb, device).half().cpu().numpy()
         bank.flush()
         note.write_text(json.dumps(wanted))

@@ -1,5 +1,6 @@
 """Which questions to practise: kinds that lag are asked more often."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from lmms_kvtp.synth.questions import KINDS, LETTERS, Question, ask
 from lmms_kvtp.synth.script import Script
 
-EMPHASIS = {"color": 2.0, "where": 2.0, "main": 1.0, "start": 0.6, "end": 0.6}
+EMPHASIS = {"color": 2.0, "where": 2.0, "main": 1.5}
 
 
 class Coach:
@@ -23,8 +24,9 @@ class Coach:
     def draw(self, script: Script, count: int, kinds: Sequence[str] = KINDS) -> list[Question]:
         """`count` questions on a video, of some kinds, with the letters of their options shuffled."""
         pool = [question for question in ask(script) if question.kind in kinds]
-        odds = np.array([self._need(question.kind) for question in pool])
-        chosen = self.rng.choice(len(pool), count, replace=len(pool) < count, p=odds / odds.sum())
+        there = Counter(question.kind for question in pool)
+        odds = np.array([self._need(question.kind) / there[question.kind] for question in pool])
+        chosen = self.rng.choice(len(pool), count, p=odds / odds.sum())
         return [pool[i].with_answer_at(LETTERS[self.rng.integers(4)]) for i in chosen]
 
     def note(self, questions: Sequence[Question], right: Tensor) -> None:

@@ -12,9 +12,9 @@ ENOUGH = 0.9
 class Riddler:
     """Asks "What color is the red?": with two options until letters are understood, then with four."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        """Start with two options."""
-        self.rng, self.options, self.accuracy = rng, 2, 0.5
+    def __init__(self, rng: np.random.Generator, options: int = 2) -> None:
+        """Start with that many options."""
+        self.rng, self.options, self.accuracy = rng, options, 1 / options
 
     def draw(self) -> Asked:
         """A riddle, and the letter that answers it."""

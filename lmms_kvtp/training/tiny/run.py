@@ -41,7 +41,7 @@ class Recipe:
     soft: dict[str, SoftStage] = field(default_factory=lambda: dict(SOFT_STAGES))
     align: AlignStage = field(default_factory=AlignStage)
     video: VideoStage = field(default_factory=VideoStage)
-    held_out: int = 60
+    held_out: int = 50
     """Videos of the val split in the final evaluation."""
 
 

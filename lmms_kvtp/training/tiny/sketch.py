@@ -69,8 +69,9 @@ def symbols(rng: np.random.Generator, scripts: list[Script], num_tokens: int, cl
             drawn = things[rng.integers(len(things), size=size)]
             drawn[rng.random(size) >= clutter] = EMPTY
             if shot.event is not None:
-                about = rng.random(size) < rng.uniform(0.1, 0.5)
-                about[np.arange(size[0]), rng.integers(num_tokens, size=size[0])] = True
+                about = np.zeros(size, bool)
+                for frame in about:  # an event covers few of a frame's tokens
+                    frame[rng.permutation(num_tokens)[: rng.integers(1, min(4, num_tokens) + 1)]] = True
                 drawn[about] = SHAPES.index(shot.event.shape), COLORS.index(shot.event.color)
             shapes[b, first:last], colors[b, first:last] = drawn[..., 0], drawn[..., 1]
     return Symbols(places, shapes, colors)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.synth.draw import SHAPES
-from lmms_kvtp.synth.questions import GLOBAL_KINDS, KEY_KINDS, KINDS, Question
+from lmms_kvtp.synth.questions import GLOBAL_KINDS, INSTRUCTION, KEY_KINDS, KINDS, Question
 from lmms_kvtp.synth.script import COLORS, PLACES, Script
 from lmms_kvtp.training.tiny.curriculum import Coach, right_letters
 from lmms_kvtp.training.tiny.language import answer_logits
@@ -29,9 +29,11 @@ from lmms_kvtp.training.tiny.student import EMBEDDING_STD, Student
 CORE_KINDS = (*KEY_KINDS, *GLOBAL_KINDS)
 PLACE_WEIGHT = 0.7
 NOISE = 0.3
+BLEEDING = 0.3
+"""Odds that a token also shows some of what its neighbour shows, as pooled patches do."""
 
 
-SPOKEN, LETTERED, RIDDLE = range(3)
+SPOKEN, CHOSEN, LETTERED, RIDDLE = range(4)
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class SoftStage:
     per_row: int = 1
     clutter: float = 0.5
     """Odds that a token names a clutter object."""
-    odds: tuple[float, float, float] = (0.3, 0.6, 0.1)
-    """Of steps whose questions are answered by a word (learned sooner), by a letter, and of riddles."""
+    odds: tuple[float, float, float, float] = (0.1, 0.2, 0.5, 0.2)
+    """Of steps with questions answered by a word (learned first), by one of the options, by a letter, and riddles."""
     kinds: tuple[str, ...] = KINDS
     riddles: int = 96
     """Per step of that sort."""
+    options: int = 4
+    """Of a riddle, at first."""
     enough: float = 1.1
     """Accuracy in riddles with four options that ends the stage early."""
     lr: float = 2e-3
@@ -61,12 +65,12 @@ class SoftStage:
 
 
 SOFT_STAGES = {
-    "words": SoftStage(550, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(1, 0, 0), kinds=CORE_KINDS),
+    "words": SoftStage(550, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(1, 0, 0, 0), kinds=CORE_KINDS),
     "riddles": SoftStage(
-        600, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, odds=(0.25, 0, 0.75), kinds=CORE_KINDS, enough=0.95
+        600, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, odds=(0.25, 0, 0, 0.75), kinds=CORE_KINDS, options=2, enough=0.95
     ),
-    "letters": SoftStage(500, (9, 16), ((1, 1), (1, 2), (2, 2), (3, 3)), 12),
-    "grids": SoftStage(350, (14, 32), ((2, 2), (3, 3), (4, 4), (6, 6)), 6, 12, 2),
+    "letters": SoftStage(400, (9, 12), ((1, 1), (1, 2), (1, 3)), 12, kinds=CORE_KINDS),
+    "grids": SoftStage(350, (12, 24), ((1, 3), (2, 2), (3, 3), (4, 4), (6, 6)), 8, 10, 2, kinds=CORE_KINDS),
 }
 """First what to look for, answered in words; then what letters are; then both, up to a frame's full grid."""
 
@@ -94,15 +98,21 @@ class Lexicon:
         places, shapes, colors = self.tables()
         device = places.device
         where, shape, color = (torch.from_numpy(part).to(device) for part in (said.places, said.shapes, said.colors))
-        strength = 0.4 + 0.8 * torch.rand((*shape.shape, 1), generator=rng).to(device)
+        strength = 0.3 + 0.9 * torch.rand((*shape.shape, 1), generator=rng).to(device)
+        things = strength * (shapes[shape] + colors[color])
+        bleeds = torch.rand((*shape.shape, 1), generator=rng) < BLEEDING
+        shares = 0.7 * torch.rand((*shape.shape, 1), generator=rng) * bleeds
+        things = things + shares.to(device) * things.roll(1, dims=2)
         noise = torch.randn((*shape.shape, places.shape[1]), generator=rng).to(device) * NOISE * EMBEDDING_STD
-        return PLACE_WEIGHT * places[where][:, :, None] + strength * (shapes[shape] + colors[color]) + noise
+        return PLACE_WEIGHT * places[where][:, :, None] + things + noise
 
 
 def say(question: Question, mode: int) -> Asked:
-    """The question with its answer's word, or with options and its answer's letter."""
+    """The question with its answer's word; with options and that word; or with options and its letter."""
     if mode == SPOKEN:
         return question.text, f" {question.answer_text}"
+    if mode == CHOSEN:
+        return question.prompt.removesuffix(INSTRUCTION), f" {question.answer_text}"
     return question.prompt, question.answer
 
 
@@ -118,10 +128,14 @@ def train_soft(
     """Train the language model and the newline on symbolic videos."""
     dice, rng = np.random.default_rng([seed, crc32(name.encode())]), torch.Generator().manual_seed(seed)
     optimizer = Optimizer([student.llm, student.newline], stage.steps, stage.lr, stage.muon_lr, stage.decay_from)
-    lexicon, riddler, coaches = Lexicon(tokenizer, student), Riddler(dice), (Coach(dice), Coach(dice))
+    lexicon, riddler, coaches = (
+        Lexicon(tokenizer, student),
+        Riddler(dice, stage.options),
+        (Coach(dice), Coach(dice), Coach(dice)),
+    )
     nothing = torch.zeros(1, 0, student.newline.shape[0], device=device)
     for step in log.steps(name, stage.steps):
-        mode = int(dice.choice(3, p=stage.odds))
+        mode = int(dice.choice(4, p=stage.odds))
         questions: list[Question] = []
         if mode == RIDDLE:
             video = nothing
@@ -147,6 +161,7 @@ def train_soft(
         done = riddler.options == 4 and riddler.accuracy > stage.enough
         if log.due(step) or done:
             words = {f"say_{kind}": value for kind, value in coaches[SPOKEN].accuracy.items()}
+            words |= {f"choose_{kind}": value for kind, value in coaches[CHOSEN].accuracy.items()}
             riddles = {"options": riddler.options, "riddle": riddler.accuracy}
             log.add(name, step, loss=loss.item(), **riddles, **coaches[LETTERED].accuracy, **words)
         if done:

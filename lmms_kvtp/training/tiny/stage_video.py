@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lmms_kvtp.synth.questions import Question
 from lmms_kvtp.training.tiny.bank import Features
 from lmms_kvtp.training.tiny.curriculum import Coach, right_letters
 from lmms_kvtp.training.tiny.footage import Footage
 from lmms_kvtp.training.tiny.language import answer_logits
 from lmms_kvtp.training.tiny.optimize import Optimizer
-from lmms_kvtp.training.tiny.packing import pack
+from lmms_kvtp.training.tiny.packing import Packed, pack
 from lmms_kvtp.training.tiny.progress import Log, autocast
 from lmms_kvtp.training.tiny.reel import Reel, shorten, whole
+from lmms_kvtp.training.tiny.stage_soft import CHOSEN, CORE_KINDS, LETTERED, SPOKEN, say
 from lmms_kvtp.training.tiny.student import Student
 
 
@@ -35,9 +35,12 @@ class Cut:
 class VideoStage:
     """Settings of the video stage."""
 
-    cuts: tuple[Cut, ...] = (Cut(200, (16, 32), 6, 12, 4), Cut(150, (40, 64), 2, 16, 8), Cut(450, None, 2, 16, 16))
-    lr: float = 1e-3
-    muon_lr: float = 0.008
+    cuts: tuple[Cut, ...] = (Cut(150, (16, 32), 6, 12, 4), Cut(100, (40, 64), 2, 16, 8), Cut(300, None, 2, 16, 16))
+    kinds: tuple[str, ...] = CORE_KINDS
+    odds: tuple[float, float, float] = (0.05, 0.2, 0.75)
+    """Of steps with questions answered by a word, by one of the options, and by a letter."""
+    lr: float = 1.5e-3
+    muon_lr: float = 0.01
 
 
 def train_video(
@@ -54,9 +57,9 @@ def train_video(
     dice = np.random.default_rng(seed)
     plan = [cut for cut in stage.cuts for _ in range(cut.steps)]
     optimizer = Optimizer([student], len(plan), stage.lr, stage.muon_lr, decay_from=0.6)
-    coach = Coach(dice)
+    coaches = {mode: Coach(dice) for mode in (SPOKEN, CHOSEN, LETTERED)}
     for step in log.steps("video", len(plan)):
-        cut = plan[step]
+        cut, mode = plan[step], int(dice.choice(3, p=stage.odds))
         videos = dice.choice(len(footage.starts) - 1, cut.batch, replace=False).tolist()
         if cut.frames is None:
             groups = [[(video, whole(video))] for video in videos]
@@ -65,30 +68,31 @@ def train_video(
             groups = [[(video, shorten(video, length, dice)) for video in videos]]
         total = 0.0
         for group in groups:
-            questions = [coach.draw(reel.script, cut.questions) for _, reel in group]
-            loss, right = _pass(student, tokenizer, footage, bank, group, questions, cut.per_row, device)
+            questions = [coaches[mode].draw(reel.script, cut.questions, stage.kinds) for _, reel in group]
+            asked = [[say(question, mode) for question in row] for row in questions]
+            text = pack(tokenizer, asked, cut.per_row).to(device)
+            loss, right = _pass(student, footage, bank, group, text, device)
             optimizer.backward(loss / len(groups))
-            coach.note([question for row in questions for question in row], right)
+            coaches[mode].note([question for row in questions for question in row], right)
             total += loss.item() / len(groups)
         optimizer.update()
         if log.due(step):
-            log.add("video", step, loss=total, frames=len(groups[0][0][1].frames), **coach.accuracy)
+            accuracy = {kind: coaches[LETTERED].accuracy[kind] for kind in stage.kinds}
+            choices = {f"choose_{kind}": coaches[CHOSEN].accuracy[kind] for kind in stage.kinds}
+            log.add("video", step, loss=total, frames=len(groups[0][0][1].frames), **accuracy, **choices)
 
 
 def _pass(
     student: Student,
-    tokenizer: PreTrainedTokenizerBase,
     footage: Footage,
     bank: Features,
     group: list[tuple[int, Reel]],
-    questions: list[list[Question]],
-    per_row: int,
+    text: Packed,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Loss, and which answers are right, of some videos of one length."""
     rows = [footage.starts[video] + np.array(reel.frames) for video, reel in group]
     features = torch.from_numpy(np.stack([bank[row] for row in rows])).to(device).float()
-    text = pack(tokenizer, [[(q.prompt, q.answer) for q in row] for row in questions], per_row).to(device)
     with autocast(device):
         video = student.with_prefix(student.with_newlines(student.project(features)))
         logits, targets = answer_logits(student.llm, video, text)
