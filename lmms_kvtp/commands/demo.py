@@ -18,6 +18,8 @@ METHODS = {
 }
 """Rows of the table and their settings."""
 
+MARKERS = ("<!-- demo -->", "<!-- /demo -->")
+
 NOTE = """TOY: a 2-million-parameter model on synthetic videos. It shows how the methods work and fail;
 it does not reproduce the paper's numbers. Accuracy in %, standard errors clustered by video."""
 
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-ratio", type=float, default=0.2, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--full", action="store_true", help="the whole test split, not the quick subset")
     parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--into", type=Path, help="also put the table into this file, between its demo markers")
     parser.add_argument("--out", type=Path, help="keep the harness's files here (default: a temporary folder)")
 
 
@@ -38,8 +41,24 @@ def main(arguments: argparse.Namespace) -> int:
         runs = run_methods(METHODS, task, arguments.keep_ratio, out, arguments.limit)
         from lmms_kvtp.leaderboard.summary import problems, summary  # loads the harness: seconds, so not for --help
 
-        sys.stdout.write(f"\n{summary(runs)}\n\n{NOTE}\n" + "".join(f"! {line}\n" for line in problems(runs)))
+        table = summary(runs)
+        sys.stdout.write(f"\n{table}\n\n{NOTE}\n" + "".join(f"! {line}\n" for line in problems(runs)))
+    if arguments.into:
+        write_between(arguments.into, table)
     return 0
+
+
+def write_between(file: Path, table: str) -> None:
+    """Replace what stands between the demo markers of a file.
+
+    Raises:
+        ValueError: the file lacks a marker.
+    """
+    before, start, rest = file.read_text().partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    if not (start and end):
+        raise ValueError(f"{file} has no line {MARKERS[0]} followed by {MARKERS[1]} to put the table between")
+    file.write_text(f"{before}{start}\n{table}\n{end}{after}")
 
 
 def run_methods(methods: dict[str, str], task: str, keep_ratio: float, out: Path, limit: int | None) -> list[Run]:

@@ -1,0 +1,36 @@
+"""The command line."""
+
+import pytest
+
+from lmms_kvtp.__main__ import COMMANDS, main
+from lmms_kvtp.resolve import available
+
+
+def test_list_shows_every_component_with_its_paper(capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("scorers", "allocators", "pruners", "encoders"):
+        assert all(f"| `{name}`" in shown for name in available(f"lmms_kvtp.{part}"))
+    assert "LLaVA-PruMerge, arXiv 2403.15388" in shown
+
+
+def test_list_of_one_part_shows_no_other(capsys):
+    main(["list", "pruner"])
+    shown = capsys.readouterr().out
+    assert "`tome`" in shown
+    assert "`softmax`" not in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert COMMANDS[name][1] in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_unknown_command_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["lst"])
+    assert stopped.value.code == 2
+    assert "list" in capsys.readouterr().err
