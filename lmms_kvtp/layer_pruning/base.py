@@ -90,8 +90,8 @@ class PruningTrace:
 def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: Prompt) -> Iterator[PruningTrace]:
     """Run a language model inside this block, and its layers see only the vision tokens that `stages` keep.
 
-    Works on forward pre-hooks of the layers, with transformers' forward, greedy search, sampling and beams, and with
-    eager, SDPA and flash attention. Kept tokens keep their positions. Leaving the block takes the hooks off.
+    Works on forward pre-hooks of the layers, with transformers' forward and generate. Kept tokens keep their positions.
+    Leaving the block takes the hooks off.
 
     Args:
         layers: the decoder layers of one model, in order.
@@ -218,7 +218,6 @@ class _Run:
             )
         if len(hidden) > 1 and not bool((hidden == hidden[:1]).all()):
             raise ValueError(f"the {len(hidden)} rows of a batch differ; layer pruning takes one prompt at a time")
-
         if cache is not None and cache.is_compileable:
             raise ValueError(f"cannot prune with a {type(cache).__name__}; leave cache_implementation at its default")
 
