@@ -16,6 +16,8 @@ class BudgetAllocator(ABC):
     """Budgets sum to the total. False only for published behaviour that loses part of it."""
     query_aware: ClassVar[bool] = True
     """Budgets depend on relevance."""
+    temporal: ClassVar[bool] = False
+    """Budgets depend on where frames stand in the video, not on relevance alone."""
     paper: ClassVar[str] = ""
     """Where the method comes from: a name and an arXiv id."""
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from lmms_kvtp.allocators.aks import AdaptiveKeyframes
 from lmms_kvtp.allocators.hard import Hard
 from lmms_kvtp.allocators.kvtp_release import KvtpRelease, counts, rates
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.allocators.uniform import Uniform
+from lmms_kvtp.allocators.vidcom2 import VidCom2
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 ARRAYS = np.load(GOLDENS / "kvtp_pruners.npz")
@@ -101,3 +103,53 @@ def test_release_takes_its_rate_from_the_total_and_refuses_a_contradiction():
 def test_release_cannot_divide_by_temperature_zero():
     with pytest.raises(ValueError, match="allocator=hard"):
         KvtpRelease(temperature=0.0)
+
+
+def aks_loop(scores: list[float], count: int, threshold: float, depth: int) -> list[tuple[list[int], int]]:
+    """The frames of each part and its halvings, part by part instead of by recursion."""
+    parts, leaves = [(list(range(len(scores))), 0)], []
+    while parts:
+        frames, halvings = parts.pop(0)
+        ranked = sorted((scores[frame] for frame in frames), reverse=True)[:count]
+        peak = sum(ranked) / len(ranked) - sum(scores[frame] for frame in frames) / len(frames)
+        if peak > threshold or halvings == depth or len(frames) == 1:
+            leaves.append((frames, halvings))
+        else:
+            middle = len(frames) // 2
+            parts += [(frames[:middle], halvings + 1), (frames[middle:], halvings + 1)]
+    return leaves
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.8])
+def test_aks_keeps_the_top_frames_of_each_part_of_the_loop(threshold):
+    scores = torch.rand(32, generator=torch.Generator().manual_seed(7), dtype=torch.float64) ** 3
+    scores = (scores - scores.min()) / (scores.max() - scores.min())
+    budgets = AdaptiveKeyframes(threshold=threshold, depth=3).allocate(3 * scores - 2, 8 * 10, 10)
+    expected = []
+    for frames, halvings in aks_loop(scores.tolist(), 8, threshold, 3):
+        expected += sorted(frames, key=lambda frame: -scores[frame])[: 8 // 2**halvings]
+    assert torch.nonzero(budgets).flatten().tolist() == sorted(expected)
+    assert set(budgets.tolist()) == {0, 10}
+
+
+def test_aks_spreads_flat_relevance_and_leaves_the_rest_to_its_least_relevant_frame():
+    assert AdaptiveKeyframes(depth=2).allocate(torch.zeros(8), 37, 10).tolist() == [10, 0, 10, 0, 10, 0, 7, 0]
+
+
+def test_aks_keeps_a_peak_whole_and_makes_up_for_frames_that_a_part_lacks():
+    peak = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    assert AdaptiveKeyframes(threshold=0.7).allocate(peak, 20, 10).tolist() == [0, 0, 0, 0, 10, 10, 0, 0]
+    assert AdaptiveKeyframes(depth=5).allocate(torch.zeros(3), 30, 10).tolist() == [10, 10, 10]
+
+
+def test_vidcom2_adds_one_equal_share_to_the_most_distinctive_frame():
+    relevance = torch.tensor([0.0, -1.0, 3.0, 1.0])
+    assert VidCom2().allocate(relevance, 80, 100).tolist() == [15, 15, 35, 15]
+    assert VidCom2(temperature=1e6).allocate(relevance, 80, 100).tolist() == [20, 20, 20, 20]
+
+
+def test_settings_of_frame_selection_that_mean_nothing_are_refused():
+    with pytest.raises(ValueError, match="depth=-1 must be >= 0"):
+        AdaptiveKeyframes(depth=-1)
+    with pytest.raises(ValueError, match=r"temperature=0.0 must be > 0"):
+        VidCom2(temperature=0.0)

@@ -9,9 +9,9 @@ from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.resolve import available, resolve
 
 ALLOCATORS = [resolve("lmms_kvtp.allocators", name, BudgetAllocator) for name in available("lmms_kvtp.allocators")]
-QUERY_AWARE = [cls for cls in ALLOCATORS if cls.query_aware]
+BY_RELEVANCE = [cls for cls in ALLOCATORS if cls.query_aware and not cls.temporal]
 every = pytest.mark.parametrize("cls", ALLOCATORS, ids=lambda cls: cls.__name__)
-every_query_aware = pytest.mark.parametrize("cls", QUERY_AWARE, ids=lambda cls: cls.__name__)
+by_relevance = pytest.mark.parametrize("cls", BY_RELEVANCE, ids=lambda cls: cls.__name__)
 
 quarters = st.integers(-200, 200).map(lambda number: number / 4)
 
@@ -57,7 +57,7 @@ def test_relevance_of_any_precision_is_read_and_left_alone(cls, dtype):
     assert torch.equal(first, cls().allocate(relevance.float(), 13, 7))
 
 
-@every_query_aware
+@by_relevance
 @given(demand=demands(), seed=st.integers(0, 99))
 def test_budgets_move_with_their_frames(cls, demand, seed):
     relevance, total, capacity = demand
@@ -67,7 +67,7 @@ def test_budgets_move_with_their_frames(cls, demand, seed):
     assert torch.equal(cls().allocate(relevance[order], total, capacity), budgets[order])
 
 
-@every_query_aware
+@by_relevance
 @given(demand=demands())
 def test_a_frame_of_higher_relevance_never_gets_less(cls, demand):
     relevance, total, capacity = demand
@@ -88,6 +88,13 @@ def test_a_total_that_does_not_fit_is_refused_with_the_limit(cls, total):
 def test_relevance_that_is_not_finite_is_refused_with_the_frame(cls, bad):
     with pytest.raises(ValueError, match=r"frames \[2\] is not finite"):
         cls().allocate(torch.tensor([0.0, 1.0, bad, 2.0]), 7, 5)
+
+
+@every
+def test_relevance_counts_exactly_where_that_is_declared(cls):
+    relevance = torch.tensor([0.0, 9.0, 1.0, 2.0, 3.0, 5.0])
+    differ = not torch.equal(cls().allocate(relevance, 20, 10), cls().allocate(relevance.flip(0), 20, 10))
+    assert differ == cls.query_aware
 
 
 @every

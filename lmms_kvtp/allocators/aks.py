@@ -1,0 +1,65 @@
+"""AKS: whole frames, spread over the video unless relevance peaks."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmms_kvtp.allocators.base import BudgetAllocator, check, largest_remainder, whole_frames
+
+
+@dataclass(frozen=True)
+class AdaptiveKeyframes(BudgetAllocator):
+    """Halves the video until relevance peaks in a part, and keeps each part's top frames whole.
+
+    With relevance scaled to [0, 1] over the video, a part whose top k frames exceed its mean by more than `threshold`
+    on average is not halved further, where k frames is what the total holds. Each halving halves a part's share of
+    these frames. Frames that a share cannot give, being a fraction or more than the part has, go to the other parts;
+    the release loses them. Of the frames that are kept, the least relevant keeps what is left of the total.
+
+    Source: AKS (arXiv 2502.21271), section 3.
+    """
+
+    temporal: ClassVar[bool] = True
+    paper: ClassVar[str] = "AKS, arXiv 2502.21271"
+
+    threshold: float = 0.8
+    """Excess of the top frames over the mean that stops the halving."""
+    depth: int = 5
+    """Most halvings."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative depth."""
+        if self.depth < 0:
+            raise ValueError(f"depth={self.depth} must be >= 0 halvings")
+
+    def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
+        """Choose frames by parts of the video; ties go to the earlier frame."""
+        check(relevance, total, capacity)
+        count = ceil(total / capacity)
+        if not count:
+            return torch.zeros(len(relevance), dtype=torch.int64)
+        scores = relevance.double().cpu() - relevance.double().min().cpu()
+        scores = scores / (float(scores.max()) or 1.0)
+        parts = self._parts(scores, 0, len(scores), count, 0)
+        weights = torch.tensor([0.5**halvings for _, _, halvings in parts])
+        lengths = torch.tensor([stop - start for start, stop, _ in parts])
+        shares = largest_remainder(weights, count, lengths).tolist()
+        chosen = [whole_frames(scores[a:b], share, 1) for (a, b, _), share in zip(parts, shares, strict=True)]
+        kept = torch.cat(chosen) > 0
+        return whole_frames(scores.masked_fill(~kept, -1), total, capacity)
+
+    def _parts(
+        self, scores: Float[Tensor, " T"], start: int, stop: int, count: int, halvings: int
+    ) -> list[tuple[int, int, int]]:
+        """Start, stop and number of halvings of each part that is not halved further."""
+        part = scores[start:stop]
+        peak = float(part.topk(min(count, len(part))).values.mean() - part.mean())
+        if peak > self.threshold or halvings == self.depth or len(part) == 1:
+            return [(start, stop, halvings)]
+        middle = (start + stop) // 2
+        first = self._parts(scores, start, middle, count, halvings + 1)
+        return first + self._parts(scores, middle, stop, count, halvings + 1)
