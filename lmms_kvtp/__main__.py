@@ -9,7 +9,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "list": ("lmms_kvtp.commands.components", "show every component with its paper and what it reads"),
     "demo": ("lmms_kvtp.commands.demo", "compare methods on the embedded model through the harness"),
-    "train": ("lmms_kvtp.commands.train", "train the embedded model from scratch"),
+    "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),
+    "eval": ("lmms_kvtp.commands.eval", "measure relevance predictors without a language model"),
 }
 """Name -> module with `add_arguments(parser)` and `main(arguments)`, and its line of help."""
 
