@@ -1,7 +1,7 @@
 """Calls functions when modules are imported, without importing them."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -29,9 +29,7 @@ class _HookFinder:
     def __init__(self, hooks: Mapping[str, Hook]) -> None:
         self.hooks = hooks
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         for finder in sys.meta_path if name in self.hooks else ():
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:

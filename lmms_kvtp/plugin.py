@@ -42,7 +42,7 @@ def manifests() -> "list[ModelManifest]":
             if _list_model(name, path, aliases):
                 found.append(registry_v2.ModelManifest(model_id=name, simple_class_path=path, aliases=aliases))
     except Exception as error:  # a plug-in that raises here takes all other plug-ins' models down
-        report(f"some models or tasks of lmms_kvtp are missing: {error!r}")
+        report(f"some models or tasks of lmms_kvtp are missing: {_one_line(error)}")
     return found
 
 
@@ -50,6 +50,10 @@ def manifests() -> "list[ModelManifest]":
 def report(message: str) -> None:
     """Warn, once per process and message."""
     log.warning(message)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @cache
@@ -93,7 +97,7 @@ def _once(patch: Hook) -> Hook:
             try:
                 patch(module)
             except Exception as error:
-                report(f"the tasks of lmms_kvtp are missing from {module.__name__}: {error!r}")
+                report(f"the tasks of lmms_kvtp are missing from {module.__name__}: {_one_line(error)}")
 
     return guarded
 
@@ -130,7 +134,7 @@ def _index(manager: Any, folder: str) -> dict[str, Any]:
         return dict(manager._get_task_and_group(folder))
     except Exception as error:
         if any(Path(folder).glob("*.yaml")):
-            report(f"the tasks of lmms_kvtp in {folder} are left out: {error!r}")
+            report(f"the tasks of lmms_kvtp in {folder} are left out: {_one_line(error)}")
         inner = [str(path) for path in sorted(Path(folder).iterdir()) if path.is_dir() and path.name != "__pycache__"]
         return {name: task for path in inner for name, task in _index(manager, path).items()}
 

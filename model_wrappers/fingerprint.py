@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def of_source(modules: Iterable[str]) -> dict[str, str]:
             continue
         source = file.read_text(encoding="utf-8")
         found[name] = hashlib.sha256(source.encode()).hexdigest()[:16]
-        waiting += [used for used in _imports(source, name) if used.split(".")[0] == name.split(".")[0]]
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        waiting += [used for used in _imports(source, package) if used.split(".")[0] == name.split(".")[0]]
     return dict(sorted(found.items()))
 
 
@@ -77,15 +78,11 @@ def _file(name: str) -> Path | None:
     return Path(origin) if origin and origin.endswith(".py") else None
 
 
-def _imports(source: str, name: str) -> Iterator[str]:
-    package = name.rpartition(".")[0]
+def _imports(source: str, package: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
-                base = f"{parent}.{base}".rstrip(".")
+            base = resolve_name("." * node.level + (node.module or ""), package)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)

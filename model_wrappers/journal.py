@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.pipeline import Answer
@@ -19,7 +19,6 @@ class Journal:
     """The journal of one process: a first line that says how answers are made, then the answers."""
 
     path: Path
-    _file: TextIO
 
     @staticmethod
     def create(folder: Path, stamp: str, rank: int, setup: Mapping[str, Any]) -> "Journal":
@@ -32,11 +31,12 @@ class Journal:
         path, number = folder / f"{stamp}_journal_rank{rank}.jsonl", 1
         while True:
             try:
-                journal = Journal(path, path.open("x", encoding="utf-8"))
+                path.touch(exist_ok=False)
                 break
             except FileExistsError:  # another run of this second
                 number += 1
                 path = folder / f"{stamp}-{number}_journal_rank{rank}.jsonl"
+        journal = Journal(path)
         journal._append({"journal": FORMAT, "setup": setup})
         return journal
 
@@ -45,14 +45,11 @@ class Journal:
         line = {"key": key, "document": document, "text": answer.text, "cost": answer.cost.to_dict()}
         self._append(line | ({} if answer.error is None else {"error": answer.error}))
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)

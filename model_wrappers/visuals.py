@@ -5,15 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import Video
 from lmms_kvtp.video import load_video, video_from_frames
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[Video]:
-    """Each path of a video is a video; images, image files and folders of such files are the frames of one.
+    """Each path of a video is a video; images, image files, or the image files of a folder are the frames of one.
 
     Args:
         visuals: as a task gives them.
@@ -22,16 +24,24 @@ def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[
 
     Raises:
         VideoError: a video cannot be read.
-        ValueError: videos and images are mixed.
+        ValueError: visuals are of several kinds, or of one that is no video.
     """
     if len(visuals) == 1 and isinstance(visuals[0], str) and Path(visuals[0]).is_dir():
-        visuals = sorted(str(path) for path in Path(visuals[0]).iterdir() if path.suffix.lower() in IMAGES)
-    images = [not isinstance(visual, str) or visual.lower().endswith(IMAGES) for visual in visuals]
-    if not any(images):
+        visuals = sorted(str(path) for path in Path(visuals[0]).iterdir() if _kind(str(path)) == "image file")
+    kinds = {_kind(visual) for visual in visuals}
+    if kinds <= {"video"}:
         return [load_video(path, options) for path in visuals]
-    if not all(images):
-        raise ValueError(f"{name}: a question on videos and images at once cannot be answered")
-    if isinstance(visuals[0], str):
+    if len(kinds) > 1 or not kinds <= {"image", "image file"}:
+        raise ValueError(f"{name} has visuals of kind {', '.join(sorted(kinds))}; wanted only videos, or only images")
+    if kinds == {"image file"}:
         name = f"{Path(visuals[0]).parent.name}/{Path(visuals[0]).stem}"  # the same wherever the data set lies
     few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=True)
     return [video_from_frames(list(visuals), name, options=few)]
+
+
+def _kind(visual: Any) -> str:
+    if isinstance(visual, Image):
+        return "image"
+    if not isinstance(visual, str):
+        return type(visual).__name__
+    return "image file" if visual.lower().endswith(SUFFIXES) else "video"

@@ -1,0 +1,103 @@
+"""Requests of the harness become questions of ours."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lmms_kvtp.model_wrappers.requests import (
+    Ask,
+    check_files,
+    flatten,
+    name_visuals,
+    read_ask,
+    read_question,
+    read_visuals,
+    split_prompt,
+)
+from lmms_kvtp.types import GenerationOptions, Question
+
+PROMPT = "Watch.\nWhat is red?\nA. the ball\nB. the sky\nC. a dog\nAnswer with the option's letter directly."
+
+
+def test_the_bare_question_and_its_options_come_from_the_document():
+    doc = {"question": "What is red?", "options": ["A. the ball", "(B) the sky"], "spans": [[1, 2.5, 1]]}
+    question = read_question(PROMPT, doc, "doc-1")
+    assert question.prompt == PROMPT
+    assert (question.stem, question.options) == ("What is red?", ("the ball", "the sky"))
+    assert question.spans == ((1.0, 2.5, 1.0),)
+    assert question.doc_key == "doc-1"
+
+
+def test_else_they_come_from_the_prompt():
+    question = read_question(PROMPT, {"question": {"a": "dict"}, "options": "text"}, "doc-1")
+    assert question.options == ("the ball", "the sky", "a dog")
+    assert "What is red?" in question.stem and "A. the ball" not in question.stem
+    assert question.spans is None
+
+
+def test_the_scorer_reads_neither_letters_nor_instructions():
+    refined = read_question(PROMPT, {}, "doc-1").refined
+    assert "What is red?" in refined and "ball" in refined
+    assert "A." not in refined and "letter" not in refined
+
+
+def test_empty_spans_are_not_missing_spans():
+    assert read_question(PROMPT, {"spans": []}, "doc-1").spans == ()
+
+
+@pytest.mark.parametrize("text", ["no options here", "A. one thing only", "B. not\nA. in order", ""])
+def test_text_without_a_list_of_options_stays_whole(text):
+    assert split_prompt(text) == (text, ())
+
+
+def test_visuals_are_one_flat_list():
+    assert flatten(None) == []
+    assert flatten("clip.mp4") == ["clip.mp4"]
+    assert flatten(["a.mp4", ["b.mp4", ("c.mp4",)]]) == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_a_task_that_ends_the_process_becomes_an_error():
+    with pytest.raises(FileNotFoundError, match="cannot find the document's video: no clip 7"):
+        read_visuals(lambda doc: sys.exit("no clip 7"), {})
+
+
+def test_images_in_memory_are_named_by_their_content():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert name_visuals([image]) == name_visuals([image.copy()])
+    assert name_visuals([image]) != name_visuals([image + 1])
+    assert name_visuals(["/data/a.mp4"]) == ("/data/a.mp4",)
+
+
+def request(**metadata):
+    return SimpleNamespace(args=("prompt", {}, None, 7, "some_task", "test"), metadata=metadata)
+
+
+def test_a_document_is_known_by_its_own_name_or_by_its_number():
+    options = GenerationOptions()
+    named = read_ask(request(version=1.5), {"kvtp_id": "mine/7"}, options, "prompt", list)
+    assert (named.question.doc_key, named.task, named.version) == ("mine/7", "some_task", "1.5")
+    assert read_ask(request(), {}, options, "prompt", list).question.doc_key == "some_task/7"
+
+
+def test_unreadable_visuals_fail_when_their_question_is_answered():
+    def load():
+        raise KeyError("video")
+
+    ask = read_ask(request(), {}, GenerationOptions(), "prompt", load)
+    assert "unreadable visuals of some_task/7" in ask.visuals[0]
+    with pytest.raises(KeyError):
+        ask.load()
+
+
+def test_missing_videos_are_counted_before_the_first_answer(tmp_path):
+    (tmp_path / "here.mp4").touch()
+
+    def ask(*visuals):
+        return Ask("some_task", "1", Question("prompt", doc_key="doc-3"), visuals, list, GenerationOptions())
+
+    present = ask(str(tmp_path / "here.mp4"))
+    check_files([present, ask("3 images 0123456789abcdef")])
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 videos are not there, first document doc-3 .*on_error=skip"):
+        check_files([present, ask("/none/a.mp4"), ask("/none/b.mp4")])
