@@ -40,11 +40,14 @@ def test_the_most_shown_place_is_no_shortcut_but_where_it_is_the_answer(
         assert table["place shown least"][kind] < 50, kind
 
 
-@pytest.mark.parametrize("leak", ["letter", "word", "pair"])
-def test_a_leak_is_found(splits: tuple[list[Document], list[Document]], leak: str) -> None:
+@pytest.mark.parametrize(
+    ("leak", "reader"),
+    [("letter", "majority letter"), ("word", "most frequent answer word"), ("pair", "bag of words")],
+)
+def test_a_leak_is_found(splits: tuple[list[Document], list[Document]], leak: str, reader: str) -> None:
     train, test = (leaky(documents, leak) for documents in splits)
     table = measure(train, test)
-    assert max(table[reader]["all"] for reader in LANGUAGE_ONLY) > 38
+    assert table[reader]["all"] > 38
 
 
 def leaky(documents: Sequence[Document], leak: str) -> list[Document]:

@@ -75,6 +75,7 @@ def test_the_look_of_this_version_is_pinned() -> None:
     assert seen == PINNED_PLACES
     areas = {shape: int((labels(alone(shape), 2.0)[0] >= 0).sum()) for shape in SHAPES}
     assert areas == PINNED_AREAS
+    assert [draw(alone("circle", color), 2.0)[50, 30].tolist() for color in COLORS] == PINNED_INKS
 
 
 def test_cached_textures_cannot_be_painted_over() -> None:
@@ -108,3 +109,4 @@ PINNED_AREAS: dict[str, int] = {
     "hexagon": 184,
     "spiral": 106,
 }
+PINNED_INKS = [[228, 38, 44], [252, 214, 32], [46, 184, 72], [44, 88, 240], [166, 52, 206], [250, 250, 250]]

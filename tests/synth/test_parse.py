@@ -14,7 +14,8 @@ COLORS = ("red", "blue", "white", "green")
     [
         ("B", "B"), ("b", "B"), (" (C)\n", "C"), ("D.", "D"), ("A. red", "A"), ("B. red", "B"), ("B) blue", "B"),
         ("Answer: C", "C"), ("The answer is D.", "D"), ("The best answer is: A", "A"), ("I choose option B", "B"),
-        ("It is C because", "C"), ("blue", "B"), ("White.", "C"), ("The star is green", "D"), ("A red one", "A"),
+        ("It is C because", "C"), ("I think D", "D"),
+        ("blue", "B"), ("White.", "C"), ("The star is green", "D"), ("A red one", "A"),
         ("A green star", "D"), ("the answer is a white star", "C"), ("The answer is A blue star", "B"),
         ("", None), ("purple", None), ("red or blue", None), ("B or C", None), ("redder", None), ("E", None),
         ("I do not know", None), ("Not B but red", "B"),
