@@ -65,9 +65,18 @@ class SoftStage:
 
 
 SOFT_STAGES = {
-    "words": SoftStage(550, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(1, 0, 0, 0), kinds=CORE_KINDS),
+    "words": SoftStage(
+        550, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(1.0, 0.0, 0.0, 0.0), kinds=CORE_KINDS
+    ),
     "riddles": SoftStage(
-        600, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, odds=(0.25, 0, 0, 0.75), kinds=CORE_KINDS, options=2, enough=0.95
+        600,
+        (9, 12),
+        ((1, 1), (1, 2), (1, 3)),
+        16,
+        odds=(0.25, 0.0, 0.0, 0.75),
+        kinds=CORE_KINDS,
+        options=2,
+        enough=0.95,
     ),
     "letters": SoftStage(400, (9, 12), ((1, 1), (1, 2), (1, 3)), 12, kinds=CORE_KINDS),
     "grids": SoftStage(350, (12, 24), ((1, 3), (2, 2), (3, 3), (4, 4), (6, 6)), 8, 10, 2, kinds=CORE_KINDS),
