@@ -17,8 +17,8 @@ class AdaptiveKeyframes(BudgetAllocator):
 
     With relevance scaled to [0, 1] over the video, a part whose top k frames exceed its mean by more than `threshold`
     on average is not halved further, where k frames is what the total holds. Each halving halves a part's share of
-    these frames. Frames that a share cannot give, being a fraction or more than the part has, go to the other parts;
-    the release loses them. Of the frames that are kept, the least relevant keeps what is left of the total.
+    these frames, down to one. Frames that a share cannot give, being a fraction or more than the part has, go to the
+    other parts; the release loses them. Of the kept frames, the least relevant keeps what is left of the total.
 
     Source: AKS (arXiv 2502.21271), section 3.
     """
@@ -58,7 +58,7 @@ class AdaptiveKeyframes(BudgetAllocator):
         """Start, stop and number of halvings of each part that is not halved further."""
         part = scores[start:stop]
         peak = float(part.topk(min(count, len(part))).values.mean() - part.mean())
-        if peak > self.threshold or halvings == self.depth or len(part) == 1:
+        if peak > self.threshold or halvings == self.depth or len(part) == 1 or count < 2 ** (halvings + 1):
             return [(start, stop, halvings)]
         middle = (start + stop) // 2
         first = self._parts(scores, start, middle, count, halvings + 1)

@@ -142,6 +142,11 @@ def test_aks_keeps_a_peak_whole_and_makes_up_for_frames_that_a_part_lacks():
     assert AdaptiveKeyframes(depth=5).allocate(torch.zeros(3), 30, 10).tolist() == [10, 10, 10]
 
 
+def test_aks_with_fewer_frames_than_parts_keeps_the_best_of_larger_parts():
+    relevance = torch.tensor([0.0, 9.0, 1.0, 2.0, 3.0, 5.0])
+    assert AdaptiveKeyframes().allocate(relevance, 20, 10).tolist() == [0, 10, 0, 0, 0, 10]
+
+
 def test_vidcom2_adds_one_equal_share_to_the_most_distinctive_frame():
     relevance = torch.tensor([0.0, -1.0, 3.0, 1.0])
     assert VidCom2().allocate(relevance, 80, 100).tolist() == [15, 15, 35, 15]

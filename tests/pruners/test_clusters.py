@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from lmms_kvtp.pruners._lattice import lattice
 from lmms_kvtp.pruners._scenes import cut
 from lmms_kvtp.pruners.fastvid import FastVid
+from lmms_kvtp.pruners.flashvid import FlashVid
 from lmms_kvtp.pruners.simplecluster import SimpleCluster, rotate
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+Cell = tuple[int, int]
 
 
 def video(frames: int = 11, seed: int = 5) -> tuple[FrameTokens, FrameFeatures]:
@@ -160,8 +163,85 @@ def test_simplecluster_with_budgets_puts_more_tokens_where_the_budgets_are():
     assert SimpleCluster().prune(tokens, features, budgets).counts()[:2].sum() > even[:2].sum() + 5
 
 
+def still_video(frames: int = 9) -> tuple[FrameTokens, FrameFeatures]:
+    """Two scenes whose patches change little from frame to frame."""
+    generator = torch.Generator().manual_seed(8)
+    scenes = torch.randn(2, 15, 14, generator=generator).repeat_interleave(5, dim=0)[:frames]
+    noise = torch.randn(frames, 15, 14, generator=generator)
+    return (
+        FrameTokens(scenes + 0.35 * noise, (3, 5)),
+        FrameFeatures(times=torch.zeros(frames), column_attention=torch.rand(frames, 15, generator=generator)),
+    )
+
+
+def flashvid_loop(tokens: FrameTokens, features: FrameFeatures, budgets: list[int]) -> dict[Cell, torch.Tensor]:
+    kept = {}
+    for scene in (range(5), range(5, 9)):
+        means = [F.normalize(tokens.embeds[t].mean(dim=0), dim=0) for t in scene]
+        rest, count = [], 0
+        for t in scene:
+            rows, chosen = tokens.embeds[t], []
+            suits = [(1 + np.mean([cosine(row, mean) * float(mean.norm()) for mean in means])) / 2 for row in rows]
+            weight = [float(features.column_attention[t, p]) * suits[p] for p in range(15)]
+            wanted = int(np.floor(0.7 * budgets[t] + 0.5))
+            for _ in range(wanted):
+                others = chosen or range(15)
+                gain = {
+                    p: weight[p] * min(1 - cosine(rows[p], rows[q]) for q in others if q != p)
+                    for p in range(15)
+                    if p not in chosen
+                }
+                chosen.append(max(gain, key=gain.__getitem__))
+            kept |= {(t, p): rows[p] for p in chosen}
+            rest += [(t, p) for p in range(15) if p not in chosen]
+            count += budgets[t] - wanted
+        joints = {}
+        for t, p in rest:
+            before = [cell for cell in rest if cell[0] == t - 1]
+            alike = {cell: cosine(tokens.embeds[t, p], tokens.embeds[cell]) for cell in before}
+            if alike and max(alike.values()) > 0.8:
+                joints[t, p] = max(alike, key=alike.__getitem__), max(alike.values())
+        strongest = sorted(joints, key=lambda cell: -joints[cell][1])[: len(rest) - count]
+        trees: dict[Cell, list[Cell]] = {}
+        for cell in rest:
+            root = cell
+            while root in strongest:
+                root = joints[root][0]
+            trees.setdefault(root, []).append(cell)
+        roots = sorted(trees)
+        points = torch.stack([torch.stack([tokens.embeds[c] for c in trees[root]]).mean(dim=0) for root in roots])
+        centres = sorted(density_peaks_loop(points, 7)[:count]) if count < len(roots) else range(len(roots))
+        clusters: dict[Cell, list[Cell]] = {roots[centre]: [] for centre in centres}
+        for index, root in enumerate(roots):
+            nearest = min(centres, key=lambda c: float((points[index] - points[c]).norm()) - (c == index))
+            clusters[roots[nearest]] += trees[root]
+        kept |= {root: torch.stack([tokens.embeds[c] for c in cs]).mean(dim=0) for root, cs in clusters.items()}
+    return kept
+
+
+@pytest.mark.parametrize("budgets", [[3, 4, 2, 3, 5, 2, 3, 4, 1], [14, 9, 12, 15, 10, 13, 15, 11, 14]])
+def test_flashvid_is_the_loop_over_scenes_frames_and_tokens(budgets):
+    tokens, features = still_video()
+    packed = FlashVid(scenes=2, scene_threshold=0.5).prune(tokens, features, torch.tensor(budgets))
+    expected = flashvid_loop(tokens, features, budgets)
+    assert cells(packed) == sorted(expected)
+    for cell, row in zip(cells(packed), packed.embeds, strict=True):
+        torch.testing.assert_close(row, expected[cell], rtol=1e-4, atol=1e-5)
+
+
+def test_flashvid_keeps_each_scene_s_budgets_and_all_of_its_mass():
+    tokens, features = still_video()
+    packed = FlashVid(scenes=2, scene_threshold=0.5).prune(tokens, features, torch.tensor([3, 4, 2, 3, 5, 2, 3, 4, 1]))
+    assert packed.counts()[:5].sum() == 17 and packed.counts()[5:].sum() == 10
+    assert packed.size.sum() == 9 * 15 and packed.size.max() > 4
+
+
 def test_settings_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match=r"context=1.5 and anchor_weight=0.6"):
         FastVid(context=1.5)
     with pytest.raises(ValueError, match=r"scenes=0 and interval=4"):
         FastVid(scenes=0)
+    with pytest.raises(ValueError, match=r"salient=-0.5 is outside"):
+        FlashVid(salient=-0.5)
+    with pytest.raises(ValueError, match="scenes=0 must be at least 1"):
+        FlashVid(scenes=0)

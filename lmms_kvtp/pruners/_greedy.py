@@ -1,0 +1,50 @@
+"""Greedy max-min selection of mutually distant tokens, all frames together."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmms_kvtp.pruners.base import chunks, refuse_nan
+
+
+def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:
+    """1 - cosine between the tokens of each frame.
+
+    Raises:
+        ValueError: a token is NaN.
+    """
+    parts = []
+    for part in chunks(len(embeds)):
+        unit = F.normalize(embeds[part].float(), dim=-1)
+        parts.append(1 - unit @ unit.transpose(1, 2))
+    joined = torch.cat(parts)
+    refuse_nan(joined, "tokens")
+    return joined
+
+
+def farthest(
+    apart: Float[Tensor, "T N N"], budgets: Int[Tensor, " T"], weights: Float[Tensor, "T N"] | None = None
+) -> Bool[Tensor, "T N"]:
+    """Mark `budgets[t]` tokens of each frame, one after another the one farthest from all marked before.
+
+    The first is the one farthest from its nearest neighbour. Each step takes all frames together, so the number of
+    steps is the largest budget.
+
+    Args:
+        apart: distance of any two tokens.
+        budgets: tokens to mark.
+        weights: multiply the distances of a candidate; None weighs all alike.
+    """
+    frames = torch.arange(len(apart), device=apart.device)
+    keep = torch.zeros(apart.shape[:2], dtype=torch.bool, device=apart.device)
+    wanted = budgets.to(apart.device)
+    itself = torch.eye(apart.shape[1], dtype=torch.bool, device=apart.device)
+    nearest = apart.masked_fill(itself, torch.inf).amin(dim=2)  # to any other token, until one is kept
+    for step in range(int(budgets.max())):
+        gain = nearest if weights is None else nearest * weights
+        chosen = gain.masked_fill(keep, -torch.inf).argmax(dim=1)
+        keep[frames, chosen] |= step < wanted
+        to_chosen = apart[frames, chosen]
+        nearest = to_chosen if step == 0 else torch.minimum(nearest, to_chosen)
+    return keep
