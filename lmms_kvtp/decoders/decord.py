@@ -17,10 +17,9 @@ NO_DUPLICATES = "0.0000001"
 class DecordError(VideoError):
     """decord cannot read a video, or not right."""
 
-    def __init__(self, path: str, reason: str, detail: object = "") -> None:
-        """Name the reason in words that are the same for all videos, and what is particular of this one."""
-        cause = ": ".join([reason, *str(detail).strip().splitlines()[:1]])
-        super().__init__(f"decord cannot read video {path}: {cause}; set backend=auto or backend=pyav")
+    def __init__(self, message: str, reason: str = "") -> None:
+        """Say it in words of this video, and of all videos."""
+        super().__init__(message)
         self.reason = reason
 
 
@@ -57,23 +56,23 @@ class DecordReader(Reader):
         """
         reason = objection(index)
         if reason:
-            raise DecordError(index.path, reason)
+            raise _error(index.path, reason)
         self._path = index.path
         import av  # noqa: F401  before decord, whose older codec libraries would take the place of PyAV's
 
         try:
             import decord
         except (ImportError, OSError) as error:
-            raise DecordError(index.path, "it is not installed here", error) from error
+            raise _error(index.path, "it is not installed here", error) from error
         self._errors = (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, RuntimeError)
         self._as_torch = decord.bridge.use_torch
         try:
             self._reader = decord.VideoReader(index.path, num_threads=num_threads, fault_tol=NO_DUPLICATES)
         except self._errors as error:
-            raise DecordError(index.path, "it cannot open it", error) from error
+            raise _error(index.path, "it cannot open it", error) from error
         if len(self._reader) != index.num_frames:
             detail = f"{len(self._reader)} where {index.num_frames} are"
-            raise DecordError(index.path, "it finds another number of frames", detail)
+            raise _error(index.path, "it finds another number of frames", detail)
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
         """Decode frames.
@@ -85,9 +84,14 @@ class DecordReader(Reader):
             with self._as_torch():
                 frames: Tensor = self._reader.get_batch(list(indices))
         except self._errors as error:
-            raise DecordError(self._path, "it fails to decode it", error) from error
+            raise _error(self._path, "it fails to decode it", error) from error
         return frames
 
     def close(self) -> None:
         """Let go of file and threads."""
         del self._reader
+
+
+def _error(path: str, reason: str, detail: object = "") -> DecordError:
+    cause = ": ".join([reason, *str(detail).strip().splitlines()[:1]])
+    return DecordError(f"decord cannot read video {path}: {cause}; set backend=auto or backend=pyav", reason)

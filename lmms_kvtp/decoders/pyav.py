@@ -74,10 +74,10 @@ class PyAVReader(Reader):
 
         cause = "missing"
         for start in self._starts(index):
-            if start is not None:
-                self._container.seek(start, stream=self._stream)
-                self._frames = self._decode()
             try:
+                if start is not None:
+                    self._container.seek(start, stream=self._stream)
+                    self._frames = self._decode()
                 position, frame = next(found for found in self._frames if found[0] >= index)
             except StopIteration:
                 continue

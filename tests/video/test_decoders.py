@@ -1,7 +1,9 @@
 """Each wanted frame comes out, and no other, whatever the codec, container and decoder."""
 
 import logging
+import pickle
 import shutil
+import subprocess
 import sys
 from typing import Any
 
@@ -135,6 +137,15 @@ def test_rotated_videos_come_out_upright_from_both(clip, tmp_path, degrees, matr
         torch.testing.assert_close(read(path, [3], backend=backend), turned, rtol=0, atol=0)
 
 
+def test_pyav_is_loaded_before_decord_whose_codecs_would_replace_its_own(clip):
+    code = (
+        "import sys; from lmms_kvtp.video import load_video\n"
+        f"list(load_video({str(clip())!r}).chunks()); names = list(sys.modules)\n"
+        "assert names.index('av') < names.index('decord')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.fixture
 def warnings(caplog):
     _warn_once.cache_clear()
@@ -148,6 +159,13 @@ def test_a_reason_for_pyav_is_said_once_and_each_file_at_level_info(clip, warnin
     assert len(warnings(logging.WARNING)) == 1
     assert "avi" in warnings(logging.WARNING)[0]
     assert [message.count("b.avi") for message in warnings(logging.INFO)] == [0, 1]
+
+
+def test_an_error_survives_the_way_from_another_process(clip):
+    with pytest.raises(VideoError) as caught:
+        read(clip(name="clip.avi"), [3], backend="decord")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copy), str(copy), copy.reason) == (type(caught.value), str(caught.value), caught.value.reason)
 
 
 def test_nothing_is_said_where_decord_reads(clip, warnings):
