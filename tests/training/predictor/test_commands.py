@@ -1,0 +1,113 @@
+"""The commands, on two videos of the embedded benchmark and the tiny random SigLIP."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.synth import cache
+from lmms_kvtp.training.predictor.data_arguments import held_out
+from lmms_kvtp.training.predictor.examples import Example, synthetic
+from lmms_kvtp.training.predictor.features import FeatureCache
+from lmms_kvtp.video import load_video
+
+TINY = str(Path(__file__).parent.parent.parent / "goldens" / "siglip_tiny")
+FRAMES = FrameOptions(max_frames_num=16, fps=0.25)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMMS_KVTP_HOME", str(tmp_path_factory.mktemp("home")))
+        cache.ensure("val", [0, 1])
+        yield
+
+
+@pytest.fixture(scope="module")
+def example(home) -> Example:
+    return synthetic("val", [0], FRAMES)[0]
+
+
+def table(text: str) -> dict[str, dict[str, str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:]}
+
+
+def test_frames_are_encoded_once_and_read_back(example, tmp_path):
+    features = FeatureCache(Siglip(TINY, device="cpu"), tmp_path)
+    ((first,), unreadable) = features.see([example])
+    frames = torch.cat([part.rgb for part in load_video(example.source, FRAMES).chunks()])
+    described = features.encoder.encode(
+        next(load_video(example.source, FRAMES).chunks()), frozenset({"image"}), GridPool("average", (3, 3))
+    )
+    assert len(frames) == len(first.image) == 16 and torch.equal(first.times, described.times)
+    torch.testing.assert_close(first.image, described.image, atol=1e-5, rtol=0)
+    (stored,) = tmp_path.iterdir()
+    written = stored.stat().st_mtime_ns
+    assert torch.equal(features.see([example])[0][0].image, first.image)
+    assert stored.stat().st_mtime_ns == written and not unreadable
+
+
+def test_a_damaged_file_is_made_anew_and_other_frames_get_their_own(example, tmp_path):
+    features = FeatureCache(Siglip(TINY, device="cpu"), tmp_path)
+    whole = features.see([example])[0][0].image
+    (stored,) = tmp_path.iterdir()
+    stored.write_bytes(stored.read_bytes()[:100])
+    assert torch.equal(features.see([example])[0][0].image, whole)
+    fewer = Example(example.source, example.questions, FrameOptions(max_frames_num=5, fps=0.25))
+    assert len(features.see([fewer])[0][0].image) == 5 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_videos_that_cannot_be_read_are_left_out_and_named(example, tmp_path, caplog):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    seen, unreadable = FeatureCache(Siglip(TINY, device="cpu"), tmp_path / "features").see(
+        [Example(str(broken), example.questions), example]
+    )
+    assert [video.example.source for video in seen] == [example.source]
+    assert len(unreadable) == 1 and "broken.mp4" in unreadable[0] and "left out 1 videos" in caplog.text
+
+
+def test_validation_videos_are_not_trained_on():
+    examples = [Example(f"{number}.mp4", ()) for number in range(20)]
+    training, validation = held_out(examples, 0.25, seed=3)
+    assert len(validation) == 5 and len(training) == 15 and not set(training) & set(validation)
+    assert held_out(examples, 0.25, seed=3) == (training, validation) != held_out(examples, 0.25, seed=4)
+    with pytest.raises(ValueError, match="1 videos cannot be split"):
+        held_out(examples[:1], 0.5, seed=0)
+
+
+def test_a_predictor_is_trained_and_compared(home, tmp_path, capsys):
+    index, out = tmp_path / "index.jsonl", tmp_path / "out"
+    lines = [
+        {"video": f"{Path(made.source).name}", "question": asked.stem, "options": asked.options, "spans": asked.spans}
+        for made in synthetic("val", [0, 1])
+        for asked in made.questions[:6]
+    ]
+    index.write_text("\n".join(map(json.dumps, lines)))
+    data = ["--index", str(index), "--videos", str(cache.folder()), "--features", str(tmp_path / "features")]
+    data += ["--pretrained", TINY, "--max-frames-num", "16", "--fps", "0.25"]
+    recipe = ["--epochs", "1", "--level", "frame", "--clip-size", "4", "--validation", "0.5"]
+    assert main(["train", "predictor", *data, *recipe, "--out", str(out)]) == 0
+    assert set(table(capsys.readouterr().out)) >= {"before", "after"}
+    assert json.loads((out / "fusion.json").read_text())["clip_size"] == 4
+    assert json.loads((out / "training.json").read_text())["data"]["videos"] == 1
+    assert main(["eval", "predictor", str(out), *data]) == 0
+    rows = table(capsys.readouterr().out)
+    assert list(rows) == ["uniform", "untuned", str(out), f"{out}, no fusion", "oracle"]
+    assert rows["uniform"]["auroc"] == "0.500" and rows["oracle"]["recall"] == "1.000"
+    assert rows["untuned"]["recall against untuned"] == "-"
+    assert re.fullmatch(r"\+[01]\.\d+ \[\+[01]\.\d+, \+[01]\.\d+\]", rows["oracle"]["recall against untuned"])
+
+
+@pytest.mark.parametrize("given", [[], ["--index", "x.jsonl", "--synthetic", "3"]])
+def test_data_must_be_named_once(given, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "predictor", *given, "--out", str(tmp_path)])
+    assert "give either --index FILE, or --synthetic NUMBER" in capsys.readouterr().err
