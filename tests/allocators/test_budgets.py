@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lmms_kvtp.allocators.aks import AdaptiveKeyframes
+from lmms_kvtp.allocators.frames import FewerFrames
 from lmms_kvtp.allocators.hard import Hard
 from lmms_kvtp.allocators.kvtp_release import KvtpRelease, counts, rates
 from lmms_kvtp.allocators.softmax import Softmax
@@ -27,6 +28,10 @@ def golden(name: str) -> torch.Tensor:
 
 def test_uniform_spreads_what_is_left_over():
     assert Uniform().allocate(torch.zeros(5), 17, 7).tolist() == [3, 3, 4, 3, 4]
+
+
+def test_fewer_frames_are_whole_and_evenly_spread():
+    assert FewerFrames().allocate(torch.arange(9.0), 25, 10).tolist() == [0, 10, 0, 0, 10, 0, 0, 5, 0]
 
 
 def test_softmax_follows_equation_1():
