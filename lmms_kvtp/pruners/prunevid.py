@@ -22,8 +22,8 @@ class PruneVid(TokenPruner):
 
     A patch position whose tokens have a mean pairwise cosine above `threshold` in its scene is static. The averages of
     a scene's static positions, and the dynamic tokens of each frame, are clustered down to a share of the total that
-    is proportional to their number, weighted by budgets: those of the frame, or the scene's mean. Where the total
-    leaves room, the least similar positions are not merged.
+    is proportional to their number, weighted by budgets: those of the frame, or the scene's mean. Each keeps at least
+    one token where the total allows it. Where it leaves room, the least similar positions are not merged.
 
     Source: PruneVid (arXiv 2412.16117), section 3.2. There both kinds keep half of their number whatever the budget,
     and 14 tokens or fewer are not clustered. A scene of one frame has no pairs; the release divides by zero, here all
