@@ -45,7 +45,6 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """
         super().__init__()
         check_harness()
-        forget()
         self.arguments = parse_arguments(settings)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -143,6 +142,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         self._check_toy({request.task_name for request in requests})
         command = cli_arguments(requests)
         if self.session is None:
+            forget()  # costs of an earlier run in this process
             self.session = open_session(self.arguments.run, self.built.setup, command, self.rank)
         journal = self.session.journal
         try:

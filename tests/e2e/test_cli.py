@@ -70,7 +70,7 @@ def harness(tmp_path_factory):
     try:
         while len(harness.answers("killed")) < 3:
             assert killed.poll() is None, harness.log("killed")[-3000:]
-            time.sleep(0.01)
+            time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         resumed = harness.start("resumed", arguments=f",resume={harness.folder / 'killed'}")

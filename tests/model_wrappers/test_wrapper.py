@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from lmms_eval.api.instance import Instance
+from loguru import logger
 
 from lmms_kvtp.cost import lookup
 from lmms_kvtp.model_wrappers.answering import SampleError
@@ -130,6 +131,24 @@ def test_an_unreadable_video_ends_the_run_and_names_all(build, docs, tmp_path):
     assert len(read(model.session.journal.path).answers) == 1  # the first answer is kept
 
 
+def test_an_interrupted_run_keeps_its_answers_and_says_how_to_go_on(build, docs):
+    def interrupted(doc):
+        if visits:
+            raise KeyboardInterrupt
+        visits.append(doc)
+        return [doc["video_path"]]
+
+    visits, said = [], []
+    sink = logger.add(said.append, format="{message}")
+    model = build()
+    other = next(i for i, doc in enumerate(docs) if doc["video_path"] != docs[0]["video_path"])
+    with pytest.raises(KeyboardInterrupt):
+        model.generate_until([instance(0), instance(other, visual=interrupted)])
+    assert len(read(model.session.journal.path).answers) == 1
+    logger.remove(sink)
+    assert f"go on with resume={model.session.journal.path}" in "".join(said)
+
+
 def test_or_its_sample_is_skipped_visibly_and_the_others_are_answered(build, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     requests = [instance(0), instance(1, visual=lambda doc: [str(tmp_path / "bad.mp4")]), instance(2)]
@@ -160,7 +179,7 @@ def test_a_prompt_that_is_too_long_is_an_error_or_has_fewer_frames(build):
     assert 0 < counts["tokens_kept"] < 75
 
 
-def test_answers_are_resumed_only_where_nothing_changed(build, docs, capsys):
+def test_answers_are_resumed_only_where_nothing_changed(build):
     requests = [instance(i) for i in range(3)]
     first = build()
     answers = first.generate_until(requests[:2])

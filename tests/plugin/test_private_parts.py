@@ -36,11 +36,6 @@ SIGNATURES = {
         ["total_elapsed_time", "total_gen_tokens", "avg_speed", "additional_metrics"],
         "called for the throughput summary",
     ),
-    "lmms_eval.api.instance:Instance": (
-        "request_type arguments idx metadata resps filtered_resps raw_filtered_resps token_counts "
-        "task_name doc_id repeats doc".split(),
-        "read by the wrapper",
-    ),
     "lmms_eval.api.instance:TokenCounts": (["input_tokens", "output_tokens", "reasoning_tokens"], "our base class"),
     "lmms_eval.api.instance:GenerationResult": (["text", "token_counts"], "what the wrapper returns"),
 }
@@ -118,9 +113,9 @@ def test_the_evaluator_gives_tasks_the_command_line_and_stores_it():
 
 
 def test_padding_is_marked():
-    instance = part("lmms_eval.api.instance:Instance")(
-        "generate_until", (), 0, {"task": "t", "doc_id": 0, "repeats": 1}
-    )
+    metadata = {"task": "some_task", "doc_id": 0, "repeats": 1}
+    instance = part("lmms_eval.api.instance:Instance")("generate_until", ("prompt",), 0, metadata)
+    assert (instance.args, instance.task_name) == (("prompt",), "some_task"), "the wrapper reads args and task_name"
     padding = part("lmms_eval.evaluator:_clone_padding_request")(instance)
     assert padding.metadata["__padding_only__"] is True, "the wrapper leaves out requests that only even out ranks"
 
