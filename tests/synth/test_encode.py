@@ -77,7 +77,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     path = tmp_path / "clip.mp4"
     write_whole(path, b"old")
 
-    def refuse(source: object, target: object) -> None:
+    def refuse(source: str, target: object) -> None:
+        assert Path(source).match(".clip.*.part")  # what the cache sweeps after a crash
         raise OSError("disk on fire")
 
     monkeypatch.setattr("os.replace", refuse)
