@@ -1,4 +1,4 @@
-"""Writing the trained model in LLaVA-Video's original layout, with its SigLIP beside it, and checking what is there."""
+"""Writing the trained model in LLaVA-Video's original layout, with its SigLIP beside it."""
 
 import hashlib
 import json
@@ -76,23 +76,6 @@ def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 def write_manifest(folder: Path) -> None:
     """Note the SHA-256 of every file below `folder`, except of the stages' results."""
     _write(folder / MANIFEST, _hashes(folder))
-
-
-def check_manifest(folder: Path) -> None:
-    """Hold every file against its noted SHA-256.
-
-    Raises:
-        ValueError: a file is missing or not the one that was shipped.
-    """
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} has no {MANIFEST}: the tiny model is missing; reinstall the package")
-    noted, found = json.loads((folder / MANIFEST).read_text()), _hashes(folder)
-    broken = sorted(name for name, digest in noted.items() if found.get(name) != digest)
-    if broken:
-        raise ValueError(
-            f"{len(broken)} of {len(noted)} files of the tiny model in {folder} are missing or damaged, such as "
-            f"{broken[0]}; reinstall the package, or train it anew: lmms-kvtp train tiny --out DIR"
-        )
 
 
 def _hashes(folder: Path) -> dict[str, str]:

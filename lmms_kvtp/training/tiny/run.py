@@ -25,7 +25,7 @@ from lmms_kvtp.training.tiny.progress import Log
 from lmms_kvtp.training.tiny.stage_align import AlignStage, train_align
 from lmms_kvtp.training.tiny.stage_soft import SOFT_STAGES, SoftStage, train_soft
 from lmms_kvtp.training.tiny.stage_tower import TowerStage, train_tower
-from lmms_kvtp.training.tiny.stage_video import VideoStage, train_video
+from lmms_kvtp.training.tiny.stage_video import VIDEO_STAGES, VideoStage, train_video
 from lmms_kvtp.training.tiny.stages import Stages, code_version, fingerprint
 from lmms_kvtp.training.tiny.student import Student
 from lmms_kvtp.training.tiny.tokenizer import language_tokenizer, text_tokenizer
@@ -40,7 +40,7 @@ class Recipe:
     tower: TowerStage = field(default_factory=TowerStage)
     soft: dict[str, SoftStage] = field(default_factory=lambda: dict(SOFT_STAGES))
     align: AlignStage = field(default_factory=AlignStage)
-    video: VideoStage = field(default_factory=VideoStage)
+    video: dict[str, VideoStage] = field(default_factory=lambda: dict(VIDEO_STAGES))
     held_out: int = 50
     """Videos of the val split in the final evaluation."""
 
@@ -78,12 +78,12 @@ def train(seed: int, out: Path, device: torch.device, recipe: Recipe | None = No
     student = Student(geometry, letters).to(device)
     bank = load_bank(work, footage, siglip.vision_model, device, log, fingerprint(siglip))
     lessons: dict[str, Callable[[], None]] = {
-        name: partial(train_soft, student, letters, name, stage, seed, device, log)
-        for name, stage in recipe.soft.items()
-    }
-    lessons |= {
+        **{n: partial(train_soft, student, letters, n, s, seed, device, log) for n, s in recipe.soft.items()},
         "align": lambda: train_align(student, letters, footage, bank, recipe.align, seed, device, log),
-        "video": lambda: train_video(student, letters, footage, bank, recipe.video, seed, device, log),
+        **{
+            n: partial(train_video, student, letters, footage, bank, n, s, seed, device, log)
+            for n, s in recipe.video.items()
+        },
     }
     for name, lesson in lessons.items():
         stages.run(name, student, lesson)

@@ -1,6 +1,7 @@
 """Stage `video`: questions about real videos, all tokens of all frames, from short cuts to the full length."""
 
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -39,8 +40,20 @@ class VideoStage:
     kinds: tuple[str, ...] = CORE_KINDS
     odds: tuple[float, float, float] = (0.05, 0.2, 0.75)
     """Of steps with questions answered by a word, by one of the options, and by a letter."""
+    mixed: bool = False
+    """Lengths in random order, instead of one after the other."""
     lr: float = 1.5e-3
     muon_lr: float = 0.01
+    decay_from: float = 0.6
+
+
+VIDEO_STAGES = {
+    "video": VideoStage(),
+    "polish": VideoStage(
+        (Cut(200, (16, 40), 6, 12, 4), Cut(80, None, 2, 16, 16)), mixed=True, lr=8e-4, muon_lr=0.005, decay_from=0.2
+    ),
+}
+"""First short cuts, then whole videos; then both, with less and less change."""
 
 
 def train_video(
@@ -48,17 +61,20 @@ def train_video(
     tokenizer: PreTrainedTokenizerBase,
     footage: Footage,
     bank: Features,
+    name: str,
     stage: VideoStage,
     seed: int,
     device: torch.device,
     log: Log,
 ) -> None:
     """Train projector, newline and language model on videos with all of their tokens."""
-    dice = np.random.default_rng(seed)
+    dice = np.random.default_rng([seed, crc32(name.encode())])
     plan = [cut for cut in stage.cuts for _ in range(cut.steps)]
-    optimizer = Optimizer([student], len(plan), stage.lr, stage.muon_lr, decay_from=0.6)
+    if stage.mixed:
+        plan = [plan[i] for i in dice.permutation(len(plan))]
+    optimizer = Optimizer([student], len(plan), stage.lr, stage.muon_lr, stage.decay_from)
     coaches = {mode: Coach(dice) for mode in (SPOKEN, CHOSEN, LETTERED)}
-    for step in log.steps("video", len(plan)):
+    for step in log.steps(name, len(plan)):
         cut, mode = plan[step], int(dice.choice(3, p=stage.odds))
         videos = dice.choice(len(footage.starts) - 1, cut.batch, replace=False).tolist()
         if cut.frames is None:
@@ -79,7 +95,7 @@ def train_video(
         if log.due(step):
             accuracy = {kind: coaches[LETTERED].accuracy[kind] for kind in stage.kinds}
             choices = {f"choose_{kind}": coaches[CHOSEN].accuracy[kind] for kind in stage.kinds}
-            log.add("video", step, loss=total, frames=len(groups[0][0][1].frames), **accuracy, **choices)
+            log.add(name, step, loss=total, frames=len(groups[0][0][1].frames), **accuracy, **choices)
 
 
 def _pass(
