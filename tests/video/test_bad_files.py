@@ -84,12 +84,15 @@ def test_a_song_with_a_picture_of_its_cover(tmp_path):
     refuses(tmp_path / "song.mp3", "there is no video stream in it")
 
 
-def test_a_video_of_no_frames(tmp_path):
-    with av.open(str(tmp_path / "none.avi"), "w") as container:
+@pytest.mark.parametrize(
+    ("name", "cause"), [("none.avi", "it has no frames"), ("none.mp4", "no video stream"), ("none.mkv", "End of file")]
+)
+def test_a_video_of_no_frames(tmp_path, name, cause):
+    with av.open(str(tmp_path / name), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
         container.start_encoding()
-    refuses(tmp_path / "none.avi", "")
+    refuses(tmp_path / name, f"{cause}.*on_error=skip")
 
 
 @BACKENDS
