@@ -9,7 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.types import NEWLINE, TEXT, VISION, Prompt
 
-HIDDEN, HEADS, KEY_HEADS, LAYERS, VOCABULARY = 32, 4, 2, 5, 61
+HIDDEN, HEADS, KEY_HEADS, LAYERS, VOCABULARY = 48, 6, 2, 5, 61
 
 
 def build(attention="sdpa", layers=LAYERS):
