@@ -147,6 +147,12 @@ def test_aks_keeps_a_peak_whole_and_makes_up_for_frames_that_a_part_lacks():
     assert AdaptiveKeyframes(depth=5).allocate(torch.zeros(3), 30, 10).tolist() == [10, 10, 10]
 
 
+def test_aks_halves_the_share_of_a_part_with_each_halving():
+    relevance = torch.tensor([1.0] * 8 + [0.0] * 8 + [0.6] * 16)  # the first half has a peak, the second is flat
+    budgets = AdaptiveKeyframes(threshold=0.47, depth=2).allocate(relevance, 8, 1)
+    assert [int(part.sum()) for part in budgets.split([16, 8, 8])] == [4, 2, 2]
+
+
 def test_aks_with_fewer_frames_than_parts_keeps_the_best_of_larger_parts():
     relevance = torch.tensor([0.0, 9.0, 1.0, 2.0, 3.0, 5.0])
     assert AdaptiveKeyframes().allocate(relevance, 20, 10).tolist() == [0, 10, 0, 0, 0, 10]

@@ -11,7 +11,7 @@ from lmms_kvtp.pruners._lattice import lattice
 from lmms_kvtp.pruners._scenes import cut
 from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.flashvid import FlashVid
-from lmms_kvtp.pruners.simplecluster import SimpleCluster, rotate
+from lmms_kvtp.pruners.simplecluster import SimpleCluster, _owners, rotate
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 Cell = tuple[int, int]
@@ -156,6 +156,11 @@ def test_simplecluster_restarts_empty_clusters_at_the_tokens_least_like_their_ow
     assert len(packed.embeds) == 27 and packed.size.sum() == 30 and len(set(cells(packed))) == 27
 
 
+def test_a_token_that_stands_for_a_cluster_does_not_restart_another():
+    likeness = torch.tensor([0.9, 0.95, 0.8, 0.1, 0.05])
+    assert _owners(torch.tensor([0, 0, 0, 2, 2]), likeness, 4).tolist() == [1, 1, 2, 3, 4]
+
+
 def test_simplecluster_with_budgets_puts_more_tokens_where_the_budgets_are():
     tokens, features = video()
     budgets = torch.tensor([9, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1])
@@ -219,7 +224,7 @@ def flashvid_loop(tokens: FrameTokens, features: FrameFeatures, budgets: list[in
     return kept
 
 
-@pytest.mark.parametrize("budgets", [[3, 4, 2, 3, 5, 2, 3, 4, 1], [14, 9, 12, 15, 10, 13, 15, 11, 14]])
+@pytest.mark.parametrize("budgets", [[3, 4, 2, 3, 5, 2, 3, 4, 1], [15, 14, 15, 15, 14, 15, 15, 15, 14]])
 def test_flashvid_is_the_loop_over_scenes_frames_and_tokens(budgets):
     tokens, features = still_video()
     packed = FlashVid(scenes=2, scene_threshold=0.5).prune(tokens, features, torch.tensor(budgets))

@@ -30,9 +30,9 @@ def video(seed: int = 3) -> tuple[FrameTokens, FrameFeatures]:
     )
 
 
-def prune(pruner: TokenPruner) -> list[PackedTokens]:
+def prune(pruner: TokenPruner, given: tuple[FrameTokens, FrameFeatures] | None = None) -> list[PackedTokens]:
     """What is kept, frame by frame."""
-    packed = pruner.prune(*video(), torch.tensor(BUDGETS))
+    packed = pruner.prune(*(given or video()), torch.tensor(BUDGETS))
     cuts = [part.split(BUDGETS) for part in (packed.embeds, packed.frame, packed.patch, packed.size)]
     return [PackedTokens(*parts, grid=(3, 5), num_frames=len(BUDGETS)) for parts in zip(*cuts, strict=True)]
 
@@ -77,17 +77,20 @@ def test_maxmin_is_the_loop_over_frames_and_tokens():
 
 
 def test_vidcom2_is_the_loop_over_frames_and_tokens():
-    tokens, _ = video()
+    tokens, features = video()
+    tokens = FrameTokens(tokens.embeds + torch.arange(8) / 4, tokens.grid)  # means are not variances
+    scores = VidCom2().score(tokens, features)
     rows = tokens.embeds.reshape(-1, 8).numpy()
     steady = sorted(np.argsort(rows.var(axis=0))[:4])
     unit = [[F.normalize(token[steady], dim=0) for token in frame] for frame in tokens.embeds]
     video_mean = torch.stack([token for frame in unit for token in frame]).mean(dim=0)
-    for frame, kept in enumerate(prune(VidCom2())):
+    for frame, kept in enumerate(prune(VidCom2(), (tokens, features))):
         frame_mean = torch.stack(unit[frame]).mean(dim=0)
         likeness = []
         for token in unit[frame]:
             squares = [float((token - mean).square().sum()) for mean in (video_mean, frame_mean)]
             likeness.append(sum(np.exp(-d / (2 * a)) for d in squares for a in (1 / 8, 1 / 4, 1 / 2, 1, 2)))
+        torch.testing.assert_close(scores[frame], -torch.tensor(likeness).float(), rtol=1e-4, atol=1e-5)
         assert kept.patch.tolist() == sorted(np.argsort(likeness)[: BUDGETS[frame]].tolist())
 
 

@@ -118,6 +118,12 @@ def test_budgets_weight_the_frames():
     assert tilted[:8].sum() < even[:8].sum() and tilted.sum() == even.sum()
 
 
+def test_frames_without_budget_keep_a_token_where_the_total_allows_it():
+    tokens, features = video("merge_t16g6_noise")
+    counts = PruneVid().prune(tokens, features, torch.tensor([0] * 8 + [24] * 8)).counts()
+    assert counts[:8].tolist() == [1] * 8
+
+
 def test_single_frames_are_all_dynamic():
     scene = torch.ones(1, 5, 8)
     assert (stillness(scene) == -torch.inf).all()
