@@ -193,7 +193,7 @@ def test_a_text_over_the_limit_becomes_several_rows(encoder, letters, rows):
 
 def test_a_long_question_is_cut_between_sentences_and_every_piece_is_a_text_of_its_own(encoder):
     sentences = ["What is the man in the red shirt doing at the table?", "Choices: eating soup, reading a book."]
-    assert torch.equal(encoder.encode_text([" ".join(sentences)]), encoder.encode_text(sentences))
+    close(encoder.encode_text([" ".join(sentences)]), encoder.encode_text(sentences))
 
 
 def test_the_release_cuts_tokens_and_never_pads(encoder):
