@@ -12,10 +12,11 @@ from checkpoints import GOLDEN, write_tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.vlms.checkpoint import check_layout, expected_shapes, find_folder, load_tokenizer
 from lmms_kvtp.vlms.config import CheckpointError, LlavaConfig, read_config
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
-from lmms_kvtp.vlms.network import build, checkpoint_name
+from lmms_kvtp.vlms.network import build, checkpoint_name, llm_shape, vision_shape
 
 NORM = "model.vision_tower.vision_tower.vision_model.post_layernorm.weight"
 
@@ -253,6 +254,7 @@ REAL = {
     "vocab_size": 152064,
     "num_key_value_heads": 4,
 }
+OPTIONAL = ("mm_newline_position", "mm_patch_merge_type", "mm_spatial_pool_mode", "mm_resampler_type", "architectures")
 SIZES = {
     "7B": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
     "72B": {
@@ -304,6 +306,22 @@ def test_the_layout_of_the_released_checkpoints(tmp_path: Path, size: str) -> No
     assert shapes == expected
     check_layout(expected, shapes, set(), tmp_path)
     assert all(weight.is_meta for weight in network.parameters())
+
+
+def test_shapes_of_the_released_checkpoints(tmp_path: Path) -> None:
+    config = real_config(tmp_path, "7B")
+    assert vision_shape(config) == VisionShape(384, 14, hidden=1152, intermediate=4304, layers=26, heads=16)
+    assert llm_shape(config, 151646) == LLMShape(3584, 18944, 28, 28, kv_heads=4, head_dim=128, vocabulary=151646)
+    assert (config.limit, config.pool_mode, config.newline_position) == (32768, "bilinear", "grid")
+    assert config.vision["hidden_act"] == "gelu_pytorch_tanh" and config.vision["layer_norm_eps"] == 1e-6
+
+
+def test_what_an_old_config_leaves_out(tmp_path: Path) -> None:
+    silent = {key: value for key, value in (REAL | SIZES["7B"]).items() if key not in OPTIONAL}
+    (tmp_path / "config.json").write_text(json.dumps(silent))
+    config = read_config(tmp_path)
+    assert (config.pool_mode, config.newline_position, config.merge_type) == ("bilinear", "one_token", "flat")
+    assert config.eos_token_id is None and not config.llm["tie_word_embeddings"]
 
 
 def test_the_golden_tokenizer_of_the_reference_loads() -> None:

@@ -39,11 +39,16 @@ def test_weights_are_written_in_the_dtype_asked_for(tmp_path: Path) -> None:
 
 
 def test_fields_of_the_config_can_be_set(tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path, siglip=False, fields={"mm_spatial_pool_mode": "max"}, llm={"rope_theta": 5e5})
+    own = {"mm_spatial_pool_mode": "max", "mm_newline_position": "frame", "mm_patch_merge_type": "spatial"}
+    folder = write_tiny(tmp_path, siglip=False, fields=own, llm={"rope_theta": 5e5})
     config = json.loads((folder / "config.json").read_text())
     assert config["mm_spatial_pool_mode"] == "max" and config["rope_theta"] == 5e5
     assert config["mm_hidden_size"] == 24 and config["vocab_size"] == 500
-    assert load_llava_video(str(folder)).pool.mode == "max"
+    vlm = load_llava_video(str(folder))
+    assert vlm.pool.mode == "max"
+    assert (vlm.newlines.position, vlm.newlines.policy, vlm.newlines.merge_type) == ("frame", "auto", "spatial")
+    rope = vlm.network.llm.model.rotary_emb.inv_freq
+    torch.testing.assert_close(rope, 5e5 ** -(torch.arange(0, 8, 2) / 8))
 
 
 def test_tokenizers_are_written_under_names_that_all_versions_know(tmp_path: Path, written: Path) -> None:
