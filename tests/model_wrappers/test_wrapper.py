@@ -14,6 +14,19 @@ from lmms_kvtp.model_wrappers.journal import read
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 
 TASK = "skvqa_synth_look"
+PRUNER = """
+from dataclasses import dataclass
+
+from lmms_kvtp.pruners.base import ScorePruner
+
+
+@dataclass(frozen=True)
+class Mine(ScorePruner):
+    "{}"
+
+    def score(self, tokens, features):
+        return tokens.embeds[..., 0]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -196,15 +209,11 @@ def test_answers_are_resumed_only_where_nothing_changed(build):
 
 
 def test_an_edited_component_never_gets_yesterdays_answers(build, tmp_path, monkeypatch):
-    source = (
-        "from lmms_kvtp.pruners.random import Random\nfrom dataclasses import dataclass\n"
-        "@dataclass(frozen=True)\nclass Mine(Random):\n    '''{}'''\n"
-    )
-    (tmp_path / "kvtp_test_pruner.py").write_text(source.format("as it was"))
+    (tmp_path / "kvtp_test_pruner.py").write_text(PRUNER.format("as it was"))
     monkeypatch.syspath_prepend(tmp_path)
     first = build(pruner="kvtp_test_pruner:Mine")
     first.generate_until([instance(0)])
-    (tmp_path / "kvtp_test_pruner.py").write_text(source.format("edited"))
+    (tmp_path / "kvtp_test_pruner.py").write_text(PRUNER.format("edited"))
     second = build(pruner="kvtp_test_pruner:Mine", resume=str(first.session.journal.path))
     second.generate_until([instance(0)])
     assert second.session.resumed == 0
@@ -240,7 +249,7 @@ def test_the_effective_method_and_versions_go_into_the_results(build, tmp_path):
     model = build(journal="auto", seed=7)
     model.generate_until([instance(0, visual=task.doc_to_visual)])
     told = task.args.lmms_kvtp
-    assert told["method"]["pruner"]["class"] == "lmms_kvtp.pruners.random:Random"
+    assert told["method"]["pruner"]["class"] == "lmms_kvtp.pruners.random:RandomTokens"
     assert told["method"]["pruner"]["seed"] == told["seed"] == 7
     assert {"torch", "transformers", "lmms_eval", "lmms_kvtp"} <= set(told["versions"])
     assert (told["toy"], told["failed"], told["resumed"]) == (False, 0, 0)

@@ -46,11 +46,12 @@ def named(value):
 
 
 Dummy.generate_until = generate_until
+ours = sorted(name for name in sys.modules if name.startswith("lmms_kvtp."))
 manager = TaskManager(include_path=folder, model_name="dummy")
 results = evaluator.simple_evaluate(model="dummy", tasks=["stock_like"], task_manager=manager, log_samples=True)
 seen = {
-    "plugin": "lmms_kvtp.plugin" in sys.modules,
-    "ours loaded": sorted(name for name in sys.modules if name.startswith("lmms_kvtp.")),
+    "plugin": "lmms_kvtp.plugin" in ours,
+    "ours loaded": ours,
     "models": AVAILABLE_MODELS,
     "index": manager.task_index,
     "configs": {name: named(manager._get_config(name)) for name in ("mme", "videomme", "egoschema_subset")},
