@@ -27,8 +27,8 @@ class Views:
     """What the language model may see of one video."""
 
     full: Float[Tensor, "1 C D"]
-    random: Float[Tensor, "1 C D"]
-    blind: Float[Tensor, "1 C D"]
+    random: Float[Tensor, "1 R D"]
+    blind: Float[Tensor, "1 P D"]
 
 
 @torch.no_grad()
