@@ -15,10 +15,12 @@ from lmms_kvtp.synth.script import Script, write_script
 
 Document = dict[str, object]
 
-SHIPPED_KINDS = KINDS
-QUESTIONS_PER_VIDEO = 5
+SHIPPED_KINDS = ("color", "where", "start", "end")
+"""Kinds of the benchmark: those that the embedded model answers when it sees all tokens. The others are there to be
+learned: a benchmark that its own unpruned model fails says nothing of pruning."""
+QUESTIONS_PER_VIDEO = 4
 NUM_VIDEOS = {"test": 160, "val": 40}
-QUICK_VIDEOS = 20
+QUICK_VIDEOS = 25
 
 
 def build(

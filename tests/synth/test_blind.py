@@ -6,7 +6,7 @@ import pytest
 
 from lmms_kvtp.synth.blind import measure
 from lmms_kvtp.synth.dataset import Document, build
-from lmms_kvtp.synth.questions import LETTERS
+from lmms_kvtp.synth.questions import KINDS, LETTERS
 
 LANGUAGE_ONLY = (
     "majority letter",
@@ -19,7 +19,7 @@ LANGUAGE_ONLY = (
 
 @pytest.fixture(scope="module")
 def splits() -> tuple[list[Document], list[Document]]:
-    return build("train", 45, per_video=7), build("test", 60)
+    return build("train", 45, KINDS, per_video=7), build("test", 60, KINDS, per_video=5)
 
 
 def test_language_alone_stays_at_chance(splits: tuple[list[Document], list[Document]]) -> None:

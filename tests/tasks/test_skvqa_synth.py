@@ -14,7 +14,7 @@ from lmms_kvtp.tasks.skvqa_synth import utils
 
 TASKS = Path(utils.__file__).parents[1]
 PROMPT = (
-    "What color is the heart?\nA. red\nB. yellow\nC. green\nD. blue\n"
+    "What color is the heart?\nA. green\nB. yellow\nC. red\nD. blue\n"
     "Answer with the option's letter from the given choices directly."
 )
 
@@ -101,7 +101,7 @@ def test_letters_and_texts_are_scored_and_the_unreadable_is_wrong(text: str, sco
     row = utils.process_results(DOC, [text])
     assert row["score"] == row["skvqa_acc"]["score"] == row["acc_where"]["score"] == score
     assert row["unparsable"]["score"] == unparsable
-    assert [row[f"acc_{kind}"] for kind in KINDS if kind != "where"] == [None] * 7
+    assert [row[f"acc_{kind}"] for kind in dataset.SHIPPED_KINDS if kind != "where"] == [None] * 3
     assert (row["question_id"], row["video_id"], row["kind"]) == ("test-00000-where", "test-00000", "where")
 
 
@@ -149,8 +149,8 @@ def test_the_harness_runs_the_task_from_end_to_end(manager: Any, monkeypatch: py
 
     out = simple_evaluate(model=KnowsHalf(), tasks=["skvqa_synth_quick"], task_manager=manager, log_samples=True)
     results = out["results"]["skvqa_synth_quick"]
-    assert results["skvqa_acc,none"] == 70.0
-    assert results["unparsable,none"] == 30.0
+    assert results["skvqa_acc,none"] == 75.0
+    assert results["unparsable,none"] == 25.0
     assert results["skvqa_acc_stderr_clustered,none"] > 0
     sample = out["samples"]["skvqa_synth_quick"][4]
     assert sample["score"] == 1.0
