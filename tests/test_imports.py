@@ -82,9 +82,7 @@ def test_no_concrete_component_imports_another(path):
             assert pieces[2] == "base" or pieces[2].startswith("_"), f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_tasks_import_nothing_that_loads_a_model(path):
     ours = {".".join(name.split(".")[:2]) for name in imported(path) if name.startswith("lmms_kvtp.")}
     assert ours <= TASKS_MAY_IMPORT

@@ -55,7 +55,7 @@ def test_what_is_wrong_is_named(settings, message):
 
 
 def test_parts_that_do_not_fit_together_are_refused():
-    with pytest.raises(ValueError, match="PruMerge need .*keys.*which encoder OpenClip does not provide"):
+    with pytest.raises(ValueError, match=r"PruMerge need .*keys.*which encoder OpenClip does not provide"):
         build_method({"encoder": "open_clip"}, KVTP)
 
 
@@ -63,7 +63,7 @@ def test_the_total_is_rounded_down_and_never_zero():
     method = build_method({"keep_ratio": "0.3", "pruner": "random"}, KVTP)
     assert method.total(num_frames=5, capacity=12) == 18
     assert method.total(num_frames=1, capacity=9) == 2
-    with pytest.raises(ValueError, match="keep_ratio=0.3 of 1 frames x 3 tokens is less than one token"):
+    with pytest.raises(ValueError, match=r"keep_ratio=0\.3 of 1 frames x 3 tokens is less than one token"):
         method.total(num_frames=1, capacity=3)
 
 

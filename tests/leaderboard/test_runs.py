@@ -12,7 +12,14 @@ COST = {"tokens_before": 100, "tokens_kept": 25, "seconds": {"prefill": 0.5}, "i
 
 
 def sample(doc: int, score: float, video: str = "v0", kind: str = "color", counts=COST) -> dict:
-    return {"doc_id": doc, "question_id": f"q{doc}", "video_id": video, "kind": kind, "score": score, "token_counts": [counts]}
+    return {
+        "doc_id": doc,
+        "question_id": f"q{doc}",
+        "video_id": video,
+        "kind": kind,
+        "score": score,
+        "token_counts": [counts],
+    }
 
 
 def write(folder, rows, stamp="20260101_000000", task="skvqa_synth"):
@@ -37,7 +44,7 @@ def test_the_newest_of_two_runs_in_a_folder_counts(tmp_path):
 
 
 def test_a_failed_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="0 results files, 0 sample files.*--verbosity DEBUG"):
+    with pytest.raises(FileNotFoundError, match=r"0 results files, 0 sample files.*--verbosity DEBUG"):
         read_runs(tmp_path)
 
 
