@@ -26,7 +26,7 @@ def test_fields_are_set_by_name_and_recorded():
 def test_a_default_of_one_encoder_never_reaches_another():
     defaults = {**KVTP, "encoder.pretrained": "somewhere"}
     assert build_method({}, defaults).encoder.pretrained == "somewhere"
-    assert build_method({"encoder": "open_clip"}, defaults).encoder.pretrained != "somewhere"
+    assert build_method({"encoder": "open_clip", "pruner": "random"}, defaults).encoder.pretrained != "somewhere"
 
 
 def test_a_method_without_needs_computes_no_features():
