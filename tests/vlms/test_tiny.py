@@ -49,4 +49,18 @@ def test_the_name_stands_for_the_checked_folder(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(tiny, "tiny_folder", lambda: folder)
     monkeypatch.chdir(folder.parent)
     assert find_folder("tiny") == folder
-    assert tiny.tiny_folder.__name__ == "<lambda>"
+
+
+def test_the_shipped_model_loads_and_is_marked_as_a_toy() -> None:
+    vlm = load_llava_video("tiny")
+    assert vlm.toy and vlm.name == "tiny"
+    assert vlm.describe()["toy"]
+    assert Path(vlm.default_encoder) == tiny.tiny_folder() / "siglip"
+    assert load_llava_video(str(tiny.tiny_folder())).toy
+
+
+@pytest.mark.parametrize("folder", [".", "siglip"])
+def test_the_shipped_tokenizers_have_settings_that_transformers_4_reads(folder: str) -> None:
+    settings = json.loads((tiny.tiny_folder() / folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not isinstance(settings.get("extra_special_tokens"), list)

@@ -19,6 +19,7 @@ from transformers import (
 
 from lmms_kvtp.training.tiny.geometry import Geometry
 from lmms_kvtp.training.tiny.student import Student
+from lmms_kvtp.vlms.saving import save_tokenizer
 
 VISION_FIELDS = (
     "hidden_size",
@@ -64,13 +65,6 @@ def export_siglip(folder: Path, siglip: SiglipModel, tokenizer: PreTrainedTokeni
     side = geometry.image_size
     SiglipImageProcessor(size={"height": side, "width": side}, resample=3).save_pretrained(folder)
     save_tokenizer(folder, tokenizer)
-
-
-def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Save it under the class name that every version of transformers knows."""
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    _write(path, json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def write_manifest(folder: Path) -> None:
