@@ -135,10 +135,11 @@ def decode(
             stopping_criteria=stops,
         )
     total = now(embeds.device) - first.start
-    return Decoded(_until_end(output[0], config), first.seconds, total - first.seconds)
+    return Decoded(until_end(output[0], config), first.seconds, total - first.seconds)
 
 
-def _until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
+def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
+    """The tokens up to the first end token, which is kept; behind it generate pads."""
     ends = torch.isin(ids, torch.tensor(config.eos_token_id, device=ids.device)).nonzero().flatten().tolist()
     kept: list[int] = (ids[: ends[0] + 1] if ends else ids).tolist()
     return kept

@@ -5,7 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.vlms.decoding import FirstToken, UntilText, settings, text_of
+from lmms_kvtp.vlms.decoding import FirstToken, UntilText, settings, text_of, until_end
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 QWEN = {
@@ -50,6 +50,11 @@ def test_the_end_of_a_turn_is_always_an_end_token(ends: list[int] | int | None, 
     config = settings(GenerationConfig(eos_token_id=ends), 482, 480, GenerationOptions())
     assert config.eos_token_id == expected
     assert config.pad_token_id == 480
+
+
+@pytest.mark.parametrize(("ids", "kept"), [([5, 482, 480, 480], [5, 482]), ([480, 5], [480]), ([5, 6], [5, 6])])
+def test_padding_behind_the_end_is_no_part_of_an_answer(ids: list[int], kept: list[int]) -> None:
+    assert until_end(torch.tensor(ids), chosen()) == kept
 
 
 def test_text_ends_before_the_first_stop_and_loses_markers_and_space(vlm: LlavaVideo) -> None:
