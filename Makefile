@@ -18,7 +18,10 @@ demo: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	# mypy sees the package as it is installed: tasks and model_wrappers inside it
+	rm -rf build/types && mkdir -p build/types
+	cp -r lmms_kvtp build/types && cp -r tasks model_wrappers build/types/lmms_kvtp
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../setup.cfg --cache-dir ../../.mypy_cache --package lmms_kvtp
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300

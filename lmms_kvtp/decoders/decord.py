@@ -58,10 +58,8 @@ class DecordReader(Reader):
         if reason:
             raise _error(index.path, reason)
         self._path = index.path
-        import av  # noqa: F401  before decord, whose older codec libraries would take the place of PyAV's
-
         try:
-            import decord
+            import decord  # after PyAV, whose codec libraries decord's older ones would replace; the index needed it
         except (ImportError, OSError) as error:
             raise _error(index.path, "it is not installed here", error) from error
         self._errors = (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, RuntimeError)

@@ -143,6 +143,25 @@ def test_frames_that_are_not_there_are_an_error_and_not_copies_of_others(clip, c
     refuses(path, "cannot open|fails to decode|missing|damaged", backend)
 
 
+def test_decord_may_not_put_copies_in_the_place_of_lost_frames(clip, copy):
+    with av.open(str(clip())) as container:
+        starts = [packet.pos for packet in container.demux(video=0) if packet.size]
+    found = 0
+    for start in starts[3:12]:
+
+        def lose(data: bytes, start: int = start) -> bytes:
+            changed = bytearray(data)
+            changed[start + 6] ^= 1 << 4  # in the header of the slice; decord finds 49 frames and hands out 50
+            return bytes(changed)
+
+        options = FrameOptions(max_frames_num=50, force_sample=True, backend="decord")
+        try:
+            list(load_video(copy(clip(), lose), options).chunks())
+        except VideoError as error:
+            found += "recovered from nearest frames" in str(error)
+    assert found >= 2
+
+
 def test_pyav_refuses_frames_that_the_codec_patched_up(clip, copy):
     found = 0
     for place in range(200, 2000, 150):
