@@ -29,8 +29,8 @@ class FrameOptions:
     """auto: decord, and PyAV where decord fails or would give wrong frames."""
     chunk_size: int = 16
     """Decoded frames that stand in memory at a time."""
-    num_threads: int = 0
-    """Of the decoder; 0 for as many as there are cores."""
+    num_threads: int = 1
+    """Of the decoder; 0 for as many as there are cores: up to a fifth more work, worth it where cores stand idle."""
 
     def __post_init__(self) -> None:
         """Refuse settings that ask for nothing.
