@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lmms_kvtp.cost import Meter, SampleCost
+from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.flops import decode_flops, prefill_flops, projector_flops, vision_flops
 from lmms_kvtp.method import Method
 from lmms_kvtp.types import (
@@ -90,11 +91,25 @@ def reply(
     return Answer(generation.text, _cost(vlm, method, packed, prompt, generation, meter, questions_on_video))
 
 
-@torch.inference_mode()
 def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
     """Run the model's tower and the image-text encoder over a video, chunk by chunk, in one pass over its frames."""
-    meter = Meter(vlm.device)
-    tokens, features = [], []
+    [encoded] = encode_once(vlm, [method], video)
+    return encoded
+
+
+@torch.inference_mode()
+def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[Encoded]:
+    """The same for several methods, which share the frames, the model's tower, and equal encoders.
+
+    Features then hold what any of the methods needs. Of the seconds, each method has those that all share, and its
+    own encoder's.
+    """
+    needs: dict[FrameEncoder, frozenset[str]] = {}
+    for method in methods:
+        needs[method.encoder] = needs.get(method.encoder, frozenset()) | method.needs
+    meter, own = Meter(vlm.device), {encoder: Meter(vlm.device) for encoder in needs}
+    tokens: list[FrameTokens] = []
+    features: dict[FrameEncoder, list[FrameFeatures]] = {encoder: [] for encoder in needs}
     chunks = video.chunks()
     while True:
         with meter.stage("decode"):
@@ -104,14 +119,18 @@ def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
         with meter.stage("preprocess"):
             frames.pixels(vlm.pixel_spec)
         with meter.stage("vision"):
-            tokens.append(vlm.encode(frames))
-        with meter.stage("encoder"):
-            needs = method.needs
-            features.append(
-                method.encoder.encode(frames, needs, vlm.pool) if needs else FrameFeatures(times=frames.times)
-            )
+            frames = replace(frames, tower=vlm.look(frames))
+            tokens.append(vlm.project(frames.tower))
+        for encoder, wanted in needs.items():
+            with own[encoder].stage("encoder"):
+                part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
+            features[encoder].append(part)
     joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
-    return Encoded(joined, FrameFeatures.cat(features), video.instruction, meter.seconds)
+    described = {encoder: FrameFeatures.cat(parts) for encoder, parts in features.items()}
+    return [
+        Encoded(joined, described[method.encoder], video.instruction, {**meter.seconds, **own[method.encoder].seconds})
+        for method in methods
+    ]
 
 
 def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
