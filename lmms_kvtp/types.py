@@ -32,6 +32,8 @@ class Frames:
     rgb: UInt8[Tensor, "T H W 3"]
     times: Float[Tensor, " T"]
     """Seconds from the start of the video."""
+    tower: Float[Tensor, "T P C"] | None = None
+    """Patches as the language model's own vision tower sees them, row by row, once that has run."""
     _prepared: dict[PixelSpec, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def pixels(self, spec: PixelSpec) -> Float[Tensor, "T 3 h w"]:
@@ -235,3 +237,5 @@ class Generation:
     decode_seconds: float
     cache_lengths: tuple[int, ...] = ()
     """Prompt positions in each layer's cache while decoding; empty where they are `layer_lengths`."""
+    reused: int = 0
+    """Prompt positions of every layer whose keys and values an earlier prompt had left."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, PixelSpec, Prompt
+from lmms_kvtp.vlms.prefix import PrefixCache
 
 
 class PromptTooLongError(ValueError):
@@ -59,8 +60,17 @@ class VideoVLM(ABC):
         """Everything that answers depend on beside method and frames, as plain values for results."""
 
     @abstractmethod
+    def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
+        """Run the vision tower on one chunk of frames: features of its patches, row by row."""
+
+    @abstractmethod
+    def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
+        """Run projector and pooling on what `look` returned."""
+
+    @final
     def encode(self, frames: Frames) -> FrameTokens:
         """Run tower, projector and pooling on one chunk of frames."""
+        return self.project(self.look(frames))
 
     @abstractmethod
     def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
@@ -75,9 +85,19 @@ class VideoVLM(ABC):
 
     @abstractmethod
     def generate(
-        self, prompts: Sequence[Prompt], options: GenerationOptions, stages: Sequence[Stage] = ()
+        self,
+        prompts: Sequence[Prompt],
+        options: GenerationOptions,
+        stages: Sequence[Stage] = (),
+        prefix: PrefixCache | None = None,
     ) -> list[Generation]:
         """Decode an answer to each prompt, while `stages` drop vision tokens between the layers.
+
+        Args:
+            prompts: one batch, where the rest allows it.
+            options: how answers are decoded.
+            stages: with any, prompts are answered one at a time.
+            prefix: what the prompt before left; prompts are then answered one at a time, and each leaves its own.
 
         Raises:
             ValueError: stages that do not fit the model.

@@ -21,6 +21,7 @@ from lmms_kvtp.vlms.chat import Chat
 from lmms_kvtp.vlms.checkpoint import find_folder, load_generation_config, load_network, load_tokenizer
 from lmms_kvtp.vlms.config import LlavaConfig, read_config
 from lmms_kvtp.vlms.network import Network, llm_shape, vision_shape
+from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiny import tiny_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -108,12 +109,16 @@ class LlavaVideo(VideoVLM):
         }
 
     @torch.inference_mode()
-    def encode(self, frames: Frames) -> FrameTokens:
-        """Run tower, projector and pooling on one chunk of frames."""
-        pixels = frames.pixels(self.pixel_spec)
-        parts = torch.split(pixels, self.options.vision_batch)
-        pooled = [self.pool(self.network.features(part.to(self.device, self.dtype))) for part in parts]
-        return FrameTokens(torch.cat(pooled), self.pool.grid)
+    def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
+        """Run the vision tower on one chunk of frames: features of its patches, row by row."""
+        parts = torch.split(frames.pixels(self.pixel_spec), self.options.vision_batch)
+        return torch.cat([self.network.tower(part.to(self.device, self.dtype)) for part in parts])
+
+    @torch.inference_mode()
+    def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
+        """Run projector and pooling on what `look` returned."""
+        parts = torch.split(patches, self.options.vision_batch)
+        return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
 
     @torch.inference_mode()
     def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
@@ -141,27 +146,45 @@ class LlavaVideo(VideoVLM):
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Prompt], options: GenerationOptions, stages: Sequence[Stage] = ()
+        self,
+        prompts: Sequence[Prompt],
+        options: GenerationOptions,
+        stages: Sequence[Stage] = (),
+        prefix: PrefixCache | None = None,
     ) -> list[Generation]:
-        """Decode an answer to each prompt, one after the other, while `stages` drop vision tokens between the layers.
+        """Decode an answer to each prompt, while `stages` drop vision tokens between the layers.
+
+        Several prompts are one batch when decoding is greedy and nothing is dropped; otherwise they are answered one
+        after the other, for draws, beams and stages belong to one prompt.
 
         Raises:
             ValueError: stages that do not fit the model.
         """
-        return [self._generate(prompt, options, stages) for prompt in prompts]
+        alone = bool(stages) or prefix is not None or options.temperature > 0 or options.num_beams > 1
+        groups = [[prompt] for prompt in prompts] if alone else [list(prompts)]
+        return [made for group in groups if group for made in self._generate(group, options, stages, prefix)]
 
-    def _generate(self, prompt: Prompt, options: GenerationOptions, stages: Sequence[Stage]) -> Generation:
+    def _generate(
+        self, prompts: list[Prompt], options: GenerationOptions, stages: Sequence[Stage], prefix: PrefixCache | None
+    ) -> list[Generation]:
         config = decoding.settings(self.defaults, self.chat.end, self.chat.pad, options)
-        with layer_pruning(self.layers, stages, prompt) as trace:
-            decoded = decoding.decode(self.network.llm, self.tokenizer, prompt.embeds, config, options)
-        return Generation(
-            text=decoding.text_of(self.tokenizer, decoded.ids, options.until),
-            num_tokens=len(decoded.ids),
-            layer_lengths=trace.layer_lengths,
-            cache_lengths=trace.cache_lengths,
-            prefill_seconds=decoded.prefill_seconds,
-            decode_seconds=decoded.decode_seconds,
-        )
+        shared = None if stages or options.num_beams > 1 else prefix
+        with layer_pruning(self.layers, stages, prompts[0]) as trace:
+            embeds = [prompt.embeds for prompt in prompts]
+            answers = decoding.decode(self.network.llm, self.tokenizer, embeds, config, options, shared)
+        whole = [(prompt.length,) * len(self.layers) for prompt in prompts]
+        return [
+            Generation(
+                text=decoding.text_of(self.tokenizer, decoded.ids, options.until),
+                num_tokens=len(decoded.ids),
+                layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
+                cache_lengths=trace.cache_lengths if stages else lengths,
+                prefill_seconds=decoded.prefill_seconds,
+                decode_seconds=decoded.decode_seconds,
+                reused=decoded.reused,
+            )
+            for decoded, lengths in zip(answers, whole, strict=True)
+        ]
 
     @torch.inference_mode()
     def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
