@@ -23,26 +23,44 @@ if TYPE_CHECKING:
 TESTED = ("0.7.3",)
 """Releases of lmms-eval that pass tests/plugin."""
 
-MODELS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "llava_video_kvtp": ("lmms_kvtp.model_wrappers.wrapper.LlavaVideoKvtp", ("llava_vid_kvtp",)),
-}
+Models = Mapping[str, tuple[str, tuple[str, ...]]]
 """Model id -> class path of a simple wrapper, aliases."""
+
+MODELS: Models = {
+    "llava_video_kvtp": ("lmms_kvtp.model_wrappers.wrapper.LlavaVideoKvtp", ("llava_vid_kvtp",)),
+    "llava_video": ("lmms_kvtp.model_wrappers.baselines.LlavaVideo", ()),
+    "llava_video_random": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoRandom", ()),
+    "llava_video_tome": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoToMe", ()),
+    "llava_video_prumerge": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoPruMerge", ()),
+    "llava_video_fastv": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoFastV", ()),
+    "llava_video_keyvideollm": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoKeyVideoLLM", ()),
+    "llava_video_prunevid": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoPruneVid", ()),
+}
+"""The rows of the papers' tables."""
 
 log = logging.getLogger(__name__)
 
 
 def manifests() -> "list[ModelManifest]":
     """Our model ids, for the entry-point group `lmms_eval.models`; our tasks are found from here on. Never raises."""
-    found: list[ModelManifest] = []
     try:
         call_after_import({"lmms_eval.tasks": _add_tasks, "lmms_eval.tui.discovery": _add_tasks_to_ui})
+    except Exception as error:  # a plug-in that raises here takes all other plug-ins' models down
+        report(f"the tasks of lmms_kvtp are missing: {_one_line(error)}")
+    return register(MODELS)
+
+
+def register(models: Models) -> "list[ModelManifest]":
+    """Manifests of model ids, which `lmms-eval models` lists from here on; for other packages too. Never raises."""
+    found: list[ModelManifest] = []
+    try:
         from lmms_eval.models import registry_v2
 
-        for name, (path, aliases) in MODELS.items():
+        for name, (path, aliases) in models.items():
             if _list_model(name, path, aliases):
                 found.append(registry_v2.ModelManifest(model_id=name, simple_class_path=path, aliases=aliases))
-    except Exception as error:  # a plug-in that raises here takes all other plug-ins' models down
-        report(f"some models or tasks of lmms_kvtp are missing: {_one_line(error)}")
+    except Exception as error:  # as above
+        report(f"some models among {', '.join(models)} are missing: {_one_line(error)}")
     return found
 
 
@@ -80,7 +98,8 @@ def _list_model(name: str, path: str, aliases: tuple[str, ...]) -> bool:
     listed_aliases = getattr(models, "MODEL_ALIASES", {})
     theirs = {*simple, *getattr(models, "AVAILABLE_CHAT_TEMPLATE_MODELS", {})}.union(*listed_aliases.values())
     if simple.get(name) != path and theirs & {name, *aliases}:
-        report(f"lmms-eval has a model {name} or {', '.join(aliases)} of its own; lmms_kvtp's is left out")
+        names = " or ".join([name, *aliases])
+        report(f"lmms-eval has a model {names} of its own; the one of {path.partition('.')[0]} is left out")
         return False
     simple[name] = path
     listed_aliases[name] = aliases

@@ -32,12 +32,21 @@ class Built:
     """Everything that all answers depend on, as plain values: part of the results, and of each answer's key."""
 
 
-def build(arguments: Arguments, device: torch.device) -> Built:
-    """Load the model and its method; wrong settings of the method are refused before the model loads."""
-    _method(arguments, device, {})
+def build(arguments: Arguments, device: torch.device, defaults: Mapping[str, str]) -> Built:
+    """Load the model and its method; wrong settings of the method are refused before the model loads.
+
+    Args:
+        arguments: of the run.
+        device: of the model, and of the method's parts that have one.
+        defaults: the method where the arguments are silent, as far as it differs from KVTP with PruMerge.
+    """
+    defaults = {**KVTP, **defaults}
+    _method(arguments, device, defaults)
     options = replace(arguments.load, device=str(device))
     vlm = load_llava_video(arguments.run.pretrained, options)
-    method = _method(arguments, device, {"encoder.pretrained": vlm.default_encoder})
+    if defaults["encoder"] == KVTP["encoder"]:
+        defaults = {"encoder.pretrained": vlm.default_encoder, **defaults}
+    method = _method(arguments, device, defaults)
     check_stages(method.layer_pruning.stages(), len(vlm.layers))
     return Built(vlm, method, _setup(arguments, vlm, method))
 
@@ -62,7 +71,7 @@ def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:
 
 def _method(arguments: Arguments, device: torch.device, defaults: Mapping[str, Any]) -> Method:
     """The method, its parts on `device`, and those that draw at random with the run's seed."""
-    method = build_method(arguments.method, {**KVTP, **defaults})
+    method = build_method(arguments.method, defaults)
     common = {"seed": arguments.run.seed, "device": str(device)}
     parts = {}
     for part in PARTS:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -33,9 +33,14 @@ EMBEDDED = "skvqa_synth"
 
 
 class LlavaVideoKvtp(lmms):  # type: ignore[misc]
-    """LLaVA-Video with pruned vision tokens; KVTP with PruMerge where no other parts are named."""
+    """LLaVA-Video with pruned vision tokens; KVTP with PruMerge where no other parts are named.
+
+    A subclass with other `defaults` is another model id; see docs/add_a_pruner.md.
+    """
 
     is_simple = True
+    defaults: ClassVar[Mapping[str, str]] = {}
+    """The method where `--model_args` is silent, as far as it differs from KVTP with PruMerge."""
 
     def __init__(self, **settings: Any) -> None:
         """Load model and method.
@@ -49,7 +54,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self._device = choose_device(self.arguments.load.device, self.accelerator)
-        self.built = build(self.arguments, self._device)
+        self.built = build(self.arguments, self._device, self.defaults)
         self.session: Session | None = None
 
     @property
