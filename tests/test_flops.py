@@ -3,17 +3,27 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipTextConfig,
+    SiglipTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from lmms_kvtp.flops import (
     LLMShape,
+    TextShape,
     VisionShape,
     decode_flops,
     pooling_head_flops,
     prefill_flops,
     projector_flops,
+    text_flops,
     vision_flops,
 )
+from lmms_kvtp.flops.counter import counting
 
 VISION = VisionShape(image_size=44, patch_size=6, hidden=24, intermediate=40, layers=3, heads=4)
 LLM = LLMShape(hidden=32, intermediate=56, layers=2, heads=4, kv_heads=2, head_dim=8, vocabulary=71)
@@ -103,3 +113,43 @@ def test_pruned_layers_cost_their_own_lengths():
 
 def test_a_one_token_answer_has_no_decoding():
     assert decode_flops(LLM, [11, 11], new_tokens=1) == 0
+
+
+def test_what_is_reused_costs_attention_only():
+    model = qwen()
+    with torch.no_grad():
+        cache = model(torch.arange(9)[None]).past_key_values
+    rotary = counted(lambda: model.model.rotary_emb(torch.rand(1, 5, LLM.hidden), torch.arange(5)[None]))
+    run = counted(lambda: model(torch.arange(5)[None], past_key_values=cache, logits_to_keep=1))
+    assert run - rotary == prefill_flops(LLM, [5] * LLM.layers, reused=9)
+
+
+def test_causal_attention_counts_the_pairs_below_the_diagonal():
+    pairs = sum(key <= query + 4 for query in range(7) for key in range(11))
+    full, causal = prefill_flops(LLM, [7], reused=4), prefill_flops(LLM, [7], reused=4, causal=True)
+    assert full - causal == 4 * LLM.heads * LLM.head_dim * (7 * 11 - pairs)
+
+
+def test_text_tower_equals_the_counter():
+    shape = TextShape(hidden=24, intermediate=40, layers=3, projection=20)
+    config = SiglipTextConfig(
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        vocab_size=50,
+        projection_size=20,
+        max_position_embeddings=16,
+    )
+    config._attn_implementation = "eager"
+    model = SiglipTextModel(config).eval()
+    run = counted(lambda: [model(torch.ones(2, 9).long()), model(torch.ones(1, 4).long())])
+    assert run == text_flops(shape, [9, 9, 4])
+
+
+def test_counting_sees_distances_that_torch_does_not():
+    with counting() as found:
+        torch.cdist(torch.rand(30, 5), torch.rand(40, 5))  # above 25 rows another kernel runs
+        torch.cdist(torch.rand(2, 8, 5), torch.rand(2, 9, 5))
+        torch.rand(3, 4) @ torch.rand(4, 7)
+    assert found.flops == 2 * 30 * 40 * 5 + 2 * 2 * 8 * 9 * 5 + 2 * 3 * 4 * 7

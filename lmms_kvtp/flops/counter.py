@@ -1,0 +1,31 @@
+"""Operations counted while they run, by torch's own counter: for parts that have no closed form."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Counted:
+    """What `counting` found; 0 until its block is over."""
+
+    flops: int = 0
+
+
+@contextmanager
+def counting() -> Iterator[Counted]:
+    """Count the matrix products and convolutions inside the block, and distances as the product that they contain."""
+    found = Counted()
+    aten = torch.ops.aten
+    distances: dict[Any, Any] = {aten._cdist_forward: _distances, aten._euclidean_dist: _distances}
+    with FlopCounterMode(display=False, custom_mapping=distances) as counter:
+        yield found
+    found.flops = int(counter.get_total_flops())
+
+
+def _distances(left: Sequence[int], right: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """All distances of n and m points of width d: 2 n m d."""
+    return 2 * math.prod(left[:-1]) * right[-2] * left[-1]

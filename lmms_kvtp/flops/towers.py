@@ -1,0 +1,71 @@
+"""Operations of the towers and of SigLIP's head, from shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """Sizes of a vision transformer, from its config."""
+
+    image_size: int
+    """Pixels of a side."""
+    patch_size: int
+    hidden: int
+    intermediate: int
+    layers: int
+    """Layers that run."""
+    heads: int
+
+    @property
+    def patches(self) -> int:
+        """Patches of a frame; pixels that fill no whole patch are dropped."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """Sizes of an image-text model's text tower, from its config."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    projection: int
+    """Width of the joint space, which a linear layer maps the pooled position to."""
+
+
+def vision_flops(shape: VisionShape, frames: int) -> int:
+    """Patch embedding and transformer layers over `frames` frames.
+
+    Per frame of P patches and width d: 2 P 3 p^2 d for the convolution over patches of p pixels, and the layers.
+    """
+    embedding = 2 * shape.patches * 3 * shape.patch_size**2 * shape.hidden
+    return frames * (embedding + shape.layers * encoder_layer_flops(shape.patches, shape.hidden, shape.intermediate))
+
+
+def encoder_layer_flops(positions: int, hidden: int, intermediate: int) -> int:
+    """One layer in which n positions of width d see each other.
+
+    Four projections 8 n d^2, scores and mixing 4 n^2 d, an MLP of two matrices 4 n d m.
+    """
+    return positions * hidden * (8 * hidden + 4 * positions + 4 * intermediate)
+
+
+def pooling_head_flops(shape: VisionShape, frames: int, patches: int | None = None) -> int:
+    """SigLIP's attention pooling: one probe attends to all patches, then an MLP on the pooled vector.
+
+    Keys and values of P patches 4 P d^2, query and output 4 d^2, scores and mixing 4 P d, MLP 4 d m.
+
+    Args:
+        shape: of the tower.
+        frames: how often the head runs.
+        patches: P; all of a frame by default, 1 where each patch is pooled alone.
+    """
+    p, d, m = shape.patches if patches is None else patches, shape.hidden, shape.intermediate
+    return frames * (4 * p * d * d + 4 * d * d + 4 * p * d + 4 * d * m)
+
+
+def text_flops(shape: TextShape, lengths: Sequence[int]) -> int:
+    """SigLIP's text tower over rows of `lengths` positions: its layers, and 2 d E for the last position of each row."""
+    layers = sum(encoder_layer_flops(n, shape.hidden, shape.intermediate) for n in lengths)
+    return shape.layers * layers + len(lengths) * 2 * shape.hidden * shape.projection
