@@ -1,6 +1,11 @@
-"""The example of docs/add_a_pruner.md, as a package of a user."""
+"""docs/add_a_pruner.md, installed as a package of a user."""
 
+import configparser
+import importlib.util
+import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,21 +17,39 @@ from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 PAGE = (Path(__file__).parent.parent / "docs" / "add_a_pruner.md").read_text()
+TASK = "skvqa_synth_look"
+
+
+def write_package(folder: Path) -> None:
+    """The page's files, and what pip would write of its entry points."""
+    package, info = folder / "my_package", folder / "my_package-1.dist-info"
+    for part in (package, info):
+        part.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    files = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    for name, content in zip(("outlier", "rows", "ids"), files, strict=True):
+        (package / f"{name}.py").write_text(content)
+    settings = configparser.ConfigParser()
+    settings.read_string(re.search(r"```ini\n(.*?)```", PAGE, re.S).group(1))
+    (info / "METADATA").write_text("Name: my_package\nVersion: 1\n")
+    groups = settings["options.entry_points"].items()
+    (info / "entry_points.txt").write_text("".join(f"[{group}]{entries}\n" for group, entries in groups))
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "__init__.py").write_text("")
-    (tmp_path / "my_package" / "outlier.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.S).group(1))
-    info = tmp_path / "my_package-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: my_package\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[lmms_kvtp.pruners]\noutlier = my_package.outlier:Outlier\n")
+    write_package(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield
     for name in [name for name in sys.modules if name.startswith("my_package")]:
         del sys.modules[name]
+
+
+def helper(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("name", ["my_package.outlier:Outlier", "outlier"])
@@ -40,3 +63,29 @@ def test_the_example_is_found_and_keeps_the_odd_patch(package, name):
 
 def test_an_installed_entry_point_is_listed(package):
     assert "outlier" in available("lmms_kvtp.pruners")
+
+
+def test_the_command_line_lists_the_id_of_another_package_and_runs_its_method(tmp_path):
+    write_package(tmp_path / "site")
+    checkpoint = helper("checkpoints").write_tiny(tmp_path / "random")
+    helper("lookalike").write_task(tmp_path / "task", TASK, videos=1, questions=2)
+    home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | home | {"PYTHONPATH": str(tmp_path / "site")}
+
+    def harness(*arguments):
+        command = [sys.executable, "-P", "-m", "lmms_eval", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+
+    listed = harness("models", "--aliases").stdout
+    assert re.search(r"^llava_video_outlier +simple +my_outlier$", listed, re.M)
+    arguments = ["--model", "my_outlier", "--tasks", TASK, "--include_path", str(tmp_path / "task")]
+    settings = f"pretrained={checkpoint},pruner.power=1"
+    run = harness(*arguments, "--model_args", settings, "--output_path", str(tmp_path / "out"), "--log_samples")
+    files = list((tmp_path / "out").rglob("*_results.json"))
+    assert len(files) == 1, run.stderr[-3000:]
+    method = json.loads(files[0].read_text())["config"]["resolved_cli_args"]["lmms_kvtp"]["method"]
+    assert method["pruner"] == {"class": "my_package.outlier:Outlier", "power": 1.0}
+    [file] = (tmp_path / "out").rglob("*_samples_*.jsonl")
+    for line in file.read_text().splitlines():
+        [counts] = json.loads(line)["token_counts"]
+        assert counts["tokens_kept"] == int(0.1 * counts["tokens_before"]) > 0
