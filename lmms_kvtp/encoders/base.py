@@ -38,6 +38,17 @@ class FrameEncoder(ABC):
         """A file that lies beside the encoder's weights, such as a head trained with it; None where there is none."""
         return None
 
+    def flops(self, num_frames: int, needs: frozenset[str]) -> int | None:
+        """Operations of `encode` on so many frames (see `lmms_kvtp.flops`); None: counted while it runs."""
+        return None
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int | None:
+        """Operations of embedding texts and comparing them with `views` image embeddings of each frame.
+
+        None: counted while it runs.
+        """
+        return None
+
     def check(self, needs: frozenset[str]) -> None:
         """Refuse what this encoder does not provide.
 

@@ -50,6 +50,10 @@ class TokenPruner(ABC):
             ValueError: budgets do not fit the frames, a feature in `needs` is missing, or scores are NaN.
         """
 
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int | None:
+        """Operations of `prune` (see `lmms_kvtp.flops`); None: counted while it runs."""
+        return None
+
 
 class ScorePruner(TokenPruner):
     """Keeps the highest-scoring tokens of each frame, unchanged."""

@@ -45,3 +45,7 @@ class PruMerge(TokenPruner):
         check(tokens, budgets)
         attention, keys = read(features, "probe_attention", tokens).float(), read(features, "keys", tokens)
         return enrich(tokens, top(attention, budgets), attention, keys, self.neighbours)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """All pairs of keys of a frame: 2 T N^2 C. Sums of neighbours are no matrix product, and left out."""
+        return 2 * tokens.num_frames * tokens.capacity**2 * read(features, "keys", tokens).shape[2]

@@ -59,6 +59,16 @@ class ToMe(TokenPruner):
         frame, patch = torch.nonzero(size, as_tuple=True)
         return PackedTokens(merged, frame, patch, size[frame, patch], tokens.grid, tokens.num_frames)
 
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """Half of the tokens against the other half in each round: 2 floor(n / 2) ceil(n / 2) C, and n halves."""
+        width, total = read(features, "keys", tokens).shape[2], 0
+        for budget in budgets.tolist():
+            left = tokens.capacity if budget else 0
+            while left > budget:
+                total += 2 * (left // 2) * (left - left // 2) * width
+                left -= min(left - budget, left // 2)
+        return total
+
     def _merge(
         self,
         embeds: Float[Tensor, "F N D"],

@@ -17,6 +17,8 @@ class FrameScorer(ABC):
     """Fields of `FrameFeatures` that this scorer reads; the encoder computes only these."""
     query_aware: ClassVar[bool] = True
     """Scores depend on the question."""
+    goes_with: ClassVar[str] = ""
+    """The encoder that runs with this scorer where none is named; empty: the method's."""
     paper: ClassVar[str] = ""
     """Where the method comes from: a name and an arXiv id."""
 
@@ -29,3 +31,7 @@ class FrameScorer(ABC):
             question: what is asked.
             encoder: the one that made `features`; it embeds the question's text in the same space.
         """
+
+    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
+        """Operations of `score` on so many frames (see `lmms_kvtp.flops`); None: counted while it runs."""
+        return None

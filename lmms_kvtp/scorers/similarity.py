@@ -31,3 +31,7 @@ class Similarity(FrameScorer):
         assert features.image is not None
         text = encoder.encode_text([question_text(question)])
         return encoder.logits(features.image, text).amax(dim=0)
+
+    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
+        """Text tower and cosines."""
+        return encoder.relevance_flops(num_frames, [question_text(question)])
