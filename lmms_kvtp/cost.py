@@ -2,15 +2,21 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 
+from lmms_kvtp.flops.counter import Counted, counting
+
 STAGES = ("decode", "preprocess", "vision", "encoder", "scorer", "pruner", "prefill", "generate")
 SHARED = ("decode", "preprocess", "vision", "encoder")
 """Stages that the questions on one video share."""
+
+
+DERIVED = ("keep_ratio_actual", "seconds_total", "first_token_seconds", "flops_total", "layer_average")
+"""Properties of a cost that its dictionary has, too."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,16 @@ class SampleCost:
     """What was asked for."""
     layer_lengths: tuple[int, ...] = ()
     """Prompt positions that each layer processed."""
+    reused_tokens: int = 0
+    """Positions of the prompt that no layer processed: an earlier question on the video had left keys and values."""
     questions_on_video: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds of each stage in STAGES that ran."""
     flops: dict[str, int] = field(default_factory=dict)
-    """Operations (2 per multiply-add) of each stage in STAGES that has a closed form; see docs/costs.md."""
+    """Operations (2 per multiply-add, full attention) of vision, projector, encoder, scorer, pruner, prefill, generate;
+    see docs/costs.md."""
+    prefill_flops_causal: int = 0
+    """Of prefill, where only the pairs below the diagonal of attention count."""
     peak_bytes: int | None = None
     """Peak memory of the accelerator while answering; None on the CPU, where no such counter is exact."""
 
@@ -51,9 +62,26 @@ class SampleCost:
         own = sum(s for stage, s in self.seconds.items() if stage not in SHARED)
         return own + shared / self.questions_on_video
 
+    @property
+    def flops_total(self) -> int:
+        """Operations of this answer alone, as if it were the only question on its video."""
+        return sum(self.flops.values())
+
+    @property
+    def first_token_seconds(self) -> float:
+        """Seconds from decoded frames to the first token, as if this were the only question on its video."""
+        return sum(s for stage, s in self.seconds.items() if stage not in ("decode", "generate"))
+
+    @property
+    def layer_average(self) -> float:
+        """Prompt positions of an average layer over those that entered; below 1 where layers drop tokens."""
+        if not self.layer_lengths or not self.layer_lengths[0]:
+            return 1.0
+        return sum(self.layer_lengths) / len(self.layer_lengths) / self.layer_lengths[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the derived ones included."""
-        return asdict(self) | {"keep_ratio_actual": self.keep_ratio_actual, "seconds_total": self.seconds_total}
+        return asdict(self) | {name: getattr(self, name) for name in DERIVED}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "SampleCost":
@@ -63,29 +91,51 @@ class SampleCost:
 
 
 class Meter:
-    """Sums wall seconds per stage; waits for the accelerator at the edges of a stage, so that its work is counted."""
+    """Sums seconds and operations per stage, and watches the accelerator's memory.
 
-    def __init__(self, device: torch.device, seconds: dict[str, float] | None = None) -> None:
-        """Start at `seconds`, or at nothing."""
+    Waits for the accelerator at the edges of a stage, so that its work is counted.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        seconds: dict[str, float] | None = None,
+        flops: dict[str, int] | None = None,
+        peak_bytes: int | None = None,
+    ) -> None:
+        """Start at what was spent before, or at nothing."""
         self.device = device
-        self.seconds = dict(seconds or {})
+        self.seconds, self.flops, self.peak_bytes = dict(seconds or {}), dict(flops or {}), peak_bytes
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time inside the block to `name`, also when it fails."""
+    def stage(self, name: str, flops: int | None = 0) -> Iterator[None]:
+        """Add the time inside the block to `name`, also when it fails.
+
+        Args:
+            name: one of STAGES.
+            flops: operations of the block; None: they are counted while it runs, which takes time of its own.
+        """
         self._wait()
         start = time.perf_counter()
+        found = Counted(flops or 0)
         try:
-            yield
+            with nullcontext(found) if flops is not None else counting() as found:
+                yield
             self._wait()
         finally:
             self.add(name, time.perf_counter() - start)
+        if found.flops:
+            self.flops[name] = self.flops.get(name, 0) + found.flops
 
     def add(self, name: str, seconds: float) -> None:
         """Add seconds measured elsewhere."""
         if name not in STAGES:
             raise KeyError(f"no stage {name!r}; stages: {', '.join(STAGES)}")
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if self.device.type == "cuda":
+            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

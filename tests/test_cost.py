@@ -30,6 +30,38 @@ def test_a_cost_survives_its_dictionary():
     assert SampleCost.from_dict(COST.to_dict()) == COST
 
 
+def test_the_first_token_comes_before_decoding_and_counts_no_reading_of_the_file():
+    cost = SampleCost(seconds={"decode": 8.0, "vision": 2.0, "prefill": 1.0, "generate": 4.0}, questions_on_video=3)
+    assert cost.first_token_seconds == 3.0
+
+
+def test_operations_add_up():
+    assert SampleCost(flops={"vision": 7, "prefill": 11}).flops_total == 18
+
+
+def test_layers_that_drop_tokens_lower_the_average():
+    assert SampleCost(layer_lengths=(40, 40, 10)).layer_average == 0.75
+    assert SampleCost().layer_average == 1.0
+
+
+def test_a_dictionary_tells_what_is_derived():
+    values = COST.to_dict()
+    assert values["flops_total"] == 0 and values["layer_average"] == 1.0
+    assert values["first_token_seconds"] == pytest.approx(1.15)
+
+
+def test_a_meter_takes_operations_or_counts_them():
+    meter = Meter(torch.device("cpu"), flops={"vision": 5})
+    with meter.stage("vision", 7):
+        torch.rand(3, 4) @ torch.rand(4, 5)
+    with meter.stage("pruner", None):
+        torch.rand(3, 4) @ torch.rand(4, 5)
+    with meter.stage("scorer"):
+        pass
+    assert meter.flops == {"vision": 12, "pruner": 120}
+    assert meter.peak_bytes is None  # nothing exact to read on the CPU
+
+
 def test_a_meter_adds_up_and_counts_failures():
     meter = Meter(torch.device("cpu"), {"decode": 1.0})
     with meter.stage("decode"):

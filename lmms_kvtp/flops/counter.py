@@ -3,16 +3,19 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 
+@dataclass
 class Counted:
-    """What `counting` found; 0 until its block is over."""
+    """What `counting` found."""
 
     flops: int = 0
+    """0 until the block is over."""
 
 
 @contextmanager
