@@ -9,6 +9,7 @@ from lmms_kvtp.cost import Meter, SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.flops import decode_flops, prefill_flops, projector_flops, vision_flops
 from lmms_kvtp.method import Method
+from lmms_kvtp.refine import question_text
 from lmms_kvtp.types import (
     NEWLINE,
     VISION,
@@ -22,6 +23,7 @@ from lmms_kvtp.types import (
     Video,
 )
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
+from lmms_kvtp.vlms.prefix import PrefixCache
 
 
 @dataclass(frozen=True)
@@ -52,43 +54,74 @@ def answer(
     questions: Sequence[Question],
     options: GenerationOptions | None = None,
     fewer_frames: bool = False,
+    batch_size: int = 1,
 ) -> Iterator[Answer]:
     """Answer questions on the same videos, encoding these once.
+
+    Where the question decides nothing about what is kept, the questions also share the prefill of what precedes them.
 
     Args:
         vlm: the model.
         method: what is kept of each frame.
         videos: what every question is about; none for a question of text alone.
-        questions: answered in order, each as soon as it is asked for.
+        questions: answered in order, each batch as soon as it is asked for.
         options: how answers are decoded.
         fewer_frames: leave out frames, evenly, when a prompt does not fit; otherwise that is an error.
+        batch_size: prompts that the language model reads at once, if greedily; above 1 no prefill is shared.
 
     Raises:
         VideoError: a video cannot be read.
         PromptTooLongError: a prompt does not fit in the model's context.
     """
     encoded = [encode(vlm, method, video) for video in videos]
-    for question in questions:
-        yield reply(vlm, method, encoded, question, options or GenerationOptions(), fewer_frames, len(questions))
+    prefix = PrefixCache() if batch_size == 1 and len(questions) > 1 and not method.query_aware else None
+    for start in range(0, len(questions), batch_size):
+        batch = questions[start : start + batch_size]
+        ready = [prepare(vlm, method, encoded, question, fewer_frames, len(questions)) for question in batch]
+        yield from finish(vlm, method, ready, options or GenerationOptions(), prefix)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt that waits for its answer."""
+
+    prompt: Prompt
+    packed: Sequence[PackedTokens]
+    meter: Meter
+    questions_on_video: int
 
 
 @torch.inference_mode()
-def reply(
+def prepare(
     vlm: VideoVLM,
     method: Method,
     encoded: Sequence[Encoded],
     question: Question,
-    options: GenerationOptions,
     fewer_frames: bool = False,
     questions_on_video: int = 1,
-) -> Answer:
-    """Answer one question on encoded videos; raises as `answer` does."""
+) -> Prepared:
+    """Make the prompt of one question on encoded videos; raises as `answer` does."""
     meter = Meter(vlm.device, _sum([visual.seconds for visual in encoded]))
     prompt, packed = fit(vlm, method, encoded, question, meter, fewer_frames)
-    [generation] = vlm.generate([prompt], options, method.layer_pruning.stages())
-    meter.add("prefill", generation.prefill_seconds)
-    meter.add("generate", generation.decode_seconds)
-    return Answer(generation.text, _cost(vlm, method, packed, prompt, generation, meter, questions_on_video))
+    return Prepared(prompt, packed, meter, questions_on_video)
+
+
+@torch.inference_mode()
+def finish(
+    vlm: VideoVLM,
+    method: Method,
+    prepared: Sequence[Prepared],
+    options: GenerationOptions,
+    prefix: PrefixCache | None = None,
+) -> list[Answer]:
+    """Answer prompts, as one batch where decoding is greedy and nothing is dropped inside the language model."""
+    answers = []
+    made = vlm.generate([ready.prompt for ready in prepared], options, method.layer_pruning.stages(), prefix)
+    for ready, generation in zip(prepared, made, strict=True):
+        ready.meter.add("prefill", generation.prefill_seconds)
+        ready.meter.add("generate", generation.decode_seconds)
+        answers.append(Answer(generation.text, _cost(vlm, method, ready, generation)))
+    return answers
 
 
 def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
@@ -136,10 +169,21 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
 def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
     """Score the frames, give each its budget, and prune."""
     with meter.stage("scorer"):
-        relevance = method.scorer.score(visual.features, question, method.encoder)
+        features = _complete(method, visual, question)
+        relevance = method.scorer.score(features, question, method.encoder)
     with meter.stage("pruner"):
         budgets = method.budgets(relevance, visual.tokens.capacity)
-        return method.pruner.prune(visual.tokens, visual.features, budgets, relevance)
+        return method.pruner.prune(visual.tokens, features, budgets, relevance)
+
+
+def _complete(method: Method, visual: Encoded, question: Question) -> FrameFeatures:
+    """The features of the frames, and what the method reads beside them: question and tokens."""
+    features = visual.features
+    if "text" in method.additions:
+        features = replace(features, text=method.encoder.encode_text([question_text(question)]))
+    if "tokens" in method.additions:
+        features = replace(features, tokens=visual.tokens.embeds)
+    return features
 
 
 def fit(
@@ -168,15 +212,8 @@ def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {stage: sum(part.get(stage, 0.0) for part in parts) for part in parts for stage in part}
 
 
-def _cost(
-    vlm: VideoVLM,
-    method: Method,
-    packed: Sequence[PackedTokens],
-    prompt: Prompt,
-    generation: Generation,
-    meter: Meter,
-    questions: int,
-) -> SampleCost:
+def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation) -> SampleCost:
+    packed, prompt = ready.packed, ready.prompt
     frames = sum(visual.num_frames for visual in packed)
     cached = generation.cache_lengths or generation.layer_lengths
     return SampleCost(
@@ -188,12 +225,13 @@ def _cost(
         output_tokens=generation.num_tokens,
         keep_ratio=method.keep_ratio,
         layer_lengths=generation.layer_lengths,
-        questions_on_video=questions,
-        seconds=meter.seconds,
+        reused_tokens=generation.reused,
+        questions_on_video=ready.questions_on_video,
+        seconds=ready.meter.seconds,
         flops={
             "vision": vision_flops(vlm.vision, frames),
             "projector": projector_flops(vlm.vision, vlm.llm, frames),
-            "prefill": prefill_flops(vlm.llm, generation.layer_lengths),
+            "prefill": prefill_flops(vlm.llm, generation.layer_lengths, reused=generation.reused),
             "generate": decode_flops(vlm.llm, cached, generation.num_tokens),
         },
     )

@@ -148,6 +148,10 @@ class FrameFeatures:
     """Patch features that stand for what a patch shows: input of the pooling head."""
     patch_text: Float[Tensor, "T N E"] | None = None
     """Patches in the joint image-text space."""
+    text: Float[Tensor, "q E"] | None = None
+    """The question in that space, a row for each piece of a long one; not normalised."""
+    tokens: Float[Tensor, "T N D"] | None = None
+    """The language model's own tokens."""
 
     def select(self, frames: Int[Tensor, " t"]) -> "FrameFeatures":
         """Keep some frames only."""
@@ -167,8 +171,11 @@ class FrameFeatures:
         return replace(first, times=join([part.times for part in parts]), **rest)
 
 
-FEATURES = frozenset(f.name for f in fields(FrameFeatures)) - {"times"}
-"""Names that a component may put in its `needs`."""
+ADDED = frozenset({"text", "tokens"})
+"""Features that the pipeline adds for each question, whatever the encoder."""
+
+FEATURES = frozenset(f.name for f in fields(FrameFeatures)) - {"times"} - ADDED
+"""Features that encoders compute from frames. A component may put these names, and ADDED ones, in its `needs`."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,20 @@
-"""Answers one question after the other, and what happens when one fails."""
+"""Answers questions in batches, and what happens when one fails."""
 
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Literal
 
-from lmms_kvtp.cost import SampleCost, record
+from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.model_wrappers.build import Built
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
 from lmms_kvtp.model_wrappers.visuals import to_videos
-from lmms_kvtp.pipeline import Answer, Encoded, encode, reply
+from lmms_kvtp.pipeline import Answer, Encoded, Prepared, encode, finish, prepare
 from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.vlms.prefix import PrefixCache
+
+log = logging.getLogger(__name__)
 
 
 class SampleError(RuntimeError):
@@ -16,7 +22,7 @@ class SampleError(RuntimeError):
 
 
 class Answerer:
-    """Questions that follow each other on the same visuals share one encoding."""
+    """Questions that follow each other on the same visuals share one encoding, and where they may, one prefill."""
 
     def __init__(
         self,
@@ -25,41 +31,67 @@ class Answerer:
         frames: FrameOptions,
         on_error: Literal["raise", "skip"],
         fewer_frames: bool,
+        share_prefix: bool = False,
     ) -> None:
         """Begin with nothing encoded."""
         self.built, self.session, self.frames = built, session, frames
         self.on_error, self.fewer_frames = on_error, fewer_frames
+        self._prefix = PrefixCache() if share_prefix and not built.method.query_aware else None
         self._visuals: tuple[str, ...] | None = None
         self._encoded: list[Encoded] = []
 
-    def answer(self, ask: Ask, questions_on_video: int = 1) -> Answer:
-        """Find the answer of an earlier run, or make one; it is in the journal when this returns.
+    def answer(self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int] | None = None) -> Iterator[Answer]:
+        """Find the answers of an earlier run, or make them; each is in the journal when it is returned.
+
+        Args:
+            asks: one batch; questions on one video next to each other.
+            sharing: how many questions of the run are about the same visuals.
 
         Raises:
-            SampleError: it cannot be answered, and errors are not skipped.
+            SampleError: one cannot be answered, and errors are not skipped.
         """
-        key = self.session.key(ask)
-        answer = self.session.find(key, ask)
-        if answer is None:
-            answer = self._make(ask, questions_on_video)
-            self.session.keep(key, ask, answer)
-        if answer.error is None:
-            record(ask.question.doc_key, answer.cost)
-        return answer
+        keys = [self.session.key(ask) for ask in asks]
+        found = [self.session.find(key, ask) for key, ask in zip(keys, asks, strict=True)]
+        made = self._make([ask for ask, answer in zip(asks, found, strict=True) if not answer], sharing or {})
+        for key, ask, answer in zip(keys, asks, found, strict=True):
+            if answer is None:
+                answer = next(made)
+                self.session.keep(key, ask, answer)
+            yield answer
 
-    def _make(self, ask: Ask, questions_on_video: int) -> Answer:
-        vlm, method = self.built.vlm, self.built.method
+    def _make(self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> Iterator[Answer]:
+        """Answer in batches of equal options; a batch that fails is answered question by question."""
+        for _, group in groupby(asks, key=lambda ask: ask.options):
+            batch, answers = list(group), None
+            if len(batch) > 1:
+                try:
+                    answers = self._try(batch, sharing)
+                except Exception as error:  # the boundary of a batch: below, those who fail are found one by one
+                    log.warning("a batch of %d questions failed, they are answered one by one: %s", len(batch), error)
+            yield from answers or (self._one(ask, sharing) for ask in batch)
+
+    def _one(self, ask: Ask, sharing: Mapping[tuple[str, ...], int]) -> Answer:
         try:
-            encoded = self._encode(ask)
-            return reply(vlm, method, encoded, ask.question, ask.options, self.fewer_frames, questions_on_video)
+            [answer] = self._try([ask], sharing)
+            return answer
         except Exception as error:  # the boundary of one sample: reported here, or recorded and counted
             if self.on_error == "raise":
                 raise SampleError(f"{ask.subject}: {type(error).__name__}: {error}") from error
             return Answer("", SampleCost(), f"{type(error).__name__}: {error}")
 
+    def _try(self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> list[Answer]:
+        vlm, method = self.built.vlm, self.built.method
+        ready: list[Prepared] = []
+        for ask in asks:
+            questions = sharing.get(ask.visuals, 1)
+            ready.append(prepare(vlm, method, self._encode(ask), ask.question, self.fewer_frames, questions))
+        return finish(vlm, method, ready, asks[0].options, self._prefix)
+
     def _encode(self, ask: Ask) -> list[Encoded]:
         if ask.visuals != self._visuals:
             self._visuals, self._encoded = None, []  # frees the last video before the next is encoded
+            if self._prefix:
+                self._prefix.clear()
             videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames)
             self._encoded = [encode(self.built.vlm, self.built.method, video) for video in videos]
             self._visuals = ask.visuals

@@ -1,6 +1,5 @@
 """`--model_args`: what each argument means, and which are refused with what reason."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
@@ -10,8 +9,6 @@ from lmms_kvtp.resolve import near
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.values import parse
 from lmms_kvtp.vlms.llava_video import LoadOptions
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,10 @@ class RunOptions:
     """False: the checkpoint's own pooling and newlines, so that naming others is an error."""
     max_new_tokens: int = 1024
     """Where the task sets none, as in the stock wrapper."""
+    batch_size: int = 1
+    """Questions that the language model reads at once, when it decodes greedily and drops nothing inside."""
+    share_prefix: bool = True
+    """With batch_size 1, questions on one video share the prefill of it, if they have no say in what is kept."""
     seed: int = 0
     """Of sampling, and of every part of the method that draws at random and was given no seed."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -36,6 +37,11 @@ class RunOptions:
     """A journal, or a folder of them, whose answers are used where nothing that they depend on has changed."""
     journal: str = "auto"
     """Folder for this run's journal, or none. auto: beside the results, or where there are none the cache folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty batch."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} is below 1")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 WITHOUT_EFFECT = (
     *("truncation", "mm_spatial_pool_out_channels", "mm_resampler_location", "delay_load", "tie_weights"),
-    *("faster_token_stride", "batch_size", "max_batch_size"),
+    *("faster_token_stride", "max_batch_size"),
 )
 """Stock arguments that have no effect on answers in the stock wrapper either."""
 
@@ -91,8 +97,7 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         elif key in ONLY:
             _check_only(key, value)
         elif key in WITHOUT_EFFECT:
-            if key == "batch_size" and str(value) != "1":
-                log.warning("batch_size=%s: questions are answered one by one; a video is encoded once for all", value)
+            pass
         elif key not in plain:
             raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, 'keep_ratio'])}")
         else:

@@ -16,7 +16,7 @@ def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> Non
     """Say what failed, and give the harness its throughput summary.
 
     Args:
-        answers: of this process.
+        answers: of all processes.
         failures: subject and cause of each sample that failed.
         toy: the embedded model made them.
     """

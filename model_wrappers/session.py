@@ -26,6 +26,8 @@ class Session:
         self.setup, self.journal, self.earlier = setup, journal, earlier
         self.resumed = 0
         self.failures: list[str] = []
+        self.resumed_elsewhere = self.failed_elsewhere = 0
+        """Of the other ranks."""
         self._setup_digest = fingerprint.digest(setup)
         self._asked: Counter[str] = Counter()
         self._videos: dict[str, str] = {}

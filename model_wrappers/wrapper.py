@@ -14,12 +14,13 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from lmms_kvtp.cost import forget
+from lmms_kvtp.cost import forget, record
 from lmms_kvtp.model_wrappers.answering import Answerer, SampleError
 from lmms_kvtp.model_wrappers.arguments import parse_arguments
 from lmms_kvtp.model_wrappers.build import build, choose_device
 from lmms_kvtp.model_wrappers.counts import result
 from lmms_kvtp.model_wrappers.decoding import read_options
+from lmms_kvtp.model_wrappers.exchange import Place, gather, own_rank, send_back, share_out
 from lmms_kvtp.model_wrappers.report import report
 from lmms_kvtp.model_wrappers.requests import Ask, check_files, flatten, is_padding, read_ask, read_visuals
 from lmms_kvtp.model_wrappers.session import Session
@@ -70,20 +71,50 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """
         with self._running(requests) as session:
             asks = {i: self._ask(request) for i, request in enumerate(requests) if not is_padding(request)}
+            own, everywhere = share_out(asks)
             if self.arguments.run.on_error == "raise":
-                check_files(asks.values())
-            sharing = Counter(ask.visuals for ask in asks.values())
-            first = {ask.visuals: i for i, ask in reversed(asks.items())}
-            order = sorted(asks, key=lambda i: (not session.has(asks[i]), first[asks[i].visuals]))
-            say_resumed(self.arguments.run, session, sum(session.has(ask) for ask in asks.values()))
-            answerer, answers = self._answerer(session), {}
-            for i in tqdm(order, desc="Answering", disable=self.rank != 0):
-                answers[i] = answerer.answer(asks[i], sharing[asks[i].visuals])
-            report(list(answers.values()), session.failures, self.built.vlm.toy)
+                check_files(everywhere)
+            say_resumed(self.arguments.run, session, sum(session.has(ask) for ask in own.values()))
+            made, failure = {}, None
+            try:
+                for place, answer in self._answer_all(session, own):
+                    made[place] = answer
+            except SampleError as error:
+                failure = error
+            answers = send_back(made, failure)
+            mine = {i: answers[place] for place in answers for rank, i in [place] if rank == own_rank()}
+            for i, ask in asks.items():
+                if mine[i].error is None:
+                    record(ask.question.doc_key, mine[i].cost)
+            self._conclude(session, list(answers.values()))
         return [
-            result([answers[i]], self.built.vlm.toy) if i in answers else GenerationResult("")
-            for i in range(len(requests))
+            result([mine[i]], self.built.vlm.toy) if i in mine else GenerationResult("") for i in range(len(requests))
         ]
+
+    def _answer_all(self, session: Session, asks: Mapping[Place, Ask]) -> Iterator[tuple[Place, Answer]]:
+        """Known answers first, then video by video, in batches."""
+        sharing = Counter(ask.visuals for ask in asks.values())
+        first: dict[tuple[str, ...], int] = {}
+        for number, ask in enumerate(asks.values()):
+            first.setdefault(ask.visuals, number)
+        order = sorted(asks, key=lambda place: (not session.has(asks[place]), first[asks[place].visuals]))
+        size, answerer = self.arguments.run.batch_size, self._answerer(session)
+        with tqdm(total=len(order), desc="Answering", disable=self.rank != 0) as bar:
+            for start in range(0, len(order), size):
+                batch = order[start : start + size]
+                for place, answer in zip(
+                    batch, answerer.answer([asks[place] for place in batch], sharing), strict=True
+                ):
+                    yield place, answer
+                    bar.update()
+
+    def _conclude(self, session: Session, answers: Sequence[Answer]) -> None:
+        """Say what happened on all ranks."""
+        ranks = gather((session.resumed, session.failures))
+        failures = [failure for _, theirs in ranks for failure in theirs]
+        session.resumed_elsewhere = sum(resumed for resumed, _ in ranks) - session.resumed
+        session.failed_elsewhere = len(failures) - len(session.failures)
+        report(answers, failures, self.built.vlm.toy)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Hold conversations: the task makes each turn from the answers so far, and tokens are selected anew for it."""
@@ -95,7 +126,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
                 answers += rounds
                 results.append(replace(result(rounds, self.built.vlm.toy), text=texts))
             say_resumed(self.arguments.run, session, session.resumed)
-            report(answers, session.failures, self.built.vlm.toy)
+            self._conclude(session, [answer for theirs in gather(answers) for answer in theirs])
         return results
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -114,7 +145,10 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         rounds: list[Answer] = []
         done, state = False, None
         while not done:
-            rounds.append(answerer.answer(self._ask(request, prompt, load)))
+            ask = self._ask(request, prompt, load)
+            rounds += answerer.answer([ask])
+            if rounds[-1].error is None:
+                record(ask.question.doc_key, rounds[-1].cost)
             texts.append(rounds[-1].text)
             visuals, prompt, done, texts, state = next_turn(
                 doc, previous_output=texts, round_idx=len(rounds), previous_round_info=state
@@ -139,7 +173,8 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
 
     def _answerer(self, session: Session) -> Answerer:
         run = self.arguments.run
-        return Answerer(self.built, session, self.arguments.frames, run.on_error, run.too_long == "fewer_frames")
+        fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
+        return Answerer(self.built, session, self.arguments.frames, run.on_error, fewer, share)
 
     @contextmanager
     def _running(self, requests: Sequence[Any]) -> Iterator[Session]:
@@ -157,8 +192,15 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
                 logger.error(f"all answers so far are in {journal.path}; go on with resume={journal.path}")
             raise
         finally:
-            told = {"journal": str(journal.path) if journal else None, "resumed": self.session.resumed}
-            publish(command, {**self.built.setup, **told, "failed": len(self.session.failures)})
+            run, ended = self.arguments.run, self.session
+            told = {
+                "journal": str(journal.path) if journal else None,
+                "resumed": ended.resumed + ended.resumed_elsewhere,
+                "failed": len(ended.failures) + ended.failed_elsewhere,
+                "batch_size": run.batch_size,
+                "share_prefix": run.share_prefix,
+            }
+            publish(command, {**self.built.setup, **told})
 
     def _check_toy(self, tasks: set[str]) -> None:
         other = sorted(task for task in tasks if not task.startswith(EMBEDDED))

@@ -1,4 +1,4 @@
-"""Decoding with transformers' own generate: its settings, where an answer ends, and when its first token came."""
+"""Decoding with transformers' own generate: its settings, where answers end, and when their first token came."""
 
 import copy
 import time
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
 
 DECIDED = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "transformers_version")
 """Settings of generation_config.json that `GenerationOptions` decides."""
@@ -34,8 +36,10 @@ class Decoded:
     ids: list[int]
     """Generated tokens, the end token included."""
     prefill_seconds: float
-    """Until the first token was chosen."""
+    """Until the first token was chosen; of a batch, an equal share."""
     decode_seconds: float
+    reused: int = 0
+    """Positions of the prompt whose keys and values were there before."""
 
 
 class FirstToken(StoppingCriteria):
@@ -58,6 +62,8 @@ class UntilText(StoppingCriteria):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str]) -> None:
         """Strings that are not empty."""
         self.tokenizer, self.until = tokenizer, until
+        self.lengths: dict[int, int] = {}
+        """Tokens of each row when its stop was met; behind them generate pads."""
         # a token holds at least a byte, a character has at most four
         self.window = 4 * max(map(len, until)) + 4
 
@@ -65,6 +71,8 @@ class UntilText(StoppingCriteria):
         """Called behind each token."""
         texts = self.tokenizer.batch_decode(input_ids[:, -self.window :], skip_special_tokens=True)
         done = [any(stop in text for stop in self.until) for text in texts]
+        for row in filter(done.__getitem__, range(len(done))):
+            self.lengths.setdefault(row, input_ids.shape[1])
         return torch.tensor(done, device=input_ids.device)
 
 
@@ -112,30 +120,49 @@ def settings(base: GenerationConfig, end: int, pad: int, options: GenerationOpti
 def decode(
     llm: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    embeds: Float[Tensor, "L D"],
+    prompts: Sequence[Float[Tensor, "_ D"]],
     config: GenerationConfig,
     options: GenerationOptions,
-) -> Decoded:
-    """Decode one answer; the global random state stays as it was."""
+    prefix: PrefixCache | None = None,
+) -> list[Decoded]:
+    """Decode an answer to each prompt, all in one batch; the global random state stays as it was.
+
+    Args:
+        llm: the language model.
+        tokenizer: finds the strings of `options.until`.
+        prompts: embeddings; a batch is padded on the left.
+        config: from `settings`.
+        options: what `config` does not hold.
+        prefix: of the prompt before, for one prompt without beams; afterwards it holds this one.
+    """
     until = [stop for stop in options.until if stop]
-    first = FirstToken(embeds.device)
-    stops = StoppingCriteriaList([first, *([UntilText(tokenizer, until)] if until else [])])
-    devices = [embeds.device] if embeds.device.type == "cuda" else []
+    texts, first = UntilText(tokenizer, until) if until else None, FirstToken(prompts[0].device)
+    devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
     penalty, settled = config.repetition_penalty or 1.0, copy.deepcopy(config)
     settled.repetition_penalty = 1.0
+    embeds, mask = pad_left(list(prompts))
+    cache, reused = prefix.take(prompts[0]) if prefix else (None, 0)
+    if prefix and cache is None:
+        cache = DynamicCache()
     with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
         if config.do_sample:
             torch.manual_seed(options.seed)
         output: Tensor = cast(Any, llm).generate(
-            inputs_embeds=embeds[None],
-            attention_mask=torch.ones(1, len(embeds), dtype=torch.long, device=embeds.device),
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            past_key_values=cache,
             generation_config=settled,
             logits_processor=LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)]),
-            stopping_criteria=stops,
+            stopping_criteria=StoppingCriteriaList([first, *([texts] if texts else [])]),
         )
     total = now(embeds.device) - first.start
-    return Decoded(until_end(output[0], config), first.seconds, total - first.seconds)
+    if prefix:
+        prefix.keep(prompts[0], cache)
+    lengths = texts.lengths if texts and config.num_beams == 1 else {}  # rows of beams are no answers
+    ids = [until_end(row[: lengths.get(number)], config) for number, row in enumerate(output)]
+    share = len(prompts)
+    return [Decoded(own, first.seconds / share, (total - first.seconds) / share, reused) for own in ids]
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:

@@ -110,8 +110,9 @@ def test_device_map_of_one_device_is_that_device():
     assert parse_arguments({"device_map": "cpu", "device": "cpu"}).load.device == "cpu"
 
 
-def test_a_batch_size_is_said_to_do_nothing(caplog):
-    parse_arguments({"batch_size": "1"})
-    assert not caplog.records
-    parse_arguments({"batch_size": "auto"})
-    assert "one by one" in caplog.text
+def test_the_batch_size_is_a_positive_number():
+    assert parse_arguments({"batch_size": "1"}).run.batch_size == 1
+    assert parse_arguments({"batch_size": "4", "max_batch_size": 9}).run.batch_size == 4
+    for wrong, message in (("auto", "batch_size='auto' is not a whole number"), ("0", "batch_size=0 is below 1")):
+        with pytest.raises(ValueError, match=message):
+            parse_arguments({"batch_size": wrong})
