@@ -14,6 +14,7 @@ from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.resolve import near, resolve
 from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.types import ADDED
 from lmms_kvtp.values import parse
 
 PARTS: dict[str, tuple[str, type[Any]]] = {
@@ -61,8 +62,13 @@ class Method:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Features that the parts read; the encoder computes only these, and never loads if there are none."""
-        return self.scorer.needs | self.pruner.needs
+        """Features of frames that the parts read; the encoder computes only these."""
+        return (self.scorer.needs | self.pruner.needs) - ADDED
+
+    @property
+    def additions(self) -> frozenset[str]:
+        """Features that the parts read and the pipeline adds."""
+        return (self.scorer.needs | self.pruner.needs) & ADDED
 
     @property
     def query_aware(self) -> bool:
@@ -114,6 +120,8 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
     """
     defaults = {"layer_pruning": "none", **defaults}
     names = {part: str(settings.get(part, defaults.get(part))) for part in PARTS}
+    if "encoder" not in settings:
+        names["encoder"] = resolve(PARTS["scorer"][0], names["scorer"], FrameScorer).goes_with or names["encoder"]
     inherited = {
         key: value
         for key, value in defaults.items()

@@ -29,6 +29,15 @@ def test_a_default_of_one_encoder_never_reaches_another():
     assert build_method({"encoder": "open_clip", "pruner": "random"}, defaults).encoder.pretrained != "somewhere"
 
 
+def test_a_scorer_brings_the_encoder_that_it_goes_with_unless_another_is_named():
+    defaults = {**KVTP, "encoder.pretrained": "somewhere"}
+    shared = build_method({"scorer": "shared", "encoder.pretrained": "predictor"}, defaults).encoder
+    assert type(shared).__name__ == "Tower" and shared.pretrained == "predictor"
+    assert build_method({"scorer": "shared"}, defaults).encoder.pretrained == ""
+    named = build_method({"scorer": "shared", "encoder": "siglip"}, defaults).encoder
+    assert type(named).__name__ == "Siglip"
+
+
 def test_a_method_without_needs_computes_no_features():
     method = build_method({"scorer": "uniform", "allocator": "uniform", "pruner": "random"}, KVTP)
     assert method.needs == frozenset()

@@ -23,8 +23,9 @@ from lmms_kvtp.encoders._maps import (
     projected_keys,
 )
 from lmms_kvtp.encoders._place import place
-from lmms_kvtp.encoders._text import split_text
+from lmms_kvtp.encoders._text_side import padded_pieces
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.flops import TextShape, VisionShape, pooling_head_flops, text_flops, vision_flops
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.types import FEATURES, FrameFeatures, Frames
@@ -100,22 +101,11 @@ class Siglip(FrameEncoder):
     def token_ids(self, text: str) -> list[Int[Tensor, "_ _l"]]:
         """The pieces of a text as the model reads them: rows of one length, or several such batches (`release`)."""
         limit = self.model.config.text_config.max_position_embeddings
-        lowered = text.lower()  # SigLIP 2's tokenizer leaves that to the caller
         if self.text_chunks == "release":
-            ids = self.tokenizer(lowered, verbose=False).input_ids
+            ids = self.tokenizer(text.lower(), verbose=False).input_ids
             return [torch.tensor([ids[start : start + limit]]) for start in range(0, len(ids), limit)]
 
-        def fits(piece: str) -> bool:
-            return bool(len(self.tokenizer(piece, verbose=False).input_ids) <= limit)
-
-        padded = self.tokenizer(
-            split_text(lowered, fits),
-            padding="max_length",
-            padding_side="right",
-            max_length=limit,
-            return_tensors="pt",
-        )
-        return [padded.input_ids]
+        return [padded_pieces(text, self.tokenizer, limit)]
 
     @torch.no_grad()
     def embed_ids(self, ids: Int[Tensor, "q l"]) -> Float[Tensor, "q E"]:
@@ -128,6 +118,43 @@ class Siglip(FrameEncoder):
         cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
         scale, bias = (float(value) for value in (self.model.logit_scale, self.model.logit_bias))
         return cosine * math.exp(scale) + bias
+
+    def flops(self, num_frames: int, needs: frozenset[str]) -> int:
+        """Tower and pooling head once, and what single patches need beside them."""
+        if not needs:
+            return 0
+        tower, p = self.vision, self.vision.patches
+        extra = {
+            "column_attention": num_frames * 2 * p * p * tower.hidden,
+            "keys": num_frames * 2 * p * tower.hidden**2 if self.key_source == "projected" else 0,
+            "patch_text": pooling_head_flops(tower, num_frames * p, patches=1),
+        }
+        once = vision_flops(tower, num_frames) + pooling_head_flops(tower, num_frames)
+        return once + sum(extra.get(name, 0) for name in needs)
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
+        """Text tower, cosines 2 q T E for each view; three views take the fusion head's 6 T^2 E to make."""
+        lengths = [len(row) for text in texts for ids in self.token_ids(text) for row in ids]
+        config = self.model.config.text_config
+        shape = TextShape(
+            config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size
+        )
+        width = config.projection_size
+        mixed = 6 * num_frames**2 * width if views > 1 else 0
+        return text_flops(shape, lengths) + views * 2 * len(lengths) * num_frames * width + mixed
+
+    @property
+    def vision(self) -> VisionShape:
+        """Sizes of the vision tower."""
+        config = self.model.config.vision_config
+        return VisionShape(
+            config.image_size,
+            config.patch_size,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+        )
 
     def companion(self, name: str) -> Path | None:
         """A file beside the weights, in the folder or on the hub."""

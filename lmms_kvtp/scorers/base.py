@@ -14,7 +14,7 @@ class FrameScorer(ABC):
     """Says how relevant each frame is to a question."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Fields of `FrameFeatures` that this scorer reads; the encoder computes only these."""
+    """Fields of `FrameFeatures` that this scorer reads; encoder and pipeline give only these."""
     query_aware: ClassVar[bool] = True
     """Scores depend on the question."""
     goes_with: ClassVar[str] = ""

@@ -9,20 +9,27 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.encoders._text_side import WEIGHTS as TEXT_WEIGHTS
+from lmms_kvtp.encoders._text_side import TextSide, load_text_side
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.fusion import SETTINGS, WEIGHTS, FusionHead
 from lmms_kvtp.refine import question_text
+from lmms_kvtp.scorers._context import in_context
 from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.shipped import checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures, Question
 
 logger = logging.getLogger(__name__)
+TINY = "tiny"
+"""`checkpoint=tiny`: the shipped predictor of the embedded model; a folder of that name is given as `./tiny`."""
 
 
 @dataclass(frozen=True)
 class KVTP(FrameScorer):
     """Image-text logits of a frame, of its clip and of the video, weighed by the trained context fusion head.
 
-    The image-text model itself is the encoder: give its fine-tuned checkpoint as `encoder.pretrained`.
+    The image-text model itself is the encoder: give its fine-tuned checkpoint as `encoder.pretrained`. Where training
+    left the frames' side as it was, the rest can be given as `checkpoint`, and the encoder stays the untuned one.
 
     Source: KVTP (arXiv 2503.10742), section 4.1. Its release trains the head and leaves it out at inference:
     `fusion=false`.
@@ -34,7 +41,8 @@ class KVTP(FrameScorer):
     fusion: bool = True
     """Apply the head, as the paper describes; false scores frames alone."""
     checkpoint: str | None = None
-    """Folder with fusion.json and fusion.safetensors; none: beside the encoder's weights, or the untrained head."""
+    """Folder with a fusion head, and maybe with a text side that reads questions in place of the encoder's; `tiny`: the
+    one for the embedded model. None: the head beside the encoder's weights, or the untrained one."""
     clip_size: int | None = None
     """Frames of a clip; none: as in the checkpoint."""
     local_weight: float | None = None
@@ -46,34 +54,55 @@ class KVTP(FrameScorer):
         """Compare each frame in its context with the question.
 
         Raises:
-            ValueError: the question has no text, or the checkpoint holds no fusion head.
+            ValueError: the question has no text, or the checkpoint is damaged or of another encoder.
         """
         assert features.image is not None
-        text = encoder.encode_text([question_text(question)])
+        reader = self.text_side or encoder
+        text = reader.encode_text([question_text(question)])
         if not self.fusion:
-            return encoder.logits(features.image, text).amax(dim=0)
-        head = self.head(encoder)
-        return head.mix([encoder.logits(view, text) for view in head.views(features.image)]).amax(dim=0)
+            return reader.logits(features.image, text).amax(dim=0)
+        return in_context(features.image, text, reader.logits, self.head(encoder))
+
+    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
+        """Text tower and cosines, with the head for three views of each frame."""
+        reader = self.text_side or encoder
+        return reader.relevance_flops(num_frames, [question_text(question)], views=3 if self.fusion else 1)
 
     def head(self, encoder: FrameEncoder) -> FusionHead:
         """The fusion head that goes with `encoder`, read once."""
+        asked: dict[str, Any] = {
+            "clip_size": self.clip_size,
+            "local_weight": self.local_weight,
+            "global_weight": self.global_weight,
+        }
         if encoder not in self._heads:
-            asked: dict[str, Any] = {
-                "clip_size": self.clip_size,
-                "local_weight": self.local_weight,
-                "global_weight": self.global_weight,
-            }
             changed = {name: value for name, value in asked.items() if value is not None}
             self._heads[encoder] = replace(self._trained(encoder), **changed)
         return self._heads[encoder]
+
+    @cached_property
+    def text_side(self) -> TextSide | None:
+        """What reads questions in place of the encoder, if the checkpoint has it; loaded on first use."""
+        if self.folder is None or not (self.folder / TEXT_WEIGHTS).is_file():
+            return None
+        return load_text_side(self.folder)
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Of the checkpoint; the shipped one's files are checked."""
+        if self.checkpoint is None:
+            return None
+        if self.checkpoint == TINY:
+            return checked(shipped_folder("tiny_predictor"), "embedded predictor", "scorer.checkpoint")
+        return Path(self.checkpoint)
 
     @cached_property
     def _heads(self) -> dict[FrameEncoder, FusionHead]:
         return {}
 
     def _trained(self, encoder: FrameEncoder) -> FusionHead:
-        if self.checkpoint is not None:
-            return FusionHead.load(_existing(self.checkpoint, SETTINGS), _existing(self.checkpoint, WEIGHTS))
+        if self.folder is not None:
+            return FusionHead.load(_existing(self.folder, SETTINGS), _existing(self.folder, WEIGHTS))
         settings, weights = encoder.companion(SETTINGS), encoder.companion(WEIGHTS)
         if settings is None or weights is None:
             logger.info("no trained fusion head beside the encoder; using the head as it is before training")
@@ -81,8 +110,8 @@ class KVTP(FrameScorer):
         return FusionHead.load(settings, weights)
 
 
-def _existing(folder: str, name: str) -> Path:
-    path = Path(folder) / name
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
     if not path.is_file():
         raise ValueError(f"scorer.checkpoint={folder} holds no {name}; give the folder that training wrote")
     return path

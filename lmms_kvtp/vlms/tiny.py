@@ -1,19 +1,18 @@
 """The embedded model: a small trained LLaVA-Video of the original layout, inside the package."""
 
-import hashlib
 from pathlib import Path
 
-import lmms_kvtp
-from lmms_kvtp.vlms.config import CheckpointError, read_json
+from lmms_kvtp import shipped
+from lmms_kvtp.vlms.config import CheckpointError
 
 NAME = "tiny"
 """`pretrained=tiny`; a folder of that name is given as `./tiny`."""
-MANIFEST = "sha256.json"
+MANIFEST = shipped.MANIFEST
 
 
 def tiny_folder() -> Path:
     """Where the embedded model lies."""
-    return Path(lmms_kvtp.__file__).parent / "assets" / NAME
+    return shipped.shipped_folder(NAME)
 
 
 def checked(folder: Path) -> Path:
@@ -22,20 +21,7 @@ def checked(folder: Path) -> Path:
     Raises:
         CheckpointError: a file is missing or differs.
     """
-    if not (folder / MANIFEST).is_file():
-        raise CheckpointError(
-            f"this installation has no embedded model: {folder / MANIFEST} is missing; "
-            "reinstall lmms-kvtp, or give a checkpoint with pretrained=FOLDER"
-        )
-    manifest = read_json(folder / MANIFEST)
-    missing = [name for name in manifest if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"the embedded model lacks {', '.join(missing)} in {folder}; reinstall lmms-kvtp")
-    changed = [name for name, digest in manifest.items() if _sha256(folder / name) != digest]
-    if changed:
-        raise CheckpointError(f"{', '.join(changed)} in {folder} is damaged or edited; reinstall lmms-kvtp")
-    return folder
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return shipped.checked(folder, "embedded model", "pretrained")
+    except shipped.ShippedError as error:
+        raise CheckpointError(str(error)) from error

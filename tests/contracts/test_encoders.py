@@ -8,7 +8,10 @@ import open_clip
 import pytest
 import torch
 
+from lmms_kvtp.encoders._text_side import save_text_side
+from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.types import FEATURES, FrameFeatures, Frames
@@ -27,6 +30,13 @@ def encoder(request, tmp_path_factory) -> FrameEncoder:
     cls = resolve("lmms_kvtp.encoders", request.param, FrameEncoder)
     if request.param == "siglip":
         return cls(str(GOLDENS / "siglip_tiny"), device="cpu")
+    if request.param == "tower":
+        folder = tmp_path_factory.mktemp("tower")
+        siglip = Siglip(str(GOLDENS / "siglip_tiny"), device="cpu")
+        torch.manual_seed(5)
+        TowerHead(HeadShape(width=24, intermediate=40, heads=3, embed=32)).save(folder)
+        save_text_side(folder, siglip.model.text_model, siglip.tokenizer, 1.0, -2.0)
+        return cls(str(folder), device="cpu")
     assert request.param == "open_clip", f"give encoder {request.param} a tiny checkpoint here"
     folder = tmp_path_factory.mktemp("open_clip")
     torch.manual_seed(5)
@@ -38,7 +48,8 @@ def encoder(request, tmp_path_factory) -> FrameEncoder:
 
 def frames(first: int, last: int) -> Frames:
     noise = np.random.default_rng(7).integers(0, 256, (7, 13, 17, 3), dtype=np.uint8)
-    return Frames(torch.from_numpy(noise[first:last]), torch.arange(first, last) / 2)
+    seen = torch.randn(7, 35, 24, generator=torch.manual_seed(9))  # by the language model's own tower
+    return Frames(torch.from_numpy(noise[first:last]), torch.arange(first, last) / 2, seen[first:last])
 
 
 def test_it_provides_known_features_and_at_least_the_image(encoder):
@@ -66,9 +77,12 @@ def test_frames_do_not_depend_on_their_chunk(encoder):
 
 def test_frames_are_not_changed(encoder):
     given = frames(0, 7)
-    before, pixels = given.rgb.clone(), given.pixels(encoder.pixel_spec).clone()
-    encoder.encode(given, encoder.provides, POOL)
-    assert torch.equal(given.rgb, before) and torch.equal(given.pixels(encoder.pixel_spec), pixels)
+    first = encoder.encode(given, encoder.provides, POOL)
+    parts = [given.rgb, given.tower, *given._prepared.values()]
+    before = [part.clone() for part in parts]
+    second = encoder.encode(given, encoder.provides, POOL)
+    assert all(torch.equal(part, kept) for part, kept in zip(parts, before, strict=True))
+    assert torch.equal(first.image, second.image)
 
 
 def test_what_it_does_not_provide_is_refused_by_name(encoder):

@@ -1,3 +1,4 @@
+import copy
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmms_kvtp import shipped
+from lmms_kvtp.encoders._text_side import save_text_side
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.scorers.kvtp import KVTP
@@ -68,6 +71,51 @@ def test_a_head_of_another_folder_wins_and_fields_win_over_it(encoder, features,
 def test_a_folder_without_a_head_is_refused(encoder, features, tmp_path):
     with pytest.raises(ValueError, match=r"scorer\.checkpoint=.* holds no fusion\.json"):
         KVTP(checkpoint=str(tmp_path)).score(features, QUESTION, encoder)
+
+
+@pytest.fixture
+def text_side(encoder, tmp_path) -> Path:
+    """A checkpoint whose text tower is not the encoder's."""
+    tower = copy.deepcopy(encoder.model.text_model)
+    with torch.no_grad():
+        tower.head.weight.add_(torch.randn(32, 32, generator=torch.manual_seed(4)))
+    save_text_side(tmp_path, tower, encoder.tokenizer, 1.5, -0.25)
+    TRAINED.save(tmp_path)
+    return tmp_path
+
+
+def test_a_checkpoints_own_text_side_reads_the_question(encoder, features, text_side):
+    scorer = KVTP(checkpoint=str(text_side), fusion=False)
+    text = torch.nn.functional.normalize(scorer.text_side.encode_text([QUESTION.prompt]), dim=-1)
+    images = torch.nn.functional.normalize(features.image, dim=-1)
+    wanted = (text @ images.T * torch.tensor(1.5).exp() - 0.25).max(dim=0).values
+    found = scorer.score(features, QUESTION, encoder)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert not torch.allclose(found, KVTP(fusion=False).score(features, QUESTION, encoder), atol=0.1)
+    fused = KVTP(checkpoint=str(text_side)).score(features, QUESTION, encoder)
+    assert not torch.allclose(found, fused, atol=1e-3)
+
+
+def test_a_text_side_of_another_encoder_is_refused(encoder, text_side):
+    narrow = FrameFeatures(torch.arange(3.0), torch.randn(3, 24))
+    with pytest.raises(ValueError, match=r"text side of width 32 .* frames of width 24; give the predictor"):
+        KVTP(checkpoint=str(text_side)).score(narrow, QUESTION, encoder)
+
+
+def test_the_shipped_predictor_has_a_name_and_is_held_against_its_manifest(encoder, features, text_side, monkeypatch):
+    shipped.write_manifest(text_side)
+    monkeypatch.setattr("lmms_kvtp.scorers.kvtp.shipped_folder", lambda name: text_side / name.removesuffix(name))
+    scores = KVTP(checkpoint="tiny").score(features, QUESTION, encoder)
+    assert torch.equal(scores, KVTP(checkpoint=str(text_side)).score(features, QUESTION, encoder))
+    (text_side / "fusion.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"fusion\.json in .* is damaged or edited; reinstall lmms-kvtp"):
+        KVTP(checkpoint="tiny").score(features, QUESTION, encoder)
+
+
+def test_an_installation_without_the_predictor_says_so(encoder, features, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmms_kvtp.scorers.kvtp.shipped_folder", lambda name: tmp_path / name)
+    with pytest.raises(ValueError, match=r"no embedded predictor: .*tiny_predictor.* with scorer\.checkpoint=FOLDER"):
+        KVTP(checkpoint="tiny").score(features, QUESTION, encoder)
 
 
 def test_the_head_is_read_once(features, tmp_path, encoder):

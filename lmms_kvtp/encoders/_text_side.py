@@ -1,0 +1,127 @@
+"""The text half of a SigLIP, in files of its own: for a predictor whose frames come from elsewhere."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, SiglipTextConfig, SiglipTextModel
+
+from lmms_kvtp.encoders._text import split_text
+from lmms_kvtp.flops import TextShape, text_flops
+
+CONFIG, WEIGHTS = "text.json", "text.safetensors"
+SCALE, BIAS = "logit_scale", "logit_bias"
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """A text tower, its tokenizer, and the scale and bias of its logits."""
+
+    tower: nn.Module
+    tokenizer: Any
+    scale: float
+    """Logarithm of the factor on cosines."""
+    bias: float
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
+        """Embed texts, not normalised: a row for each piece that the tower can read."""
+        ids = torch.cat([self.token_ids(text) for text in texts])
+        pooled: Tensor = self.tower(input_ids=ids.to(self.device)).pooler_output
+        return pooled.float()
+
+    def token_ids(self, text: str) -> Int[Tensor, "p l"]:
+        """The pieces of a text as the tower reads them."""
+        limit = self.tower.get_parameter("embeddings.position_embedding.weight").shape[0]
+        return padded_pieces(text, self.tokenizer, limit)
+
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
+        """Scaled and shifted cosines.
+
+        Raises:
+            ValueError: text and frames are of different widths.
+        """
+        if image.shape[1] != text.shape[1]:
+            raise ValueError(
+                f"a text side of width {text.shape[1]} cannot be compared with frames of width {image.shape[1]}; "
+                "give the predictor that was trained for this encoder"
+            )
+        cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
+        return cosine * math.exp(self.scale) + self.bias
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
+        """Text tower, cosines 2 q T E for each view; three views take the fusion head's 6 T^2 E to make."""
+        lengths = [len(row) for text in texts for row in self.token_ids(text)]
+        config: Any = self.tower.config
+        width = config.projection_size
+        shape = TextShape(config.hidden_size, config.intermediate_size, config.num_hidden_layers, width)
+        mixed = 6 * num_frames**2 * width if views > 1 else 0
+        return text_flops(shape, lengths) + views * 2 * len(lengths) * num_frames * width + mixed
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower is."""
+        return next(self.tower.parameters()).device
+
+
+def save_text_side(
+    folder: Path, tower: nn.Module, tokenizer: Any, scale: float, bias: float, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write what `load_text_side` reads."""
+    config: Any = tower.config
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tower.state_dict().items()}
+    tensors |= {SCALE: torch.tensor(scale), BIAS: torch.tensor(bias)}
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    (folder / CONFIG).write_text(json.dumps(config.to_diff_dict(), indent=1) + "\n", encoding="utf-8")
+    save_file(tensors, folder / WEIGHTS)
+
+
+def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide:
+    """Read what `save_text_side` wrote, in float32.
+
+    Raises:
+        ValueError: a file is missing, damaged or of other shapes; the message names the folder and the reason.
+    """
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+        scale, bias = (float(tensors.pop(name)) for name in (SCALE, BIAS))
+        tower = build_text_tower(SiglipTextConfig(**settings))
+        tower.load_state_dict(tensors)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"no text side of a predictor in {folder}: {error}") from error
+    return TextSide(tower.to(device or torch.device("cpu")).eval().requires_grad_(False), tokenizer, scale, bias)
+
+
+def build_text_tower(config: SiglipTextConfig) -> nn.Module:
+    """A text tower without trained weights, as `SiglipModel.text_model` is one."""
+    model = SiglipTextModel(config)
+    return dict(model.named_children()).get("text_model", model)  # transformers < 5 has one level more
+
+
+def padded_pieces(text: str, tokenizer: Any, limit: int) -> Int[Tensor, "p l"]:
+    """Token ids of a text, in pieces of at most `limit` tokens, each ended and padded as the model was trained."""
+
+    def fits(piece: str) -> bool:
+        return bool(len(tokenizer(piece, verbose=False).input_ids) <= limit)
+
+    padded = tokenizer(
+        split_text(text.lower(), fits),  # SigLIP 2's tokenizer leaves lowering to the caller
+        padding="max_length",
+        padding_side="right",
+        max_length=limit,
+        return_tensors="pt",
+    )
+    ids: Tensor = padded.input_ids
+    return ids

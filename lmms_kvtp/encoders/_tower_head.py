@@ -1,0 +1,115 @@
+"""The head that makes an image embedding of what the language model's own tower saw."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+SETTINGS, WEIGHTS = "tower_head.json", "tower_head.safetensors"
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """Sizes of the head."""
+
+    width: int
+    """Of the tower's features."""
+    intermediate: int
+    """Of the head's MLP."""
+    heads: int
+    embed: int
+    """Of the text side's embeddings."""
+
+
+class TowerHead(nn.Module):
+    """A normalisation and SigLIP's attention pooling: one learned probe looks at all patches, an MLP follows.
+
+    The parameters have the names and shapes of a SigLIP's `post_layernorm` and `head`, from which it can start.
+    """
+
+    def __init__(self, shape: HeadShape) -> None:
+        """Make a head without trained weights."""
+        super().__init__()
+        self.shape = shape
+        self.post_layernorm = nn.LayerNorm(shape.width, eps=1e-6)
+        self.probe = nn.Parameter(torch.randn(1, 1, shape.width))
+        self.attention = nn.MultiheadAttention(shape.width, shape.heads, batch_first=True)
+        self.layernorm = nn.LayerNorm(shape.width, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(shape.width, shape.intermediate),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(shape.intermediate, shape.width),
+        )
+        same = shape.embed == shape.width
+        self.into_text: nn.Module = nn.Identity() if same else nn.Linear(shape.width, shape.embed)
+
+    def forward(self, patches: Float[Tensor, "T N C"]) -> Float[Tensor, "T E"]:
+        """Embeddings of frames, not normalised."""
+        return self.look(patches)[0]
+
+    def look(
+        self, patches: Float[Tensor, "T N C"]
+    ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T N"], Float[Tensor, "T N C"]]:
+        """Embeddings, the probe's attention to each patch averaged over heads, and the normalised patches."""
+        keys = self.post_layernorm(patches)
+        attended, attention = self._attend(keys)
+        pooled = attended + self.mlp(self.layernorm(attended))
+        return self.into_text(pooled), attention, keys
+
+    def _attend(self, keys: Float[Tensor, "T N C"]) -> tuple[Float[Tensor, "T C"], Float[Tensor, "T N"]]:
+        """What the probe sees, and the mean over heads of its attention."""
+        module = self.attention  # its own forward can take a fused path whose operations nobody can count
+        attended, attention = F.multi_head_attention_forward(
+            self.probe.expand(-1, len(keys), -1),
+            keys.transpose(0, 1),
+            keys.transpose(0, 1),
+            self.shape.width,
+            self.shape.heads,
+            module.in_proj_weight,
+            module.in_proj_bias,
+            None,
+            None,
+            False,
+            0.0,
+            module.out_proj.weight,
+            module.out_proj.bias,
+            training=False,
+        )
+        assert attention is not None
+        return attended[0], attention[:, 0]
+
+    def start_from(self, vision: nn.Module) -> None:
+        """Copy normalisation and pooling head of a SigLIP vision tower of the same width."""
+        theirs = vision.state_dict()
+        own = {name: name if name.startswith("post_") else f"head.{name}" for name in self.state_dict()}
+        renamed = {name: source.replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2") for name, source in own.items()}
+        kept = {name: theirs[source] for name, source in renamed.items() if not name.startswith("into_text")}
+        self.load_state_dict({name: value.float() for name, value in kept.items()}, strict=False)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write tower_head.json and tower_head.safetensors into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SETTINGS).write_text(json.dumps(asdict(self.shape), indent=1) + "\n", encoding="utf-8")
+        tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS)
+
+
+def load_tower_head(folder: Path) -> TowerHead:
+    """Read what `TowerHead.save` wrote, in float32.
+
+    Raises:
+        ValueError: a file is missing, damaged or of other shapes; the message names the folder and the reason.
+    """
+    try:
+        head = TowerHead(HeadShape(**json.loads((folder / SETTINGS).read_text(encoding="utf-8"))))
+        head.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"no head for the model's own tower in {folder}: {error}") from error
+    return cast(TowerHead, head.eval().requires_grad_(False))

@@ -1,0 +1,98 @@
+"""The language model's own vision tower as image-text encoder: no second pass over the frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.encoders._place import place
+from lmms_kvtp.encoders._text_side import TextSide, load_text_side
+from lmms_kvtp.encoders._tower_head import TowerHead, load_tower_head
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.types import FrameFeatures, Frames
+
+
+@dataclass(frozen=True)
+class Tower(FrameEncoder):
+    """A light trained head on the tower that the model runs anyway, and a text side that was trained with it.
+
+    Patches are pooled to the language model's grid before the head reads them.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention", "keys"})
+
+    pretrained: str = ""
+    """Folder that `lmms-kvtp train predictor --shared MODEL` wrote, for this very model."""
+    device: str | None = None
+    """None: the GPU if there is one."""
+
+    @torch.no_grad()
+    def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
+        """Compute the fields in `needs` from `frames.tower`.
+
+        Raises:
+            ValueError: `needs` holds something else, the frames have not been through the model's tower, or the
+                checkpoint is missing or of another model.
+        """
+        self.check(needs)
+        if not needs:
+            return FrameFeatures(times=frames.times)
+        if frames.tower is None:
+            raise ValueError("encoder=tower reads what the model's own tower saw of the frames; run that first")
+        return self.describe(pool(frames.tower.float()), frames.times, needs)
+
+    @torch.no_grad()
+    def describe(
+        self, patches: Float[Tensor, "T N C"], times: Float[Tensor, " T"], needs: frozenset[str]
+    ) -> FrameFeatures:
+        """The fields in `needs` of pooled patches."""
+        if patches.shape[2] != self.head.shape.width:
+            raise ValueError(
+                f"encoder.pretrained={self.pretrained} was trained on a tower of width {self.head.shape.width}, this "
+                f"model's has {patches.shape[2]}; train one with `lmms-kvtp train predictor --shared MODEL`"
+            )
+        image, attention, keys = self.head.look(patches.to(self.head.probe.device, torch.float32))
+        found = {"image": image, "probe_attention": attention, "keys": keys}
+        return FrameFeatures(times=times, **{name: found[name] for name in needs})
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
+        """Embed texts, not normalised. A text of more tokens than the text side reads becomes several rows."""
+        return self.text_side.encode_text(texts)
+
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
+        """Scaled and shifted cosines, with what was learned."""
+        return self.text_side.logits(image, text)
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
+        """Text side and cosines, with the fusion head's share where there are three views."""
+        return self.text_side.relevance_flops(num_frames, texts, views)
+
+    def companion(self, name: str) -> Path | None:
+        """A file in the checkpoint's folder."""
+        path = self._folder / name
+        return path if path.is_file() else None
+
+    @cached_property
+    def head(self) -> TowerHead:
+        """The image side, loaded on first use."""
+        return load_tower_head(self._folder).to(place(self.device, "float32")[0])
+
+    @cached_property
+    def text_side(self) -> TextSide:
+        """The text side, loaded on first use."""
+        return load_text_side(self._folder, place(self.device, "float32")[0])
+
+    @property
+    def _folder(self) -> Path:
+        if not self.pretrained:
+            raise ValueError(
+                "encoder=tower (scorer=shared) needs encoder.pretrained=FOLDER; "
+                "`lmms-kvtp train predictor --shared MODEL --out FOLDER` writes one"
+            )
+        return Path(self.pretrained)

@@ -1,0 +1,56 @@
+"""Trained weights inside the package, each folder held against the SHA-256 of its files."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import lmms_kvtp
+
+MANIFEST = "sha256.json"
+"""In a shipped folder: the digest of every other file, by its name."""
+
+
+class ShippedError(ValueError):
+    """Shipped weights are missing, damaged or edited; the message says what to do."""
+
+
+def shipped_folder(name: str) -> Path:
+    """Where the package has the weights of that name."""
+    return Path(lmms_kvtp.__file__).parent / "assets" / name
+
+
+def checked(folder: Path, what: str, setting: str) -> Path:
+    """Hold every file that the manifest names against its SHA-256.
+
+    Args:
+        folder: with the weights.
+        what: they are, for messages.
+        setting: that takes a folder in their place, for messages.
+
+    Raises:
+        ShippedError: a file is missing or differs.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ShippedError(
+            f"this installation has no {what}: {folder / MANIFEST} is missing; "
+            f"reinstall lmms-kvtp, or give a checkpoint with {setting}=FOLDER"
+        )
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    missing = [name for name in manifest if not (folder / name).is_file()]
+    if missing:
+        raise ShippedError(f"the {what} lacks {', '.join(missing)} in {folder}; reinstall lmms-kvtp")
+    changed = [name for name, digest in manifest.items() if _sha256(folder / name) != digest]
+    if changed:
+        raise ShippedError(f"{', '.join(changed)} in {folder} is damaged or edited; reinstall lmms-kvtp")
+    return folder
+
+
+def write_manifest(folder: Path) -> None:
+    """Note the digest of every file in `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    (folder / MANIFEST).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
