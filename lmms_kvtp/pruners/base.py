@@ -13,12 +13,15 @@ from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 FRAMES_AT_ONCE = 16
 """Frames whose N x N matrices stand in memory together."""
 
+AXES = {"image": 1, "text": 0}
+"""Axes that a feature shares with the tokens: frames, or none; frames and patches where nothing else is said."""
+
 
 class TokenPruner(ABC):
     """Reduces the vision tokens of each frame to that frame's budget."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Fields of `FrameFeatures` that this pruner reads; the encoder computes only these."""
+    """Fields of `FrameFeatures` that this pruner reads; encoder and pipeline give only these."""
     scope: ClassVar[Literal["frame", "video"]] = "frame"
     """frame: every frame keeps exactly its budget. video: only the total is exact, budgets are weights."""
     identity_at_full: ClassVar[bool] = True
@@ -89,16 +92,16 @@ def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
         raise ValueError(f"cannot keep {int(budgets[bad[0]])} tokens of frame {bad[0]}, which has {capacity}")
 
 
-def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "T ..."]:
+def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "..."]:
     """A feature that a pruner needs.
 
     Raises:
-        ValueError: the encoder did not compute it, or its frames or patches are not those of the tokens.
+        ValueError: nobody computed it, or its frames or patches are not those of the tokens.
     """
     feature: Tensor | None = getattr(features, name)
     if feature is None:
         raise ValueError(f"this pruner reads {name}, which the features lack; choose an encoder that provides it")
-    axes = 1 if name == "image" else 2
+    axes = AXES.get(name, 2)
     if feature.shape[:axes] != tokens.embeds.shape[:axes]:
         given, wanted = (" x ".join(map(str, part.shape[:axes])) for part in (feature, tokens.embeds))
         raise ValueError(f"{name} is of {given} frames x patches, the tokens of {wanted}")

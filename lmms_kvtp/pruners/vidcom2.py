@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.pruners._likeness import frame_means, likeness, steady, unit
 from lmms_kvtp.pruners.base import ScorePruner, chunks
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
@@ -18,7 +18,8 @@ class VidCom2(ScorePruner):
 
     Similarity is a sum of Gaussian kernels of several widths, on unit vectors of the channels that vary least.
 
-    Source: VidCom2 (arXiv 2505.14454), without its budgets of frames: these come from an allocator.
+    Source: VidCom2 (arXiv 2505.14454), without its budgets of frames: these are `scorer=vidcom2` with
+    `allocator=vidcom2`.
     """
 
     paper: ClassVar[str] = "VidCom2, arXiv 2505.14454"
@@ -37,29 +38,11 @@ class VidCom2(ScorePruner):
 
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
         """Unlikeness to video and frame."""
-        steady = self._steady(tokens.embeds)
-        frame_means = torch.stack([_unit(frame, steady).mean(dim=0) for frame in tokens.embeds])
-        scores = [
-            self._likeness(_unit(tokens.embeds[part], steady), frame_means.mean(dim=0), frame_means[part])
-            for part in chunks(tokens.num_frames)
-        ]
+        channels = steady(tokens.embeds, self.channels)
+        means = frame_means(tokens.embeds, channels)
+        scores = []
+        for part in chunks(tokens.num_frames):
+            vectors = unit(tokens.embeds[part], channels)
+            to_video = likeness(vectors, means.mean(dim=0), self.widths)
+            scores.append(to_video + likeness(vectors, means[part], self.widths))
         return -torch.cat(scores)
-
-    def _steady(self, embeds: Float[Tensor, "T N D"]) -> Tensor:
-        """The channels of lowest variance, in order; sums are taken chunk by chunk around the mean."""
-        count = embeds.shape[0] * embeds.shape[1]
-        parts = list(chunks(len(embeds)))
-        mean = torch.stack([embeds[part].sum(dim=(0, 1), dtype=torch.float32) for part in parts]).sum(dim=0) / count
-        spread = torch.stack([(embeds[part].float() - mean).square().sum(dim=(0, 1)) for part in parts]).sum(dim=0)
-        kept = max(int(self.channels * len(spread)), 1)
-        return spread.argsort(stable=True)[:kept].sort().values
-
-    def _likeness(
-        self, unit: Float[Tensor, "F N c"], video_mean: Float[Tensor, " c"], frame_means: Float[Tensor, "F c"]
-    ) -> Float[Tensor, "F N"]:
-        distances = [(unit - mean).square().sum(dim=2) for mean in (video_mean, frame_means[:, None])]
-        return torch.stack([torch.exp(-d / (2 * a)) for d in distances for a in self.widths]).sum(dim=0)
-
-
-def _unit(embeds: Float[Tensor, "*shape D"], channels: Tensor) -> Float[Tensor, "*shape c"]:
-    return F.normalize(embeds[..., channels].float(), dim=-1)

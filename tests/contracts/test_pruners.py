@@ -30,7 +30,7 @@ def video(
         return torch.randn(*shape, generator=generator).to(dtype)
 
     patches = grid[0] * grid[1]
-    made = {"image": normal(frames, 5)}
+    made = {"image": normal(frames, 5), "text": normal(2, 5)}
     for name in sorted(FEATURES - {"image"}):
         shape = (frames, patches, WIDTHS[name]) if name in WIDTHS else (frames, patches)
         made[name] = normal(*shape) if name in WIDTHS else normal(*shape).abs()

@@ -10,7 +10,7 @@ import torch
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.types import FEATURES, FrameFeatures, Question
+from lmms_kvtp.types import ADDED, FEATURES, FrameFeatures, Question
 
 SCORERS = [resolve("lmms_kvtp.scorers", name, FrameScorer) for name in available("lmms_kvtp.scorers")]
 ENCODER = Siglip(str(Path(__file__).parent.parent / "goldens" / "siglip_tiny"), device="cpu")
@@ -27,11 +27,12 @@ def features(count: int = 7) -> FrameFeatures:
         column_attention=torch.rand(count, 12, generator=draw),
         keys=torch.randn(count, 12, 32, generator=draw),
         patch_text=torch.randn(count, 12, 32, generator=draw),
+        tokens=torch.randn(count, 12, 48, generator=draw),
     )
 
 
 def only(needs: frozenset[str], given: FrameFeatures) -> FrameFeatures:
-    return replace(given, **dict.fromkeys(FEATURES - needs))
+    return replace(given, **dict.fromkeys((FEATURES | ADDED) - needs))
 
 
 @every
@@ -43,7 +44,7 @@ def test_scores_are_one_finite_number_per_frame(cls, count):
 
 @every
 def test_only_declared_features_are_read(cls):
-    assert cls.needs <= FEATURES
+    assert cls.needs <= FEATURES | ADDED
     whole = cls().score(features(), QUESTION, ENCODER)
     assert torch.equal(cls().score(only(cls.needs, features()), QUESTION, ENCODER), whole)
 
@@ -53,7 +54,7 @@ def test_features_are_not_changed(cls):
     given = features()
     before = copy.deepcopy(given)
     cls().score(given, QUESTION, ENCODER)
-    assert all(torch.equal(getattr(given, name), getattr(before, name)) for name in FEATURES | {"times"})
+    assert all(torch.equal(getattr(given, name), getattr(before, name)) for name in FEATURES | {"times", "tokens"})
 
 
 @every

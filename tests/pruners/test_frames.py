@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.cdpruner import CDPruner
 from lmms_kvtp.pruners.maxmin import MaxMin
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.prumerge_plus import PruMergePlus, comb
@@ -26,6 +27,8 @@ def video(seed: int = 3) -> tuple[FrameTokens, FrameFeatures]:
             probe_attention=torch.rand(frames, 15, generator=generator),
             column_attention=torch.rand(frames, 15, generator=generator),
             keys=torch.randn(frames, 15, 6, generator=generator),
+            patch_text=torch.randn(frames, 15, 9, generator=generator),
+            text=torch.randn(2, 9, generator=generator),
         ),
     )
 
@@ -74,6 +77,33 @@ def test_maxmin_is_the_loop_over_frames_and_tokens():
             chosen.append(max(left, key=lambda p: min(distance[p, q] for q in chosen or range(15) if q != p)))
         assert kept.patch.tolist() == sorted(chosen)
         assert torch.equal(kept.embeds, rows[sorted(chosen)])
+
+
+@pytest.mark.parametrize(("relevant", "sign"), [("similar", 1), ("dissimilar", -1)])
+def test_cdpruner_enlarges_the_determinant_of_a_kernel_that_knows_the_question(relevant, sign):
+    tokens, features = video()
+    tokens = FrameTokens(torch.cat([tokens.embeds, tokens.embeds.flip(1) ** 2], dim=2), tokens.grid)  # of full rank
+    for frame, kept in enumerate(prune(CDPruner(relevant), (tokens, features))):
+        cosines = [sign * max(cosine(patch, text) for text in features.text) for patch in features.patch_text[frame]]
+        weights = np.clip((np.array(cosines) - min(cosines)) / (max(cosines) - min(cosines)), 3e-3, 1)
+        rows = F.normalize(tokens.embeds[frame].double(), dim=1).numpy() * weights[:, None]
+        chosen: list[int] = []
+        while len(chosen) < BUDGETS[frame]:
+            left = [patch for patch in range(15) if patch not in chosen]
+            volume = {p: np.linalg.det(rows[[*chosen, p]] @ rows[[*chosen, p]].T) for p in left}
+            chosen.append(max(volume, key=volume.__getitem__))
+        assert kept.patch.tolist() == sorted(chosen)
+        assert torch.equal(kept.embeds, tokens.embeds[frame, sorted(chosen)])
+
+
+def test_cdpruner_takes_equal_tokens_in_their_order():
+    tokens, features = video()
+    alike = FrameTokens(torch.ones_like(tokens.embeds), tokens.grid)
+    even = FrameFeatures(
+        times=features.times, patch_text=torch.ones_like(features.patch_text), text=torch.ones_like(features.text)
+    )
+    for frame, kept in enumerate(prune(CDPruner(), (alike, even))):
+        assert kept.patch.tolist() == list(range(BUDGETS[frame]))
 
 
 def test_vidcom2_is_the_loop_over_frames_and_tokens():

@@ -1,0 +1,41 @@
+"""How much tokens are like a mean token, as VidCom2 measures it."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmms_kvtp.pruners.base import chunks
+
+
+def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:
+    """The channels of lowest variance over the video, in order; sums are taken chunk by chunk around the mean.
+
+    Args:
+        embeds: tokens.
+        share: of the channels, in (0, 1]; at least one is returned.
+    """
+    count = embeds.shape[0] * embeds.shape[1]
+    parts = list(chunks(len(embeds)))
+    mean = torch.stack([embeds[part].sum(dim=(0, 1), dtype=torch.float32) for part in parts]).sum(dim=0) / count
+    spread = torch.stack([(embeds[part].float() - mean).square().sum(dim=(0, 1)) for part in parts]).sum(dim=0)
+    kept = max(int(share * len(spread)), 1)
+    return spread.argsort(stable=True)[:kept].sort().values
+
+
+def unit(embeds: Float[Tensor, "*shape D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "*shape c"]:
+    """Some channels of tokens, as vectors of length 1."""
+    return F.normalize(embeds[..., channels].float(), dim=-1)
+
+
+def frame_means(embeds: Float[Tensor, "T N D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "T c"]:
+    """The mean unit vector of each frame."""
+    return torch.stack([unit(frame, channels).mean(dim=0) for frame in embeds])
+
+
+def likeness(
+    tokens: Float[Tensor, "F N c"], mean: Float[Tensor, "*frames c"], widths: tuple[float, ...]
+) -> Float[Tensor, "F N"]:
+    """The sum over `widths` a of exp(-distance^2 / (2 a)) to one mean for all, or to the mean of each frame."""
+    distances = (tokens - mean[..., None, :]).square().sum(dim=2)
+    return torch.stack([torch.exp(-distances / (2 * width)) for width in widths]).sum(dim=0)

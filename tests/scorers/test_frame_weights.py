@@ -1,0 +1,65 @@
+"""Frame weights that need no question, against loops over frames and tokens."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmms_kvtp.allocators.softmax import Softmax
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.scorers.vcast import VCast
+from lmms_kvtp.scorers.vidcom2 import VidCom2
+from lmms_kvtp.types import FrameFeatures, Question
+
+ENCODER = Siglip("no/weights", device="cpu")
+"""Never loaded."""
+QUESTION = Question("Which star?")
+
+
+def features(tokens: torch.Tensor) -> FrameFeatures:
+    return FrameFeatures(times=torch.arange(len(tokens)).float(), tokens=tokens)
+
+
+def test_vcast_weighs_the_turns_of_the_mean_token():
+    tokens = torch.randn(19, 5, 8, generator=torch.Generator().manual_seed(2))
+    scores = VCast().score(features(tokens), QUESTION, ENCODER)
+    means = [frame.mean(dim=0) for frame in tokens]
+    for frame in range(1, 18):
+        before, after = means[frame] - means[frame - 1], means[frame + 1] - means[frame]
+        assert float(scores[frame]) == pytest.approx(1 - float(F.cosine_similarity(before, after, dim=0)), abs=1e-5)
+    assert scores[0] == scores[18] == 1
+
+
+def test_vcast_knows_a_straight_way_from_one_that_turns_back_and_from_standing_still():
+    places = torch.tensor([0.0, 1, 2, 3, 2, 2, 2])
+    tokens = places[:, None, None] * torch.ones(7, 3, 4)
+    assert VCast().score(features(tokens), QUESTION, ENCODER).tolist() == pytest.approx([1, 0, 0, 2, 1, 1, 1])
+    for frames in (1, 2):
+        assert VCast().score(features(tokens[:frames]), QUESTION, ENCODER).tolist() == [1.0] * frames
+
+
+def test_vcast_with_its_temperature_makes_its_published_budgets():
+    tokens = torch.randn(9, 5, 8, generator=torch.Generator().manual_seed(3))
+    scores = VCast().score(features(tokens), QUESTION, ENCODER)
+    budgets = Softmax(temperature=0.7, floor=0).allocate(scores, 117, 100)
+    shares = np.exp(scores.numpy() / 0.7) / np.exp(scores.numpy() / 0.7).sum() * 117
+    assert np.abs(budgets.numpy() - shares).max() < 1
+
+
+def test_vidcom2_weighs_frames_by_how_unlike_the_video_they_are():
+    tokens = torch.randn(19, 5, 8, generator=torch.Generator().manual_seed(4)) + torch.arange(8) / 4
+    scores = VidCom2().score(features(tokens), QUESTION, ENCODER)
+    steady = sorted(np.argsort(tokens.reshape(-1, 8).numpy().var(axis=0))[:4])
+    unit = [[F.normalize(token[steady], dim=0) for token in frame] for frame in tokens]
+    video = torch.stack([token for frame in unit for token in frame]).mean(dim=0)
+    for frame in range(19):
+        squares = [float((token - video).square().sum()) for token in unit[frame]]
+        likeness = [sum(np.exp(-square / (2 * a)) for a in (1 / 8, 1 / 4, 1 / 2, 1, 2)) for square in squares]
+        assert float(scores[frame]) == pytest.approx(-np.mean(likeness), abs=1e-4)
+
+
+def test_settings_that_mean_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"channels=0.0 is outside"):
+        VidCom2(channels=0.0)
+    with pytest.raises(ValueError, match="must be positive"):
+        VidCom2(widths=())

@@ -1,0 +1,55 @@
+"""What the pipeline adds to features for each question: the text, and the language model's tokens."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmms_kvtp.cost import Meter
+from lmms_kvtp.method import KVTP, Method, build_method
+from lmms_kvtp.pipeline import Encoded, select
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens, Question
+
+SIGLIP = Path(__file__).parent / "goldens" / "siglip_tiny"
+
+
+def visual() -> Encoded:
+    draw = torch.Generator().manual_seed(0)
+    features = FrameFeatures(times=torch.arange(5.0), patch_text=torch.randn(5, 12, 32, generator=draw))
+    return Encoded(FrameTokens(torch.randn(5, 12, 8, generator=draw), (3, 4)), features, "", {})
+
+
+def method(**settings: str) -> Method:
+    defaults = {"scorer": "uniform", "allocator": "uniform", "pruner": "random", "keep_ratio": "0.25"}
+    return build_method({**defaults, "encoder": "siglip", "encoder.device": "cpu", **settings}, KVTP)
+
+
+def kept(chosen: Method, question: str, encoded: Encoded) -> PackedTokens:
+    return select(chosen, encoded, Question(question), Meter(torch.device("cpu")))
+
+
+def test_a_pruner_that_reads_the_question_gets_its_text():
+    chosen = method(pruner="cdpruner", **{"encoder.pretrained": str(SIGLIP)})
+    assert chosen.query_aware and chosen.needs == {"patch_text"}
+    encoded = visual()
+    first, second = kept(chosen, "Who sings?", encoded), kept(chosen, "Which star is red?", encoded)
+    assert first.counts().tolist() == second.counts().tolist() == [3] * 5
+    assert not torch.equal(first.patch, second.patch)
+    text = chosen.encoder.encode_text(["Who sings?"])
+    given = FrameFeatures(times=torch.arange(5.0), patch_text=encoded.features.patch_text, text=text)
+    alone = chosen.pruner.prune(encoded.tokens, given, torch.full((5,), 3))
+    assert torch.equal(alone.patch, first.patch)
+
+
+@pytest.mark.parametrize("scorer", ["vcast", "vidcom2"])
+def test_a_scorer_that_reads_the_tokens_needs_no_image_text_model(scorer):
+    chosen = method(scorer=scorer, allocator="softmax", **{"encoder.pretrained": "no/weights"})
+    assert chosen.needs == frozenset() and not chosen.query_aware
+    encoded = visual()
+    assert kept(chosen, "Who sings?", encoded).counts().sum() == 15
+    assert encoded.features.tokens is None
+
+
+def test_what_nobody_gives_is_still_refused():
+    with pytest.raises(ValueError, match=r"CDPruner need patch_text, which encoder \w+ does not provide"):
+        build_method({"encoder": "open_clip", "pruner": "cdpruner", "scorer": "uniform"}, KVTP)
