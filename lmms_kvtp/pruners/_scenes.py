@@ -1,17 +1,49 @@
-"""Scenes of a video, and what stays still in them, as PruneVid finds both."""
+"""Scenes of a video, and what stays still in them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.pruners._dpc import density_peaks
+from lmms_kvtp.pruners._merge import DROPPED
+from lmms_kvtp.pruners.base import TokenPruner
 
 L = TypeVar("L")
+
+
+@dataclass(frozen=True)
+class ScenePruner(TokenPruner):
+    """A pruner that cuts the video where frames differ most, and keeps exactly the budgets of each scene's frames."""
+
+    scope: ClassVar[Literal["frame", "video"]] = "video"
+
+    scenes: int = 8
+    """Least number of scenes, where there are as many frames."""
+    scene_threshold: float = 0.9
+    """Frames whose cosine with the one before is lower start a scene."""
+
+    def __post_init__(self) -> None:
+        """Refuse a video without scenes."""
+        if self.scenes < 1:
+            raise ValueError(f"scenes={self.scenes} must be at least 1")
+
+    def cut(self, frames: Float[Tensor, "T E"]) -> list[int]:
+        """Lengths of the scenes; raises as the function does."""
+        return cut(frames, self.scenes, self.scene_threshold)
+
+
+def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
+    """Owners of the tokens of consecutive scenes, numbered within each scene, as numbers through the video."""
+    ends = torch.tensor([len(owner) for owner in owners]).cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    moved = [torch.where(owner == DROPPED, DROPPED, owner + start) for owner, start in zip(owners, starts, strict=True)]
+    return torch.cat(moved)
 
 
 def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:

@@ -1,7 +1,7 @@
 """FastVID: salient tokens of each frame, and anchors that merge what else a scene shows."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,13 @@ from torch import Tensor
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.pruners._dpc import peak_scores
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._scenes import cut
-from lmms_kvtp.pruners.base import TokenPruner, check, read, top
+from lmms_kvtp.pruners._scenes import ScenePruner, join
+from lmms_kvtp.pruners.base import check, read, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
 @dataclass(frozen=True)
-class FastVid(TokenPruner):
+class FastVid(ScenePruner):
     """Keeps each frame's most attended tokens, and density peaks of every few frames that take up all others.
 
     Scenes end where consecutive frames differ most. In a scene every `interval`-th frame holds anchors, in equal
@@ -28,14 +28,9 @@ class FastVid(TokenPruner):
     Source: FastVID (arXiv 2503.11187), section 3.
     """
 
-    scope: ClassVar[Literal["frame", "video"]] = "video"
     needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
     paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
 
-    scenes: int = 8
-    """Least number of scenes, where there are as many frames."""
-    threshold: float = 0.9
-    """Frames whose cosine with the one before is lower start a scene."""
     context: float = 0.4
     """Part of the budget, rounded to the nearest token, that goes to anchors."""
     interval: int = 4
@@ -47,10 +42,11 @@ class FastVid(TokenPruner):
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
+        super().__post_init__()
         if not (0 <= self.context <= 1 and 0 <= self.anchor_weight <= 1):
             raise ValueError(f"context={self.context} and anchor_weight={self.anchor_weight} must be within [0, 1]")
-        if self.scenes < 1 or self.interval < 1:
-            raise ValueError(f"scenes={self.scenes} and interval={self.interval} must be at least 1")
+        if self.interval < 1:
+            raise ValueError(f"interval={self.interval} must be at least 1")
 
     def prune(
         self,
@@ -62,17 +58,13 @@ class FastVid(TokenPruner):
         """Keep as many tokens of each scene as its frames have budgets."""
         check(tokens, budgets)
         attention, embeds = read(features, "probe_attention", tokens).float(), tokens.embeds
-        lengths = cut(read(features, "image", tokens), self.scenes, self.threshold)
+        lengths = self.cut(read(features, "image", tokens))
         shares = [self._share(part, tokens.capacity) for part in torch.split(budgets, lengths)]
         salient = top(attention, torch.cat([share for share, _ in shares]))
         anchors = self._anchors(embeds, salient, torch.cat([count for _, count in shares]))
-        owner, weight = [], []
-        for frames in torch.split(torch.arange(len(embeds)), lengths):
-            start, stop = int(frames[0]), int(frames[-1]) + 1
-            owners, weights = self._absorb(embeds[start:stop], salient[start:stop], anchors[start:stop])
-            owner.append(torch.where(owners == DROPPED, DROPPED, owners + start * tokens.capacity))
-            weight.append(weights)
-        return merge_video(tokens, torch.cat(owner), torch.cat(weight))
+        scenes = zip(*(torch.split(part, lengths) for part in (embeds, salient, anchors)), strict=True)
+        owners, weights = zip(*(self._absorb(*scene) for scene in scenes), strict=True)
+        return merge_video(tokens, join(owners), torch.cat(weights))
 
     def _share(self, budgets: Int[Tensor, " L"], capacity: int) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
         """Salient tokens and anchors of the frames of a scene."""

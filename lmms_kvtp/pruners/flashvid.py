@@ -1,7 +1,7 @@
 """FlashVID: diverse salient tokens of each frame, and trees of alike tokens through time."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,13 @@ from lmms_kvtp.pruners._bags import group, group_sums
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._greedy import distances, farthest
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._scenes import cut
-from lmms_kvtp.pruners.base import TokenPruner, check, read, refuse_nan
+from lmms_kvtp.pruners._scenes import ScenePruner, join
+from lmms_kvtp.pruners.base import check, read, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
 @dataclass(frozen=True)
-class FlashVid(TokenPruner):
+class FlashVid(ScenePruner):
     """Keeps distant, attended tokens that suit their scene, and averages the others along trees through its frames.
 
     Scenes end where the mean tokens of consecutive frames differ most. In a frame, a greedy max-min selection weighs
@@ -31,14 +31,9 @@ class FlashVid(TokenPruner):
     over the mean tokens of the scene's frames, so that it cannot turn a distance negative.
     """
 
-    scope: ClassVar[Literal["frame", "video"]] = "video"
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     paper: ClassVar[str] = "FlashVID, arXiv 2602.08024"
 
-    scenes: int = 8
-    """Least number of scenes, where there are as many frames."""
-    scene_threshold: float = 0.9
-    """Frames whose cosine with the one before is lower start a scene."""
     salient: float = 0.7
     """Part of a frame's budget, rounded to the nearest token, that is selected and not merged."""
     tree_threshold: float = 0.8
@@ -48,10 +43,9 @@ class FlashVid(TokenPruner):
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
+        super().__post_init__()
         if not 0 <= self.salient <= 1:
             raise ValueError(f"salient={self.salient} is outside [0, 1]; it is a part of the budget")
-        if self.scenes < 1:
-            raise ValueError(f"scenes={self.scenes} must be at least 1")
 
     def prune(
         self,
@@ -65,19 +59,14 @@ class FlashVid(TokenPruner):
         attention, embeds = read(features, "column_attention", tokens).float(), tokens.embeds
         refuse_nan(attention, "attention")
         means = F.normalize(embeds.mean(dim=1, dtype=torch.float32), dim=1)
-        lengths = cut(means, self.scenes, self.scene_threshold)
+        lengths = self.cut(means)
         scenes = torch.split(embeds, lengths)
         suits = torch.cat([_suits(*part) for part in zip(scenes, torch.split(means, lengths), strict=True)])
         num_salient = (budgets * self.salient + 0.5).long()
         salient = farthest(distances(embeds), num_salient, attention * suits)
-        owner, start = [], 0
-        for scene, kept, rest in zip(
-            scenes, torch.split(salient, lengths), torch.split(budgets - num_salient, lengths), strict=True
-        ):
-            owners = self._trees(scene, kept, int(rest.sum()))
-            owner.append(torch.where(owners == DROPPED, DROPPED, owners + start * tokens.capacity))
-            start += len(scene)
-        return merge_video(tokens, torch.cat(owner))
+        rest = [int(part.sum()) for part in torch.split(budgets - num_salient, lengths)]
+        owners = [self._trees(*part) for part in zip(scenes, torch.split(salient, lengths), rest, strict=True)]
+        return merge_video(tokens, join(owners))
 
     def _trees(self, scene: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], count: int) -> Int[Tensor, " M"]:
         """The token of the scene at which each token's average stands, `count` of them beside the salient ones."""

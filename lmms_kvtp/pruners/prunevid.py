@@ -5,13 +5,14 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
 from lmms_kvtp.pruners._scenes import segment, stillness
+from lmms_kvtp.pruners._still import affordable, still_and_moving
 from lmms_kvtp.pruners.base import TokenPruner, check
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -53,8 +54,9 @@ class PruneVid(TokenPruner):
         lengths = segment(embeds.mean(dim=1, dtype=torch.float32), int(self.scenes * len(embeds)), self.neighbours)
         starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
         scenes = [slice(start, stop) for start, stop in pairwise(starts)]
-        static = self._affordable([stillness(embeds[scene]) for scene in scenes], lengths, len(embeds), total)
-        groups, weights = _groups(scenes, static, budgets)
+        scores = torch.stack([stillness(embeds[scene]) for scene in scenes])
+        static = affordable(scores, self.threshold, lengths, spare=tokens.num_frames * tokens.capacity - total)
+        groups, weights = still_and_moving(scenes, static, budgets)
         shares = largest_remainder(weights, total, torch.tensor([g.shape[1] for g in groups]), floor=1)
         owner = torch.full((tokens.num_frames * tokens.capacity,), DROPPED, device=embeds.device)
         flat = embeds.flatten(0, 1)
@@ -63,35 +65,3 @@ class PruneVid(TokenPruner):
                 points = flat[group].mean(dim=0, dtype=torch.float32)
                 owner[group] = group[0][density_peaks(points, share, self.neighbours)]
         return merge_video(tokens, owner)
-
-    def _affordable(
-        self, similarity: list[Float[Tensor, " N"]], lengths: list[int], frames: int, total: int
-    ) -> list[Bool[Tensor, " N"]]:
-        """The static positions of each scene, the most similar first as long as `total` tokens remain to be kept."""
-        scores = torch.stack(similarity)  # [scenes, N]
-        saved = torch.tensor(lengths, device=scores.device)[:, None].expand_as(scores).flatten() - 1
-        order = scores.flatten().argsort(descending=True, stable=True)
-        fits = saved[order].cumsum(0) <= frames * scores.shape[1] - total
-        static = torch.zeros_like(saved, dtype=torch.bool)
-        static[order] = fits
-        return list(static.reshape(scores.shape) & (scores > self.threshold))
-
-
-def _groups(
-    scenes: list[slice], static: list[Bool[Tensor, " N"]], budgets: Int[Tensor, " T"]
-) -> tuple[list[Int[Tensor, "W n"]], Float[Tensor, " G"]]:
-    """What is clustered together, as token numbers through the video, and the weight of each in the total.
-
-    Rows of a group are frames: tokens of a column are averaged before clustering.
-    """
-    groups, weights = [], []
-    for scene, still in zip(scenes, static, strict=True):
-        frames = torch.arange(scene.start, scene.stop, device=still.device)[:, None] * len(still)
-        parts = [(frames + torch.nonzero(still).T, float(budgets[scene].double().mean()))]
-        moving = frames + torch.nonzero(~still).T
-        parts += [(row[None], float(budget)) for row, budget in zip(moving, budgets[scene], strict=True)]
-        for group, weight in parts:
-            if group.shape[1]:
-                groups.append(group)
-                weights.append(weight * group.shape[1])
-    return groups, torch.tensor(weights)

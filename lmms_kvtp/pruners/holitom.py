@@ -1,0 +1,123 @@
+"""HoliTom's part before the language model: windows in which most stays still, merged; of what moves, the attended."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.pruners._dpc import density_peaks
+from lmms_kvtp.pruners._merge import DROPPED, merge_video
+from lmms_kvtp.pruners._still import affordable, still_and_moving
+from lmms_kvtp.pruners._temporal import change
+from lmms_kvtp.pruners.base import TokenPruner, check, read, refuse_nan
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+
+@dataclass(frozen=True)
+class HoliTom(TokenPruner):
+    """Cuts the video into the windows that save most tokens, merges what stays still in one, and thins out the rest.
+
+    A patch position is still in a window if consecutive tokens have a cosine above `threshold` in all of it; that
+    saves all of its tokens but one. Of all ways to cut the video, the one that saves most is taken, by dynamic
+    programming. The averages of a window's still positions are clustered, each cluster a weighted sum of its centre
+    and the mean of the others; of the tokens of a frame that move, those that receive most attention stay and the
+    rest go. Each kind keeps a share of the total in proportion to its number, weighted by budgets: those of the frame,
+    or the window's mean. Where merging leaves less than the total, the least still positions are not merged.
+
+    Source: HoliTom (arXiv 2505.21334), the part before the language model; its merging inside is not here.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
+    scope: ClassVar[Literal["frame", "video"]] = "video"
+    paper: ClassVar[str] = "HoliTom, arXiv 2505.21334"
+
+    threshold: float = 0.8
+    """Least cosine of a still position; the paper lowers it to 0.65 where 10 % are kept."""
+    centre_weight: float = 0.6
+    """Of a cluster's centre in its sum; a centre alone stays as it is."""
+    neighbours: int = 7
+    """Of density-peak clustering."""
+
+    def __post_init__(self) -> None:
+        """Refuse a weight outside [0, 1]."""
+        if not 0 <= self.centre_weight <= 1:
+            raise ValueError(f"centre_weight={self.centre_weight} is outside [0, 1]; the other members share the rest")
+
+    def prune(
+        self,
+        tokens: FrameTokens,
+        features: FrameFeatures,
+        budgets: Int[Tensor, " T"],
+        relevance: Float[Tensor, " T"] | None = None,
+    ) -> PackedTokens:
+        """Keep as many tokens as all budgets together."""
+        check(tokens, budgets)
+        attention = read(features, "column_attention", tokens).float()
+        refuse_nan(attention, "attention")
+        total, count = int(budgets.sum()), tokens.num_frames * tokens.capacity
+        alike = 1 - change(tokens.embeds, (torch.arange(tokens.num_frames) - 1).clamp_min(0))
+        refuse_nan(alike, "tokens")
+        scenes = [slice(start, stop) for start, stop in pairwise(windows(alike, self.threshold))]
+        scores = torch.stack([_stillness(alike[scene]) for scene in scenes])
+        lengths = [scene.stop - scene.start for scene in scenes]
+        static = affordable(scores, self.threshold, lengths, spare=count - total)
+        groups, weights = still_and_moving(scenes, static, budgets)
+        shares = largest_remainder(weights, total, torch.tensor([group.shape[1] for group in groups]))
+        owner = torch.full((count,), DROPPED, device=attention.device)
+        parts = torch.ones(count, device=attention.device)
+        flat, ranked = tokens.embeds.flatten(0, 1), attention.flatten()
+        for group, share in zip(groups, shares.tolist(), strict=True):
+            if len(group) > 1 and share:
+                owner[group], parts[group] = self._cluster(flat[group].mean(dim=0, dtype=torch.float32), group, share)
+            elif len(group) == 1:
+                kept = group[0][ranked[group[0]].argsort(descending=True, stable=True)[:share]]
+                owner[kept] = kept
+        return merge_video(tokens, owner, parts)
+
+    def _cluster(
+        self, points: Float[Tensor, "n D"], group: Int[Tensor, "W n"], count: int
+    ) -> tuple[Int[Tensor, "W n"], Float[Tensor, "W n"]]:
+        """The token at which each still token's cluster stands, and the weight of each in its sum."""
+        centre = density_peaks(points, count, self.neighbours)
+        members = torch.bincount(centre, minlength=len(centre)).float()[centre]
+        own = torch.where(members > 1, self.centre_weight, 1.0)
+        weights = torch.where(
+            centre == torch.arange(len(centre), device=centre.device), own, (1 - own) / (members - 1).clamp_min(1)
+        )
+        return group[0][centre].expand_as(group), (weights / len(group)).expand_as(group)
+
+
+def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
+    """Where windows begin, and the number of frames: the cuts that let still positions save most tokens.
+
+    Args:
+        alike: cosine of each token with the one at the same position of the frame before; the first row is not read.
+        threshold: that all cosines of a still position exceed.
+    """
+    frames = len(alike)
+    row = torch.arange(frames, device=alike.device)[:, None]
+    since = torch.where(alike > threshold, 0, row).cummax(dim=0).values  # [T, N]: still from this frame to the row's
+    still = torch.zeros(frames, frames, device=alike.device)
+    still = still.scatter_add(1, since, torch.ones_like(alike, dtype=still.dtype)).cumsum(dim=1).cpu().numpy()
+    best, begins = np.zeros(frames + 1), np.zeros(frames + 1, dtype=int)
+    for stop in range(1, frames + 1):
+        starts = np.arange(stop)
+        saved = best[:stop] + still[stop - 1, :stop] * (stop - 1 - starts)
+        begins[stop] = saved.argmax()
+        best[stop] = saved[begins[stop]]
+    cuts = [frames]
+    while cuts[0]:
+        cuts.insert(0, int(begins[cuts[0]]))
+    return cuts
+
+
+def _stillness(alike: Float[Tensor, "W N"]) -> Float[Tensor, " N"]:
+    """The least cosine of consecutive frames of a window, at each position; -inf for a single frame."""
+    if len(alike) == 1:
+        return torch.full_like(alike[0], -torch.inf)
+    return alike[1:].amin(dim=0)
