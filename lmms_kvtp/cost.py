@@ -70,7 +70,7 @@ class SampleCost:
     @property
     def first_token_seconds(self) -> float:
         """Seconds from decoded frames to the first token, as if this were the only question on its video."""
-        return sum(s for stage, s in self.seconds.items() if stage not in ("decode", "generate"))
+        return sum((s for stage, s in self.seconds.items() if stage not in ("decode", "generate")), start=0.0)
 
     @property
     def layer_average(self) -> float:

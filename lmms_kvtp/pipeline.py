@@ -1,7 +1,8 @@
 """From videos and questions to answers with their costs: the order of the steps, and nothing else."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 
@@ -44,6 +45,8 @@ class Encoded:
     features: FrameFeatures
     instruction: str
     seconds: dict[str, float]
+    flops: dict[str, int] = field(default_factory=dict)
+    peak_bytes: int | None = None
 
 
 @torch.inference_mode()
@@ -101,7 +104,12 @@ def prepare(
     questions_on_video: int = 1,
 ) -> Prepared:
     """Make the prompt of one question on encoded videos; raises as `answer` does."""
-    meter = Meter(vlm.device, _sum([visual.seconds for visual in encoded]))
+    meter = Meter(
+        vlm.device,
+        _sum([visual.seconds for visual in encoded]),
+        _sum([visual.flops for visual in encoded]),
+        max((visual.peak_bytes for visual in encoded if visual.peak_bytes is not None), default=None),
+    )
     prompt, packed = fit(vlm, method, encoded, question, meter, fewer_frames)
     return Prepared(prompt, packed, meter, questions_on_video)
 
@@ -151,28 +159,39 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             break
         with meter.stage("preprocess"):
             frames.pixels(vlm.pixel_spec)
-        with meter.stage("vision"):
+        count = len(frames.times)
+        with meter.stage("vision", vision_flops(vlm.vision, count)):
             frames = replace(frames, tower=vlm.look(frames))
             tokens.append(vlm.project(frames.tower))
         for encoder, wanted in needs.items():
-            with own[encoder].stage("encoder"):
+            with own[encoder].stage("encoder", encoder.flops(count, wanted) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
             features[encoder].append(part)
     joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
     described = {encoder: FrameFeatures.cat(parts) for encoder, parts in features.items()}
+    meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, joined.num_frames)
     return [
-        Encoded(joined, described[method.encoder], video.instruction, {**meter.seconds, **own[method.encoder].seconds})
+        Encoded(
+            joined,
+            described[method.encoder],
+            video.instruction,
+            {**meter.seconds, **own[method.encoder].seconds},
+            {**meter.flops, **own[method.encoder].flops},
+            own[method.encoder].peak_bytes,
+        )
         for method in methods
     ]
 
 
 def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
     """Score the frames, give each its budget, and prune."""
-    with meter.stage("scorer"):
+    scoring = method.scorer.flops(visual.tokens.num_frames, question, method.encoder)
+    with meter.stage("scorer", None if "text" in method.additions else scoring):
         features = _complete(method, visual, question)
         relevance = method.scorer.score(features, question, method.encoder)
     with meter.stage("pruner"):
         budgets = method.budgets(relevance, visual.tokens.capacity)
+    with meter.stage("pruner", method.pruner.flops(visual.tokens, features, budgets)):
         return method.pruner.prune(visual.tokens, features, budgets, relevance)
 
 
@@ -208,14 +227,17 @@ def _thin(visual: Encoded, share: float) -> Encoded:
     return replace(visual, tokens=visual.tokens.select(frames), features=visual.features.select(frames))
 
 
-def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {stage: sum(part.get(stage, 0.0) for part in parts) for part in parts for stage in part}
+Amount = TypeVar("Amount", int, float)
+
+
+def _sum(parts: Sequence[dict[str, Amount]]) -> dict[str, Amount]:
+    return {stage: sum(part[stage] for part in parts if stage in part) for part in parts for stage in part}
 
 
 def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation) -> SampleCost:
     packed, prompt = ready.packed, ready.prompt
     frames = sum(visual.num_frames for visual in packed)
-    cached = generation.cache_lengths or generation.layer_lengths
+    lengths = generation.layer_lengths
     return SampleCost(
         num_frames=frames,
         tokens_before=sum(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in packed),
@@ -224,14 +246,15 @@ def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation
         prompt_tokens=prompt.length,
         output_tokens=generation.num_tokens,
         keep_ratio=method.keep_ratio,
-        layer_lengths=generation.layer_lengths,
+        layer_lengths=lengths,
         reused_tokens=generation.reused,
         questions_on_video=ready.questions_on_video,
         seconds=ready.meter.seconds,
         flops={
-            "vision": vision_flops(vlm.vision, frames),
-            "projector": projector_flops(vlm.vision, vlm.llm, frames),
-            "prefill": prefill_flops(vlm.llm, generation.layer_lengths, reused=generation.reused),
-            "generate": decode_flops(vlm.llm, cached, generation.num_tokens),
+            **ready.meter.flops,
+            "prefill": prefill_flops(vlm.llm, lengths, reused=generation.reused),
+            "generate": decode_flops(vlm.llm, generation.cache_lengths or lengths, generation.num_tokens),
         },
+        prefill_flops_causal=prefill_flops(vlm.llm, lengths, reused=generation.reused, causal=True),
+        peak_bytes=ready.meter.peak_bytes,
     )
