@@ -3,5 +3,5 @@
 Light on purpose (numpy, PyAV and the standard library): tasks, training and scorers all read it.
 """
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the scripts, the drawings, the questions or the encoder's settings."""

@@ -15,7 +15,7 @@ from lmms_kvtp.synth.script import Script, write_script
 
 Document = dict[str, object]
 
-SHIPPED_KINDS = ("color", "where", "start", "end")
+SHIPPED_KINDS = KINDS
 """Kinds of the benchmark: those that the embedded model answers when it sees all tokens. The others are there to be
 learned: a benchmark that its own unpruned model fails says nothing of pruning."""
 QUESTIONS_PER_VIDEO = 4

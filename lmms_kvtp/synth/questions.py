@@ -11,26 +11,20 @@ import numpy as np
 from lmms_kvtp.synth.script import COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite, sampled_times
 
 LETTERS = ("A", "B", "C", "D")
-QUARTERS = ("first", "second", "third", "fourth")
 WORDING = {
     "color": "What color is the {glyph}?",
     "where": "In which place does the {glyph} appear?",
-    "before": "Which place comes right before the {glyph}?",
-    "after": "Which place comes right after the {glyph}?",
-    "quarter": "In which quarter of the video does the {glyph} appear?",
+    "scene": "Which of these places is shown?",
     "main": "Which place is shown most?",
     "start": "Which place is shown first?",
     "end": "Which place is shown last?",
 }
 KINDS = tuple(WORDING)
 KEY_KINDS = ("color", "where")
-ORDER_KINDS = ("before", "after", "quarter")
-GLOBAL_KINDS = ("main", "start", "end")
+GLOBAL_KINDS = ("scene", "main", "start", "end")
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
-MAIN_MARGIN = 0.08  # of the sampled frames, between the two most shown places
-QUARTER_MARGIN = 0.03  # of the duration, between an event and the ends of its quarter
-NEIGHBOUR_STEPS = 2  # sampled frames of a neighbouring shot that count as relevant
+MAIN_MARGIN = 0.15  # of the sampled frames, between the two most shown places
 
 Spans = tuple[tuple[float, float], ...]
 
@@ -65,7 +59,7 @@ class Question:
 
 
 def ask(script: Script) -> list[Question]:
-    """All questions that a video allows: up to five about each event, up to three about the whole; options shuffled."""
+    """All questions that a video allows: two about each event, three or four about the whole; options shuffled."""
     rng = np.random.RandomState([crc32(script.key.encode()), 1])
     asked = []
     for index, shot in enumerate(script.shots):
@@ -87,7 +81,7 @@ def relevance_of(spans: Sequence[Sequence[float]], times: Sequence[float]) -> li
 
 def words() -> tuple[str, ...]:
     """Every word and sign of prompts and answers, and the decoys' names, sorted: a vocabulary for a tokenizer."""
-    text = " ".join([*WORDING.values(), INSTRUCTION, *LETTERS, *QUARTERS, *PLACES, *COLORS, *GLYPHS, *DECOYS, "."])
+    text = " ".join([*WORDING.values(), INSTRUCTION, *LETTERS, *PLACES, *COLORS, *GLYPHS, *DECOYS, "."])
     return tuple(sorted(set(split_words(text.replace("{glyph}", "")))))
 
 
@@ -98,47 +92,41 @@ def split_words(text: str) -> list[str]:
 
 def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: Shot, event: Sprite) -> list[Question]:
     before, after = script.shots[index - 1], script.shots[index + 1]
-    near = NEIGHBOUR_STEPS * script.step
     span = (shot.start, shot.end)
-    around = [before.place, shot.place, after.place]
     places = [
-        around,
+        [before.place, after.place],
         [_main_place(script)[0]],
         [s.place for s in script.events],
         [s.place for s in script.shots],
         PLACES,
     ]
     colors = [s.event.color for s in script.events if s.event is not None]
-    asked = [
+    return [
         _question(rng, "color", event.shape, event.color, [colors, COLORS], (span,)),
         _question(rng, "where", event.shape, shot.place, places, (span,)),
-        _question(
-            rng, "before", event.shape, before.place, places,
-            ((max(before.start, before.end - near), before.end), span),
-        ),
-        _question(
-            rng, "after", event.shape, after.place, places,
-            (span, (after.start, min(after.end, after.start + near))),
-        ),
-    ]  # fmt: skip
-    quarter = int(4 * shot.start / script.duration)
-    margin = QUARTER_MARGIN * script.duration
-    begin, finish = quarter * script.duration / 4, (quarter + 1) * script.duration / 4
-    if shot.start - begin >= margin and finish - shot.end >= margin:
-        asked.append(_question(rng, "quarter", event.shape, QUARTERS[quarter], [QUARTERS], (span,)))
-    return asked
+    ]
 
 
 def _about_whole(rng: np.random.RandomState, script: Script) -> list[Question]:
     first, last = script.shots[0], script.shots[-1]
     main, margin = _main_place(script)
-    places = [[main], [s.place for s in script.shots], PLACES]
-    asked = []
+    shown = [s.place for s in script.shots]
+    places = [[main], shown, PLACES]
+    asked = [_scene(rng, script)]
     if margin >= MAIN_MARGIN:
         asked.append(_question(rng, "main", "", main, places, ()))
     asked.append(_question(rng, "start", "", first.place, places, ((first.start, first.end),)))
     asked.append(_question(rng, "end", "", last.place, places, ((last.start, last.end),)))
     return asked
+
+
+def _scene(rng: np.random.RandomState, script: Script) -> Question:
+    """About a place of the shots without event, against three that are never shown."""
+    shown = {shot.place for shot in script.shots}
+    context = sorted({shot.place for shot in script.shots if shot.event is None})
+    place = context[rng.randint(len(context))]
+    spans = tuple((shot.start, shot.end) for shot in script.shots if shot.place == place)
+    return _question(rng, "scene", "", place, [sorted(set(PLACES) - shown)], spans)
 
 
 def _main_place(script: Script) -> tuple[str, float]:

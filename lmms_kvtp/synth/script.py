@@ -19,8 +19,9 @@ MAX_FRAMES = 128  # frames that LLaVA-Video's rule samples at most
 FRAME_RATES = (1.0, 2.0, 2.5, 3.0, 4.0)
 EVENT_STEPS = (1, 2, 3, 4, 5, 6)
 EVENT_STEPS_ODDS = (0.30, 0.25, 0.17, 0.12, 0.09, 0.07)
-FAVOURED_ODDS = 0.65  # in shots that no question asks about
-ASKED_FAVOURED_ODDS = 0.13  # elsewhere: with the luck of the draw, a quarter of the answers are the favoured place
+CAST = 5  # places of a video; the other three are never shown
+FAVOURED_ODDS = 0.9  # in shots that no question asks about
+ASKED_FAVOURED_ODDS = 0.28  # elsewhere: with the luck of the draw, a quarter of the answers are the favoured place
 LONG_ODDS = 0.1
 MAX_SPEED = 3.0  # pixels a second
 
@@ -157,19 +158,20 @@ def _cut(rng: np.random.RandomState, num_steps: int, shortest_event: int) -> tup
 
 
 def _choose_places(rng: np.random.RandomState, is_event: list[bool]) -> list[str]:
-    """A place per shot: one favoured, neighbours differ, and so do the shots on either side of an event.
+    """A place per shot: one is favoured, others never come twice in a row.
 
-    The first and last shots, events and their neighbours seldom show the favoured place: else "the place that is
-    shown most" would be a good guess for the questions about them.
+    The first and last shots, events and their neighbours show the favoured place less often than others do: "the place
+    that is shown most" should be no good guess for the questions about them. An event's place differs from those of
+    its neighbours.
     """
-    cast = [PLACES[i] for i in rng.permutation(len(PLACES))[: rng.randint(6, len(PLACES) + 1)]]
+    cast = [PLACES[i] for i in rng.permutation(len(PLACES))[:CAST]]
     favoured = cast[0]
     places: list[str] = []
     for i in range(len(is_event)):
-        taken = places[-2:] if i > 1 and is_event[i - 1] else places[-1:]
-        free = [place for place in cast if place not in taken]
         asked = i in (0, len(is_event) - 1) or any(is_event[i - 1 : i + 2])
-        if favoured in free and rng.rand() < (ASKED_FAVOURED_ODDS if asked else FAVOURED_ODDS):
+        free = [place for place in cast if place not in places[-1:] and place != favoured]
+        odds = ASKED_FAVOURED_ODDS if asked else FAVOURED_ODDS
+        if (not asked or favoured not in places[-1:]) and rng.rand() < odds:
             places.append(favoured)
         else:
             places.append(free[rng.randint(len(free))])

@@ -41,11 +41,11 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("LMMS_KVTP_HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache.folder() == Path("/home/someone/.cache/lmms_kvtp/synth-v1")
+    assert cache.folder() == Path("/home/someone/.cache/lmms_kvtp/synth-v2")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache.folder() == Path("/xdg/lmms_kvtp/synth-v1")
+    assert cache.folder() == Path("/xdg/lmms_kvtp/synth-v2")
     monkeypatch.setenv("LMMS_KVTP_HOME", "~/videos")
-    assert cache.folder() == Path("/home/someone/videos/synth-v1")
+    assert cache.folder() == Path("/home/someone/videos/synth-v2")
 
 
 def test_videos_are_made_once(home: Path) -> None:
@@ -54,7 +54,7 @@ def test_videos_are_made_once(home: Path) -> None:
     assert list(paths) == ["train-00000", "train-00001"]
     assert steps == [(1, 2), (2, 2)]
     for seed, path in zip(SEEDS, paths.values(), strict=True):
-        assert path.parent == home / "synth-v1"
+        assert path.parent == home / "synth-v2"
         assert num_decoded(path) == short(seed, "train").num_frames
     written = [path.stat().st_mtime_ns for path in paths.values()]
     assert cache.missing("train", [*SEEDS, 2]) == [2]
@@ -100,7 +100,7 @@ def test_two_processes_at_once_both_succeed(tmp_path: Path) -> None:
     for run in runs:
         out, err = run.communicate(timeout=120)
         assert (out.strip(), err) == ("3 []", "")
-    assert sorted(file.name for file in (tmp_path / "synth-v1").iterdir()) == [f"val-{i:05d}.mp4" for i in seeds]
+    assert sorted(file.name for file in (tmp_path / "synth-v2").iterdir()) == [f"val-{i:05d}.mp4" for i in seeds]
 
 
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, monkeypatch: 
     with pytest.raises(cache.CacheError) as caught:
         cache.ensure("test", range(18))
     for part in (
-        "file/synth-v1 for 18 more synthetic videos (about 2 MB)",
+        "file/synth-v2 for 18 more synthetic videos (about 2 MB)",
         "set LMMS_KVTP_HOME to a writable folder",
     ):
         assert part in str(caught.value)
@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that nobody can write")
 def test_a_read_only_folder_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMMS_KVTP_HOME", "/proc/self")
-    with pytest.raises(cache.CacheError, match="cannot use the cache folder /proc/self/synth-v1 for 1 more synth"):
+    with pytest.raises(cache.CacheError, match="cannot use the cache folder /proc/self/synth-v2 for 1 more synth"):
         cache.video("test", 0)
 
 
@@ -132,9 +132,9 @@ def test_a_full_disk_is_explained_and_leaves_no_part(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     last = run.stderr.strip().splitlines()[-1]
-    assert f"CacheError: cannot use the cache folder {tmp_path}/synth-v1 for 2 more synthetic videos" in last
+    assert f"CacheError: cannot use the cache folder {tmp_path}/synth-v2 for 2 more synthetic videos" in last
     assert "File too large" in last
-    assert list((tmp_path / "synth-v1").iterdir()) == []
+    assert list((tmp_path / "synth-v2").iterdir()) == []
 
 
 def test_what_a_crash_left_is_swept_when_old(home: Path) -> None:

@@ -34,7 +34,10 @@ RECIPE = run.Recipe(
     ),
     num_videos=2,
     tower=TowerStage(steps=2, batch=5, phrases=7),
-    soft={"words": SoftStage(2, (9, 12), ((1, 2),), 2, 4, 2), "letters": SoftStage(1, (14, 15), ((2, 3),), 2, 4)},
+    soft={
+        "look": SoftStage(3, (11, 14), ((1, 2),), 2, 4, 2, odds=(0.5, 0.0, 0.0, 0.5), bare=True),
+        "letters": SoftStage(1, (17, 18), ((2, 3),), 2, 4),
+    },
     align=AlignStage(steps=2, batch=4),
     video={
         "video": VideoStage((Cut(1, (16, 17), 2, 4, 2),)),

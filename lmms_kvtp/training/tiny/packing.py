@@ -15,7 +15,7 @@ SUFFIX = f"{IM_END}\n{IM_START}assistant\n"
 IGNORE = -100
 
 Asked = tuple[str, str]
-"""A prompt and the letter that answers it."""
+"""A prompt and the letter, or the word, that answers it."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ def word_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     return int(ids[0])
 
 
-def pack(tokenizer: PreTrainedTokenizerBase, batch: Sequence[Sequence[Asked]], per_row: int) -> Packed:
+def pack(
+    tokenizer: PreTrainedTokenizerBase, batch: Sequence[Sequence[Asked]], per_row: int, suffix: str = SUFFIX
+) -> Packed:
     """All questions of each video, `per_row` of them in one row; every video has the same number of rows.
 
-    Few to a row cost less when videos are short, many when they are long.
+    Few to a row cost less when videos are short, many when they are long. `suffix` stands before the answers.
     """
     rows = [video[i : i + per_row] for video in batch for i in range(0, len(video), per_row)]
-    texts = [f"\n{prompt}{SUFFIX}{letter}{IM_END}" for row in rows for prompt, letter in row]
+    texts = [f"\n{prompt}{suffix}{letter}{IM_END}" for row in rows for prompt, letter in row]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     tokens = [[next(encoded) for _ in row] for row in rows]
     shape = (len(rows), max(sum(map(len, row)) for row in tokens))

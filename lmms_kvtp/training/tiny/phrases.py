@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_kvtp.synth.draw import SHAPES
-from lmms_kvtp.synth.questions import WORDING
+from lmms_kvtp.synth.questions import GLOBAL_KINDS, KEY_KINDS, WORDING
 from lmms_kvtp.synth.script import COLORS, GLYPHS, PLACES
 
-ABOUT_ALL = ("a picture of a place", "a frame of the video", WORDING["main"], WORDING["start"], WORDING["end"])
+ABOUT_ALL = ("a picture of a place", "a frame of the video", *(WORDING[kind] for kind in GLOBAL_KINDS))
 """Captions that fit every frame, among them the questions about the whole video."""
-ABOUT_GLYPH = tuple(WORDING[kind] for kind in ("color", "where", "before", "after", "quarter"))
+ABOUT_GLYPH = tuple(WORDING[kind] for kind in KEY_KINDS)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_kvtp.synth.draw import SHAPES
-from lmms_kvtp.synth.script import COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite
+from lmms_kvtp.synth.script import CAST, COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite
 
 EMPTY = -1
 FAVOURED_ODDS = 0.45
@@ -27,30 +27,33 @@ class Symbols:
 def sketch(rng: np.random.Generator, num_frames: int, num_events: int) -> Script:
     """A script of `num_frames` seconds at one frame a second, with the rules of the benchmark but shorter shots."""
     events = np.minimum(1 + rng.geometric(0.5, num_events) - 1, 4)
-    events = np.maximum(1, np.minimum(events, max(1, (num_frames - num_events - 1) // (2 * num_events))))
-    gaps = _split(rng, num_frames - int(events.sum()), num_events + 1)
-    cast = rng.permutation(len(PLACES))[: rng.integers(5, len(PLACES) + 1)]
+    events = np.maximum(1, np.minimum(events, max(1, (num_frames - 2 * num_events - 2) // (2 * num_events))))
+    context = _split(rng, num_frames - int(events.sum()), 2 * num_events + 2)  # two shots at least between events
+    cast = rng.permutation(len(PLACES))[:CAST]
     glyphs, colors = rng.permutation(len(GLYPHS)), rng.permutation(len(COLORS))
     shots: list[Shot] = []
-    begin, places = 0, [-1, -1]
+    begin, places = 0, [-1]
 
     def add(length: int, event: Sprite | None) -> None:
         nonlocal begin
-        taken = places[-2:] if shots and shots[-1].event is not None else places[-1:]
-        free = [place for place in cast if place not in taken]
-        favoured = event is None and cast[0] in free and rng.random() < FAVOURED_ODDS
-        places.append(int(cast[0] if favoured else rng.choice(free)))
+        favoured = event is None and rng.random() < FAVOURED_ODDS
+        follows = bool(shots) and shots[-1].event is not None
+        if favoured and not (follows and places[-1] == cast[0]):
+            places.append(int(cast[0]))
+        else:
+            places.append(int(rng.choice([place for place in cast if place != places[-1]])))
         clutter = tuple(_clutter(rng, glyphs[num_events:]) for _ in range(rng.integers(2, 8)))
         shots.append(Shot(PLACES[places[-1]], float(begin), float(begin + length), event, clutter, 0))
         begin += length
 
-    for index, gap in enumerate(gaps):
-        while gap > 0:
-            length = min(gap, int(rng.integers(1, 9)))
+    for index, part in enumerate(context):
+        while part > 0:
+            length = min(part, int(rng.integers(1, 9)))
             add(length, None)
-            gap -= length
-        if index < num_events:
-            add(int(events[index]), _sprite(GLYPHS[glyphs[index]], COLORS[colors[index]]))
+            part -= length
+        event = index // 2
+        if index % 2 and event < num_events:
+            add(int(events[event]), _sprite(GLYPHS[glyphs[event]], COLORS[colors[event]]))
     return Script(f"sketch-{rng.integers(2**31)}", 0, 1.0, float(num_frames), tuple(shots))
 
 

@@ -4,6 +4,7 @@ It stands for the text pre-training of a real language model, and is what makes 
 look for is learned at a few tokens a frame.
 """
 
+import re
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -15,18 +16,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.synth.draw import SHAPES
-from lmms_kvtp.synth.questions import GLOBAL_KINDS, INSTRUCTION, KEY_KINDS, KINDS, Question
-from lmms_kvtp.synth.script import COLORS, PLACES, Script
+from lmms_kvtp.synth.questions import INSTRUCTION, KINDS, Question
+from lmms_kvtp.synth.script import COLORS, GLYPHS, PLACES, Script
 from lmms_kvtp.training.tiny.curriculum import Coach, right_letters
 from lmms_kvtp.training.tiny.language import answer_logits
 from lmms_kvtp.training.tiny.optimize import Optimizer
-from lmms_kvtp.training.tiny.packing import Asked, pack, word_id
+from lmms_kvtp.training.tiny.packing import SUFFIX, Asked, pack, word_id
 from lmms_kvtp.training.tiny.progress import Log, autocast
 from lmms_kvtp.training.tiny.riddles import Riddler
 from lmms_kvtp.training.tiny.sketch import Symbols, sketch, symbols
 from lmms_kvtp.training.tiny.student import EMBEDDING_STD, Student
 
-CORE_KINDS = (*KEY_KINDS, *GLOBAL_KINDS)
+ABOUT = re.compile(f"({'|'.join(GLYPHS)}).*")
 PLACE_WEIGHT = 0.7
 NOISE = 0.3
 BLEEDING = 0.3
@@ -55,33 +56,26 @@ class SoftStage:
     kinds: tuple[str, ...] = KINDS
     riddles: int = 96
     """Per step of that sort."""
-    options: int = 4
-    """Of a riddle, at first."""
-    enough: float = 1.1
-    """Accuracy in riddles with four options that ends the stage early."""
+    bare: bool = False
+    """Questions break off behind the word that they are about, and their answers follow at once.
+
+    There one look at the video is enough, and it is learned in 100 steps; a whole question takes two steps of
+    thought, and without this stage stays at chance for hundreds of training steps.
+    """
     lr: float = 2e-3
     muon_lr: float = 0.015
     decay_from: float = 1.0
 
 
+FEW_TOKENS = ((1, 1), (1, 2), (1, 3))
+
 SOFT_STAGES = {
-    "words": SoftStage(
-        550, (9, 12), ((1, 1), (1, 2), (1, 3)), 16, clutter=0.3, odds=(1.0, 0.0, 0.0, 0.0), kinds=CORE_KINDS
-    ),
-    "riddles": SoftStage(
-        600,
-        (9, 12),
-        ((1, 1), (1, 2), (1, 3)),
-        16,
-        odds=(0.25, 0.0, 0.0, 0.75),
-        kinds=CORE_KINDS,
-        options=2,
-        enough=0.95,
-    ),
-    "letters": SoftStage(400, (9, 12), ((1, 1), (1, 2), (1, 3)), 12, kinds=CORE_KINDS),
-    "grids": SoftStage(350, (12, 24), ((1, 3), (2, 2), (3, 3), (4, 4), (6, 6)), 8, 10, 2, kinds=CORE_KINDS),
+    "look": SoftStage(400, (11, 14), FEW_TOKENS, 16, clutter=0.3, odds=(0.75, 0.0, 0.0, 0.25), bare=True),
+    "words": SoftStage(250, (11, 18), FEW_TOKENS, 16, odds=(0.4, 0.3, 0.0, 0.3)),
+    "letters": SoftStage(300, (11, 18), FEW_TOKENS, 12),
+    "grids": SoftStage(350, (12, 24), ((1, 3), (2, 2), (3, 3), (4, 4), (6, 6)), 8, 10, 2),
 }
-"""First what to look for, answered in words; then what letters are; then both, up to a frame's full grid."""
+"""First where to look and what letters stand for, then whole questions, up to a frame's full grid."""
 
 
 class Lexicon:
@@ -116,11 +110,13 @@ class Lexicon:
         return PLACE_WEIGHT * places[where][:, :, None] + things + noise
 
 
-def say(question: Question, mode: int) -> Asked:
+def say(question: Question, mode: int, bare: bool = False) -> Asked:
     """The question with its answer's word; with options and that word; or with options and its letter."""
-    if mode == SPOKEN:
+    if bare and question.kind != "scene":
+        return ABOUT.sub(r"\1", question.text), f" {question.answer_text}"
+    if mode == SPOKEN and question.kind != "scene":  # which has no answer without options
         return question.text, f" {question.answer_text}"
-    if mode == CHOSEN:
+    if mode in (SPOKEN, CHOSEN):
         return question.prompt.removesuffix(INSTRUCTION), f" {question.answer_text}"
     return question.prompt, question.answer
 
@@ -139,21 +135,23 @@ def train_soft(
     optimizer = Optimizer([student.llm, student.newline], stage.steps, stage.lr, stage.muon_lr, stage.decay_from)
     lexicon, riddler, coaches = (
         Lexicon(tokenizer, student),
-        Riddler(dice, stage.options),
+        Riddler(dice),
         (Coach(dice), Coach(dice), Coach(dice)),
     )
+    suffix = "" if stage.bare else SUFFIX
     nothing = torch.zeros(1, 0, student.newline.shape[0], device=device)
     for step in log.steps(name, stage.steps):
         mode = int(dice.choice(4, p=stage.odds))
         questions: list[Question] = []
         if mode == RIDDLE:
             video = nothing
-            text = pack(tokenizer, [[riddler.draw() for _ in range(stage.riddles)]], 1)
+            text = pack(tokenizer, [[riddler.draw(stage.bare) for _ in range(stage.riddles)]], 1, suffix)
         else:
             scripts = _scripts(dice, stage)
             drawn = [coaches[mode].draw(script, stage.questions, stage.kinds) for script in scripts]
             questions = [question for row in drawn for question in row]
-            text = pack(tokenizer, [[say(question, mode) for question in row] for row in drawn], stage.per_row)
+            asked = [[say(question, mode, stage.bare) for question in row] for row in drawn]
+            text = pack(tokenizer, asked, stage.per_row, suffix)
             rows, columns = stage.layouts[dice.integers(len(stage.layouts))]
             said = symbols(dice, scripts, rows * columns, stage.clutter)
             tokens = lexicon.embed(said, rng)
@@ -167,16 +165,12 @@ def train_soft(
             riddler.note(right.float().mean().item())
         else:
             coaches[mode].note(questions, right)
-        done = riddler.options == 4 and riddler.accuracy > stage.enough
-        if log.due(step) or done:
+        if log.due(step):
             words = {f"say_{kind}": value for kind, value in coaches[SPOKEN].accuracy.items()}
             words |= {f"choose_{kind}": value for kind, value in coaches[CHOSEN].accuracy.items()}
-            riddles = {"options": riddler.options, "riddle": riddler.accuracy}
-            log.add(name, step, loss=loss.item(), **riddles, **coaches[LETTERED].accuracy, **words)
-        if done:
-            break
+            log.add(name, step, loss=loss.item(), riddle=riddler.accuracy, **coaches[LETTERED].accuracy, **words)
 
 
 def _scripts(dice: np.random.Generator, stage: SoftStage) -> list[Script]:
     length = int(dice.integers(stage.frames[0], stage.frames[1] + 1))
-    return [sketch(dice, length, int(dice.integers(3, 5)) if length > 10 else 3) for _ in range(stage.batch)]
+    return [sketch(dice, length, int(dice.integers(3, 5)) if length > 15 else 3) for _ in range(stage.batch)]

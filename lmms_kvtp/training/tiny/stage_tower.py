@@ -25,7 +25,7 @@ from lmms_kvtp.training.tiny.progress import FloatAttention, Log, autocast
 class TowerStage:
     """Settings of the contrastive stage."""
 
-    steps: int = 2000
+    steps: int = 1600
     batch: int = 64
     phrases: int = 64
     """Sampled of all phrases in each step."""

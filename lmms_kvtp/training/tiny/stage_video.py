@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lmms_kvtp.synth.questions import KINDS
 from lmms_kvtp.training.tiny.bank import Features
 from lmms_kvtp.training.tiny.curriculum import Coach, right_letters
 from lmms_kvtp.training.tiny.footage import Footage
@@ -17,7 +18,7 @@ from lmms_kvtp.training.tiny.optimize import Optimizer
 from lmms_kvtp.training.tiny.packing import Packed, pack
 from lmms_kvtp.training.tiny.progress import Log, autocast
 from lmms_kvtp.training.tiny.reel import Reel, shorten, whole
-from lmms_kvtp.training.tiny.stage_soft import CHOSEN, CORE_KINDS, LETTERED, SPOKEN, say
+from lmms_kvtp.training.tiny.stage_soft import CHOSEN, LETTERED, SPOKEN, say
 from lmms_kvtp.training.tiny.student import Student
 
 
@@ -37,7 +38,7 @@ class VideoStage:
     """Settings of the video stage."""
 
     cuts: tuple[Cut, ...] = (Cut(150, (16, 32), 6, 12, 4), Cut(100, (40, 64), 2, 16, 8), Cut(300, None, 2, 16, 16))
-    kinds: tuple[str, ...] = CORE_KINDS
+    kinds: tuple[str, ...] = KINDS
     odds: tuple[float, float, float] = (0.05, 0.2, 0.75)
     """Of steps with questions answered by a word, by one of the options, and by a letter."""
     mixed: bool = False
