@@ -1,6 +1,6 @@
 """PruneVid's first stage: static patches merged over time, dynamic ones within their frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -24,7 +24,8 @@ class PruneVid(TokenPruner):
     A patch position whose tokens have a mean pairwise cosine above `threshold` in its scene is static. The averages of
     a scene's static positions, and the dynamic tokens of each frame, are clustered down to a share of the total that
     is proportional to their number, weighted by budgets: those of the frame, or the scene's mean. Each keeps at least
-    one token where the total allows it. Where it leaves room, the least similar positions are not merged.
+    one token where the total allows it. Where it leaves room, the least similar positions are not merged. What is
+    clustered together is a segment for `layer_pruning=prunevid`.
 
     Source: PruneVid (arXiv 2412.16117), section 3.2. There both kinds keep half of their number whatever the budget,
     and 14 tokens or fewer are not clustered. A scene of one frame has no pairs; the release divides by zero, here all
@@ -59,9 +60,12 @@ class PruneVid(TokenPruner):
         groups, weights = still_and_moving(scenes, static, budgets)
         shares = largest_remainder(weights, total, torch.tensor([g.shape[1] for g in groups]), floor=1)
         owner = torch.full((tokens.num_frames * tokens.capacity,), DROPPED, device=embeds.device)
+        segment_of = torch.zeros_like(owner)
         flat = embeds.flatten(0, 1)
-        for group, share in zip(groups, shares.tolist(), strict=True):
+        for number, (group, share) in enumerate(zip(groups, shares.tolist(), strict=True)):
+            segment_of[group] = number
             if share:
                 points = flat[group].mean(dim=0, dtype=torch.float32)
                 owner[group] = group[0][density_peaks(points, share, self.neighbours)]
-        return merge_video(tokens, owner)
+        packed = merge_video(tokens, owner)
+        return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch])

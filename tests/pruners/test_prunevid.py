@@ -105,6 +105,17 @@ def test_static_patches_become_one_token_of_their_scene_and_no_others():
     torch.testing.assert_close(packed.embeds[:4], still[0])
 
 
+def test_what_was_clustered_together_is_a_segment_for_the_layers():
+    generator = torch.Generator().manual_seed(0)
+    still, moving = torch.randn(1, 4, 8, generator=generator), torch.randn(6, 2, 8, generator=generator)
+    tokens = FrameTokens(torch.cat([still.expand(6, -1, -1), moving], dim=1), (2, 3))
+    packed = PruneVid(scenes=0.0).prune(tokens, FrameFeatures(times=torch.zeros(6)), torch.tensor([3, 3, 3, 3, 2, 0]))
+    static = packed.size > 3
+    assert static.sum() > 1 and (~static).sum() > 5
+    assert (packed.segment[static] == 0).all()
+    assert torch.equal(packed.segment[~static], packed.frame[~static] + 1)
+
+
 def test_static_patches_stay_apart_where_the_total_leaves_room():
     tokens = FrameTokens(torch.ones(4, 6, 8), (2, 3))
     packed = PruneVid().prune(tokens, FrameFeatures(times=torch.zeros(4)), torch.tensor([6, 6, 6, 2]))
