@@ -9,6 +9,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "list": ("lmms_kvtp.commands.components", "show every component with its paper and what it reads"),
     "demo": ("lmms_kvtp.commands.demo", "compare methods on the embedded model through the harness"),
+    "skvqa": ("lmms_kvtp.commands.skvqa", "build, check and compare indexes of SparseKV-QA"),
+    "leaderboard": ("lmms_kvtp.commands.leaderboard", "make tables, plots and a page of finished runs"),
     "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),
     "eval": ("lmms_kvtp.commands.eval", "measure relevance predictors without a language model"),
 }

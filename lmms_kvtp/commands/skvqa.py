@@ -1,0 +1,118 @@
+"""`lmms-kvtp skvqa`: build, check, compare and install indexes of SparseKV-QA."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lmms_kvtp.skvqa.compare import diff, merge
+from lmms_kvtp.skvqa.entry import DATASETS, Entry
+from lmms_kvtp.skvqa.find import install
+from lmms_kvtp.skvqa.index import SHOWN, files, problems, read, write
+from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One subcommand for each thing that can be done with an index."""
+    from lmms_kvtp.commands import skvqa_build, skvqa_import
+
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    skvqa_build.add_arguments(_action(actions, "build", "make the index of a data set from its annotations and videos"))
+    skvqa_import.add_arguments(_action(actions, "import", "read the skvqa.json of the paper's authors"))
+    for name, text in [
+        ("validate", "check every line"),
+        ("stats", "table 1 of the paper, before and after the filter"),
+    ]:
+        action = _action(actions, name, text)
+        action.add_argument("index", type=Path, help="a file, or a folder with one file for each data set")
+        _add_criteria(action)
+    differ = _action(actions, "diff", "where two indexes of one data set differ")
+    differ.add_argument("a", type=Path)
+    differ.add_argument("b", type=Path)
+    _add_criteria(differ)
+    merger = _action(actions, "merge", "several files of one data set as one")
+    merger.add_argument("index", type=Path, nargs="+")
+    merger.add_argument("--out", type=Path, required=True, help="the file to write")
+    installer = _action(actions, "install", "put an index where the tasks find it without being told")
+    installer.add_argument("index", type=Path, help="a file, or a folder with one file for each data set")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Do what was asked for; 1 where an index is damaged or a build is incomplete."""
+    from lmms_kvtp.commands import skvqa_build, skvqa_import
+
+    actions = {
+        "build": skvqa_build.main,
+        "import": skvqa_import.main,
+        "validate": _validate,
+        "stats": _stats,
+        "diff": _diff,
+        "merge": _merge,
+        "install": _install,
+    }
+    return actions[arguments.action](arguments)
+
+
+def _action(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    return actions.add_parser(name, help=text, description=text)
+
+
+def _add_criteria(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--beta", type=float, default=BETA, help="least sparsity (default %(default)s)")
+    parser.add_argument("--min-frames", type=int, default=MIN_FRAMES, help="least frames (default %(default)s)")
+
+
+def _criteria(arguments: argparse.Namespace) -> Criteria:
+    return Criteria(arguments.beta, arguments.min_frames)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    bad = 0
+    for path in files(arguments.index):
+        expected = path.stem if path.stem in DATASETS else None
+        good, wrong = 0, []
+        for found in problems(path, expected):
+            if isinstance(found, Entry):
+                good += 1
+            else:
+                wrong.append(found)
+        sys.stdout.write(f"{path}: {good} good lines, {len(wrong)} bad\n")
+        sys.stdout.writelines(f"  {line}\n" for line in wrong[:SHOWN])
+        bad += len(wrong) + (good == 0)
+    return 1 if bad else 0
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    entries = [entry for path in files(arguments.index) for entry in read(path)]
+    sys.stdout.write(report(entries, _criteria(arguments)) + "\n")
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    found = diff(read(arguments.a), read(arguments.b), _criteria(arguments))
+    counts = {
+        f"only in {arguments.a}": found.only_a,
+        f"only in {arguments.b}": found.only_b,
+        "in both with other scores, frames or refined question": found.changed,
+        f"in both, kept only by {arguments.a}": found.kept_only_a,
+        f"in both, kept only by {arguments.b}": found.kept_only_b,
+    }
+    for text, keys in counts.items():
+        examples = f", such as {', '.join('/'.join(key) for key in keys[:3])}" if keys else ""
+        sys.stdout.write(f"{len(keys)} {text}{examples}\n")
+    sys.stdout.write(f"mean absolute change of a clip's score: {found.mean_score_change:.3f}\n")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    parts = [read(path) for given in arguments.index for path in files(given)]
+    count = write(arguments.out, merge(parts))
+    sys.stdout.write(f"{arguments.out}: {count} questions of {len(parts)} files\n")
+    return 0
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    for path in install(arguments.index):
+        sys.stdout.write(f"{path}\n")
+    return 0

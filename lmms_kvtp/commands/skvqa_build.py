@@ -1,0 +1,117 @@
+"""`lmms-kvtp skvqa build`: the construction of section 3 of the paper."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from lmms_kvtp.skvqa.entry import DATASETS
+from lmms_kvtp.skvqa.layouts import LAYOUTS, expected, read_questions
+from lmms_kvtp.skvqa.locate import missing_message, scan, unpack
+from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE
+from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
+from lmms_kvtp.skvqa.store import Store
+
+log = logging.getLogger(__name__)
+
+CAPTIONER = "lmms-lab/LLaVA-Video-7B-Qwen2"
+SPELLING = """captioner: a checkpoint for our LLaVA-Video back end (folder, hub id, tiny), endpoint:MODEL, or none.
+scorer: captioner (its language model, text only), endpoint:MODEL, text or text:CHECKPOINT (sentence-transformers on
+captions), siglip or siglip:CHECKPOINT (frames, no captions). refiner: rule or endpoint:MODEL."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to build, from what, with which models."""
+    layouts = "\n".join(expected(name) for name in LAYOUTS)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"{SPELLING}\n\n{layouts}"
+    parser.add_argument("--dataset", required=True, choices=DATASETS)
+    parser.add_argument("--annotations", type=Path, required=True, help="file or folder, see below")
+    parser.add_argument("--videos", type=Path, nargs="+", required=True, help="a folder, or archives to unpack")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the index; a killed build goes on there")
+    parser.add_argument("--store", type=Path, help="file of finished calls (default: OUT/calls.sqlite)")
+    parser.add_argument("--captioner", default=CAPTIONER, help="default %(default)s")
+    parser.add_argument("--scorer", default="captioner", help="default %(default)s")
+    parser.add_argument("--refiner", default="rule", help="default %(default)s")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
+    parser.add_argument("--limit", type=int, help="only the first so many questions, for a trial")
+    _add_numbers(parser)
+    _add_endpoint(parser)
+
+
+def _add_numbers(parser: argparse.ArgumentParser) -> None:
+    numbers = [
+        ("--max-frames-num", int, 128),
+        ("--fps", float, 1.0),
+        ("--clip-size", int, CLIP_SIZE),
+        ("--temperature", float, TEMPERATURE),
+        ("--alpha", float, ALPHA),
+        ("--beta", float, BETA),
+        ("--min-frames", int, MIN_FRAMES),
+    ]
+    for name, kind, default in numbers:
+        parser.add_argument(name, type=kind, default=default, help="default %(default)s")
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", help="base URL of an OpenAI-compatible server; its key is $OPENAI_API_KEY")
+    numbers = [
+        ("--concurrency", int, 8, "requests in flight"),
+        ("--timeout", float, 120.0, "seconds for one attempt"),
+        ("--retries", int, 6, "of a request"),
+        ("--price-input", float, 0.0, "dollars for a million input tokens"),
+        ("--price-output", float, 0.0, "dollars for a million output tokens"),
+        ("--budget", float, None, "dollars, over all starts of this build"),
+    ]
+    for name, kind, default, text in numbers:
+        parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Build; 1 where calls failed, 2 where nothing could be built."""
+    from lmms_kvtp.skvqa.backends.base import BudgetError, ChatError
+    from lmms_kvtp.skvqa.backends.choose import choose
+    from lmms_kvtp.skvqa.build import build, save
+
+    criteria = Criteria(arguments.beta, arguments.min_frames)
+    questions = read_questions(arguments.dataset, arguments.annotations)[: arguments.limit]
+    videos = scan(_folder(arguments))
+    names = list(dict.fromkeys(asked.video for asked in questions))
+    found = videos.find_all(arguments.dataset, names, arguments.skip_missing)
+    if len(found) < len(names):
+        missing = [name for name in names if name not in found]
+        log.warning("%s", missing_message(arguments.dataset, videos.root, missing, len(names)))
+    store = Store(arguments.store or arguments.out / "calls.sqlite")
+    recipe = choose(arguments, store)
+    try:
+        built = build(arguments.dataset, questions, videos, recipe, store)
+    except (ChatError, BudgetError) as error:
+        sys.stderr.write(f"lmms-kvtp skvqa build: {error}\n")
+        return 2
+    path = save(built, arguments.dataset, arguments.out)
+    for used in store.usage():
+        if used.input_tokens + used.output_tokens:
+            log.info(
+                "%s by %s: %d calls, %d input and %d output tokens",
+                used.step, used.model, used.calls, used.input_tokens, used.output_tokens,
+            )  # fmt: skip
+    if built.failures:
+        log.warning("%d failures, listed in %s.failures.jsonl", len(built.failures), path.with_suffix(""))
+    if not built.entries:
+        sys.stderr.write(f"lmms-kvtp skvqa build: no question of {arguments.dataset} could be scored\n")
+        return 2
+    sys.stdout.write(f"{path}\n\n{report(built.entries, criteria)}\n")
+    return 1 if built.failures else 0
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    """The folder of the videos, after unpacking archives into OUT/videos."""
+    given: list[Path] = arguments.videos
+    if len(given) == 1 and given[0].is_dir():
+        return given[0]
+    into: Path = arguments.out / "videos"
+    for archive in given:
+        if archive.is_dir() or not archive.exists():
+            raise ValueError(f"--videos {archive}: wanted one folder, or archives that exist")
+        unpack(archive, into)
+    return into

@@ -1,0 +1,1 @@
+"""What captions clips, refines questions and scores clips."""

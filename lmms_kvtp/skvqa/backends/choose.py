@@ -1,0 +1,101 @@
+"""The models that a command line names."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.skvqa.backends.base import Chat
+from lmms_kvtp.skvqa.backends.scoring import ClipScorer
+from lmms_kvtp.skvqa.build import Recipe
+from lmms_kvtp.skvqa.client import Endpoint, Prices, Spent
+from lmms_kvtp.skvqa.store import Store
+
+ENDPOINT = "endpoint:"
+
+
+@dataclass(frozen=True)
+class _Endpoints:
+    """Endpoints of one build share their account."""
+
+    arguments: Namespace
+    spent: Spent
+
+    def open(self, model: str) -> Endpoint:
+        if not model:
+            raise ValueError("endpoint: needs the name of a model, such as endpoint:gpt-4o")
+        given = self.arguments
+        prices = Prices(given.price_input, given.price_output, given.budget)
+        return Endpoint(
+            model,
+            given.endpoint,
+            concurrency=given.concurrency,
+            timeout=given.timeout,
+            retries=given.retries,
+            prices=prices,
+            spent=self.spent,
+        )
+
+
+def choose(arguments: Namespace, store: Store) -> Recipe:
+    """The recipe of the arguments of `skvqa build`; nothing is loaded yet.
+
+    Raises:
+        ValueError: a name is unknown, or parts do not go together.
+    """
+    endpoints = _Endpoints(arguments, _spent(arguments, store))
+    captioner = _captioner(arguments.captioner, endpoints)
+    scorer = _scorer(arguments.scorer, captioner, endpoints)
+    refiner: Chat | None = None
+    if arguments.refiner.startswith(ENDPOINT):
+        refiner = endpoints.open(arguments.refiner.removeprefix(ENDPOINT))
+    elif arguments.refiner != "rule":
+        raise ValueError(f"--refiner {arguments.refiner}: wanted rule or endpoint:MODEL")
+    return Recipe(
+        scorer,
+        captioner,
+        refiner,
+        FrameOptions(max_frames_num=arguments.max_frames_num, fps=arguments.fps),
+        arguments.clip_size,
+        arguments.alpha,
+        arguments.temperature,
+    )
+
+
+def _captioner(name: str, endpoints: _Endpoints) -> Chat | None:
+    from lmms_kvtp.skvqa.backends.local import LocalModel
+
+    if name == "none":
+        return None
+    if name.startswith(ENDPOINT):
+        return endpoints.open(name.removeprefix(ENDPOINT))
+    return LocalModel(name)
+
+
+def _scorer(name: str, captioner: Chat | None, endpoints: _Endpoints) -> ClipScorer:
+    from lmms_kvtp.encoders.siglip import Siglip
+    from lmms_kvtp.skvqa.backends.endpoint import ChatScorer
+    from lmms_kvtp.skvqa.backends.local import LocalModel
+    from lmms_kvtp.skvqa.backends.one_by_one import ImageSimilarity, LanguageModel, TextSimilarity
+
+    kind, _, checkpoint = name.partition(":")
+    if kind == "siglip":
+        return ImageSimilarity(Siglip(checkpoint) if checkpoint else Siglip())
+    if kind == "text":
+        return TextSimilarity(checkpoint) if checkpoint else TextSimilarity()
+    if kind == "endpoint":
+        return ChatScorer(endpoints.open(checkpoint))
+    if name != "captioner":
+        raise ValueError(f"--scorer {name}: wanted captioner, endpoint:MODEL, text[:CHECKPOINT] or siglip[:CHECKPOINT]")
+    if isinstance(captioner, LocalModel):
+        return LanguageModel(captioner)
+    if captioner is None:
+        raise ValueError("--scorer captioner needs a captioner; use --scorer siglip to do without")
+    return ChatScorer(captioner)
+
+
+def _spent(arguments: Namespace, store: Store) -> Spent:
+    """What earlier starts of the build spent at the endpoint."""
+    given = [arguments.captioner, arguments.scorer, arguments.refiner]
+    paid = {name.removeprefix(ENDPOINT) for name in given if name.startswith(ENDPOINT)}
+    usage = [used for used in store.usage() if used.model in paid]
+    return Spent(sum(used.input_tokens for used in usage), sum(used.output_tokens for used in usage))

@@ -1,0 +1,197 @@
+"""One line of an index: a question on a video, and how relevant each clip is to it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE, clip_bounds, clip_rates, sparsity_of
+
+SCHEMA = 1
+"""Version of the format, in every line."""
+HIGHEST = 5.0
+"""Scores go from 0, irrelevant, to this."""
+EVALUATION = ("videomme", "egoschema", "nextqa")
+TRAINING = ("activitynetqa", "perceptiontest", "videochatgpt", "mvbench")
+DATASETS = EVALUATION + TRAINING
+"""The first three are for evaluation, the others for training the predictor (section 5.1 of the paper)."""
+DIGITS = 6
+"""Decimals of numbers in the file."""
+
+Split = Literal["evaluation", "training"]
+
+
+class EntryError(ValueError):
+    """A line is not an entry of this schema; the message names field, value and what is wanted."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A question with its clip scores. `make` derives rates and sparsity."""
+
+    dataset: str
+    split: Split
+    question_id: str
+    video_id: str
+    video: str
+    """File, below the folder of the data set's videos."""
+    question: str
+    """Bare question, without options."""
+    options: tuple[str, ...]
+    refined: str
+    """What was scored, and what relevance scorers read."""
+    num_frames: int
+    clip_size: int
+    duration: float
+    """Seconds; 0 where it is unknown."""
+    edges: tuple[tuple[float, float], ...]
+    """Start and end of each clip in seconds; () where they are unknown."""
+    clip_scores: tuple[float, ...]
+    """0 to 5, one for each clip."""
+    alpha: float
+    temperature: float
+    rates: tuple[float, ...]
+    """Of a frame in each clip."""
+    sparsity: float
+    captions_hash: str
+    """SHA-256 over the captions that were scored; empty where frames were scored without captions."""
+    models: Mapping[str, str]
+    """captioner, refiner and scorer."""
+    prompts: str
+    """Version of the prompts; empty where none was used."""
+
+    @property
+    def spans(self) -> tuple[tuple[float, float, float], ...] | None:
+        """(start s, end s, score) of each clip, as the oracle scorer reads them; None where times are unknown."""
+        if not self.edges:
+            return None
+        return tuple((start, end, score) for (start, end), score in zip(self.edges, self.clip_scores, strict=True))
+
+
+def make(
+    *,
+    dataset: str,
+    clip_scores: Sequence[float],
+    num_frames: int,
+    clip_size: int = CLIP_SIZE,
+    alpha: float = ALPHA,
+    temperature: float = TEMPERATURE,
+    **rest: Any,
+) -> Entry:
+    """An entry from what is known, with split, rates and sparsity derived.
+
+    Raises:
+        EntryError: a field is missing, of the wrong type or out of range.
+    """
+    try:
+        rates = clip_rates(clip_scores, num_frames, clip_size, alpha, temperature)
+    except ValueError as error:
+        raise EntryError(str(error)) from error
+    entry = Entry(
+        dataset=dataset,
+        split="evaluation" if dataset in EVALUATION else "training",
+        clip_scores=tuple(clip_scores),
+        num_frames=num_frames,
+        clip_size=clip_size,
+        alpha=alpha,
+        temperature=temperature,
+        rates=tuple(round(rate, DIGITS) for rate in rates),
+        sparsity=round(sparsity_of(rates, alpha), DIGITS),
+        **rest,
+    )
+    _check(entry)
+    return entry
+
+
+def dumps(entry: Entry) -> str:
+    """The entry as one line of JSON, without its line break."""
+    plain = {f.name: getattr(entry, f.name) for f in fields(Entry) if f.name != "edges"}
+    plain["spans"] = entry.spans or []
+    return json.dumps({"schema": SCHEMA, **plain}, ensure_ascii=False)
+
+
+def loads(line: str) -> Entry:
+    """Read and check one line.
+
+    Raises:
+        EntryError: it is no JSON, of another schema, or a field is missing, of the wrong type, out of range, or does
+            not follow from the others.
+    """
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise EntryError(f"is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise EntryError(f"holds a {type(found).__name__}, not an object")
+    if found.get("schema") != SCHEMA:
+        raise EntryError(f"has schema {found.get('schema')!r}, this version reads {SCHEMA}; build or import it again")
+    values = {name: _field(found, name, kind) for name, kind in KINDS.items()}
+    spans = _field(found, "spans", list)
+    try:
+        numbers = {name: tuple(map(_number, values[name])) for name in ("clip_scores", "rates")}
+        edges = tuple((_number(start), _number(end)) for start, end, _ in spans)
+        scored = tuple(_number(score) for _, _, score in spans)
+    except (TypeError, ValueError) as error:
+        raise EntryError(f"clip_scores, rates and spans must hold finite numbers: {error}") from error
+    texts = [*values["options"], *values["models"], *values["models"].values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise EntryError("has options or models that are no text")
+    options = tuple(values["options"])
+    if spans and scored != numbers["clip_scores"]:
+        raise EntryError("has other scores in spans than in clip_scores")
+    entry = Entry(**{**values, **numbers, "options": options, "edges": edges})
+    _check(entry)
+    return entry
+
+
+KINDS: Mapping[str, type] = {
+    **dict.fromkeys(["dataset", "split", "question_id", "video_id", "video", "question", "refined"], str),
+    **dict.fromkeys(["captions_hash", "prompts"], str),
+    **dict.fromkeys(["num_frames", "clip_size"], int),
+    **dict.fromkeys(["duration", "alpha", "temperature", "sparsity"], float),
+    **dict.fromkeys(["options", "clip_scores", "rates"], list),
+    "models": dict,
+}
+
+
+def _field(found: Mapping[str, Any], name: str, kind: type) -> Any:
+    if name not in found:
+        raise EntryError(f"lacks the field {name!r}")
+    value = found[name]
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if type(value) is not kind:
+        raise EntryError(f"has {name}={value!r}, wanted {'a finite number' if kind is float else kind.__name__}")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _check(entry: Entry) -> None:
+    if entry.dataset not in DATASETS:
+        raise EntryError(f"is of data set {entry.dataset!r}; known are {', '.join(DATASETS)}")
+    if entry.split != ("evaluation" if entry.dataset in EVALUATION else "training"):
+        raise EntryError(f"has split {entry.split!r}, which is not that of {entry.dataset}")
+    if not (entry.question_id and entry.video_id):
+        raise EntryError("has an empty question_id or video_id")
+    if entry.num_frames < 1 or entry.clip_size < 1 or not (entry.alpha > 0 and entry.temperature > 0):
+        raise EntryError("needs num_frames, clip_size, alpha and temperature above 0")
+    clips = len(clip_bounds(entry.num_frames, entry.clip_size))
+    for name in ("clip_scores", "rates"):
+        if len(getattr(entry, name)) != clips:
+            raise EntryError(f"has {len(getattr(entry, name))} {name} for {clips} clips of {entry.num_frames} frames")
+    if entry.edges and (len(entry.edges) != clips or any(end < start for start, end in entry.edges)):
+        raise EntryError(f"needs one span with its end behind its start for each of {clips} clips")
+    wrong = [score for score in entry.clip_scores if not 0 <= score <= HIGHEST]
+    if wrong:
+        raise EntryError(f"has the score {wrong[0]:g}, scores go from 0 to {HIGHEST:g}")
+    rates = clip_rates(entry.clip_scores, entry.num_frames, entry.clip_size, entry.alpha, entry.temperature)
+    expected = sparsity_of(rates, entry.alpha)
+    close = all(abs(a - b) < 1e-4 for a, b in zip(rates, entry.rates, strict=True))
+    if not close or abs(expected - entry.sparsity) > 1e-4 * expected:
+        raise EntryError(f"has rates or a sparsity ({entry.sparsity:g}) that its scores do not give ({expected:g})")

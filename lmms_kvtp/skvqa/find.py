@@ -1,0 +1,136 @@
+"""Where the tasks find their index: a setting, the user's cache, or a message that names the ways on."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from lmms_kvtp.skvqa.entry import Entry
+from lmms_kvtp.skvqa.files import write_whole
+from lmms_kvtp.skvqa.index import dumps_all, files, read
+
+VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
+BETA_VARIABLE = "LMMS_KVTP_SKVQA_BETA"
+HOME_VARIABLE = "LMMS_KVTP_HOME"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a data set's evaluation part is made of, for estimates."""
+
+    videos: int
+    questions: int
+
+
+SIZES: Mapping[str, Size] = {
+    "videomme": Size(900, 2700),
+    "egoschema": Size(500, 500),
+    "nextqa": Size(1000, 8564),
+}
+"""Video-MME, EgoSchema Subset, and the multiple-choice test split of NExT-QA."""
+
+CLIPS_PER_VIDEO = 16
+SIGLIP_TERAFLOPS = 85
+"""SigLIP so400m at 384 pixels over 128 frames (docs/costs.md)."""
+
+
+class NoIndexError(LookupError):
+    """There is no index of a data set; the message names the ways to one."""
+
+
+def cache_folder() -> Path:
+    """Where `lmms-kvtp skvqa install` puts indexes: below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
+    home = os.environ.get(HOME_VARIABLE)
+    if home:
+        return Path(home).expanduser() / "skvqa"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmms_kvtp" / "skvqa"
+
+
+def locate(dataset: str) -> Path:
+    """The index file of a data set.
+
+    Raises:
+        NoIndexError: there is none.
+        FileNotFoundError: the setting names a place without one.
+    """
+    setting = os.environ.get(VARIABLE, "").strip()
+    if setting:
+        return _named(setting, dataset)
+    cached = cache_folder() / f"{dataset}.jsonl"
+    if cached.is_file():
+        return cached
+    raise NoIndexError(ways_on(dataset))
+
+
+@lru_cache(maxsize=8)
+def load(path: Path, modified: float, dataset: str) -> Mapping[str, Entry]:
+    """The entries of a data set in a file, by question id; `modified` is its time stamp.
+
+    Raises:
+        IndexFileError: a line is damaged or of another schema, or the file is of another data set.
+    """
+    return {entry.question_id: entry for entry in read(path, dataset)}
+
+
+def entries(dataset: str) -> Mapping[str, Entry]:
+    """The data set's entries, wherever its index lies; raises as `locate` and `load` do."""
+    path = locate(dataset)
+    return load(path, path.stat().st_mtime, dataset)
+
+
+def install(index: Path) -> list[Path]:
+    """Check an index and copy it to the cache, one file for each data set; returns these files.
+
+    Raises:
+        IndexFileError: it is damaged.
+        FileNotFoundError: there is none.
+    """
+    found = [entry for path in files(index) for entry in read(path)]
+    written = []
+    for dataset in dict.fromkeys(entry.dataset for entry in found):
+        path = cache_folder() / f"{dataset}.jsonl"
+        write_whole(path, dumps_all(entry for entry in found if entry.dataset == dataset))
+        written.append(path)
+    return written
+
+
+def ways_on(dataset: str) -> str:
+    """What to do without an index, with how long it takes."""
+    size = SIZES.get(dataset, Size(1000, 1000))
+    clips = size.videos * CLIPS_PER_VIDEO
+    return f"""no SparseKV-QA index of {dataset}: {VARIABLE} is not set, and {cache_folder()} has none. Ways on:
+- the paper's own labels: lmms-kvtp skvqa import skvqa.json --dataset {dataset} ... (their release's file)
+- from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --scorer siglip ... reads {size.videos} \
+videos once, {SIGLIP_TERAFLOPS} TFLOP each ({size.videos * SIGLIP_TERAFLOPS / 1000:.0f} PFLOP: \
+{size.videos * SIGLIP_TERAFLOPS / 100 / 60:.0f} minutes on a GPU that does 100 TFLOP/s, and the time to decode)
+- the paper's way: the same without --scorer siglip: at most {clips} captions of 8 frames and {size.questions} \
+questions to score, at about {(clips * 2500 + size.questions * 4000) / 1e6:.0f} million input tokens \
+(--price-input and --budget limit what an endpoint may cost)
+- no filter: --tasks skvqa_{dataset}_full
+then point {VARIABLE} at the file or its folder, or run lmms-kvtp skvqa install FILE; docs/skvqa.md has the commands"""
+
+
+def _named(setting: str, dataset: str) -> Path:
+    path = Path(setting).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / f"{dataset}.jsonl").is_file():
+            return path / f"{dataset}.jsonl"
+        raise FileNotFoundError(f"{VARIABLE}={setting} is a folder without {dataset}.jsonl")
+    if setting.count("/") == 1 and not setting.startswith((".", "/", "~")):
+        return _from_hub(setting, dataset)
+    raise FileNotFoundError(f"{VARIABLE}={setting} is neither a file nor a folder nor a data set of the hub")
+
+
+def _from_hub(repository: str, dataset: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, f"{dataset}.jsonl", repo_type="dataset"))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{VARIABLE}={repository} is neither a file nor a folder, and the hub has no {dataset}.jsonl of a data "
+            f"set of that name: {error}"
+        ) from error

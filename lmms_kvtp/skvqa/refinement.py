@@ -1,0 +1,37 @@
+"""Step 3: questions short and without hints, as relevance scorers read them."""
+
+from collections.abc import Iterator, Sequence
+
+from lmms_kvtp.refine import MAX_WORDS, refine
+from lmms_kvtp.skvqa.answers import read_question
+from lmms_kvtp.skvqa.ask import Asked, ask
+from lmms_kvtp.skvqa.backends.base import Chat, ChatRequest
+from lmms_kvtp.skvqa.layouts import SourceQuestion
+from lmms_kvtp.skvqa.prompts import prompt
+from lmms_kvtp.skvqa.store import Store
+
+RULE = "rule"
+"""Name of the refiner that needs no model: `lmms_kvtp.refine`."""
+
+
+def refine_questions(chat: Chat | None, store: Store, questions: Sequence[SourceQuestion]) -> Asked[str]:
+    """The refined questions by question id.
+
+    Args:
+        chat: the refiner; None for fixed rules.
+        store: of finished calls.
+        questions: of one data set.
+
+    Raises:
+        ChatError: the refiner cannot be used at all.
+        BudgetError: the budget is spent.
+    """
+    if chat is None:
+        return Asked({asked.question_id: refine(asked.question, asked.options) for asked in questions}, ())
+    return ask(chat, store, _requests(questions), lambda _, text: read_question(text))
+
+
+def _requests(questions: Sequence[SourceQuestion]) -> Iterator[ChatRequest]:
+    for asked in questions:
+        text = prompt("refine", max_words=MAX_WORDS, question=asked.question, options="\n".join(asked.options))
+        yield ChatRequest(step="refine", text=text, subject=asked.question_id, max_new_tokens=200)

@@ -1,0 +1,112 @@
+"""Which questions are sparse and long enough, and the statistics of the paper's table 1."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lmms_kvtp.skvqa.entry import Entry
+from lmms_kvtp.table import markdown
+
+BETA = 2.0
+"""Least ratio of the highest to the mean rate; the paper varies it from 1.5 to 2.3 (figure 6)."""
+MIN_FRAMES = 64
+"""Videos with fewer sampled frames are too short (section 3 of the paper)."""
+TABLE_1 = {"full": (50_812, 245.0, 1.95), "SparseKV-QA": (20_050, 451.0, 3.56)}
+"""Size, mean length (s) and mean sparsity that the paper states."""
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """The two criteria of section 3."""
+
+    beta: float = BETA
+    min_frames: int = MIN_FRAMES
+
+    def __post_init__(self) -> None:
+        """Refuse what no question could fail or meet.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        if not self.beta >= 0:
+            raise ValueError(f"beta={self.beta} must be 0 or more; sparsity is 1 where all frames are equal")
+        if self.min_frames < 0:
+            raise ValueError(f"min_frames={self.min_frames} must be 0 or more")
+
+    def sparse(self, entry: Entry) -> bool:
+        """max(r) >= beta * alpha."""
+        return entry.sparsity >= self.beta
+
+    def long(self, entry: Entry) -> bool:
+        """N >= min_frames."""
+        return entry.num_frames >= self.min_frames
+
+    def keep(self, entry: Entry) -> bool:
+        """Both."""
+        return self.sparse(entry) and self.long(entry)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A row of table 1."""
+
+    size: int
+    videos: int
+    mean_length: float
+    """Seconds, over questions whose video's length is known."""
+    mean_sparsity: float
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What the criteria keep and drop."""
+
+    kept: tuple[Entry, ...]
+    only_not_sparse: int
+    only_too_short: int
+    both: int
+
+
+def apply(entries: Iterable[Entry], criteria: Criteria) -> Filtered:
+    """Divide the questions by the criteria that they miss."""
+    kept, dropped = [], {(False, True): 0, (True, False): 0, (False, False): 0}
+    for entry in entries:
+        met = (criteria.sparse(entry), criteria.long(entry))
+        if all(met):
+            kept.append(entry)
+        else:
+            dropped[met] += 1
+    return Filtered(tuple(kept), dropped[False, True], dropped[True, False], dropped[False, False])
+
+
+def statistics(entries: Sequence[Entry]) -> Statistics:
+    """Size, mean length and mean sparsity; 0 for those of nothing."""
+    lengths = [entry.duration for entry in entries if entry.duration > 0]
+    return Statistics(
+        size=len(entries),
+        videos=len({(entry.dataset, entry.video_id) for entry in entries}),
+        mean_length=sum(lengths) / len(lengths) if lengths else 0.0,
+        mean_sparsity=sum(entry.sparsity for entry in entries) / len(entries) if entries else 0.0,
+    )
+
+
+def report(entries: Sequence[Entry], criteria: Criteria) -> str:
+    """Table 1 of these entries, before and after the filter, for each data set and for all; and what is dropped."""
+    rows, told = [], []
+    groups = {name: [e for e in entries if e.dataset == name] for name in dict.fromkeys(e.dataset for e in entries)}
+    if len(groups) != 1:
+        groups["all"] = list(entries)
+    for name, members in groups.items():
+        filtered = apply(members, criteria)
+        rows += [_row(f"{name}, full", members), _row(f"{name}, filtered", filtered.kept)]
+        told.append(
+            f"{name}: {len(filtered.kept)} of {len(members)} questions kept (beta {criteria.beta:g}, at least "
+            f"{criteria.min_frames} frames); dropped: {filtered.only_not_sparse} only not sparse enough, "
+            f"{filtered.only_too_short} only too short, {filtered.both} both"
+        )
+    header = ["data set", "questions", "videos", "mean length", "mean sparsity"]
+    return markdown(header, rows) + "\n\n" + "\n".join(told)
+
+
+def _row(name: str, entries: Sequence[Entry]) -> list[str]:
+    found = statistics(entries)
+    return [name, str(found.size), str(found.videos), f"{found.mean_length:.0f} s", f"{found.mean_sparsity:.2f}"]
