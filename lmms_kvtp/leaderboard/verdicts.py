@@ -1,0 +1,120 @@
+"""Is a method better than another, worse, or can one not tell? In numbers and in words."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lmms_kvtp.leaderboard.runs import Run
+from lmms_kvtp.leaderboard.stats import (
+    Estimate,
+    Flips,
+    bootstrap_interval,
+    detectable,
+    difference,
+    flips,
+    holm,
+    p_value,
+    questions_needed,
+)
+from lmms_kvtp.table import markdown
+
+LEVEL = 0.05
+"""A difference is told from none where the corrected p-value is below."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method against the baseline, on the same questions."""
+
+    name: str
+    difference: Estimate
+    """In points, standard error clustered by video."""
+    interval: tuple[float, float]
+    """95 %, in points, by bootstrap over videos."""
+    videos: int
+    flips: Flips | None
+    """None where scores are not right or wrong."""
+    p_value: float
+    """The larger of the clustered t-test's and McNemar's: both must see a difference."""
+    p_corrected: float
+    """After Holm's correction over all methods that were compared together."""
+    detectable: float
+    """The smallest difference, in points, that so many questions show in 4 of 5 cases."""
+    needed: int | None
+    """Questions that would show a difference as large as the one found, in 4 of 5 cases."""
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "can't tell"]:
+        """In a word."""
+        if not self.p_corrected < LEVEL:  # NaN too
+            return "can't tell"
+        return "better" if self.difference.mean > 0 else "worse"
+
+    @property
+    def words(self) -> str:
+        """In a sentence: what was found, and what it would take to find more."""
+        gap, count = self.difference, self.difference.count
+        found = f"{gap.mean:+.1f} ± {gap.stderr:.1f} points on {count} questions"
+        if self.verdict != "can't tell":
+            return f"{self.verdict}: {found}, p = {self.p_corrected:.2g} after correction"
+        if math.isnan(self.p_value):
+            return f"can't tell: {count} questions on {self.videos} videos are too few for an error"
+        if not gap.stderr and not gap.mean:
+            return f"can't tell: both answered every question equally well, {count} in all"
+        if self.needed is None:
+            return f"can't tell: {found}; {self.detectable:.1f} points would show"
+        if self.needed <= count:
+            return f"can't tell: {found}, p = {self.p_corrected:.2g} after correction for several methods"
+        return f"can't tell: {found}; as large a difference would take about {self.needed} questions to show"
+
+
+def compare(runs: Sequence[Run], baseline: Run) -> list[Comparison]:
+    """Compare runs with a baseline, correcting for their number.
+
+    Raises:
+        ValueError: a run did not answer the baseline's questions, or lacks a score.
+    """
+    found = [_compare(run, baseline) for run in runs]
+    corrected = holm([comparison.p_value for comparison in found])
+    return [replace(comparison, p_corrected=p) for comparison, p in zip(found, corrected, strict=True)]
+
+
+def verdict_table(comparisons: Sequence[Comparison]) -> str:
+    """A Markdown table of comparisons."""
+    header = ["method", "difference", "95 %", "gained / lost", "McNemar p", "p, corrected", "detectable", "verdict"]
+    return markdown(header, [_row(comparison) for comparison in comparisons])
+
+
+def _compare(run: Run, baseline: Run) -> Comparison:
+    gap, changes = difference(run, baseline), flips(run, baseline)
+    videos = len({record.video for record in run.records})
+    p = p_value(gap, videos)
+    if changes is not None and not math.isnan(p):
+        p = max(p, changes.p_value)
+    return Comparison(
+        name=run.name,
+        difference=gap,
+        interval=bootstrap_interval(run, baseline),
+        videos=videos,
+        flips=changes,
+        p_value=p,
+        p_corrected=p,
+        detectable=detectable(gap),
+        needed=questions_needed(gap),
+    )
+
+
+def _row(comparison: Comparison) -> list[str]:
+    low, high = comparison.interval
+    changes = comparison.flips
+    return [
+        comparison.name,
+        f"{comparison.difference.mean:+.1f} ± {comparison.difference.stderr:.1f}",
+        f"{low:+.1f} to {high:+.1f}",
+        f"{changes.gained} / {changes.lost}" if changes else "-",
+        f"{changes.p_value:.2g}" if changes else "-",
+        f"{comparison.p_corrected:.2g}",
+        f"{comparison.detectable:.1f}",
+        comparison.words,
+    ]

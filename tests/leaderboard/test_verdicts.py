@@ -1,0 +1,134 @@
+"""Statistics against hand calculation, and verdicts on runs whose truth is known."""
+
+import math
+import random
+
+import pytest
+import scipy.stats
+
+from lmms_kvtp.leaderboard.runs import Record, Run
+from lmms_kvtp.leaderboard.stats import (
+    Estimate,
+    bootstrap_interval,
+    detectable,
+    difference,
+    flips,
+    holm,
+    p_value,
+    questions_needed,
+)
+from lmms_kvtp.leaderboard.verdicts import compare, verdict_table
+
+
+def run(name: str, scores: list, per_video: int = 2, task: str = "a") -> Run:
+    records = tuple(Record(f"q{i:05}", f"v{i // per_video}", "", float(s), None, None) for i, s in enumerate(scores))
+    return Run(name, task, records, {})
+
+
+def drawn(share: float, count: int, seed: int) -> list[float]:
+    draw = random.Random(seed)
+    return [float(draw.random() < share) for _ in range(count)]
+
+
+def test_holm_multiplies_step_by_step_and_never_descends():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 0.9]) == [0.8, 0.9]
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+
+
+def test_holm_leaves_out_what_has_no_p_value():
+    first, second, third = holm([0.01, math.nan, 0.04])
+    assert (first, third) == (0.02, 0.04) and math.isnan(second)
+
+
+def test_flips_are_counted_in_their_direction():
+    ours, base = run("x", [1, 1, 1, 0, 0, 1.0]), run("y", [0, 0, 1, 1, 0, 0.0])
+    found = flips(ours, base)
+    assert (found.gained, found.lost) == (3, 1)
+    assert found.p_value == pytest.approx(2 * (1 + 4) / 2**4)  # P(X <= 1) of 4 fair coins, both tails
+    assert flips(base, base).p_value == 1.0
+
+
+def test_fractional_scores_have_no_flips():
+    assert flips(run("x", [0.5, 1.0]), run("y", [0.0, 1.0])) is None
+
+
+def test_p_value_is_that_of_a_t_test_when_every_video_has_one_question():
+    ours, base = drawn(0.7, 40, 1), drawn(0.5, 40, 2)
+    gap = difference(run("x", ours, 1), run("y", base, 1))
+    assert p_value(gap, 40) == pytest.approx(scipy.stats.ttest_rel(ours, base).pvalue)
+
+
+def test_questions_on_one_video_are_no_evidence_of_their_own():
+    ours, base = drawn(0.7, 40, 1), drawn(0.5, 40, 2)
+    repeated = [score for score in ours for _ in range(5)], [score for score in base for _ in range(5)]
+    alone = difference(run("x", ours, 1), run("y", base, 1))
+    clustered = difference(run("x", repeated[0], 5), run("y", repeated[1], 5))
+    assert clustered.stderr == pytest.approx(alone.stderr, rel=0.02)
+    low, high = bootstrap_interval(run("x", repeated[0], 5), run("y", repeated[1], 5))
+    assert (low, high) == pytest.approx(bootstrap_interval(run("x", ours, 1), run("y", base, 1)))
+    assert high - low == pytest.approx(2 * 1.96 * alone.stderr, rel=0.15)
+
+
+def test_one_video_has_no_interval():
+    assert all(map(math.isnan, bootstrap_interval(run("x", [1.0, 0.0], 2), run("y", [0.0, 0.0], 2))))
+
+
+def test_detectable_difference_and_questions_are_two_sides_of_one_formula():
+    gap = Estimate(mean=2.0, stderr=1.5, count=400)
+    z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
+    assert detectable(gap) == pytest.approx(z * 1.5, abs=0.01)
+    needed = questions_needed(gap)
+    assert needed == math.ceil((z * 1.5 / 2.0) ** 2 * 400)
+    assert detectable(Estimate(2.0, 1.5 * math.sqrt(400 / needed), needed)) == pytest.approx(2.0, abs=0.02)
+
+
+def test_a_large_gain_is_better_and_a_large_loss_worse():
+    base = drawn(0.5, 400, 3)
+    better = run("good", [1.0 if i % 3 else score for i, score in enumerate(base)])
+    worse = run("bad", [0.0 if i % 3 else score for i, score in enumerate(base)])
+    found = compare([better, worse], run("base", base))
+    assert [comparison.verdict for comparison in found] == ["better", "worse"]
+    assert found[0].words.startswith("better: +")
+    low, high = found[1].interval
+    assert low < found[1].difference.mean < high < 0
+
+
+def test_noise_cannot_be_told_and_says_how_many_questions_would():
+    found = compare([run("x", drawn(0.52, 300, 5))], run("y", drawn(0.5, 300, 6)))[0]
+    assert found.verdict == "can't tell"
+    assert f"about {found.needed} questions" in found.words and found.needed > 300
+
+
+def test_many_methods_lower_what_counts_as_found():
+    base = [0.0, 1.0] * 60
+    slight = run("slight", [1.0 if i in range(0, 16, 2) else score for i, score in enumerate(base)])
+    same = [run(f"same{i}", base) for i in range(9)]
+    assert compare([slight], run("base", base))[0].verdict == "better"
+    together = compare([slight, *same], run("base", base))
+    assert together[0].verdict == "can't tell"
+    assert together[0].p_corrected == pytest.approx(10 * together[0].p_value)
+    assert together[0].p_value == pytest.approx(2 / 2**8)  # McNemar's, the larger: 8 gained, none lost
+
+
+def test_runs_without_difference_say_what_would_have_shown():
+    base = [1.0, 0.0] * 50
+    found = compare([run("swapped", [0.0, 1.0, *base[2:]]), run("same", base)], run("y", base))
+    assert [comparison.verdict for comparison in found] == ["can't tell", "can't tell"]
+    assert "points would show" in found[0].words
+    assert "both answered every question equally well" in found[1].words
+
+
+def test_one_question_is_too_few_for_anything():
+    found = compare([run("x", [1.0])], run("y", [0.0]))[0]
+    assert found.verdict == "can't tell" and "too few" in found.words
+
+
+def test_a_score_that_is_no_number_is_named():
+    with pytest.raises(ValueError, match=r"x has no score for 1 questions of a, such as 'q00001'"):
+        compare([run("x", [1.0, math.nan])], run("y", [0.0, 0.0]))
+
+
+def test_the_table_has_a_line_for_each_method():
+    lines = verdict_table(compare([run("x", drawn(0.9, 60, 1))], run("y", drawn(0.2, 60, 2)))).splitlines()
+    assert len(lines) == 3 and "| x " in lines[2] and "better" in lines[2]
