@@ -20,6 +20,8 @@ class BudgetAllocator(ABC):
     """Budgets depend on where frames stand in the video, not on relevance alone."""
     paper: ClassVar[str] = ""
     """Where the method comes from: a name and an arXiv id."""
+    training_free: ClassVar[bool] = True
+    """Nothing in it was trained for pruning."""
 
     @abstractmethod
     def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from lmms_kvtp.leaderboard.runs import Run, read_runs
+from lmms_kvtp.table import write_between
 
 METHODS = {
     "all tokens": "scorer=uniform,allocator=uniform,pruner=none,keep_ratio=1",
@@ -17,8 +18,6 @@ METHODS = {
     "KVTP + PruMerge": "allocator=softmax,pruner=prumerge",
 }
 """Rows of the table and their settings."""
-
-MARKERS = ("<!-- demo -->", "<!-- /demo -->")
 
 NOTE = """TOY: a 2-million-parameter model on synthetic videos. It shows how the methods work and fail;
 it does not reproduce the paper's numbers. Accuracy in %, standard errors clustered by video."""
@@ -44,21 +43,8 @@ def main(arguments: argparse.Namespace) -> int:
         table = summary(runs)
         sys.stdout.write(f"\n{table}\n\n{NOTE}\n" + "".join(f"! {line}\n" for line in problems(runs)))
     if arguments.into:
-        write_between(arguments.into, table)
+        write_between(arguments.into, table, "demo")
     return 0
-
-
-def write_between(file: Path, table: str) -> None:
-    """Replace what stands between the demo markers of a file.
-
-    Raises:
-        ValueError: the file lacks a marker.
-    """
-    before, start, rest = file.read_text().partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not (start and end):
-        raise ValueError(f"{file} has no line {MARKERS[0]} followed by {MARKERS[1]} to put the table between")
-    file.write_text(f"{before}{start}\n{table}\n{end}{after}")
 
 
 def run_methods(methods: dict[str, str], task: str, keep_ratio: float, out: Path, limit: int | None) -> list[Run]:

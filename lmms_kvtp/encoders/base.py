@@ -17,6 +17,8 @@ class FrameEncoder(ABC):
 
     provides: ClassVar[frozenset[str]] = frozenset()
     """Fields of `FrameFeatures` that this encoder can compute."""
+    training_free: ClassVar[bool] = True
+    """Weights made for other ends do; a checkpoint trained for relevance may still stand in their place."""
 
     @abstractmethod
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:

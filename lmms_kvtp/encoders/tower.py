@@ -26,6 +26,7 @@ class Tower(FrameEncoder):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention", "keys"})
+    training_free: ClassVar[bool] = False
 
     pretrained: str = ""
     """Folder that `lmms-kvtp train predictor --shared MODEL` wrote, for this very model."""

@@ -60,6 +60,8 @@ class LayerPruner(ABC):
     """Kept tokens depend on the question."""
     paper: ClassVar[str] = ""
     """Where the method comes from: a name and an arXiv id."""
+    training_free: ClassVar[bool] = True
+    """Nothing in it was trained for pruning."""
 
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:

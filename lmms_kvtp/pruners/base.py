@@ -32,6 +32,8 @@ class TokenPruner(ABC):
     """Reads the question itself, beyond the budgets that an allocator made from it."""
     paper: ClassVar[str] = ""
     """Where the method comes from: a name and an arXiv id."""
+    training_free: ClassVar[bool] = True
+    """Nothing in it was trained for pruning."""
 
     @abstractmethod
     def prune(

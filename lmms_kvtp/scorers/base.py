@@ -21,6 +21,8 @@ class FrameScorer(ABC):
     """The encoder that runs with this scorer where none is named; empty: the method's."""
     paper: ClassVar[str] = ""
     """Where the method comes from: a name and an arXiv id."""
+    training_free: ClassVar[bool] = True
+    """Nothing in it was trained for pruning."""
 
     @abstractmethod
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:

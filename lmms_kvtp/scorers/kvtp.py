@@ -37,6 +37,7 @@ class KVTP(FrameScorer):
 
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
     paper: ClassVar[str] = "KVTP, arXiv 2503.10742"
+    training_free: ClassVar[bool] = False
 
     fusion: bool = True
     """Apply the head, as the paper describes; false scores frames alone."""

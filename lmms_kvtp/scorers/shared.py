@@ -27,6 +27,7 @@ class Shared(FrameScorer):
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
     paper: ClassVar[str] = "objective of KVTP, arXiv 2503.10742"
     goes_with: ClassVar[str] = "tower"
+    training_free: ClassVar[bool] = False
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Compare each frame in its context with the question.

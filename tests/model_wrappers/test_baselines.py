@@ -31,8 +31,13 @@ def parts(method):
     return (*(type(part).__module__.rpartition(".")[2] for part in names), method.keep_ratio)
 
 
-def test_every_id_is_tested():
-    assert set(MODELS) == set(ROWS)
+def test_every_id_is_tested_and_stands_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    documented = {row[0]: row for row in rows if row[0] in MODELS}
+    for name, (scorer, allocator, pruner, layers, ratio) in ROWS.items():
+        assert documented[name] == [name, f"siglip, {scorer}, {allocator}", pruner, f"{ratio:g}", layers]
+    assert set(MODELS) == set(ROWS) == set(documented)
 
 
 @pytest.mark.parametrize("name", ROWS)
