@@ -1,11 +1,10 @@
-"""Checkpoints of the original LLaVA-Video layout: folder or hub id -> a network with all its weights."""
+"""Checkpoints of LLaVA-Video: folder or hub id -> a network with all its weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -13,7 +12,9 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from lmms_kvtp.vlms import tiny
 from lmms_kvtp.vlms.config import WANTED, CheckpointError, LlavaConfig, read_json
-from lmms_kvtp.vlms.network import EMBEDDINGS, HEAD, UNUSED, Network, build, checkpoint_name
+from lmms_kvtp.vlms.devices import Placement
+from lmms_kvtp.vlms.names import EMBEDDINGS, HEAD, choose
+from lmms_kvtp.vlms.network import Network, build
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -67,10 +68,8 @@ def load_generation_config(folder: Path) -> GenerationConfig:
     return GenerationConfig.from_dict({})
 
 
-def load_network(
-    folder: Path, config: LlavaConfig, vocabulary: int, attention: str, device: torch.device, dtype: torch.dtype
-) -> Network:
-    """Read all weights, one tensor at a time, straight into the modules.
+def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: str, placement: Placement) -> Network:
+    """Read all weights, one tensor at a time, straight to where they belong.
 
     Raises:
         CheckpointError: a shard is missing or broken, or keys or shapes are not those of the layout.
@@ -79,21 +78,20 @@ def load_network(
     if vocabulary > rows:
         raise CheckpointError(f"the tokenizer of {folder} has {vocabulary} entries, config.json says {rows}")
     network = build(config, vocabulary, attention)
-    names = {checkpoint_name(name): name for name in network.state_dict()}
-    unused = set(UNUSED)
-    if config.llm["tie_word_embeddings"]:
-        names.pop(HEAD)
-        unused.add(HEAD)
     files = _shards(folder)
-    check_layout(expected_shapes(network, names, rows), _shapes(files), unused, folder)
-    for file in files:
-        with _opened(file) as shard:
-            keys = [key for key in shard.keys() if key in names]  # noqa: SIM118
-            part = {names[key]: _read(shard, key, vocabulary).to(device, dtype) for key in keys}
-        network.load_state_dict(part, strict=False, assign=True)
+    found, own = _shapes(files), list(network.state_dict())
+    layout = choose(config.layouts, own, found)
+    names, unused = {layout.name(name): name for name in own}, set(layout.unused)
     if config.llm["tie_word_embeddings"]:
-        network.llm.tie_weights()
-    return network.to(device)  # buffers; the parameters are there
+        names.pop(layout.name(HEAD))
+        unused.add(layout.name(HEAD))
+    check_layout(expected_shapes(network, names, rows), found, unused, folder)
+    with placement.onto(network) as put:
+        for file in files:
+            with _opened(file) as shard:
+                for key in filter(names.__contains__, shard.keys()):
+                    put(names[key], _read(shard, key, vocabulary if names[key] in (EMBEDDINGS, HEAD) else None))
+    return network
 
 
 def expected_shapes(network: Network, names: Mapping[str, str], rows: int) -> dict[str, Shape]:
@@ -106,7 +104,7 @@ def expected_shapes(network: Network, names: Mapping[str, str], rows: int) -> di
     """
     own = network.state_dict()
     shapes = {key: tuple(own[name].shape) for key, name in names.items()}
-    return {key: (rows, *shape[1:]) if key in (EMBEDDINGS, HEAD) else shape for key, shape in shapes.items()}
+    return {key: (rows, *shape[1:]) if names[key] in (EMBEDDINGS, HEAD) else shape for key, shape in shapes.items()}
 
 
 def check_layout(expected: Mapping[str, Shape], found: Mapping[str, Shape], unused: set[str], where: Path) -> None:
@@ -165,9 +163,6 @@ def _opened(file: Path) -> Iterator[Any]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
-def _read(shard: Any, key: str, vocabulary: int) -> Tensor:
-    if key in (EMBEDDINGS, HEAD):
-        rows: Tensor = shard.get_slice(key)[:vocabulary]
-        return rows
-    whole: Tensor = shard.get_tensor(key)
-    return whole
+def _read(shard: Any, key: str, rows: int | None) -> Tensor:
+    tensor: Tensor = shard.get_tensor(key) if rows is None else shard.get_slice(key)[:rows]
+    return tensor

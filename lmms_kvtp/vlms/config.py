@@ -1,10 +1,12 @@
-"""What config.json of a LLaVA-Video checkpoint of the original layout says; read by hand, as its model_type varies."""
+"""What config.json of a LLaVA-Video checkpoint says; of the original layout by hand, as its model_type varies."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lmms_kvtp.vlms.names import ORIGINAL, Layout
 
 SO400M = {
     "hidden_size": 1152,
@@ -41,7 +43,10 @@ SUPPORTED = {
     "hidden_act": ("silu",),
 }
 """Fields that change the computation, and the values that the released checkpoints of the family have."""
-WANTED = "wanted a LLaVA-Video checkpoint in its original layout (LlavaQwenForCausalLM)"
+WANTED = (
+    "wanted a LLaVA-Video or LLaVA-OneVision checkpoint on Qwen2, in its original layout (LlavaQwenForCausalLM) or "
+    "Hugging Face's (LlavaOnevisionForConditionalGeneration)"
+)
 
 
 class CheckpointError(ValueError):
@@ -62,6 +67,16 @@ class LlavaConfig:
     limit: int
     """Positions of the longest prompt."""
     eos_token_id: int | None
+    layouts: tuple[Layout, ...] = (ORIGINAL,)
+    """How its tensors may be named."""
+    markers: tuple[int, ...] = ()
+    """Tokens that stand for an image or a video in a text, and that no answer holds."""
+
+    def vocabulary(self, entries: int) -> int:
+        """Entries of the tokenizer that an answer may hold: all but the markers behind the others."""
+        while entries - 1 in self.markers:
+            entries -= 1
+        return entries
 
     @property
     def vision_layers(self) -> int:
@@ -94,6 +109,10 @@ def read_config(folder: Path) -> LlavaConfig:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{folder} has no config.json, found {found}; {WANTED}")
     config = read_json(folder / "config.json")
+    if "text_config" in config:
+        from lmms_kvtp.vlms.hf_config import read_hf_config
+
+        return read_hf_config(config, folder)
     _check_family(config, folder)
     for field, values in SUPPORTED.items():
         if config.get(field, values[0]) not in values:
@@ -116,8 +135,6 @@ def read_config(folder: Path) -> LlavaConfig:
 def _check_family(config: Mapping[str, Any], folder: Path) -> None:
     architectures = config.get("architectures") or []
     described = f"{folder}/config.json (architectures {architectures}, model_type {config.get('model_type')!r})"
-    if "text_config" in config:
-        raise CheckpointError(f"{described} is in Hugging Face's layout, which is not read yet; {WANTED}")
     missing = [name for name in MM_FIELDS if name not in config]
     if missing:
         raise CheckpointError(f"{described} lacks {', '.join(missing)}; {WANTED}")

@@ -1,4 +1,4 @@
-"""LLaVA-Video on transformers' own SigLIP and Qwen2, from checkpoints of the original layout."""
+"""LLaVA-Video and LLaVA-OneVision on transformers' own SigLIP and Qwen2."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +20,7 @@ from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.chat import Chat
 from lmms_kvtp.vlms.checkpoint import find_folder, load_generation_config, load_network, load_tokenizer
 from lmms_kvtp.vlms.config import LlavaConfig, read_config
+from lmms_kvtp.vlms.devices import Placement, check_dtype
 from lmms_kvtp.vlms.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiny import tiny_folder
@@ -37,8 +38,12 @@ class LoadOptions:
     """auto: bfloat16 on a GPU, float32 elsewhere."""
     device: str | None = None
     """None: the GPU if there is one."""
-    device_map: str | None = None
-    """Splitting a model over devices is not supported yet."""
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    """Split the model over the devices of this machine, as accelerate does; None for one device."""
+    max_memory: str | None = None
+    """With `device_map`, of each device, like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free."""
+    offload_folder: str | None = None
+    """With `device_map`, for weights that fit in no memory."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     mm_spatial_pool_mode: Literal["bilinear", "average", "max"] | None = None
     """None: what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
@@ -51,14 +56,15 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is not supported."""
-        if self.device_map is not None:
-            raise ValueError(f"device_map={self.device_map!r}: a model runs on one device; set device instead")
+        for name in ("max_memory", "offload_folder"):
+            if self.device_map is None and getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)} goes with device_map=auto; set both or none")
         if self.vision_batch < 1:
             raise ValueError(f"vision_batch={self.vision_batch} is below 1")
 
 
 class LlavaVideo(VideoVLM):
-    """LLaVA-Video 7B, 72B and checkpoints of other sizes in the same layout.
+    """LLaVA-Video 7B and 72B, LLaVA-OneVision, and checkpoints of other sizes in the same layouts.
 
     Source: LLaVA-Video (arXiv 2410.02713). Like the released code: tower without its last layer and final
     normalisation, projector on all patches, pooling with stride 2, newlines, chat template qwen_1_5. Unlike it, a
@@ -81,7 +87,7 @@ class LlavaVideo(VideoVLM):
         self.network, self.tokenizer, self.chat, self.defaults = network, tokenizer, Chat(tokenizer), defaults
         network.llm.generation_config = GenerationConfig.from_dict({})  # so that `defaults` are read in one place only
         self.device, self.dtype = network.newline.device, network.newline.dtype
-        self.vision, self.llm = vision_shape(config), llm_shape(config, len(tokenizer))
+        self.vision, self.llm = vision_shape(config), llm_shape(config, config.vocabulary(len(tokenizer)))
         side = self.vision.image_size // self.vision.patch_size
         self.pixel_spec = ResizedPixels((self.vision.image_size, self.vision.image_size))
         self.pool = GridPool(options.mm_spatial_pool_mode or config.pool_mode, (side, side))
@@ -195,7 +201,7 @@ class LlavaVideo(VideoVLM):
 
 
 def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> LlavaVideo:
-    """Load a checkpoint of the original layout.
+    """Load a checkpoint, of the original layout or of Hugging Face's.
 
     Args:
         pretrained: folder, hub id, or `tiny` for the embedded model.
@@ -207,17 +213,24 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
     options = options or LoadOptions()
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
+    placement = Placement(
+        device,
+        DTYPES.get(options.dtype, automatic),
+        options.device_map,
+        options.max_memory,
+        options.offload_folder,
+    )
+    check_dtype(placement.device, placement.dtype)
     folder = find_folder(pretrained, options.revision)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     defaults = load_generation_config(folder)
     if defaults.eos_token_id is None:
         defaults.eos_token_id = config.eos_token_id
+    rows = config.vocabulary(len(tokenizer))
     return LlavaVideo(
         name=pretrained,
         config=config,
-        network=load_network(
-            folder, config, len(tokenizer), options.attn_implementation, device, DTYPES.get(options.dtype, automatic)
-        ),
+        network=load_network(folder, config, rows, options.attn_implementation, placement),
         tokenizer=tokenizer,
         defaults=defaults,
         options=options,

@@ -1,4 +1,4 @@
-"""The parts of LLaVA-Video as transformers' own modules, and their names in a checkpoint of the original layout."""
+"""The parts of LLaVA-Video as transformers' own modules."""
 
 from typing import cast
 
@@ -10,18 +10,6 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.vlms.config import LlavaConfig
-
-PREFIXES = {
-    "tower.": "model.vision_tower.vision_tower.vision_model.",
-    "projector.": "model.mm_projector.",
-    "newline": "model.image_newline",
-    "llm.": "",
-}
-"""How a name in `Network` begins, and how the same tensor's name begins in the checkpoint."""
-UNUSED = tuple(f"{PREFIXES['tower.']}post_layernorm.{part}" for part in ("weight", "bias"))
-"""Tensors of the layout that take no part: the model reads the tower before its last normalisation."""
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-"""Names of the two tensors with a row per token."""
 
 
 class Tower(nn.Module):
@@ -49,12 +37,6 @@ class Network(nn.Module):
     def features(self, pixels: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T P D"]:
         """Patches in the language model's space, before pooling."""
         return cast(Tensor, self.projector(self.tower(pixels)))
-
-
-def checkpoint_name(name: str) -> str:
-    """The name in a checkpoint of a tensor of `Network`."""
-    own, theirs = next(pair for pair in PREFIXES.items() if name.startswith(pair[0]))
-    return theirs + name.removeprefix(own)
 
 
 def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:

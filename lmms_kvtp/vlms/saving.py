@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
 from lmms_kvtp.vlms.config import LLM_FIELDS, SO400M
-from lmms_kvtp.vlms.network import HEAD, PREFIXES, Network, Tower, checkpoint_name
+from lmms_kvtp.vlms.names import HEAD, ORIGINAL
+from lmms_kvtp.vlms.network import Network, Tower
 
 RELEASED = {
     "architectures": ["LlavaQwenForCausalLM"],
@@ -69,7 +70,7 @@ def save_original(
     save_tokenizer(folder, tokenizer)
     weights = _weights(Network(Tower(tower), projector, newline, llm), tower, vision.num_hidden_layers - 1)
     if llm.config.tie_word_embeddings:
-        del weights[HEAD]
+        del weights[ORIGINAL.name(HEAD)]
     save_torch_state_dict(
         {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()},
         folder,
@@ -80,8 +81,8 @@ def save_original(
 def _weights(network: Network, tower: nn.Module, layers: int) -> dict[str, Tensor]:
     own = {name: weight for name, weight in network.state_dict().items() if _layer(name) < layers}
     norm = {name: weight for name, weight in tower.state_dict().items() if "post_layernorm" in name}
-    unused = {PREFIXES["tower."] + name.removeprefix("vision_model."): weight for name, weight in norm.items()}
-    return {checkpoint_name(name): weight for name, weight in own.items()} | unused
+    unused = {ORIGINAL.prefixes["tower."] + name.removeprefix("vision_model."): weight for name, weight in norm.items()}
+    return {ORIGINAL.name(name): weight for name, weight in own.items()} | unused
 
 
 def _layer(name: str) -> int:

@@ -16,7 +16,8 @@ from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.vlms.checkpoint import check_layout, expected_shapes, find_folder, load_tokenizer
 from lmms_kvtp.vlms.config import CheckpointError, LlavaConfig, read_config
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
-from lmms_kvtp.vlms.network import build, checkpoint_name, llm_shape, vision_shape
+from lmms_kvtp.vlms.names import ORIGINAL
+from lmms_kvtp.vlms.network import build, llm_shape, vision_shape
 
 NORM = "model.vision_tower.vision_tower.vision_model.post_layernorm.weight"
 
@@ -56,8 +57,8 @@ def test_shards_and_one_file_give_the_same_weights(single: Path, tiny_folder: Pa
     stored = load_file(single / "model.safetensors")
     for name, weight in vlm.network.state_dict().items():
         assert torch.equal(weight, one[name]), name
-        assert torch.equal(weight, stored[checkpoint_name(name)][: len(weight)]), name
-    unread = set(stored) - {checkpoint_name(name) for name in one}
+        assert torch.equal(weight, stored[ORIGINAL.name(name)][: len(weight)]), name
+    unread = set(stored) - {ORIGINAL.name(name) for name in one}
     assert unread == {NORM, NORM.replace("weight", "bias")}
 
 
@@ -137,7 +138,7 @@ def test_without_weights_there_is_no_checkpoint(folder: Path) -> None:
 
 def test_other_folders_and_files_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    refused(tmp_path, r"has no config\.json, found notes\.txt; wanted a LLaVA-Video checkpoint")
+    refused(tmp_path, r"has no config\.json, found notes\.txt; wanted a LLaVA-Video or LLaVA-OneVision checkpoint")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", r"found nothing")
     refused(tmp_path / "notes.txt", r"is a file")
@@ -146,7 +147,7 @@ def test_other_folders_and_files_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_config": {}, "model_type": "llava_onevision"}, r"'llava_onevision'\) is in Hugging Face's layout"),
+        ({"text_config": {}, "model_type": "llava_next_video"}, r"of another family, model_type 'llava_next_video'"),
         ({"mm_projector_type": None, "mm_hidden_size": None}, r"lacks mm_projector_type, mm_hidden_size; wanted"),
         ({"architectures": ["LlavaLlamaForCausalLM"]}, r"LlavaLlamaForCausalLM.*is of another family"),
         ({"rope_theta": None}, r"lacks rope_theta of the language model"),
@@ -277,7 +278,7 @@ def test_the_layout_of_the_released_checkpoints(tmp_path: Path, size: str) -> No
     """Key by key, from the sizes alone: nothing is allocated."""
     config = real_config(tmp_path, size)
     network = build(config, 151646, "sdpa")
-    shapes = expected_shapes(network, {checkpoint_name(name): name for name in network.state_dict()}, 152064)
+    shapes = expected_shapes(network, {ORIGINAL.name(name): name for name in network.state_dict()}, 152064)
     width, mlp, layers = config.llm["hidden_size"], config.llm["intermediate_size"], config.llm["num_hidden_layers"]
     kv = width // config.llm["num_attention_heads"] * config.llm["num_key_value_heads"]
     expected = {"model.embed_tokens.weight": (152064, width), "lm_head.weight": (152064, width)}

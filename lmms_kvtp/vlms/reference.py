@@ -1,0 +1,170 @@
+"""Whether a loaded model computes what it should: against transformers' own class, and against published logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import init_empty_weights
+from jaxtyping import Float
+from torch import Tensor
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from lmms_kvtp.types import Frames, PackedTokens
+from lmms_kvtp.vlms.llava_video import LlavaVideo
+from lmms_kvtp.vlms.names import HUGGING_FACE, choose
+
+PUBLISHED = {
+    "LLaVA-Video-7B-Qwen2": (
+        (1.8369, 3.4141, 1.2607),
+        (-1.1689, -1.5059, 1.4453),
+        (3.0625, 6.0078, 11.7266),
+    )
+}
+"""Logits of token ids 0 to 2 behind each of the first three tokens of every prompt, which come before any visual.
+
+Source: the script that converts this family for transformers records them, in float16, as extended for this
+checkpoint; see docs/models.md.
+"""
+QUESTION = "What happens in the video?"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two ways to the same logits."""
+
+    name: str
+    ours: Tensor
+    reference: Tensor
+    tolerance: float
+    """Largest difference that rounding explains."""
+
+    @property
+    def difference(self) -> float:
+        """The largest between two logits."""
+        return float((self.ours.float() - self.reference.float()).abs().max())
+
+    @property
+    def passed(self) -> bool:
+        """They agree within the tolerance."""
+        return self.difference <= self.tolerance
+
+
+def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: str = QUESTION) -> list[Parity]:
+    """Hold a model's logits, without pruning, against every reference there is for it.
+
+    Args:
+        vlm: the model; nothing of it is copied, the reference shares its weights.
+        frames: what it is asked about; None for some that are drawn at random.
+        question: about them.
+
+    Raises:
+        ValueError: the model is split over devices, or pools otherwise than transformers' class can.
+    """
+    checks = [_of_transformers(vlm, frames or _noise(), question)]
+    checks += [_published(vlm, name) for name in PUBLISHED if name in vlm.name]
+    return checks
+
+
+def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneration:
+    """Transformers' own class of the family around the weights of `vlm`, which it shares."""
+    network = vlm.network
+    vision, text = network.tower.encoder.config, network.llm.config
+    rows = text.vocab_size
+    config = LlavaOnevisionConfig(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=rows,
+        video_token_index=rows + 1,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+    config._attn_implementation = text._attn_implementation
+    with init_empty_weights(include_buffers=False):
+        model = LlavaOnevisionForConditionalGeneration(config)
+    own, names = network.state_dict(), model.state_dict()
+    layout = choose(HUGGING_FACE, list(own), names)
+    shared = {layout.name(name): tensor for name, tensor in own.items()}
+    norm = {name: torch.ones(vlm.vision.hidden) for name in layout.unused if name in names}  # what it returns is unused
+    model.load_state_dict({name: shared.get(name, norm.get(name)) for name in names}, assign=True)
+    return model.to(vlm.device, vlm.dtype).eval()
+
+
+@torch.inference_mode()
+def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
+    """The tower, projector, pooling and language model of transformers, and newlines placed one by one."""
+    if vlm.options.device_map is not None:
+        raise ValueError(f"device_map={vlm.options.device_map}: the comparison needs a model on one device")
+    if vlm.pool.mode != "bilinear":
+        raise ValueError(f"pooling {vlm.pool.mode}: transformers' class pools bilinearly; load with that to compare")
+    model = transformers_model(vlm)
+    pixels = frames.pixels(vlm.pixel_spec).to(vlm.device, vlm.dtype)
+    features = model.get_video_features(
+        pixels[None],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        output_hidden_states=True,
+    )
+    features = getattr(features, "pooler_output", features)  # transformers < 5 returns the features
+    tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last is its one newline
+    before, behind = vlm.chat.around(question, visuals=True)
+    embed = model.get_input_embeddings()
+    parts = [embed(torch.tensor(ids, device=vlm.device)) for ids in (before, behind)]
+    visual = _with_newlines(tokens, len(frames.rgb), vlm)
+    prompt = torch.cat([parts[0], visual, parts[1]])
+    theirs = model(inputs_embeds=prompt[None], logits_to_keep=1).logits[0, -1]
+    ours = vlm.next_token_logits(vlm.assemble([_all(vlm, frames)], question))
+    return Parity("transformers' LlavaOnevision", ours, theirs[: len(ours)].float(), _tolerance(vlm.dtype))
+
+
+def _with_newlines(tokens: Tensor, frames: int, vlm: LlavaVideo) -> Float[Tensor, "L D"]:
+    """Written down position by position."""
+    rows, columns = vlm.pool.grid
+    newline, placed = vlm.network.newline, []
+    position, merge = vlm.newlines.position, vlm.newlines.merge_type
+    for frame in range(frames):
+        for row in range(rows):
+            first = (frame * rows + row) * columns
+            placed += list(tokens[first : first + columns])
+            if position == "grid" and merge != "flat":
+                placed.append(newline)
+        if position == "frame" and merge != "flat":
+            placed.append(newline)
+    if position == "one_token" and "unpad" in merge:
+        placed.append(newline)
+    return torch.stack(placed)
+
+
+@torch.inference_mode()
+def _published(vlm: LlavaVideo, name: str) -> Parity:
+    """The first three tokens of a prompt, and the logits behind each."""
+    ids = vlm.chat.around(QUESTION, visuals=True)[0][:3]
+    logits = vlm.network.llm(input_ids=torch.tensor([ids], device=vlm.device)).logits[0, :, :3]
+    return Parity(f"published logits of {name}", logits.float().cpu(), torch.tensor(PUBLISHED[name]), 0.15)
+
+
+def _all(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
+    """Every token of some frames."""
+    tokens = vlm.encode(frames)
+    count, capacity, width = tokens.embeds.shape
+    place = torch.arange(count * capacity, device=tokens.embeds.device)
+    embeds = tokens.embeds.reshape(-1, width)
+    return PackedTokens(embeds, place // capacity, place % capacity, torch.ones_like(place).float(), tokens.grid, count)
+
+
+def _noise(count: int = 3) -> Frames:
+    rng = torch.Generator().manual_seed(0)
+    rgb = torch.randint(0, 256, (count, 90, 160, 3), generator=rng, dtype=torch.uint8)
+    return Frames(rgb, torch.arange(count).float())
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Of logits around 10: some hundred roundings."""
+    return {torch.float32: 1e-3, torch.float16: 0.1}.get(dtype, 0.5)
+
+
+def report(checks: Sequence[Parity]) -> str:
+    """A line for each."""
+    return "\n".join(
+        f"{'ok  ' if check.passed else 'FAIL'} {check.name}: largest difference {check.difference:.2g}, "
+        f"allowed {check.tolerance:g}"
+        for check in checks
+    )
