@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": ("lmms_kvtp.commands.demo", "compare methods on the embedded model through the harness"),
     "skvqa": ("lmms_kvtp.commands.skvqa", "build, check and compare indexes of SparseKV-QA"),
     "leaderboard": ("lmms_kvtp.commands.leaderboard", "make tables, plots and a page of finished runs"),
+    "sweep": ("lmms_kvtp.commands.sweep", "many methods and ratios in one pass over the videos"),
     "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),
     "eval": ("lmms_kvtp.commands.eval", "measure relevance predictors without a language model"),
 }

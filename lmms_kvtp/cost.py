@@ -49,6 +49,8 @@ class SampleCost:
     """Of prefill, where only the pairs below the diagonal of attention count."""
     peak_bytes: int | None = None
     """Peak memory of the accelerator while answering; None on the CPU, where no such counter is exact."""
+    swept: bool = False
+    """Answered in a sweep, whose encoders compute for all methods at once: seconds are no measure of this one."""
 
     @property
     def keep_ratio_actual(self) -> float:

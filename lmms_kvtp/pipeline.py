@@ -142,8 +142,8 @@ def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
 def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[Encoded]:
     """The same for several methods, which share the frames, the model's tower, and equal encoders.
 
-    Features then hold what any of the methods needs. Of the seconds, each method has those that all share, and its
-    own encoder's.
+    Features then hold what any of the methods needs, and the seconds of an encoder are for all of that; operations
+    are those of each method alone.
     """
     needs: dict[FrameEncoder, frozenset[str]] = {}
     for method in methods:
@@ -170,17 +170,16 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
     described = {encoder: FrameFeatures.cat(parts) for encoder, parts in features.items()}
     meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, joined.num_frames)
-    return [
-        Encoded(
-            joined,
-            described[method.encoder],
-            video.instruction,
-            {**meter.seconds, **own[method.encoder].seconds},
-            {**meter.flops, **own[method.encoder].flops},
-            own[method.encoder].peak_bytes,
-        )
-        for method in methods
-    ]
+    visuals = []
+    for method in methods:
+        spent, seconds, flops = own[method.encoder], dict(meter.seconds), dict(meter.flops)
+        if method.needs:
+            alone = method.encoder.flops(joined.num_frames, method.needs)
+            seconds["encoder"] = spent.seconds["encoder"]
+            flops["encoder"] = spent.flops.get("encoder", 0) if alone is None else alone
+        features = described[method.encoder]
+        visuals.append(Encoded(joined, features, video.instruction, seconds, flops, spent.peak_bytes))
+    return visuals
 
 
 def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:

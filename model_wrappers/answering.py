@@ -1,11 +1,13 @@
 """Answers questions in batches, and what happens when one fails."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Literal
 
 from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.model_wrappers.arguments import Arguments
 from lmms_kvtp.model_wrappers.build import Built
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
@@ -32,11 +34,13 @@ class Answerer:
         on_error: Literal["raise", "skip"],
         fewer_frames: bool,
         share_prefix: bool = False,
+        look: Callable[[Ask], list[Encoded]] | None = None,
     ) -> None:
-        """Begin with nothing encoded."""
+        """Begin with nothing encoded; `look` encodes videos for this method and for others, in a sweep."""
         self.built, self.session, self.frames = built, session, frames
         self.on_error, self.fewer_frames = on_error, fewer_frames
         self._prefix = PrefixCache() if share_prefix and not built.method.query_aware else None
+        self.swept, self._look = look is not None, look or self._look_alone
         self._visuals: tuple[str, ...] | None = None
         self._encoded: list[Encoded] = []
 
@@ -85,14 +89,27 @@ class Answerer:
         for ask in asks:
             questions = sharing.get(ask.visuals, 1)
             ready.append(prepare(vlm, method, self._encode(ask), ask.question, self.fewer_frames, questions))
-        return finish(vlm, method, ready, asks[0].options, self._prefix)
+        answers = finish(vlm, method, ready, asks[0].options, self._prefix)
+        return [replace(answer, cost=replace(answer.cost, swept=self.swept)) for answer in answers]
 
     def _encode(self, ask: Ask) -> list[Encoded]:
         if ask.visuals != self._visuals:
             self._visuals, self._encoded = None, []  # frees the last video before the next is encoded
             if self._prefix:
                 self._prefix.clear()
-            videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames)
-            self._encoded = [encode(self.built.vlm, self.built.method, video) for video in videos]
+            self._encoded = self._look(ask)
             self._visuals = ask.visuals
         return self._encoded
+
+    def _look_alone(self, ask: Ask) -> list[Encoded]:
+        videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames)
+        return [encode(self.built.vlm, self.built.method, video) for video in videos]
+
+
+def make_answerer(
+    arguments: Arguments, built: Built, session: Session, look: Callable[[Ask], list[Encoded]] | None = None
+) -> Answerer:
+    """What answers the questions of a run, as its arguments have it."""
+    run = arguments.run
+    fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
+    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look)

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,7 @@ from lmms_kvtp.method import KVTP, PARTS, Method, build_method
 from lmms_kvtp.model_wrappers import fingerprint
 from lmms_kvtp.model_wrappers.arguments import Arguments
 from lmms_kvtp.vlms.checkpoint import find_folder
-from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 CODE = ("lmms_kvtp.pipeline", *(f"lmms_kvtp.model_wrappers.{name}" for name in ("requests", "decoding", "visuals")))
 """Modules that every answer passes through, beside those of the model and of the method's parts."""
@@ -43,12 +44,26 @@ def build(arguments: Arguments, device: torch.device, defaults: Mapping[str, str
     defaults = {**KVTP, **defaults}
     _method(arguments, device, defaults)
     options = replace(arguments.load, device=str(device))
-    vlm = load_llava_video(arguments.run.pretrained, options)
+    vlm = load(arguments.run.pretrained, options)
     if defaults["encoder"] == KVTP["encoder"]:
         defaults = {"encoder.pretrained": vlm.default_encoder, **defaults}
     method = _method(arguments, device, defaults)
     check_stages(method.layer_pruning.stages(), len(vlm.layers))
     return Built(vlm, method, _setup(arguments, vlm, method))
+
+
+def load(pretrained: str, options: LoadOptions) -> LlavaVideo:
+    """Load a model, or take the one that this process loaded last: runs that follow each other often share it."""
+    last = _last_loaded()
+    if (pretrained, options) not in last:
+        last.clear()  # frees it before the next one needs the memory
+        last[pretrained, options] = load_llava_video(pretrained, options)
+    return last[pretrained, options]
+
+
+@cache
+def _last_loaded() -> dict[tuple[str, LoadOptions], LlavaVideo]:
+    return {}
 
 
 def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:

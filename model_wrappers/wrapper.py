@@ -15,7 +15,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_kvtp.cost import forget, record
-from lmms_kvtp.model_wrappers.answering import Answerer, SampleError
+from lmms_kvtp.model_wrappers.answering import Answerer, SampleError, make_answerer
 from lmms_kvtp.model_wrappers.arguments import parse_arguments
 from lmms_kvtp.model_wrappers.build import build, choose_device
 from lmms_kvtp.model_wrappers.counts import result
@@ -98,7 +98,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         for number, ask in enumerate(asks.values()):
             first.setdefault(ask.visuals, number)
         order = sorted(asks, key=lambda place: (not session.has(asks[place]), first[asks[place].visuals]))
-        size, answerer = self.arguments.run.batch_size, self._answerer(session)
+        size, answerer = self.arguments.run.batch_size, make_answerer(self.arguments, self.built, session)
         with tqdm(total=len(order), desc="Answering", disable=self.rank != 0) as bar:
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
@@ -120,7 +120,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """Hold conversations: the task makes each turn from the answers so far, and tokens are selected anew for it."""
         results = []
         with self._running(requests) as session:
-            answerer, answers = self._answerer(session), []
+            answerer, answers = make_answerer(self.arguments, self.built, session), []
             for request in tqdm(requests, desc="Answering", disable=self.rank != 0):
                 texts, rounds = ([""], []) if is_padding(request) else self._converse(answerer, request)
                 answers += rounds
@@ -170,11 +170,6 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         assert self.session
         repeat = self.session.count(ask)  # `--repeats` sends the same request several times
         return replace(ask, options=replace(options, seed=options.seed + repeat))
-
-    def _answerer(self, session: Session) -> Answerer:
-        run = self.arguments.run
-        fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
-        return Answerer(self.built, session, self.arguments.frames, run.on_error, fewer, share)
 
     @contextmanager
     def _running(self, requests: Sequence[Any]) -> Iterator[Session]:

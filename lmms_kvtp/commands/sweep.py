@@ -1,0 +1,102 @@
+"""`lmms-kvtp sweep`: many methods and ratios in one pass over the videos, each cell in the harness's own format."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmms_kvtp.leaderboard.runs import Run, read_runs
+from lmms_kvtp.rows import FULL, settings_of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method at a ratio."""
+
+    method: str
+    keep_ratio: float
+    settings: Mapping[str, str]
+    """Its `--model_args`."""
+
+    @property
+    def name(self) -> str:
+        """Of its row: `kvtp+random 20%`."""
+        return self.method if self.method == FULL else f"{self.method} {100 * self.keep_ratio:g}%"
+
+    @property
+    def folder(self) -> str:
+        """Of its results, below the sweep's."""
+        return self.name.replace(" ", "_").replace("%", "").replace(":", "_")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to run, on what, and where it goes."""
+    parser.add_argument("--methods", required=True, help="comma-separated: full, random, kvtp+prumerge, my_pkg:Mine")
+    parser.add_argument("--ratios", default="0.2", help="comma-separated shares of vision tokens kept (default 0.2)")
+    parser.add_argument("--tasks", default="skvqa_synth_quick", help="as of lmms-eval (default %(default)s)")
+    parser.add_argument("--model_args", default="pretrained=tiny", help="for all cells (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="one folder per cell; a killed sweep goes on there")
+    parser.add_argument("--limit", type=int, help="only the first so many questions of each task")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Sweep, and print the table of each task."""
+    cells = plan(arguments.methods.split(","), [float(ratio) for ratio in arguments.ratios.split(",")])
+    runs = sweep(cells, arguments.tasks, arguments.model_args, arguments.out, arguments.limit)
+    from lmms_kvtp.leaderboard.summary import problems, summary  # loads the harness: seconds, so not for --help
+
+    for task in sorted({run.task for run in runs}):
+        of_task = [run for run in runs if run.task == task]
+        notes = "".join(f"! {line}\n" for line in problems(of_task))
+        sys.stdout.write(f"\n{task}\n{summary(of_task)}\n{notes}")
+    return 0
+
+
+def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Cell]:
+    """All cells; the unpruned model comes first and once.
+
+    Raises:
+        LookupError: an unknown preset.
+        ValueError: a ratio outside (0, 1].
+    """
+    wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
+    if wrong:
+        raise ValueError(f"--ratios: {wrong[0]} is outside (0, 1]; a ratio is the share of vision tokens kept")
+    full = [Cell(FULL, 1.0, settings_of(FULL, 1.0))] if FULL in methods else []
+    pruned = [name for name in methods if name != FULL]
+    return full + [Cell(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in ratios]
+
+
+def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int | None = None) -> list[Run]:
+    """Answer for all cells in one pass, then let the harness score each from its journal; all in one process.
+
+    Args:
+        cells: what to compare.
+        tasks: comma-separated, as of lmms-eval.
+        common: `--model_args` of all cells.
+        out: one folder per cell. Answers that are there already are not made again.
+        limit: of questions per task.
+
+    Raises:
+        FileNotFoundError: a cell left no results; the harness's messages stand above.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    making, reading = [], []
+    limits = {"limit": limit} if limit else {}
+    for cell in cells:
+        given = ",".join([common, *(f"{name}={value}" for name, value in cell.settings.items())])
+        journal = out / cell.folder / "journal"
+        resumed = f",resume={journal}" if any(journal.glob("*.jsonl")) else ""
+        making.append(f"{given},journal={journal}{resumed}")
+        step = {"model": "llava_video_kvtp", "model_args": f"{given},journal=none,resume={journal}"}
+        reading.append({**step, "tasks": tasks, "output_path": str(out / cell.folder), "log_samples": True, **limits})
+    (out / "cells.json").write_text(json.dumps(making, indent=1))
+    first = {"model": "kvtp_sweep", "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
+    steps = [first, *reading]
+    (out / "sweep.yaml").write_text(json.dumps(steps, indent=1))  # JSON is YAML
+    command = [sys.executable, "-m", "lmms_eval", "--config", str(out / "sweep.yaml"), "--verbosity", "ERROR"]
+    subprocess.run(command, check=False)
+    return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]

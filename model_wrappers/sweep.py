@@ -1,0 +1,110 @@
+"""The harness model `kvtp_sweep`: one pass over the videos answers for many methods, into their journals.
+
+Runs of `llava_video_kvtp` that resume from these journals then find every answer; `lmms-kvtp sweep` starts both.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.utils import simple_parse_args_string
+from tqdm import tqdm
+
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.method import Method
+from lmms_kvtp.model_wrappers.arguments import parse_arguments
+from lmms_kvtp.model_wrappers.build import build
+from lmms_kvtp.model_wrappers.exchange import Place
+from lmms_kvtp.model_wrappers.requests import Ask
+from lmms_kvtp.model_wrappers.session import Session
+from lmms_kvtp.model_wrappers.start import open_session
+from lmms_kvtp.model_wrappers.visuals import to_videos
+from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+from lmms_kvtp.pipeline import Answer, Encoded, encode_once
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.vlms.base import VideoVLM
+
+
+class KvtpSweep(LlavaVideoKvtp):
+    """Answers as the first of its methods; what the others answer is in their journals."""
+
+    def __init__(self, cells: str, batch_size: Any = 1, device: str | None = None) -> None:
+        """Load the model once, and all methods.
+
+        Args:
+            cells: a JSON file: a list of `--model_args`, which differ in the method and the journal.
+            batch_size: of the harness; the cells have their own.
+            device: for all cells.
+
+        Raises:
+            ValueError: the cells do not share model and frames, or their number is 0.
+        """
+        settings = [simple_parse_args_string(given) for given in json.loads(Path(cells).read_text(encoding="utf-8"))]
+        if not settings:
+            raise ValueError(f"{cells} holds no cells: give at least one method")
+        common = {"device": device} if device else {}
+        super().__init__(**settings[0], **common)
+        arguments = [parse_arguments({**cell, **common}) for cell in settings]
+        for cell, given in zip(settings, arguments, strict=True):
+            first = arguments[0]
+            if (given.run.pretrained, given.load, given.frames) != (first.run.pretrained, first.load, first.frames):
+                raise ValueError(f"{cells}: {cell} has another model or other frames than {settings[0]}")
+        self.others = arguments[1:]
+
+    def _answer_all(self, session: Session, asks: Mapping[Place, Ask]) -> Iterator[tuple[Place, Answer]]:
+        """Video by video, and on each one method after the other."""
+        arguments = [self.arguments, *self.others]
+        built = [self.built, *(build(given, self._device, self.defaults) for given in self.others)]
+        sessions = [session]
+        sessions += [
+            open_session(given.run, own.setup, None, self.rank)
+            for given, own in zip(self.others, built[1:], strict=True)
+        ]
+        looks = Looks(self.built.vlm, [own.method for own in built], self.arguments.frames)
+        answerers = [
+            make_answerer(given, replace(own, method=looks.methods[number]), record, looks.of(number))
+            for number, (given, own, record) in enumerate(zip(arguments, built, sessions, strict=True))
+        ]
+        sharing = Counter(ask.visuals for ask in asks.values())
+        first = {ask.visuals: number for number, ask in reversed(list(enumerate(asks.values())))}
+        order = sorted(asks, key=lambda place: first[asks[place].visuals])
+        with tqdm(total=len(order) * len(answerers), desc="Answering", disable=self.rank != 0) as bar:
+            for _, group in groupby(order, key=lambda place: asks[place].visuals):
+                places = list(group)
+                for number, answerer in enumerate(answerers):
+                    size = arguments[number].run.batch_size
+                    for start in range(0, len(places), size):
+                        batch = places[start : start + size]
+                        made = list(answerer.answer([asks[place] for place in batch], sharing))
+                        bar.update(len(made))
+                        if number == 0:
+                            yield from zip(batch, made, strict=True)
+
+
+class Looks:
+    """The last video, encoded once for all methods."""
+
+    def __init__(self, vlm: VideoVLM, methods: Sequence[Method], frames: FrameOptions) -> None:
+        """Begin with nothing encoded; equal encoders become one, so that their weights load once."""
+        same: dict[FrameEncoder, FrameEncoder] = {}
+        self.methods = [replace(m, encoder=same.setdefault(m.encoder, m.encoder)) for m in methods]
+        self.vlm, self.frames = vlm, frames
+        self._visuals: tuple[str, ...] | None = None
+        self._encoded: list[list[Encoded]] = []
+
+    def of(self, number: int) -> Callable[[Ask], list[Encoded]]:
+        """What encodes the videos of a question for one of the methods."""
+        return partial(self._look, number)
+
+    def _look(self, number: int, ask: Ask) -> list[Encoded]:
+        if ask.visuals != self._visuals:
+            self._visuals, self._encoded = None, []  # frees the last video before the next is encoded
+            videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames)
+            self._encoded = [encode_once(self.vlm, self.methods, video) for video in videos]
+            self._visuals = ask.visuals
+        return [video[number] for video in self._encoded]
