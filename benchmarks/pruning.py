@@ -102,17 +102,17 @@ def peak(name: str, allocator: str) -> None:
     small = FrameTokens(tokens.embeds[:2], GRID)
     PRUNERS[name].prune(small, features.select(torch.arange(2)), wanted[:2])  # libraries set up their buffers
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _status("VmRSS")
+    before = status("VmRSS")
     PRUNERS[name].prune(tokens, features, wanted)
-    print(_status("VmHWM") - before)
+    print(status("VmHWM") - before)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
@@ -126,7 +126,7 @@ def main() -> None:
     result = {
         "what": f"{FRAMES} x {CAPACITY} x {WIDTH}, keys {KEY_WIDTH}, float32, 1 thread, keep_ratio {RATIO}",
         "repeats": REPEATS,
-        "machine": f"{platform.machine()}, {_cpu()}, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {cpu_name()}, torch {torch.__version__}",
         "rows": rows,
     }
     path = Path(__file__).parent / "results" / "pruning.json"

@@ -1,0 +1,175 @@
+"""Time and peak memory of every pruner, each in a process of its own.
+
+On the CPU, with one thread: `OMP_NUM_THREADS=1 nice python benchmarks/pruners.py`; it writes
+benchmarks/results/pruners_cpu.json and the table in docs/methods.md. CPU seconds are those that the process had a CPU.
+On a GPU: `python benchmarks/pruners.py --device cuda` writes pruners_cuda.json; times are between events of the device.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pruning import cpu_name, spread, status
+
+from lmms_kvtp.allocators.softmax import Softmax
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.resolve import available, resolve
+from lmms_kvtp.table import markdown, write_between
+from lmms_kvtp.types import FrameFeatures, FrameTokens
+
+FRAMES, GRID, WIDTH, KEY_WIDTH, RATIO = 128, (14, 14), 3584, 1152, 0.2
+CAPACITY = GRID[0] * GRID[1]
+SHOTS = 16
+"""Frames of a scene in the made-up video: tokens of a scene differ a little, those of two scenes a lot."""
+LONG = 10.0
+"""Seconds after which a pruner is not run again."""
+PACKAGE = "lmms_kvtp.pruners"
+PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+
+
+def video(pruner: TokenPruner, device: str, dtype: torch.dtype) -> tuple[FrameTokens, FrameFeatures]:
+    """Random scenes whose patches change by degrees, and the features that the pruner reads."""
+    draw = torch.Generator().manual_seed(0)
+
+    def moving(width: int) -> torch.Tensor:
+        scenes = torch.randn(FRAMES // SHOTS, CAPACITY, width, generator=draw).repeat_interleave(SHOTS, dim=0)
+        restless = torch.rand(CAPACITY, 1, generator=draw)
+        for frame in scenes:
+            frame += restless * torch.randn(CAPACITY, width, generator=draw)
+        return scenes
+
+    makers: dict[str, Callable[[], torch.Tensor]] = {
+        "image": lambda: moving(KEY_WIDTH).mean(dim=1),
+        "keys": lambda: moving(KEY_WIDTH),
+        "patch_text": lambda: moving(KEY_WIDTH),
+        "text": lambda: torch.randn(1, KEY_WIDTH, generator=draw),
+        "probe_attention": lambda: torch.rand(FRAMES, CAPACITY, generator=draw) / CAPACITY,
+        "column_attention": lambda: torch.rand(FRAMES, CAPACITY, generator=draw) / CAPACITY,
+    }
+    features = {name: makers[name]().to(device) for name in sorted(pruner.needs)}
+    tokens = FrameTokens(moving(WIDTH).to(device, dtype), GRID)
+    return tokens, FrameFeatures(times=torch.arange(FRAMES).float(), **features)
+
+
+def budgets(pruner: str) -> torch.Tensor:
+    """KVTP's budgets for made-up relevance; whole frames for the pruner that knows nothing else."""
+    total = int(RATIO * FRAMES * CAPACITY)
+    if pruner == "none":
+        return torch.where(torch.arange(FRAMES) < total // CAPACITY, CAPACITY, 0)
+    relevance = torch.randn(FRAMES, generator=torch.Generator().manual_seed(1)) * 2.5
+    return Softmax().allocate(relevance, total, CAPACITY)
+
+
+@torch.inference_mode()
+def measure(name: str, device: str, repeats: int) -> dict[str, Any]:
+    """One row."""
+    pruner = resolve(PACKAGE, name, TokenPruner)()
+    tokens, features = video(pruner, device, torch.bfloat16 if device == "cuda" else torch.float32)
+    wanted, size = budgets(name), tokens.embeds.numel() * tokens.embeds.element_size()
+    few = torch.arange(2)
+    small = FrameTokens(tokens.embeds[:2], GRID)
+    pruner.prune(small, features.select(few), wanted[few])  # libraries set up their buffers
+    clock = gpu_seconds if device == "cuda" else cpu_seconds
+    packed, extra = with_peak(lambda: pruner.prune(tokens, features, wanted), device)
+    seconds = [clock(lambda: pruner.prune(tokens, features, wanted))]
+    while len(seconds) < repeats and seconds[0] < LONG:
+        seconds.append(clock(lambda: pruner.prune(tokens, features, wanted)))
+    return {
+        "pruner": name,
+        "kept_tokens": len(packed.embeds),
+        "seconds": spread(seconds),
+        "repeats": len(seconds),
+        "extra_bytes_over_tokens": round(extra / size, 3),
+    }
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def gpu_seconds(run: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def with_peak(run: Callable[[], Any], device: str) -> tuple[Any, int]:
+    """What a call returns, and by how many bytes memory grew at most while it ran; the result counts."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = run()
+        return result, torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    resident = status("VmRSS")
+    result = run()
+    return result, status("VmHWM") - resident
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As docs/methods.md shows them."""
+    header = ["pruner", "CPU seconds, median", "peak extra memory, of the tokens' own", "tokens kept"]
+    return markdown(
+        header,
+        [
+            [
+                f"`{row['pruner']}`",
+                f"{row['seconds']['median']:.2f}",
+                f"{row['extra_bytes_over_tokens']:.2f}",
+                str(row["kept_tokens"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pruner", nargs="*", help="only these, and nothing is written")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--row", action="store_true", help="measure one pruner in this process, and print its row")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.row:
+        print(json.dumps(measure(options.pruner[0], options.device, options.repeats)))
+        return
+    rows = []
+    for name in options.pruner or available(PACKAGE):
+        command = [sys.executable, __file__, name, "--row", "--device", options.device]
+        command += ["--repeats", str(options.repeats)]
+        rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+        print(rows[-1], flush=True)
+    if options.pruner:
+        return
+    cuda = options.device == "cuda"
+    result = {
+        "command": f"python benchmarks/pruners.py --device {options.device}",
+        "what": f"{FRAMES} x {CAPACITY} x {WIDTH}, keys {KEY_WIDTH}, keep_ratio {RATIO}, budgets of softmax, "
+        + ("bfloat16" if cuda else "float32, 1 thread"),
+        "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {cpu_name()}",
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+    path = Path(__file__).parent / "results" / f"pruners_{options.device}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    if not cuda:
+        write_between(PAGE, table(rows), "pruner costs")
+
+
+if __name__ == "__main__":
+    main()
