@@ -12,6 +12,7 @@ COMMANDS = {
     "skvqa": ("lmms_kvtp.commands.skvqa", "build, check and compare indexes of SparseKV-QA"),
     "leaderboard": ("lmms_kvtp.commands.leaderboard", "make tables, plots and a page of finished runs"),
     "sweep": ("lmms_kvtp.commands.sweep", "many methods and ratios in one pass over the videos"),
+    "table": ("lmms_kvtp.commands.table", "the embedded benchmark's tables and figures"),
     "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),
     "eval": ("lmms_kvtp.commands.eval", "measure relevance predictors without a language model"),
 }

@@ -70,13 +70,13 @@ class SoftStage:
 FEW_TOKENS = ((1, 1), (1, 2), (1, 3))
 
 SOFT_STAGES = {
-    "riddles": SoftStage(130, (11, 14), FEW_TOKENS, 16, odds=(0.0, 0.0, 0.0, 1.0), bare=True),
-    "look": SoftStage(260, (11, 14), FEW_TOKENS, 16, clutter=0.3, odds=(0.85, 0.0, 0.0, 0.15), bare=True),
-    "words": SoftStage(220, (11, 18), FEW_TOKENS, 16, odds=(0.3, 0.3, 0.0, 0.4)),
-    "letters": SoftStage(220, (11, 18), FEW_TOKENS, 14),
+    "look": SoftStage(260, (11, 14), FEW_TOKENS, 16, clutter=0.3, odds=(1.0, 0.0, 0.0, 0.0), bare=True),
+    "riddles": SoftStage(160, (11, 14), FEW_TOKENS, 16, clutter=0.3, odds=(0.25, 0.0, 0.0, 0.75), bare=True),
+    "words": SoftStage(220, (11, 18), FEW_TOKENS, 16, odds=(0.25, 0.15, 0.0, 0.6)),
+    "letters": SoftStage(300, (11, 18), FEW_TOKENS, 14),
     "grids": SoftStage(350, (12, 24), ((1, 3), (2, 2), (3, 3), (4, 4), (6, 6)), 8, 10, 2),
 }
-"""First what letters stand for and where to look, then whole questions, up to a frame's full grid."""
+"""First where to look, then what letters stand for, then whole questions, up to a frame's full grid."""
 
 
 class Lexicon:

@@ -1,0 +1,104 @@
+"""`lmms-kvtp table`: the embedded benchmark's tables and figures, from runs through the harness."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lmms_kvtp.commands.sweep import Cell, plan, sweep
+from lmms_kvtp.leaderboard.runs import Run
+from lmms_kvtp.rows import FULL, settings_of
+from lmms_kvtp.table import write_between
+
+PRUNERS = ("random", "grid", "prumerge", "tome")
+METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in ("kvtp", "oracle") for pruner in PRUNERS))
+RATIOS = (0.1, 0.2, 0.4)
+HEADLINE = (FULL, "random", "prumerge", "hard+random", "kvtp+random", "kvtp+prumerge", "oracle+random")
+"""Rows that are run with every checkpoint, at HEADLINE_RATIO."""
+HEADLINE_RATIO = 0.2
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
+BETAS = (1.5, 1.7, 1.9, 2.1, 2.3)
+DRAWN = ("random", "prumerge", "hard+random", "kvtp+random", "kvtp+prumerge", "oracle+random")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoints, and where runs, tables and figures go."""
+    parser.add_argument("--checkpoints", default="tiny", help="the first has all rows, others the main ones")
+    parser.add_argument("--task", default="skvqa_synth", help="skvqa_synth (default) or skvqa_synth_quick")
+    parser.add_argument("--ratios", default=",".join(map(str, RATIOS)), help="(default %(default)s)")
+    parser.add_argument("--methods", default=",".join(METHODS), help="rows (default: all of the page)")
+    parser.add_argument("--out", type=Path, required=True, help="the harness's files; a killed run goes on there")
+    parser.add_argument("--no-figures", action="store_true", help="tables alone")
+    parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--into", type=Path, help="folder with README.md and docs/benchmark.md, to be written into")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run what is missing, print the tables, and write pages and figures."""
+    from lmms_kvtp.leaderboard import embedded  # loads the harness: seconds, so not for --help
+    from lmms_kvtp.synth.questions import KINDS
+
+    checkpoints = arguments.checkpoints.split(",")
+    ratios = [float(ratio) for ratio in arguments.ratios.split(",")]
+    cells = plan(arguments.methods.split(","), ratios)
+    folder: Path = arguments.out
+    runs = _run(cells, arguments, checkpoints[0], folder / "seed0")
+    names = [cell.name for cell in plan(HEADLINE, [HEADLINE_RATIO])]
+    headline = {name: runs[name] for name in names if name in runs}
+    seeds = {"seed 0": headline}
+    for number, checkpoint in enumerate(checkpoints[1:], start=1):
+        chosen = [cell for cell in plan(HEADLINE, [HEADLINE_RATIO]) if cell.name in headline]
+        seeds[f"seed {number}"] = _run(chosen, arguments, checkpoint, folder / f"seed{number}")
+    partners = {cell.name: alone for cell in cells if (alone := _alone(cell)) in runs}
+    whole = embedded.table(runs, partners, KINDS)
+    short = embedded.table(headline, {n: p for n, p in partners.items() if {n, p} <= headline.keys()}, KINDS)
+    tables = {"table": whole, "headline": short, "seeds": embedded.seeds_table(seeds)}
+    sys.stdout.write("\n\n".join(tables.values()) + "\n")
+    pages: Path = arguments.into or folder
+    if not arguments.no_figures:
+        _draw(arguments, checkpoints[0], runs, ratios, pages / "docs" / "figures")
+    if arguments.into:
+        write_between(pages / "README.md", tables["headline"], "headline")
+        for name, text in tables.items():
+            write_between(pages / "docs" / "benchmark.md", text, name)
+    return 0
+
+
+def _run(cells: Sequence[Cell], arguments: argparse.Namespace, checkpoint: str, out: Path) -> dict[str, Run]:
+    found = sweep(cells, arguments.task, f"pretrained={checkpoint}", out, arguments.limit)
+    return {run.name: run for run in found}
+
+
+def _alone(cell: Cell) -> str:
+    """The name of the row with the same pruner and equal budgets; empty for rows that are that already."""
+    how, plus, pruner = cell.method.partition("+")
+    return Cell(pruner, cell.keep_ratio, {}).name if plus and how in ("kvtp", "oracle") else ""
+
+
+def _draw(
+    arguments: argparse.Namespace, checkpoint: str, runs: Mapping[str, Run], ratios: Sequence[float], folder: Path
+) -> None:
+    from lmms_kvtp.leaderboard import embedded
+    from lmms_kvtp.leaderboard.sparsity import sparsities
+
+    full = runs[FULL]
+    lines = {name: [runs[Cell(name, ratio, {}).name] for ratio in ratios] for name in DRAWN}
+    embedded.draw_tokens(folder / "accuracy_tokens.svg", lines, full)
+    swept = {
+        method: {
+            value: Cell(
+                f"{method} T={value:g}",
+                HEADLINE_RATIO,
+                {**settings_of(method, HEADLINE_RATIO), "allocator.temperature": f"{value:g}"},
+            )
+            for value in TEMPERATURES
+        }
+        for method in ("kvtp+random", "kvtp+prumerge", "oracle+random")
+    }
+    cells = [cell for by_value in swept.values() for cell in by_value.values()]
+    found = _run(cells, arguments, checkpoint, arguments.out / "temperature")
+    curves = {method: {value: found[cell.name] for value, cell in by.items()} for method, by in swept.items()}
+    embedded.draw_temperatures(folder / "accuracy_temperature.svg", curves, full)
+    at = {name: runs[Cell(name, HEADLINE_RATIO, {}).name] for name in DRAWN}
+    sparsity = sparsities(len({record.video for record in full.records}), checkpoint)
+    embedded.draw_sparsity(folder / "accuracy_sparsity.svg", {"all tokens": full, **at}, sparsity, BETAS)

@@ -1,0 +1,123 @@
+"""The embedded benchmark's own pages: its table, its rows over several training seeds, and its figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from lmms_kvtp.leaderboard.runs import Run
+from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
+from lmms_kvtp.table import markdown
+
+NONE = "-"
+
+
+def table(runs: Mapping[str, Run], partners: Mapping[str, str], kinds: Sequence[str]) -> str:
+    """A Markdown table: one row per run; the first is the unpruned model.
+
+    Args:
+        runs: by name.
+        partners: of some runs, the name of the run with the same pruner and the same budget for every frame.
+        kinds: of questions, each a column.
+    """
+    header = ["method", "of all tokens", "accuracy", "against all tokens", "against pruner alone", *kinds]
+    full = next(iter(runs.values()))
+    rows = []
+    for name, run in runs.items():
+        against = NONE if run is full else str(difference(run, full))
+        alone = str(difference(run, runs[partners[name]])) if name in partners else NONE
+        rows.append([name, f"{100 * kept(run):.1f} %", str(accuracy(run)), against, alone, *_by_kind(run, kinds)])
+    return markdown(header, rows)
+
+
+def seeds_table(seeds: Mapping[str, Mapping[str, Run]]) -> str:
+    """Accuracy of the same rows with models of several training seeds.
+
+    The spread between seeds is a question of its own: errors within a column come from the choice of questions.
+    """
+    names = list(next(iter(seeds.values())))
+    rows = []
+    for name in names:
+        found = [accuracy(runs[name]) for runs in seeds.values()]
+        gaps = [difference(runs[name], next(iter(runs.values()))) for runs in seeds.values()]
+        spread = max(e.mean for e in found) - min(e.mean for e in found)
+        against = [NONE] * len(gaps) if name == names[0] else [f"{gap.mean:+.1f} ± {gap.stderr:.1f}" for gap in gaps]
+        rows.append([name, *map(str, found), f"{spread:.1f}", *against])
+    header = ["method", *seeds, "spread", *(f"against all tokens, {seed}" for seed in seeds)]
+    return markdown(header, rows)
+
+
+def kept(run: Run) -> float:
+    """Mean share of vision tokens that entered the language model."""
+    return mean(record.cost.keep_ratio_actual for record in run.records if record.cost is not None)
+
+
+def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> None:
+    """Accuracy against the share of tokens kept, a line per method."""
+    figure, axes = _axes("vision tokens kept (%)")
+    _band(axes, accuracy(full), "all tokens")
+    for name, runs in lines.items():
+        _line(axes, [100 * kept(run) for run in runs], [accuracy(run) for run in runs], name)
+    axes.set_xscale("log")
+    ticks = sorted({round(100 * kept(run)) for runs in lines.values() for run in runs})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    _save(figure, axes, file)
+
+
+def draw_temperatures(file: Path, lines: Mapping[str, Mapping[float, Run]], full: Run) -> None:
+    """Accuracy against the temperature of the softmax over frames (the paper's figure 7)."""
+    figure, axes = _axes("temperature of the allocator")
+    _band(axes, accuracy(full), "all tokens")
+    for name, runs in lines.items():
+        _line(axes, list(runs), [accuracy(run) for run in runs.values()], name)
+    axes.set_xscale("log", base=2)
+    temperatures = sorted({value for runs in lines.values() for value in runs})
+    axes.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
+    _save(figure, axes, file)
+
+
+def draw_sparsity(file: Path, lines: Mapping[str, Run], sparsity: Mapping[str, float], betas: Sequence[float]) -> None:
+    """Accuracy on the questions whose relevance is at least so sparse (the paper's figure 6)."""
+    counts = [sum(value >= beta for value in sparsity.values()) for beta in betas]
+    figure, axes = _axes("sparsity of the questions at least")
+    for name, run in lines.items():
+        _line(axes, list(betas), [accuracy(sparse(run, sparsity, beta)) for beta in betas], name)
+    axes.set_xticks(list(betas), [f"{beta:g}\nn={count}" for beta, count in zip(betas, counts, strict=True)])
+    _save(figure, axes, file)
+
+
+def sparse(run: Run, sparsity: Mapping[str, float], beta: float) -> Run:
+    """Only the questions with sparsity (largest over mean rate) of at least `beta`."""
+    return Run(run.name, run.task, tuple(r for r in run.records if sparsity[r.question] >= beta), run.config)
+
+
+def _by_kind(run: Run, kinds: Sequence[str]) -> list[str]:
+    found = [accuracy(run.of_kind(kind)) for kind in kinds]
+    return [f"{e.mean:.0f} ± {e.stderr:.0f}" for e in found]
+
+
+def _axes(xlabel: str):  # type: ignore[no-untyped-def]
+    from matplotlib.figure import Figure  # a second to load, which other commands need not wait for
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("accuracy (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _line(axes, x: Sequence[float], y: Sequence[Estimate], name: str) -> None:  # type: ignore[no-untyped-def]
+    means, errors = [e.mean for e in y], [e.stderr for e in y]
+    axes.errorbar(x, means, errors, marker="o", markersize=4, capsize=2, linewidth=1.4, label=name)
+
+
+def _band(axes, full: Estimate, name: str) -> None:  # type: ignore[no-untyped-def]
+    axes.axhline(full.mean, color="black", linewidth=1, linestyle="--", label=name)
+
+
+def _save(figure, axes, file: Path) -> None:  # type: ignore[no-untyped-def]
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Date": None})
