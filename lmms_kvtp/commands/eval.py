@@ -4,6 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+ABLATIONS = {
+    "temperature": "the allocation's temperature, 0.5 to 16 (figure 7 of the paper)",
+    "fusion": "weights of clip and video in the fusion head",
+    "clip_size": "frames of a clip",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, on which videos."""
@@ -13,34 +19,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     predictor = targets.add_parser("predictor", help="recall of key frames and the like, of several scorers")
     add_data_arguments(predictor)
-    predictor.add_argument("checkpoint", nargs="*", help="trained predictors, folders or hub ids")
+    predictor.add_argument("checkpoint", nargs="*", help="trained predictors: folders, hub ids, or tiny")
     predictor.add_argument("--pretrained", default=Siglip().pretrained, help="untuned SigLIP (default %(default)s)")
+    predictor.add_argument("--shared", metavar="MODEL", help="whose tower shared predictors read")
     predictor.add_argument("--split", default="val", choices=["train", "val", "test"], help="of synthetic videos")
     predictor.add_argument("--temperature", type=float, nargs="+", default=[2.0], help="one table each")
+    summary = "; ".join(f"{name}: {text}" for name, text in ABLATIONS.items())
+    predictor.add_argument("--ablate", choices=list(ABLATIONS), help=f"vary one thing of each checkpoint; {summary}")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Write one Markdown table for each temperature; differences are to the untuned model."""
     from lmms_kvtp.encoders.siglip import Siglip
-    from lmms_kvtp.scorers.kvtp import KVTP
-    from lmms_kvtp.scorers.oracle import Oracle
-    from lmms_kvtp.scorers.similarity import Similarity
-    from lmms_kvtp.scorers.uniform import Uniform
     from lmms_kvtp.table import markdown
-    from lmms_kvtp.training.predictor.compare import Candidate, compare, table
+    from lmms_kvtp.training.predictor.ablations import TEMPERATURES, variants
+    from lmms_kvtp.training.predictor.candidates import UNTUNED, baselines, oracle, trained
+    from lmms_kvtp.training.predictor.compare import COLUMNS, compare, table
     from lmms_kvtp.training.predictor.data_arguments import examples
-    from lmms_kvtp.training.predictor.measure import MEASURES
+    from lmms_kvtp.vlms.llava_video import load_llava_video
 
     untuned = Siglip(arguments.pretrained)
-    candidates = {"uniform": Candidate(untuned, Uniform()), "untuned": Candidate(untuned, Similarity())}
+    vlm = load_llava_video(arguments.shared) if arguments.shared else None
+    candidates = baselines(untuned)
     for checkpoint in arguments.checkpoint:
-        encoder = Siglip(checkpoint)
-        candidates[checkpoint] = Candidate(encoder, KVTP())
-        candidates[f"{checkpoint}, no fusion"] = Candidate(encoder, KVTP(fusion=False))
-    candidates["oracle"] = Candidate(untuned, Oracle())
+        for label, settings in variants(arguments.ablate).items():
+            candidates[f"{checkpoint}{label}"] = trained(checkpoint, untuned, vlm, settings)
+    candidates["oracle"] = oracle(untuned)
     found, folder = examples(arguments, arguments.split), arguments.features or Path("features")
-    for temperature in arguments.temperature:
-        rows = table(compare(candidates, found, folder, temperature), "untuned")
-        header = [f"temperature {temperature:g}", *MEASURES, "recall against untuned"]
-        sys.stdout.write(f"\n{markdown(header, rows)}\n")
+    for temperature in TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature:
+        rows = table(compare(candidates, found, folder, temperature), UNTUNED)
+        sys.stdout.write(f"\n{markdown([f'temperature {temperature:g}', *COLUMNS], rows)}\n")
     return 0

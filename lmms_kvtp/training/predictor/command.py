@@ -1,9 +1,9 @@
-"""`lmms-kvtp train predictor`: fine-tune a SigLIP for relevance, with the context fusion head."""
+"""`lmms-kvtp train predictor`: fine-tune for relevance, with the context fusion head."""
 
 import argparse
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args, get_type_hints
 
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.fusion import FusionHead
@@ -11,48 +11,67 @@ from lmms_kvtp.table import markdown
 from lmms_kvtp.training.predictor.data_arguments import add_data_arguments, examples, held_out
 from lmms_kvtp.training.predictor.features import FeatureCache
 from lmms_kvtp.training.predictor.measure import MEASURES
-from lmms_kvtp.training.predictor.model import Parts
 from lmms_kvtp.training.predictor.objective import Objective
-from lmms_kvtp.training.predictor.train import Recipe, train
+from lmms_kvtp.training.predictor.recipe import Recipe
+from lmms_kvtp.training.predictor.towers import SharedTowers, SiglipTowers, Towers
+from lmms_kvtp.training.predictor.train import train
+from lmms_kvtp.vlms.llava_video import load_llava_video
 
-RECIPE = ("parts", "epochs", "lr", "head_lr", "videos_per_step", "seed", "patience", "dtype", "report_to")
-OBJECTIVE = ("level", "pooling", "flatness")
-HEAD = ("clip_size", "local_weight", "global_weight", "queries")
+FIELDS: dict[type[Any], tuple[str, ...]] = {
+    Recipe: (
+        *("parts", "epochs", "lr", "head_lr", "videos_per_step", "seed", "patience", "dtype"),
+        *("lora_rank", "gradient_checkpointing", "report_to"),
+    ),
+    Objective: ("level", "pooling", "flatness"),
+    FusionHead: ("clip_size", "local_weight", "global_weight", "queries"),
+}
+"""Settings that are arguments, by the class that has them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, starting point, recipe and output folder."""
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
+    parser.add_argument("--slim", type=Path, help="also write there, in float16, only what training changed")
     parser.add_argument("--pretrained", default=Siglip().pretrained, help="SigLIP to start from (default %(default)s)")
+    parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
-    choices = {
-        "parts": get_args(Parts),
-        "dtype": ("float32", "bfloat16"),
-        "level": ("clip", "frame"),
-        "pooling": ("softmax", "max"),
-        "queries": ("normalized", "raw"),
-    }
-    for defaults, names in [(Recipe(), RECIPE), (Objective(), OBJECTIVE), (FusionHead(), HEAD)]:
+    for cls, names in FIELDS.items():
+        hints, defaults = get_type_hints(cls), cls()
         for name in names:
-            value = getattr(defaults, name)
-            parser.add_argument(
-                f"--{name.replace('_', '-')}",
-                type=type(value),
-                default=value,
-                choices=choices.get(name),
-                help="default %(default)s",
-            )
+            flag, value = f"--{name.replace('_', '-')}", getattr(defaults, name)
+            if isinstance(value, bool):
+                parser.add_argument(flag, action="store_true")
+            else:
+                choices = get_args(hints[name]) or None
+                parser.add_argument(flag, type=type(value), default=value, choices=choices, help="default %(default)s")
 
 
 def main(args: argparse.Namespace) -> None:
-    """Train, and print the measures on the validation videos before and after."""
-    head = FusionHead(**{name: getattr(args, name) for name in HEAD})
-    objective = Objective(clip_size=args.clip_size, **{name: getattr(args, name) for name in OBJECTIVE})
-    recipe = Recipe(head=head, objective=objective, **{name: getattr(args, name) for name in RECIPE})
+    """Train, and print the measures on the validation videos before and after.
+
+    Raises:
+        ValueError: an argument does not fit, or training broke off because a loss was not finite.
+    """
+    values = {cls: {name: getattr(args, name) for name in names} for cls, names in FIELDS.items()}
+    head, objective = FusionHead(**values[FusionHead]), Objective(clip_size=args.clip_size, **values[Objective])
+    recipe = Recipe(head=head, objective=objective, **values[Recipe])
     training, validation = held_out(examples(args, "train"), args.validation, args.seed)
-    encoder = Siglip(args.pretrained)
-    cache = FeatureCache(encoder, args.features or args.out / "features")
-    report = train(encoder, cache.see(training)[0], cache.see(validation)[0], recipe, args.out)
+    towers = _towers(args)
+    cache = FeatureCache(towers.viewer, args.features or args.out / "features")
+    (learned, unusable), (checked, unchecked) = cache.see(training), cache.see(validation)
+    try:
+        report = train(towers, learned, checked, recipe, args.out, [*unusable, *unchecked], args.slim)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
     rows = [[when, *(f"{report[f'validation_{when}'][name]:.3f}" for name in MEASURES)] for when in ("before", "after")]
+    left_out = report["data"]["videos_left_out"]
     sys.stdout.write(markdown(["validation", *MEASURES], rows) + "\n")
+    sys.stdout.write(f"{left_out} videos and {report['data']['flat_questions_left_out']} questions were left out\n")
+
+
+def _towers(args: argparse.Namespace) -> Towers:
+    encoder = Siglip(args.pretrained, dtype="float32")  # mixed precision keeps its weights so, too
+    if args.shared is None:
+        return SiglipTowers(encoder, args.parts)
+    return SharedTowers(load_llava_video(args.shared), encoder)

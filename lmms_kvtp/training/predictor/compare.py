@@ -1,81 +1,91 @@
 """Scorers side by side on the same videos, without any language model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.training.predictor.candidates import Candidate
 from lmms_kvtp.training.predictor.examples import Example
 from lmms_kvtp.training.predictor.features import FeatureCache, SeenVideo
-from lmms_kvtp.training.predictor.measure import MEASURES, Array, mean_by_video, measure, paired_bootstrap
-from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.training.predictor.measure import MEASURES, Array, mean_by_video, measure, paired_bootstrap, sparsity
+
+COLUMNS = (*MEASURES, "sparsity, whole video", "GFLOP", "recall against untuned")
+"""Of the table, behind the name of a row."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A scorer and the encoder that it reads."""
+class Outcome:
+    """What one candidate did, question by question."""
 
-    encoder: Siglip
-    scorer: FrameScorer
-
-
-Rows = dict[str, list[tuple[str, dict[str, float]]]]
-"""For each candidate, the video and the measures of each question."""
+    key: list[tuple[str, dict[str, float]]] = field(default_factory=list)
+    """Video and measures of each question that has key frames."""
+    flat: list[float] = field(default_factory=list)
+    """Sparsity on each question about the whole video; 1 is right."""
+    gigaflops: list[float] = field(default_factory=list)
+    """10^9 operations of encoder and scorer for each question; the encoder's are shared by those on a video."""
 
 
 @torch.inference_mode()
 def compare(
     candidates: Mapping[str, Candidate], examples: Sequence[Example], folder: Path, temperature: float = 2.0
-) -> Rows:
-    """Measure every candidate on every question that has key frames.
+) -> dict[str, Outcome]:
+    """Measure every candidate on every question.
 
     Args:
         candidates: by the name of their row.
-        examples: videos that cannot be read are left out, with a warning.
-        folder: of cached features.
-        temperature: of the allocation that `budget_share` and `sparsity` tell of.
+        examples: videos that cannot be used are left out, with a warning.
+        folder: of what is cached of frames.
+        temperature: of the allocation that `budget_share`, `sparsity` and `calibration` tell of.
 
     Raises:
         ValueError: no question has key frames.
     """
-    rows: Rows = {}
+    outcomes: dict[str, Outcome] = {}
     for name, candidate in candidates.items():
-        seen, _ = FeatureCache(candidate.encoder, folder).see(examples)
-        rows[name] = [row for video in seen for row in _measured(candidate, video, temperature)]
-        if not rows[name]:
+        seen, _ = FeatureCache(candidate.viewer, folder).see(examples)
+        outcomes[name] = Outcome()
+        for video in seen:
+            _measure(candidate, video, temperature, outcomes[name])
+        if not outcomes[name].key:
             raise ValueError(f"none of the questions on {len(seen)} videos has frames above its mean relevance")
-    return rows
+    return outcomes
 
 
-def table(rows: Rows, baseline: str) -> list[list[str]]:
+def table(outcomes: Mapping[str, Outcome], baseline: str) -> list[list[str]]:
     """One line for each candidate: its measures, and its recall less that of `baseline` with a 95 % interval."""
     lines = []
-    for name, of_candidate in rows.items():
-        means = mean_by_video(of_candidate)
+    for name, outcome in outcomes.items():
+        means = mean_by_video(outcome.key)
+        cells = [f"{means[measured]:.3f}" for measured in MEASURES]
+        cells += [f"{np.mean(values):.{digits}f}" if values else "-" for values, digits in _lists(outcome)]
         difference = "-"
         if name != baseline:
-            mean, low, high = paired_bootstrap(_recalls(of_candidate), _recalls(rows[baseline]))
+            mean, low, high = paired_bootstrap(_recalls(outcome), _recalls(outcomes[baseline]))
             difference = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append([name, *(f"{means[measured]:.3f}" for measured in MEASURES), difference])
+        lines.append([name, *cells, difference])
     return lines
 
 
-def _measured(candidate: Candidate, video: SeenVideo, temperature: float) -> list[tuple[str, dict[str, float]]]:
-    features = FrameFeatures(video.times, video.image)
-    return [
-        (
-            video.example.source,
-            measure(candidate.scorer.score(features, question, candidate.encoder), labels, temperature),
-        )
-        for question, labels in zip(video.example.questions, video.labels(), strict=True)
-        if (labels != labels[0]).any()
-    ]
+def _lists(outcome: Outcome) -> list[tuple[list[float], int]]:
+    return [(outcome.flat, 2), (outcome.gigaflops, 1)]
 
 
-def _recalls(rows: Sequence[tuple[str, dict[str, float]]]) -> Array:
-    videos = sorted({video for video, _ in rows})
-    return np.array([np.mean([row["recall"] for video, row in rows if video == each]) for each in videos])
+def _measure(candidate: Candidate, video: SeenVideo, temperature: float, outcome: Outcome) -> None:
+    """Add the questions on one video to `outcome`."""
+    features = candidate.features(video)
+    questions = video.example.questions
+    for question, labels in zip(questions, video.labels(), strict=True):
+        scores = candidate.score(features, question, labels)
+        if (labels != labels[0]).any():
+            outcome.key.append((video.example.source, measure(scores, labels, temperature)))
+        else:
+            outcome.flat.append(sparsity(scores, temperature))
+        outcome.gigaflops.append(candidate.gigaflops(len(labels), question, len(questions)))
+
+
+def _recalls(outcome: Outcome) -> Array:
+    videos = sorted({video for video, _ in outcome.key})
+    return np.array([np.mean([row["recall"] for video, row in outcome.key if video == each]) for each in videos])

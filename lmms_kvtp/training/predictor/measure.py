@@ -14,7 +14,7 @@ BUDGET = 0.2
 """Share of tokens, and of frames, that is kept."""
 CAPACITY = 196
 """Tokens of a frame of LLaVA-Video."""
-MEASURES = ("auroc", "average_precision", "ndcg", "recall", "budget_share", "sparsity")
+MEASURES = ("auroc", "average_precision", "ndcg", "recall", "budget_share", "sparsity", "calibration")
 
 Array = npt.NDArray[np.float64]
 
@@ -25,7 +25,8 @@ def measure(scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperatur
     Key frames are those above the mean label. auroc: how often a key frame is above another frame, ties half.
     average_precision and ndcg: of the ranking; gains are the labels, ties share their places. recall: key frames among
     the best fifth, over as many as fit there. budget_share: tokens of key frames at a keep ratio of a fifth,
-    over all kept tokens. sparsity: largest over mean frame rate, eq. 1.
+    over all kept tokens. sparsity: largest over mean frame rate, eq. 1. calibration: divergence (nats) of the rates
+    from those that the labels give at temperature 1, as an index has them; 0 where they agree.
 
     Args:
         scores: of the predictor.
@@ -42,15 +43,21 @@ def measure(scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperatur
     room = max(1, int(BUDGET * len(values)))
     top = _chances(values, room)
     budgets = Softmax(temperature=temperature).allocate(scores, int(BUDGET * len(values) * CAPACITY), CAPACITY)
-    rates = torch.softmax(scores.double() / temperature, dim=0)
+    log_rates, log_wanted = ((x.double() / tau).log_softmax(dim=0) for x, tau in ((scores, temperature), (labels, 1)))
     return {
         "auroc": _auroc(values, key),
         "average_precision": _average_precision(values, key),
         "ndcg": _dcg(values, gains) / _dcg(gains, gains),
         "recall": float(top[key].sum() / min(room, key.sum())),
         "budget_share": float(budgets.numpy()[key].sum() / budgets.sum()),
-        "sparsity": float(rates.max() * len(rates)),
+        "sparsity": sparsity(scores, temperature),
+        "calibration": float((log_wanted.exp() * (log_wanted - log_rates)).sum()),
     }
+
+
+def sparsity(scores: Float[Tensor, " T"], temperature: float) -> float:
+    """Largest over mean rate of a frame at an allocation by softmax(scores / temperature); 1 if all are equal."""
+    return float(torch.softmax(scores.double() / temperature, dim=0).max() * len(scores))
 
 
 def mean_by_video(rows: Sequence[tuple[str, dict[str, float]]]) -> dict[str, float]:

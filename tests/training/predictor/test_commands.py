@@ -15,6 +15,7 @@ from lmms_kvtp.synth import cache
 from lmms_kvtp.training.predictor.data_arguments import held_out
 from lmms_kvtp.training.predictor.examples import Example, synthetic
 from lmms_kvtp.training.predictor.features import FeatureCache
+from lmms_kvtp.training.predictor.viewers import Embeddings
 from lmms_kvtp.video import load_video
 
 TINY = str(Path(__file__).parent.parent.parent / "goldens" / "siglip_tiny")
@@ -40,10 +41,10 @@ def table(text: str) -> dict[str, dict[str, str]]:
 
 
 def test_frames_are_encoded_once_and_read_back(example, tmp_path):
-    features = FeatureCache(Siglip(TINY, device="cpu"), tmp_path)
+    features = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path)
     ((first,), unreadable) = features.see([example])
     frames = torch.cat([part.rgb for part in load_video(example.source, FRAMES).chunks()])
-    described = features.encoder.encode(
+    described = features.viewer.encoder.encode(
         next(load_video(example.source, FRAMES).chunks()), frozenset({"image"}), GridPool("average", (3, 3))
     )
     assert len(frames) == len(first.image) == 16 and torch.equal(first.times, described.times)
@@ -55,7 +56,7 @@ def test_frames_are_encoded_once_and_read_back(example, tmp_path):
 
 
 def test_a_damaged_file_is_made_anew_and_other_frames_get_their_own(example, tmp_path):
-    features = FeatureCache(Siglip(TINY, device="cpu"), tmp_path)
+    features = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path)
     whole = features.see([example])[0][0].image
     (stored,) = tmp_path.iterdir()
     stored.write_bytes(stored.read_bytes()[:100])
@@ -67,7 +68,7 @@ def test_a_damaged_file_is_made_anew_and_other_frames_get_their_own(example, tmp
 def test_videos_that_cannot_be_read_are_left_out_and_named(example, tmp_path, caplog):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    seen, unreadable = FeatureCache(Siglip(TINY, device="cpu"), tmp_path / "features").see(
+    seen, unreadable = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path / "features").see(
         [Example(str(broken), example.questions), example]
     )
     assert [video.example.source for video in seen] == [example.source]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 from lmms_kvtp.encoders.siglip import Siglip
@@ -13,7 +14,9 @@ from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.training.predictor.examples import Example
 from lmms_kvtp.training.predictor.features import SeenVideo
 from lmms_kvtp.training.predictor.objective import Objective
-from lmms_kvtp.training.predictor.train import Recipe, train
+from lmms_kvtp.training.predictor.recipe import Recipe
+from lmms_kvtp.training.predictor.towers import SiglipTowers
+from lmms_kvtp.training.predictor.train import train
 from lmms_kvtp.types import FrameFeatures, Question
 
 TINY = Path(__file__).parent.parent.parent / "goldens" / "siglip_tiny"
@@ -38,8 +41,12 @@ def videos(count: int, seed: int) -> list[SeenVideo]:
     return made
 
 
-def fresh() -> Siglip:
+def encoder() -> Siglip:
     return Siglip(str(TINY), device="cpu")
+
+
+def fresh() -> SiglipTowers:
+    return SiglipTowers(encoder())
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +62,22 @@ def test_training_finds_the_key_frames(run):
 
 def test_questions_on_the_whole_video_are_left_out_and_counted(run):
     assert run[0]["data"]["flat_questions_left_out"] == 12
+    assert run[0]["data"]["videos_left_out"] == 0 and run[0]["stopped_by"] is None
 
 
 def test_the_folder_serves_as_encoder_and_scorer_and_loads_in_plain_transformers(run):
     report, out = run
-    encoder, video = Siglip(str(out), device="cpu"), videos(4, 3)[0]
-    scores = KVTP().score(FrameFeatures(video.times, video.image), video.example.questions[0], encoder)
+    tuned, video = Siglip(str(out), device="cpu"), videos(4, 3)[0]
+    scores = KVTP().score(FrameFeatures(video.times, video.image), video.example.questions[0], tuned)
     key = video.labels()[0] > 0
     assert scores[key].min() > scores[~key].max()
-    assert torch.equal(AutoModel.from_pretrained(out).logit_scale, encoder.model.logit_scale)
-    assert KVTP().head(encoder).log_tau.abs().min() > 0
+    assert torch.equal(AutoModel.from_pretrained(out).logit_scale, tuned.model.logit_scale)
+    assert KVTP().head(tuned).log_tau.abs().min() > 0
     assert json.loads((out / "training.json").read_text())["recipe"]["seed"] == report["recipe"]["seed"]
 
 
 def test_the_vision_tower_stays_as_it_was_and_the_text_tower_does_not(run):
-    before, after = fresh().model.state_dict(), Siglip(str(run[1]), device="cpu").model.state_dict()
+    before, after = encoder().model.state_dict(), Siglip(str(run[1]), device="cpu").model.state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"text_model", "logit_scale", "logit_bias"}
 
@@ -94,21 +102,46 @@ def test_a_folder_of_another_recipe_is_refused(run):
 def test_head_only_training_leaves_both_towers_alone(tmp_path):
     recipe = replace(RECIPE, parts="head", epochs=1, head=FusionHead(clip_size=4))
     train(fresh(), videos(3, 2), videos(2, 3), recipe, tmp_path)
-    before, after = fresh().model.state_dict(), Siglip(str(tmp_path), device="cpu").model.state_dict()
+    before, after = encoder().model.state_dict(), Siglip(str(tmp_path), device="cpu").model.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"logit_scale", "logit_bias"}
     assert KVTP().head(Siglip(str(tmp_path))).clip_size == 4
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(run, tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_epoch(run, tmp_path):
     shutil.copytree(run[1], tmp_path / "out")
     bad = videos(12, 2)
     bad[5].image[3] = torch.nan
     recipe = replace(RECIPE, epochs=7)
     note = tmp_path / "out" / "recipe.json"
     note.write_text(json.dumps({**json.loads(note.read_text()), "epochs": 7}))
-    with pytest.raises(FloatingPointError, match="the loss is nan"):
+    (tmp_path / "out" / "model.safetensors").unlink()
+    with pytest.raises(FloatingPointError, match=r"the loss is nan.*; .* has the predictor as it was at checkpoint-18"):
         train(fresh(), bad, videos(4, 3), recipe, tmp_path / "out")
-    assert list((tmp_path / "out" / "epochs").glob("checkpoint-*"))
+    kept, last = (Siglip(str(tmp_path / "out"), device="cpu").model, load_file(newest(tmp_path / "out")))
+    assert torch.equal(kept.text_model.head.weight, last["towers.siglip.text_model.head.weight"])
+    assert "the loss is nan" in json.loads((tmp_path / "out" / "training.json").read_text())["stopped_by"]
+
+
+def newest(out: Path) -> Path:
+    epochs = sorted((out / "epochs").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return epochs[-1] / "model.safetensors"
+
+
+def test_a_loss_that_is_no_number_in_the_first_epoch_writes_nothing(tmp_path):
+    bad = videos(2, 2)
+    bad[0].image[3] = torch.nan
+    with pytest.raises(FloatingPointError, match="no epoch was finished, so nothing was written"):
+        train(fresh(), bad, videos(2, 3), RECIPE, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_update(tmp_path):
+    towers = fresh()
+    towers.logit_scale.register_hook(lambda gradient: gradient * torch.nan)
+    before = towers.logit_scale.item()
+    with pytest.raises(FloatingPointError, match=r"the gradient of towers\.siglip\.logit_scale is not finite"):
+        train(towers, videos(2, 2), videos(2, 3), RECIPE, tmp_path)
+    assert towers.logit_scale.item() == before
 
 
 def test_videos_without_key_frames_are_refused(tmp_path):
@@ -117,3 +150,37 @@ def test_videos_without_key_frames_are_refused(tmp_path):
     ]
     with pytest.raises(ValueError, match="leave 0 and 0 with questions"):
         train(fresh(), flat, flat, RECIPE, tmp_path)
+
+
+def test_training_stops_when_validation_gets_no_better(tmp_path):
+    recipe = replace(RECIPE, epochs=50, lr=0.0, head_lr=0.0, patience=2, videos_per_step=3)
+    report = train(fresh(), videos(3, 2), videos(2, 3), recipe, tmp_path)
+    assert max(line["epoch"] for line in report["log"]) == 3.0  # the first epoch counts as better than nothing
+
+
+def test_the_slim_form_scores_like_the_whole_one(run, tmp_path):
+    again = train(fresh(), videos(3, 2), videos(2, 3), replace(RECIPE, epochs=1), tmp_path / "out", slim=tmp_path / "s")
+    video = videos(4, 3)[0]
+    features = FrameFeatures(video.times, video.image)
+    whole = KVTP().score(features, video.example.questions[0], Siglip(str(tmp_path / "out"), device="cpu"))
+    slim = KVTP(checkpoint=str(tmp_path / "s")).score(features, video.example.questions[0], encoder())
+    torch.testing.assert_close(slim, whole, atol=0.05, rtol=0.01)
+    untuned = KVTP().score(features, video.example.questions[0], encoder())
+    assert not torch.allclose(slim, untuned, atol=0.1) and again["stopped_by"] is None
+    assert not (tmp_path / "s" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lora_rank": 4, "parts": "head"}, "no tower is trained; use parts=text or all"),
+        ({"lora_rank": -1}, "lora_rank=-1 is below 0"),
+        ({"lora_rank": 4}, "lora_rank=4 needs peft; pip install peft, or use lora_rank=0"),
+        ({"report_to": "wandb"}, "report_to=wandb: it is not installed; pip install wandb"),
+        ({"report_to": "tensorboard"}, "report_to=tensorboard: it is not installed; pip install tensorboard"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused_before_any_video_is_read(wrong, message, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **wrong)
