@@ -127,7 +127,7 @@ def read_question(prompt: str, doc: Mapping[str, Any], doc_key: str) -> Question
         prompt=prompt,
         stem=stem,
         options=options,
-        refined=refine(stem, options),
+        refined=str(doc.get("refined") or refine(stem, options)),  # an index has its own
         doc_key=doc_key,
         spans=None if spans is None else tuple((float(a), float(b), float(score)) for a, b, score in spans),
     )

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 85
+NO_KEY = "none"
+"""Sent to a server of one's own, which asks for no key."""
 PATIENCE = 12
 """Requests without an answer, one after the other, that end a build."""
 
@@ -68,7 +71,7 @@ class Endpoint(Chat):
     base_url: str | None = None
     """None: what the variable OPENAI_BASE_URL says, else OpenAI's own."""
     api_key: str | None = field(default=None, repr=False)
-    """None: what the variable OPENAI_API_KEY says."""
+    """None: what the variable OPENAI_API_KEY says; a named server may do without."""
     concurrency: int = 8
     timeout: float = 120.0
     """Seconds for one attempt."""
@@ -129,7 +132,10 @@ class Endpoint(Chat):
 
         try:
             client = AsyncOpenAI(
-                api_key=self.api_key, base_url=self.base_url, max_retries=self.retries, timeout=self.timeout
+                api_key=self.api_key or os.environ.get("OPENAI_API_KEY") or (self.base_url and NO_KEY),
+                base_url=self.base_url,
+                max_retries=self.retries,
+                timeout=self.timeout,
             )
         except OpenAIError as error:
             raise ChatError(f"cannot use an OpenAI-compatible endpoint: {error}") from error

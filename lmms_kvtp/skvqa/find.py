@@ -11,7 +11,6 @@ from lmms_kvtp.skvqa.files import write_whole
 from lmms_kvtp.skvqa.index import dumps_all, files, read
 
 VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
-BETA_VARIABLE = "LMMS_KVTP_SKVQA_BETA"
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 
 

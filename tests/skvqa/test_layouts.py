@@ -60,7 +60,7 @@ def test_a_missing_field_is_named_with_the_expected_layout(tmp_path):
 @pytest.mark.parametrize("field", [{"question": ""}, {"question": None}, {"options": "A. x"}, {"options": ["", "b"]}])
 def test_an_empty_field_is_refused(tmp_path, field):
     path = write_json(tmp_path / "test.json", [{**videomme_rows(1, 1)[0], **field}])
-    with pytest.raises(LayoutError, match="row 1 has (a question|options) that"):
+    with pytest.raises(LayoutError, match=r"row 1 has (a question|options) that"):
         read_questions("videomme", path)
 
 

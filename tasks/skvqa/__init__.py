@@ -1,0 +1,1 @@
+"""SparseKV-QA: Video-MME, EgoSchema and NExT-QA, restricted to long videos with sparse evidence."""

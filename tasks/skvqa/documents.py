@@ -1,0 +1,144 @@
+"""Which questions are asked, with what the index knows of them, and where their videos are."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from lmms_kvtp.skvqa.entry import Entry
+from lmms_kvtp.skvqa.find import NoIndexError, entries, locate
+from lmms_kvtp.skvqa.identity import EVALUATED
+from lmms_kvtp.skvqa.locate import missing_message
+from lmms_kvtp.skvqa.settings import MISSING_VARIABLE, criteria, ignore_missing
+from lmms_kvtp.skvqa.stats import apply
+
+Doc = Mapping[str, Any]
+
+SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the harness keeps a data set's videos, and which column names the file."""
+
+    folder: str
+    column: str
+
+
+SOURCES: Mapping[str, Source] = {
+    "videomme": Source("videomme/data", "videoID"),
+    "egoschema": Source("egoschema/videos", "video_idx"),
+    "nextqa": Source("nextqa/NExTVideo", "video"),
+}
+
+
+def documents(dataset: str, full: bool, rows: Any) -> Any:
+    """The documents of a task: those that meet the criteria, or all, with spans and sparsity where they are known.
+
+    Raises:
+        NoIndexError: there is no index; the message names the ways on.
+        IndexFileError: it is damaged, or of another data set or version.
+        LookupError: the index has none of the data set's questions.
+        FileNotFoundError: videos are missing; the message lists them.
+    """
+    try:
+        return _documents(dataset, full, rows)
+    except (LookupError, ValueError, OSError) as error:
+        logger.error(error)  # the harness retries, and then reports a RetryError without the reason
+        raise
+
+
+def _documents(dataset: str, full: bool, rows: Any) -> Any:
+    known = _index(dataset, full)
+    identify = EVALUATED[dataset]
+    names = [identify(row)[0] for row in rows]
+    wanted = list(range(len(names))) if full else _chosen(dataset, known, names)
+    _check_videos(dataset, [rows[number] for number in wanted])
+    found = [known.get(names[number]) for number in wanted]
+    task = f"skvqa_{dataset}_full" if full else f"skvqa_{dataset}"
+    columns = {
+        "kvtp_id": [f"{task}/{names[number]}" for number in wanted],
+        "spans": [None if entry is None or entry.spans is None else [list(s) for s in entry.spans] for entry in found],
+        "refined": [None if entry is None else entry.refined for entry in found],
+        "sparsity": [None if entry is None else entry.sparsity for entry in found],
+    }
+    chosen = rows.select(wanted)
+    for name, column in columns.items():
+        chosen = chosen.add_column(name, column)
+    return chosen
+
+
+def _index(dataset: str, full: bool) -> Mapping[str, Entry]:
+    try:
+        return entries(dataset)
+    except NoIndexError:
+        if full:
+            return {}
+        raise
+
+
+def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> list[int]:
+    scored = [known[name] for name in names if name in known]
+    if not scored:
+        raise LookupError(
+            f"the index {locate(dataset)} has none of the {len(names)} questions of {dataset}, such as {names[0]!r}; "
+            f"it has {', '.join(map(repr, list(known)[:3]))}: another release of the data set?"
+        )
+    limits = criteria()
+    filtered = apply(scored, limits)
+    logger.info(
+        f"skvqa_{dataset}: {len(filtered.kept)} of {len(names)} questions (beta {limits.beta:g}, at least "
+        f"{limits.min_frames} frames); {filtered.only_not_sparse} are only not sparse enough, "
+        f"{filtered.only_too_short} only too short, {filtered.both} both, {len(names) - len(scored)} not in the index"
+    )
+    if not filtered.kept:
+        raise LookupError(f"no question of {dataset} is left at beta {limits.beta:g}; see LMMS_KVTP_SKVQA_BETA")
+    kept = {entry.question_id for entry in filtered.kept}
+    return [number for number, name in enumerate(names) if name in kept]
+
+
+def _check_videos(dataset: str, rows: Sequence[Doc]) -> None:
+    """Find out before the first answer that videos are missing.
+
+    Raises:
+        FileNotFoundError: the message lists them.
+    """
+    names = list(dict.fromkeys(str(row[SOURCES[dataset].column]) for row in rows))
+    missing = [name for name in names if _find(dataset, name) is None]
+    if missing and not ignore_missing():
+        message = missing_message(dataset, _folder(dataset), missing, len(names))
+        raise FileNotFoundError(f"{message}\n{MISSING_VARIABLE}=ignore goes on without them, with on_error=skip")
+
+
+def video(dataset: str, doc: Doc) -> list[str]:
+    """The path of a document's video, which need not exist."""
+    name = str(doc[SOURCES[dataset].column])
+    return [str(_find(dataset, name) or _folder(dataset) / f"{name}.mp4")]
+
+
+def _find(dataset: str, name: str) -> Path | None:
+    paths = (_folder(dataset) / f"{name}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in paths if path.exists()), None)
+
+
+def _folder(dataset: str) -> Path:
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    return Path(home).expanduser() / SOURCES[dataset].folder
+
+
+Documents = Callable[[Any], Any]
+
+videomme: Documents = partial(documents, "videomme", False)
+videomme_full: Documents = partial(documents, "videomme", True)
+egoschema: Documents = partial(documents, "egoschema", False)
+egoschema_full: Documents = partial(documents, "egoschema", True)
+nextqa: Documents = partial(documents, "nextqa", False)
+nextqa_full: Documents = partial(documents, "nextqa", True)
+
+videomme_video: Callable[[Doc], list[str]] = partial(video, "videomme")
+egoschema_video: Callable[[Doc], list[str]] = partial(video, "egoschema")
+nextqa_video: Callable[[Doc], list[str]] = partial(video, "nextqa")

@@ -1,0 +1,138 @@
+"""Prompts and scoring: those of the harness's own tasks, without their dependence on the model and on chance."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from lmms_kvtp.skvqa.identity import EVALUATED
+
+Doc = Mapping[str, Any]
+
+INSTRUCTION = "\nAnswer with the option's letter from the given choices directly."
+LETTERS = ("A", "B", "C", "D", "E")
+BINS = ((0.0, 2.0, "under_2"), (2.0, 3.0, "2_to_3"), (3.0, 5.0, "3_to_5"), (5.0, float("inf"), "5_up"))
+"""Ranges of sparsity, and the names of their metrics."""
+
+
+def videomme_text(doc: Doc) -> str:
+    """The stock prompt, as every model without an entry of its own gets it."""
+    from lmms_eval.tasks.videomme.utils import videomme_doc_to_text
+
+    return str(videomme_doc_to_text(doc, {"pre_prompt": "", "post_prompt": INSTRUCTION}))
+
+
+def egoschema_text(doc: Doc) -> str:
+    """The stock prompt of the subset."""
+    from lmms_eval.tasks.egoschema.utils import egoschema_doc_to_text
+
+    return str(egoschema_doc_to_text(doc, {"pre_prompt": "", "post_prompt": INSTRUCTION}))
+
+
+def nextqa_text(doc: Doc) -> str:
+    """The stock prompt, which has no instruction."""
+    from lmms_eval.tasks.nextqa.utils import nextqa_doc_to_text_mc
+
+    return str(nextqa_doc_to_text_mc(doc, {"pre_prompt": "", "post_prompt": ""}))
+
+
+def videomme_choice(doc: Doc, text: str) -> str | None:
+    """The letter that the stock task reads; None where it reads none."""
+    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
+
+    return extract_mcq_answer(text, choices=list(LETTERS[:4])) or None
+
+
+def egoschema_choice(doc: Doc, text: str) -> str | None:
+    """The letter that the stock task reads; None where it would draw one."""
+    from lmms_eval.tasks.egoschema.utils import get_multi_choice_info, parse_multi_choice_response
+
+    options, letters = get_multi_choice_info(doc)
+    if nothing_readable(text, options):
+        return None
+    return str(parse_multi_choice_response(text, letters, options)[0])
+
+
+def nextqa_choice(doc: Doc, text: str) -> str | None:
+    """The letter that the stock task reads; None where it would draw one."""
+    from lmms_eval.tasks.nextqa.utils import get_multi_choice_info, parse_multi_choice_response
+
+    options, letters = get_multi_choice_info(doc)
+    if nothing_readable(text, options):
+        return None
+    return str(parse_multi_choice_response(text, letters, options))
+
+
+def nothing_readable(text: str, options: Mapping[str, str]) -> bool:
+    """The stock parsers find neither a letter nor, in answers of more than five words, an option's text.
+
+    They then draw a letter with `random.choice`; a test holds this against their code.
+    """
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    padded = f" {text} "
+    if any(f"({letter})" in padded or f"{letter} " in padded or f"{letter}." in padded for letter in options):
+        return False
+    return len(padded.split()) <= 5 or not any(option.lower() in padded.lower() for option in options.values())
+
+
+def videomme_answer(doc: Doc) -> str:
+    """The right letter."""
+    return str(doc["answer"]).strip().upper()
+
+
+def numbered_answer(doc: Doc) -> str:
+    """The right letter of a document that has its number."""
+    return LETTERS[int(doc["answer"])]
+
+
+def results(
+    dataset: str,
+    answer: Callable[[Doc], str],
+    choice: Callable[[Doc, str], str | None],
+    doc: Doc,
+    answers: Sequence[str],
+) -> dict[str, Any]:
+    """Score one answer; what cannot be read is wrong, and counted."""
+    question_id, video_id = EVALUATED[dataset](doc)
+    chosen, right, sparsity = choice(doc, answers[0]), answer(doc), doc.get("sparsity")
+    score = float(chosen == right)
+    item = {"score": score, "question_id": question_id, "video_id": video_id, "sparsity": sparsity}
+    item |= {"chosen": chosen or "", "answer": right, "text": answers[0]}
+    row: dict[str, Any] = {"skvqa_acc": item, "score": score}
+    row |= {name: item[name] for name in ("question_id", "video_id", "sparsity")}
+    for low, high, name in BINS:
+        row[f"acc_sparsity_{name}"] = item if sparsity is not None and low <= sparsity < high else None
+    row["unparsable"] = {**item, "score": float(chosen is None)}
+    return row | _costs(str(doc.get("kvtp_id")))
+
+
+def _costs(key: str) -> dict[str, float | None]:
+    from lmms_kvtp.cost import lookup  # needs torch: not for reading the prompt
+
+    cost = lookup(key)
+    if cost is None:
+        return {"vision_tokens_kept": None, "keep_ratio_actual": None, "seconds": None}
+    return {
+        "vision_tokens_kept": float(cost.tokens_kept),
+        "keep_ratio_actual": cost.keep_ratio_actual,
+        "seconds": cost.seconds_total,
+    }
+
+
+Results = Callable[[Doc, Sequence[str]], dict[str, Any]]
+
+videomme_results: Results = partial(results, "videomme", videomme_answer, videomme_choice)
+egoschema_results: Results = partial(results, "egoschema", numbered_answer, egoschema_choice)
+nextqa_results: Results = partial(results, "nextqa", numbered_answer, nextqa_choice)
+
+
+def percent(items: Sequence[Mapping[str, Any] | None]) -> float | str:
+    """Mean score of the items that are there, 0-100."""
+    mean = average([None if item is None else item["score"] for item in items])
+    return mean if isinstance(mean, str) else 100.0 * mean
+
+
+def average(items: Sequence[float | None]) -> float | str:
+    """Mean of the numbers that are there; the harness's own word where there is none."""
+    known = [item for item in items if item is not None]
+    return sum(known) / len(known) if known else "N/A"

@@ -1,0 +1,251 @@
+"""The evaluation tasks: which documents they ask, their prompts, their scoring."""
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from skvqa.entries import long_entry
+from skvqa_lookalikes import egoschema_rows, nextqa_rows, videomme_rows
+
+from lmms_kvtp.skvqa import find, prompts
+from lmms_kvtp.skvqa.find import NoIndexError
+from lmms_kvtp.skvqa.index import IndexFileError, write
+from lmms_kvtp.skvqa.layouts import LAYOUTS
+from lmms_kvtp.tasks.skvqa import documents, utils
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
+ROWS = {"videomme": videomme_rows(3, 2), "egoschema": egoschema_rows(3), "nextqa": nextqa_rows(3, 2)}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and videos that are there by name."""
+    for variable in ("INDEX", "BETA", "MIN_FRAMES", "MISSING"):
+        monkeypatch.delenv(f"LMMS_KVTP_SKVQA_{variable}", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("LMMS_KVTP_HOME", str(tmp_path / "cache"))
+    names = [f"videomme/data/-clip_{v}.mp4" for v in range(3)] + [f"egoschema/videos/uuid-{v}.mp4" for v in range(3)]
+    for name in [*names, *[f"nextqa/NExTVideo/{4010069381 + v}.mp4" for v in range(3)]]:
+        (tmp_path / "hf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hf" / name).touch()
+    return tmp_path
+
+
+def install(home: Path, *peaks: float, dataset: str = "videomme", frames: int = 128) -> None:
+    """An index of the first questions in the cache."""
+    names = [utils.EVALUATED[dataset](row)[0] for row in ROWS[dataset]]
+    entries = [long_entry(name, frames, peak, dataset=dataset) for name, peak in zip(names, peaks, strict=False)]
+    write(home / "built.jsonl", entries)
+    find.install(home / "built.jsonl")
+
+
+def rows(dataset: str = "videomme") -> Any:
+    return datasets.Dataset.from_list(ROWS[dataset])
+
+
+def test_only_questions_that_meet_the_criteria_are_asked(home: Path) -> None:
+    install(home, 5.0, 0.0, 5.0, 1.0)
+    found = documents.videomme(rows())
+    assert found["question_id"] == ["000-0", "001-0"]
+    assert found["kvtp_id"] == ["skvqa_videomme/000-0", "skvqa_videomme/001-0"]
+    assert found["refined"] == ["What color is the star? Choices: red, blue."] * 2
+    assert all(sparsity > 10 for sparsity in found["sparsity"])
+    assert found[0]["question"] == ROWS["videomme"][0]["question"]
+
+
+def test_beta_and_the_least_frames_are_settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(home, 5.0, 0.0, 5.0, 1.0)
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_BETA", "1.5")
+    assert len(documents.videomme(rows())) == 3
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_MIN_FRAMES", "129")
+    with pytest.raises(LookupError, match=r"no question of videomme is left at beta 1.5"):
+        documents.videomme(rows())
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_BETA", "two")
+    with pytest.raises(ValueError, match="LMMS_KVTP_SKVQA_BETA='two' is not a number"):
+        documents.videomme(rows())
+
+
+def test_the_full_task_asks_everything_with_or_without_an_index(home: Path) -> None:
+    assert documents.videomme_full(rows())["sparsity"] == [None] * 6
+    install(home, 5.0, 0.0)
+    found = documents.videomme_full(rows())
+    assert found["kvtp_id"][0] == "skvqa_videomme_full/000-0"
+    assert [sparsity is None for sparsity in found["sparsity"]] == [False, False, True, True, True, True]
+
+
+def test_spans_reach_the_oracle(home: Path) -> None:
+    from lmms_kvtp.model_wrappers.requests import read_question
+
+    entry = long_entry("uuid-1", 128, 5.0, dataset="egoschema")
+    edges = tuple((8.0 * clip, 8.0 * clip + 8) for clip in range(16))
+    from dataclasses import replace
+
+    write(home / "egoschema.jsonl", [replace(entry, edges=edges)])
+    find.install(home)
+    [doc] = documents.egoschema(rows("egoschema"))
+    question = read_question(utils.egoschema_text(doc), doc, "key")
+    assert question.spans is not None
+    assert question.spans[:2] == ((0.0, 8.0, 5.0), (8.0, 16.0, 0.0))
+    assert question.refined == entry.refined
+
+
+@pytest.mark.parametrize("dataset", utils.EVALUATED)
+def test_documents_of_each_data_set_are_found_by_their_ids(home: Path, dataset: str) -> None:
+    install(home, 5.0, 5.0, dataset=dataset)
+    found = getattr(documents, dataset)(rows(dataset))
+    assert len(found) == 2
+    [path] = getattr(documents, f"{dataset}_video")(found[0])
+    assert Path(path).is_file()
+
+
+def test_without_an_index_the_message_names_the_ways_on(home: Path) -> None:
+    with pytest.raises(NoIndexError) as error:
+        documents.nextqa(rows("nextqa"))
+    for way in ("skvqa import skvqa.json", "--scorer siglip", "minutes", "million input tokens", "skvqa_nextqa_full"):
+        assert way in str(error.value)
+    assert "LMMS_KVTP_SKVQA_INDEX" in str(error.value)
+
+
+def test_the_index_may_be_named_as_file_or_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(home, 5.0, 5.0)
+    (home / "cache" / "skvqa" / "videomme.jsonl").rename(home / "videomme.jsonl")
+    for place in (home / "videomme.jsonl", home):
+        monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", str(place))
+        assert len(documents.videomme(rows())) == 2
+    with pytest.raises(FileNotFoundError, match=r"is a folder without nextqa\.jsonl"):
+        documents.nextqa(rows("nextqa"))
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", str(home / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
+        documents.videomme(rows())
+
+
+def test_an_index_of_the_hub_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", "somebody/skvqa")
+    with pytest.raises(FileNotFoundError, match=r"the hub has no videomme\.jsonl of a data set of that name"):
+        documents.videomme(rows())
+
+
+def test_an_index_of_another_data_set_or_release_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(home, 5.0, 5.0)
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", str(home / "built.jsonl"))
+    with pytest.raises(IndexFileError, match="line 1 is of data set videomme, wanted nextqa"):
+        documents.nextqa(rows("nextqa"))
+    write(home / "built.jsonl", [long_entry("900-1", 128, 5.0)])
+    with pytest.raises(LookupError, match=r"has none of the 6 questions of videomme, such as '000-0'; it has '900-1'"):
+        documents.videomme(rows())
+
+
+def test_missing_videos_are_all_listed_before_the_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(home, 5.0, 5.0, 5.0, 0.0, 0.0)
+    for video in range(3):
+        (home / "hf" / "videomme" / "data" / f"-clip_{video}.mp4").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        documents.videomme(rows())
+    assert "2 of 2 videos are not below" in str(error.value)
+    assert "\n  -clip_0\n  -clip_1\n" in str(error.value)  # nobody asks for the third
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_MISSING", "ignore")
+    assert len(documents.videomme(rows())) == 3
+
+
+@pytest.mark.parametrize("dataset", utils.EVALUATED)
+def test_the_whole_prompt_is_that_of_the_golden(dataset: str, home: Path) -> None:
+    golden = (GOLDENS / f"{dataset}.txt").read_text().removesuffix("\n")
+    assert getattr(utils, f"{dataset}_text")(ROWS[dataset][0]) == golden
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("caption", "9a767b275f3117a0"),
+        ("refine", "79deaab5456c6161"),
+        ("score", "1079dc2b30c04961"),
+        ("score_one", "762281b3d99408c4"),
+        ("repair", "0a2eb3efa9f3a1fa"),
+    ],
+)
+def test_released_prompts_of_the_construction_do_not_change(name: str, digest: str) -> None:
+    file = Path(prompts.__file__).parent / "v1" / f"{name}.txt"
+    assert hashlib.sha256(file.read_bytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(
+    ("dataset", "text", "score", "unparsable"),
+    [
+        ("videomme", "A", 1, 0),
+        ("videomme", "The best answer is (A).", 1, 0),
+        ("videomme", "B", 0, 0),
+        ("videomme", "none of these", 0, 1),
+        ("egoschema", "A.", 1, 0),
+        ("egoschema", "(C)", 0, 0),
+        ("egoschema", "i am not sure", 0, 1),
+        ("egoschema", "", 0, 1),
+        ("nextqa", "A. tickled", 1, 0),
+        ("nextqa", "the baby laughed as it was tickled", 1, 0),
+        ("nextqa", "tickled", 0, 1),
+    ],
+)
+def test_answers_are_scored_as_stock_and_the_unreadable_is_wrong(
+    dataset: str, text: str, score: int, unparsable: int, home: Path
+) -> None:
+    row = getattr(utils, f"{dataset}_results")({**ROWS[dataset][0], "sparsity": 2.5}, [text])
+    assert row["score"] == row["skvqa_acc"]["score"] == score
+    assert row["unparsable"]["score"] == unparsable
+    assert row["acc_sparsity_2_to_3"]["score"] == score
+    assert [row[f"acc_sparsity_{name}"] for name in ("under_2", "3_to_5", "5_up")] == [None] * 3
+    assert row["skvqa_acc"]["video_id"] == row["video_id"]
+
+
+WORDS = [
+    "A",
+    "(B)",
+    "c",
+    "D.",
+    "E,",
+    "the",
+    "answer",
+    "is",
+    "tickled",
+    "Funny dog",
+    "...",
+    "BE",
+    "mother",
+    "I",
+    "music?",
+]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join))
+def test_no_letter_is_ever_drawn_and_none_that_stock_reads_is_lost(text: str) -> None:
+    class DrawnError(Exception):
+        pass
+
+    def drawn(_: object) -> None:
+        raise DrawnError
+
+    from lmms_eval.tasks.egoschema import utils as egoschema
+    from lmms_eval.tasks.nextqa import utils as nextqa
+
+    doc = {**ROWS["nextqa"][0], "option": ["tickled", "funny dog", "music", "fell", "mother"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random, "choice", drawn)
+        for stock, choose in ((nextqa, utils.nextqa_choice), (egoschema, utils.egoschema_choice)):
+            options, letters = stock.get_multi_choice_info(doc)
+            try:
+                read = stock.parse_multi_choice_response(text, letters, options)
+                expected = read if isinstance(read, str) else read[0]
+            except DrawnError:
+                expected = None
+            assert choose(doc, text) == expected
+
+
+def test_every_data_set_with_a_task_is_one_that_can_be_built() -> None:
+    assert set(utils.EVALUATED) <= set(LAYOUTS)
+    assert list(utils.EVALUATED) == ["videomme", "egoschema", "nextqa"]
