@@ -25,6 +25,7 @@ from lmms_kvtp.model_wrappers.report import report
 from lmms_kvtp.model_wrappers.requests import Ask, check_files, flatten, is_padding, read_ask, read_visuals
 from lmms_kvtp.model_wrappers.session import Session
 from lmms_kvtp.model_wrappers.start import open_session, say_resumed
+from lmms_kvtp.model_wrappers.tree import tree
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.plugin import check_harness, cli_arguments, publish
 from lmms_kvtp.types import GenerationOptions
@@ -189,6 +190,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         finally:
             run, ended = self.arguments.run, self.session
             told = {
+                "tree": tree(),
                 "journal": str(journal.path) if journal else None,
                 "resumed": ended.resumed + ended.resumed_elsewhere,
                 "failed": len(ended.failures) + ended.failed_elsewhere,

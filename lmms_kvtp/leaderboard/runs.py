@@ -1,14 +1,18 @@
 """Reads what a harness run wrote: one record per question, with its score and its cost."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.leaderboard.scores import KINDS, VIDEOS, Layout, find, score
+
+RESULTS, SAMPLES = "_results.json", "_samples_"
+"""What the harness's file names hold, behind the time of the run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One answered question."""
 
@@ -23,6 +27,8 @@ class Record:
     """None for answers that came out of the harness's own cache."""
     error: str | None
     """Why it could not be answered."""
+    sparsity: float | None = None
+    """Largest over mean relevance of the video's frames, where the task knows it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Run:
 
     def of_kind(self, kind: str) -> "Run":
         """Only the questions of one kind."""
-        return Run(self.name, self.task, tuple(r for r in self.records if r.kind == kind), self.config)
+        return replace(self, records=tuple(r for r in self.records if r.kind == kind))
 
 
 def read_runs(folder: Path, name: str | None = None) -> list[Run]:
@@ -52,36 +58,56 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
         FileNotFoundError: no results or no samples; the harness exits 0 when an evaluation fails.
         ValueError: a sample file that is not the harness's, or lacks a score; the message names file and line.
     """
-    results = sorted(folder.rglob("*_results.json"))
-    samples = sorted(folder.rglob("*_samples_*.jsonl"))
+    results = sorted(folder.rglob(f"*{RESULTS}"))
+    samples = sorted(folder.rglob(f"*{SAMPLES}*.jsonl"))
     if not results or not samples:
         raise FileNotFoundError(
             f"no finished run below {folder} ({len(results)} results files, {len(samples)} sample files); "
             "run the harness with --log_samples, and with --verbosity DEBUG to see why it failed"
         )
     config = json.loads(results[-1].read_text())
-    newest = {path.stem.split("_samples_", 1)[1]: path for path in samples}
-    return [_read(path, name or folder.name, task, config) for task, path in sorted(newest.items())]
+    newest = {path.stem.split(SAMPLES, 1)[1]: path for path in samples}
+    return [read_samples(path, name or folder.name, task, config) for task, path in sorted(newest.items())]
 
 
-def _read(path: Path, name: str, task: str, config: dict[str, Any]) -> Run:
-    records = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            records.append(_record(json.loads(line)))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number} is not a sample with a score: {error!r}") from error
-    return Run(name, task, tuple(sorted(records, key=lambda record: record.question)), config)
+def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Run:
+    """Read the sample file of one task.
+
+    Args:
+        path: the harness's `*_samples_*.jsonl`.
+        name: of the run.
+        task: its name.
+        config: the harness's results file.
+
+    Raises:
+        ValueError: a line is not the harness's, lacks a score, or repeats a question; the message names file and line.
+    """
+    layout = Layout.of((config.get("configs") or {}).get(task) or {})
+    records: dict[str, Record] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = _record(json.loads(line), layout)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}:{number} is not a sample with a score: {error!r}") from error
+            if record.question in records:
+                raise ValueError(f"{path}:{number} has question {record.question!r} again; two runs share this file")
+            records[record.question] = record
+    return Run(name, task, tuple(records[question] for question in sorted(records)), config)
 
 
-def _record(row: dict[str, Any]) -> Record:
+def _record(row: dict[str, Any], layout: Layout) -> Record:
     counts = (row.get("token_counts") or [None])[0] or {}
-    question = str(row.get("question_id", row["doc_id"]))
+    question = find(row, ("question_id",), layout)
+    question = str(row["doc_id"] if question is None else question)
+    video = find(row, (layout.cluster_key, *VIDEOS), layout)
+    sparsity = row.get("sparsity")
     return Record(
         question=question,
-        video=str(row.get("video_id", question)),
-        kind=str(row.get("kind", "")),
-        score=float(row["score"]),
+        video=question if video is None else str(video),
+        kind=str(find(row, KINDS, layout) or ""),
+        score=score(row, layout),
         cost=SampleCost.from_dict(counts) if "tokens_kept" in counts else None,
         error=counts.get("error"),
+        sparsity=None if sparsity is None else float(sparsity),
     )

@@ -1,0 +1,47 @@
+"""`lmms-kvtp leaderboard`: finished runs of the harness as Markdown, LaTeX, CSV, JSON and one HTML page."""
+
+import argparse
+import sys
+from pathlib import Path
+
+FACETS = ("tasks", "questions", "frames", "model", "versions", "dirty", "gates")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which runs, where to, and what may be mixed."""
+    parser.add_argument("runs", nargs="+", type=Path, help="folders with results and samples of the harness")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pages")
+    parser.add_argument("--gates", type=Path, nargs="*", default=[], help="records of `lmms-kvtp doctor`")
+    parser.add_argument("--allow", nargs="*", default=[], choices=FACETS, help="what may differ within a column")
+    parser.add_argument("--results", type=Path, help="also write one JSON file for each row and task into this folder")
+    parser.add_argument("--against", type=Path, help="fail where a row is worse than its file in this folder")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the pages and print the table; 1 where runs were refused or a row is worse than its stored result."""
+    from lmms_kvtp.leaderboard.board import build  # loads the harness: seconds, so not for --help
+    from lmms_kvtp.leaderboard.formats import to_latex, to_markdown
+    from lmms_kvtp.leaderboard.gates import find_gates, read_gates
+    from lmms_kvtp.leaderboard.page import to_html
+    from lmms_kvtp.leaderboard.records import to_csv, to_json
+    from lmms_kvtp.leaderboard.reported import reported
+    from lmms_kvtp.leaderboard.results import regressions, write_results
+
+    gates = read_gates([*find_gates(arguments.runs), *arguments.gates])
+    board, published = build(arguments.runs, gates, arguments.allow), reported()
+    pages = {
+        "leaderboard.md": to_markdown(board, published),
+        "leaderboard.tex": to_latex(board),
+        "leaderboard.csv": to_csv(board),
+        "leaderboard.json": to_json(board),
+        "index.html": to_html(board, published),
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        (arguments.out / name).write_text(text, encoding="utf-8")
+    worse = regressions(board, arguments.against) if arguments.against else []
+    if arguments.results:
+        write_results(board, arguments.results)
+    table = pages["leaderboard.md"].partition("## Commands")[0]
+    sys.stdout.write(f"{table}{''.join(f'! {line}' + chr(10) for line in worse)}\n{arguments.out / 'index.html'}\n")
+    return 1 if board.refused or worse else 0

@@ -1,0 +1,142 @@
+"""Rows of a leaderboard from the runs that can be compared, and a list of what cannot be, with reasons."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lmms_kvtp.leaderboard.cells import Cell, against, average, cell
+from lmms_kvtp.leaderboard.discover import Found, LeftOut, discover
+from lmms_kvtp.leaderboard.entries import Entry, comparable
+from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, gates_of
+from lmms_kvtp.leaderboard.naming import names
+from lmms_kvtp.leaderboard.provenance import Provenance
+from lmms_kvtp.leaderboard.runs import read_samples
+from lmms_kvtp.leaderboard.stats import Estimate
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one or more tasks."""
+
+    name: str
+    provenance: Provenance
+    cells: Mapping[str, Cell]
+    """By task."""
+    relative: Estimate | None
+    """Mean over all tasks of the board; None where one is missing."""
+    gates: str
+    commands: tuple[str, ...]
+
+    @property
+    def keep_ratio(self) -> float | None:
+        """Measured share of vision tokens that entered the language model, over all answers with cost."""
+        costs = [found.cost for found in self.cells.values() if found.cost is not None]
+        before = sum(cost.tokens_before * cost.count for cost in costs)
+        return sum(cost.tokens_kept * cost.count for cost in costs) / before if before else None
+
+
+@dataclass(frozen=True)
+class Board:
+    """All that the pages show."""
+
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    left: tuple[LeftOut, ...]
+    refused: int
+    """How many of `left` are runs that were refused, not files that hold none."""
+    notes: tuple[str, ...]
+
+
+def build(folders: Sequence[Path], gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
+    """Read runs and put together those that can be compared.
+
+    Args:
+        folders: what `--output_path` of the harness was, or folders of these.
+        gates: what the doctor found.
+        allow: names in ALLOW of what may be mixed.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: no run is left.
+    """
+    found, left = discover(folders)
+    entries, unread = _cells(found)
+    kept, refused = [], []
+    for task in sorted({entry.cell.task for entry in entries}):
+        column, out = comparable([entry for entry in entries if entry.cell.task == task], gates, allow)
+        kept += [replace(entry, cell=_against_base(entry, column)) for entry in column]
+        refused += out
+    if not kept:
+        reasons = "".join(f"\n  {item.what}: {item.why}" for item in [*refused, *unread, *left])
+        raise ValueError(f"no run is left to show:{reasons}")
+    tasks = tuple(dict.fromkeys(entry.cell.task for entry in kept))
+    rows = _rows(kept, tasks, gates)
+    left_out = (*refused, *unread, *left)
+    return Board(tasks, tuple(rows), left_out, len(refused) + len(unread), tuple(_notes(rows)))
+
+
+def _cells(found: Sequence[Found]) -> tuple[list[Entry], list[LeftOut]]:
+    entries, unread = [], []
+    for run in found:
+        for task, path in run.samples.items():
+            try:
+                read = read_samples(path, run.provenance.label, task, run.results)
+                if not read.records:
+                    raise ValueError(f"{path} holds no sample")
+                entries.append(Entry(run, cell(read)))
+            except (ValueError, UnicodeDecodeError) as error:
+                unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
+    return entries, unread
+
+
+def _against_base(entry: Entry, column: Sequence[Entry]) -> Cell:
+    """Compare with the unpruned run of the same model and frames."""
+    same = [e for e in column if e.provenance.unpruned and e.facet("model") == entry.facet("model")]
+    same = [e for e in same if e.facet("frames") == entry.facet("frames")]
+    return against(entry.cell, same[0].cell) if same else entry.cell
+
+
+def _rows(kept: Sequence[Entry], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in kept:
+        record = entry.provenance
+        key = json.dumps([record.label, record.model, record.method, record.frames, record.seed], sort_keys=True)
+        while any(other.cell.task == entry.cell.task for other in groups.get(key, [])):
+            key += "+"  # the same method twice on one task: two rows
+        groups.setdefault(key, []).append(entry)
+    titles = names([group[0].provenance for group in groups.values()])
+    rows = []
+    for name, group in zip(titles, groups.values(), strict=True):
+        cells = {entry.cell.task: entry.cell for entry in group}
+        parts = [cells[task].relative for task in tasks if task in cells]
+        whole = [part for part in parts if part is not None]
+        record = gates_of(group[0].provenance.method, gates)
+        rows.append(
+            Row(
+                name=name,
+                provenance=group[0].provenance,
+                cells=cells,
+                relative=average(whole) if len(whole) == len(tasks) else None,
+                gates=record.status if record else NOT_RUN,
+                commands=tuple(dict.fromkeys(entry.provenance.command for entry in group)),
+            )
+        )
+    return sorted(rows, key=lambda row: (-(row.provenance.keep_ratio or 0), row.name))
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know of rows that are shown."""
+    notes = []
+    if any(row.provenance.toy for row in rows):
+        notes.append("TOY: made by the embedded model; such rows show how methods work and fail, no paper's number")
+    for row in rows:
+        for task, found in row.cells.items():
+            total = found.accuracy.count
+            if found.failed:
+                notes.append(f"{row.name}, {task}: {found.failed} of {total} questions failed and count as wrong")
+            if found.costless:
+                notes.append(f"{row.name}, {task}: {found.costless} of {total} answers carry no cost (cached)")
+    if not any(row.provenance.unpruned for row in rows):
+        notes.append("no row is the unpruned model, so that no accuracy is shown relative to it")
+    return notes

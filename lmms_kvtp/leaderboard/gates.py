@@ -1,0 +1,71 @@
+"""The records that `lmms-kvtp doctor` leaves of methods, and what they mean for a row."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATTERN = "*gates*.json"
+NOT_RUN = "not run"
+UNIMPORTANT = ("device", "dtype")
+"""Settings of a part that differ between machines, for the same method."""
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """What the doctor found of one method."""
+
+    method: Mapping[str, Any]
+    """As `Method.describe` gives it."""
+    failed: tuple[str, ...]
+    """Names of the gates that did not pass."""
+    count: int
+    """Gates that ran."""
+    source: str
+
+    @property
+    def status(self) -> str:
+        """`passed 9`, or the names of what failed."""
+        return f"failed: {', '.join(self.failed)}" if self.failed else f"passed {self.count}"
+
+
+def read_gates(paths: Iterable[Path]) -> list[GateRecord]:
+    """Read records; a file holds one, or a list of them.
+
+    Raises:
+        ValueError: a file is not the doctor's; the message names it.
+    """
+    found = []
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found += [_record(entry, str(path)) for entry in (content if isinstance(content, list) else [content])]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no record of lmms-kvtp doctor: {error!r}") from error
+    return found
+
+
+def find_gates(folders: Sequence[Path]) -> list[Path]:
+    """Records that lie among the runs."""
+    return sorted({path for folder in folders for path in folder.rglob(PATTERN)})
+
+
+def gates_of(method: Mapping[str, Any], records: Sequence[GateRecord]) -> GateRecord | None:
+    """The last record of a method; its ratio may differ, because gates try several."""
+    same = [record for record in records if _plain(record.method) == _plain(method)]
+    return same[-1] if same else None
+
+
+def _record(entry: Mapping[str, Any], source: str) -> GateRecord:
+    results = [(str(gate["name"]), gate["passed"]) for gate in entry["gates"]]
+    ran = [(name, passed) for name, passed in results if passed is not None]
+    return GateRecord(entry["method"], tuple(name for name, passed in ran if not passed), len(ran), source)
+
+
+def _plain(method: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        part: {name: value for name, value in settings.items() if name not in UNIMPORTANT}
+        for part, settings in method.items()
+        if isinstance(settings, Mapping)
+    }

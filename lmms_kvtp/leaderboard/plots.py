@@ -1,0 +1,82 @@
+"""Accuracy against what it costs, as SVG: error bars, and the front that no other row beats."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmms_kvtp.drawing import drawing, to_svg
+from lmms_kvtp.leaderboard.board import Board, Row
+from lmms_kvtp.leaderboard.cells import CostSummary
+
+AXES: Mapping[str, Callable[[CostSummary], float | None]] = {
+    "vision tokens that entered the language model": lambda cost: cost.tokens_kept,
+    "TFLOPs per question": lambda cost: None if cost.flops is None else cost.flops / 1e12,
+    "seconds per question": lambda cost: cost.seconds,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row in a plot."""
+
+    name: str
+    x: float
+    y: float
+    error: float
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Points that no other beats in both cost and accuracy, from cheap to dear."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if not front or point.y > front[-1].y or (point.x, point.y) == (front[-1].x, front[-1].y):
+            front.append(point)
+    return front
+
+
+def points(rows: Sequence[Row], task: str, axis: str) -> list[Point]:
+    """What of a task can be drawn: rows with cost, and with a number for it."""
+    found = []
+    for row in rows:
+        cell = row.cells.get(task)
+        value = AXES[axis](cell.cost) if cell is not None and cell.cost is not None else None
+        if cell is not None and value is not None and not math.isnan(cell.accuracy.mean):
+            error = 0.0 if math.isnan(cell.accuracy.stderr) else cell.accuracy.stderr
+            found.append(Point(row.name, float(value), cell.accuracy.mean, error))
+    return found
+
+
+def plots(board: Board) -> dict[str, dict[str, str]]:
+    """SVG text by task and axis; axes for which there is nothing are left out."""
+    drawn: dict[str, dict[str, str]] = {}
+    for task in board.tasks:
+        for axis in AXES:
+            shown = points(board.rows, task, axis)
+            if shown:
+                drawn.setdefault(task, {})[axis] = draw(shown, axis, task)
+    return drawn
+
+
+def draw(shown: Sequence[Point], axis: str, task: str) -> str:
+    """One plot as SVG without the XML head, to stand inside a page."""
+    with drawing(6.4, 4.2) as figure:
+        axes = figure.subplots()
+        front = pareto(shown)
+        steps = [p.x for p in front], [p.y for p in front]
+        axes.step(*steps, where="post", color="#888888", lw=1, ls="--", label="Pareto front")
+        for number, point in enumerate(shown):
+            best = any(point is other for other in front)
+            _mark(axes, point, f"C{number % 10}", "os^Dv<>P*X"[number // 10 % 10], best)
+        axes.set_xlabel(axis)
+        axes.set_ylabel(f"accuracy on {task} (%)")
+        if len(shown) <= LISTED:
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return to_svg(figure)
+
+
+def _mark(axes: Any, point: Point, color: str, marker: str, best: bool) -> None:
+    axes.errorbar(
+        [point.x], [point.y], yerr=[point.error], fmt=marker, ms=7 if best else 5, color=color, capsize=2, lw=1,
+        markerfacecolor=color if best else "none", label=point.name,
+    )  # fmt: skip

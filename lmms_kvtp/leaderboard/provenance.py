@@ -1,0 +1,123 @@
+"""What ran: a short label, the whole method, the command, the commit, read from the harness's results file."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NAMES = {
+    ("uniform", "uniform"): "",
+    ("similarity", "softmax"): "KVTP",
+    ("kvtp", "softmax"): "KVTP (trained)",
+    ("shared", "softmax"): "KVTP (shared tower)",
+    ("oracle", "softmax"): "oracle",
+    ("similarity", "hard"): "hard key frames",
+    ("similarity", "kvtp_release"): "KVTP as released",
+}
+"""Names of scorer and allocator -> how the papers call the pair."""
+PLAIN = {"RandomTokens": "random", "Unpruned": "", "NoLayerPruning": ""}
+"""Classes whose names are not those of a paper's method."""
+
+NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
+"""Frame settings that change how frames are read, not which."""
+OPTIONS = ("num_fewshot", "batch_size", "device", "limit", "offset", "gen_kwargs", "include_path", "seed")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a row comes from; empty where the results file does not say."""
+
+    label: str
+    method: dict[str, Any] = field(default_factory=dict)
+    """Every part with every field, as `Method.describe` gives it."""
+    keep_ratio: float | None = None
+    """What was asked for."""
+    model: str = ""
+    """Checkpoint and its fingerprint."""
+    frames: dict[str, Any] = field(default_factory=dict)
+    """Settings that choose frames."""
+    versions: dict[str, str] = field(default_factory=dict)
+    task_versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    """The harness's command line, put together from its record."""
+    commit: str = ""
+    dirty: bool | None = None
+    """The tree had changes that no commit holds; None where nobody looked."""
+    toy: bool = False
+    seed: int | None = None
+    source: str = ""
+    """Hash of the code that made the answers."""
+    resumed: int = 0
+    """Answers taken over from an earlier run."""
+
+    @property
+    def unpruned(self) -> bool:
+        """Every vision token reaches every layer: the baseline of its model."""
+        names = _class(self.method, "pruner"), _class(self.method, "layer_pruning")
+        return self.keep_ratio == 1 and names == ("Unpruned", "NoLayerPruning")
+
+
+def provenance(results: Mapping[str, Any]) -> Provenance:
+    """Read a results file; a run of another model than ours has its id and arguments as label.
+
+    Raises:
+        ValueError: this is no results file of the harness.
+    """
+    config = results.get("config")
+    if not isinstance(config, Mapping) or not isinstance(results.get("results"), Mapping):
+        raise ValueError("not a results file of the harness: it lacks config and results")
+    arguments = config.get("resolved_cli_args") or {}
+    ours = arguments.get("lmms_kvtp") or {}
+    method = ours.get("method") or {}
+    versions = {"lmms_eval": str(results.get("lmms_eval_version", "")), **(ours.get("versions") or {})}
+    tree = ours.get("tree") or {}
+    model = ours.get("model") or {}
+    pretrained = str(model.get("pretrained") or config.get("model") or "")
+    weights = str((ours.get("weights") or {}).get(pretrained, ""))
+    return Provenance(
+        label=_label(method) if method else f"{config.get('model', '')} {config.get('model_args', '')}".strip(),
+        method=method,
+        keep_ratio=method.get("keep_ratio"),
+        model=" ".join(part for part in (pretrained, weights[:12], model.get("dtype") or "") if part),
+        frames={name: value for name, value in (ours.get("frames") or {}).items() if name not in NOT_IN_ANSWERS},
+        versions={name: str(value) for name, value in versions.items()},
+        task_versions={name: str(value) for name, value in (results.get("versions") or {}).items()},
+        command=command(config),
+        commit=str(tree.get("commit") or results.get("git_hash") or ""),
+        dirty=tree.get("dirty"),
+        toy=bool(ours.get("toy", False)),
+        seed=ours.get("seed"),
+        source=str(ours.get("source", "")),
+        resumed=int(ours.get("resumed") or 0),
+    )
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """The command line that repeats a run, without its output folder."""
+    arguments = config.get("resolved_cli_args") or {}
+    pairs = [("model", config.get("model")), ("model_args", config.get("model_args"))]
+    pairs += [(name, arguments.get(name)) for name in ("tasks", *OPTIONS)]
+    words = ["lmms-eval"]
+    for name, value in pairs:
+        if name == "seed" and isinstance(value, list):
+            value = ",".join(map(str, value))
+        if value not in (None, "", 0, 1) and (name, value) != ("seed", "0,1234,1234,1234"):
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join([*words, "--log_samples", "--output_path", "OUT"])
+
+
+def _label(method: Mapping[str, Any]) -> str:
+    """`KVTP + PruMerge`, `FastV`, `all tokens`: as the papers name their rows."""
+    budgets = _file(method, "scorer"), _file(method, "allocator")
+    parts = [NAMES.get(budgets, "/".join(budgets))]
+    parts += [PLAIN.get(name, name) for name in (_class(method, "pruner"), _class(method, "layer_pruning"))]
+    return " + ".join(part for part in parts if part) or "all tokens"
+
+
+def _class(method: Mapping[str, Any], part: str) -> str:
+    return str((method.get(part) or {}).get("class", "")).rpartition(":")[2]
+
+
+def _file(method: Mapping[str, Any], part: str) -> str:
+    """The name in --model_args of a component of ours."""
+    return str((method.get(part) or {}).get("class", "")).partition(":")[0].rpartition(".")[2]

@@ -1,0 +1,67 @@
+"""The page in a real browser, where there is one: it sorts, filters, logs no error and fits a phone."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from harness_files import samples, write_base, write_run
+
+from lmms_kvtp.leaderboard.board import build
+from lmms_kvtp.leaderboard.page import to_html
+from lmms_kvtp.leaderboard.reported import reported
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+STEPS = """<script>(() => {
+const log = [], body = document.querySelector("#rows tbody");
+const name = row => row.cells[0].firstChild.textContent.trim();
+const first = () => [...body.rows].filter(row => !row.hidden).map(name);
+const heads = [...document.querySelectorAll("#rows thead button")];
+const head = title => heads.find(button => button.textContent === title);
+head("vision tokens").click(); log.push("tokens down: " + first());
+head("vision tokens").click(); log.push("tokens up: " + first());
+head("method").click(); log.push("method: " + first());
+const words = document.getElementById("words");
+const type = text => { words.value = text; words.dispatchEvent(new Event("input")); };
+type("GRID skvqa"); log.push("filter: " + first());
+type("grid toy"); log.push("filter: " + first());
+type("");
+const ratio = document.getElementById("ratio"); ratio.value = "25.0%"; ratio.dispatchEvent(new Event("change"));
+log.push("ratio: " + first());
+const wide = document.documentElement.scrollWidth > window.innerWidth;
+log.push("wider than the window: " + wide);
+const paragraph = text => Object.assign(document.createElement("p"), {textContent: text});
+document.body.replaceChildren(...log.map(paragraph));
+})()</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    grid = {"pruner": {"class": "lmms_kvtp.pruners.grid:Grid"}}
+    write_base(folder / "full", [1, 1, 0, 1])
+    write_run(folder / "random", samples([1, 0, 0, 1]))
+    cost = {"tokens_before": 100, "tokens_kept": 9, "flops": {"vision": 5}}
+    write_run(folder / "grid", samples([1, 0, 0, 0], cost=cost), parts=grid, keep_ratio=0.09)
+    path = folder / "index.html"
+    path.write_text(to_html(build([folder]), reported()).replace("</body>", STEPS))
+    return path
+
+
+@pytest.mark.parametrize("width", [1300, 500])  # 500 is the narrowest window of headless Chromium
+def test_the_page_sorts_filters_and_fits(page, width):
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
+    run = subprocess.run(
+        [*command, "--enable-logging=stderr", f"file://{page}"], capture_output=True, text=True, timeout=240
+    )
+    assert re.findall("<p>(.*?)</p>", run.stdout) == [
+        "tokens down: all tokens,random,Grid",
+        "tokens up: Grid,random,all tokens",
+        "method: all tokens,Grid,random",
+        "filter: ",
+        "filter: Grid",
+        "ratio: random",
+        "wider than the window: false",
+    ]
+    assert not [line for line in run.stderr.splitlines() if "CONSOLE" in line]

@@ -1,0 +1,189 @@
+"""Markdown, LaTeX, CSV, JSON and the page: what they show, and that no text in them is read as markup."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from harness_files import samples, write_base, write_run
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.leaderboard.board import build
+from lmms_kvtp.leaderboard.formats import escape_latex, shown, to_latex, to_markdown
+from lmms_kvtp.leaderboard.page import to_html
+from lmms_kvtp.leaderboard.plots import Point, draw, pareto, points
+from lmms_kvtp.leaderboard.records import to_csv, to_json
+from lmms_kvtp.leaderboard.reported import reported
+from lmms_kvtp.leaderboard.stats import Estimate
+
+BASE, OURS = [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 0, 0]
+HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}$x_y$|`"
+
+
+@pytest.fixture
+def board(tmp_path):
+    write_base(tmp_path / "full", BASE)
+    write_run(tmp_path / "random", samples(OURS))
+    return build([tmp_path])
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A hostile string wherever a run has text: kind, question, answer, method, path, commit, task."""
+    rows = [{**row, "kind": HOSTILE, "input": HOSTILE, "filtered_resps": [HOSTILE]} for row in samples(OURS)]
+    rows[0]["question_id"] = rows[0]["video_id"] = HOSTILE
+    parts = {"pruner": {"class": f"evil:{HOSTILE}"}}
+    write_run(tmp_path / "run", rows, parts=parts, model=HOSTILE, model_args=HOSTILE, version=HOSTILE)
+    (tmp_path / "<img src=x onerror=alert(3)>_results.json").write_text("not json")
+    return build([tmp_path])
+
+
+class Tags(HTMLParser):
+    """Counts tags and collects their attributes and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_latex_table_has_a_block_for_each_ratio(board):
+    lines = to_latex(board).splitlines()
+    assert lines[1] == r"\begin{tabular}{lrrr}"
+    assert r"all tokens & 100.0\% & 83.3 $\pm$ 15.2 & 100.0 $\pm$ 0.0 \\" in lines
+    assert lines[lines.index(r"\multicolumn{4}{l}{\textit{asked to keep 25.0\%}} \\") + 1].startswith(
+        r"random & 25.0\%"
+    )
+    assert lines.count(r"\midrule") == 2
+
+
+def test_latex_reads_every_character_as_itself():
+    assert escape_latex(r"a_b & 5% \x{y}") == r"a\_b \& 5\% \textbackslash{}x\{y\}"
+
+
+def test_numbers_in_csv_are_in_full(board):
+    full, random = csv.DictReader(io.StringIO(to_csv(board)))
+    assert float(random["accuracy"]) == pytest.approx(50)
+    assert float(random["difference"]) == pytest.approx(-100 / 3)
+    assert (full["difference"], random["tokens_kept"], random["seconds"]) == ("", "25.0", "0.625")
+    assert random["commit"] == "0123456789abcdef"
+
+
+def test_a_spreadsheet_runs_no_cell(tmp_path):
+    write_run(tmp_path, samples(OURS), parts={"pruner": {"class": "evil:=cmd()"}})
+    [row] = csv.DictReader(io.StringIO(to_csv(build([tmp_path]))))
+    assert row["method"] == "'=cmd()"
+
+
+def test_json_tells_what_was_left_out(board):
+    content = json.loads(to_json(board))
+    assert [row["method"] for row in content["rows"]] == ["all tokens", "random"]
+    assert content["rows"][1]["kinds"]["end"]["mean"] == pytest.approx(200 / 3)
+
+
+def test_published_rows_are_marked_and_stand_apart(board):
+    text = to_markdown(board, reported())
+    assert text.index("| random ") < text.index("## Reported by papers, not measured here") < text.index("| FlashVID ")
+    ours, _, theirs = text.partition("## Reported by papers")
+    assert "reported:" not in ours
+    assert all("reported: " in line for line in theirs.splitlines()[4:] if line.startswith("|"))
+
+
+def test_published_rows_are_the_papers():
+    rows = {(row.model.split(",")[0], row.method, row.source.rpartition(" ")[2]): row for row in reported()}
+    best = rows["LLaVA-Video-7B", "KVTP + PruMerge", "2"]
+    assert (dict(best.scores), best.relative_flops) == ({"VideoMME": 63.29, "EgoSchema": 54.71, "NExT-QA": 76.76}, 36)
+    assert "x36%" in rows["LLaVA-Video-7B", "random", "2"].note
+    assert rows["LLaVA-Video-72B", "KVTP + PruMerge", "3"].scores["VideoMME"] == 67.34
+    assert all(row.source and 0 < row.keep_ratio <= 1 for row in rows.values())
+
+
+def test_nothing_hostile_becomes_a_tag_on_the_page(hostile, board):
+    page = Tags(to_html(hostile, reported()))
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert HOSTILE in page.text  # shown as it is
+    assert "onerror=alert(3)" in page.text
+
+
+def test_nothing_hostile_leaves_its_cell_in_markdown(hostile):
+    table = to_markdown(hostile, []).splitlines()
+    line = next(line for line in table if line.startswith("| ") and "img src" in line)
+    assert len(re.findall(r"(?<!\\)\|", line)) == 11
+
+
+def test_the_page_loads_nothing_from_elsewhere(board):
+    page = to_html(board, reported())
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?!#)[a-z]+:", page.replace("xlink:href", "href"))
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_page_has_a_plot_for_each_cost(board):
+    page = Tags(to_html(board, reported()))
+    assert page.tags.count("figure") == 3
+    assert "reported" in page.text
+
+
+def test_a_run_without_cost_has_no_plot_and_says_so(tmp_path):
+    write_run(tmp_path, samples(OURS, cost=None))
+    page = Tags(to_html(build([tmp_path]), []))
+    assert "figure" not in page.tags
+    assert "no cost" in page.text
+
+
+def test_the_front_holds_what_nothing_beats():
+    places = [(3, 50.0), (1, 40.0), (2, 40.0), (2, 45.0), (5, 50.0), (2, 45.0)]
+    dots = [Point(str(i), float(x), y, 0.0) for i, (x, y) in enumerate(places)]
+    assert [point.name for point in pareto(dots)] == ["1", "3", "5", "0"]
+
+
+def test_plots_show_measured_costs(board):
+    tokens, flops, seconds = (points(board.rows, "skvqa_synth", axis) for axis in _axes())
+    assert [(p.name, p.x, round(p.y, 1)) for p in tokens] == [("all tokens", 100.0, 83.3), ("random", 25.0, 50.0)]
+    assert [p.x for p in flops] == [8e-6, 8e-6]
+    assert [p.x for p in seconds] == [0.625, 0.625]
+
+
+def _axes():
+    from lmms_kvtp.leaderboard.plots import AXES
+
+    return AXES
+
+
+def test_the_same_plot_is_the_same_file():
+    dots = [Point("a<b>", 1.0, 50.0, 2.0), Point("$c_d$", 2.0, 60.0, 0.0)]
+    drawn = draw(dots, "seconds", "task")
+    assert drawn == draw(dots, "seconds", "task")
+    assert drawn.startswith("<svg")
+    assert "a&lt;b&gt;" in drawn
+    assert "$c_d$" in drawn
+
+
+def test_what_is_not_known_is_a_dash():
+    assert shown(None) == "-"
+    assert shown(Estimate(float("nan"), float("nan"), 0)) == "-"
+    assert shown(Estimate(50.0, float("nan"), 1)) == "50.0 ± -"
+
+
+def test_the_command_writes_all_pages_and_fails_on_refused_runs(tmp_path, capsys):
+    write_base(tmp_path / "runs" / "full", BASE)
+    command = ["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "| all tokens |" in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"index.html", *(f"leaderboard.{kind}" for kind in ("md", "tex", "csv", "json"))}
+    write_run(tmp_path / "runs" / "random", samples(OURS), dirty=True)
+    assert main(command) == 1
+    assert main([*command, "--allow", "dirty"]) == 0

@@ -1,0 +1,68 @@
+"""Stored results: their schema, and what counts as worse."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from harness_files import samples, write_base, write_run
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.leaderboard.board import build
+from lmms_kvtp.leaderboard.results import regressions, write_results
+
+FOLDER = Path(__file__).parents[2] / "leaderboard"
+SCHEMA = json.loads((FOLDER / "schema.json").read_text())
+BASE, OURS = [1, 1, 1, 1, 1, 0, 1, 1], [1, 1, 0, 1, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "results").glob("*.json")), ids=lambda path: path.name)
+def test_every_stored_result_keeps_to_the_schema(path):
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+
+
+def stored(tmp_path, scores, **changes) -> Path:
+    write_base(tmp_path / "runs" / "full", BASE)
+    write_run(tmp_path / "runs" / "random", samples(scores, **changes))
+    write_results(build([tmp_path / "runs"]), tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize("cost", [None, {"tokens_kept": 5, "tokens_before": 9}])
+def test_what_is_written_keeps_to_the_schema(tmp_path, cost):
+    folder = stored(tmp_path, OURS, cost=cost)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["skvqa_synth__all_tokens__1.json", "skvqa_synth__random__0.25.json"]
+    for path in folder.iterdir():
+        jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+
+
+def test_the_schema_refuses_a_row_without_command():
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"method": "x"}, SCHEMA)
+
+
+def test_a_fall_beyond_the_noise_is_a_regression(tmp_path, capsys):
+    folder = stored(tmp_path, BASE)
+    assert regressions(build([tmp_path / "runs"]), folder) == []
+    write_run(tmp_path / "runs" / "random", samples([0] * 8))
+    [line] = regressions(build([tmp_path / "runs"]), folder)
+    assert line == "random, skvqa_synth: 0.0 % now, 87.5 % in skvqa_synth__random__0.25.json"
+    command = ["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--against", str(folder)]
+    assert main(command) == 1
+    assert f"! {line}" in capsys.readouterr().out
+
+
+def test_a_fall_within_the_noise_and_other_questions_are_none(tmp_path):
+    folder = stored(tmp_path, OURS)
+    write_run(tmp_path / "runs" / "random", samples([1, 1, 0, 0, 0, 0, 1, 0]))
+    assert regressions(build([tmp_path / "runs"]), folder) == []
+    write_run(tmp_path / "runs" / "random", samples([0] * 6))
+    assert regressions(build([tmp_path / "runs"], allow=["questions"]), folder) == []
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    folder = stored(tmp_path, OURS)
+    (folder / "skvqa_synth__random__0.25.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"random__0.25.json is no stored result: KeyError\('accuracy'\)"):
+        regressions(build([tmp_path / "runs"]), folder)

@@ -1,0 +1,54 @@
+"""Finding score, video and kind in the rows of different tasks."""
+
+import pytest
+
+from lmms_kvtp.leaderboard.scores import KINDS, VIDEOS, Layout, find, score
+
+VIDEOMME = {
+    "doc_id": 3,
+    "videomme_perception_score": {"question_id": "601-1", "pred_answer": "b", "answer": "B ", "task_category": "OCR"},
+    "videoID": "ignored",
+}
+
+
+def test_the_score_at_the_top_counts_before_any_item():
+    assert score({"score": 0.25, "acc": {"score": 1.0}}, Layout(("acc",))) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [
+        ({"score": 1.0}, 1.0),
+        ({"pred_answer": "B", "answer": "b"}, 1.0),
+        ({"pred": "1", "ground_truth": 2}, 0.0),
+        (True, 1.0),
+        (0.5, 0.5),
+    ],
+)
+def test_a_metric_gives_the_score_where_the_row_has_none(item, value):
+    assert score({"metric": item}, Layout(("absent", "metric"))) == value
+
+
+def test_video_mme_rows_are_read_without_any_task_settings():
+    layout = Layout.of({})
+    assert score(VIDEOMME, layout) == 1.0
+    assert find(VIDEOMME, ("question_id",), layout) == "601-1"
+    assert find(VIDEOMME, KINDS, layout) == "OCR"
+    assert find(VIDEOMME, VIDEOS, layout) == "ignored"
+
+
+def test_the_task_names_its_own_keys():
+    layout = Layout.of({"score_key": "points", "cluster_key": "clip", "metric_list": [{"metric": "m"}]})
+    assert score({"points": 0.75, "score": 0.0}, layout) == 0.75
+    assert (layout.metrics, layout.cluster_key) == (("m",), "clip")
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5])
+def test_a_score_that_is_no_share_is_refused(value):
+    with pytest.raises(ValueError, match=r"is not within 0 and 1"):
+        score({"score": value}, Layout())
+
+
+def test_a_row_without_score_names_what_was_looked_for():
+    with pytest.raises(KeyError, match="looked for score and for items of acc, f1"):
+        score({"acc": {"text": "A"}}, Layout(("acc", "f1")))
