@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lmms_kvtp.cost import Meter, SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
@@ -182,16 +184,30 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     return visuals
 
 
-def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
-    """Score the frames, give each its budget, and prune."""
+@dataclass(frozen=True)
+class Weighed:
+    """What a pruner is given for one video and question."""
+
+    features: FrameFeatures
+    relevance: Float[Tensor, " T"]
+    budgets: Int[Tensor, " T"]
+
+
+def weigh(method: Method, visual: Encoded, question: Question, meter: Meter) -> Weighed:
+    """Score the frames, and give each its budget."""
     scoring = method.scorer.flops(visual.tokens.num_frames, question, method.encoder)
     with meter.stage("scorer", None if "text" in method.additions else scoring):
         features = _complete(method, visual, question)
         relevance = method.scorer.score(features, question, method.encoder)
     with meter.stage("pruner"):
-        budgets = method.budgets(relevance, visual.tokens.capacity)
-    with meter.stage("pruner", method.pruner.flops(visual.tokens, features, budgets)):
-        return method.pruner.prune(visual.tokens, features, budgets, relevance)
+        return Weighed(features, relevance, method.budgets(relevance, visual.tokens.capacity))
+
+
+def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
+    """Score the frames, give each its budget, and prune."""
+    given = weigh(method, visual, question, meter)
+    with meter.stage("pruner", method.pruner.flops(visual.tokens, given.features, given.budgets)):
+        return method.pruner.prune(visual.tokens, given.features, given.budgets, given.relevance)
 
 
 def _complete(method: Method, visual: Encoded, question: Question) -> FrameFeatures:

@@ -16,6 +16,10 @@ AXES: Mapping[str, Callable[[CostSummary], float | None]] = {
 }
 
 
+LISTED = 24
+"""Rows for which a legend has room."""
+
+
 @dataclass(frozen=True)
 class Point:
     """A row in a plot."""

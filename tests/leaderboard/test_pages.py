@@ -119,7 +119,7 @@ def test_nothing_hostile_becomes_a_tag_on_the_page(hostile, board):
 def test_nothing_hostile_leaves_its_cell_in_markdown(hostile):
     table = to_markdown(hostile, []).splitlines()
     line = next(line for line in table if line.startswith("| ") and "img src" in line)
-    assert len(re.findall(r"(?<!\\)\|", line)) == 11
+    assert len(re.findall(r"(?<!\\)\|", line)) == 10
 
 
 def test_the_page_loads_nothing_from_elsewhere(board):
