@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import Method
+from lmms_kvtp.model_wrappers.answering import make_answerer
 from lmms_kvtp.model_wrappers.arguments import parse_arguments
 from lmms_kvtp.model_wrappers.build import build
 from lmms_kvtp.model_wrappers.exchange import Place

@@ -81,6 +81,7 @@ def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int 
         limit: of questions per task.
 
     Raises:
+        RuntimeError: the pass over the videos broke off; what was answered stays, and the same command goes on there.
         FileNotFoundError: a cell left no results; the harness's messages stand above.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -95,8 +96,20 @@ def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int 
         reading.append({**step, "tasks": tasks, "output_path": str(out / cell.folder), "log_samples": True, **limits})
     (out / "cells.json").write_text(json.dumps(making, indent=1))
     first = {"model": "kvtp_sweep", "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
-    steps = [first, *reading]
-    (out / "sweep.yaml").write_text(json.dumps(steps, indent=1))  # JSON is YAML
-    command = [sys.executable, "-m", "lmms_eval", "--config", str(out / "sweep.yaml"), "--verbosity", "ERROR"]
-    subprocess.run(command, check=False)
+    before = _count_answers(out)
+    _harness(out / "sweep.yaml", [first])
+    if _count_answers(out) == before:
+        raise RuntimeError(f"the pass over the videos made no answers in {out}; the harness's messages stand above")
+    _harness(out / "cells.yaml", reading)
     return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
+
+
+def _count_answers(out: Path) -> int:
+    """Lines in all journals but their first ones; answers that were taken over stand there again."""
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) - 1 for file in out.glob("*/journal/*.jsonl"))
+
+
+def _harness(file: Path, steps: Sequence[Mapping[str, object]]) -> None:
+    file.write_text(json.dumps(steps, indent=1))  # JSON is YAML
+    command = [sys.executable, "-m", "lmms_eval", "--config", str(file), "--verbosity", "ERROR"]
+    subprocess.run(command, check=False)
