@@ -12,6 +12,7 @@ from lmms_kvtp.cost import Meter, SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.flops import decode_flops, prefill_flops, projector_flops, vision_flops
 from lmms_kvtp.method import Method
+from lmms_kvtp.pruners.base import refuse_broken
 from lmms_kvtp.refine import question_text
 from lmms_kvtp.types import (
     NEWLINE,
@@ -170,6 +171,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
             features[encoder].append(part)
     joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
+    refuse_broken(joined)
     described = {encoder: FrameFeatures.cat(parts) for encoder, parts in features.items()}
     meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, joined.num_frames)
     visuals = []

@@ -1,14 +1,16 @@
-"""What the pipeline adds to features for each question: the text, and the language model's tokens."""
+"""What the pipeline adds to features for each question, and what it refuses before any pruner runs."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import write_tiny
 
 from lmms_kvtp.cost import Meter
 from lmms_kvtp.method import KVTP, Method, build_method
-from lmms_kvtp.pipeline import Encoded, select
-from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens, Question
+from lmms_kvtp.pipeline import Encoded, encode, select
+from lmms_kvtp.types import FrameFeatures, Frames, FrameTokens, PackedTokens, Question
+from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 SIGLIP = Path(__file__).parent / "goldens" / "siglip_tiny"
 
@@ -53,3 +55,23 @@ def test_a_scorer_that_reads_the_tokens_needs_no_image_text_model(scorer):
 def test_what_nobody_gives_is_still_refused():
     with pytest.raises(ValueError, match=r"CDPruner need patch_text, which encoder \w+ does not provide"):
         build_method({"encoder": "open_clip", "pruner": "cdpruner", "scorer": "uniform"}, KVTP)
+
+
+class Clip:
+    """Three frames of noise."""
+
+    source, key, duration, instruction = "noise", "noise", 3.0, ""
+    indices, times = torch.arange(3), torch.arange(3.0)
+
+    def chunks(self):
+        rgb = torch.randint(0, 256, (3, 24, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        yield Frames(rgb, self.times)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_tower_that_overflows_is_named_before_pruners_see_its_tokens(tmp_path, value):
+    vlm = load_llava_video(str(write_tiny(tmp_path / "random", siglip=False)), LoadOptions(device="cpu"))
+    assert encode(vlm, method(), Clip()).tokens.num_frames == 3
+    next(vlm.network.projector.parameters()).data[0, 0] = value
+    with pytest.raises(ValueError, match=r"vision tokens of frames \[0, 1, 2\] are NaN or infinite; .* dtype=bfloat16"):
+        encode(vlm, method(), Clip())

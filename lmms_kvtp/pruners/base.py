@@ -94,6 +94,20 @@ def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
         raise ValueError(f"cannot keep {int(budgets[bad[0]])} tokens of frame {bad[0]}, which has {capacity}")
 
 
+def refuse_broken(tokens: FrameTokens) -> None:
+    """Refuse tokens that are NaN or infinite, whatever a pruner would read of them.
+
+    Raises:
+        ValueError: the message names the first frames that hold one.
+    """
+    broken = ~torch.isfinite(tokens.embeds.sum(dim=(1, 2), dtype=torch.float32))
+    if broken.any():
+        raise ValueError(
+            f"vision tokens of frames {_first(broken)} are NaN or infinite; a tower in float16 may overflow: choose "
+            "dtype=bfloat16 or float32, or look at the checkpoint"
+        )
+
+
 def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "..."]:
     """A feature that a pruner needs.
 
