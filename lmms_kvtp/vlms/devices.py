@@ -1,5 +1,6 @@
 """Where the tensors of a network go: to one device, or split over several by accelerate."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,10 @@ class Placement:
             network.llm.tie_weights()
         if folder is not None:
             save_offload_index(index, str(folder))
-        dispatch_model(network, devices, offload_dir=folder and str(folder))
+        with warnings.catch_warnings():
+            # it is no module, and must still have its entry
+            warnings.filterwarnings("ignore", r".*do not match any submodules in the model: \['newline'\]")
+            dispatch_model(network, devices, offload_dir=folder and str(folder))
 
     def _plan(self, network: Network) -> dict[str, str | int]:
         memory = _read_memory(self.max_memory)
@@ -88,6 +92,8 @@ class Placement:
         device = _device_of(name, devices)
         if device == "disk":
             offload_weight(tensor.to(self.dtype), name, str(folder), index)
+            # what is fetched later gets the type of what stands here
+            _put(network, name, torch.empty_like(tensor, dtype=self.dtype, device="meta"))
         else:
             _put(network, name, tensor.to(device, self.dtype))
 

@@ -96,7 +96,7 @@ def test_names_that_are_ours_only_inside_are_unknown(name):
         ({"allow_toy": "perhaps"}, "allow_toy='perhaps' is not true or false"),
         ({"fps": 1, "video_fps": 2}, "video_fps=2 contradicts fps=1"),
         ({"device": "cpu", "device_map": "cuda:1"}, "device_map=cuda:1 contradicts device=cpu"),
-        ({"device_map": "auto"}, "device_map='auto': a model runs on one device"),
+        ({"device_map": "everywhere"}, "device_map='everywhere' is not one of auto, balanced"),
         ({"overwrite": False, "mm_spatial_pool_mode": "max"}, "leave out mm_spatial_pool_mode=max or overwrite"),
     ],
 )
@@ -108,6 +108,7 @@ def test_wrong_values_are_refused_by_name(settings, message):
 def test_device_map_of_one_device_is_that_device():
     assert parse_arguments({"device_map": "cuda:1"}).load.device == "cuda:1"
     assert parse_arguments({"device_map": "cpu", "device": "cpu"}).load.device == "cpu"
+    assert parse_arguments({"device_map": "auto", "max_memory": "cpu=1GB"}).load.device_map == "auto"
 
 
 def test_the_batch_size_is_a_positive_number():

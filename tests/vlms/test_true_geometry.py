@@ -1,0 +1,78 @@
+"""A small model at the true geometry: frames of 384 x 384 in patches of 14, so 27 x 27 of them, end to end."""
+
+import math
+from pathlib import Path
+
+import checkpoints
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmms_kvtp.method import build_method
+from lmms_kvtp.pipeline import answer
+from lmms_kvtp.types import Frames, GenerationOptions, Question
+from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
+
+FRAMES = 3
+PLAIN = {"scorer": "uniform", "allocator": "uniform"}
+
+
+class Clip:
+    """Noise."""
+
+    source, key, duration, instruction = "noise", "noise", 3.0, ""
+    indices, times = torch.arange(FRAMES), torch.arange(float(FRAMES))
+
+    def chunks(self):
+        rng = torch.Generator().manual_seed(0)
+        yield Frames(torch.randint(0, 256, (FRAMES, 40, 72, 3), generator=rng, dtype=torch.uint8), self.times)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "IMAGE_SIZE", 384)
+        patch.setattr(checkpoints, "PATCH_SIZE", 14)
+        return checkpoints.write_tiny(tmp_path_factory.mktemp("true"), siglip=False)
+
+
+@pytest.mark.parametrize(("mode", "side"), [("bilinear", 14), ("average", 13)])
+def test_whole_frames_have_the_published_numbers_of_tokens(folder: Path, mode: str, side: int) -> None:
+    vlm = load_llava_video(str(folder), LoadOptions(mm_spatial_pool_mode=mode))
+    assert (vlm.vision.patches, vlm.pool.patches, vlm.pool.grid) == (729, (27, 27), (side, side))
+    method = build_method({**PLAIN, "pruner": "none"}, {"encoder": "siglip"})
+    [said] = answer(vlm, method, [Clip()], [Question("What?")], GenerationOptions(max_new_tokens=2))
+    text = sum(map(len, vlm.chat.around("What?", visuals=True)))
+    assert said.cost.tokens_before == said.cost.tokens_kept == FRAMES * side * side
+    assert said.cost.tokens_structural == FRAMES * side
+    assert said.cost.prompt_tokens == FRAMES * side * (side + 1) + text
+    assert {14: 196, 13: 169}[side] == side * side
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "average"])
+def test_pooling_of_27_rows_is_the_models_own(folder: Path, mode: str) -> None:
+    vlm = load_llava_video(str(folder), LoadOptions(mm_spatial_pool_mode=mode))
+    [frames] = Clip().chunks()
+    with torch.inference_mode():
+        pixels = frames.pixels(vlm.pixel_spec)
+        maps = vlm.network.features(pixels).reshape(FRAMES, 27, 27, -1).permute(0, 3, 1, 2)
+        if mode == "bilinear":
+            pooled = F.interpolate(maps, size=(14, 14), mode="bilinear")
+        else:
+            pooled = torch.stack(
+                [maps[:, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean((2, 3)) for r in range(13) for c in range(13)],
+                -1,
+            ).reshape(*maps.shape[:2], 13, 13)
+    assert pixels.shape == (FRAMES, 3, 384, 384)
+    torch.testing.assert_close(vlm.encode(frames).embeds, pooled.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pruner", ["random", "grid"])
+def test_pruned_prompts_keep_their_share(folder: Path, pruner: str) -> None:
+    vlm = load_llava_video(str(folder))
+    method = build_method({**PLAIN, "pruner": pruner, "keep_ratio": "0.2"}, {"encoder": "siglip"})
+    questions = [Question("What?"), Question("Who is there?")]
+    first, second = answer(vlm, method, [Clip()], questions, GenerationOptions(max_new_tokens=2))
+    assert first.cost.tokens_kept == math.floor(0.2 * FRAMES * 196)
+    assert first.cost.tokens_structural == FRAMES
+    assert second.cost.reused_tokens >= 14 + first.cost.tokens_kept + FRAMES
