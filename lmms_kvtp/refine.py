@@ -1,7 +1,11 @@
 """What of a question a relevance scorer reads: short, without instructions, letters or hints at the position."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from lmms_kvtp.types import Question
 
@@ -27,6 +31,53 @@ _POSITION = re.compile(
 )
 _LETTER = re.compile(r"^\s*\(?[A-Za-z][.):]\s*")
 _LEADING = re.compile(r"^(a|an|the|to|it is|it's|he is|she is|they are)\s+", re.IGNORECASE)
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """Makes of a bare question and its options what relevance scorers read: `refine`, or a `Remembered` index.
+
+    Refinement by a large language model is a step of `lmms-kvtp skvqa build`, whose index is then remembered.
+    """
+
+    def __call__(self, stem: str, options: Sequence[str] = ()) -> str:
+        """Refine one question."""
+        ...
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Refinements that were made before, from an index of JSON lines; other questions are refined by rule."""
+
+    refined: Mapping[str, str]
+    """By bare question and options, as `_identity` writes them."""
+
+    def __call__(self, stem: str, options: Sequence[str] = ()) -> str:
+        """Look up a question, whatever its case, spaces and letters before options."""
+        return self.refined.get(_identity(stem, options)) or refine(stem, options)
+
+    @staticmethod
+    def load(path: Path) -> "Remembered":
+        """Read `question`, `options` and `refined` of each line; lines without the latter say nothing.
+
+        Raises:
+            ValueError: a line is damaged, or two lines refine one question differently; the message names it.
+        """
+        found: dict[str, str] = {}
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                key, text = _identity(entry["question"], entry.get("options", ())), entry.get("refined")
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: no question of an index ({error!r})") from error
+            if text and found.setdefault(key, str(text)) != text:
+                raise ValueError(f"{path}, line {number}: refines {entry['question']!r} otherwise than an earlier line")
+        return Remembered(found)
+
+
+def _identity(stem: str, options: Sequence[str]) -> str:
+    parts = [stem, *(_LETTER.sub("", option) for option in options)]
+    return "\n".join(" ".join(part.split()).lower() for part in parts)
 
 
 def question_text(question: Question) -> str:

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from lmms_kvtp.refine import question_text, refine, with_choices
+from lmms_kvtp.refine import Remembered, question_text, refine, with_choices
 from lmms_kvtp.types import Question
 
 
@@ -71,3 +73,26 @@ def test_refining_twice_changes_nothing():
 def test_a_stem_without_options_stands_alone():
     assert with_choices("Who?", []) == "Who?"
     assert with_choices("", ["a"]) == ""
+
+
+def remembered(folder, *entries) -> Remembered:
+    path = folder / "index.jsonl"
+    path.write_text("\n".join(map(json.dumps, entries)))
+    return Remembered.load(path)
+
+
+def test_an_index_remembers_refinements_whatever_letters_stand_before_the_options(tmp_path):
+    entry = {"question": "Who sings?", "options": ["a man", "a dog"], "refined": "Singer? Choices: man, dog."}
+    refiner = remembered(tmp_path, entry, {"question": "Why?"})
+    assert refiner("who  sings?", ["A. a man", "B. a dog"]) == "Singer? Choices: man, dog."
+    assert refiner("Who sings?", ["a man", "a cat"]) == refine("Who sings?", ["a man", "a cat"])
+    assert refiner("Why?") == refine("Why?")
+
+
+def test_an_index_that_contradicts_itself_or_is_damaged_is_refused_by_line(tmp_path):
+    entry = {"question": "Who?", "refined": "Who is it?"}
+    with pytest.raises(ValueError, match=r"index\.jsonl, line 2: refines 'Who\?' otherwise than an earlier line"):
+        remembered(tmp_path, entry, {**entry, "refined": "Which man?"})
+    for bad in ({"refined": "Who?"}, [], {"question": 3, "refined": "x"}):
+        with pytest.raises(ValueError, match=r"index\.jsonl, line 2: no question of an index"):
+            remembered(tmp_path, entry, bad)

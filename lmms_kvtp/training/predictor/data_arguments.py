@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from lmms_kvtp.refine import Remembered, refine
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.training.predictor.examples import Example, read_index, synthetic
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """An index with its videos, or videos of the embedded benchmark."""
-    parser.add_argument("--index", type=Path, help="JSON lines with video, question, spans, and maybe options, refined")
+    parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
     parser.add_argument("--synthetic", type=int, help="so many videos of the embedded benchmark instead of an index")
+    parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
     parser.add_argument("--features", type=Path, help="folder of cached image features")
     parser.add_argument("--max-frames-num", type=int, default=FrameOptions().max_frames_num)
     parser.add_argument("--fps", type=float, default=FrameOptions().fps)
@@ -28,9 +30,10 @@ def examples(args: argparse.Namespace, split: str) -> list[Example]:
     frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")
+    refiner = refine if args.refined is None else Remembered.load(args.refined)
     if args.index is not None:
-        return read_index(args.index, args.videos, frames)
-    return synthetic(split, range(args.synthetic), frames)
+        return read_index(args.index, args.videos, frames, refiner)
+    return synthetic(split, range(args.synthetic), frames, refiner)
 
 
 def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.refine import refine
+from lmms_kvtp.refine import Refiner, refine
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.synth import cache
 from lmms_kvtp.synth.questions import ask
@@ -41,13 +41,16 @@ class Example:
     """For each question, scores that count instead of its spans; () where no question has any."""
 
 
-def synthetic(split: str, videos: Iterable[int], frames: FrameOptions | None = None) -> list[Example]:
+def synthetic(
+    split: str, videos: Iterable[int], frames: FrameOptions | None = None, refiner: Refiner = refine
+) -> list[Example]:
     """Videos of the embedded benchmark, made if need be, with all questions that they allow.
 
     Args:
         split: train, val or test.
         videos: numbers of the videos.
         frames: which frames are sampled.
+        refiner: makes what scorers read of a question.
     """
     chosen = list(videos)
     paths = cache.ensure(split, chosen)
@@ -59,7 +62,7 @@ def synthetic(split: str, videos: Iterable[int], frames: FrameOptions | None = N
                     prompt=asked.prompt,
                     stem=asked.text,
                     options=asked.options,
-                    refined=refine(asked.text, asked.options),
+                    refined=refiner(asked.text, asked.options),
                     doc_key=f"{script.key}-{asked.kind}",
                     spans=tuple((start, end, MOST_RELEVANT) for start, end in asked.spans),
                 )
@@ -71,12 +74,14 @@ def synthetic(split: str, videos: Iterable[int], frames: FrameOptions | None = N
     ]
 
 
-def read_index(path: Path, videos: Path, frames: FrameOptions | None = None) -> list[Example]:
+def read_index(
+    path: Path, videos: Path, frames: FrameOptions | None = None, refiner: Refiner = refine
+) -> list[Example]:
     """Examples of an index of JSON lines, one question a line, grouped by video.
 
     A line has `video` (below the folder `videos`), `question`, and its relevance on a scale of 0 to 5: `spans` as
     [[start s, end s, score], ...], or, as an index of SparseKV-QA has it, `clip_scores` of clips of `clip_size` out of
-    `num_frames` frames. It may have `options` and `refined`; without the latter the question is refined by rule.
+    `num_frames` frames. It may have `options` and `refined`; without the latter `refiner` refines the question.
 
     Raises:
         ValueError: a line is damaged or incomplete, or a score is out of range; the message names file and line.
@@ -87,7 +92,7 @@ def read_index(path: Path, videos: Path, frames: FrameOptions | None = None) -> 
             entry = json.loads(line)
             if not isinstance(entry, dict):
                 raise ValueError(f"it holds a {type(entry).__name__}, wanted an object")
-            asked = (_question(entry, f"{path.name}:{number}"), _clips(entry))
+            asked = (_question(entry, f"{path.name}:{number}", refiner), _clips(entry))
             grouped.setdefault(str(videos / entry["video"]), []).append(asked)
         except KeyError as error:
             raise ValueError(f"{path}, line {number}: it has no {error}") from error
@@ -104,9 +109,9 @@ def read_index(path: Path, videos: Path, frames: FrameOptions | None = None) -> 
     ]
 
 
-def _question(entry: dict[str, Any], key: str) -> Question:
+def _question(entry: dict[str, Any], key: str, refiner: Refiner) -> Question:
     options = tuple(map(str, entry.get("options", ())))
-    refined = entry.get("refined") or refine(entry["question"], options)
+    refined = entry.get("refined") or refiner(entry["question"], options)
     return Question(entry["question"], entry["question"], options, refined, key, _spans(entry))
 
 
