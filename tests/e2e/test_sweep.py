@@ -1,0 +1,67 @@
+"""A sweep gives the answers and token counts of separate runs, and goes on where it broke off."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmms_kvtp.commands.sweep import plan, sweep
+from lmms_kvtp.leaderboard.runs import Run, read_runs
+
+TASK, LIMIT = "skvqa_synth_quick", 5
+CELLS = plan(["full", "random", "kvtp+prumerge"], [0.3])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path) -> list[Run]:
+    return sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
+
+
+def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list[Run]) -> None:
+    steps = [
+        {
+            "model": "llava_video_kvtp",
+            "model_args": "pretrained=tiny,journal=none," + ",".join(f"{k}={v}" for k, v in cell.settings.items()),
+            "tasks": TASK,
+            "limit": LIMIT,
+            "log_samples": True,
+            "output_path": str(folder / "alone" / cell.folder),
+        }
+        for cell in CELLS
+    ]
+    (folder / "alone.yaml").write_text(json.dumps(steps))
+    command = [sys.executable, "-m", "lmms_eval", "--config", str(folder / "alone.yaml")]
+    subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, check=True)
+    for cell, run in zip(CELLS, swept, strict=True):
+        [alone] = read_runs(folder / "alone" / cell.folder, cell.name)
+        assert texts(folder / "swept" / cell.folder) == texts(folder / "alone" / cell.folder)
+        for ours, theirs in zip(run.records, alone.records, strict=True):
+            assert ours.cost is not None and theirs.cost is not None
+            assert ours.cost.tokens_kept == theirs.cost.tokens_kept
+            assert ours.cost.layer_lengths == theirs.cost.layer_lengths
+            assert ours.cost.flops == theirs.cost.flops
+            assert (ours.cost.swept, theirs.cost.swept) == (True, False)
+
+
+def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run]) -> None:
+    [journal] = (folder / "swept" / CELLS[1].folder / "journal").glob("*.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-2]))  # its last two answers are lost
+    again = sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
+    assert [[r.score for r in run.records] for run in again] == [[r.score for r in run.records] for run in swept]
+    kept = [r.cost.seconds for r in swept[0].records if r.cost]
+    assert [r.cost.seconds for r in again[0].records if r.cost] == kept, "answers that were there are not made again"
+
+
+def texts(folder: Path) -> dict[str, str]:
+    newest = sorted(folder.rglob("*_samples_*.jsonl"))[-1]
+    rows = [json.loads(line) for line in newest.read_text().splitlines()]
+    return {row["question_id"]: row["filtered_resps"][0] for row in rows}
