@@ -37,7 +37,7 @@ class Cut:
 class VideoStage:
     """Settings of the video stage."""
 
-    cuts: tuple[Cut, ...] = (Cut(150, (16, 32), 6, 12, 4), Cut(100, (40, 64), 2, 16, 8), Cut(300, None, 2, 16, 16))
+    cuts: tuple[Cut, ...] = (Cut(80, (16, 32), 6, 12, 4), Cut(60, (40, 64), 2, 16, 8), Cut(200, None, 2, 16, 16))
     kinds: tuple[str, ...] = KINDS
     odds: tuple[float, float, float] = (0.05, 0.2, 0.75)
     """Of steps with questions answered by a word, by one of the options, and by a letter."""
@@ -51,7 +51,7 @@ class VideoStage:
 VIDEO_STAGES = {
     "video": VideoStage(),
     "polish": VideoStage(
-        (Cut(200, (16, 40), 6, 12, 4), Cut(80, None, 2, 16, 16)), mixed=True, lr=8e-4, muon_lr=0.005, decay_from=0.2
+        (Cut(100, (16, 40), 6, 12, 4), Cut(60, None, 2, 16, 16)), mixed=True, lr=8e-4, muon_lr=0.005, decay_from=0.2
     ),
 }
 """First short cuts, then whole videos; then both, with less and less change."""
