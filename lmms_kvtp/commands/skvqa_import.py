@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
                     clips[asked.video_id] = sample_clips(path, store, FrameOptions())
     else:
         log.warning("no --videos, so no seconds: the tasks can filter by this index, scorer=oracle cannot use it")
-    imported = match(arguments.dataset, items, questions, clips, arguments.temperature)
+    imported = match(arguments.dataset, items, questions, clips, arguments.temperature, arguments.videos)
     problems += imported.problems
     for problem in problems[:SHOWN]:
         log.warning("%s", problem)

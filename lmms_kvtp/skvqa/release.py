@@ -86,6 +86,7 @@ def match(
     questions: Sequence[SourceQuestion],
     clips: Mapping[str, Clips],
     temperature: float = TEMPERATURE,
+    root: Path | None = None,
 ) -> Imported:
     """Entries of the items that belong to a data set's questions.
 
@@ -97,6 +98,7 @@ def match(
         questions: of the data set.
         clips: the sampled videos by video id, where they are at hand: for durations and seconds.
         temperature: of the softmax.
+        root: folder of the videos, where `clips` are given.
     """
     by_video: dict[str, list[SourceQuestion]] = {}
     for asked in questions:
@@ -115,7 +117,7 @@ def match(
         else:
             try:
                 name = fitting[0].video_id
-                entries[fitting[0].question_id] = _entry(dataset, fitting[0], item, clips.get(name), temperature)
+                entries[fitting[0].question_id] = _entry(dataset, fitting[0], item, clips.get(name), temperature, root)
             except EntryError as error:
                 problems.append(f"{item.video}: {error}")
     return Imported(list(entries.values()), problems, foreign)
@@ -192,7 +194,9 @@ def _fits(asked: SourceQuestion, prompt: str) -> bool:
     return all(" ".join(text.split()) in wanted for text in (asked.question, *asked.options))
 
 
-def _entry(dataset: str, asked: SourceQuestion, item: Item, clips: Clips | None, temperature: float) -> Entry:
+def _entry(
+    dataset: str, asked: SourceQuestion, item: Item, clips: Clips | None, temperature: float, root: Path | None
+) -> Entry:
     frames = item.frame_scores
     if clips is not None and clips.num_frames != len(frames):
         raise EntryError(f"has {len(frames)} frames in the release, {clips.num_frames} here: another file or sampling")
@@ -207,7 +211,7 @@ def _entry(dataset: str, asked: SourceQuestion, item: Item, clips: Clips | None,
         dataset=dataset,
         question_id=asked.question_id,
         video_id=asked.video_id,
-        video=asked.video if clips is None else clips.path.name,
+        video=asked.video if clips is None else clips.path.relative_to(root or clips.path.parent).as_posix(),
         question=asked.question,
         options=asked.options,
         refined=item.refined,

@@ -38,7 +38,7 @@ def good_answer(body: dict[str, Any]) -> str:
         return f"The clip begins with {len(content) - 1} frames and ends."
     if '{"question"' in content:
         asked = re.findall(r"<question>(.*?)</question>", content, re.DOTALL)[-1]
-        return json.dumps({"question": f"Refined: {' '.join(asked.split()[:8])}"})
+        return json.dumps({"question": f"Refined: {' '.join(asked.split()[:9])}"})
     clips = re.findall(r"^(\d+-\d+): ", content, re.MULTILINE)
     return json.dumps({"scores": {clip: (5 if number == 1 else 0) for number, clip in enumerate(clips)}})
 
@@ -117,8 +117,13 @@ class Handler(BaseHTTPRequestHandler):
         return
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A client that was killed resets its connections."""
+
+
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)
     server.serve_forever()

@@ -49,7 +49,7 @@ def rows(dataset: str = "videomme") -> Any:
 
 
 def test_only_questions_that_meet_the_criteria_are_asked(home: Path) -> None:
-    install(home, 5.0, 0.0, 5.0, 1.0)
+    install(home, 5.0, 0.0, 5.0, 0.5)
     found = documents.videomme(rows())
     assert found["question_id"] == ["000-0", "001-0"]
     assert found["kvtp_id"] == ["skvqa_videomme/000-0", "skvqa_videomme/001-0"]
@@ -59,7 +59,7 @@ def test_only_questions_that_meet_the_criteria_are_asked(home: Path) -> None:
 
 
 def test_beta_and_the_least_frames_are_settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(home, 5.0, 0.0, 5.0, 1.0)
+    install(home, 5.0, 0.0, 5.0, 0.5)
     monkeypatch.setenv("LMMS_KVTP_SKVQA_BETA", "1.5")
     assert len(documents.videomme(rows())) == 3
     monkeypatch.setenv("LMMS_KVTP_SKVQA_MIN_FRAMES", "129")

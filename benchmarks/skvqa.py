@@ -1,0 +1,121 @@
+"""SparseKV-QA at size: index steps on 50,000 questions, and throughput against a stub server by concurrency.
+
+Run from the checkout: python benchmarks/skvqa.py [--questions 50000] [--requests 240] [--out FILE]
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lmms_kvtp.skvqa.answers import read_scores
+from lmms_kvtp.skvqa.ask import ask
+from lmms_kvtp.skvqa.backends.base import ChatRequest
+from lmms_kvtp.skvqa.client import Endpoint
+from lmms_kvtp.skvqa.entry import Entry, make
+from lmms_kvtp.skvqa.index import problems, read, write
+from lmms_kvtp.skvqa.stats import Criteria, apply, report
+from lmms_kvtp.skvqa.store import Store
+
+DELAY = 0.2
+"""Seconds that the stub takes for an answer."""
+STUB = Path(__file__).parents[1] / "tests" / "skvqa" / "stub_server.py"
+LIMITS = (1, 2, 4, 8, 16, 32)
+
+
+def entries(count: int) -> Iterator[Entry]:
+    """Questions on videos of 16 clips, with scores of 0 to 5 and texts of usual length."""
+    draw = random.Random(0)
+    for number in range(count):
+        yield make(
+            dataset="activitynetqa",
+            question_id=f"v_{number}",
+            video_id=f"video_{number // 9}",
+            video=f"all_test/v_video_{number // 9}.mp4",
+            question="what does the person in the white shirt do after opening the door of the car",
+            options=(),
+            refined="What does the person in white do after opening the car door?",
+            num_frames=128,
+            duration=180.0,
+            edges=tuple((11.25 * clip, 11.25 * clip + 11.25) for clip in range(16)),
+            clip_scores=tuple(float(draw.choice([0, 0, 0, 1, 2, 3, 5])) for _ in range(16)),
+            captions_hash="c0ffee" * 10,
+            models={"captioner": "lmms-lab/LLaVA-Video-7B-Qwen2", "refiner": "rule", "scorer": "gpt-4o"},
+            prompts="v1",
+        )
+
+
+def measured(step: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of a step."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    return {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+
+
+def index_steps(path: Path, count: int) -> dict[str, Any]:
+    """Write, validate, filter and statistics."""
+    found: dict[str, Any] = {"write": measured(lambda: write(path, entries(count)))}
+    found["file_mb"] = round(path.stat().st_size / 1e6, 1)
+    found["validate"] = measured(lambda: all(isinstance(line, Entry) for line in problems(path)))
+    loaded: list[Entry] = []
+    found["read"] = measured(lambda: loaded.extend(read(path)))
+    found["filter"] = measured(lambda: apply(loaded, Criteria()))
+    found["stats"] = measured(lambda: report(loaded, Criteria()))
+    found["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return found
+
+
+def throughput(folder: Path, url: str, requests: int) -> dict[int, float]:
+    """Answers a second by the limit of requests in flight."""
+    bounds, rates = [(0, 7), (8, 15)], {}
+    for limit in LIMITS:
+
+        def asked(limit: int = limit) -> Iterator[ChatRequest]:
+            for number in range(requests):
+                text = f"<clips>\n0-7: cat\n8-15: dog\n</clips>\n<question>{limit}/{number}?</question>"
+                yield ChatRequest("score", text, str(number))
+
+        chat = Endpoint("good", url, "key", concurrency=limit)
+        start = time.perf_counter()
+        found = ask(chat, Store(folder / f"{limit}.sqlite"), asked(), lambda _, text: read_scores(text, bounds))
+        assert len(found.answers) == requests
+        rates[limit] = round(requests / (time.perf_counter() - start), 1)
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--questions", type=int, default=50_000)
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        found: dict[str, Any] = {"questions": given.questions, **index_steps(folder / "index.jsonl", given.questions)}
+        stub = subprocess.Popen(
+            [sys.executable, "-u", str(STUB), str(folder / "log"), str(DELAY)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert stub.stdout is not None
+            url = f"http://127.0.0.1:{int(stub.stdout.readline())}/v1"
+            found["answers_per_second"] = throughput(folder, url, given.requests)
+        finally:
+            stub.kill()
+            stub.wait()
+    found |= {"stub_delay_s": DELAY, "cores": os.cpu_count(), "load_average": [round(x, 1) for x in os.getloadavg()]}
+    text = json.dumps(found, indent=1)
+    sys.stdout.write(text + "\n")
+    if given.out:
+        given.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

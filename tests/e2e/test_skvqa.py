@@ -1,0 +1,85 @@
+"""From look-alike data to the table: indexes built from images, then the group `skvqa` through the harness, offline."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.vlms.tiny import tiny_folder
+
+TASKS = ["skvqa_egoschema", "skvqa_nextqa", "skvqa_videomme"]
+GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
+
+
+def module_at(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Results and samples of one run with the relevance of the index itself."""
+    folder, look = tmp_path_factory.mktemp("skvqa"), module_at("skvqa_lookalikes")
+    home = folder / "hf"
+    look.write_harness_cache(home)
+    rows = {"videomme": look.videomme_rows(2, 2), "egoschema": look.egoschema_rows(2), "nextqa": look.nextqa_rows(2, 2)}
+    for name, listed in rows.items():
+        annotations = look.write_json(folder / f"{name}.json", listed)
+        build = ["skvqa", "build", "--dataset", name, "--annotations", annotations, "--videos", home / name]
+        build += ["--out", folder / "index", "--captioner", "none", "--scorer", f"siglip:{tiny_folder() / 'siglip'}"]
+        assert main([str(part) for part in build]) == 0
+    settings = "pretrained=tiny,allow_toy=true,keep_ratio=0.4,scorer=oracle,allocator.temperature=1,pruner=random"
+    command = [sys.executable, "-P", "-m", "lmms_eval", "--model", "llava_video_kvtp", "--model_args", settings]
+    command += ["--tasks", "skvqa", "--output_path", str(folder / "out"), "--log_samples"]
+    environment = {
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "LMMS_KVTP_SKVQA_INDEX": str(folder / "index"),
+        "LMMS_KVTP_SKVQA_BETA": "1",
+        "LMMS_KVTP_SKVQA_MIN_FRAMES": "20",
+    }
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    files = list((folder / "out").rglob("*_results.json"))
+    assert len(files) == 1, done.stderr[-4000:] + done.stdout[-2000:]
+    samples = {}
+    for task in TASKS:
+        [file] = (folder / "out").rglob(f"*_samples_{task}.jsonl")
+        samples[task] = [json.loads(line) for line in file.read_text().splitlines()]
+    return json.loads(files[0].read_text()), samples
+
+
+def test_the_three_tasks_and_their_group_are_reported(run: Any) -> None:
+    results, samples = run
+    assert {task: len(listed) for task, listed in samples.items()} == dict(zip(TASKS, (2, 4, 4), strict=True))
+    scores = [sample["score"] for listed in samples.values() for sample in listed]
+    for task, listed in samples.items():
+        accuracy = 100 * sum(sample["score"] for sample in listed) / len(listed)
+        assert results["results"][task]["skvqa_acc,none"] == pytest.approx(accuracy)
+        assert results["results"][task]["acc_sparsity_under_2,none"] == pytest.approx(accuracy)
+        assert results["results"][task]["acc_sparsity_5_up,none"] == "N/A"
+        assert results["results"][task]["unparsable,none"] >= 0
+    assert results["groups"]["skvqa"]["skvqa_acc,none"] == pytest.approx(100 * sum(scores) / len(scores))
+
+
+def test_the_prompt_that_is_sent_is_that_of_the_golden(run: Any) -> None:
+    for task in TASKS:
+        golden = (GOLDENS / f"{task.removeprefix('skvqa_')}.txt").read_text().removesuffix("\n")
+        assert golden in [sample["input"] for sample in run[1][task]]
+
+
+def test_samples_carry_the_video_for_clusters_the_sparsity_and_the_cost(run: Any) -> None:
+    for sample in (sample for listed in run[1].values() for sample in listed):
+        assert sample["video_id"] == sample["skvqa_acc"]["video_id"] != ""
+        assert 1 <= sample["sparsity"] < 20
+        assert sample["vision_tokens_kept"] == int(0.4 * 20 * 36)
+        assert sample["keep_ratio_actual"] == pytest.approx(0.4)
