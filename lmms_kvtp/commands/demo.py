@@ -1,23 +1,14 @@
 """`lmms-kvtp demo`: methods on the embedded model and benchmark, through the harness, in one table."""
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from lmms_kvtp.leaderboard.runs import Run, read_runs
+from lmms_kvtp.commands.sweep import plan, sweep
 from lmms_kvtp.table import write_between
 
-METHODS = {
-    "all tokens": "scorer=uniform,allocator=uniform,pruner=none,keep_ratio=1",
-    "random": "scorer=uniform,allocator=uniform,pruner=random",
-    "hard key frames": "allocator=hard,pruner=random",
-    "KVTP + random": "allocator=softmax,pruner=random",
-    "KVTP + PruMerge": "allocator=softmax,pruner=prumerge",
-}
-"""Rows of the table and their settings."""
+METHODS = ("full", "random", "hard+random", "kvtp+random", "kvtp+prumerge")
 
 NOTE = """TOY: a 2-million-parameter model on synthetic videos. It shows how the methods work and fail;
 it does not reproduce the paper's numbers. Accuracy in %, standard errors clustered by video."""
@@ -33,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run the harness once for all methods, and write the table."""
+    """Sweep over the methods, and write the table."""
     task = "skvqa_synth" if arguments.full else "skvqa_synth_quick"
     with tempfile.TemporaryDirectory() as scratch:
         out = arguments.out or Path(scratch)
-        runs = run_methods(METHODS, task, arguments.keep_ratio, out, arguments.limit)
+        runs = sweep(plan(METHODS, [arguments.keep_ratio]), task, "pretrained=tiny", out, arguments.limit)
         from lmms_kvtp.leaderboard.summary import problems, summary  # loads the harness: seconds, so not for --help
 
         table = summary(runs)
@@ -45,32 +36,3 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.into:
         write_between(arguments.into, table, "demo")
     return 0
-
-
-def run_methods(methods: dict[str, str], task: str, keep_ratio: float, out: Path, limit: int | None) -> list[Run]:
-    """Run `lmms-eval` in a process of its own, one configuration per method, and read what it wrote.
-
-    Raises:
-        FileNotFoundError: a method left no results; the harness's messages stand above.
-    """
-    configs = []
-    for name, settings in methods.items():
-        configs.append(
-            {
-                "model": "llava_video_kvtp",
-                "model_args": f"pretrained=tiny,keep_ratio={keep_ratio},{settings}",
-                "tasks": task,
-                "output_path": str(_folder(out, name)),
-                "log_samples": True,
-                **({"limit": limit} if limit else {}),
-            }
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    config = out / "methods.yaml"
-    config.write_text(json.dumps(configs, indent=1))  # JSON is YAML
-    subprocess.run([sys.executable, "-m", "lmms_eval", "--config", str(config), "--verbosity", "ERROR"], check=False)
-    return [run for name in methods for run in read_runs(_folder(out, name), name)]
-
-
-def _folder(out: Path, name: str) -> Path:
-    return out / name.replace(" + ", "_").replace(" ", "_").lower()

@@ -4,10 +4,10 @@ import pytest
 
 from lmms_kvtp.commands.demo import METHODS
 from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.rows import settings_of
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_row_of_the_demo_is_a_method(name):
-    settings = dict(pair.split("=") for pair in METHODS[name].split(","))
-    method = build_method({"keep_ratio": "0.2", **settings}, KVTP)
-    assert (method.keep_ratio == 1) == (name == "all tokens")
+def test_every_row_of_the_demo_is_a_method(name: str) -> None:
+    method = build_method(settings_of(name, 0.2), KVTP)
+    assert (method.keep_ratio == 1) == (name == "full")
