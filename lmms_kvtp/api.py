@@ -12,7 +12,7 @@ from lmms_kvtp.pipeline import answer as answer_all
 from lmms_kvtp.resolve import near
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import GenerationOptions, Question
-from lmms_kvtp.values import parse
+from lmms_kvtp.values import pairs, parse
 from lmms_kvtp.video import load_video
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
@@ -69,7 +69,7 @@ class Model:
 
     def method(self, settings: str | Mapping[str, Any] = "") -> Method:
         """The method that `settings` describe; raises as `answers` does."""
-        chosen = _pairs(settings) if isinstance(settings, str) else settings
+        chosen = pairs(settings) if isinstance(settings, str) else settings
         method = build_method(chosen, {**KVTP, "encoder.pretrained": self.vlm.default_encoder})
         same = [encoder for encoder in self._encoders if encoder == method.encoder]
         if not same:
@@ -95,11 +95,3 @@ def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> M
             raise LookupError(f"unknown option {name!r}; {near(name, [f.name for f in fields(LoadOptions)])}")
     parsed = {name: parse(hints[name], value, name) for name, value in options.items()}
     return Model(load_llava_video(pretrained, LoadOptions(**parsed)))
-
-
-def _pairs(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    for name, equals, value in pairs:
-        if not (name.strip() and equals and value.strip()):
-            raise ValueError(f"{name + equals + value!r} in method {text!r} is not of the form name=value")
-    return {name.strip(): value.strip() for name, _, value in pairs}

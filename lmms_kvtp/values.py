@@ -6,6 +6,19 @@ from typing import Any, Literal, Union, get_args, get_origin
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
+def pairs(text: str) -> dict[str, str]:
+    """Read `name=value,name=value`, as in `--model_args`.
+
+    Raises:
+        ValueError: a part is not of that form.
+    """
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    for name, equals, value in parts:
+        if not (name.strip() and equals and value.strip()):
+            raise ValueError(f"{name + equals + value!r} in method {text!r} is not of the form name=value")
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
 def parse(kind: Any, value: Any, name: str) -> Any:
     """Read `value` as `kind`: int, float, bool, str, a Literal, a union of these, or a tuple `a:b:c` of one kind.
 

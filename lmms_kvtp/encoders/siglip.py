@@ -25,7 +25,7 @@ from lmms_kvtp.encoders._maps import (
 from lmms_kvtp.encoders._place import place
 from lmms_kvtp.encoders._text_side import padded_pieces
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.flops import TextShape, VisionShape, pooling_head_flops, text_flops, vision_flops
+from lmms_kvtp.flops import TextShape, VisionShape, features_flops, relevance_flops
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.types import FEATURES, FrameFeatures, Frames
@@ -121,27 +121,16 @@ class Siglip(FrameEncoder):
 
     def flops(self, num_frames: int, needs: frozenset[str]) -> int:
         """Tower and pooling head once, and what single patches need beside them."""
-        if not needs:
-            return 0
-        tower, p = self.vision, self.vision.patches
-        extra = {
-            "column_attention": num_frames * 2 * p * p * tower.hidden,
-            "keys": num_frames * 2 * p * tower.hidden**2 if self.key_source == "projected" else 0,
-            "patch_text": pooling_head_flops(tower, num_frames * p, patches=1),
-        }
-        once = vision_flops(tower, num_frames) + pooling_head_flops(tower, num_frames)
-        return once + sum(extra.get(name, 0) for name in needs)
+        return features_flops(self.vision, num_frames, needs, self.key_source == "projected") if needs else 0
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
-        """Text tower, cosines 2 q T E for each view; three views take the fusion head's 6 T^2 E to make."""
+        """Text tower and cosines."""
         lengths = [len(row) for text in texts for ids in self.token_ids(text) for row in ids]
         config = self.model.config.text_config
         shape = TextShape(
             config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size
         )
-        width = config.projection_size
-        mixed = 6 * num_frames**2 * width if views > 1 else 0
-        return text_flops(shape, lengths) + views * 2 * len(lengths) * num_frames * width + mixed
+        return relevance_flops(shape, lengths, num_frames, views)
 
     @property
     def vision(self) -> VisionShape:

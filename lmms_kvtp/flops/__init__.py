@@ -8,16 +8,26 @@ of them.
 """
 
 from lmms_kvtp.flops.llm import LLMShape, decode_flops, prefill_flops, projector_flops
-from lmms_kvtp.flops.towers import TextShape, VisionShape, pooling_head_flops, text_flops, vision_flops
+from lmms_kvtp.flops.towers import (
+    TextShape,
+    VisionShape,
+    features_flops,
+    pooling_head_flops,
+    relevance_flops,
+    text_flops,
+    vision_flops,
+)
 
 __all__ = [
     "LLMShape",
     "TextShape",
     "VisionShape",
     "decode_flops",
+    "features_flops",
     "pooling_head_flops",
     "prefill_flops",
     "projector_flops",
+    "relevance_flops",
     "text_flops",
     "vision_flops",
 ]

@@ -1,6 +1,6 @@
 """Operations of the towers and of SigLIP's head, from shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 
@@ -69,3 +69,31 @@ def text_flops(shape: TextShape, lengths: Sequence[int]) -> int:
     """SigLIP's text tower over rows of `lengths` positions: its layers, and 2 d E for the last position of each row."""
     layers = sum(encoder_layer_flops(n, shape.hidden, shape.intermediate) for n in lengths)
     return shape.layers * layers + len(lengths) * 2 * shape.hidden * shape.projection
+
+
+def features_flops(shape: VisionShape, frames: int, needs: Set[str], projected_keys: bool = False) -> int:
+    """A SigLIP's features of frames: tower and head once, and what single patches need beside them.
+
+    Scores of the last layer again 2 P^2 d for column attention, 2 P d^2 for projected keys, and for patches in the
+    joint space the head over each of them.
+    """
+    if not needs:
+        return 0
+    p = shape.patches
+    extra = {
+        "column_attention": frames * 2 * p * p * shape.hidden,
+        "keys": frames * 2 * p * shape.hidden**2 if projected_keys else 0,
+        "patch_text": pooling_head_flops(shape, frames * p, patches=1),
+    }
+    once = vision_flops(shape, frames) + pooling_head_flops(shape, frames)
+    return once + sum(extra.get(name, 0) for name in needs)
+
+
+def relevance_flops(shape: TextShape, lengths: Sequence[int], frames: int, views: int = 1) -> int:
+    """Text tower over rows of `lengths` positions, and cosines with `views` image embeddings of each frame.
+
+    2 q T E for each view; more views than one are KVTP's three, which its fusion head makes by 6 T^2 E.
+    """
+    width = shape.projection
+    mixed = 6 * frames**2 * width if views > 1 else 0
+    return text_flops(shape, lengths) + views * 2 * len(lengths) * frames * width + mixed

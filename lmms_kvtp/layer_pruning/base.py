@@ -67,6 +67,10 @@ class LayerPruner(ABC):
     def stages(self) -> tuple[Stage, ...]:
         """Where tokens are dropped, from the first layer to the last."""
 
+    def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
+        """Of so many vision tokens, how many are left from which layer on; for forecasts, so nearly is enough."""
+        return ()
+
 
 @dataclass
 class PruningTrace:

@@ -39,6 +39,10 @@ class FastV(LayerPruner):
         """One."""
         return (Stage(self.layer, reads=self.layer - 1, select=self._select),)
 
+    def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
+        """One step."""
+        return ((self.layer, max(1, round(self.ratio * entered))),)
+
     def _select(self, inputs: StageInput) -> Bool[Tensor, " K"]:
-        count = max(1, round(self.ratio * inputs.entered))
+        [(_, count)] = self.kept(inputs.entered)
         return highest(last_query_attention(inputs), inputs.vision, count)

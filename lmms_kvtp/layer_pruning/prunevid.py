@@ -44,6 +44,10 @@ class PruneVid(LayerPruner):
         """One, which also shortens the caches before it."""
         return (Stage(self.layer + 1, reads=self.layer, select=self._select, compress=True),)
 
+    def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
+        """One step; groups that round down leave a little less."""
+        return ((self.layer + 1, int(self.alpha * entered)),)
+
     def _select(self, inputs: StageInput) -> Bool[Tensor, " K"]:
         groups = inputs.frame if inputs.segment is None else inputs.segment
         vision = torch.nonzero(inputs.vision).flatten()

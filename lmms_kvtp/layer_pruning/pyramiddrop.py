@@ -46,6 +46,11 @@ class PyramidDrop(LayerPruner):
         pairs = zip(self.layers, self.ratios, strict=True)
         return tuple(Stage(layer, reads=layer, select=partial(self._select, ratio)) for layer, ratio in pairs)
 
+    def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
+        """One step for each layer."""
+        pairs = zip(self.layers, self.ratios, strict=True)
+        return tuple((layer, max(1, int(ratio * entered + 1e-6))) for layer, ratio in pairs)
+
     def _select(self, ratio: float, inputs: StageInput) -> Bool[Tensor, " K"]:
         count = max(1, int(ratio * inputs.entered + 1e-6))
         return highest(last_query_attention(inputs), inputs.vision, count)

@@ -1,0 +1,118 @@
+"""`lmms-kvtp flops`: operations of a method on a model, from sizes alone, beside what papers count and report."""
+
+import argparse
+import sys
+
+from lmms_kvtp.forecast.answer import TEXT_TOKENS, Forecast, forecast
+from lmms_kvtp.forecast.conventions import FULL, MEANING, conventions
+from lmms_kvtp.forecast.models import Spec, find, find_encoder
+from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
+from lmms_kvtp.method import KVTP, Method, build_method
+from lmms_kvtp.reproduce.paper import ROWS
+from lmms_kvtp.rows import METHOD_HELP, method_settings
+from lmms_kvtp.table import markdown
+from lmms_kvtp.values import pairs
+
+TERA = 1e12
+
+EXPLANATION = """
+The paper counted with THOP: multiply-adds of linear layers and convolutions, end to end, without attention's products.
+So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has {reported}.
+- Its table 2 says x28 for random and PruMerge at 20 %, its project page x36 for the same rows. Both stand above.
+- x36 (-64 %) is the model's own tower plus a fifth of the prefill. A so400m pass for scores and keys, which PruMerge,
+  ToMe and KVTP need, comes on top: {encoder:.0%} of the unpruned model here. No row of table 2 has room for it.
+- From the baselines to KVTP table 2 adds 8 % of the 7B model, table 3 adds 2 % of the 72B model: in multiply-adds about
+  {add7:.0f} T and {add72:.0f} T. One and the same predictor would add the same to both.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, frames, method, and how to count."""
+    parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, or a folder")
+    parser.add_argument("--frames", type=int, default=128, help="frames of the video (default 128, the paper's)")
+    parser.add_argument("--method", help=f"{METHOD_HELP}; without it the paper's rows are shown")
+    parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept")
+    parser.add_argument(
+        "--pool",
+        default="average",
+        choices=["bilinear", "average", "max"],
+        help="of patches; average as in the paper's evaluation, bilinear as the models were trained",
+    )
+    parser.add_argument("--text-tokens", type=int, default=TEXT_TOKENS, help="prompt positions beside the video")
+    parser.add_argument("--profiler", choices=["thop", "torch"], help="also what THOP, or torch's counter, would count")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write tables in Markdown."""
+    spec = find(arguments.model)
+    if arguments.method is None and arguments.keep_ratio is None and arguments.model in ROWS:
+        sys.stdout.write(paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens))
+        return 0
+    method = build_method(method_settings(arguments.method or "", arguments.keep_ratio), KVTP)
+    found = forecast(spec, method, arguments.frames, spec.pool(arguments.pool), text_tokens=arguments.text_tokens)
+    sys.stdout.write(method_tables(spec, method, found, arguments.profiler))
+    return 0
+
+
+def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profiler | None) -> str:
+    """Stages of one method, and its total by each convention."""
+    cost, whole = found.cost, found.cost.flops_total
+    encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
+    seen = Profiled(spec, profiler).stages(cost, encoder) if profiler else {}
+    rows = []
+    for stage in [*cost.flops, *found.unknown]:
+        flops = cost.flops.get(stage)
+        cells = [stage, f"{flops / TERA:.4g}" if flops is not None else "not known before it runs"]
+        cells += [f"{flops / whole:.1%}" if flops is not None else ""]
+        rows.append(cells + ([f"{seen[stage] / TERA:.4g}" if stage in seen else "-"] if profiler else []))
+    header = ["stage", "TFLOP", "share"] + (
+        [f"{profiler}, T{'MAC' if profiler == 'thop' else 'FLOP'}"] * bool(profiler)
+    )
+    lines = [
+        f"{spec.name}, {cost.num_frames} frames: {cost.tokens_kept} of {cost.tokens_before} vision tokens, "
+        f"{cost.tokens_structural} newlines, {cost.prompt_tokens} positions in all",
+        "",
+        markdown(header, rows),
+        "",
+        markdown(
+            ["convention", "T", "what it counts"],
+            [[name, f"{value / TERA:.4g}", MEANING[name]] for name, value in conventions(cost, spec.llm).items()],
+        ),
+    ]
+    return "\n".join([*lines, *(["", f"{MISSES}."] if profiler == "thop" else []), ""])
+
+
+def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> str:
+    """Every row of the paper's table for a model: our count, other conventions, THOP, and what was reported."""
+    rows, base, shares = [], None, {}
+    profiled = Profiled(spec, "thop")
+    for row in ROWS[spec.name]:
+        method = build_method(pairs(row.settings), KVTP)
+        found = forecast(spec, method, frames, spec.pool(pool), text_tokens=text_tokens)
+        encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
+        thop = profiled.stages(found.cost, encoder)
+        own = sum(macs for stage, macs in thop.items() if stage in ("vision", "projector", "prefill"))
+        counted = {**conventions(found.cost, spec.llm), "THOP": sum(thop.values()), "THOP, no helper": own}
+        base = base or counted
+        shares = {name: value / base[name] for name, value in counted.items()}
+        cells = [row.name, str(found.cost.prompt_tokens), f"{counted[FULL] / TERA:.1f}"]
+        rows.append([*cells, *(f"{share:.1%}" for share in shares.values()), f"x{row.flops}", f"x{row.page_flops}"])
+    assert base is not None
+    header = ["method", "positions", "TFLOP", *shares, "paper, table", "paper, page"]
+    helper = shares["THOP"] - shares["THOP, no helper"]
+    text = EXPLANATION.format(
+        share=shares["THOP, no helper"],
+        reported=f"x{ROWS[spec.name][-1].flops}",
+        encoder=helper,
+        add7=_total("llava-video-7b", frames, pool, text_tokens) * 0.08 / TERA,
+        add72=_total("llava-video-72b", frames, pool, text_tokens) * 0.02 / TERA,
+    )
+    return f"{spec.name}, {frames} frames, in % of the unpruned model\n\n{markdown(header, rows)}\n{text}\n{MISSES}.\n"
+
+
+def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:
+    """Multiply-adds that THOP sees in the unpruned model."""
+    spec = find(name)
+    whole = build_method(pairs(ROWS[name][0].settings), KVTP)
+    cost = forecast(spec, whole, frames, spec.pool(pool), text_tokens=text_tokens).cost
+    return sum(Profiled(spec, "thop").stages(cost).values())

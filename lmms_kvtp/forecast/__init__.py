@@ -1,0 +1,1 @@
+"""What a method costs on a model, from shapes alone: no weights, no video."""

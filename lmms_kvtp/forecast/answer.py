@@ -1,0 +1,156 @@
+"""The cost of one answer before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.flops import (
+    decode_flops,
+    features_flops,
+    prefill_flops,
+    projector_flops,
+    relevance_flops,
+    vision_flops,
+)
+from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.layout import Newlines, lay_out
+from lmms_kvtp.method import Method
+from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.types import FEATURES, VISION, FrameFeatures, Frames, FrameTokens, Question
+
+TEXT_TOKENS = 120
+"""Prompt positions beside the video: chat template, question, four options and the instruction."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Counts and operations of an answer, without seconds."""
+
+    cost: SampleCost
+    unknown: tuple[str, ...]
+    """Stages whose operations are known only when they run."""
+
+
+@dataclass(frozen=True)
+class Sized(FrameEncoder):
+    """An image-text model of known sizes and no weights."""
+
+    provides: ClassVar[frozenset[str]] = FEATURES
+
+    sizes: Encoder
+    projected_keys: bool = False
+
+    def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
+        """Refused."""
+        raise ValueError("a forecast has no weights to encode frames with")
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
+        """Refused."""
+        raise ValueError("a forecast has no weights to encode texts with")
+
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
+        """Refused."""
+        raise ValueError("a forecast has no weights to compare with")
+
+    def flops(self, num_frames: int, needs: frozenset[str]) -> int:
+        """As SigLIP's."""
+        return features_flops(self.sizes.vision, num_frames, needs, self.projected_keys)
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
+        """As SigLIP's; each text is one row, padded."""
+        return relevance_flops(self.sizes.text, [self.sizes.positions] * len(texts), num_frames, views)
+
+
+def forecast(
+    spec: Spec,
+    method: Method,
+    num_frames: int,
+    pool: GridPool | None = None,
+    newlines: Newlines | None = None,
+    text_tokens: int = TEXT_TOKENS,
+    output_tokens: int = 2,
+) -> Forecast:
+    """Lay out a video of which nothing is known, as `method` would prune it.
+
+    Frames are equally relevant, but for allocators that drop frames; with budgets that differ from frame to frame the
+    number of newlines differs a little. Layer pruners that divide tokens by group are taken to lose nothing to
+    rounding.
+
+    Args:
+        spec: the model.
+        method: what is kept.
+        num_frames: T.
+        pool: of patches; as the checkpoint was trained where it is None.
+        newlines: likewise.
+        text_tokens: prompt positions beside the video.
+        output_tokens: of the answer, the end token included.
+
+    Raises:
+        ValueError: the method leaves nothing of so few frames.
+    """
+    pool = pool or spec.pool()
+    rows, columns = pool.grid
+    capacity = rows * columns
+    budgets = method.budgets(torch.linspace(1, 1 + 1e-6, num_frames), capacity)
+    tokens = FrameTokens(torch.empty(num_frames, capacity, 1), pool.grid)
+    lines = lay_out(
+        pack(tokens, tokens.embeds, torch.arange(capacity) < budgets[:, None]),
+        torch.zeros(1),
+        newlines or spec.newlines,
+    )
+    kept = int((lines.role == VISION).sum())
+    prompt = lines.length + text_tokens
+    lengths = [prompt] * spec.llm.layers
+    for layer, left in method.layer_pruning.kept(kept):
+        lengths[layer:] = [prompt - kept + left] * (len(lengths) - layer)
+    flops = {
+        "vision": vision_flops(spec.vision, num_frames),
+        "projector": projector_flops(spec.vision, spec.llm, num_frames),
+        **{stage: found for stage, found in _helpers(method, tokens, budgets).items() if found},
+        "prefill": prefill_flops(spec.llm, lengths),
+        "generate": decode_flops(spec.llm, lengths, output_tokens),
+    }
+    cost = SampleCost(
+        num_frames=num_frames,
+        tokens_before=num_frames * capacity,
+        tokens_kept=kept,
+        tokens_structural=lines.length - kept,
+        prompt_tokens=prompt,
+        output_tokens=output_tokens,
+        keep_ratio=method.keep_ratio,
+        layer_lengths=tuple(lengths),
+        flops=flops,
+        prefill_flops_causal=prefill_flops(spec.llm, lengths, causal=True),
+    )
+    unknown = tuple(stage for stage, found in _helpers(method, tokens, budgets).items() if found is None)
+    return Forecast(cost, unknown)
+
+
+def _helpers(method: Method, tokens: FrameTokens, budgets: Tensor) -> dict[str, int | None]:
+    """Operations of encoder, scorer and pruner; None where they cannot be known."""
+    frames, needs = tokens.num_frames, method.needs
+    sizes = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if needs else None
+    if sizes is None:
+        encoder, width = method.encoder, 1
+    else:
+        encoder = Sized(sizes, projected_keys=method.describe()["encoder"].get("key_source") == "projected")
+        width = sizes.vision.hidden
+    patches = (frames, tokens.capacity)
+    shapes = {"image": (frames, width), "keys": (*patches, width), "patch_text": (*patches, width)}
+    made = {name: torch.empty(shapes.get(name, patches), device="meta") for name in needs & FEATURES}
+    features = FrameFeatures(times=torch.empty(frames), **made)
+    question = Question(prompt="?", stem="?")
+    if needs and sizes is None:
+        return {"encoder": None, "scorer": None, "pruner": method.pruner.flops(tokens, features, budgets)}
+    return {
+        "encoder": encoder.flops(frames, needs) if needs else 0,
+        "scorer": method.scorer.flops(frames, question, encoder),
+        "pruner": method.pruner.flops(tokens, features, budgets),
+    }

@@ -1,0 +1,138 @@
+"""Sizes of models whose weights need not be here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmms_kvtp.flops import LLMShape, TextShape, VisionShape
+from lmms_kvtp.grid import GridPool
+from lmms_kvtp.layout import Newlines
+from lmms_kvtp.resolve import near
+from lmms_kvtp.vlms.config import SO400M, LlavaConfig, read_config, read_json
+from lmms_kvtp.vlms.network import llm_shape, vision_shape
+from lmms_kvtp.vlms.tiny import tiny_folder
+
+QWEN2_TOKENS = 151646
+"""Entries of Qwen2's tokenizer: rows of embeddings and head beyond them are dropped."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A vision-language model, as far as costs go."""
+
+    name: str
+    config: LlavaConfig
+    vocabulary: int
+    weight_bytes: int | None = None
+    """Of the checkpoint's files, where they are known."""
+
+    @property
+    def vision(self) -> VisionShape:
+        """Sizes of the tower."""
+        return vision_shape(self.config)
+
+    @property
+    def llm(self) -> LLMShape:
+        """Sizes of the language model."""
+        return llm_shape(self.config, self.vocabulary)
+
+    @property
+    def newlines(self) -> Newlines:
+        """As the checkpoint was trained."""
+        return Newlines(self.config.newline_position, "auto", self.config.merge_type)
+
+    def pool(self, mode: str | None = None) -> GridPool:
+        """Of patches; None: as the checkpoint was trained."""
+        side = self.vision.image_size // self.vision.patch_size
+        return GridPool(mode or self.config.pool_mode, (side, side))
+
+    @property
+    def parameters(self) -> int:
+        """Weights of tower, projector and language model, without biases and normalisations."""
+        v, m = self.vision, self.llm
+        tower = v.layers * (4 * v.hidden**2 + 2 * v.hidden * v.intermediate) + 3 * v.patch_size**2 * v.hidden
+        attention = 2 * m.hidden * m.head_dim * (m.heads + m.kv_heads)
+        layers = m.layers * (attention + 3 * m.hidden * m.intermediate)
+        return tower + v.hidden * m.hidden + m.hidden**2 + layers + 2 * m.hidden * m.vocabulary
+
+
+def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> LlavaConfig:
+    llm = {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+    }
+    return LlavaConfig(llm, dict(SO400M), "bilinear", "grid", "spatial_unpad", 32768, 151645)
+
+
+def known() -> dict[str, LlavaConfig]:
+    """Released models, with the sizes of Qwen2-7B-Instruct and Qwen2-72B-Instruct."""
+    return {
+        "llava-video-7b": _qwen2(3584, 18944, 28, 28, 4),
+        "llava-video-72b": _qwen2(8192, 29568, 80, 64, 8),
+    }
+
+
+HUB = {
+    "lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b",
+    "lmms-lab/LLaVA-Video-72B-Qwen2": "llava-video-72b",
+}
+
+
+def find(name: str) -> Spec:
+    """Sizes of a released model by short name or hub id, or of a checkpoint's folder; `tiny` is the embedded model.
+
+    Raises:
+        LookupError: neither; the message lists near matches.
+        CheckpointError: the folder holds another kind of model.
+    """
+    models = known()
+    short = HUB.get(name, name)
+    if short in models:
+        return Spec(name, models[short], QWEN2_TOKENS)
+    folder = tiny_folder() if name == "tiny" else Path(name)
+    if not folder.is_dir():
+        raise LookupError(f"no sizes of model {name!r}; {near(name, [*models, *HUB, 'tiny'])}, or give a folder")
+    config = read_config(folder)
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    return Spec(name, config, int(config.llm["vocab_size"]), sum(sizes) or None)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An image-text model, as far as costs go."""
+
+    vision: VisionShape
+    text: TextShape
+    positions: int
+    """Of a text, padded."""
+
+
+def find_encoder(pretrained: str) -> Encoder | None:
+    """Sizes of a SigLIP by its hub id or folder; None where they are not known without its files."""
+    if pretrained == "google/siglip-so400m-patch14-384":
+        return Encoder(VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152), 64)
+    if not (Path(pretrained) / "config.json").is_file():
+        return None
+    from transformers import SiglipConfig
+
+    config = SiglipConfig(**read_json(Path(pretrained) / "config.json"))
+    vision, text = config.vision_config, config.text_config
+    return Encoder(
+        VisionShape(
+            vision.image_size,
+            vision.patch_size,
+            vision.hidden_size,
+            vision.intermediate_size,
+            vision.num_hidden_layers,
+            vision.num_attention_heads,
+        ),
+        TextShape(text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.projection_size),
+        text.max_position_embeddings,
+    )

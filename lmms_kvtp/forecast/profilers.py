@@ -1,0 +1,155 @@
+"""THOP and torch's counter on models of the real size and classes, without weights (the meta device)."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import StringIO
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.flops.counter import counting
+from lmms_kvtp.forecast.models import Encoder, Spec
+from lmms_kvtp.vlms.network import Network, build
+
+Profiler = Literal["thop", "torch"]
+MISSES = (
+    "THOP adds up rules of module classes: the multiply-adds of nn.Linear and nn.Conv2d, and 4 operations per element "
+    "of nn.LayerNorm. It has no rule for the products of queries, keys and values, which are calls inside a module, "
+    "nor for RMSNorm and rotary embeddings, nor for the projections inside nn.MultiheadAttention, SigLIP's pooling head"
+)
+"""What the paper's profiler counts as nothing."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A model as a profiler sees it; every part is profiled once."""
+
+    spec: Spec
+    profiler: Profiler
+    """thop counts multiply-adds; torch counts operations, with eager attention."""
+
+    def stages(self, cost: SampleCost, encoder: Encoder | None = None) -> dict[str, float]:
+        """Counts of the stages that are networks.
+
+        Args:
+            cost: a forecast, whose layer lengths are profiled; stages that it lacks are left out.
+            encoder: the image-text model, if the method has one.
+        """
+        found = {
+            "vision": cost.num_frames * self._parts["tower"],
+            "projector": cost.num_frames * self._parts["projector"],
+        }
+        if encoder is not None and "encoder" in cost.flops:
+            per_frame, per_text = self._encoder(encoder)
+            found["encoder"] = cost.num_frames * per_frame
+            if cost.flops.get("scorer"):
+                found["scorer"] = per_text
+        head = self._parts["head"]
+        found["prefill"] = sum(self._layer(n) for n in cost.layer_lengths) + head
+        return found
+
+    @cached_property
+    def _network(self) -> Network:
+        """With one decoder layer: all are alike."""
+        config = replace(self.spec.config, llm={**self.spec.config.llm, "num_hidden_layers": 1})
+        return build(config, self.spec.vocabulary, "eager")
+
+    @cached_property
+    def _parts(self) -> dict[str, float]:
+        side, hidden = self.spec.vision.image_size, self.spec.vision.hidden
+        return {
+            "tower": self._count(self._network.tower, _meta(1, 3, side, side)),
+            "projector": self._count(self._network.projector, _meta(1, self.spec.vision.patches, hidden)),
+            "head": self._count(self._network.llm.lm_head, _meta(1, 1, self.spec.llm.hidden)),
+        }
+
+    @cached_property
+    def _seen(self) -> dict[Any, Any]:
+        return {}
+
+    def _layer(self, positions: int) -> float:
+        if positions not in self._seen:
+            whole = self._count(_Prefill(self._network.llm), _meta(1, positions, self.spec.llm.hidden))
+            self._seen[positions] = whole - self._parts["head"]
+        return float(self._seen[positions])
+
+    def _encoder(self, encoder: Encoder) -> tuple[float, float]:
+        """Per frame and per text."""
+        if encoder not in self._seen:
+            towers, size = _siglip(encoder), encoder.vision.image_size
+            ids = torch.ones(1, encoder.positions, dtype=torch.long, device="meta")
+            pixels = _meta(1, 3, size, size)
+            self._seen[encoder] = self._count(towers.vision_model, pixels), self._count(towers.text_model, ids)
+        frame, text = self._seen[encoder]
+        return frame, text
+
+    def _count(self, module: nn.Module, given: Tensor) -> float:
+        return {"thop": _thop, "torch": _torch}[self.profiler](module, given)
+
+
+class _Prefill(nn.Module):
+    """The language model on embeddings, given as the one argument that profilers pass on."""
+
+    def __init__(self, llm: Any) -> None:
+        super().__init__()
+        self.llm = llm
+
+    def forward(self, embeds: Tensor) -> Any:
+        n = embeds.shape[1]
+        mask = _meta(1, 1, n, n)  # a finished one: making a mask looks at values
+        return self.llm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
+
+
+def _meta(*shape: int) -> Tensor:
+    return torch.empty(*shape, device="meta")
+
+
+def _siglip(encoder: Encoder) -> Any:
+    from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
+
+    v, t = encoder.vision, encoder.text
+    vision = SiglipVisionConfig(
+        hidden_size=v.hidden,
+        intermediate_size=v.intermediate,
+        num_hidden_layers=v.layers,
+        num_attention_heads=v.heads,
+        image_size=v.image_size,
+        patch_size=v.patch_size,
+    )
+    text = SiglipTextConfig(
+        hidden_size=t.hidden,
+        intermediate_size=t.intermediate,
+        num_hidden_layers=t.layers,
+        num_attention_heads=v.heads,
+        projection_size=t.projection,
+        max_position_embeddings=encoder.positions,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    config = SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), attn_implementation="eager")
+    with torch.device("meta"):
+        model = SiglipModel(config)
+    model.vision_model.head.attention.train()  # no profiler sees into its fused inference path
+    return model
+
+
+def _torch(module: nn.Module, given: Tensor) -> float:
+    with counting() as found, torch.no_grad():
+        module(given)
+    return float(found.flops)
+
+
+def _thop(module: nn.Module, given: Tensor) -> float:
+    with warnings.catch_warnings():  # it compares versions by a deprecated module
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import thop
+
+    run: Callable[..., tuple[float, float]] = thop.profile
+    with redirect_stdout(StringIO()):  # THOP prints its rules
+        operations, _ = run(module, inputs=(given,), verbose=False)
+    return float(operations)

@@ -1,0 +1,94 @@
+"""Forecasts against torch's counter at the real sizes, and against runs of the embedded sizes."""
+
+import pytest
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.flops import LLMShape
+from lmms_kvtp.forecast.answer import forecast
+from lmms_kvtp.forecast.conventions import conventions, fastv_formula
+from lmms_kvtp.forecast.models import find, find_encoder
+from lmms_kvtp.forecast.profilers import Profiled
+from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.reproduce.paper import TABLE2, TABLE3
+from lmms_kvtp.rows import method_settings
+
+MODELS = ("llava-video-7b", "llava-video-72b")
+
+
+def cost_of(method: str, model: str = "llava-video-7b", frames: int = 128, pool: str = "average"):
+    spec = find(model)
+    return forecast(spec, build_method(method_settings(method), KVTP), frames, spec.pool(pool)).cost
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_closed_forms_equal_torchs_counter_at_the_real_sizes(model):
+    spec, method = find(model), build_method(method_settings("kvtp+prumerge"), KVTP)
+    cost = forecast(spec, method, 128, spec.pool("average")).cost
+    seen = Profiled(spec, "torch").stages(cost, find_encoder(method.encoder.pretrained))
+    for stage in ("vision", "projector", "encoder", "prefill"):
+        assert cost.flops[stage] == seen[stage], stage
+    assert cost.flops["scorer"] - seen["scorer"] == 2 * 128 * 1152  # cosines, which are no network
+
+
+def test_thop_misses_attention_and_counts_multiply_adds():
+    spec, cost = find("llava-video-7b"), cost_of("full")
+    seen = Profiled(spec, "thop").stages(cost)
+    n, m = cost.prompt_tokens, spec.llm
+    attention = 4 * n * n * m.hidden * m.layers
+    assert seen["prefill"] == (cost.flops["prefill"] - attention) / 2  # RMSNorm has no rule, either
+
+
+@pytest.mark.parametrize("table", [TABLE2, TABLE3])
+def test_thop_without_helper_is_what_the_paper_counted(table):
+    model = MODELS[table is TABLE3]
+    spec, profiled = find(model), Profiled(find(model), "thop")
+    counts = []
+    for row in table:
+        method = build_method(method_settings(row.settings), KVTP)
+        counts.append(sum(profiled.stages(forecast(spec, method, 128, spec.pool("average")).cost).values()))
+    for row, count in zip(table, counts, strict=True):
+        if "ToMe" not in row.name:
+            assert abs(100 * count / counts[0] - row.page_flops) < 2.0, row.name
+
+
+def test_lengths_are_those_of_the_released_geometry():
+    full = cost_of("full")
+    assert (full.tokens_before, full.tokens_structural) == (21632, 1664)  # 128 x 13 x 13, and 13 newlines a frame
+    assert cost_of("full", pool="bilinear").tokens_before == 25088
+    pruned = cost_of("random")
+    assert (pruned.tokens_kept, pruned.tokens_structural) == (4326, 128)
+
+
+def test_layer_pruning_shortens_the_layers_behind_it():
+    cost = cost_of("layer_pruning=fastv,scorer=uniform,allocator=uniform,pruner=none,keep_ratio=1")
+    assert set(cost.layer_lengths[:2]) == {23416} and set(cost.layer_lengths[2:]) == {23416 - 10816}
+    stepped = cost_of("layer_pruning=pyramiddrop,pruner=none,scorer=uniform,keep_ratio=1")
+    assert [stepped.layer_lengths[layer] for layer in (6, 7, 14, 21)] == [23416, 12600, 7192, 4488]
+
+
+def test_conventions_line_up():
+    spec, cost = find("llava-video-7b"), cost_of("full")
+    found = conventions(cost, spec.llm)
+    assert found["MACs"] == found["full"] / 2
+    assert found["LLM only"] == cost.flops["prefill"]
+    assert found["causal"] < found["full"] and found["FastV formula"] < found["LLM only"] / 2
+
+
+def test_the_fastv_formula_is_its_papers():
+    shape = LLMShape(hidden=5, intermediate=7, layers=2, heads=1, kv_heads=1, head_dim=5, vocabulary=11)
+    assert fastv_formula(shape, [3, 2]) == (4 * 3 * 25 + 2 * 9 * 5 + 2 * 3 * 35) + (4 * 2 * 25 + 2 * 4 * 5 + 2 * 2 * 35)
+
+
+def test_what_runs_decides_is_said_to_be_unknown(capsys):
+    assert (
+        main(["flops", "--method", "scorer=uniform,pruner=simplecluster", "--keep-ratio", "0.2", "--frames", "8"]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "not known before it runs" in shown
+    assert "270 of 1352 vision tokens" in shown
+
+
+def test_an_unknown_model_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["flops", "--model", "llava-video-8b", "--keep-ratio", "0.5"])
+    assert "did you mean llava-video-7b" in capsys.readouterr().err
