@@ -1,5 +1,6 @@
 """The harness's visuals as videos."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 from PIL.Image import Image
 
 from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import Video
+from lmms_kvtp.types import Video, VideoError
 from lmms_kvtp.video import load_video, video_from_frames
 
+FOLDER_FPS = 3.0
+"""Frames per second of video in a folder of image files: those of MVBench, as in the stock wrapper."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -26,8 +29,12 @@ def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[
         VideoError: a video cannot be read.
         ValueError: visuals are of several kinds, or of one that is no video.
     """
+    fps = 1.0
     if len(visuals) == 1 and isinstance(visuals[0], str) and Path(visuals[0]).is_dir():
-        visuals = sorted(str(path) for path in Path(visuals[0]).iterdir() if _kind(str(path)) == "image file")
+        inside = [str(path) for path in Path(visuals[0]).iterdir() if _kind(str(path)) == "image file"]
+        if not inside:
+            raise VideoError(f"{visuals[0]} is a folder without image files ({', '.join(SUFFIXES)})")
+        visuals, fps = sorted(inside, key=_in_order), FOLDER_FPS
     kinds = {_kind(visual) for visual in visuals}
     if kinds <= {"video"}:
         return [load_video(path, options) for path in visuals]
@@ -36,7 +43,12 @@ def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[
     if kinds == {"image file"}:
         name = f"{Path(visuals[0]).parent.name}/{Path(visuals[0]).stem}"  # the same wherever the data set lies
     few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=True)
-    return [video_from_frames(list(visuals), name, options=few)]
+    return [video_from_frames(list(visuals), name, fps=fps, options=few)]
+
+
+def _in_order(path: str) -> list[tuple[int, str]]:
+    """So that frame 10 comes behind frame 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _kind(visual: Any) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lmms_kvtp.cost import forget, record
 from lmms_kvtp.model_wrappers.answering import Answerer, SampleError, make_answerer
-from lmms_kvtp.model_wrappers.arguments import parse_arguments
+from lmms_kvtp.model_wrappers.arguments import RunOptions, parse_arguments
 from lmms_kvtp.model_wrappers.build import build, choose_device
 from lmms_kvtp.model_wrappers.counts import result
 from lmms_kvtp.model_wrappers.decoding import read_options
@@ -41,6 +41,8 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     """
 
     is_simple = True
+    pretrained: ClassVar[str] = RunOptions.pretrained
+    """The checkpoint where `--model_args` names none."""
     defaults: ClassVar[Mapping[str, str]] = {}
     """The method where `--model_args` is silent, as far as it differs from KVTP with PruMerge."""
 
@@ -52,9 +54,14 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """
         super().__init__()
         check_harness()
-        self.arguments = parse_arguments(settings)
+        self.arguments = parse_arguments({"pretrained": self.pretrained, **settings})
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if self.arguments.load.device_map and self._world_size > 1:
+            raise ValueError(
+                f"device_map={self.arguments.load.device_map} splits the model of one process, and {self._world_size} "
+                "were started: start one, or leave device_map out"
+            )
         self._device = choose_device(self.arguments.load.device, self.accelerator)
         self.built = build(self.arguments, self._device, self.defaults)
         self.session: Session | None = None

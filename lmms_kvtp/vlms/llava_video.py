@@ -21,6 +21,7 @@ from lmms_kvtp.vlms.chat import Chat
 from lmms_kvtp.vlms.checkpoint import find_folder, load_generation_config, load_network, load_tokenizer
 from lmms_kvtp.vlms.config import LlavaConfig, read_config
 from lmms_kvtp.vlms.devices import Placement, check_dtype
+from lmms_kvtp.vlms.memory import told
 from lmms_kvtp.vlms.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiny import tiny_folder
@@ -118,7 +119,8 @@ class LlavaVideo(VideoVLM):
     def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
         """Run the vision tower on one chunk of frames: features of its patches, row by row."""
         parts = torch.split(frames.pixels(self.pixel_spec), self.options.vision_batch)
-        return torch.cat([self.network.tower(part.to(self.device, self.dtype)) for part in parts])
+        with told(f"the vision tower on {len(frames.rgb)} frames, {len(parts[0])} at a time,", "lower vision_batch"):
+            return torch.cat([self.network.tower(part.to(self.device, self.dtype)) for part in parts])
 
     @torch.inference_mode()
     def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
@@ -175,7 +177,10 @@ class LlavaVideo(VideoVLM):
     ) -> list[Generation]:
         config = decoding.settings(self.defaults, self.chat.end, self.chat.pad, options)
         shared = None if stages or options.num_beams > 1 else prefix
-        with layer_pruning(self.layers, stages, prompts[0]) as trace:
+        longest = max(prompts, key=lambda prompt: prompt.length)
+        doing = f"reading {len(prompts)} x {longest.length} positions ({int(longest.frame.max()) + 1} frames)"
+        lower = "lower batch_size, keep_ratio or max_frames_num"
+        with told(doing, lower), layer_pruning(self.layers, stages, prompts[0]) as trace:
             embeds = [prompt.embeds for prompt in prompts]
             answers = decoding.decode(self.network.llm, self.tokenizer, embeds, config, options, shared)
         whole = [(prompt.length,) * len(self.layers) for prompt in prompts]
@@ -227,10 +232,12 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
     if defaults.eos_token_id is None:
         defaults.eos_token_id = config.eos_token_id
     rows = config.vocabulary(len(tokenizer))
+    with told(f"loading {pretrained} in {placement.dtype}", "choose dtype=bfloat16, or device_map=auto"):
+        network = load_network(folder, config, rows, options.attn_implementation, placement)
     return LlavaVideo(
         name=pretrained,
         config=config,
-        network=load_network(folder, config, rows, options.attn_implementation, placement),
+        network=network,
         tokenizer=tokenizer,
         defaults=defaults,
         options=options,

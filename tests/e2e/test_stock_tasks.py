@@ -115,9 +115,8 @@ def test_two_ranks_give_the_same_answers_in_batches(runs: Runs) -> None:
     same = {task: values for task, values in runs.results("alone")["results"].items() if task in runs.docs}
     for task, values in same.items():
         again = runs.results("ranks")["results"][task]
-        assert {key: value for key, value in again.items() if "stderr" not in key} == {
-            key: value for key, value in values.items() if "stderr" not in key
-        }
+        for key, value in values.items():  # lvb_acc is drawn at random where that task cannot read an answer
+            assert "stderr" in key or key == "lvb_acc,none" or again[key] == value, (task, key)
 
 
 def test_questions_on_one_video_meet_on_one_rank(runs: Runs) -> None:

@@ -46,6 +46,22 @@ def test_a_folder_of_frames_is_one_video_in_the_order_of_names(tmp_path):
     assert (video.key, levels(video)) == ("frames/a", [10, 20, 30])
 
 
+def test_frames_of_a_folder_are_numbered_not_spelled_and_three_make_a_second(tmp_path):
+    folder = tmp_path / "run2"
+    folder.mkdir()
+    for number in (1, 2, 10, 9):
+        image(number).save(folder / f"frame{number}.png")
+    [video] = to_videos([str(folder)], "doc", OPTIONS)
+    assert levels(video) == [1, 2, 9, 10]
+    assert video.times.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def test_a_folder_without_frames_is_an_error_with_its_path(tmp_path):
+    (tmp_path / "notes.txt").write_text("no frame")
+    with pytest.raises(VideoError, match=f"{tmp_path} is a folder without image files"):
+        to_videos([str(tmp_path)], "doc", OPTIONS)
+
+
 def test_no_visuals_are_no_videos():
     assert to_videos([], "doc", OPTIONS) == []
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from lmms_kvtp.types import Frames, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.vlms import devices
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
+from lmms_kvtp.vlms.memory import OutOfMemoryError, told
 from lmms_kvtp.vlms.prefix import PrefixCache
 
 OPTIONS = GenerationOptions(max_new_tokens=5)
@@ -115,3 +116,36 @@ def test_a_number_type_that_the_machine_lacks_is_refused(tiny_folder: Path, monk
         load_llava_video(str(tiny_folder), LoadOptions(dtype="float16", device="cpu"))
     monkeypatch.undo()
     assert load_llava_video(str(tiny_folder), LoadOptions(dtype="float16", device="cpu")).dtype == torch.float16
+
+
+def test_memory_that_runs_out_is_one_line_with_sizes_and_a_way_out(vlm: LlavaVideo) -> None:
+    asked = prompt(vlm)
+
+    def greedy(*_: object) -> None:
+        torch.empty(2**50)
+
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.25 GiB. GPU 0 has\n many details")
+
+    for module, hook, message in (
+        (
+            vlm.network.tower,
+            greedy,
+            r"the vision tower on 7 frames, 7 at a time, wanted \d{16} bytes more; lower vision",
+        ),
+        (
+            vlm.layers[1],
+            exhausted,
+            rf"reading 2 x {asked.length} positions \(3 frames\) wanted 20\.25 GiB more; lower b",
+        ),
+    ):
+        handle = module.register_forward_pre_hook(hook)
+        with pytest.raises(OutOfMemoryError, match=rf"^out of memory: {message}.*$") as caught:
+            _ = vlm.look(frames(7)) if module is vlm.network.tower else vlm.generate([asked, asked], OPTIONS)
+        handle.remove()
+        assert "\n" not in str(caught.value)
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), told("nothing", "nothing"):
+        raise RuntimeError("shapes differ")

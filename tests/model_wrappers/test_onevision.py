@@ -1,0 +1,63 @@
+"""The model id of LLaVA-OneVision, on a checkpoint with one newline behind the video."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from lmms_eval.api.instance import Instance
+
+from lmms_kvtp.model_wrappers.onevision import LlavaOnevisionKvtp
+from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+from lmms_kvtp.plugin import MODELS
+from lmms_kvtp.vlms.config import CheckpointError
+
+TASK = "some_task"
+FULL = {"scorer": "uniform", "allocator": "uniform", "pruner": "none", "keep_ratio": 1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def onevision(tmp_path_factory):
+    """A configuration as LLaVA-OneVision's, which leaves the newline's place to its default."""
+    path = Path(__file__).parents[1] / "checkpoints.py"
+    spec = importlib.util.spec_from_file_location("checkpoints", path)
+    checkpoints = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(checkpoints)
+    fields = {"mm_newline_position": "one_token", "image_aspect_ratio": "anyres_max_9"}
+    return checkpoints.write_tiny(tmp_path_factory.mktemp("onevision"), siglip=False, fields=fields)
+
+
+def asked(model, doc, visual, question):
+    model.task_dict[TASK] = {"test": [doc]}
+    arguments = (question, {"max_new_tokens": 3}, visual, 0, TASK, "test")
+    return Instance("generate_until", arguments, 0, {"task": TASK, "doc_id": 0, "repeats": 1})
+
+
+def test_a_video_has_one_newline_behind_it(onevision, lookalike, tmp_path):
+    video = lookalike.write_video(tmp_path / "clip.mp4")
+    model = LlavaOnevisionKvtp(pretrained=str(onevision), journal="none", **FULL)
+    request = asked(model, {"video": str(video)}, lambda doc: [doc["video"]], "What?")
+    [answer] = model.generate_until([request])
+    counts = answer.token_counts.to_dict()
+    assert (counts["num_frames"], counts["tokens_kept"], counts["tokens_structural"]) == (6, 6 * 25, 1)
+
+
+def test_its_default_is_its_own_checkpoint(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert MODELS["llava_onevision_kvtp"][0].endswith("onevision.LlavaOnevisionKvtp")
+    for model, name in ((LlavaOnevisionKvtp, "llava-onevision-qwen2-7b-ov"), (LlavaVideoKvtp, "LLaVA-Video-7B-Qwen2")):
+        with pytest.raises(CheckpointError, match=f"'lmms-lab/{name}' is no folder here"):
+            model(**FULL)
+
+
+def test_a_split_model_runs_in_one_process(onevision, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", property(lambda self: 2))
+    with pytest.raises(ValueError, match="device_map=auto splits the model of one process, and 2 were started"):
+        LlavaOnevisionKvtp(pretrained=str(onevision), device_map="auto", **FULL)
+
+
+@pytest.mark.parametrize(("position", "newlines"), [("grid", 30), ("frame", 6), ("one_token", 1), ("no_token", 0)])
+def test_every_newline_of_the_family_can_be_asked_for(onevision, lookalike, tmp_path, position, newlines):
+    video = lookalike.write_video(tmp_path / "clip.mp4")
+    model = LlavaOnevisionKvtp(pretrained=str(onevision), mm_newline_position=position, journal="none", **FULL)
+    [answer] = model.generate_until([asked(model, {"v": str(video)}, lambda doc: [doc["v"]], "What?")])
+    assert answer.token_counts.to_dict()["tokens_structural"] == newlines
