@@ -64,8 +64,10 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run(cells: Sequence[Cell], arguments: argparse.Namespace, checkpoint: str, out: Path) -> dict[str, Run]:
-    found = sweep(cells, arguments.task, f"pretrained={checkpoint}", out, arguments.limit)
+def _run(
+    cells: Sequence[Cell], arguments: argparse.Namespace, checkpoint: str, out: Path, task: str | None = None
+) -> dict[str, Run]:
+    found = sweep(cells, task or arguments.task, f"pretrained={checkpoint}", out, arguments.limit)
     return {run.name: run for run in found}
 
 
@@ -95,10 +97,10 @@ def _draw(
         }
         for method in ("kvtp+random", "kvtp+prumerge", "oracle+random")
     }
-    cells = [cell for by_value in swept.values() for cell in by_value.values()]
-    found = _run(cells, arguments, checkpoint, arguments.out / "temperature")
+    cells = plan([FULL], []) + [cell for by_value in swept.values() for cell in by_value.values()]
+    found = _run(cells, arguments, checkpoint, arguments.out / "temperature", "skvqa_synth_quick")
     curves = {method: {value: found[cell.name] for value, cell in by.items()} for method, by in swept.items()}
-    embedded.draw_temperatures(folder / "accuracy_temperature.svg", curves, full)
+    embedded.draw_temperatures(folder / "accuracy_temperature.svg", curves, found[FULL])
     at = {name: runs[Cell(name, HEADLINE_RATIO, {}).name] for name in DRAWN}
     sparsity = sparsities(len({record.video for record in full.records}), checkpoint)
     embedded.draw_sparsity(folder / "accuracy_sparsity.svg", {"all tokens": full, **at}, sparsity, BETAS)
