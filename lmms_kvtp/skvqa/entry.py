@@ -107,8 +107,8 @@ def make(
 def dumps(entry: Entry) -> str:
     """The entry as one line of JSON, without its line break."""
     plain = {f.name: getattr(entry, f.name) for f in fields(Entry) if f.name != "edges"}
-    plain["spans"] = entry.spans or []
-    return json.dumps({"schema": SCHEMA, **plain}, ensure_ascii=False)
+    plain["spans"] = entry.spans
+    return json.dumps({"schema": SCHEMA, **plain})
 
 
 def loads(line: str) -> Entry:
@@ -127,7 +127,10 @@ def loads(line: str) -> Entry:
     if found.get("schema") != SCHEMA:
         raise EntryError(f"has schema {found.get('schema')!r}, this version reads {SCHEMA}; build or import it again")
     values = {name: _field(found, name, kind) for name, kind in KINDS.items()}
-    spans = _field(found, "spans", list)
+    unknown = found.get("spans", ()) is None
+    spans = [] if unknown else _field(found, "spans", list)
+    if not (spans or unknown):
+        raise EntryError("has no spans; wanted one for each clip, or null where seconds are unknown")
     try:
         numbers = {name: tuple(map(_number, values[name])) for name in ("clip_scores", "rates")}
         edges = tuple((_number(start), _number(end)) for start, end, _ in spans)
