@@ -1,0 +1,46 @@
+"""`lmms-kvtp doctor`: run the gates that a method must pass before its scores count."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from lmms_kvtp.rows import METHOD_HELP, method_settings
+from lmms_kvtp.table import markdown
+from lmms_kvtp.values import pairs
+
+SHOWN = {True: "passed", False: "FAILED", None: "-"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Method, model, and where the record goes."""
+    parser.add_argument("--method", required=True, help=METHOD_HELP)
+    parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
+    parser.add_argument("--model", default="tiny", help="folder or hub id (default: the embedded model)")
+    parser.add_argument("--model_args", default="", help="how it is loaded: dtype=bfloat16,device=cuda, ...")
+    parser.add_argument("--videos", type=int, default=6, help="synthetic videos, four questions on each (default 6)")
+    parser.add_argument("--frames", type=int, default=32, help="of a video, at most (default %(default)s)")
+    parser.add_argument("--out", type=Path, help="also write the record: a .json file, or the folder of the runs")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the table of gates; 1 when one of them failed."""
+    from lmms_kvtp.api import load
+    from lmms_kvtp.doctor.gates import examine
+    from lmms_kvtp.doctor.record import to_record, write_record
+    from lmms_kvtp.doctor.synthetic import synthetic_exam
+
+    model = load(arguments.model, **pairs(arguments.model_args))
+    method = model.method(method_settings(arguments.method, arguments.keep_ratio))
+    gates = examine(synthetic_exam(model.vlm, method, arguments.videos, arguments.frames))
+    rows = [[gate.name, SHOWN[gate.passed], gate.detail] for gate in gates]
+    table = markdown(["gate", "", "what was found"], rows)
+    sys.stdout.write(f"{arguments.method} on {arguments.model}\n\n{table}\n")
+    if arguments.out:
+        write_record(_file(arguments.out, arguments.method), to_record(method, arguments.model, gates))
+    return int(any(gate.passed is False for gate in gates))
+
+
+def _file(out: Path, method: str) -> Path:
+    """Named so that the leaderboard finds it."""
+    return out if out.suffix == ".json" else out / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', method)}_gates.json"

@@ -1,0 +1,1 @@
+"""The gates that a method must pass before its scores count."""
