@@ -1,0 +1,99 @@
+"""The commands that `reproduce` prints are commands that run, and its figures are the paper's."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.model_wrappers import baselines
+from lmms_kvtp.model_wrappers.arguments import parse_arguments
+from lmms_kvtp.plugin import MODELS
+from lmms_kvtp.reproduce.beside import beside
+from lmms_kvtp.reproduce.paper import TABLE2, TABLE3, TASKS
+from lmms_kvtp.reproduce.plan import HARNESS_TASKS, TARGETS, Setting, plan
+from lmms_kvtp.values import pairs
+
+ROOT = Path(__file__).parents[2]
+
+
+def words(command: str) -> dict[str, str]:
+    """Options of a harness command."""
+    found = shlex.split(command)
+    found = found[1:] if "=" in found[0] else found
+    assert found[0] == "lmms-eval"
+    rest = [word for word in found[1:] if word != "--log_samples"]
+    return dict(zip(rest[::2], rest[1::2], strict=True))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_harness_command_has_a_model_id_and_arguments_that_parse(target):
+    for step in plan(target, Setting()).steps:
+        if not step.folder:
+            assert step.command.startswith("lmms-kvtp ")
+            continue
+        given = words(step.command)
+        arguments = parse_arguments(pairs(given["--model_args"]))
+        class_name = MODELS[given["--model"]][0].rpartition(".")[2]
+        defaults = getattr(getattr(baselines, class_name), "defaults", {})
+        method = build_method({**defaults, **arguments.method}, {**KVTP, **defaults})
+        assert arguments.frames.max_frames_num == 128 and arguments.load.mm_spatial_pool_mode == "average"
+        assert method.keep_ratio in (0.2, 1.0)
+        for task in given["--tasks"].split(","):
+            assert (ROOT / "tasks" / "skvqa" / f"{task}.yaml").is_file()
+
+
+def test_folders_of_a_target_differ():
+    for target in TARGETS:
+        folders = [step.folder for step in plan(target, Setting()).steps if step.folder]
+        assert len(folders) == len(set(folders))
+
+
+@pytest.mark.parametrize(("rows", "best"), [(TABLE2, (63.29, 54.71, 76.76)), (TABLE3, (67.34, 64.12, 81.21))])
+def test_the_figures_are_the_papers(rows, best):
+    assert len(rows) == 9
+    assert {row.name: row.scores for row in rows}["PruMerge + KVTP"] == best
+    differ = {row.name for row in rows if not row.pages_agree}
+    assert differ == {"Random Sampling", "ToMe", "PruMerge"}  # where table and project page disagree
+
+
+def test_table_four_is_in_the_order_of_the_other_tables():
+    [gpt, _, kvtp] = plan("table4", Setting()).steps
+    assert gpt.expected == {"VideoMME": 62.83, "EgoSchema": 53.33, "NExT-QA": 75.96}
+    assert kvtp.expected == plan("table2", Setting()).steps[-1].expected
+
+
+def test_the_predictor_reaches_the_rows_of_kvtp_alone():
+    steps = plan("table2", Setting(predictor="my/predictor")).steps
+    assert [step.name for step in steps if "my/predictor" in step.command] == [
+        "Random Sampling + KVTP",
+        "ToMe + KVTP",
+        "PruMerge + KVTP",
+    ]
+
+
+def test_a_dry_run_prints_commands_and_figures(capsys):
+    assert main(["reproduce", "table2", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("lmms-eval --model") == 9 and "63.29" in shown and "re-trained" in shown
+
+
+def test_finished_runs_stand_beside_the_paper(tmp_path):
+    chosen = plan("table2", Setting(out=str(tmp_path)))
+    folder = Path(chosen.steps[-1].folder) / "model"
+    folder.mkdir(parents=True)
+    (folder / "20260101_000000_results.json").write_text(json.dumps({"configs": {}}))
+    counts = {"tokens_before": 100, "tokens_kept": 20}
+    rows = [
+        {"doc_id": i, "question_id": f"q{i}", "video_id": f"v{i}", "score": float(i < 3), "token_counts": [counts]}
+        for i in range(4)
+    ]
+    name = f"20260101_000000_samples_{HARNESS_TASKS['VideoMME']}.jsonl"
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = beside(chosen).splitlines()
+    cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert cells[:4] == ["PruMerge + KVTP", "63.29", "75.0 ± 25.0", "+11.7"]
+    assert cells[4:6] == ["54.71", "not run"] and cells[-1] == "20.0%"
+    assert lines[2].count("not run") == len(TASKS)
