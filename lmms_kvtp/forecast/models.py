@@ -113,6 +113,12 @@ class Encoder:
     positions: int
     """Of a text, padded."""
 
+    @property
+    def parameters(self) -> int:
+        """Weights of both towers, without embeddings, biases and normalisations."""
+        v, t = self.vision, self.text
+        return sum(s.layers * (4 * s.hidden**2 + 2 * s.hidden * s.intermediate) for s in (v, t))
+
 
 def find_encoder(pretrained: str) -> Encoder | None:
     """Sizes of a SigLIP by its hub id or folder; None where they are not known without its files."""

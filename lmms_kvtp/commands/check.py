@@ -1,0 +1,125 @@
+"""`lmms-kvtp check`: missing media, disk, memory and hours of a run, before any weights load."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmms_kvtp.table import markdown
+
+if TYPE_CHECKING:
+    import torch
+
+    from lmms_kvtp.forecast.answer import Forecast
+    from lmms_kvtp.forecast.models import Spec
+    from lmms_kvtp.model_wrappers.arguments import Arguments
+    from lmms_kvtp.model_wrappers.preflight import Media
+
+SHOWN = 20
+GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """As of the run that is to be checked."""
+    parser.add_argument("--tasks", required=True, help="comma-separated, as of lmms-eval")
+    parser.add_argument("--model_args", default="", help="as of lmms-eval")
+    parser.add_argument("--limit", type=int, help="only the first so many questions of each task")
+    parser.add_argument("--output_path", type=Path, default=Path(), help="where results will go (default: here)")
+    parser.add_argument("--missing", type=Path, help="write the paths of all missing files here")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print what was found; 1 where files are missing, or memory or disk will not do."""
+    from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.model_wrappers.arguments import parse_arguments
+    from lmms_kvtp.model_wrappers.preflight import media_of
+    from lmms_kvtp.values import pairs
+
+    settings = parse_arguments(pairs(arguments.model_args))
+    spec = find(settings.run.pretrained)
+    found = media_of(arguments.tasks, arguments.limit)
+    missing = [path for media in found for path in media.missing]
+    sys.stdout.write(f"{_media_table(found)}\n\n")
+    for path in missing[:SHOWN]:
+        sys.stdout.write(f"missing: {path}\n")
+    if len(missing) > SHOWN:
+        sys.stdout.write(f"... and {len(missing) - SHOWN} more; --missing FILE writes them all\n")
+    if arguments.missing:
+        arguments.missing.write_text("".join(f"{path}\n" for path in missing), encoding="utf-8")
+    enough = _machine(spec, settings, found, arguments.output_path)
+    return int(bool(missing) or not enough)
+
+
+def _media_table(found: Sequence["Media"]) -> str:
+    rows = [[m.task, str(m.questions), str(len(m.present)), str(len(m.missing))] for m in found]
+    return markdown(["task", "questions", "videos there", "missing"], rows)
+
+
+def _machine(spec: "Spec", settings: "Arguments", found: Sequence["Media"], output: Path) -> bool:
+    """Print memory, disk and hours; whether they will do."""
+    import torch
+
+    from lmms_kvtp.forecast.answer import forecast
+    from lmms_kvtp.forecast.machine import device_memory, free_disk, hours, matrix_rate, memory
+    from lmms_kvtp.forecast.models import find_encoder
+    from lmms_kvtp.method import KVTP, build_method
+
+    device = torch.device(settings.load.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    method = build_method(settings.method, KVTP)
+    answers = max([media.output_tokens or settings.run.max_new_tokens for media in found], default=1)
+    pool, frames = spec.pool(settings.load.mm_spatial_pool_mode), settings.frames.max_frames_num
+    expected = forecast(spec, method, frames, pool, output_tokens=answers)
+    dtype = _dtype(settings.load.dtype, device)
+    encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
+    needed = memory(spec, expected.cost, dtype.itemsize, encoder.parameters if encoder else 0)
+    there, free = device_memory(device), free_disk(output)
+    questions, videos = sum(m.questions for m in found), sum(len(m.present) for m in found)
+    results = questions * 4000  # a sample with its cost, and the journal's line
+    took = hours(expected.cost, videos, questions, matrix_rate(device, dtype), _reading(found, settings))
+    lines = [
+        _lengths(expected, spec),
+        f"memory: about {needed.total / GIB:.1f} GiB (weights {needed.weights / GIB:.1f}, encoder "
+        f"{needed.encoder / GIB:.1f}, cache {needed.cache / GIB:.1f}, tokens {needed.visual / GIB:.1f}); "
+        f"{there / GIB:.1f} GiB free on {device}{'' if needed.total <= there else ': NOT ENOUGH'}",
+        f"disk: about {results / GIB:.2f} GiB of results; {free / GIB:.1f} GiB free"
+        f"{'' if results <= free else ': NOT ENOUGH'}",
+        f"time: about {took:.1f} hours at the most, if every video has {frames} frames; "
+        "a rough figure from operations and this device's matrix products",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return needed.total <= there and results <= free and expected.cost.prompt_tokens <= spec.config.limit
+
+
+def _lengths(expected: "Forecast", spec: "Spec") -> str:
+    cost, limit = expected.cost, spec.config.limit
+    fits = cost.prompt_tokens <= limit
+    said = "" if fits else f": MORE THAN THE LIMIT OF {limit}; lower keep_ratio or max_frames_num"
+    return (
+        f"prompt: {cost.tokens_kept} of {cost.tokens_before} vision tokens, {cost.prompt_tokens} positions{said}; "
+        f"{cost.flops_total / 1e12:.3g} TFLOP for a question alone"
+    )
+
+
+def _dtype(name: str, device: "torch.device") -> "torch.dtype":
+    import torch
+
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, automatic)
+
+
+def _reading(found: Sequence["Media"], settings: "Arguments") -> float:
+    """Seconds to read one video: the first that can be read is timed."""
+    from lmms_kvtp.types import VideoError
+    from lmms_kvtp.video import load_video
+
+    for path in [path for media in found for path in media.present if Path(path).is_file()][:3]:
+        begin = time.perf_counter()
+        try:
+            for _ in load_video(path, settings.frames).chunks():
+                pass
+        except VideoError:
+            continue
+        return time.perf_counter() - begin
+    return 0.0

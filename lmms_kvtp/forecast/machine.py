@@ -1,0 +1,110 @@
+"""What a machine has, and what a run would need of it."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.flops import LLMShape
+from lmms_kvtp.forecast.models import Spec
+
+UTILISATION = 0.4
+"""Of the rate of large matrix products, what a whole model reaches; hours are as rough as this number."""
+VISION_BATCH = 16
+"""Frames that the tower sees at once."""
+SHARED = ("vision", "projector", "encoder")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device."""
+
+    weights: int
+    encoder: int
+    """Weights of the image-text model."""
+    visual: int
+    """Tokens of a video, twice: they are joined from chunks."""
+    cache: int
+    """Keys and values of the longest prompt."""
+    work: int
+    """The largest intermediate results."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.encoder + self.visual + self.cache + self.work
+
+
+def memory(spec: Spec, cost: SampleCost, element: int, encoder_parameters: int = 0) -> Memory:
+    """What a run holds at its peak, with SDPA or flash attention.
+
+    Args:
+        spec: the model.
+        cost: a forecast of the longest prompt.
+        element: bytes of a number.
+        encoder_parameters: of the image-text model.
+    """
+    llm, n = spec.llm, cost.prompt_tokens + cost.output_tokens
+    visual = 2 * cost.tokens_before * llm.hidden * element
+    patches = VISION_BATCH * spec.vision.patches
+    tower = 3 * patches * max(spec.vision.intermediate, llm.hidden) * element
+    return Memory(
+        weights=spec.parameters * element,
+        encoder=encoder_parameters * element,
+        visual=visual,
+        cache=_cache(llm, n, element),
+        work=max(tower, 3 * n * llm.intermediate * element),
+    )
+
+
+def _cache(llm: LLMShape, positions: int, element: int) -> int:
+    return 2 * llm.layers * llm.kv_heads * llm.head_dim * positions * element
+
+
+def hours(cost: SampleCost, videos: int, questions: int, rate: float, video_seconds: float) -> float:
+    """Hours of a run: shared stages once for each video, the others for each question.
+
+    Args:
+        cost: a forecast of one answer.
+        videos: that are different.
+        questions: on them.
+        rate: operations a second that the device sustains in large matrix products.
+        video_seconds: to read one video.
+    """
+    shared = sum(cost.flops.get(stage, 0) for stage in SHARED)
+    own = cost.flops_total - shared
+    return (videos * (shared / (rate * UTILISATION) + video_seconds) + questions * own / (rate * UTILISATION)) / 3600
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Operations a second of large matrix products, measured."""
+    side = 4096 if device.type == "cuda" else 512
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    done, spent = 0, 0.0
+    while spent < seconds:
+        begin = time.perf_counter()
+        for _ in range(4):
+            left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        spent += time.perf_counter() - begin
+        done += 4 * 2 * side**3
+    return done / spent
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU, or of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_disk(path: Path) -> int:
+    """Bytes that can be written where `path` will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

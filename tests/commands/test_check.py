@@ -1,0 +1,89 @@
+"""`lmms-kvtp check` on a small task in the harness's own form, with real files."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.forecast.answer import forecast
+from lmms_kvtp.forecast.machine import hours, memory
+from lmms_kvtp.forecast.models import find
+from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.rows import method_settings
+
+
+def module(name: str):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    """Three videos with two questions each; the last video is missing."""
+    docs = module("lookalike").write_task(tmp_path / "lookalike_check", "lookalike_check", videos=3, questions=2)
+    gone = Path(docs[0]["video_path"]).parent / "clip2.mp4"
+    os.remove(gone)
+    monkeypatch.chdir(tmp_path / "lookalike_check")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    import lmms_kvtp.model_wrappers.preflight as preflight
+
+    manager = preflight.TaskManager
+    monkeypatch.setattr(
+        preflight, "TaskManager", lambda **given: manager(**given, include_path=str(tmp_path), include_defaults=False)
+    )
+    return gone
+
+
+@pytest.mark.filterwarnings("default")  # the harness and its data sets library warn of their own affairs
+def test_missing_videos_are_listed_and_memory_and_hours_are_told(task, tmp_path, capsys):
+    listed = tmp_path / "missing.txt"
+    arguments = ["--tasks", "lookalike_check", "--model_args", "pretrained=tiny,device=cpu,max_frames_num=8"]
+    assert main(["check", *arguments, "--missing", str(listed)]) == 1
+    shown = capsys.readouterr().out
+    assert f"missing: {task}" in shown
+    assert listed.read_text() == f"{task}\n"
+    row = next(line for line in shown.splitlines() if line.startswith("| lookalike_check"))
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["lookalike_check", "6", "2", "1"]
+    assert "memory: about" in shown and "hours at the most" in shown
+
+
+def cost_of(method: str, model: str = "llava-video-7b", frames: int = 128):
+    spec = find(model)
+    return spec, forecast(spec, build_method(method_settings(method), KVTP), frames).cost
+
+
+def test_weights_of_the_released_sizes_are_as_large_as_their_files():
+    assert find("llava-video-7b").parameters * 2 == pytest.approx(16e9, rel=0.03)
+    assert find("llava-video-72b").parameters * 2 == pytest.approx(146e9, rel=0.02)
+
+
+def test_caches_are_those_of_grouped_queries():
+    spec, cost = cost_of("full")
+    needed = memory(spec, cost, element=2)
+    assert needed.cache == 2 * 28 * 4 * 128 * (cost.prompt_tokens + cost.output_tokens) * 2
+    assert needed.total > needed.weights + needed.cache
+
+
+def test_pruning_saves_memory_and_time():
+    (spec, full), (_, pruned) = cost_of("full"), cost_of("random")
+    assert memory(spec, pruned, 2).cache < 0.25 * memory(spec, full, 2).cache
+    assert hours(pruned, 10, 100, 1e14, 1.0) < hours(full, 10, 100, 1e14, 1.0)
+
+
+def test_videos_are_paid_once_and_questions_each_time():
+    _, cost = cost_of("random")
+    one, two = hours(cost, 10, 10, 1e14, 3.0), hours(cost, 10, 20, 1e14, 3.0)
+    own = cost.flops["prefill"] + cost.flops["generate"]
+    assert two - one == pytest.approx(10 * own / 0.4e14 / 3600)
+
+
+def test_a_matrix_rate_is_measured():
+    from lmms_kvtp.forecast.machine import matrix_rate
+
+    assert matrix_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e7
