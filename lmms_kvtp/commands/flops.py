@@ -84,7 +84,9 @@ def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profile
 
 def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> str:
     """Every row of the paper's table for a model: our count, other conventions, THOP, and what was reported."""
-    rows, base, shares = [], None, {}
+    rows: list[list[str]] = []
+    base: dict[str, float] = {}
+    shares: dict[str, float] = {}
     profiled = Profiled(spec, "thop")
     for row in ROWS[spec.name]:
         method = build_method(pairs(row.settings), KVTP)
@@ -97,7 +99,6 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> str:
         shares = {name: value / base[name] for name, value in counted.items()}
         cells = [row.name, str(found.cost.prompt_tokens), f"{counted[FULL] / TERA:.1f}"]
         rows.append([*cells, *(f"{share:.1%}" for share in shares.values()), f"x{row.flops}", f"x{row.page_flops}"])
-    assert base is not None
     header = ["method", "positions", "TFLOP", *shares, "paper, table", "paper, page"]
     helper = shares["THOP"] - shares["THOP, no helper"]
     text = EXPLANATION.format(

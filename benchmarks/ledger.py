@@ -1,0 +1,133 @@
+"""What the ledger costs: the same answers with and without it, in turns, on the embedded model.
+
+    python benchmarks/ledger.py --pairs 12 --out benchmarks/results/ledger.json
+
+"Off" leaves out what only the ledger needs: clocks, closed forms, counting and the record itself. CPU time of the
+process is compared, not the wall clock, so that other work on the machine matters less.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from lmms_kvtp import pipeline
+from lmms_kvtp.api import Model, load
+from lmms_kvtp.cost import Meter, SampleCost
+from lmms_kvtp.pipeline import Encoded, encode, finish, prepare
+from lmms_kvtp.rows import method_settings
+from lmms_kvtp.types import Frames, GenerationOptions, Question
+
+METHODS = ("random", "prumerge", "kvtp+prumerge", "kvtp+tome", "visionzip", "simplecluster")
+CLOSED = METHODS[:4]
+"""Whose operations have closed forms; those of the others are counted while they run."""
+QUESTIONS = 8
+
+
+class Clip:
+    """Frames of noise, as many and as large as the benchmark's."""
+
+    source, key, duration, instruction = "noise", "noise", 32.0, ""
+    indices, times = torch.arange(32), torch.arange(32.0)
+
+    def chunks(self) -> Iterator[Frames]:
+        """All at once."""
+        yield Frames(
+            torch.randint(0, 255, (32, 128, 128, 3), generator=torch.manual_seed(0)).to(torch.uint8), self.times
+        )
+
+
+@contextmanager
+def _nothing(self: Meter, name: str, flops: int | None = 0) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def without_ledger() -> Iterator[None]:
+    """Leave out clocks, closed forms, counting and the record."""
+    zero = {"return_value": 0}
+    with (
+        patch.object(Meter, "stage", _nothing),
+        patch.object(Meter, "add", lambda *_: None),
+        patch.object(pipeline, "_cost", lambda *_: SampleCost()),
+        patch("lmms_kvtp.pruners.prumerge.PruMerge.flops", **zero),
+        patch("lmms_kvtp.pruners.tome.ToMe.flops", **zero),
+        patch("lmms_kvtp.scorers.similarity.Similarity.flops", **zero),
+        patch("lmms_kvtp.encoders.siglip.Siglip.flops", **zero),
+    ):
+        yield
+
+
+def run(model: Model, settings: dict[str, str]) -> float:
+    """CPU seconds of one video with its questions."""
+    method = model.method(settings)
+    begin = time.process_time()
+    encoded: Encoded = encode(model.vlm, method, Clip())
+    for number in range(QUESTIONS):
+        question = Question(f"What is the color of shape {number}?", stem=f"What is the color of shape {number}?")
+        finish(
+            model.vlm, method, [prepare(model.vlm, method, [encoded], question)], GenerationOptions(max_new_tokens=4)
+        )
+    return time.process_time() - begin
+
+
+def compare(model: Model, name: str, pairs: int) -> dict[str, float | str | int]:
+    """On and off in turns; which goes first changes from pair to pair."""
+    settings = method_settings(name, 0.2)
+    run(model, settings)
+    shares, off = [], []
+    for number in range(pairs):
+        taken = {}
+        for on in (True, False) if number % 2 else (False, True):
+            if on:
+                taken[on] = run(model, settings)
+            else:
+                with without_ledger():
+                    taken[on] = run(model, settings)
+        shares.append(100 * (taken[True] / taken[False] - 1))
+        off.append(taken[False])
+    half = statistics.stdev(shares) / len(shares) ** 0.5 * 2 if len(shares) > 1 else float("nan")
+    return {
+        "method": name,
+        "operations": "closed form" if name in CLOSED else "counted",
+        "pairs": pairs,
+        "seconds_off": statistics.median(off),
+        "percent_median": statistics.median(shares),
+        "percent_mean": statistics.mean(shares),
+        "percent_half_interval": half,
+    }
+
+
+def main() -> None:
+    """Print a line for each method; write them all as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model, rows = load("tiny"), []
+    for name in arguments.methods:
+        row = compare(model, name, arguments.pairs)
+        rows.append(row)
+        sys.stdout.write(
+            f"{name}: {row['percent_median']:+.2f} % median, {row['percent_mean']:+.2f} ± "
+            f"{row['percent_half_interval']:.2f} % mean ({row['operations']})\n"
+        )
+        sys.stdout.flush()
+    if arguments.out:
+        load_average = os.getloadavg()[0]
+        found = {"torch": torch.__version__, "load_average": load_average, "questions": QUESTIONS, "rows": rows}
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
