@@ -13,14 +13,12 @@ ABLATIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, on which videos."""
-    from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.training.predictor.data_arguments import add_data_arguments
 
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     predictor = targets.add_parser("predictor", help="recall of key frames and the like, of several scorers")
     add_data_arguments(predictor)
     predictor.add_argument("checkpoint", nargs="*", help="trained predictors: folders, hub ids, or tiny")
-    predictor.add_argument("--pretrained", default=Siglip().pretrained, help="untuned SigLIP (default %(default)s)")
     predictor.add_argument("--shared", metavar="MODEL", help="whose tower shared predictors read")
     predictor.add_argument("--split", default="val", choices=["train", "val", "test"], help="of synthetic videos")
     predictor.add_argument("--temperature", type=float, nargs="+", default=[2.0], help="one table each")
@@ -30,21 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write one Markdown table for each temperature; differences are to the untuned model."""
-    from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.table import markdown
     from lmms_kvtp.training.predictor.ablations import TEMPERATURES, variants
     from lmms_kvtp.training.predictor.candidates import UNTUNED, baselines, oracle, trained
     from lmms_kvtp.training.predictor.compare import COLUMNS, compare, table
-    from lmms_kvtp.training.predictor.data_arguments import examples
+    from lmms_kvtp.training.predictor.data_arguments import examples, untuned
     from lmms_kvtp.vlms.llava_video import load_llava_video
 
-    untuned = Siglip(arguments.pretrained)
+    plain = untuned(arguments)
     vlm = load_llava_video(arguments.shared) if arguments.shared else None
-    candidates = baselines(untuned)
+    candidates = baselines(plain)
     for checkpoint in arguments.checkpoint:
         for label, settings in variants(arguments.ablate).items():
-            candidates[f"{checkpoint}{label}"] = trained(checkpoint, untuned, vlm, settings)
-    candidates["oracle"] = oracle(untuned)
+            candidates[f"{checkpoint}{label}"] = trained(checkpoint, plain, vlm, settings)
+    candidates["oracle"] = oracle(plain)
     found, folder = examples(arguments, arguments.split), arguments.features or Path("features")
     for temperature in TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature:
         rows = table(compare(candidates, found, folder, temperature), UNTUNED)

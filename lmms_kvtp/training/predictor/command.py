@@ -2,13 +2,13 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.table import markdown
-from lmms_kvtp.training.predictor.data_arguments import add_data_arguments, examples, held_out
+from lmms_kvtp.training.predictor.data_arguments import add_data_arguments, examples, held_out, untuned
 from lmms_kvtp.training.predictor.features import FeatureCache
 from lmms_kvtp.training.predictor.measure import MEASURES
 from lmms_kvtp.training.predictor.objective import Objective
@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
     parser.add_argument("--slim", type=Path, help="also write there, in float16, only what training changed")
-    parser.add_argument("--pretrained", default=Siglip().pretrained, help="SigLIP to start from (default %(default)s)")
     parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
@@ -71,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _towers(args: argparse.Namespace) -> Towers:
-    encoder = Siglip(args.pretrained, dtype="float32")  # mixed precision keeps its weights so, too
+    encoder = replace(untuned(args), dtype="float32")  # mixed precision keeps its weights so, too
     if args.shared is None:
         return SiglipTowers(encoder, args.parts)
     return SharedTowers(load_llava_video(args.shared), encoder)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.refine import Remembered, refine
 from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.shipped import shipped_folder
 from lmms_kvtp.training.predictor.examples import Example, read_index, synthetic
 
 
@@ -15,10 +17,20 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
     parser.add_argument("--synthetic", type=int, help="so many videos of the embedded benchmark instead of an index")
+    parser.add_argument(
+        "--pretrained",
+        default=Siglip().pretrained,
+        help="the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)",
+    )
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
     parser.add_argument("--features", type=Path, help="folder of cached image features")
     parser.add_argument("--max-frames-num", type=int, default=FrameOptions().max_frames_num)
     parser.add_argument("--fps", type=float, default=FrameOptions().fps)
+
+
+def untuned(args: argparse.Namespace) -> Siglip:
+    """What training starts from, and what predictors are compared with."""
+    return Siglip(str(shipped_folder("tiny") / "siglip") if args.pretrained == "tiny" else args.pretrained)
 
 
 def examples(args: argparse.Namespace, split: str) -> list[Example]:

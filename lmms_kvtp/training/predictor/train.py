@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, set_seed
 
 import lmms_kvtp
+from lmms_kvtp.shipped import write_manifest
 from lmms_kvtp.training.predictor.adapters import add_adapters, merge_adapters
 from lmms_kvtp.training.predictor.features import SeenVideo
 from lmms_kvtp.training.predictor.model import Lesson, Predictor, lesson
@@ -90,6 +91,10 @@ def train(
     }
     model.save(out, slim)
     (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if slim is not None:
+        brief = {name: value for name, value in report.items() if name != "log"}
+        (slim / REPORT).write_text(json.dumps(brief, indent=1) + "\n", encoding="utf-8")
+        write_manifest(slim)
     if broken is not None:
         raise broken
     return report

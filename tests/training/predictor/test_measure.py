@@ -56,3 +56,12 @@ def test_the_bootstrap_pairs_videos():
     theirs = np.random.default_rng(1).normal(size=40) * 10
     mean, low, high = paired_bootstrap(theirs + np.linspace(0.9, 1.1, 40), theirs)
     assert mean == pytest.approx(1.0) and 0.95 < low < mean < high < 1.05
+
+
+def test_rates_are_calibrated_where_they_are_those_of_the_labels():
+    assert measure(LABELS, LABELS, temperature=1.0)["calibration"] == pytest.approx(0.0, abs=1e-9)
+    assert measure(2 * LABELS + 7, LABELS, temperature=2.0)["calibration"] == pytest.approx(0.0, abs=1e-6)
+    rates = torch.softmax(LABELS.double(), dim=0)
+    flat = float((rates * (rates * 10).log()).sum())
+    assert measure(torch.zeros(10), LABELS)["calibration"] == pytest.approx(flat)
+    assert np.isfinite(measure(LABELS * 1e4, LABELS)["calibration"])

@@ -115,7 +115,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_epoch(run, t
     note = tmp_path / "out" / "recipe.json"
     note.write_text(json.dumps({**json.loads(note.read_text()), "epochs": 7}))
     (tmp_path / "out" / "model.safetensors").unlink()
-    with pytest.raises(FloatingPointError, match=r"the loss is nan.*; .* has the predictor as it was at checkpoint-18"):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan.*; .* has the predictor as it was at checkpoint-"):
         train(fresh(), bad, videos(4, 3), recipe, tmp_path / "out")
     kept, last = (Siglip(str(tmp_path / "out"), device="cpu").model, load_file(newest(tmp_path / "out")))
     assert torch.equal(kept.text_model.head.weight, last["towers.siglip.text_model.head.weight"])
@@ -139,7 +139,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_update(tmp_path):
     towers = fresh()
     towers.logit_scale.register_hook(lambda gradient: gradient * torch.nan)
     before = towers.logit_scale.item()
-    with pytest.raises(FloatingPointError, match=r"the gradient of towers\.siglip\.logit_scale is not finite"):
+    with pytest.raises(FloatingPointError, match=r"the gradient of \S+ is not finite.*no epoch was finished"):
         train(towers, videos(2, 2), videos(2, 3), RECIPE, tmp_path)
     assert towers.logit_scale.item() == before
 
