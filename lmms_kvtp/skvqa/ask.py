@@ -1,7 +1,9 @@
 """Asks a model what is not yet in the store, reads its answers strictly, and has each bad one repaired once."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Generic, TypeVar
 
 from lmms_kvtp.skvqa.answers import AnswerError
@@ -11,6 +13,10 @@ from lmms_kvtp.skvqa.store import Store
 
 A = TypeVar("A")
 REPAIRS = 1
+TELL_EVERY = 200
+"""Calls between two signs of life in the log."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,11 @@ def ask(chat: Chat, store: Store, requests: Iterable[ChatRequest], parse: Callab
             if (open_request := follow(request)) is not None:
                 yield open_request
 
+    made = count(1)
+
     def then(request: ChatRequest, reply: ChatReply) -> ChatRequest | None:
+        if (number := next(made)) % TELL_EVERY == 0:
+            log.info("%s: %d calls by %s", request.step, number, chat.name)
         store.put(request.key(chat.name), reply.text, request.step, chat.name, reply.input_tokens, reply.output_tokens)
         return follow(settle(request, reply.text))
 

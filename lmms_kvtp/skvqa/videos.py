@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from lmms_kvtp.sampling import FrameOptions
@@ -41,10 +41,6 @@ class Clips:
         ends = [*starts[1:], max(self.duration, self.times[-1])]
         return tuple(zip(starts, ends, strict=True))
 
-    @cached_property
-    def _video(self) -> SampledVideo:
-        return load_video(self.path, replace(self.options, chunk_size=self.clip_size))
-
     def frames(self, clip: int) -> Frames:
         """Decode the frames of one clip.
 
@@ -53,9 +49,10 @@ class Clips:
         """
         first, last = self.bounds[clip]
         part = slice(first, last + 1)
-        if len(self._video.indices) != self.num_frames:
+        video = _opened(self.path, self.key, replace(self.options, chunk_size=self.clip_size))
+        if len(video.indices) != self.num_frames:
             raise VideoError(f"{self.path} has changed since its frames were chosen; start again")
-        chosen = replace(self._video, indices=self._video.indices[part], times=self._video.times[part])
+        chosen = replace(video, indices=video.indices[part], times=video.times[part])
         return next(chosen.chunks())
 
 
@@ -84,3 +81,9 @@ def fingerprint(path: Path) -> str:
             file.seek(start)
             content.update(file.read(FINGERPRINT_BYTES))
     return content.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, key: str, options: FrameOptions) -> SampledVideo:
+    """A sampled file with its packet index, which is large: only those of a few videos stay, for their next clips."""
+    return load_video(path, options)
