@@ -40,6 +40,7 @@ def measure(folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     from lmms_kvtp.leaderboard.board import build
     from lmms_kvtp.leaderboard.formats import to_latex, to_markdown
+    from lmms_kvtp.leaderboard.judging import judge
     from lmms_kvtp.leaderboard.page import to_html
     from lmms_kvtp.leaderboard.records import to_csv, to_json
     from lmms_kvtp.leaderboard.reported import reported
@@ -47,9 +48,10 @@ def measure(folder: Path) -> dict[str, float]:
     imported, cpu = time.perf_counter(), time.process_time()
     board = build([folder])
     read, read_cpu = time.perf_counter(), time.process_time()
-    for text in (to_markdown(board, reported()), to_latex(board), to_csv(board), to_json(board)):
+    judged = judge(board)
+    for text in (to_markdown(board, reported(), judged), to_latex(board), to_csv(board), to_json(board)):
         assert text
-    html = to_html(board, reported())
+    html = to_html(board, reported(), judged)
     written, written_cpu = time.perf_counter(), time.process_time()
     return {
         "rows": len(board.rows),

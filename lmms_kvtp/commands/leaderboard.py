@@ -22,6 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.board import build  # loads the harness: seconds, so not for --help
     from lmms_kvtp.leaderboard.formats import to_latex, to_markdown
     from lmms_kvtp.leaderboard.gates import find_gates, read_gates
+    from lmms_kvtp.leaderboard.judging import judge
     from lmms_kvtp.leaderboard.page import to_html
     from lmms_kvtp.leaderboard.records import to_csv, to_json
     from lmms_kvtp.leaderboard.reported import reported
@@ -29,12 +30,13 @@ def main(arguments: argparse.Namespace) -> int:
 
     gates = read_gates([*find_gates(arguments.runs), *arguments.gates])
     board, published = build(arguments.runs, gates, arguments.allow), reported()
+    judged = judge(board)
     pages = {
-        "leaderboard.md": to_markdown(board, published),
+        "leaderboard.md": to_markdown(board, published, judged),
         "leaderboard.tex": to_latex(board),
         "leaderboard.csv": to_csv(board),
         "leaderboard.json": to_json(board),
-        "index.html": to_html(board, published),
+        "index.html": to_html(board, published, judged),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():

@@ -116,7 +116,7 @@ def relative(run: Run, baseline: Run) -> Estimate | None:
         return None
     ratio = sum(record.score for record in run.records) / len(run.records) / base
     pairs = zip(run.records, baseline.records, strict=True)
-    parts = tuple(replace(ours, score=(ours.score - ratio * theirs.score) / base) for ours, theirs in pairs)
+    parts = tuple(_light(ours, (ours.score - ratio * theirs.score) / base) for ours, theirs in pairs)
     spread = accuracy(replace(run, records=parts))
     return Estimate(100 * ratio, spread.stderr, spread.count)
 
@@ -130,8 +130,10 @@ def average(relatives: Sequence[Estimate]) -> Estimate:
     )
 
 
-def _light(record: Record) -> Record:
-    return Record(record.question, record.video, record.kind, record.score, None, record.error, record.sparsity)
+def _light(record: Record, score: float | None = None) -> Record:
+    """Without cost, and with another score if given."""
+    value = record.score if score is None else score
+    return Record(record.question, record.video, record.kind, value, None, record.error, record.sparsity)
 
 
 def _bin(sparsity: float) -> str:

@@ -1,11 +1,12 @@
 """A board as Markdown and LaTeX."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.reported import Reported
 from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
 from lmms_kvtp.table import markdown
 
 MISSING = "-"
@@ -31,13 +32,15 @@ def percent(ratio: float | None) -> str:
     return MISSING if ratio is None else f"{ratio:.1%}"
 
 
-def to_markdown(board: Board, published: Sequence[Reported]) -> str:
-    """The table, what is left out, notes, the exact commands, and published rows in a table of their own."""
+def to_markdown(board: Board, published: Sequence[Reported], judged: Mapping[str, Sequence[Comparison]]) -> str:
+    """The table, what is left out, notes, verdicts, the exact commands, and published rows in a table of their own."""
     header = ["method", "asked", "kept", *board.tasks, "relative", "TFLOPs", "seconds", "gates", "commit"]
     rows = [_markdown_row(row, board.tasks) for row in board.rows]
     notes = [*board.notes, *(f"left out: {item.what}: {item.why}" for item in board.left)]
     parts = ["# Leaderboard", markdown(header, rows), "Accuracy in %, ± standard error clustered by video."]
     parts += ["\n".join(f"- {_plain(note)}" for note in notes)] if notes else []
+    for task, comparisons in judged.items():
+        parts += [f"## Against all tokens: {_plain(task)}", verdict_table(comparisons)]
     commands = [[row.name, f"`{command}`"] for row in board.rows for command in row.commands]
     parts += ["## Commands", markdown(["method", "command"], commands)]
     parts += ["## Reported by papers, not measured here", _markdown_reported(published)]

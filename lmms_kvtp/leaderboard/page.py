@@ -12,12 +12,13 @@ from lmms_kvtp.leaderboard.formats import MISSING, commit, percent, shown
 from lmms_kvtp.leaderboard.plots import plots
 from lmms_kvtp.leaderboard.reported import Reported
 from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.verdicts import Comparison
 
 TEMPLATE = Path(__file__).parent / "page.html"
 Table = tuple[str, str, list[str], list[tuple[str, list[Estimate | None]]]]
 
 
-def to_html(board: Board, published: Sequence[Reported]) -> str:
+def to_html(board: Board, published: Sequence[Reported], judged: Mapping[str, Sequence[Comparison]]) -> str:
     """The whole page."""
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
@@ -27,6 +28,7 @@ def to_html(board: Board, published: Sequence[Reported]) -> str:
         costs=[_cost(row) for row in board.rows],
         plots=plots(board),  # matplotlib escapes the texts in its SVG
         breakdowns=_breakdowns(board),
+        judged=judged,
         published=published,
         benchmarks=list(dict.fromkeys(name for row in published for name in row.scores)),
         percent=percent,

@@ -1,6 +1,5 @@
 """The score, cluster and kind of a question in the sample rows of our tasks and of the harness's own."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +37,7 @@ def score(row: Mapping[str, Any], layout: Layout) -> float:
         ValueError: it is NaN or outside [0, 1].
     """
     for found in _scores(row, layout):
-        if math.isnan(found) or not 0 <= found <= 1:
+        if not 0 <= found <= 1:  # NaN, too
             raise ValueError(f"score {found:g} is not within 0 and 1")
         return found
     raise KeyError(f"no score; looked for {layout.score_key} and for items of {', '.join(layout.metrics) or 'metrics'}")
@@ -59,11 +58,15 @@ def _scores(row: Mapping[str, Any], layout: Layout) -> Iterator[float]:
 
 
 def find(row: Mapping[str, Any], names: Sequence[str], layout: Layout) -> Any:
-    """The first of `names` at the top of a row, or in an item of a metric; None where there is none."""
-    for place in (row, *(item for item in _items(row, layout) if isinstance(item, Mapping))):
-        for name in names:
-            if place.get(name) is not None:
-                return place[name]
+    """The first of `names` at the top of a row, or else in an item of a metric; None where there is none."""
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    for item in _items(row, layout):
+        if isinstance(item, Mapping):
+            for name in names:
+                if item.get(name) is not None:
+                    return item[name]
     return None
 
 

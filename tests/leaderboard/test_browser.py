@@ -45,7 +45,7 @@ def page(tmp_path_factory):
     cost = {"tokens_before": 100, "tokens_kept": 9, "flops": {"vision": 5}}
     write_run(folder / "grid", samples([1, 0, 0, 0], cost=cost), parts=grid, keep_ratio=0.09)
     path = folder / "index.html"
-    path.write_text(to_html(build([folder]), reported()).replace("</body>", STEPS))
+    path.write_text(to_html(build([folder]), reported(), {}).replace("</body>", STEPS))
     return path
 
 

@@ -12,6 +12,7 @@ from harness_files import samples, write_base, write_run
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.formats import escape_latex, shown, to_latex, to_markdown
+from lmms_kvtp.leaderboard.judging import judge
 from lmms_kvtp.leaderboard.page import to_html
 from lmms_kvtp.leaderboard.plots import Point, draw, pareto, points
 from lmms_kvtp.leaderboard.records import to_csv, to_json
@@ -91,7 +92,7 @@ def test_json_tells_what_was_left_out(board):
 
 
 def test_published_rows_are_marked_and_stand_apart(board):
-    text = to_markdown(board, reported())
+    text = to_markdown(board, reported(), judge(board))
     assert text.index("| random ") < text.index("## Reported by papers, not measured here") < text.index("| FlashVID ")
     ours, _, theirs = text.partition("## Reported by papers")
     assert "reported:" not in ours
@@ -108,7 +109,7 @@ def test_published_rows_are_the_papers():
 
 
 def test_nothing_hostile_becomes_a_tag_on_the_page(hostile, board):
-    page = Tags(to_html(hostile, reported()))
+    page = Tags(to_html(hostile, reported(), judge(hostile)))
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on")]
@@ -117,13 +118,13 @@ def test_nothing_hostile_becomes_a_tag_on_the_page(hostile, board):
 
 
 def test_nothing_hostile_leaves_its_cell_in_markdown(hostile):
-    table = to_markdown(hostile, []).splitlines()
+    table = to_markdown(hostile, [], judge(hostile)).splitlines()
     line = next(line for line in table if line.startswith("| ") and "img src" in line)
     assert len(re.findall(r"(?<!\\)\|", line)) == 10
 
 
 def test_the_page_loads_nothing_from_elsewhere(board):
-    page = to_html(board, reported())
+    page = to_html(board, reported(), judge(board))
     assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?!#)[a-z]+:", page.replace("xlink:href", "href"))
     assert "@import" not in page
     assert "url(http" not in page
@@ -131,14 +132,30 @@ def test_the_page_loads_nothing_from_elsewhere(board):
 
 
 def test_the_page_has_a_plot_for_each_cost(board):
-    page = Tags(to_html(board, reported()))
+    page = Tags(to_html(board, reported(), judge(board)))
     assert page.tags.count("figure") == 3
     assert "reported" in page.text
 
 
+def test_every_row_is_judged_against_all_tokens(board):
+    judged = judge(board)
+    [one] = judged["skvqa_synth"]
+    assert (one.name, one.flips.gained, one.flips.lost) == ("random", 0, 2)
+    assert one.words in Tags(to_html(board, [], judged)).text
+    assert one.words in to_markdown(board, [], judged)
+
+
+def test_without_all_tokens_or_with_too_many_rows_nothing_is_judged(tmp_path, monkeypatch):
+    write_run(tmp_path / "random", samples(OURS))
+    assert judge(build([tmp_path])) == {}
+    write_base(tmp_path / "full", BASE)
+    monkeypatch.setattr("lmms_kvtp.leaderboard.judging.MOST", 0)
+    assert judge(build([tmp_path])) == {}
+
+
 def test_a_run_without_cost_has_no_plot_and_says_so(tmp_path):
     write_run(tmp_path, samples(OURS, cost=None))
-    page = Tags(to_html(build([tmp_path]), []))
+    page = Tags(to_html(build([tmp_path]), [], {}))
     assert "figure" not in page.tags
     assert "no cost" in page.text
 

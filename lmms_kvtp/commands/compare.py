@@ -1,0 +1,59 @@
+"""`lmms-kvtp compare --data mine.jsonl`: methods against all tokens on one's own videos, without labels."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Data, methods, model."""
+    parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question, and answer where known")
+    parser.add_argument("--methods", default="kvtp+prumerge,random", help="comma-separated, as in sweep")
+    parser.add_argument("--method", action="append", default=[], help="one more, by its settings: a=b,c=d")
+    parser.add_argument("--ratios", default="0.5,0.2", help="comma-separated shares of vision tokens kept")
+    parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
+    parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
+    parser.add_argument("--max-frames", type=int, default=128, help="frames at most (default %(default)s)")
+    parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=32, help="of an answer (default %(default)s)")
+    parser.add_argument("--agreement", type=float, default=95.0, help="in %%, that is asked of a method (default 95)")
+    parser.add_argument("--worst", type=int, default=20, help="samples with pictures (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("compare"), help="folder (default %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write OUT/index.html, OUT/compare.md and OUT/outcomes.jsonl, and print table and recommendation."""
+    from lmms_kvtp.api import load
+    from lmms_kvtp.compare.data import read
+    from lmms_kvtp.compare.measure import FULL, measure
+    from lmms_kvtp.compare.page import to_html
+    from lmms_kvtp.compare.report import HEADER, recommend, rows, summarise
+    from lmms_kvtp.compare.worst import Worst
+    from lmms_kvtp.sampling import FrameOptions
+    from lmms_kvtp.table import markdown
+    from lmms_kvtp.visualize.methods import typed
+
+    asked = read(arguments.data)
+    ratios = [float(ratio) for ratio in arguments.ratios.split(",")]
+    named = [name for name in arguments.methods.split(",") if name not in ("", "full")]
+    settings = typed(["full", *named, *arguments.method], ratios)
+    model = load(arguments.pretrained, dtype=arguments.dtype)
+    methods = {name: model.method(values) for name, values in settings.items()}
+    frames = FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps)
+    outcomes, worst = [], Worst(arguments.worst)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    assert FULL in methods
+    with (arguments.out / "outcomes.jsonl").open("w", encoding="utf-8") as file:
+        for outcome, kept in measure(model.vlm, methods, asked, frames, arguments.max_new_tokens):
+            worst.add(outcome, kept)
+            outcomes.append(outcome)
+            line = {**vars(outcome), **vars(outcome.asked), "agrees": outcome.agrees, "right": outcome.right}
+            file.write(json.dumps({key: value for key, value in line.items() if key != "asked"}, default=str) + "\n")
+    found = summarise(outcomes)
+    advice, table = recommend(found, arguments.agreement), markdown(HEADER, rows(found))
+    (arguments.out / "compare.md").write_text(f"{advice}\n\n{table}\n", encoding="utf-8")
+    page = to_html(found, worst.cases, advice, arguments.data.name, model.vlm.name, model.vlm.toy)
+    (arguments.out / "index.html").write_text(page, encoding="utf-8")
+    sys.stdout.write(f"{table}\n\n{advice}\n{arguments.out / 'index.html'}\n")
+    return 0

@@ -1,0 +1,50 @@
+"""`lmms-kvtp visualize VIDEO "QUESTION" --method a --method b`: what each method keeps, as a page and a PNG."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is asked of which video, with which methods."""
+    parser.add_argument("video", type=Path)
+    parser.add_argument("question", help="all of the text that the model gets, options included")
+    parser.add_argument("--method", action="append", help="kvtp+prumerge, random, or settings as in --model_args")
+    parser.add_argument("--ratio", type=float, default=0.2, help="share kept by methods given by name (default 0.2)")
+    parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
+    parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
+    parser.add_argument("--max-frames", type=int, default=128, help="frames at most (default %(default)s)")
+    parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")
+    parser.add_argument("--show", type=int, default=24, help="frames in the pictures (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("visualize"), help="folder (default %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write OUT/index.html and OUT/frames.png, and print the answers."""
+    from lmms_kvtp.api import load
+    from lmms_kvtp.refine import refine
+    from lmms_kvtp.sampling import FrameOptions
+    from lmms_kvtp.table import markdown
+    from lmms_kvtp.types import Question
+    from lmms_kvtp.video import load_video
+    from lmms_kvtp.visualize.figures import sheet
+    from lmms_kvtp.visualize.methods import typed
+    from lmms_kvtp.visualize.page import to_html
+    from lmms_kvtp.visualize.picture import most_telling, pictures, reel
+
+    if arguments.show < 1:
+        raise ValueError(f"--show {arguments.show} shows no frame; give at least 1")
+    settings = typed(arguments.method or ["full", "kvtp+prumerge", "random"], [arguments.ratio])
+    video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
+    model = load(arguments.pretrained, dtype=arguments.dtype)
+    methods = {name: model.method(text) for name, text in settings.items()}
+    question = Question(arguments.question, refined=refine(arguments.question))
+    found, frames = pictures(model.vlm, methods, video, question), reel(video)
+    shown = most_telling(found, arguments.show)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    page = to_html(found, frames, shown, arguments.video.name, arguments.question, model.vlm.toy)
+    (arguments.out / "index.html").write_text(page, encoding="utf-8")
+    (arguments.out / "frames.png").write_bytes(sheet(found, frames, shown, arguments.question))
+    rows = [[p.name, p.answer.text, f"{p.answer.cost.tokens_kept}/{p.answer.cost.tokens_before}"] for p in found]
+    sys.stdout.write(f"{markdown(['method', 'answer', 'vision tokens'], rows)}\n{arguments.out / 'index.html'}\n")
+    return 0

@@ -1,0 +1,132 @@
+"""Answers of several methods to each question, and how far they are from those with all tokens."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.compare.data import Asked
+from lmms_kvtp.method import Method
+from lmms_kvtp.pipeline import Answer, Encoded, encode_once, finish, prepare
+from lmms_kvtp.refine import refine
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.types import GenerationOptions, PackedTokens, Question, Video
+from lmms_kvtp.video import load_video
+from lmms_kvtp.vlms.base import VideoVLM
+
+FULL = "all tokens"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question, answered with one method."""
+
+    asked: Asked
+    method: str
+    text: str
+    full_text: str
+    """The answer with all tokens."""
+    kl: float
+    """Of the first token's distribution from that with all tokens, in nats."""
+    seconds_to_first: float
+    """All that precedes the second token; stages that questions on a video share are divided among them."""
+    tokens_kept: int
+    tokens_before: int
+    peak_bytes: int | None
+
+    @property
+    def agrees(self) -> bool:
+        """The answers are the same but for case, spaces and punctuation."""
+        return plain(self.text) == plain(self.full_text)
+
+    @property
+    def right(self) -> bool | None:
+        """The answer is the file's, or begins with its letter; None where the file has no answer."""
+        if self.asked.answer is None:
+            return None
+        given, wanted = plain(self.text), plain(self.asked.answer)
+        return given == wanted or (len(wanted) == 1 and given.split()[:1] == [wanted])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is needed for a picture of an outcome."""
+
+    video: Video
+    packed: PackedTokens
+
+
+def measure(
+    vlm: VideoVLM, methods: Mapping[str, Method], asked: Sequence[Asked], frames: FrameOptions, max_new_tokens: int
+) -> Iterator[tuple[Outcome, Kept]]:
+    """Answer every question with every method; a video is decoded and encoded once.
+
+    Args:
+        vlm: the model.
+        methods: by the name of their row; FULL must be among them, and its outcomes come first.
+        asked: in any order; questions on one video are answered together.
+        frames: which of a video the model sees.
+        max_new_tokens: of an answer.
+
+    Raises:
+        VideoError: a video cannot be read.
+        PromptTooLongError: a prompt does not fit in the model's context.
+    """
+    order = [FULL, *(name for name in methods if name != FULL)]
+    options = GenerationOptions(max_new_tokens=max_new_tokens)
+    videos: dict[Path, list[Asked]] = {}
+    for one in asked:
+        videos.setdefault(one.video, []).append(one)
+    for number, (path, questions) in enumerate(videos.items(), start=1):
+        log.info("%d of %d videos: %s, %d questions", number, len(videos), path.name, len(questions))
+        video = load_video(path, frames)
+        encoded = dict(zip(order, encode_once(vlm, [methods[name] for name in order], video), strict=True))
+        for one in questions:
+            base: tuple[Float[Tensor, " V"], str] | None = None
+            for name in order:
+                logits, answer, packed = _answer(vlm, methods[name], encoded[name], one, options, len(questions))
+                base = base or (logits, answer.text)
+                yield _outcome(one, name, answer, divergence(base[0], logits), base[1]), Kept(video, packed)
+
+
+@torch.inference_mode()
+def _answer(
+    vlm: VideoVLM, method: Method, visual: Encoded, one: Asked, options: GenerationOptions, count: int
+) -> tuple[Float[Tensor, " V"], Answer, PackedTokens]:
+    question = Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
+    ready = prepare(vlm, method, [visual], question, questions_on_video=count)
+    logits = vlm.next_token_logits(ready.prompt, method.layer_pruning.stages())
+    [answer] = finish(vlm, method, [ready], options)
+    return logits.float().cpu(), answer, ready.packed[0]
+
+
+def _outcome(one: Asked, name: str, answer: Answer, kl: float, full_text: str) -> Outcome:
+    cost = answer.cost
+    return Outcome(
+        asked=one,
+        method=name,
+        text=answer.text,
+        full_text=full_text,
+        kl=kl,
+        seconds_to_first=cost.seconds_total - cost.seconds.get("generate", 0.0),
+        tokens_kept=cost.tokens_kept,
+        tokens_before=cost.tokens_before,
+        peak_bytes=cost.peak_bytes,
+    )
+
+
+def divergence(full: Float[Tensor, " V"], pruned: Float[Tensor, " V"]) -> float:
+    """KL(full || pruned) of next-token distributions, in nats."""
+    p, q = full.double().log_softmax(dim=0), pruned.double().log_softmax(dim=0)
+    return float((p.exp() * (p - q)).sum().clamp_min(0.0))
+
+
+def plain(text: str) -> str:
+    """What of an answer is compared: `(B) a cat.` is `b a cat`, and `B.` is `b`."""
+    return " ".join(re.findall(r"\w+", text.casefold()))

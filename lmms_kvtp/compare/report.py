@@ -1,0 +1,142 @@
+"""Outcomes summed up by method, with errors clustered by video, and a recommendation in words."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmms_kvtp.compare.measure import FULL, Outcome
+from lmms_kvtp.leaderboard.runs import Record, Run
+from lmms_kvtp.leaderboard.stats import Estimate, accuracy
+
+HEADER = (
+    *("method", "vision tokens", "agrees with all tokens", "right", "first-token KL", "to first token", "speed-up"),
+    "peak memory",
+)
+Z = 1.96
+"""Half of a 95 % interval, in standard errors."""
+FEW = 10
+"""Videos below which an interval by video means little."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method on all questions."""
+
+    name: str
+    agreement: Estimate
+    """In %."""
+    right: Estimate | None
+    """In %; None where the data have no answers."""
+    kl: Estimate
+    """In hundredths of a nat, as every `Estimate` is a mean times 100."""
+    seconds: Estimate
+    """To the first token, in hundredths."""
+    tokens_kept: float
+    tokens_before: float
+    peak_bytes: int | None
+    videos: int
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval of agreement; NaN with a single question or video."""
+        return self.agreement.mean - Z * self.agreement.stderr if self.videos > 1 else math.nan
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
+    """Sum up each method; all tokens first."""
+    names = list(dict.fromkeys(outcome.method for outcome in outcomes))
+    return [_summary(name, [outcome for outcome in outcomes if outcome.method == name]) for name in names]
+
+
+def _summary(name: str, own: Sequence[Outcome]) -> Summary:
+    labelled = [outcome for outcome in own if outcome.right is not None]
+    peaks = [outcome.peak_bytes for outcome in own if outcome.peak_bytes is not None]
+    return Summary(
+        name=name,
+        agreement=clustered(own, [float(outcome.agrees) for outcome in own]),
+        right=clustered(labelled, [float(bool(outcome.right)) for outcome in labelled]) if labelled else None,
+        kl=clustered(own, [outcome.kl for outcome in own]),
+        seconds=clustered(own, [outcome.seconds_to_first for outcome in own]),
+        tokens_kept=sum(outcome.tokens_kept for outcome in own) / len(own),
+        tokens_before=sum(outcome.tokens_before for outcome in own) / len(own),
+        peak_bytes=max(peaks, default=None),
+        videos=len({outcome.asked.video for outcome in own}),
+    )
+
+
+def clustered(own: Sequence[Outcome], values: Sequence[float]) -> Estimate:
+    """Mean of a value of each question, times 100, with the harness's standard error clustered by video."""
+    records = [
+        Record(str(outcome.asked.line), str(outcome.asked.video), "", value, None, None)
+        for outcome, value in zip(own, values, strict=True)
+    ]
+    return accuracy(Run("", "", tuple(records), {}))
+
+
+def rows(found: Sequence[Summary]) -> list[list[str]]:
+    """Cells under HEADER."""
+    full = found[0]
+    lines = []
+    for one in found:
+        share = one.tokens_kept / one.tokens_before if one.tokens_before else 1.0
+        lines.append(
+            [
+                one.name,
+                f"{one.tokens_kept:.0f} ({share:.1%})",
+                "-" if one.name == FULL else _pm(one.agreement, 1, 1),
+                _pm(one.right, 1, 1) if one.right else "-",
+                "-" if one.name == FULL else _pm(one.kl, 100, 3),
+                f"{_pm(one.seconds, 100, 2)} s",
+                "-" if one.name == FULL or not one.seconds.mean else f"{full.seconds.mean / one.seconds.mean:.2f}x",
+                "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.1f} GiB",
+            ]
+        )
+    return lines
+
+
+def recommend(found: Sequence[Summary], wanted: float) -> str:
+    """Which method to take, why, and how sure that is.
+
+    Args:
+        found: as of `summarise`, all tokens first.
+        wanted: agreement with all tokens, in %, that a method must be shown to have.
+    """
+    full, pruned = found[0], found[1:]
+    if not pruned:
+        return "There is nothing to recommend: no method beside all tokens was run."
+    count, videos = full.agreement.count, full.videos
+    basis = f"{count} questions on {videos} {'video' if videos == 1 else 'videos'}"
+    caution = f" With fewer than {FEW} videos the intervals mean little; add videos." if videos < FEW else ""
+    good = [one for one in pruned if one.low >= wanted]
+    if good:
+        best = min(good, key=lambda one: (one.seconds.mean, one.tokens_kept))
+        others = [one.name for one in good if one is not best]
+        also = f" So do {', '.join(others)}, which take longer." if others else ""
+        gain = f"{best.tokens_kept / best.tokens_before:.0%} of the vision tokens"
+        return (
+            f"Take {best.name}: it agrees with all tokens on {best.agreement} % of {basis}, at least {best.low:.1f} % "
+            f"with 95 % confidence, with {gain} and {_speed(full, best)}.{also}{caution}"
+        )
+    near = max(pruned, key=lambda one: (one.agreement.mean, -one.kl.mean))
+    margin = Z * near.agreement.stderr
+    if near.agreement.mean >= wanted and videos > 1:
+        return (
+            f"Not sure yet: {near.name} agrees on {near.agreement} %, but {basis} leave ±{margin:.1f} points, so "
+            f"{wanted:g} % is not shown. Add videos, or accept less with --agreement.{caution}"
+        )
+    return (
+        f"Keep all tokens, or try a higher ratio: no method agrees with all tokens on {wanted:g} % of {basis}. "
+        f"The closest is {near.name} with {near.agreement} %.{caution}"
+    )
+
+
+def _speed(full: Summary, best: Summary) -> str:
+    gain = full.seconds.mean / best.seconds.mean if best.seconds.mean else math.nan
+    if gain < 1:
+        return f"{1 / gain:.2f} times the time to the first token"
+    return f"the first token {gain:.2f} times sooner"
+
+
+def _pm(estimate: Estimate, divisor: int, digits: int) -> str:
+    error = "-" if math.isnan(estimate.stderr) else f"{estimate.stderr / divisor:.{digits}f}"
+    return f"{estimate.mean / divisor:.{digits}f} ± {error}"

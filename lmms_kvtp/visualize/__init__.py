@@ -1,0 +1,1 @@
+"""Pictures of what methods keep of a video, and why."""

@@ -1,0 +1,156 @@
+"""What one method keeps of a video for a question, ready to be drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from lmms_kvtp.cost import Meter
+from lmms_kvtp.method import Method
+from lmms_kvtp.pipeline import Answer, Encoded, Weighed, encode_once, finish, prepare, weigh
+from lmms_kvtp.types import GenerationOptions, PackedTokens, Question, Video
+from lmms_kvtp.visualize.links import NOWHERE, owners
+from lmms_kvtp.vlms.base import VideoVLM
+
+DROPPED, MERGED, KEPT = 0, 1, 2
+"""States of a patch."""
+LIGHT = (0.18, 0.55, 1.0)
+"""Brightness by state."""
+WIDTH = 192
+"""Pixels of a small frame."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A patch whose token went into another."""
+
+    frame: int
+    patch: int
+    to_frame: int
+    to_patch: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One method on one video and question."""
+
+    name: str
+    relevance: Float[Tensor, " T"]
+    budgets: Int[Tensor, " T"]
+    kept: Int[Tensor, " T"]
+    """Tokens of each frame that entered the language model."""
+    state: Int[Tensor, "T N"]
+    """DROPPED, MERGED or KEPT."""
+    links: tuple[Link, ...]
+    traced: bool
+    """Merges could be followed; otherwise what is not kept is shown as dropped."""
+    grid: tuple[int, int]
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Reel:
+    """The frames that the model saw, small."""
+
+    rgb: UInt8[Tensor, "T H W 3"]
+    times: Float[Tensor, " T"]
+
+
+@torch.inference_mode()
+def pictures(
+    vlm: VideoVLM,
+    methods: Mapping[str, Method],
+    video: Video,
+    question: Question,
+    options: GenerationOptions | None = None,
+) -> list[Picture]:
+    """Answer the question with each method, on one encoding of the video, and keep what led to the answer.
+
+    Raises:
+        VideoError: the video cannot be read.
+        PromptTooLongError: a prompt does not fit in the model's context.
+    """
+    encoded = encode_once(vlm, list(methods.values()), video)
+    return [
+        _picture(vlm, name, method, visual, question, options or GenerationOptions(max_new_tokens=32))
+        for (name, method), visual in zip(methods.items(), encoded, strict=True)
+    ]
+
+
+def _picture(
+    vlm: VideoVLM, name: str, method: Method, visual: Encoded, question: Question, options: GenerationOptions
+) -> Picture:
+    ready = prepare(vlm, method, [visual], question)
+    [answer] = finish(vlm, method, [ready], options)
+    given = weigh(method, visual, question, Meter(vlm.device))
+    [packed] = ready.packed
+    state, links, traced = trace(method, visual, given, packed)
+    return Picture(
+        name=name,
+        relevance=given.relevance.float().cpu(),
+        budgets=given.budgets.cpu(),
+        kept=packed.counts().cpu(),
+        state=state,
+        links=links,
+        traced=traced,
+        grid=packed.grid,
+        answer=answer,
+    )
+
+
+def trace(
+    method: Method, visual: Encoded, given: Weighed, packed: PackedTokens
+) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], bool]:
+    """State of each patch, a link for each merged one, and whether merges could be followed at all."""
+    frame, patch = packed.frame.cpu(), packed.patch.cpu()
+    state = torch.full(visual.tokens.embeds.shape[:2], DROPPED)
+    owner = owners(method, visual.tokens, given, packed)
+    links: list[Link] = []
+    if owner is not None:
+        state[owner != NOWHERE] = MERGED
+    state[frame, patch] = KEPT
+    for t, n in torch.nonzero(state == MERGED).tolist():
+        assert owner is not None
+        into = int(owner[t, n])
+        links.append(Link(t, n, int(frame[into]), int(patch[into])))
+    return state, tuple(links), owner is not None
+
+
+def reel(video: Video, width: int = WIDTH) -> Reel:
+    """Read the frames of a video again, small.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    small, times = [], []
+    for frames in video.chunks():
+        times.append(frames.times)
+        for rgb in frames.rgb:
+            size = (width, max(1, round(width * rgb.shape[0] / rgb.shape[1])))
+            small.append(torch.from_numpy(np.array(Image.fromarray(rgb.numpy()).resize(size))))
+    return Reel(torch.stack(small), torch.cat(times).float())
+
+
+def lit(rgb: UInt8[Tensor, "H W 3"], state: Int[Tensor, " N"], grid: tuple[int, int]) -> UInt8[Tensor, "H W 3"]:
+    """A frame with dropped patches dark and merged ones dimmed; the grid spans the frame, whatever its shape."""
+    height, width = rgb.shape[:2]
+    rows = torch.arange(height) * grid[0] // height
+    columns = torch.arange(width) * grid[1] // width
+    light = torch.tensor(LIGHT)[state.reshape(grid)][rows][:, columns]
+    return (rgb * light[..., None]).round().to(torch.uint8)
+
+
+def most_telling(found: Sequence[Picture], count: int) -> list[int]:
+    """Frames to show where there are more than `count`: half evenly spread, half where a method keeps most."""
+    total = len(found[0].kept)
+    if total <= count:
+        return list(range(total))
+    spread = torch.linspace(0, total - 1, count - count // 2).round().long().tolist()
+    kept = torch.stack([picture.kept.float() for picture in found])
+    excess = (kept - kept.mean(dim=1, keepdim=True)).amax(dim=0)
+    ranked = [t for t in excess.argsort(descending=True, stable=True).tolist() if t not in spread]
+    return sorted({*spread, *ranked[: count - len(set(spread))]})

@@ -1,0 +1,162 @@
+"""Methods against all tokens on one's own files."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import write_tiny
+from small_videos import write_video
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.compare.data import Asked, read
+from lmms_kvtp.compare.measure import FULL, Kept, Outcome, divergence, plain
+from lmms_kvtp.compare.report import recommend, rows, summarise
+from lmms_kvtp.compare.worst import Worst
+from lmms_kvtp.types import PackedTokens
+from lmms_kvtp.video import load_video
+from lmms_kvtp.visualize.picture import Reel
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def outcome(line, method, text="a", full="a", kl=0.0, seconds=1.0, kept=10, video="v.mp4", answer=None):
+    asked = Asked(line, Path(video), "what?", answer)
+    return Outcome(asked, method, text, full, kl, seconds, kept, 100, None)
+
+
+def many(method, agreeing, seconds=1.0, kept=10, videos=12):
+    """Two questions on each video; the first so many agree."""
+    return [
+        outcome(i, method, "a" if i < agreeing else "b", "a", 0.5, seconds, kept, f"{i // 2}.mp4")
+        for i in range(2 * videos)
+    ]
+
+
+BASE = many(FULL, 24, seconds=4.0, kept=100)
+
+
+def test_a_line_that_is_no_question_is_named(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    (tmp_path / "a.mp4").write_bytes(b"")
+    path.write_text('{"video": "a.mp4", "question": "what?"}\n\n{"video": "a.mp4"}\n')
+    with pytest.raises(ValueError, match=r"mine.jsonl:3 is no object with video and question: KeyError\('question'\)"):
+        read(path)
+    path.write_text('{"video": "a.mp4", "question": " "}')
+    with pytest.raises(ValueError, match=r"mine.jsonl:1: video and question must be texts"):
+        read(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match=r"holds no question"):
+        read(path)
+
+
+def test_missing_videos_are_listed_at_once(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"video": f"{i}.mp4", "question": "?"}) + "\n" for i in range(7)))
+    with pytest.raises(FileNotFoundError, match=r"0.mp4, .*4.mp4 and 2 more"):
+        read(path)
+
+
+def test_paths_start_at_the_file_and_answers_are_optional(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"video": "a.mp4", "question": "x", "answer": 3}\n{"video": "a.mp4", "question": "y"}')
+    assert read(path) == [Asked(1, tmp_path / "a.mp4", "x", "3"), Asked(2, tmp_path / "a.mp4", "y", None)]
+
+
+def test_divergence_is_that_of_the_distributions():
+    full, pruned = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 0.0, -1.0])
+    p, q = full.softmax(0), pruned.softmax(0)
+    assert divergence(full, pruned) == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-5)
+    assert divergence(full, full + 3) == pytest.approx(0, abs=1e-12)
+
+
+def test_answers_agree_but_for_case_spaces_and_punctuation():
+    assert plain("(B)  A cat.") == "b a cat"
+    assert outcome(1, "m", "Red.", "red").agrees
+    assert not outcome(1, "m", "red", "blue").agrees
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [("B. a cat", "B", True), ("Bird", "B", False), ("a cat", "A cat.", True), ("A", None, None), ("", "A", False)],
+)
+def test_a_letter_is_looked_for_at_the_beginning(text, answer, right):
+    assert outcome(1, "m", text, answer=answer).right is right
+
+
+def test_errors_are_clustered_by_video():
+    [_, one] = summarise([*BASE, *many("m", 12, videos=12)])
+    naive = 0.25 / 23  # of 24 independent questions
+    cross = 2 * 12 * 0.25 / 24**2  # the two on each video agree with each other
+    assert one.agreement.mean == 50
+    assert one.agreement.stderr == pytest.approx(100 * math.sqrt(naive + cross))
+
+
+def test_the_table_has_a_dash_for_what_is_not_known():
+    full, pruned = rows(summarise([*BASE, *many("m", 24, seconds=2.0)]))
+    assert full == [FULL, "100 (100.0%)", "-", "-", "-", "4.00 ± 0.00 s", "-", "-"]
+    assert pruned == ["m", "10 (10.0%)", "100.0 ± 0.0", "-", "0.500 ± 0.000", "2.00 ± 0.00 s", "2.00x", "-"]
+
+
+def test_the_fastest_of_the_methods_that_agree_is_recommended():
+    found = summarise([*BASE, *many("slow", 24, 3.0), *many("fast", 24, 2.0), *many("wrong", 8, 0.1)])
+    advice = recommend(found, 95.0)
+    assert advice.startswith("Take fast: it agrees with all tokens on 100.0 ± 0.0 % of 24 questions on 12 videos")
+    assert "the first token 2.00 times sooner" in advice
+    assert "So do slow, which take longer." in advice
+
+
+def test_a_method_slower_than_all_tokens_is_said_to_be():
+    assert "2.00 times the time to the first token" in recommend(summarise([*BASE, *many("m", 24, 8.0)]), 95.0)
+
+
+def test_what_is_not_shown_is_not_recommended():
+    assert recommend(summarise([*BASE, *many("m", 23)]), 95.0).startswith("Not sure yet: m agrees on 95.8 ± 4.1 %")
+    assert recommend(summarise([*BASE, *many("m", 12)]), 95.0).startswith("Keep all tokens, or try a higher ratio")
+    assert "nothing to recommend" in recommend(summarise(BASE), 95.0)
+
+
+def test_few_videos_carry_a_caution():
+    few = many(FULL, 4, videos=2) + many("m", 4, videos=2)
+    assert "With fewer than 10 videos the intervals mean little" in recommend(summarise(few), 95.0)
+
+
+def test_the_worst_are_those_that_differ_and_then_the_most_divergent(tmp_path):
+    read_from = []
+    reel = Reel(torch.zeros(9, 4, 6, 3, dtype=torch.uint8), torch.arange(9) * 1.0)
+    worst = Worst(3, read=lambda video: read_from.append(video) or reel)
+    packed = PackedTokens(torch.zeros(4, 2), torch.tensor([1, 5, 5, 5]), torch.arange(4), torch.ones(4), (2, 3), 9)
+    kept = Kept(load_video(write_video(tmp_path / "v.mp4", seconds=1)), packed)
+    given = [("m", "a", 0.9), (FULL, "b", 9.0), ("m", "b", 0.1), ("m", "a", 0.0), ("m", "b", 0.3), ("m", "a", 0.8)]
+    for line, (method, text, kl) in enumerate(given):
+        worst.add(outcome(line, method, text, "a", kl), kept)
+    assert [case.outcome.asked.line for case in worst.cases] == [4, 2, 0]
+    assert [(seconds, count) for seconds, count, _ in worst.cases[0].frames if count] == [(1.0, 1), (5.0, 3)]
+    assert len(worst.cases[0].frames) == 8
+    assert len(read_from) == 1
+
+
+def test_the_command_compares_and_recommends(tmp_path, capsys):
+    model = write_tiny(tmp_path / "model")
+    for i in range(2):
+        write_video(tmp_path / f"{i}.mp4", seconds=4, seed=i)
+    lines = [{"video": f"{i % 2}.mp4", "question": f"Question {i} {HOSTILE}?", "answer": "A"} for i in range(4)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["compare", "--data", str(tmp_path / "mine.jsonl"), "--pretrained", str(model), "--worst", "2"]
+    settings = ["--methods", "random", "--ratios", "0.4", "--method", "pruner=none,scorer=uniform,keep_ratio=1"]
+    assert main([*command, *settings, "--max-new-tokens", "3", "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    found = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()]
+    assert len(found) == 4 * 3
+    assert {row["kl"] for row in found if row["method"] == FULL} == {0.0}
+    same = [row for row in found if row["method"].startswith("pruner=none")]
+    assert all(row["agrees"] and row["kl"] < 1e-6 for row in same)
+    assert any(row["kl"] > 1e-3 for row in found if row["method"] == "random 40%")
+    assert {(row["tokens_kept"], row["tokens_before"]) for row in found if row["method"] == "random 40%"} == {(40, 100)}
+    assert "| random 40%" in shown
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert HOSTILE not in page
+    assert page.count("<article>") == 2
+    assert page.count("data:image/jpeg") == 2 * 4
