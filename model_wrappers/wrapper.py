@@ -83,7 +83,8 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
             if self.arguments.run.on_error == "raise":
                 check_files(everywhere)
             say_resumed(self.arguments.run, session, sum(session.has(ask) for ask in own.values()))
-            made, failure = {}, None
+            made: dict[Place, Answer] = {}
+            failure: SampleError | None = None
             try:
                 for place, answer in self._answer_all(session, own):
                     made[place] = answer

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float
 from torch import Tensor
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
 
 from lmms_kvtp.types import Frames, PackedTokens
 from lmms_kvtp.vlms.llava_video import LlavaVideo
@@ -68,7 +69,7 @@ def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: st
 def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneration:
     """Transformers' own class of the family around the weights of `vlm`, which it shares."""
     network = vlm.network
-    vision, text = network.tower.encoder.config, network.llm.config
+    vision, text = cast(SiglipVisionConfig, network.tower.encoder.config), network.llm.config
     rows = text.vocab_size
     config = LlavaOnevisionConfig(
         vision_config=vision.to_dict(),
@@ -85,7 +86,9 @@ def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneratio
     shared = {layout.name(name): tensor for name, tensor in own.items()}
     norm = {name: torch.ones(vlm.vision.hidden) for name in layout.unused if name in names}  # what it returns is unused
     model.load_state_dict({name: shared.get(name, norm.get(name)) for name in names}, assign=True)
-    return model.to(vlm.device, vlm.dtype).eval()
+    model.to(vlm.device, vlm.dtype)
+    model.eval()
+    return model
 
 
 @torch.inference_mode()
