@@ -37,7 +37,7 @@ def test_every_id_is_tested_and_stands_in_the_docs():
     documented = {row[0]: row for row in rows if row[0] in MODELS}
     for name, (scorer, allocator, pruner, layers, ratio) in ROWS.items():
         assert documented[name] == [name, f"siglip, {scorer}, {allocator}", pruner, f"{ratio:g}", layers]
-    assert set(MODELS) == set(ROWS) == set(documented)
+    assert set(ROWS) == {name for name in MODELS if name.startswith("llava_video")}
 
 
 @pytest.mark.parametrize("name", ROWS)
