@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run what is missing, print the tables, and write pages and figures."""
     from lmms_kvtp.leaderboard import embedded  # loads the harness: seconds, so not for --help
-    from lmms_kvtp.synth.questions import KINDS
+    from lmms_kvtp.synth.dataset import SHIPPED_KINDS
 
     checkpoints = arguments.checkpoints.split(",")
     ratios = [float(ratio) for ratio in arguments.ratios.split(",")]
@@ -50,8 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
         chosen = [cell for cell in plan(HEADLINE, [HEADLINE_RATIO]) if cell.name in headline]
         seeds[f"seed {number}"] = _run(chosen, arguments, checkpoint, folder / f"seed{number}")
     partners = {cell.name: alone for cell in cells if (alone := _alone(cell)) in runs}
-    whole = embedded.table(runs, partners, KINDS)
-    short = embedded.table(headline, {n: p for n, p in partners.items() if {n, p} <= headline.keys()}, KINDS)
+    whole = embedded.table(runs, partners, SHIPPED_KINDS)
+    short = embedded.table(headline, {n: p for n, p in partners.items() if {n, p} <= headline.keys()}, SHIPPED_KINDS)
     tables = {"table": whole, "headline": short, "seeds": embedded.seeds_table(seeds)}
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
     pages: Path = arguments.into or folder

@@ -24,7 +24,7 @@ from lmms_kvtp.training.tiny.student import Student
 
 @dataclass(frozen=True)
 class Cut:
-    """Part of the stage; `frames` (fewest, most), or None for whole videos, which pass one at a time."""
+    """Part of the stage; `frames` (fewest, most: 64, which all videos have), or None for whole videos, one at a time."""
 
     steps: int
     frames: tuple[int, int] | None
@@ -51,10 +51,16 @@ class VideoStage:
 VIDEO_STAGES = {
     "video": VideoStage(),
     "polish": VideoStage(
-        (Cut(100, (16, 40), 6, 12, 4), Cut(60, None, 2, 16, 16)), mixed=True, lr=8e-4, muon_lr=0.005, decay_from=0.2
+        (Cut(40, (16, 40), 6, 12, 4), Cut(120, (48, 64), 2, 16, 16), Cut(90, None, 2, 16, 16)),
+        kinds=tuple(kind for kind in KINDS if kind != "main"),
+        mixed=True,
+        lr=1.2e-3,
+        muon_lr=0.008,
+        decay_from=0.3,
     ),
 }
-"""First short cuts, then whole videos; then both, with less and less change."""
+"""First short cuts, then whole videos; then all lengths, with less and less change, and without the kind that is not
+learned in the time there is."""
 
 
 def train_video(
