@@ -24,7 +24,10 @@ from lmms_kvtp.training.tiny.student import Student
 
 @dataclass(frozen=True)
 class Cut:
-    """Part of the stage; `frames` (fewest, most: 64, which all videos have), or None for whole videos, one at a time."""
+    """Part of the stage; `frames` (fewest, most), or None for whole videos, which pass one at a time.
+
+    The most can be 64, which all videos have.
+    """
 
     steps: int
     frames: tuple[int, int] | None
