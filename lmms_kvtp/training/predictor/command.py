@@ -72,5 +72,9 @@ def main(args: argparse.Namespace) -> None:
 def _towers(args: argparse.Namespace) -> Towers:
     encoder = replace(untuned(args), dtype="float32")  # mixed precision keeps its weights so, too
     if args.shared is None:
-        return SiglipTowers(encoder, args.parts)
-    return SharedTowers(load_llava_video(args.shared), encoder)
+        towers: Towers = SiglipTowers(encoder, args.parts)
+        towers.name = args.pretrained  # as it was named, wherever the package lies
+    else:
+        towers = SharedTowers(load_llava_video(args.shared), encoder)
+        towers.name = f"tower of {args.shared}, text side of {args.pretrained}"
+    return towers

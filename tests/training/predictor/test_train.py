@@ -137,7 +137,7 @@ def test_a_loss_that_is_no_number_in_the_first_epoch_writes_nothing(tmp_path):
 
 def test_a_gradient_that_is_no_number_stops_the_run_before_the_update(tmp_path):
     towers = fresh()
-    towers.logit_scale.register_hook(lambda gradient: gradient * torch.nan)
+    towers.logit_scale.requires_grad_().register_hook(lambda gradient: gradient * torch.nan)
     before = towers.logit_scale.item()
     with pytest.raises(FloatingPointError, match=r"the gradient of \S+ is not finite.*no epoch was finished"):
         train(towers, videos(2, 2), videos(2, 3), RECIPE, tmp_path)
