@@ -31,7 +31,11 @@ SIZES: Mapping[str, Size] = {
 
 CLIPS_PER_VIDEO = 16
 SIGLIP_TERAFLOPS = 85
-"""SigLIP so400m at 384 pixels over 128 frames (docs/costs.md)."""
+"""SigLIP so400m at 384 pixels over 128 frames, in closed form (lmms_kvtp/flops.py)."""
+CAPTION_TOKENS = 2500
+"""Of a caption call: 8 images of about 300 tokens, assumed, and the prompt."""
+SCORE_TOKENS = 4000
+"""Of a scoring call: 16 captions of about 200 tokens, assumed, and the prompt."""
 
 
 class NoIndexError(LookupError):
@@ -104,7 +108,7 @@ def ways_on(dataset: str) -> str:
 videos once, {SIGLIP_TERAFLOPS} TFLOP each ({size.videos * SIGLIP_TERAFLOPS / 1000:.0f} PFLOP: \
 {size.videos * SIGLIP_TERAFLOPS / 100 / 60:.0f} minutes on a GPU that does 100 TFLOP/s, and the time to decode)
 - the paper's way: the same without --scorer siglip: at most {clips} captions of 8 frames and {size.questions} \
-questions to score, at about {(clips * 2500 + size.questions * 4000) / 1e6:.0f} million input tokens \
+questions to score, at about {(clips * CAPTION_TOKENS + size.questions * SCORE_TOKENS) / 1e6:.0f} million input tokens \
 (--price-input and --budget limit what an endpoint may cost)
 - no filter: --tasks skvqa_{dataset}_full
 then point {VARIABLE} at the file or its folder, or run lmms-kvtp skvqa install FILE; docs/skvqa.md has the commands"""
