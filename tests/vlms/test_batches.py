@@ -159,6 +159,14 @@ def test_the_operations_counted_are_those_that_ran(vlm: LlavaVideo) -> None:
     assert prefills == [made.cost.layer_lengths[2] for made in shared]
 
 
+def test_the_tower_sees_a_video_once_whatever_is_asked(vlm: LlavaVideo) -> None:
+    seen: list[int] = []
+    hook = vlm.network.tower.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    answers = ask(vlm, method())
+    hook.remove()
+    assert len(answers) == 4 and sum(seen) == 9
+
+
 def test_later_questions_on_a_video_cost_a_twentieth_at_most(vlm: LlavaVideo) -> None:
     """At the sizes of LLaVA-Video-7B: 128 frames of 14 x 14 tokens at 20 %, questions of 60 positions."""
     shape = LLMShape(3584, 18944, 28, 28, kv_heads=4, head_dim=128, vocabulary=151646)

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.types import Frames
+from lmms_kvtp.vlms import reference
 from lmms_kvtp.vlms.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
-from lmms_kvtp.vlms.reference import PUBLISHED, Parity, reference_logits, report, transformers_model
+from lmms_kvtp.vlms.reference import PUBLISHED, Parity, _all, reference_logits, report, transformers_model
 
 QUESTION = "What is the person doing?"
 
@@ -165,6 +166,20 @@ def test_tied_embeddings_in_this_layout(tmp_path: Path) -> None:
 def test_differences_are_the_largest() -> None:
     check = Parity("x", torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.25]), 0.3)
     assert check.difference == 0.5 and not check.passed
+
+
+def test_published_logits_are_those_behind_the_first_three_tokens(
+    vlm: LlavaVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real numbers need real weights; here a model's own, from a whole prompt with a video in it."""
+    prompt = vlm.assemble([_all(vlm, frames(2))], QUESTION)
+    with torch.inference_mode():
+        rows = vlm.network.llm(inputs_embeds=prompt.embeds[None]).logits[0, :3, :3]
+    monkeypatch.setattr(reference, "PUBLISHED", {Path(vlm.name).name: rows.tolist()})
+    _, check = reference_logits(vlm, frames(2))
+    assert check.passed and check.ours.shape == (3, 3) and check.difference < 1e-4
+    monkeypatch.setattr(reference, "PUBLISHED", {Path(vlm.name).name: (rows + 0.03).tolist()})
+    assert not reference_logits(vlm, frames(2))[1].passed
 
 
 @pytest.mark.weights
