@@ -81,9 +81,21 @@ def save_text_side(
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tower.state_dict().items()}
     tensors |= {SCALE: torch.tensor(scale), BIAS: torch.tensor(bias)}
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder, tokenizer)
     (folder / CONFIG).write_text(json.dumps(config.to_diff_dict(), indent=1) + "\n", encoding="utf-8")
     save_file(tensors, folder / WEIGHTS)
+
+
+def save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Write a tokenizer so that transformers 4 can read what 5 wrote, too."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name in ("is_local", "local_files_only"):  # of the process that wrote it
+        settings.pop(name, None)
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide:

@@ -112,6 +112,11 @@ def test_text_sides_come_back_in_half_precision_too(folder, siglip, tmp_path):
     assert sizes[1] < 0.55 * sizes[0]
 
 
+def test_a_tokenizer_is_written_as_older_versions_of_transformers_read_it(folder):
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] != "TokenizersBackend" and not settings.keys() & {"is_local", "local_files_only"}
+
+
 def test_frames_that_the_model_has_not_seen_are_refused(folder):
     unseen = Frames(torch.zeros(2, 6, 8, 3, dtype=torch.uint8), torch.arange(2.0))
     with pytest.raises(ValueError, match="encoder=tower reads what the model's own tower saw"):

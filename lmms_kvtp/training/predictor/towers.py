@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmms_kvtp.encoders._text_side import save_text_side
+from lmms_kvtp.encoders._text_side import save_text_side, save_tokenizer
 from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.training.predictor.viewers import Embeddings, Patches, Pixels, Viewer
@@ -103,7 +103,7 @@ class SiglipTowers(Towers):
     def save(self, folder: Path) -> None:
         """Write a checkpoint that plain `AutoModel` loads, too."""
         self.siglip.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(folder, self.tokenizer)
         processor = self.encoder.companion("preprocessor_config.json")
         if processor is not None:
             (folder / processor.name).write_bytes(processor.read_bytes())
