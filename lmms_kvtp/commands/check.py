@@ -67,7 +67,7 @@ def _machine(spec: "Spec", settings: "Arguments", found: Sequence["Media"], outp
     from lmms_kvtp.method import KVTP, build_method
 
     device = torch.device(settings.load.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    method = build_method(settings.method, KVTP)
+    method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
     answers = max([media.output_tokens or settings.run.max_new_tokens for media in found], default=1)
     pool, frames = spec.pool(settings.load.mm_spatial_pool_mode), settings.frames.max_frames_num
     expected = forecast(spec, method, frames, pool, output_tokens=answers)

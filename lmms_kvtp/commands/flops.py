@@ -48,7 +48,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.method is None and arguments.keep_ratio is None and arguments.model in ROWS:
         sys.stdout.write(paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens))
         return 0
-    method = build_method(method_settings(arguments.method or "", arguments.keep_ratio), KVTP)
+    defaults = {**KVTP, "encoder.pretrained": spec.encoder}
+    method = build_method(method_settings(arguments.method or "", arguments.keep_ratio), defaults)
     found = forecast(spec, method, arguments.frames, spec.pool(arguments.pool), text_tokens=arguments.text_tokens)
     sys.stdout.write(method_tables(spec, method, found, arguments.profiler))
     return 0

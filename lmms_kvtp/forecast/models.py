@@ -11,6 +11,7 @@ from lmms_kvtp.vlms.config import SO400M, LlavaConfig, read_config, read_json
 from lmms_kvtp.vlms.network import llm_shape, vision_shape
 from lmms_kvtp.vlms.tiny import tiny_folder
 
+SIGLIP = "google/siglip-so400m-patch14-384"
 QWEN2_TOKENS = 151646
 """Entries of Qwen2's tokenizer: rows of embeddings and head beyond them are dropped."""
 
@@ -22,8 +23,8 @@ class Spec:
     name: str
     config: LlavaConfig
     vocabulary: int
-    weight_bytes: int | None = None
-    """Of the checkpoint's files, where they are known."""
+    encoder: str = SIGLIP
+    """The image-text model that belongs to it."""
 
     @property
     def vision(self) -> VisionShape:
@@ -100,8 +101,8 @@ def find(name: str) -> Spec:
     if not folder.is_dir():
         raise LookupError(f"no sizes of model {name!r}; {near(name, [*models, *HUB, 'tiny'])}, or give a folder")
     config = read_config(folder)
-    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
-    return Spec(name, config, int(config.llm["vocab_size"]), sum(sizes) or None)
+    own = folder / "siglip"
+    return Spec(name, config, int(config.llm["vocab_size"]), str(own) if own.is_dir() else SIGLIP)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Encoder:
 
 def find_encoder(pretrained: str) -> Encoder | None:
     """Sizes of a SigLIP by its hub id or folder; None where they are not known without its files."""
-    if pretrained == "google/siglip-so400m-patch14-384":
+    if pretrained == SIGLIP:
         return Encoder(VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152), 64)
     if not (Path(pretrained) / "config.json").is_file():
         return None

@@ -87,3 +87,8 @@ def test_a_matrix_rate_is_measured():
     from lmms_kvtp.forecast.machine import matrix_rate
 
     assert matrix_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e7
+
+
+def test_the_embedded_model_comes_with_its_own_encoder():
+    spec = find("tiny")
+    assert spec.encoder.endswith("siglip") and spec.parameters < 1e7
