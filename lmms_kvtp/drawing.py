@@ -1,6 +1,7 @@
 """Matplotlib figures that look alike, need no display and are the same file each time."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ def drawing(width: float, height: float) -> "Iterator[Figure]":
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an empty box; pages show the text itself
         yield Figure(figsize=(width, height), layout="constrained")
 
 

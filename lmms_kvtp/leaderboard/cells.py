@@ -7,8 +7,8 @@ from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.leaderboard.runs import Record, Run
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
 
-SPARSITY_EDGES = (1.5, 1.7, 1.9, 2.1, 2.3)
-"""Thresholds of figure 6 of KVTP (arXiv 2503.10742): largest over mean relevance."""
+SPARSITY_EDGES = (0.0, 1.5, 2.0, 3.0, 5.0)
+"""Lower ends of the ranges of sparsity: those of the SparseKV-QA tasks, and KVTP's least threshold, 1.5."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,10 @@ def _light(record: Record, score: float | None = None) -> Record:
 
 
 def _bin(sparsity: float) -> str:
-    edges = [edge for edge in SPARSITY_EDGES if sparsity >= edge]
-    return f"{edges[-1]}+" if edges else f"below {SPARSITY_EDGES[0]}"
+    """`2 to 3`; in the order of their text, ranges are in the order of their ends."""
+    place = max(0, sum(sparsity >= edge for edge in SPARSITY_EDGES) - 1)
+    low = f"{SPARSITY_EDGES[place]:g}"
+    return f"{low} to {SPARSITY_EDGES[place + 1]:g}" if place + 1 < len(SPARSITY_EDGES) else f"{low} and more"
 
 
 def _of_bin(run: Run, bins: Mapping[str, str], name: str) -> Run:

@@ -20,7 +20,17 @@ PLAIN = {"RandomTokens": "random", "Unpruned": "", "NoLayerPruning": ""}
 
 NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
 """Frame settings that change how frames are read, not which."""
-OPTIONS = ("num_fewshot", "batch_size", "device", "limit", "offset", "gen_kwargs", "include_path", "seed")
+OPTIONS = {
+    "num_fewshot": (None, 0),
+    "batch_size": (None, "", 1),
+    "device": (None, ""),
+    "limit": (None, ""),
+    "offset": (None, 0),
+    "gen_kwargs": (None, ""),
+    "include_path": (None, ""),
+    "seed": (None, "0,1234,1234,1234"),
+}
+"""Options of the harness that answers depend on, and their defaults, which a command leaves out."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +105,13 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
 def command(config: Mapping[str, Any]) -> str:
     """The command line that repeats a run, without its output folder."""
     arguments = config.get("resolved_cli_args") or {}
-    pairs = [("model", config.get("model")), ("model_args", config.get("model_args"))]
-    pairs += [(name, arguments.get(name)) for name in ("tasks", *OPTIONS)]
-    words = ["lmms-eval"]
-    for name, value in pairs:
-        if name == "seed" and isinstance(value, list):
+    words = ["lmms-eval", "--model", str(config.get("model")), "--model_args", str(config.get("model_args") or "")]
+    words += ["--tasks", str(arguments.get("tasks") or "")]
+    for name, defaults in OPTIONS.items():
+        value = arguments.get(name)
+        if isinstance(value, list):
             value = ",".join(map(str, value))
-        if value not in (None, "", 0, 1) and (name, value) != ("seed", "0,1234,1234,1234"):
+        if value not in defaults:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
     return shlex.join([*words, "--log_samples", "--output_path", "OUT"])
 

@@ -9,6 +9,7 @@ from harness_files import COST, PARTS, sample, samples, write_base, write_run
 from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.entries import ALLOW
 from lmms_kvtp.leaderboard.gates import read_gates
+from lmms_kvtp.leaderboard.provenance import command
 
 BASE, OURS = [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 0, 0]
 KVTP = {
@@ -198,21 +199,28 @@ def test_rows_of_one_label_are_told_apart_by_what_differs(tmp_path):
     ]
 
 
-def test_sparsity_is_binned_at_the_papers_thresholds(tmp_path):
+def test_sparsity_is_binned_by_ranges_in_order(tmp_path):
     rows = [sample(i, 1.0, f"v{i}", sparsity=value) for i, value in enumerate([1.2, 1.5, 1.69, 2.4, 9.0])]
     write_run(tmp_path, rows)
     [row] = build([tmp_path]).rows
     counts = {name: value.count for name, value in row.cells["skvqa_synth"].sparsities.items()}
-    assert counts == {"below 1.5": 1, "1.5+": 2, "2.3+": 2}
+    assert list(counts.items()) == [("0 to 1.5", 1), ("1.5 to 2", 2), ("2 to 3", 1), ("5 and more", 1)]
 
 
 def test_the_command_repeats_the_run(tmp_path):
     board = build([runs(tmp_path, model_args="pretrained=tiny,pruner=my pkg")])
-    [command] = board.rows[1].commands
-    assert command == (
+    [repeat] = board.rows[1].commands
+    assert repeat == (
         "lmms-eval --model llava_video_kvtp --model_args 'pretrained=tiny,pruner=my pkg' --tasks skvqa_synth "
         "--log_samples --output_path OUT"
     )
+
+
+def test_options_that_are_not_defaults_stand_in_the_command():
+    arguments = {"tasks": "a,b", "limit": 1.0, "batch_size": 4, "offset": 0, "seed": [1, 2, 3, 4], "device": None}
+    config = {"model": "m", "model_args": "x=1", "resolved_cli_args": arguments}
+    options = "--batch_size 4 --limit 1 --seed 1,2,3,4 --log_samples --output_path OUT"
+    assert command(config) == f"lmms-eval --model m --model_args x=1 --tasks a,b {options}"
 
 
 def test_a_folder_without_runs_says_why(tmp_path):
