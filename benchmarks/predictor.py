@@ -21,7 +21,7 @@ from lmms_kvtp.flops import (
     pooling_head_flops,
     prefill_flops,
     projector_flops,
-    text_flops,
+    relevance_flops,
     vision_flops,
 )
 from lmms_kvtp.fusion import FusionHead
@@ -47,10 +47,8 @@ def base_flops() -> int:
 
 
 def question_flops(text: TextShape) -> int:
-    """Text tower, cosines of three views, and the mixing of clip and video (6 T^2 E)."""
-    width = text.projection
-    fused = 6 * FRAMES**2 * width + 3 * 2 * QUESTION_PIECES * FRAMES * width
-    return text_flops(text, [TEXT_TOKENS] * QUESTION_PIECES) + fused
+    """Text tower, cosines of three views, and the mixing of clip and video."""
+    return relevance_flops(text, [TEXT_TOKENS] * QUESTION_PIECES, FRAMES, views=3)
 
 
 def second_tower(vision: VisionShape, text: TextShape) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipTextConfig, SiglipTextModel
 
 from lmms_kvtp.encoders._text import split_text
-from lmms_kvtp.flops import TextShape, text_flops
+from lmms_kvtp.flops import TextShape, relevance_flops
 
 CONFIG, WEIGHTS = "text.json", "text.safetensors"
 SCALE, BIAS = "logit_scale", "logit_bias"
@@ -59,13 +59,13 @@ class TextSide:
         return cosine * math.exp(self.scale) + self.bias
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
-        """Text tower, cosines 2 q T E for each view; three views take the fusion head's 6 T^2 E to make."""
+        """Text tower and cosines."""
         lengths = [len(row) for text in texts for row in self.token_ids(text)]
         config: Any = self.tower.config
-        width = config.projection_size
-        shape = TextShape(config.hidden_size, config.intermediate_size, config.num_hidden_layers, width)
-        mixed = 6 * num_frames**2 * width if views > 1 else 0
-        return text_flops(shape, lengths) + views * 2 * len(lengths) * num_frames * width + mixed
+        shape = TextShape(
+            config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size
+        )
+        return relevance_flops(shape, lengths, num_frames, views)
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -112,4 +111,4 @@ def load_tower_head(folder: Path) -> TowerHead:
         head.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
     except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"no head for the model's own tower in {folder}: {error}") from error
-    return cast(TowerHead, head.eval().requires_grad_(False))
+    return head.eval().requires_grad_(False)
