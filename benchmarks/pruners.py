@@ -140,6 +140,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pruner", nargs="*", help="only these, and nothing is written")
+    parser.add_argument("--without", nargs="*", default=[], help="leave these out, and say so in the results")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--row", action="store_true", help="measure one pruner in this process, and print its row")
@@ -149,23 +150,28 @@ def main() -> None:
         print(json.dumps(measure(options.pruner[0], options.device, options.repeats)))
         return
     rows = []
-    for name in options.pruner or available(PACKAGE):
+    for name in options.pruner or sorted(set(available(PACKAGE)) - set(options.without)):
         command = [sys.executable, __file__, name, "--row", "--device", options.device]
         command += ["--repeats", str(options.repeats)]
         rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
         print(rows[-1], flush=True)
-    if options.pruner:
-        return
-    cuda = options.device == "cuda"
+    if not options.pruner:
+        record(rows, options.device, options.without)
+
+
+def record(rows: list[dict[str, Any]], device: str, without: list[str]) -> None:
+    """Write the results, and of the CPU's the table in docs/methods.md."""
+    cuda, left_out = device == "cuda", ["--without", *without] if without else []
     result = {
-        "command": f"python benchmarks/pruners.py --device {options.device}",
+        "command": " ".join(["python benchmarks/pruners.py --device", device, *left_out]),
         "what": f"{FRAMES} x {CAPACITY} x {WIDTH}, keys {KEY_WIDTH}, keep_ratio {RATIO}, budgets of softmax, "
         + ("bfloat16" if cuda else "float32, 1 thread"),
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {cpu_name()}",
         "torch": torch.__version__,
+        "left_out": without,
         "rows": rows,
     }
-    path = Path(__file__).parent / "results" / f"pruners_{options.device}.json"
+    path = Path(__file__).parent / "results" / f"pruners_{device}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     if not cuda:
         write_between(PAGE, table(rows), "pruner costs")
