@@ -121,7 +121,8 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
     defaults = {"layer_pruning": "none", **defaults}
     names = {part: str(settings.get(part, defaults.get(part))) for part in PARTS}
     if "encoder" not in settings:
-        names["encoder"] = resolve(PARTS["scorer"][0], names["scorer"], FrameScorer).goes_with or names["encoder"]
+        package, base = PARTS["scorer"]
+        names["encoder"] = resolve(package, names["scorer"], base).goes_with or names["encoder"]
     inherited = {
         key: value
         for key, value in defaults.items()
