@@ -47,6 +47,7 @@ class Clip:
 
 @contextmanager
 def _nothing(self: Meter, name: str, flops: int | None = 0) -> Iterator[None]:
+    self.seconds.setdefault(name, 0.0)
     yield
 
 
