@@ -10,9 +10,11 @@ import torch
 
 from lmms_kvtp.flops.counter import Counted, counting
 
-STAGES = ("decode", "preprocess", "vision", "encoder", "scorer", "pruner", "prefill", "generate")
+STAGES = ("decode", "preprocess", "vision", "encoder", "scorer", "pruner", "prefill", "generate", "waiting")
 SHARED = ("decode", "preprocess", "vision", "encoder")
 """Stages that the questions on one video share."""
+WAITING = "waiting"
+"""Not work: the model waits for a process that decodes ahead, whose work stands under decode and preprocess."""
 
 
 DERIVED = ("keep_ratio_actual", "seconds_total", "first_token_seconds", "flops_total", "layer_average")
@@ -59,9 +61,9 @@ class SampleCost:
 
     @property
     def seconds_total(self) -> float:
-        """Seconds of this answer, shared stages divided among the questions on the video."""
+        """Seconds of work on this answer, shared stages divided among the questions on the video."""
         shared = sum(self.seconds.get(stage, 0.0) for stage in SHARED)
-        own = sum(s for stage, s in self.seconds.items() if stage not in SHARED)
+        own = sum(s for stage, s in self.seconds.items() if stage not in (*SHARED, WAITING))
         return own + shared / self.questions_on_video
 
     @property
@@ -72,7 +74,7 @@ class SampleCost:
     @property
     def first_token_seconds(self) -> float:
         """Seconds from decoded frames to the first token, as if this were the only question on its video."""
-        return sum((s for stage, s in self.seconds.items() if stage not in ("decode", "generate")), start=0.0)
+        return sum((s for stage, s in self.seconds.items() if stage not in ("decode", "generate", WAITING)), start=0.0)
 
     @property
     def layer_average(self) -> float:

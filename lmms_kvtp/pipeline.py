@@ -1,5 +1,6 @@
 """From videos and questions to answers with their costs: the order of the steps, and nothing else."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -18,6 +19,7 @@ from lmms_kvtp.types import (
     NEWLINE,
     VISION,
     FrameFeatures,
+    Frames,
     FrameTokens,
     Generation,
     GenerationOptions,
@@ -156,8 +158,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     features: dict[FrameEncoder, list[FrameFeatures]] = {encoder: [] for encoder in needs}
     chunks = video.chunks()
     while True:
-        with meter.stage("decode"):
-            frames = next(chunks, None)
+        frames = _next(chunks, meter)
         if frames is None:
             break
         with meter.stage("preprocess"):
@@ -184,6 +185,17 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
         features = described[method.encoder]
         visuals.append(Encoded(joined, features, video.instruction, seconds, flops, spent.peak_bytes))
     return visuals
+
+
+def _next(chunks: Iterator[Frames], meter: Meter) -> Frames | None:
+    """Decode the next frames; where another process does, its work counts as such, and the time here as waiting."""
+    start = time.perf_counter()
+    frames = next(chunks, None)
+    passed = time.perf_counter() - start
+    for stage, seconds in frames.spent.items() if frames else ():
+        meter.add(stage, seconds)
+    meter.add("waiting" if "waiting" in meter.seconds else "decode", passed)
+    return frames
 
 
 @dataclass(frozen=True)

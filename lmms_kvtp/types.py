@@ -34,6 +34,8 @@ class Frames:
     """Seconds from the start of the video."""
     tower: Float[Tensor, "T P C"] | None = None
     """Patches as the language model's own vision tower sees them, row by row, once that has run."""
+    spent: dict[str, float] = field(default_factory=dict, compare=False)
+    """Seconds of stages that ran in another process, and of the wait for it; empty where frames are decoded here."""
     _prepared: dict[PixelSpec, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def pixels(self, spec: PixelSpec) -> Float[Tensor, "T 3 h w"]:
@@ -41,6 +43,16 @@ class Frames:
         if spec not in self._prepared:
             self._prepared[spec] = spec(self.rgb)
         return self._prepared[spec]
+
+    @property
+    def prepared(self) -> frozenset[PixelSpec]:
+        """What `pixels` was asked for."""
+        return frozenset(self._prepared)
+
+    def elsewhere(self, seconds: dict[str, float]) -> "Frames":
+        """The same frames and pixels, on which these seconds of each stage were spent in another process."""
+        total = {stage: self.spent.get(stage, 0.0) + seconds.get(stage, 0.0) for stage in {**self.spent, **seconds}}
+        return replace(self, spent=total)
 
 
 @runtime_checkable

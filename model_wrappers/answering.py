@@ -7,11 +7,11 @@ from itertools import groupby
 from typing import Literal
 
 from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.model_wrappers.ahead import Ahead, videos_of
 from lmms_kvtp.model_wrappers.arguments import Arguments
 from lmms_kvtp.model_wrappers.build import Built
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
-from lmms_kvtp.model_wrappers.visuals import to_videos
 from lmms_kvtp.pipeline import Answer, Encoded, Prepared, encode, finish, prepare
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.vlms.prefix import PrefixCache
@@ -35,8 +35,10 @@ class Answerer:
         fewer_frames: bool,
         share_prefix: bool = False,
         look: Callable[[Ask], list[Encoded]] | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
         """Begin with nothing encoded; `look` encodes videos for this method and for others, in a sweep."""
+        self._ahead = ahead
         self.built, self.session, self.frames = built, session, frames
         self.on_error, self.fewer_frames = on_error, fewer_frames
         self._prefix = PrefixCache() if share_prefix and not built.method.query_aware else None
@@ -102,14 +104,18 @@ class Answerer:
         return self._encoded
 
     def _look_alone(self, ask: Ask) -> list[Encoded]:
-        videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames)
+        videos = videos_of(ask, self.frames, self._ahead)
         return [encode(self.built.vlm, self.built.method, video) for video in videos]
 
 
 def make_answerer(
-    arguments: Arguments, built: Built, session: Session, look: Callable[[Ask], list[Encoded]] | None = None
+    arguments: Arguments,
+    built: Built,
+    session: Session,
+    look: Callable[[Ask], list[Encoded]] | None = None,
+    ahead: Ahead | None = None,
 ) -> Answerer:
     """What answers the questions of a run, as its arguments have it."""
     run = arguments.run
     fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
-    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look)
+    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look, ahead)

@@ -25,6 +25,11 @@ class RunOptions:
     """Questions that the language model reads at once, when it decodes greedily and drops nothing inside."""
     share_prefix: bool = True
     """With batch_size 1, questions on one video share the prefill of it, if they have no say in what is kept."""
+    decode_ahead_mib: int = 0
+    """Memory for frames of the next videos, which another process decodes meanwhile. 0: everything in this process,
+    where a file that hangs or crashes its decoder takes the run along."""
+    video_seconds: float = 600.0
+    """How long that process may work on one sample's videos, before it is ended and the sample has failed."""
     seed: int = 0
     """Of sampling, and of every part of the method that draws at random and was given no seed."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -39,9 +44,13 @@ class RunOptions:
     """Folder for this run's journal, or none. auto: beside the results, or where there are none the cache folder."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty batch."""
+        """Refuse an empty batch, and limits under which nothing can be read."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} is below 1")
+        if self.decode_ahead_mib < 0:
+            raise ValueError(f"decode_ahead_mib={self.decode_ahead_mib} is below 0; 0 decodes nothing ahead")
+        if not self.video_seconds > 0:
+            raise ValueError(f"video_seconds={self.video_seconds:g} is not above 0; give seconds, 600 unless told")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import Method
+from lmms_kvtp.model_wrappers.ahead import Ahead, decode_ahead, videos_of
 from lmms_kvtp.model_wrappers.answering import make_answerer
 from lmms_kvtp.model_wrappers.arguments import parse_arguments
 from lmms_kvtp.model_wrappers.build import build
@@ -24,7 +25,6 @@ from lmms_kvtp.model_wrappers.exchange import Place
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
 from lmms_kvtp.model_wrappers.start import open_session
-from lmms_kvtp.model_wrappers.visuals import to_videos
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 from lmms_kvtp.pipeline import Answer, Encoded, encode_once
 from lmms_kvtp.sampling import FrameOptions
@@ -66,15 +66,19 @@ class KvtpSweep(LlavaVideoKvtp):
             open_session(given.run, own.setup, None, self.rank)
             for given, own in zip(self.others, built[1:], strict=True)
         ]
-        looks = Looks(self.built.vlm, [own.method for own in built], self.arguments.frames)
-        answerers = [
-            make_answerer(given, replace(own, method=looks.methods[number]), record, looks.of(number))
-            for number, (given, own, record) in enumerate(zip(arguments, built, sessions, strict=True))
-        ]
         sharing = Counter(ask.visuals for ask in asks.values())
         first = {ask.visuals: number for number, ask in reversed(list(enumerate(asks.values())))}
         order = sorted(asks, key=lambda place: first[asks[place].visuals])
-        with tqdm(total=len(order) * len(answerers), desc="Answering", disable=self.rank != 0) as bar:
+        new = [asks[place] for place in order if not all(record.has(asks[place]) for record in sessions)]
+        with (
+            decode_ahead(self.arguments.run, self.arguments.frames, new) as ahead,
+            tqdm(total=len(order) * len(built), desc="Answering", disable=self.rank != 0) as bar,
+        ):
+            looks = Looks(self.built.vlm, [own.method for own in built], self.arguments.frames, ahead)
+            answerers = [
+                make_answerer(given, replace(own, method=looks.methods[number]), record, looks.of(number))
+                for number, (given, own, record) in enumerate(zip(arguments, built, sessions, strict=True))
+            ]
             for _, group in groupby(order, key=lambda place: asks[place].visuals):
                 places = list(group)
                 for number, answerer in enumerate(answerers):
@@ -90,11 +94,13 @@ class KvtpSweep(LlavaVideoKvtp):
 class Looks:
     """The last video, encoded once for all methods."""
 
-    def __init__(self, vlm: VideoVLM, methods: Sequence[Method], frames: FrameOptions) -> None:
+    def __init__(
+        self, vlm: VideoVLM, methods: Sequence[Method], frames: FrameOptions, ahead: Ahead | None = None
+    ) -> None:
         """Begin with nothing encoded; equal encoders become one, so that their weights load once."""
         same: dict[FrameEncoder, FrameEncoder] = {}
         self.methods = [replace(m, encoder=same.setdefault(m.encoder, m.encoder)) for m in methods]
-        self.vlm, self.frames = vlm, frames
+        self.vlm, self.frames, self._ahead = vlm, frames, ahead
         self._visuals: tuple[str, ...] | None = None
         self._encoded: list[list[Encoded]] = []
 
@@ -105,7 +111,7 @@ class Looks:
     def _look(self, number: int, ask: Ask) -> list[Encoded]:
         if ask.visuals != self._visuals:
             self._visuals, self._encoded = None, []  # frees the last video before the next is encoded
-            videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames)
+            videos = videos_of(ask, self.frames, self._ahead)
             self._encoded = [encode_once(self.vlm, self.methods, video) for video in videos]
             self._visuals = ask.visuals
         return [video[number] for video in self._encoded]

@@ -15,6 +15,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_kvtp.cost import forget, record
+from lmms_kvtp.model_wrappers.ahead import decode_ahead
 from lmms_kvtp.model_wrappers.answering import Answerer, SampleError, make_answerer
 from lmms_kvtp.model_wrappers.arguments import RunOptions, parse_arguments
 from lmms_kvtp.model_wrappers.build import build, choose_device
@@ -107,8 +108,14 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         for number, ask in enumerate(asks.values()):
             first.setdefault(ask.visuals, number)
         order = sorted(asks, key=lambda place: (not session.has(asks[place]), first[asks[place].visuals]))
-        size, answerer = self.arguments.run.batch_size, make_answerer(self.arguments, self.built, session)
-        with tqdm(total=len(order), desc="Answering", disable=self.rank != 0) as bar:
+        run = self.arguments.run
+        size = run.batch_size
+        new = [asks[place] for place in order if not session.has(asks[place])]
+        with (
+            decode_ahead(run, self.arguments.frames, new) as ahead,
+            tqdm(total=len(order), desc="Answering", disable=self.rank != 0) as bar,
+        ):
+            answerer = make_answerer(self.arguments, self.built, session, ahead=ahead)
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
                 for place, answer in zip(

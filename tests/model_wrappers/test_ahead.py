@@ -1,0 +1,221 @@
+"""Decoding ahead: the same answers, in order, within a limit of memory, whatever happens to the process."""
+
+import gc
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from lmms_eval.api.instance import Instance
+
+from lmms_kvtp.model_wrappers.ahead import Ahead
+from lmms_kvtp.model_wrappers.journal import read
+from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+from lmms_kvtp.pixels import ResizedPixels
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.types import VideoError
+from lmms_kvtp.video import load_video
+
+TASK = "skvqa_synth_look"
+FRAMES = FrameOptions(max_frames_num=7, force_sample=True, chunk_size=3)
+PLANTED = """
+import os
+import time
+
+import lmms_kvtp.video as video
+
+read_index = video.read_index
+
+
+def planted(path):
+    if path.endswith("hangs.mp4"):
+        time.sleep(3600)
+    if path.endswith("crashes.mp4"):
+        os.kill(os.getpid(), 11)
+    return read_index(path)
+
+
+video.read_index = planted
+"""
+
+
+@pytest.fixture(scope="module")
+def docs(lookalike, tmp_path_factory):
+    return lookalike.write_task(tmp_path_factory.mktemp("task"), TASK, videos=3, questions=2)
+
+
+@pytest.fixture
+def paths(docs):
+    return sorted({doc["video_path"] for doc in docs})
+
+
+@pytest.fixture
+def ahead():
+    """Makes what decodes ahead, and closes it."""
+    made = []
+
+    def make(paths, limit_bytes=2**30, seconds=600.0, options=FRAMES):
+        made.append(Ahead([(path,) for path in paths], options, limit_bytes, seconds))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Files on which the decoder of the other process hangs, or ends it; this process is as always."""
+    import lmms_kvtp.model_wrappers.ahead as module
+
+    (tmp_path / "planted_decoder.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    start = "import planted_decoder; from"
+    monkeypatch.setattr(module, "START", module.START.replace("from", start, 1))
+    for name in ("hangs.mp4", "crashes.mp4"):
+        (tmp_path / name).write_bytes(b"as if it were a video")
+    return tmp_path
+
+
+def everything(video):
+    chunks = list(video.chunks())
+    return torch.cat([chunk.rgb for chunk in chunks]), torch.cat([chunk.times for chunk in chunks])
+
+
+def test_frames_are_those_of_this_process_in_order_and_in_any_other(paths, ahead):
+    one = ahead(paths)
+    for path in [paths[0], paths[2], paths[1]]:  # the last is asked for again, after it was passed over
+        [video] = one.videos((path,))
+        here = load_video(path, FRAMES)
+        assert (video.key, video.source, video.duration) == (here.key, here.source, here.duration)
+        for found, wanted in zip(everything(video), everything(here), strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_pixels_that_a_tower_asked_for_come_ready_with_the_next_videos(paths, ahead):
+    many = FrameOptions(max_frames_num=60, force_sample=True, chunk_size=3)  # more than the pipe itself holds
+    one, spec = ahead(paths, limit_bytes=1, options=many), ResizedPixels((14, 10))
+    for number, path in enumerate(paths[:2]):
+        [video] = one.videos((path,))
+        for frames in video.chunks():
+            if number:
+                assert frames.prepared == {spec}
+                assert frames.spent["preprocess"] > 0
+            assert torch.equal(frames.pixels(spec), spec(frames.rgb))
+
+
+def test_what_waits_stays_within_the_limit_and_one_chunk(paths, ahead):
+    chunk = 3 * 96 * 64 * 3
+    small = ahead(paths, limit_bytes=chunk)
+    large = ahead(paths)
+    for one in (small, large):
+        deadline = time.monotonic() + 120
+        while one._feed.peak < chunk and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        for path in paths:
+            [video] = one.videos((path,))
+            assert len(everything(video)[0]) == 7
+    assert chunk <= small._feed.peak < 2.2 * chunk
+    assert large._feed.peak > 3 * chunk
+
+
+def test_an_error_belongs_to_its_video_and_is_the_same_as_in_this_process(paths, ahead, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    with pytest.raises(VideoError) as here:
+        load_video(bad, FRAMES)
+    one = ahead([paths[0], str(bad), paths[1]])
+    assert len(everything(one.videos((paths[0],))[0])[0]) == 7
+    for _ in range(2):
+        with pytest.raises(VideoError) as there:
+            one.videos((str(bad),))
+        assert str(there.value) == str(here.value)
+    assert len(everything(one.videos((paths[1],))[0])[0]) == 7
+
+
+def test_a_decoder_that_hangs_or_dies_fails_its_video_alone(paths, ahead, planted):
+    hangs, crashes = str(planted / "hangs.mp4"), str(planted / "crashes.mp4")
+    one = ahead([hangs, paths[0], crashes, paths[1]], seconds=6.0)
+    with pytest.raises(VideoError, match=r"cannot read video .*hangs\.mp4: it takes longer than video_seconds=6;"):
+        one.videos((hangs,))
+    assert len(everything(one.videos((paths[0],))[0])[0]) == 7
+    with pytest.raises(VideoError, match=r"crashes\.mp4: it ends the decoder's process \(exit code -11\)"):
+        one.videos((crashes,))
+    assert len(everything(one.videos((paths[1],))[0])[0]) == 7
+
+
+def test_process_and_thread_end_with_it_and_with_the_last_video(paths, ahead):
+    for read_first in (0, 3):
+        one = ahead(paths)
+        for path in paths[:read_first]:
+            everything(one.videos((path,))[0])
+        one.close()
+        assert one._feed.process is None or one._feed.process.returncode is not None
+        assert "decode-ahead" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.fixture
+def run(checkpoint, docs, tmp_path):
+    """Answer requests with pruning at random."""
+
+    def answer(requests, **settings):
+        random = {"scorer": "uniform", "allocator": "uniform", "pruner": "random", "keep_ratio": 0.4}
+        common = {"pretrained": str(checkpoint), "journal": str(tmp_path / "journals"), "device": "cpu"}
+        model = LlavaVideoKvtp(**common | random | settings)
+        model.task_dict[TASK] = {"test": docs}
+        answers = model.generate_until(requests)
+        costs = [cost for *_, cost in costs_of(model)]
+        return [answer.text for answer in answers], model.session, costs
+
+    return answer
+
+
+def costs_of(model):
+    return [(key, answer.cost) for key, answer in read(model.session.journal.path).answers.items()]
+
+
+def instance(doc_id, path):
+    arguments = (f"What is thing {doc_id}?", {"max_new_tokens": 4}, lambda doc: [path], doc_id, TASK, "test")
+    return Instance("generate_until", arguments, 0, {"task": TASK, "doc_id": doc_id, "repeats": 1, "version": 1.5})
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_answers_are_the_same_with_it_and_without(run, docs, batch_size):
+    requests = [instance(i, doc["video_path"]) for i, doc in enumerate(docs)]
+    texts, _, costs = run(requests, decode_ahead_mib=0, batch_size=batch_size)
+    ahead, _, costs_ahead = run(requests, decode_ahead_mib=64, batch_size=batch_size)
+    assert ahead == texts
+    assert len(set(texts)) > 2
+    assert not any("waiting" in cost.seconds for cost in costs)
+    assert all({"waiting", "decode", "preprocess"} <= set(cost.seconds) for cost in costs_ahead)
+
+
+def test_a_run_goes_on_past_a_video_that_hangs_and_one_that_crashes(run, docs, paths, planted):
+    files = [str(planted / "hangs.mp4"), paths[0], str(planted / "crashes.mp4"), paths[1]]
+    requests = [instance(i, path) for i, path in enumerate(files)]
+    start = time.monotonic()
+    texts, session, _ = run(requests, decode_ahead_mib=64, video_seconds=4, on_error="skip")
+    assert [bool(text) for text in texts] == [False, True, False, True]
+    assert len(session.failures) == 2
+    assert "video_seconds=4" in session.failures[0]
+    assert time.monotonic() - start < 300
+
+
+def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, checkpoint, monkeypatch):
+    def answered(self, ask, *rest):
+        if len(kept) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        kept.append(ask)
+        return prepare(self, ask, *rest)
+
+    from lmms_kvtp.model_wrappers.answering import Answerer
+
+    kept, prepare = [], Answerer._encode
+    monkeypatch.setattr(Answerer, "_encode", answered)
+    with pytest.raises(KeyboardInterrupt):
+        run([instance(i, path) for i, path in enumerate(paths)], decode_ahead_mib=64)
+    gc.collect()
+    assert "decode-ahead" not in [thread.name for thread in threading.enumerate()]
