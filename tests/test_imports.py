@@ -17,7 +17,8 @@ LAYERS = [
     ["encoders", "scorers", "allocators", "pruners", "layer_pruning"],
     ["vlms"],
     ["method", "pipeline"],
-    ["api", "synth", "skvqa", "training", "forecast", "doctor", "leaderboard", "visualize", "compare", "reproduce"],
+    ["api", "synth", "skvqa", "training", "forecast", "doctor", "bench"],
+    ["leaderboard", "visualize", "compare", "reproduce"],
     ["plugin", "model_wrappers", "tasks", "commands", "__main__"],
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
