@@ -165,8 +165,9 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             frames.pixels(vlm.pixel_spec)
         count = len(frames.times)
         with meter.stage("vision", vision_flops(vlm.vision, count)):
-            frames = replace(frames, tower=vlm.look(frames))
-            tokens.append(vlm.project(frames.tower))
+            seen = vlm.look(frames)
+            tokens.append(vlm.project(seen))
+        frames = replace(frames, tower=seen)
         for encoder, wanted in needs.items():
             with own[encoder].stage("encoder", encoder.flops(count, wanted) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
@@ -180,10 +181,10 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
         spent, seconds, flops = own[method.encoder], dict(meter.seconds), dict(meter.flops)
         if method.needs:
             alone = method.encoder.flops(joined.num_frames, method.needs)
-            seconds["encoder"] = spent.seconds["encoder"]
+            seconds |= spent.seconds
             flops["encoder"] = spent.flops.get("encoder", 0) if alone is None else alone
-        features = described[method.encoder]
-        visuals.append(Encoded(joined, features, video.instruction, seconds, flops, spent.peak_bytes))
+        seen_by = described[method.encoder]
+        visuals.append(Encoded(joined, seen_by, video.instruction, seconds, flops, spent.peak_bytes))
     return visuals
 
 

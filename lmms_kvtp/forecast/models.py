@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmms_kvtp.flops import LLMShape, TextShape, VisionShape
 from lmms_kvtp.grid import GridPool
@@ -130,7 +131,8 @@ def find_encoder(pretrained: str) -> Encoder | None:
     from transformers import SiglipConfig
 
     config = SiglipConfig(**read_json(Path(pretrained) / "config.json"))
-    vision, text = config.vision_config, config.text_config
+    vision: Any = config.vision_config
+    text: Any = config.text_config
     return Encoder(
         VisionShape(
             vision.image_size,

@@ -131,7 +131,8 @@ def _siglip(encoder: Encoder) -> Any:
         bos_token_id=1,
         eos_token_id=1,
     )
-    config = SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), attn_implementation="eager")
+    config = SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+    config._attn_implementation = "eager"
     with torch.device("meta"):
         model = SiglipModel(config)
     model.vision_model.head.attention.train()  # no profiler sees into its fused inference path

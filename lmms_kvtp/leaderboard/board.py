@@ -111,14 +111,14 @@ def _rows(kept: Sequence[Entry], tasks: Sequence[str], gates: Sequence[GateRecor
         cells = {entry.cell.task: entry.cell for entry in group}
         parts = [cells[task].relative for task in tasks if task in cells]
         whole = [part for part in parts if part is not None]
-        record = gates_of(group[0].provenance.method, gates)
+        passed = gates_of(group[0].provenance.method, gates)
         rows.append(
             Row(
                 name=name,
                 provenance=group[0].provenance,
                 cells=cells,
                 relative=average(whole) if len(whole) == len(tasks) else None,
-                gates=record.status if record else NOT_RUN,
+                gates=passed.status if passed else NOT_RUN,
                 commands=tuple(dict.fromkeys(entry.provenance.command for entry in group)),
             )
         )

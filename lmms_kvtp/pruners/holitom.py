@@ -102,8 +102,8 @@ def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
     frames = len(alike)
     row = torch.arange(frames, device=alike.device)[:, None]
     since = torch.where(alike > threshold, 0, row).cummax(dim=0).values  # [T, N]: still from this frame to the row's
-    still = torch.zeros(frames, frames, device=alike.device)
-    still = still.scatter_add(1, since, torch.ones_like(alike, dtype=still.dtype)).cumsum(dim=1).cpu().numpy()
+    counts = torch.zeros(frames, frames, device=alike.device)
+    still = counts.scatter_add(1, since, torch.ones_like(alike, dtype=counts.dtype)).cumsum(dim=1).cpu().numpy()
     best, begins = np.zeros(frames + 1), np.zeros(frames + 1, dtype=int)
     for stop in range(1, frames + 1):
         starts = np.arange(stop)

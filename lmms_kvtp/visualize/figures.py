@@ -34,8 +34,9 @@ def sheet(found: Sequence[Picture], reel: Reel, frames: Sequence[int], title: st
     heights = [2.6, *([1.15 * rows + 0.5] * len(found))]
     with drawing(13.0, sum(heights) + 0.5) as figure:
         figure.suptitle(title, wrap=True, fontsize=11)
-        parts = figure.subfigures(len(heights), 1, height_ratios=heights)
-        _curves(*parts[0].subplots(1, 2), found, reel)
+        parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+        upper, lower = parts[0].subplots(1, 2)
+        _curves(upper, lower, found, reel)
         for part, picture in zip(parts[1:], found, strict=True):
             _strip(part, picture, reel, frames, rows)
         return to_png(figure)
@@ -45,7 +46,7 @@ def _curves(upper: Any, lower: Any, found: Sequence[Picture], reel: Reel) -> Non
     times = reel.times.tolist()
     for number, picture in enumerate(found):
         color, width = f"C{number % 10}", max(1.0, 3.0 - 0.6 * number)  # equal curves show below each other
-        if picture.relevance.unique().numel() > 1:
+        if len(set(picture.relevance.tolist())) > 1:
             upper.plot(times, picture.relevance.tolist(), color=color, lw=width, label=picture.name)
         lower.step(times, picture.kept.tolist(), where="mid", color=color, lw=width, label=picture.name)
         if not picture.budgets.equal(picture.kept):

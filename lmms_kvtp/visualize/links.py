@@ -75,11 +75,13 @@ def _strongest(
     """
     if len(directions) > directions.shape[1]:
         unit = directions / directions.norm(dim=1, keepdim=True)
-        return torch.cat([(part @ unit.T).abs().argmax(dim=1).cpu() for part in gradient.split(AT_ONCE)])
+        parts = range(0, len(gradient), AT_ONCE)
+        return torch.cat([(gradient[i : i + AT_ONCE] @ unit.T).abs().argmax(dim=1).cpu() for i in parts])
     weights = torch.linalg.lstsq(directions.T, gradient.T).solution.abs().cpu()  # [K, M]
     if apart is None:
         return weights.argmax(dim=0)
-    return apart.masked_fill(weights < EQUAL * weights.amax(dim=0), torch.inf).argmin(dim=0)
+    nearest: Tensor = apart.masked_fill(weights < EQUAL * weights.amax(dim=0), torch.inf).argmin(dim=0)
+    return nearest
 
 
 def _apart(patches: Int[Tensor, " K"], count: int, columns: int) -> Float[Tensor, "K M"]:

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
 
 from lmms_kvtp.types import Frames, PackedTokens
@@ -86,8 +86,8 @@ def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneratio
     shared = {layout.name(name): tensor for name, tensor in own.items()}
     norm = {name: torch.ones(vlm.vision.hidden) for name in layout.unused if name in names}  # what it returns is unused
     model.load_state_dict({name: shared.get(name, norm.get(name)) for name in names}, assign=True)
-    model.to(vlm.device, vlm.dtype)
-    model.eval()
+    nn.Module.to(model, vlm.device, vlm.dtype)
+    nn.Module.eval(model)
     return model
 
 

@@ -28,7 +28,7 @@ class PredictorTrainer(Trainer):
         return metrics
 
 
-class FiniteGradients(TrainerCallback):  # type: ignore[misc]
+class FiniteGradients(TrainerCallback):
     """Stops before an update would write numbers that are none into the weights."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
