@@ -77,7 +77,7 @@ def _strongest(
         unit = directions / directions.norm(dim=1, keepdim=True)
         parts = range(0, len(gradient), AT_ONCE)
         return torch.cat([(gradient[i : i + AT_ONCE] @ unit.T).abs().argmax(dim=1).cpu() for i in parts])
-    weights = torch.linalg.lstsq(directions.T, gradient.T).solution.abs().cpu()  # [K, M]
+    weights: Tensor = torch.linalg.lstsq(directions.T, gradient.T).solution.abs().cpu()  # [K, M]
     if apart is None:
         return weights.argmax(dim=0)
     nearest: Tensor = apart.masked_fill(weights < EQUAL * weights.amax(dim=0), torch.inf).argmin(dim=0)
