@@ -193,7 +193,8 @@ def _next(chunks: Iterator[Frames], meter: Meter) -> Frames | None:
     start = time.perf_counter()
     frames = next(chunks, None)
     passed = time.perf_counter() - start
-    for stage, seconds in frames.spent.items() if frames else ():
+    spent = frames.spent if frames else {}
+    for stage, seconds in spent.items():
         meter.add(stage, seconds)
     meter.add("waiting" if "waiting" in meter.seconds else "decode", passed)
     return frames
