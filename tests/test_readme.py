@@ -13,7 +13,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     encode(write_script(0, "val"), tmp_path / "video.mp4")
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(code.strip().splitlines()) <= 5
+    assert len(code.strip().splitlines()) <= 6
     exec(compile(code, "README.md", "exec"), {})
     text, kept, before = capsys.readouterr().out.split()
     assert text.isalpha()

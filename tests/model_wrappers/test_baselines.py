@@ -34,7 +34,7 @@ def parts(method):
 def test_every_id_is_tested_and_stands_in_the_docs():
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines()]
-    documented = {row[0]: row for row in rows if row[0] in MODELS}
+    documented = {row[0]: row for row in rows if row[0] in MODELS and len(row) == 5}
     for name, (scorer, allocator, pruner, layers, ratio) in ROWS.items():
         assert documented[name] == [name, f"siglip, {scorer}, {allocator}", pruner, f"{ratio:g}", layers]
     assert set(ROWS) == {name for name in MODELS if name.startswith("llava_video")}

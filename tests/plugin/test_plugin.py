@@ -100,7 +100,7 @@ def test_the_callable_never_raises_and_says_what_is_missing(monkeypatch, caplog)
     monkeypatch.setitem(sys.modules, "lmms_eval.models.registry_v2", None)
     monkeypatch.delattr(models, "registry_v2")
     assert plugin.manifests() == []
-    assert "some models among llava_video_kvtp, llava_video, " in caplog.text
+    assert "some models among llava_video_kvtp, kvtp_sweep, " in caplog.text
 
 
 def test_our_tasks_stand_beside_the_stock_tasks(our_tasks, stock_tasks):

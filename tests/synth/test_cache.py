@@ -80,7 +80,7 @@ def test_a_damaged_file_is_made_again(home: Path, damage: str) -> None:
 def test_a_file_of_another_version_is_made_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.ensure("train", SEEDS)
     folder = cache.folder()
-    monkeypatch.setattr(cache, "VERSION", 2)
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     assert cache.folder() != folder
     monkeypatch.setattr(cache, "folder", lambda: folder)  # even in the same folder
     assert cache.missing("train", SEEDS) == SEEDS
