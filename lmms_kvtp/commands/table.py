@@ -55,12 +55,12 @@ def main(arguments: argparse.Namespace) -> int:
     tables = {"table": whole, "headline": short, "seeds": embedded.seeds_table(seeds)}
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
     pages: Path = arguments.into or folder
-    if not arguments.no_figures:
-        _draw(arguments, checkpoints[0], runs, ratios, pages / "docs" / "figures")
     if arguments.into:
         write_between(pages / "README.md", tables["headline"], "headline")
         for name, text in tables.items():
             write_between(pages / "docs" / "benchmark.md", text, name)
+    if not arguments.no_figures:
+        _draw(arguments, checkpoints[0], runs, ratios, pages / "docs" / "figures")
     return 0
 
 
