@@ -1,9 +1,12 @@
 """The embedded benchmark's own pages: its table, its rows over several training seeds, and its figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
+from lmms_kvtp.drawing import drawing, to_svg
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
 from lmms_kvtp.table import markdown
@@ -53,37 +56,34 @@ def kept(run: Run) -> float:
 
 def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> None:
     """Accuracy against the share of tokens kept, a line per method."""
-    figure, axes = _axes("vision tokens kept (%)")
-    _band(axes, accuracy(full), "all tokens")
-    for name, runs in lines.items():
-        _line(axes, [100 * kept(run) for run in runs], [accuracy(run) for run in runs], name)
-    axes.set_xscale("log")
-    ticks = sorted({round(100 * kept(run)) for runs in lines.values() for run in runs})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    _save(figure, axes, file)
+    with _plot(file, "vision tokens kept (%)") as axes:
+        axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
+        for name, runs in lines.items():
+            _line(axes, [100 * kept(run) for run in runs], [accuracy(run) for run in runs], name)
+        axes.set_xscale("log")
+        ticks = sorted({round(100 * kept(run)) for runs in lines.values() for run in runs})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
 
 
 def draw_temperatures(file: Path, lines: Mapping[str, Mapping[float, Run]], full: Run) -> None:
     """Accuracy against the temperature of the softmax over frames (the paper's figure 7)."""
-    figure, axes = _axes("temperature of the allocator")
-    _band(axes, accuracy(full), "all tokens")
-    for name, runs in lines.items():
-        _line(axes, list(runs), [accuracy(run) for run in runs.values()], name)
-    axes.set_xscale("log", base=2)
-    temperatures = sorted({value for runs in lines.values() for value in runs})
-    axes.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
-    _save(figure, axes, file)
+    with _plot(file, "temperature of the allocator") as axes:
+        axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
+        for name, runs in lines.items():
+            _line(axes, list(runs), [accuracy(run) for run in runs.values()], name)
+        axes.set_xscale("log", base=2)
+        temperatures = sorted({value for runs in lines.values() for value in runs})
+        axes.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
 
 
 def draw_sparsity(file: Path, lines: Mapping[str, Run], sparsity: Mapping[str, float], betas: Sequence[float]) -> None:
     """Accuracy on the questions whose relevance is at least so sparse (the paper's figure 6)."""
     counts = [sum(value >= beta for value in sparsity.values()) for beta in betas]
-    figure, axes = _axes("sparsity of the questions at least")
-    for name, run in lines.items():
-        _line(axes, list(betas), [accuracy(sparse(run, sparsity, beta)) for beta in betas], name)
-    axes.set_xticks(list(betas), [f"{beta:g}\nn={count}" for beta, count in zip(betas, counts, strict=True)])
-    _save(figure, axes, file)
+    with _plot(file, "sparsity of the questions at least") as axes:
+        for name, run in lines.items():
+            _line(axes, list(betas), [accuracy(sparse(run, sparsity, beta)) for beta in betas], name)
+        axes.set_xticks(list(betas), [f"{beta:g}\nn={count}" for beta, count in zip(betas, counts, strict=True)])
 
 
 def sparse(run: Run, sparsity: Mapping[str, float], beta: float) -> Run:
@@ -96,28 +96,19 @@ def _by_kind(run: Run, kinds: Sequence[str]) -> list[str]:
     return [f"{e.mean:.0f} ± {e.stderr:.0f}" for e in found]
 
 
-def _axes(xlabel: str):  # type: ignore[no-untyped-def]
-    from matplotlib.figure import Figure  # a second to load, which other commands need not wait for
+@contextmanager
+def _plot(file: Path, xlabel: str) -> Iterator[Any]:
+    """Axes of accuracy; what was drawn is in `file` afterwards."""
+    with drawing(6.4, 4.0) as figure:
+        axes = figure.subplots()
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("accuracy (%)")
+        yield axes
+        axes.legend(fontsize=8, ncols=2)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(to_svg(figure), encoding="utf-8")
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel("accuracy (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
 
-
-def _line(axes, x: Sequence[float], y: Sequence[Estimate], name: str) -> None:  # type: ignore[no-untyped-def]
+def _line(axes: Any, x: Sequence[float], y: Sequence[Estimate], name: str) -> None:
     means, errors = [e.mean for e in y], [e.stderr for e in y]
     axes.errorbar(x, means, errors, marker="o", markersize=4, capsize=2, linewidth=1.4, label=name)
-
-
-def _band(axes, full: Estimate, name: str) -> None:  # type: ignore[no-untyped-def]
-    axes.axhline(full.mean, color="black", linewidth=1, linestyle="--", label=name)
-
-
-def _save(figure, axes, file: Path) -> None:  # type: ignore[no-untyped-def]
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Date": None})

@@ -1,6 +1,7 @@
 """How sparse the relevance of the embedded benchmark's questions is, as an untuned image-text model sees it."""
 
 from itertools import groupby
+from typing import cast
 
 import torch
 
@@ -32,7 +33,7 @@ def sparsities(num_videos: int, checkpoint: str, temperature: float = 1.0) -> di
         chunks = load_video(cache.video(split, seed)).chunks()
         features = FrameFeatures.cat([encoder.encode(frames, frozenset({"image"}), vlm.pool) for frames in chunks])
         for doc in documents:
-            text, options = str(doc["question"]), tuple(map(str, doc["options"]))  # type: ignore[call-overload]
+            text, options = str(doc["question"]), tuple(cast(list[str], doc["options"]))
             question = Question(prompt=text, stem=text, options=options, refined=refine(text, options))
             scores = scorer.score(features, question, encoder)
             found[str(doc["question_id"])] = sparsity(scores, temperature)

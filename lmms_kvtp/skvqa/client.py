@@ -93,7 +93,7 @@ class Endpoint(Chat):
             )
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The model's name; not the address, under which the same model may move."""
         return self.model
 

@@ -68,5 +68,5 @@ def test_figures_name_their_lines(draw: str, tmp_path: Path) -> None:
     else:
         embedded.draw_sparsity(file, {"random pruning": ALONE}, {f"q{i}": 1.0 + i for i in range(6)}, (1.5, 2.5))
     text = file.read_text()
-    assert "<!-- random pruning -->" in text
-    assert ("<!-- all tokens -->" in text) == (draw != "sparsity")
+    assert ">random pruning<" in text
+    assert (">all tokens<" in text) == (draw != "sparsity")

@@ -63,8 +63,10 @@ class BudgetError(RuntimeError):
 class Chat(ABC):
     """Answers requests, several at a time where it can."""
 
-    name: str
-    """For the index and the cache: what determines the answers."""
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For the index and the cache: what determines the answers."""
 
     @abstractmethod
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:

@@ -20,7 +20,7 @@ class ChatScorer(ClipScorer):
     uses_prompts = True
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The chat model."""
         return self.chat.name
 

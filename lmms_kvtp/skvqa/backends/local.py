@@ -23,7 +23,7 @@ class LocalModel(Chat):
     """Folder, hub id, or `tiny`."""
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The checkpoint."""
         return self.pretrained
 

@@ -55,7 +55,7 @@ class LanguageModel(OneByOne):
     uses_prompts = True
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The checkpoint."""
         return self.model.name
 
@@ -75,7 +75,7 @@ class TextSimilarity(OneByOne):
     uses_prompts = False
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """Checkpoint and scale."""
         return f"{self.pretrained} x{self.scale:g}"
 
@@ -105,7 +105,7 @@ class ImageSimilarity(OneByOne):
     """Features of the last video, for the questions on it that follow."""
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The checkpoint."""
         return self.encoder.pretrained
 

@@ -27,8 +27,11 @@ class Scoreable:
 class ClipScorer(ABC):
     """Says from 0 to 5 how relevant each clip of a video is to a question."""
 
-    name: str
-    """For the index and the cache."""
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For the index and the cache."""
+
     needs_captions: bool
     uses_prompts: bool
 
