@@ -1,5 +1,6 @@
 """Videos: which of their frames the model sees, at which seconds, read a bounded number at a time."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from lmms_kvtp.decoders.index import read_index
 from lmms_kvtp.decoders.memory import Images, MemoryReader
 from lmms_kvtp.sampling import FrameOptions, sample, time_instruction
 from lmms_kvtp.types import Frames, VideoError
+
+FOLDER_FPS = 3.0
+"""Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +51,12 @@ class SampledVideo:
 
 
 def load_video(source: str | PathLike[str], options: FrameOptions | None = None) -> SampledVideo:
-    """Choose the frames of a video file; nothing is decoded yet.
+    """Choose the frames of a video file, or of a folder of image files; nothing is decoded yet.
 
     The key is the file's name without folder and extension: the same wherever the data set lies.
 
     Args:
-        source: a file.
+        source: a file, or a folder whose image files are `FOLDER_FPS` frames a second.
         options: which frames, and how they are read.
 
     Raises:
@@ -59,10 +64,25 @@ def load_video(source: str | PathLike[str], options: FrameOptions | None = None)
     """
     options = options or FrameOptions()
     path = fspath(source)
+    if Path(path).is_dir():
+        return video_from_frames(image_files(path), Path(path).name, FOLDER_FPS, options=options)
     index = read_index(path)
     indices, times = _choose(path, index.num_frames, index.avg_fps, options)
     opener = partial(open_reader, index, indices.tolist(), options)
     return _video(path, Path(path).stem, indices, times, index.num_frames / index.avg_fps, options, opener)
+
+
+def image_files(folder: str | PathLike[str]) -> list[str]:
+    """The image files in a folder by their numbers, so that frame 10 comes behind frame 9.
+
+    Raises:
+        VideoError: there is none.
+    """
+    found = [str(path) for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise VideoError(f"cannot read video {fspath(folder)}: it is a folder without image files ({kinds})")
+    return sorted(found, key=_numbered)
 
 
 def video_from_frames(
@@ -125,6 +145,10 @@ def _video(
         chunk_size=options.chunk_size,
         open=opener,
     )
+
+
+def _numbered(path: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _same(reader: Reader) -> Reader:

@@ -1,6 +1,5 @@
 """The harness's visuals as videos."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +8,8 @@ from typing import Any
 from PIL.Image import Image
 
 from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import Video, VideoError
-from lmms_kvtp.video import load_video, video_from_frames
-
-FOLDER_FPS = 3.0
-"""Frames per second of video in a folder of image files: those of MVBench, as in the stock wrapper."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from lmms_kvtp.types import Video
+from lmms_kvtp.video import FOLDER_FPS, IMAGE_SUFFIXES, image_files, load_video, video_from_frames
 
 
 def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[Video]:
@@ -31,10 +26,7 @@ def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[
     """
     fps = 1.0
     if len(visuals) == 1 and isinstance(visuals[0], str) and Path(visuals[0]).is_dir():
-        inside = [str(path) for path in Path(visuals[0]).iterdir() if _kind(str(path)) == "image file"]
-        if not inside:
-            raise VideoError(f"{visuals[0]} is a folder without image files ({', '.join(SUFFIXES)})")
-        visuals, fps = sorted(inside, key=_in_order), FOLDER_FPS
+        visuals, fps = image_files(visuals[0]), FOLDER_FPS
     kinds = {_kind(visual) for visual in visuals}
     if kinds <= {"video"}:
         return [load_video(path, options) for path in visuals]
@@ -46,14 +38,9 @@ def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[
     return [video_from_frames(list(visuals), name, fps=fps, options=few)]
 
 
-def _in_order(path: str) -> list[tuple[int, str]]:
-    """So that frame 10 comes behind frame 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
-
-
 def _kind(visual: Any) -> str:
     if isinstance(visual, Image):
         return "image"
     if not isinstance(visual, str):
         return type(visual).__name__
-    return "image file" if visual.lower().endswith(SUFFIXES) else "video"
+    return "image file" if visual.lower().endswith(IMAGE_SUFFIXES) else "video"

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 from pyarrow import parquet
 
 SECONDS = 20
@@ -29,6 +30,17 @@ def write_video(path: Path, seed: int, seconds: int = SECONDS) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return path
+
+
+def write_frames(folder: Path, seed: int, seconds: int = SECONDS) -> Path:
+    """A folder of images, three a second, as MVBench keeps episodes: numbered from 1, five digits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed)
+    for index in range(3 * seconds):
+        if index % 12 == 0:
+            image = Image.fromarray(noise.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+        image.save(folder / f"{index + 1:05}.jpg")
+    return folder
 
 
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -99,7 +111,7 @@ def write_dataset(folder: Path, dataset: str, videos: int = 2, seconds: int = SE
     """Write annotations and videos; returns where they are."""
     annotations, root, names = WRITERS[dataset](folder, videos)
     for seed, name in enumerate(names):
-        write_video(root / name, seed, seconds)
+        (write_video if Path(name).suffix else write_frames)(root / name, seed, seconds)
     return annotations, root
 
 
@@ -174,14 +186,15 @@ def _videochatgpt(folder: Path, videos: int) -> tuple[Path, Path, list[str]]:
 
 def _mvbench(folder: Path, videos: int) -> tuple[Path, Path, list[str]]:
     for task in ("action_count", "moving_count", "episodic_reasoning"):
+        ending = "" if task == "episodic_reasoning" else ".mp4"
         rows = [
-            {"video": f"video_{v}.mp4", "question": "How many?", "candidates": ["3", "4", "2"], "answer": "3"}
+            {"video": f"video_{v}{ending}", "question": "How many?", "candidates": ["3", "4", "2"], "answer": "3"}
             for v in range(videos)
         ]
         write_json(folder / "json" / f"{task}.json", rows)
     names = [
         f"{part}/video_{v}.mp4" for part in ("perception/videos", "clevrer/video_validation") for v in range(videos)
-    ]
+    ] + [f"tvqa/video_fps3_hq_segment/video_{v}" for v in range(videos)]
     return folder / "json", folder / "hf" / "mvbench_video", names
 
 

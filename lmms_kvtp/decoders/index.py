@@ -107,8 +107,6 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def _check_file(path: str) -> None:
     file = Path(path)
-    if file.is_dir():
-        raise VideoError(f"cannot read video {path}: it is a folder; for a folder of images, use video_from_frames")
     try:
         if file.stat().st_size == 0:
             raise VideoError(f"cannot read video {path}: the file is empty; {WAY_OUT}")

@@ -75,8 +75,6 @@ def _mvbench(row: Row, file: Path, number: int) -> list[SourceQuestion]:
     task = file.parent.name if file.suffix == ".parquet" else file.stem
     video = str(row["video"])
     options = _texts(row["candidates"])
-    if task == "episodic_reasoning":  # folders of images, not videos
-        return []
     path = f"{MVBENCH_FOLDERS.get(task, '')}/{video}"
     return [SourceQuestion(f"{task}-{number}", path, path, _text(row["question"]), options)]
 
@@ -92,6 +90,7 @@ MVBENCH_FOLDERS = {
     "object_shuffle": "perception/videos",
     "egocentric_navigation": "vlnqa",
     "moving_direction": "clevrer/video_validation",
+    "episodic_reasoning": "tvqa/video_fps3_hq_segment",
     "fine_grained_action": "Moments_in_Time_Raw/videos",
     "scene_transition": "scene_qa/video",
     "state_change": "perception/videos",
@@ -102,7 +101,7 @@ MVBENCH_FOLDERS = {
     "object_existence": "clevrer/video_validation",
     "action_count": "perception/videos",
 }
-"""Where the hub's release keeps the videos of each sub-task."""
+"""Where the hub's release keeps the videos of each sub-task; those of episodic_reasoning may be folders of frames."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "mvbench": Layout(
         _mvbench,
         "the folder json of OpenGVLab/MVBench, one file for each sub-task: video, question, candidates",
-        "the unpacked folders star, clevrer, perception and so on",
+        "the unpacked folders star, clevrer, perception and so on; in tvqa, folders of frames, three a second",
     ),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lmms_kvtp.skvqa.layouts import LayoutError, expected
+from lmms_kvtp.video import IMAGE_SUFFIXES
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 SHOWN = 20
@@ -19,13 +20,13 @@ class ArchiveError(ValueError):
 
 @dataclass(frozen=True)
 class VideoFolder:
-    """The video files below a folder, by their name without extension."""
+    """The videos below a folder, by their name without extension: files, and folders of frames."""
 
     root: Path
     found: Mapping[str, tuple[Path, ...]]
 
     def find(self, name: str) -> Path | None:
-        """The file of that name, wherever it lies below the folder; of several, the one in the named subfolder."""
+        """The video of that name, wherever it lies below the folder; of several, the one in the named subfolder."""
         wanted = PurePosixPath(name)
         stem = wanted.stem if wanted.suffix.lower() in SUFFIXES else wanted.name
         paths = self.found.get(stem, ())
@@ -55,7 +56,7 @@ def missing_message(dataset: str, root: Path, missing: list[str], total: int) ->
 
 
 def scan(root: Path) -> VideoFolder:
-    """Find all video files below a folder.
+    """Find all video files and folders of image files below a folder.
 
     Raises:
         LayoutError: it is no folder.
@@ -63,13 +64,17 @@ def scan(root: Path) -> VideoFolder:
     if not root.is_dir():
         raise LayoutError(f"no folder of videos at {root}")
     found: dict[str, list[Path]] = {}
+    frames: dict[str, list[Path]] = {}
     for folder, inner, names in os.walk(root, followlinks=True):
         inner.sort()
         for name in sorted(names):
             path = Path(folder) / name
             if path.suffix.lower() in SUFFIXES:
                 found.setdefault(path.stem, []).append(path)
-    return VideoFolder(root, {stem: tuple(paths) for stem, paths in found.items()})
+        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            frames.setdefault(Path(folder).name, []).append(Path(folder))
+    everything = {stem: (*found.get(stem, ()), *frames.get(stem, ())) for stem in [*found, *frames]}  # files first
+    return VideoFolder(root, everything)
 
 
 def unpack(archive: Path, into: Path) -> None:

@@ -10,7 +10,7 @@ from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.skvqa.rates import CLIP_SIZE, clip_bounds
 from lmms_kvtp.skvqa.store import Store, content_key
 from lmms_kvtp.types import Frames, VideoError
-from lmms_kvtp.video import SampledVideo, load_video
+from lmms_kvtp.video import SampledVideo, image_files, load_video
 
 FINGERPRINT_BYTES = 65536
 
@@ -57,7 +57,7 @@ class Clips:
 
 
 def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int = CLIP_SIZE) -> Clips:
-    """Choose the frames of a file by LLaVA-Video's rule; the store remembers them.
+    """Choose the frames of a file, or of a folder of frames, by LLaVA-Video's rule; the store remembers them.
 
     Raises:
         VideoError: the file cannot be read.
@@ -73,7 +73,17 @@ def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int
 
 
 def fingerprint(path: Path) -> str:
-    """Stands for a file's content: its size, and the bytes at its start, middle and end. Whole videos are too long."""
+    """Stands for a file's content: its size, and the bytes at its start, middle and end. Whole videos are too long.
+
+    For a folder of frames: the names and sizes of all of them, and the bytes of the first, the middle and the last.
+
+    Raises:
+        VideoError: a folder without frames.
+    """
+    if path.is_dir():
+        files = [Path(file) for file in image_files(path)]
+        sizes = [(file.name, file.stat().st_size) for file in files]
+        return content_key(sizes, [fingerprint(files[number]) for number in (0, len(files) // 2, -1)])
     size = path.stat().st_size
     content = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

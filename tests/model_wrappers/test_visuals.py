@@ -58,7 +58,7 @@ def test_frames_of_a_folder_are_numbered_not_spelled_and_three_make_a_second(tmp
 
 def test_a_folder_without_frames_is_an_error_with_its_path(tmp_path):
     (tmp_path / "notes.txt").write_text("no frame")
-    with pytest.raises(VideoError, match=f"{tmp_path} is a folder without image files"):
+    with pytest.raises(VideoError, match=f"{tmp_path}: it is a folder without image files"):
         to_videos([str(tmp_path)], "doc", OPTIONS)
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 from checkpoints import write_tiny
-from skvqa_lookalikes import write_dataset, write_json, write_video
+from skvqa_lookalikes import write_dataset, write_frames, write_json, write_video
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.skvqa.index import read
 from lmms_kvtp.skvqa.layouts import LAYOUTS
 from lmms_kvtp.skvqa.rates import clip_bounds
 from lmms_kvtp.skvqa.store import Store
+from lmms_kvtp.skvqa.videos import fingerprint
+from lmms_kvtp.training.predictor import examples
+from lmms_kvtp.video import load_video
 from lmms_kvtp.vlms.tiny import tiny_folder
 
 SIGLIP = f"siglip:{tiny_folder() / 'siglip'}"
@@ -49,11 +52,36 @@ def test_each_data_set_is_built_from_images_alone(data, tmp_path, dataset, capsy
         assert max(entry.clip_scores) == 5.0
         assert min(entry.clip_scores) >= 0.0
         assert [edge[0] for edge in entry.edges] == [first * 1.0 for first, _ in clip_bounds(20)]
-        assert (data[dataset][1] / entry.video).is_file()
+        assert (data[dataset][1] / entry.video).exists()
     assert len({entry.clip_scores for entry in entries}) > 1
     told = capsys.readouterr().out
     assert f"{dataset}: 0 of {len(entries)} questions kept" in told
     assert main(["skvqa", "validate", str(tmp_path)]) == 0
+
+
+def test_folders_of_frames_are_videos_of_three_frames_a_second(data, tmp_path):
+    annotations, videos = data["mvbench"]
+    out = tmp_path / "out"
+    command = arguments("mvbench", (annotations / "episodic_reasoning.json", videos), out, "--scorer", SIGLIP)
+    assert main([*command, "--captioner", "none"]) == 0
+    entries = read(out / "mvbench.jsonl", "mvbench")
+    assert [entry.video for entry in entries] == [f"tvqa/video_fps3_hq_segment/video_{v}" for v in range(2)]
+    assert [(entry.duration, entry.num_frames, entry.edges[-1]) for entry in entries] == [(20.0, 20, (16.0, 20.0))] * 2
+    [first, _] = examples.read_index(out / "mvbench.jsonl", videos)
+    assert len(load_video(first.source).indices) == 20  # what the predictor trains on
+
+
+def test_a_frame_that_is_damaged_or_exchanged_is_noticed(tmp_path):
+    folder = write_frames(tmp_path / "videos" / "v", 0)
+    before = fingerprint(folder)
+    row = {"video": "v", "question": "Who?", "candidates": ["a", "b"], "answer": "a"}
+    annotations = write_json(tmp_path / "json" / "episodic_reasoning.json", [row])
+    command = arguments("mvbench", (annotations, tmp_path / "videos"), tmp_path / "out", "--scorer", SIGLIP)
+    (folder / "00001.jpg").write_bytes((folder / "00002.jpg").read_bytes()[:-100])
+    assert fingerprint(folder) != before
+    assert main([*command, "--captioner", "none"]) == 2
+    [lost] = (tmp_path / "out" / "mvbench.failures.jsonl").read_text().splitlines()
+    assert "00001.jpg" in json.loads(lost)["reason"]
 
 
 def test_a_local_model_captions_and_scores(data, tmp_path):

@@ -4,7 +4,7 @@ import tarfile
 import zipfile
 
 import pytest
-from skvqa_lookalikes import WRITERS, nextqa_rows, videomme_rows, write_json, write_parquet
+from skvqa_lookalikes import WRITERS, nextqa_rows, videomme_rows, write_frames, write_json, write_parquet
 
 from lmms_kvtp.skvqa.layouts import LAYOUTS, LayoutError, read_questions
 from lmms_kvtp.skvqa.locate import ArchiveError, scan, unpack
@@ -17,7 +17,7 @@ COUNTS = {
     "activitynetqa": 2,
     "perceptiontest": 4,
     "videochatgpt": 6,
-    "mvbench": 4,
+    "mvbench": 6,
 }
 """Questions of a look-alike with two videos."""
 
@@ -27,7 +27,10 @@ def test_questions_and_videos_of_each_layout_are_found(tmp_path, dataset):
     annotations, root, names = WRITERS[dataset](tmp_path, 2)
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+        if "." in name:
+            (root / name).touch()
+        else:
+            write_frames(root / name, 0, seconds=1)
     questions = read_questions(dataset, annotations)
     assert len(questions) == COUNTS[dataset]
     found = scan(root).find_all(dataset, [asked.video for asked in questions])
@@ -97,6 +100,15 @@ def test_of_two_files_with_one_name_the_one_in_the_named_folder_is_taken(tmp_pat
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "video_1.mp4").touch()
     assert scan(tmp_path).find("perception/videos/video_1.mp4") == tmp_path / "perception/videos/video_1.mp4"
+
+
+def test_of_a_file_and_a_folder_of_frames_with_one_name_the_file_is_taken(tmp_path):
+    write_frames(tmp_path / "frames" / "v1", 0, seconds=1)
+    assert scan(tmp_path).find("v1") == tmp_path / "frames" / "v1"
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "v1.mp4").touch()
+    assert scan(tmp_path).find("v1") == tmp_path / "videos" / "v1.mp4"
+    assert scan(tmp_path).find("frames/v1") == tmp_path / "frames" / "v1"
 
 
 def test_a_dot_in_a_name_is_no_extension(tmp_path):

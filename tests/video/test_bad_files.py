@@ -60,7 +60,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    refuses(tmp_path, "it is a folder.*video_from_frames")
+    refuses(tmp_path, "it is a folder without image files")
 
 
 def test_an_empty_file(tmp_path):

@@ -85,5 +85,5 @@ class FeatureCache:
     def _digest(self, example: Example) -> str:
         """Changes with the viewer, its weights, the video and the choice of frames."""
         files = [Path(example.source), *self.viewer.files]
-        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
         return hashlib.sha256(repr((self.viewer.key, example.frames, stats)).encode()).hexdigest()[:16]
