@@ -116,7 +116,7 @@ class Question:
     doc_key: str = ""
     """Names the document within all tasks of a run."""
     spans: tuple[tuple[float, float, float], ...] | None = None
-    """Ground-truth relevance as (start s, end s, score), where the task has it; () means the whole video."""
+    """Ground-truth relevance as (start s, end s, score of 0 to 5), where the task has it; () means the whole video."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ HARNESS = {"lmms_eval"}
 
 # Layer of each module: a module imports only from layers below its own, and from the light modules of its own layer.
 LAYERS = [
-    ["types", "flops", "resolve", "values", "rows", "table", "grid", "drawing", "after_import", "shipped"],
+    ["types", "relevance", "flops", "resolve", "values", "rows", "table", "grid", "drawing", "after_import", "shipped"],
     ["cost", "layout", "video", "sampling", "decoders", "pixels", "refine", "fusion"],
     ["encoders", "scorers", "allocators", "pruners", "layer_pruning"],
     ["vlms"],

@@ -1,5 +1,6 @@
 """Relevance as the task's own annotation gives it: the ceiling of every scorer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.types import FrameFeatures, Question
 
@@ -24,6 +26,15 @@ class Oracle(FrameScorer):
     the paper's table 4.
     """
 
+    scale: float = MOST_RELEVANT
+    """Relevance of a frame with the highest score. The paper's softmax at temperature 2 reads labels of 0 to 5; at 1
+    it hardly tells relevant frames from others."""
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that turns the order around or makes all frames equal."""
+        if not (self.scale > 0 and math.isfinite(self.scale)):
+            raise ValueError(f"scale={self.scale} must be finite and > 0; the labels' own scale is {MOST_RELEVANT:g}")
+
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Read the scores off the question's spans.
 
@@ -36,7 +47,7 @@ class Oracle(FrameScorer):
                 "have; run a task with annotated spans (skvqa_synth, or one with a SparseKV-QA index), "
                 "or another scorer"
             )
-        return span_scores(question.spans, features.times)
+        return span_scores(question.spans, features.times) * (self.scale / MOST_RELEVANT)
 
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int:
         """None at all."""
@@ -47,7 +58,7 @@ def span_scores(spans: Sequence[tuple[float, float, float]], times: Float[Tensor
     """The score of each frame, by the rules that `Oracle` states.
 
     Args:
-        spans: start (s), end (s) and score; none means the whole video.
+        spans: start (s), end (s) and score of 0 to 5; none means the whole video.
         times: seconds of the frames.
     """
     seconds = times.double()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmms_kvtp.refine import MAX_WORDS
-from lmms_kvtp.skvqa.entry import HIGHEST
+from lmms_kvtp.relevance import MOST_RELEVANT
 
 SLACK = 1.5
 """A refined question may have this much more than the words that were asked for."""
@@ -66,8 +66,8 @@ def read_scores(text: str, bounds: Sequence[tuple[int, int]]) -> tuple[float, ..
     if extra:
         raise AnswerError(f"scores for clips that do not exist: {', '.join(map(repr, extra[:5]))}")
     for clip, score in found.items():
-        if type(score) is not int or not 0 <= score <= HIGHEST:
-            raise AnswerError(f"the score of clip {clip} is {score!r}, not a whole number from 0 to {HIGHEST:g}")
+        if type(score) is not int or not 0 <= score <= MOST_RELEVANT:
+            raise AnswerError(f"the score of clip {clip} is {score!r}, not a whole number from 0 to {MOST_RELEVANT:g}")
     return tuple(float(found[clip]) for clip in wanted)
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE, clip_bounds, clip_rates, sparsity_of
 
 SCHEMA = 1
 """Version of the format, in every line."""
-HIGHEST = 5.0
-"""Scores go from 0, irrelevant, to this."""
 EVALUATION = ("videomme", "egoschema", "nextqa")
 TRAINING = ("activitynetqa", "perceptiontest", "videochatgpt", "mvbench")
 DATASETS = EVALUATION + TRAINING
@@ -190,9 +189,9 @@ def _check(entry: Entry) -> None:
             raise EntryError(f"has {len(getattr(entry, name))} {name} for {clips} clips of {entry.num_frames} frames")
     if entry.edges and (len(entry.edges) != clips or any(end < start for start, end in entry.edges)):
         raise EntryError(f"needs one span with its end behind its start for each of {clips} clips")
-    wrong = [score for score in entry.clip_scores if not 0 <= score <= HIGHEST]
+    wrong = [score for score in entry.clip_scores if not 0 <= score <= MOST_RELEVANT]
     if wrong:
-        raise EntryError(f"has the score {wrong[0]:g}, scores go from 0 to {HIGHEST:g}")
+        raise EntryError(f"has the score {wrong[0]:g}, scores go from 0 to {MOST_RELEVANT:g}")
     rates = clip_rates(entry.clip_scores, entry.num_frames, entry.clip_size, entry.alpha, entry.temperature)
     expected = sparsity_of(rates, entry.alpha)
     close = all(abs(a - b) < 1e-4 for a, b in zip(rates, entry.rates, strict=True))

@@ -14,8 +14,9 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.skvqa.captions import captions_hash
-from lmms_kvtp.skvqa.entry import HIGHEST, Entry, EntryError, make
+from lmms_kvtp.skvqa.entry import Entry, EntryError, make
 from lmms_kvtp.skvqa.layouts import SourceQuestion
 from lmms_kvtp.skvqa.rates import CLIP_SIZE, TEMPERATURE, clip_bounds
 from lmms_kvtp.skvqa.videos import Clips
@@ -134,8 +135,10 @@ def read_segments(text: str) -> list[tuple[int, int, float]]:
         raise ReleaseError(f"scores are not of the form {{[0, 7]: 3}}: {text[:120]!r}")
     segments = sorted((int(first), int(last), float(score)) for first, last, score in _SCORE.findall(text))
     for first, last, score in segments:
-        if last < first or score > HIGHEST:
-            raise ReleaseError(f"segment [{first}, {last}]: {score:g} has a wrong order or a score above {HIGHEST:g}")
+        if last < first or score > MOST_RELEVANT:
+            raise ReleaseError(
+                f"segment [{first}, {last}]: {score:g} has a wrong order or a score above {MOST_RELEVANT:g}"
+            )
     for (_, last, _), (first, _, _) in pairwise(segments):
         if first <= last:
             raise ReleaseError(f"segments overlap at frame {first}")

@@ -8,6 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
+from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.synth import VERSION
 from lmms_kvtp.synth.cache import fingerprint
 from lmms_kvtp.synth.questions import KINDS, LETTERS, Question, ask
@@ -104,7 +105,7 @@ def _document(script: Script, split: str, question: Question) -> Document:
         "question": question.text,
         "options": list(question.options),
         "answer": question.answer,
-        "spans": [[*span, 1.0] for span in question.spans],
+        "spans": [[*span, MOST_RELEVANT] for span in question.spans],
         "duration": script.duration,
     }
 

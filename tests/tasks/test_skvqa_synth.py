@@ -69,7 +69,7 @@ def test_documents_carry_what_wrapper_and_oracle_need(manager: Any, home: Path) 
             for q in ask(write_script(doc["seed"], "test"))
             if q.text == doc["question"] and sorted(q.options) == sorted(doc["options"])
         )
-        assert [tuple(span) for span in doc["spans"]] == [(*span, 1.0) for span in same.spans]
+        assert [tuple(span) for span in doc["spans"]] == [(*span, 5.0) for span in same.spans]
         assert same.answer_text == doc["options"]["ABCD".index(doc["answer"])]
 
 

@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 
 from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.skvqa.backends.base import Chat, ChatReply, ChatRequest, Then
-from lmms_kvtp.skvqa.entry import HIGHEST
 from lmms_kvtp.skvqa.prompts import prompt
 from lmms_kvtp.types import GenerationOptions, PackedTokens, VideoError
 from lmms_kvtp.vlms.base import VideoVLM
@@ -65,7 +65,7 @@ class LocalModel(Chat):
         """
         text = prompt("score_one", caption=caption, question=question)
         logits = self.vlm.next_token_logits(self.vlm.assemble([], text))
-        digits = [self.vlm.chat.plain(str(score)) for score in range(int(HIGHEST) + 1)]
+        digits = [self.vlm.chat.plain(str(score)) for score in range(int(MOST_RELEVANT) + 1)]
         if any(len(ids) != 1 for ids in digits):
             raise ValueError(f"{self.name} has no token for each digit; score with another model, or scorer text")
         return float(logits[[ids[0] for ids in digits]].argmax())

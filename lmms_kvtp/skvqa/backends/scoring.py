@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.skvqa.ask import Asked
-from lmms_kvtp.skvqa.entry import DIGITS, HIGHEST
+from lmms_kvtp.skvqa.entry import DIGITS
 from lmms_kvtp.skvqa.store import Store
 from lmms_kvtp.skvqa.videos import Clips
 
@@ -46,7 +47,7 @@ def below_best(logits: Sequence[float]) -> tuple[float, ...]:
     Softmax does not see a common shift, so rates are those of the logits themselves, cut at 5 below the best.
     """
     best = max(logits)
-    return tuple(round(max(0.0, HIGHEST - (best - logit)), DIGITS) for logit in logits)
+    return tuple(round(max(0.0, MOST_RELEVANT - (best - logit)), DIGITS) for logit in logits)
 
 
 def shortened(caption: str) -> str:

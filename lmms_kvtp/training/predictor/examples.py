@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.refine import Refiner, refine
+from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.synth import cache
 from lmms_kvtp.synth.questions import ask
 from lmms_kvtp.synth.script import write_script
 from lmms_kvtp.types import Question
 
-MOST_RELEVANT = 5.0
-"""The top of the paper's scale of relevance, 0 to 5."""
 CLIP_SIZE = 8
 """Frames of a clip, where an index does not say."""
 
