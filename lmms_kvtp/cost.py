@@ -45,8 +45,8 @@ class SampleCost:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds of each stage in STAGES that ran."""
     flops: dict[str, int] = field(default_factory=dict)
-    """Operations (2 per multiply-add, full attention) of vision, projector, encoder, scorer, pruner, prefill, generate;
-    see docs/costs.md."""
+    """Operations (2 per multiply-add, full attention) of vision, projector, encoder, scorer, pruner, layer_pruning (its
+    selections), prefill, generate; see docs/costs.md."""
     prefill_flops_causal: int = 0
     """Of prefill, where only the pairs below the diagonal of attention count."""
     peak_bytes: int | None = None

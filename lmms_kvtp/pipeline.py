@@ -211,19 +211,35 @@ class Weighed:
 
 def weigh(method: Method, visual: Encoded, question: Question, meter: Meter) -> Weighed:
     """Score the frames, and give each its budget."""
-    scoring = method.scorer.flops(visual.tokens.num_frames, question, method.encoder)
-    with meter.stage("scorer", None if "text" in method.additions else scoring):
+    with meter.stage("scorer", scoring_flops(method, visual.tokens.num_frames, question)):
         features = _complete(method, visual, question)
         relevance = method.scorer.score(features, question, method.encoder)
     with meter.stage("pruner"):
         return Weighed(features, relevance, method.budgets(relevance, visual.tokens.capacity))
 
 
+def scoring_flops(method: Method, num_frames: int, question: Question) -> int | None:
+    """Operations of scoring so many frames, and of the question's embedding where the pruner reads it, too.
+
+    None: counted while they run.
+    """
+    scoring = method.scorer.flops(num_frames, question, method.encoder)
+    if scoring is None or "text" not in method.additions:
+        return scoring
+    text = method.encoder.relevance_flops(0, [question_text(question)])
+    return None if text is None else scoring + text
+
+
 def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
     """Score the frames, give each its budget, and prune."""
     given = weigh(method, visual, question, meter)
-    with meter.stage("pruner", method.pruner.flops(visual.tokens, given.features, given.budgets)):
-        return method.pruner.prune(visual.tokens, given.features, given.budgets, given.relevance)
+    pruner = method.pruner
+    known = 0 if pruner.tells_flops else pruner.flops(visual.tokens, given.features, given.budgets)
+    with meter.stage("pruner", known):
+        packed = pruner.prune(visual.tokens, given.features, given.budgets, given.relevance)
+    if packed.flops:
+        meter.flops["pruner"] = meter.flops.get("pruner", 0) + packed.flops
+    return packed
 
 
 def _complete(method: Method, visual: Encoded, question: Question) -> FrameFeatures:
@@ -269,6 +285,7 @@ def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation
     packed, prompt = ready.packed, ready.prompt
     frames = sum(visual.num_frames for visual in packed)
     lengths = generation.layer_lengths
+    selection = method.layer_pruning.flops(vlm.llm, lengths, prompt.role) if bool((prompt.role == VISION).any()) else 0
     return SampleCost(
         num_frames=frames,
         tokens_before=sum(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in packed),
@@ -283,6 +300,7 @@ def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation
         seconds=ready.meter.seconds,
         flops={
             **ready.meter.flops,
+            **({"layer_pruning": selection} if selection else {}),
             "prefill": prefill_flops(vlm.llm, lengths, reused=generation.reused),
             "generate": decode_flops(vlm.llm, generation.cache_lengths or lengths, generation.num_tokens),
         },

@@ -204,6 +204,8 @@ class PackedTokens:
     num_frames: int
     segment: Int[Tensor, " K"] | None = None
     """Group within which a layer pruner selects, numbered from 0, where the pruner made groups; frames otherwise."""
+    flops: int = 0
+    """Operations of the pruner, where they depend on what it found and it tells (`TokenPruner.tells_flops`)."""
 
     def counts(self) -> Int[Tensor, " T"]:
         """Kept tokens of each frame."""

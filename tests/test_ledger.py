@@ -39,7 +39,20 @@ def ask(model: Model, method: str):
     return next(answer(model.vlm, chosen, [Noise()], [Question(prompt="what color is it?")], options))
 
 
-@pytest.mark.parametrize("pruner", ["prumerge", "tome", "random", "visionzip"])
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "prumerge",
+        "tome",
+        "random",
+        "visionzip",
+        "cdpruner",
+        "flashvid",
+        "random,layer_pruning=fastv,layer_pruning.layer=1",
+        "random,layer_pruning=pyramiddrop,layer_pruning.layers=0:1,layer_pruning.ratios=.5:.25",
+        "prunevid,layer_pruning=prunevid,layer_pruning.layer=0",
+    ],
+)
 def test_all_stages_together_are_what_torch_counts(model, pruner):
     ask(model, f"pruner={pruner},keep_ratio=0.3")  # the weights load
     with counting() as found:

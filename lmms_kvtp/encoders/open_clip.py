@@ -16,10 +16,12 @@ from torch import Tensor
 from lmms_kvtp.encoders._place import place
 from lmms_kvtp.encoders._text import split_text
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.flops import cosine_flops
+from lmms_kvtp.flops.counter import counting, unfused
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.resolve import near
-from lmms_kvtp.types import FrameFeatures, Frames, PixelSpec
+from lmms_kvtp.types import FrameFeatures, Frames
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ class OpenClip(FrameEncoder):
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
         """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
+        pieces = self._pieces(texts)
+        embedded: Tensor = self.model.encode_text(self.tokenizer(pieces).to(place(self.device, self.dtype)[0]))
+        return embedded.float()
+
+    def _pieces(self, texts: Sequence[str]) -> list[str]:
+        """Texts, cut where they are longer than the model reads."""
         limit = self.tokenizer.context_length
 
         def fits(text: str) -> bool:
@@ -85,15 +93,22 @@ class OpenClip(FrameEncoder):
             short, long = self.tokenizer([text])[0], self.tokenizer([text], context_length=2 * limit)[0]
             return torch.equal(short, long[:limit]) and bool((long[limit:] == long[-1]).all())
 
-        pieces = [piece for text in texts for piece in split_text(text, fits)]
-        embedded: Tensor = self.model.encode_text(self.tokenizer(pieces).to(place(self.device, self.dtype)[0]))
-        return embedded.float()
+        return [piece for text in texts for piece in split_text(text, fits)]
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
         """Scaled cosines, shifted where the model has a bias (SigLIP), with what the model learned."""
         cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
         bias = 0.0 if self.model.logit_bias is None else float(self.model.logit_bias)
         return cosine * float(self.model.logit_scale.exp()) + bias
+
+    def flops(self, num_frames: int, needs: frozenset[str]) -> int:
+        """So many times those of one frame, which are counted once."""
+        return num_frames * self._frame_flops if needs else 0
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
+        """Text tower, counted once for a row, and cosines, with the fusion head's share where there are three views."""
+        rows, (row, width) = len(self._pieces(texts)), self._row_flops
+        return rows * row + cosine_flops(rows, num_frames, width, views)
 
     def companion(self, name: str) -> Path | None:
         """A file in the folder of local weights."""
@@ -129,7 +144,7 @@ class OpenClip(FrameEncoder):
         return open_clip.get_tokenizer(self._source[0])
 
     @cached_property
-    def pixel_spec(self) -> PixelSpec:
+    def pixel_spec(self) -> ResizedPixels | CroppedPixels:
         """The model's own preprocessing."""
         stored = self.model.visual.preprocess_cfg
         size = stored["size"] if isinstance(stored["size"], (tuple, list)) else (stored["size"], stored["size"])
@@ -138,6 +153,25 @@ class OpenClip(FrameEncoder):
         if stored["resize_mode"] == "squash":
             return ResizedPixels((height, width), mean, std, Image.Resampling[stored["interpolation"].upper()].value)
         return CroppedPixels((height, width), mean, std, stored["interpolation"], stored["resize_mode"])
+
+    @cached_property
+    @torch.no_grad()
+    def _frame_flops(self) -> int:
+        """Of the image tower on one frame."""
+        height, width = self.pixel_spec.size
+        blank = torch.zeros(1, 3, height, width).to(*place(self.device, self.dtype))
+        with unfused(), counting() as found:
+            self.model.encode_image(blank)
+        return found.flops
+
+    @cached_property
+    @torch.no_grad()
+    def _row_flops(self) -> tuple[int, int]:
+        """Of the text tower on one row, and the width of what comes out."""
+        ids = self.tokenizer(["?"]).to(place(self.device, self.dtype)[0])
+        with unfused(), counting() as found:
+            embedded = self.model.encode_text(ids)
+        return found.flops, embedded.shape[1]
 
     @property
     def _source(self) -> tuple[str, str]:

@@ -7,10 +7,12 @@ the counter's figure exactly. Published figures differ by convention: `conventio
 of them.
 """
 
-from lmms_kvtp.flops.llm import LLMShape, decode_flops, prefill_flops, projector_flops
+from lmms_kvtp.flops.llm import LLMShape, decode_flops, prefill_flops, projector_flops, selection_flops
+from lmms_kvtp.flops.pairs import pairs_flops
 from lmms_kvtp.flops.towers import (
     TextShape,
     VisionShape,
+    cosine_flops,
     features_flops,
     pooling_head_flops,
     relevance_flops,
@@ -22,12 +24,15 @@ __all__ = [
     "LLMShape",
     "TextShape",
     "VisionShape",
+    "cosine_flops",
     "decode_flops",
     "features_flops",
+    "pairs_flops",
     "pooling_head_flops",
     "prefill_flops",
     "projector_flops",
     "relevance_flops",
+    "selection_flops",
     "text_flops",
     "vision_flops",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -27,6 +28,18 @@ def counting() -> Iterator[Counted]:
     with FlopCounterMode(display=False, custom_mapping=distances) as counter:
         yield found
     found.flops = int(counter.get_total_flops())
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Attention as matrix products inside the block, for the counter does not see into fused kernels."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _distances(left: Sequence[int], right: Sequence[int], *_: Any, out_shape: Any = None, **__: Any) -> int:

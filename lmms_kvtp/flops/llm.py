@@ -51,6 +51,12 @@ def decode_flops(shape: LLMShape, layer_lengths: Sequence[int], new_tokens: int)
     return layers + len(steps) * 2 * shape.hidden * shape.vocabulary
 
 
+def selection_flops(shape: LLMShape, positions: int, rows: int) -> int:
+    """What `rows` positions pay to all n positions of one layer, recomputed: 2 n D g + 2 r D a + 2 r n a."""
+    a, g = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return 2 * positions * shape.hidden * g + 2 * rows * shape.hidden * a + 2 * rows * positions * a
+
+
 def _layer(shape: LLMShape, positions: int, pairs: int) -> int:
     """One decoder layer.
 

@@ -90,10 +90,14 @@ def features_flops(shape: VisionShape, frames: int, needs: Set[str], projected_k
 
 
 def relevance_flops(shape: TextShape, lengths: Sequence[int], frames: int, views: int = 1) -> int:
-    """Text tower over rows of `lengths` positions, and cosines with `views` image embeddings of each frame.
+    """Text tower over rows of `lengths` positions, and cosines with `views` image embeddings of each frame."""
+    return text_flops(shape, lengths) + cosine_flops(len(lengths), frames, shape.projection, views)
+
+
+def cosine_flops(rows: int, frames: int, width: int, views: int = 1) -> int:
+    """Cosines of q rows of text with `views` image embeddings of each frame.
 
     2 q T E for each view; more views than one are KVTP's three, which its fusion head makes by 6 T^2 E.
     """
-    width = shape.projection
     mixed = 6 * frames**2 * width if views > 1 else 0
-    return text_flops(shape, lengths) + views * 2 * len(lengths) * frames * width + mixed
+    return views * 2 * rows * frames * width + mixed

@@ -1,7 +1,7 @@
 """The cost of one answer before anything runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -22,8 +22,9 @@ from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layout import Newlines, lay_out
 from lmms_kvtp.method import Method
+from lmms_kvtp.pipeline import scoring_flops
 from lmms_kvtp.pruners.base import pack
-from lmms_kvtp.types import FEATURES, VISION, FrameFeatures, Frames, FrameTokens, Question
+from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, Frames, FrameTokens, Question
 
 TEXT_TOKENS = 120
 """Prompt positions beside the video: chat template, question, four options and the instruction."""
@@ -110,10 +111,14 @@ def forecast(
     lengths = [prompt] * spec.llm.layers
     for layer, left in method.layer_pruning.kept(kept):
         lengths[layer:] = [prompt - kept + left] * (len(lengths) - layer)
+    role = torch.cat([lines.role, torch.full((text_tokens,), TEXT)])  # the question stands behind the video
+    helpers = _helpers(method, budgets, pool.grid, spec.llm.hidden)
+    if kept:
+        helpers["layer_pruning"] = method.layer_pruning.flops(spec.llm, lengths, role)
     flops = {
         "vision": vision_flops(spec.vision, num_frames),
         "projector": projector_flops(spec.vision, spec.llm, num_frames),
-        **{stage: found for stage, found in _helpers(method, tokens, budgets).items() if found},
+        **{stage: found for stage, found in helpers.items() if found},
         "prefill": prefill_flops(spec.llm, lengths),
         "generate": decode_flops(spec.llm, lengths, output_tokens),
     }
@@ -129,12 +134,13 @@ def forecast(
         flops=flops,
         prefill_flops_causal=prefill_flops(spec.llm, lengths, causal=True),
     )
-    unknown = tuple(stage for stage, found in _helpers(method, tokens, budgets).items() if found is None)
+    unknown = tuple(stage for stage, found in helpers.items() if found is None)
     return Forecast(cost, unknown)
 
 
-def _helpers(method: Method, tokens: FrameTokens, budgets: Tensor) -> dict[str, int | None]:
+def _helpers(method: Method, budgets: Tensor, grid: tuple[int, int], hidden: int) -> dict[str, int | None]:
     """Operations of encoder, scorer and pruner; None where they cannot be known."""
+    tokens = FrameTokens(torch.empty(len(budgets), grid[0] * grid[1], hidden, device="meta"), grid)
     frames, needs = tokens.num_frames, method.needs
     sizes = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if needs else None
     if sizes is None:
@@ -143,14 +149,15 @@ def _helpers(method: Method, tokens: FrameTokens, budgets: Tensor) -> dict[str, 
         encoder = Sized(sizes, projected_keys=method.describe()["encoder"].get("key_source") == "projected")
         width = sizes.vision.hidden
     patches = (frames, tokens.capacity)
-    shapes = {"image": (frames, width), "keys": (*patches, width), "patch_text": (*patches, width)}
-    made = {name: torch.empty(shapes.get(name, patches), device="meta") for name in needs & FEATURES}
+    shapes = {"image": (frames, width), "keys": (*patches, width), "patch_text": (*patches, width), "text": (1, width)}
+    read = needs | method.additions - {"tokens"}
+    made = {name: torch.empty(shapes.get(name, patches), device="meta") for name in read}
     features = FrameFeatures(times=torch.empty(frames), **made)
     question = Question(prompt="?", stem="?")
     if needs and sizes is None:
         return {"encoder": None, "scorer": None, "pruner": method.pruner.flops(tokens, features, budgets)}
     return {
         "encoder": encoder.flops(frames, needs) if needs else 0,
-        "scorer": method.scorer.flops(frames, question, encoder),
+        "scorer": scoring_flops(replace(method, encoder=encoder), frames, question),
         "pruner": method.pruner.flops(tokens, features, budgets),
     }

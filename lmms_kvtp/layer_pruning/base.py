@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lmms_kvtp.flops import LLMShape
 from lmms_kvtp.layer_pruning._cut import Inputs, cut_cache, cut_inputs, cut_keys
 from lmms_kvtp.types import VISION, Prompt
 
@@ -70,6 +71,16 @@ class LayerPruner(ABC):
     def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
         """Of so many vision tokens, how many are left from which layer on; for forecasts, so nearly is enough."""
         return ()
+
+    def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int | None:
+        """Operations of the selections alone (see `lmms_kvtp.flops`); None: the ledger leaves them out.
+
+        Args:
+            shape: of the language model.
+            layer_lengths: positions that each layer processed.
+            role: of the prompt's positions, some of which are vision tokens.
+        """
+        return None
 
 
 @dataclass

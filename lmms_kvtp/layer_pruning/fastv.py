@@ -1,11 +1,13 @@
 """FastV: after the first layers, keep the vision tokens that the last prompt position attends to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import LLMShape, selection_flops
 from lmms_kvtp.layer_pruning._attention import check_ratio, highest, last_query_attention
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage, StageInput
 
@@ -42,6 +44,10 @@ class FastV(LayerPruner):
     def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
         """One step."""
         return ((self.layer, max(1, round(self.ratio * entered))),)
+
+    def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
+        """The last position in the layer before."""
+        return selection_flops(shape, layer_lengths[self.layer - 1], rows=1)
 
     def _select(self, inputs: StageInput) -> Bool[Tensor, " K"]:
         [(_, count)] = self.kept(inputs.entered)

@@ -1,5 +1,6 @@
 """PruneVid, second stage: keep the vision tokens that the question attends to, in every layer's cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -7,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import LLMShape, selection_flops
 from lmms_kvtp.layer_pruning._attention import check_ratio, check_scores, unrotated_attention
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage, StageInput
-from lmms_kvtp.types import TEXT
+from lmms_kvtp.types import TEXT, VISION
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,14 @@ class PruneVid(LayerPruner):
         """One step; groups that round down leave a little less."""
         return ((self.layer + 1, int(self.alpha * entered)),)
 
+    def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
+        """Every text position behind the vision tokens, in `layer`."""
+        return selection_flops(shape, layer_lengths[self.layer], rows=len(_question(role)))
+
     def _select(self, inputs: StageInput) -> Bool[Tensor, " K"]:
         groups = inputs.frame if inputs.segment is None else inputs.segment
         vision = torch.nonzero(inputs.vision).flatten()
-        text = torch.nonzero(inputs.role == TEXT).flatten()
-        question = text[text > vision[-1]]
+        question = _question(inputs.role)
         if len(question) == 0:
             raise ValueError("prunevid ranks vision tokens by the text behind them, and this prompt has none")
         kept = vision[self._best(unrotated_attention(inputs, question)[vision], groups[vision])]
@@ -75,3 +80,9 @@ class PruneVid(LayerPruner):
             nearest = (shares - quotas).argsort(descending=True, stable=True)
             quotas[nearest[: max(0, lost)]] += 1
         return quotas
+
+
+def _question(role: Int[Tensor, " K"]) -> Int[Tensor, " q"]:
+    """The text positions behind all vision tokens."""
+    text = torch.nonzero(role == TEXT).flatten()
+    return text[text > torch.nonzero(role == VISION).max()]

@@ -1,12 +1,14 @@
 """PyramidDrop: drop a share of the vision tokens several times on the way through the language model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import LLMShape, selection_flops
 from lmms_kvtp.layer_pruning._attention import check_ratio, highest, last_query_attention
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage, StageInput
 
@@ -50,6 +52,11 @@ class PyramidDrop(LayerPruner):
         """One step for each layer."""
         pairs = zip(self.layers, self.ratios, strict=True)
         return tuple((layer, max(1, int(ratio * entered + 1e-6))) for layer, ratio in pairs)
+
+    def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
+        """The last position in each of `layers`, over what enters it."""
+        entering = [len(role), *layer_lengths]
+        return sum(selection_flops(shape, entering[layer], rows=1) for layer in self.layers)
 
     def _select(self, ratio: float, inputs: StageInput) -> Bool[Tensor, " K"]:
         count = max(1, int(ratio * inputs.entered + 1e-6))

@@ -34,6 +34,8 @@ class TokenPruner(ABC):
     """Where the method comes from: a name and an arXiv id."""
     training_free: ClassVar[bool] = True
     """Nothing in it was trained for pruning."""
+    tells_flops: ClassVar[bool] = False
+    """What it needs depends on what it finds: `PackedTokens.flops` tells, and `flops` cannot."""
 
     @abstractmethod
     def prune(
@@ -56,7 +58,10 @@ class TokenPruner(ABC):
         """
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int | None:
-        """Operations of `prune` (see `lmms_kvtp.flops`); None: counted while it runs."""
+        """Operations of `prune` (see `lmms_kvtp.flops`); None: known when it has run.
+
+        Then they are what it tells, or else are counted while it runs, which takes time of its own.
+        """
         return None
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._greedy import distances
 from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, read, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -57,6 +58,17 @@ class CDPruner(TokenPruner):
         weights = torch.cat([self._weights(patches[part], text) for part in chunks(len(patches))])
         alike = distances(tokens.embeds).neg_().add_(1)
         return pack(tokens, tokens.embeds, diverse(alike, weights.to(alike.device), budgets))
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """All pairs of tokens of a frame, patches by q pieces of text, and steps: T N (2 N D + 2 q E + B (B - 1)).
+
+        B is the largest budget; step s reads the s rows of the factor that are known.
+        """
+        frames, capacity, width = tokens.embeds.shape
+        pieces, joint = read(features, "text", tokens).shape
+        steps = int(budgets.max())
+        compared = pairs_flops(capacity, capacity, width) + pairs_flops(capacity, pieces, joint)
+        return frames * (compared + capacity * steps * (steps - 1))
 
     def _weights(self, patches: Float[Tensor, "F N E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "F N"]:
         unit = F.normalize(text.to(patches.device).float(), dim=1)

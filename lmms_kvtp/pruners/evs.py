@@ -38,3 +38,7 @@ class EfficientVideoSampling(TokenPruner):
         scores[0] = torch.inf
         keep = top(scores.reshape(1, -1), budgets.sum()[None])
         return pack(tokens, tokens.embeds, keep.reshape(scores.shape))
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """No matrix products."""
+        return 0

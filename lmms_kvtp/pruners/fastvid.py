@@ -1,6 +1,6 @@
 """FastVID: salient tokens of each frame, and anchors that merge what else a scene shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._dpc import peak_scores
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
 from lmms_kvtp.pruners._scenes import ScenePruner, join
@@ -30,6 +31,7 @@ class FastVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
     paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
+    tells_flops: ClassVar[bool] = True
 
     context: float = 0.4
     """Part of the budget, rounded to the nearest token, that goes to anchors."""
@@ -64,7 +66,9 @@ class FastVid(ScenePruner):
         anchors = self._anchors(embeds, salient, torch.cat([count for _, count in shares]))
         scenes = zip(*(torch.split(part, lengths) for part in (embeds, salient, anchors)), strict=True)
         owners, weights = zip(*(self._absorb(*scene) for scene in scenes), strict=True)
-        return merge_video(tokens, join(owners), torch.cat(weights))
+        packed = merge_video(tokens, join(owners), torch.cat(weights))
+        compared = sum(_compared(salient, anchors, tokens.capacity) for salient, anchors in shares)
+        return replace(packed, flops=pairs_flops(1, compared, embeds.shape[2]))
 
     def _share(self, budgets: Int[Tensor, " L"], capacity: int) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
         """Salient tokens and anchors of the frames of a scene."""
@@ -100,3 +104,9 @@ class FastVid(ScenePruner):
         weight[holds] = own[holds]
         weight[others] = ((1 - own) / members.clamp_min(1))[owner[others]]
         return owner, weight
+
+
+def _compared(salient: Int[Tensor, " L"], anchors: Int[Tensor, " L"], capacity: int) -> int:
+    """Pairs of a scene that are compared: in frames with anchors all but salient tokens, and the rest with anchors."""
+    free, held = capacity - salient, int(anchors.sum())
+    return int(free[anchors > 0].square().sum()) + int(free.sum() - held) * held

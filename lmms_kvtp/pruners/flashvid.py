@@ -1,6 +1,6 @@
 """FlashVID: diverse salient tokens of each frame, and trees of alike tokens through time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._bags import group, group_sums
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._greedy import distances, farthest
@@ -33,6 +34,7 @@ class FlashVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     paper: ClassVar[str] = "FlashVID, arXiv 2602.08024"
+    tells_flops: ClassVar[bool] = True
 
     salient: float = 0.7
     """Part of a frame's budget, rounded to the nearest token, that is selected and not merged."""
@@ -65,16 +67,25 @@ class FlashVid(ScenePruner):
         num_salient = (budgets * self.salient + 0.5).long()
         salient = farthest(distances(embeds), num_salient, attention * suits)
         rest = [int(part.sum()) for part in torch.split(budgets - num_salient, lengths)]
-        owners = [self._trees(*part) for part in zip(scenes, torch.split(salient, lengths), rest, strict=True)]
-        return merge_video(tokens, join(owners))
+        trees = [self._trees(*part) for part in zip(scenes, torch.split(salient, lengths), rest, strict=True)]
+        owners, compared = zip(*trees, strict=True)
+        frames, capacity, width = embeds.shape
+        flops = pairs_flops(frames * capacity, capacity, width) + pairs_flops(1, sum(compared), width)
+        return replace(merge_video(tokens, join(owners)), flops=flops)
 
-    def _trees(self, scene: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], count: int) -> Int[Tensor, " M"]:
-        """The token of the scene at which each token's average stands, `count` of them beside the salient ones."""
+    def _trees(
+        self, scene: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], count: int
+    ) -> tuple[Int[Tensor, " M"], int]:
+        """The token of the scene at which each token's average stands, `count` of them beside the salient ones.
+
+        And how many pairs of tokens were compared.
+        """
         capacity = scene.shape[1]
         owner = torch.arange(salient.numel(), device=scene.device)
         rest = torch.nonzero(~salient.flatten()).flatten()
         if not count:
-            return owner.index_fill(0, rest, DROPPED)
+            return owner.index_fill(0, rest, DROPPED), 0
+        compared = (len(scene) - 1) * capacity**2
         parent, alike = _joints(scene, salient)
         joined = torch.nonzero(alike > self.tree_threshold).flatten()
         spare = len(rest) - count  # each joint leaves one tree less
@@ -88,7 +99,8 @@ class FlashVid(ScenePruner):
             sums = group_sums(scene.flatten(0, 1)[rest][None], groups)
             centres = density_peaks(sums / groups.sizes[0][:, None], count, self.neighbours)
             owner[rest] = roots[centres][tree]
-        return owner
+            compared += len(roots) ** 2
+        return owner, compared
 
 
 def _suits(scene: Float[Tensor, "L N D"], means: Float[Tensor, "L D"]) -> Float[Tensor, "L N"]:

@@ -1,6 +1,6 @@
 """HoliTom's part before the language model: windows in which most stays still, merged; of what moves, the attended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
 from lmms_kvtp.pruners._still import affordable, still_and_moving
@@ -35,6 +36,7 @@ class HoliTom(TokenPruner):
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "HoliTom, arXiv 2505.21334"
+    tells_flops: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least cosine of a still position; the paper lowers it to 0.65 where 10 % are kept."""
@@ -70,14 +72,15 @@ class HoliTom(TokenPruner):
         shares = largest_remainder(weights, total, torch.tensor([group.shape[1] for group in groups]))
         owner = torch.full((count,), DROPPED, device=attention.device)
         parts = torch.ones(count, device=attention.device)
-        flat, ranked = tokens.embeds.flatten(0, 1), attention.flatten()
+        flat, ranked, flops = tokens.embeds.flatten(0, 1), attention.flatten(), 0
         for group, share in zip(groups, shares.tolist(), strict=True):
             if len(group) > 1 and share:
                 owner[group], parts[group] = self._cluster(flat[group].mean(dim=0, dtype=torch.float32), group, share)
+                flops += pairs_flops(group.shape[1], group.shape[1], flat.shape[1])
             elif len(group) == 1:
                 kept = group[0][ranked[group[0]].argsort(descending=True, stable=True)[:share]]
                 owner[kept] = kept
-        return merge_video(tokens, owner, parts)
+        return replace(merge_video(tokens, owner, parts), flops=flops)
 
     def _cluster(
         self, points: Float[Tensor, "n D"], group: Int[Tensor, "W n"], count: int

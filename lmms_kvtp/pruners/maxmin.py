@@ -6,6 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._greedy import distances, farthest
 from lmms_kvtp.pruners.base import TokenPruner, check, pack
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -33,3 +34,7 @@ class MaxMin(TokenPruner):
         """Keep `budgets[t]` mutually distant tokens of frame t."""
         check(tokens, budgets)
         return pack(tokens, tokens.embeds, farthest(distances(tokens.embeds), budgets))
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """All pairs of tokens of a frame: 2 T N^2 D."""
+        return tokens.num_frames * pairs_flops(tokens.capacity, tokens.capacity, tokens.embeds.shape[2])

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._neighbours import enrich
 from lmms_kvtp.pruners.base import TokenPruner, check, read, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -50,6 +51,11 @@ class PruMergePlus(TokenPruner):
         salient = top(attention, budgets - num_spaced)
         keep = salient | comb(~salient, num_spaced.to(salient.device))
         return enrich(tokens, keep, attention, keys, self.neighbours)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """All pairs of keys of a frame: 2 T N^2 C, as PruMerge."""
+        frames, capacity, width = read(features, "keys", tokens).shape
+        return frames * pairs_flops(capacity, capacity, width)
 
 
 def comb(free: Bool[Tensor, "T N"], count: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
 from lmms_kvtp.pruners._scenes import segment, stillness
@@ -34,6 +35,7 @@ class PruneVid(TokenPruner):
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "PruneVid, arXiv 2412.16117"
+    tells_flops: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least similarity of a static position."""
@@ -61,11 +63,12 @@ class PruneVid(TokenPruner):
         shares = largest_remainder(weights, total, torch.tensor([g.shape[1] for g in groups]), floor=1)
         owner = torch.full((tokens.num_frames * tokens.capacity,), DROPPED, device=embeds.device)
         segment_of = torch.zeros_like(owner)
-        flat = embeds.flatten(0, 1)
+        flat, flops = embeds.flatten(0, 1), pairs_flops(len(embeds), len(embeds), embeds.shape[2])
         for number, (group, share) in enumerate(zip(groups, shares.tolist(), strict=True)):
             segment_of[group] = number
             if share:
                 points = flat[group].mean(dim=0, dtype=torch.float32)
                 owner[group] = group[0][density_peaks(points, share, self.neighbours)]
+                flops += pairs_flops(len(points), len(points), flat.shape[1])
         packed = merge_video(tokens, owner)
-        return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch])
+        return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._bags import group, group_sums
 from lmms_kvtp.pruners._lattice import lattice
 from lmms_kvtp.pruners._merge import merge_video
@@ -67,6 +68,11 @@ class SimpleCluster(TokenPruner):
             members = group(cluster[None], len(centres), torch.zeros_like(cluster[:1]))
             centres[members.filled[0]] = F.normalize(group_sums(unit[None], members, weights[None]), dim=1)
         return merge_video(tokens, _owners(*assign(unit, centres), len(centres)))
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """All tokens with all B clusters in each round and once more: 2 (rounds + 1) M B D; none where all are kept."""
+        count, clusters = tokens.num_frames * tokens.capacity, int(budgets.sum())
+        return (self.rounds + 1) * pairs_flops(count, clusters, tokens.embeds.shape[2]) if clusters < count else 0
 
 
 def assign(unit: Float[Tensor, "M D"], centres: Float[Tensor, "B D"]) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:

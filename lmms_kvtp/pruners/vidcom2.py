@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.pruners._likeness import frame_means, likeness, steady, unit
@@ -46,3 +46,7 @@ class VidCom2(ScorePruner):
             to_video = likeness(vectors, means.mean(dim=0), self.widths)
             scores.append(to_video + likeness(vectors, means[part], self.widths))
         return -torch.cat(scores)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """No matrix products."""
+        return 0

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._merge import DROPPED, merge
 from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read, refuse_nan, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -50,6 +51,11 @@ class VisionZip(TokenPruner):
         anchors = _every_step(~dominant, num_anchors.to(dominant.device))
         owner = torch.cat([_assign(keys[part], dominant[part], anchors[part]) for part in chunks(len(budgets))])
         return merge(tokens, owner)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """All pairs of keys of a frame: 2 T N^2 C."""
+        frames, capacity, width = read(features, "keys", tokens).shape
+        return frames * pairs_flops(capacity, capacity, width)
 
 
 def _every_step(free: Bool[Tensor, "T N"], count: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from lmms_kvtp.encoders.open_clip import OpenClip
+from lmms_kvtp.flops.counter import counting, unfused
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.types import Frames
@@ -113,3 +114,23 @@ def test_companion_files_lie_in_the_folder(clip):
     assert clip.companion("fusion.json") is None
     assert OpenClip(f"ViT-B-32/{folder}/open_clip_pytorch_model.bin").companion("open_clip_config.json").is_file()
     assert OpenClip("ViT-B-32/openai").companion("fusion.json") is None
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_operations_are_what_torch_counts_when_attention_is_not_fused(name, request):
+    encoder = request.getfixturevalue(name)
+    with unfused(), counting() as found:
+        features = encoder.encode(frames(), frozenset({"image"}), POOL)
+    assert found.flops == encoder.flops(5, frozenset({"image"})) > 0
+    assert encoder.flops(5, frozenset()) == 0
+    texts = ["a short one", "a sentence of many words " * 9]
+    with unfused(), counting() as found:
+        encoder.logits(features.image, encoder.encode_text(texts))
+    assert found.flops == encoder.relevance_flops(5, texts)
+
+
+def test_counting_leaves_fused_attention_as_it_was(clip):
+    before = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled()
+    with pytest.raises(OSError), unfused():
+        raise OSError
+    assert (torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled()) == before

@@ -3,7 +3,7 @@
 import pytest
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.flops import LLMShape
+from lmms_kvtp.flops import LLMShape, selection_flops
 from lmms_kvtp.forecast.answer import forecast
 from lmms_kvtp.forecast.conventions import conventions, fastv_formula
 from lmms_kvtp.forecast.models import find, find_encoder
@@ -66,6 +66,20 @@ def test_layer_pruning_shortens_the_layers_behind_it():
     assert [stepped.layer_lengths[layer] for layer in (6, 7, 14, 21)] == [23416, 12600, 7192, 4488]
 
 
+def test_what_a_layer_pruner_reads_is_in_the_forecast():
+    cost, llm = (
+        cost_of("layer_pruning=fastv,scorer=uniform,allocator=uniform,pruner=none,keep_ratio=1"),
+        find("llava-video-7b").llm,
+    )
+    assert cost.flops["layer_pruning"] == selection_flops(llm, 23416, rows=1)
+    assert "layer_pruning" not in cost_of("full").flops
+
+
+def test_pruners_are_forecast_at_the_models_width():
+    pruned = cost_of("scorer=uniform,pruner=maxmin,keep_ratio=0.2")
+    assert pruned.flops["pruner"] == 128 * 2 * 169**2 * 3584
+
+
 def test_conventions_line_up():
     spec, cost = find("llava-video-7b"), cost_of("full")
     found = conventions(cost, spec.llm)
@@ -80,9 +94,7 @@ def test_the_fastv_formula_is_its_papers():
 
 
 def test_what_runs_decides_is_said_to_be_unknown(capsys):
-    assert (
-        main(["flops", "--method", "scorer=uniform,pruner=simplecluster", "--keep-ratio", "0.2", "--frames", "8"]) == 0
-    )
+    assert main(["flops", "--method", "scorer=uniform,pruner=holitom", "--keep-ratio", "0.2", "--frames", "8"]) == 0
     shown = capsys.readouterr().out
     assert "not known before it runs" in shown
     assert "270 of 1352 vision tokens" in shown
