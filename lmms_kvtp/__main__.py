@@ -17,7 +17,7 @@ COMMANDS = {
     "table": ("lmms_kvtp.commands.table", "the embedded benchmark's tables and figures"),
     "check": ("lmms_kvtp.commands.check", "find missing media, and forecast memory and hours, before weights load"),
     "doctor": ("lmms_kvtp.commands.doctor", "run the gates that a method must pass before its scores count"),
-    "bench": ("lmms_kvtp.commands.bench", "where the time of a finished run went, stage by stage"),
+    "bench": ("lmms_kvtp.commands.bench", "where the time of a run goes, beside the least that it could take"),
     "flops": ("lmms_kvtp.commands.flops", "count a method's operations from sizes alone, beside the papers' figures"),
     "reproduce": ("lmms_kvtp.commands.reproduce", "the commands behind the paper's tables and figures"),
     "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),

@@ -1,31 +1,162 @@
-"""`lmms-kvtp bench e2e`: where the time of a run went."""
+"""`lmms-kvtp bench e2e`: where the time of a run goes, and the least that it could take."""
 
 import argparse
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmms_kvtp.rows import METHOD_HELP, method_settings
+
+if TYPE_CHECKING:
+    from lmms_kvtp.cost import SampleCost
+
+QUESTION = "What happens in this video?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs."""
+    """Which run, or what to run."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
-    whole = targets.add_parser("e2e", help="seconds of each stage of a finished run, with the ideal beside them")
-    whole.add_argument("journal", type=Path, nargs="+", help="the run's journals, one for each rank, or their folder")
+    whole = targets.add_parser("e2e", help="seconds of each stage of a run, with the ideal beside them")
+    whole.add_argument(
+        "journal", type=Path, nargs="*", help="a finished run's journals, one for each rank, or their folder"
+    )
+    whole.add_argument("--task", help="run this task first, by the harness")
+    whole.add_argument("--videos", type=Path, metavar="FOLDER", help="ask one question about each video in it first")
+    whole.add_argument("--question", default=QUESTION, help="with --videos (default %(default)r)")
+    whole.add_argument("--model_args", default="pretrained=tiny", help="with --task or --videos (default %(default)s)")
+    whole.add_argument("--limit", type=int, help="only the first so many questions or videos")
+    whole.add_argument("--random-weights", metavar="MODEL", help="llava-video-7b, llava-video-72b, tiny or a folder")
+    whole.add_argument("--frames", type=int, default=128, help="with --random-weights (default %(default)s)")
+    whole.add_argument("--method", default="kvtp+prumerge", help=f"with --random-weights: {METHOD_HELP}")
+    whole.add_argument("--keep-ratio", type=float, help="with --random-weights, over the one of --method")
+    whole.add_argument("--encoder", default="so400m-384", help="with --random-weights: so400m-384, base-224 or shared")
+    whole.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    whole.add_argument("--device", help="with --random-weights (default: the GPU if there is one)")
+    whole.add_argument("--rounds", type=int, default=3, help="with --random-weights; medians count (default 3)")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the table.
+    """Run what was asked for, and write the table.
 
     Raises:
-        ValueError: no answers, or answers of a sweep, whose seconds are not of one method.
+        ValueError: not one source of answers, no answers, or answers of a sweep, whose seconds are not of one method.
         OSError: a journal cannot be read.
     """
-    from lmms_kvtp.bench import waterfall
+    sources = {
+        "JOURNAL": arguments.journal,
+        "--task": arguments.task,
+        "--videos": arguments.videos,
+        "--random-weights": arguments.random_weights,
+    }
+    given = [name for name, value in sources.items() if value]
+    if len(given) != 1:
+        raise ValueError(f"{' and '.join(given) or 'nothing'} given; name one of {', '.join(sources)}")
+    run = {"JOURNAL": _journals, "--task": _task, "--videos": _videos, "--random-weights": _random}[given[0]]
+    sys.stdout.write(run(arguments))
+    return 0
+
+
+def _journals(arguments: argparse.Namespace) -> str:
+    from lmms_kvtp.bench.waterfall import waterfall
+
+    costs = _costs(arguments.journal)
+    return f"{len(costs)} answers\n\n{waterfall(costs)}\n"
+
+
+def _costs(journals: Sequence[Path]) -> "list[SampleCost]":
     from lmms_kvtp.model_wrappers.journal import read
 
-    costs = [answer.cost for path in arguments.journal for answer in read(path).answers.values()]
+    costs = [answer.cost for path in journals for answer in read(path).answers.values()]
     if not costs:
-        raise ValueError(f"{arguments.journal[0]} holds no answers; name the journal of a run that answered something")
+        raise ValueError(f"{journals[0]} holds no answers; name the journal of a run that answered something")
     if any(cost.swept for cost in costs):
-        raise ValueError(f"{arguments.journal[0]} is of a sweep, whose encoders run for all methods; time a run alone")
-    sys.stdout.write(f"{len(costs)} answers\n\n{waterfall(costs)}\n")
-    return 0
+        raise ValueError(f"{journals[0]} is of a sweep, whose encoders run for all methods; time a run alone")
+    return costs
+
+
+def _task(arguments: argparse.Namespace) -> str:
+    """The harness runs in a process of its own; videos are decoded once more, alone, behind it."""
+    from lmms_kvtp.model_wrappers.preflight import media_of
+
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = f"{arguments.model_args},journal={scratch}"
+        command = [sys.executable, "-m", "lmms_eval", "--model", "llava_video_kvtp", "--model_args", settings]
+        command += ["--tasks", arguments.task, "--verbosity", "ERROR"]
+        command += ["--limit", str(arguments.limit)] if arguments.limit else []
+        subprocess.run(command, check=False, stdout=sys.stderr)
+        if not any(Path(scratch).glob("*.jsonl")):
+            raise ValueError(f"the run of {arguments.task} left no answers; the harness's messages stand above")
+        costs = _costs([Path(scratch)])
+    found = media_of(arguments.task, arguments.limit)
+    return _beside_floors(costs, [path for media in found for path in media.present], arguments.model_args)
+
+
+def _videos(arguments: argparse.Namespace) -> str:
+    from lmms_kvtp.model_wrappers.arguments import parse_arguments
+    from lmms_kvtp.model_wrappers.direct import answer_directly, ask_about, build_for, find_videos
+    from lmms_kvtp.values import pairs
+
+    settings = parse_arguments({"allow_toy": True, **pairs(arguments.model_args)})
+    paths = find_videos(arguments.videos)[: arguments.limit]
+    asks = [ask_about(path, arguments.question, min(settings.run.max_new_tokens, 16)) for path in paths]
+    answers = answer_directly(settings, build_for(settings), asks)
+    failed = [answer.error for answer in answers if answer.error is not None]
+    costs = [answer.cost for answer in answers if answer.error is None]
+    if not costs:
+        raise ValueError(f"all {len(failed)} videos of {arguments.videos} failed, the first with {failed[0]}")
+    return _beside_floors(costs, [str(path) for path in paths], arguments.model_args)
+
+
+def _beside_floors(costs: "list[SampleCost]", paths: Sequence[str], model_args: str) -> str:
+    import torch
+
+    from lmms_kvtp.bench.waterfall import stage_floors, waterfall
+    from lmms_kvtp.forecast.machine import matrix_rate
+    from lmms_kvtp.model_wrappers.arguments import parse_arguments
+    from lmms_kvtp.model_wrappers.direct import decoder_alone, device_of
+    from lmms_kvtp.values import pairs
+
+    settings = parse_arguments(pairs(model_args))
+    device, dtype = device_of(settings)
+    rate, alone = matrix_rate(device, dtype), decoder_alone(paths, settings)
+    table = waterfall(costs, stage_floors(costs, rate, alone))
+    return f"{len(costs)} answers; matrix products: {_rate(rate, torch.get_num_threads())}\n\n{table}\n"
+
+
+def _rate(rate: float, threads: int) -> str:
+    return f"{rate / 1e9:.0f} GFLOP/s ({threads} threads)" if rate < 1e12 else f"{rate / 1e12:.0f} TFLOP/s"
+
+
+def _random(arguments: argparse.Namespace) -> str:
+    """One question on random pixels; preprocessing is timed apart, on noise of 720p."""
+    import torch
+
+    from lmms_kvtp.bench.first_token import first_tokens, median_cost, preprocess_seconds, random_pixels
+    from lmms_kvtp.bench.random_model import random_llava, random_parts
+    from lmms_kvtp.bench.waterfall import stage_floors, waterfall
+    from lmms_kvtp.forecast.machine import matrix_rate
+    from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.method import KVTP, build_method
+    from lmms_kvtp.vlms.llava_video import LoadOptions
+
+    spec = find(arguments.random_weights)
+    vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
+    with tempfile.TemporaryDirectory() as scratch:
+        parts = random_parts(arguments.encoder, spec, Path(scratch), str(vlm.device))
+        method = build_method({**method_settings(arguments.method, arguments.keep_ratio), **parts.settings}, KVTP)
+        video = random_pixels([vlm.pixel_spec, parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)
+        runs = first_tokens(vlm, {"": method}, video, arguments.rounds)[""]
+    cost, frame = median_cost(runs), preprocess_seconds(vlm.pixel_spec)
+    rate = matrix_rate(vlm.device, vlm.dtype)
+    lines = [
+        f"{spec.name} with random weights, {arguments.frames} frames, {arguments.method}, encoder {arguments.encoder}, "
+        f"{vlm.dtype} on {vlm.device}; medians of {len(runs)}",
+        f"matrix products: {_rate(rate, torch.get_num_threads())}",
+        f"kept: {cost.tokens_kept} of {cost.tokens_before} tokens",
+        "from pixels on the device; to make them of 720p takes "
+        f"{1000 * frame:.1f} ms a frame, {arguments.frames * frame:.2f} s in all",
+    ]
+    return "\n".join([*lines, "", waterfall([cost], stage_floors([cost], rate, {})), ""])

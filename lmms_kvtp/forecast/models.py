@@ -7,6 +7,7 @@ from typing import Any
 from lmms_kvtp.flops import LLMShape, TextShape, VisionShape
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layout import Newlines
+from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.resolve import near
 from lmms_kvtp.vlms.config import SO400M, LlavaConfig, read_config, read_json
 from lmms_kvtp.vlms.network import llm_shape, vision_shape
@@ -46,6 +47,11 @@ class Spec:
         """Of patches; None: as the checkpoint was trained."""
         side = self.vision.image_size // self.vision.patch_size
         return GridPool(mode or self.config.pool_mode, (side, side))
+
+    @property
+    def pixel_spec(self) -> ResizedPixels:
+        """What the tower reads."""
+        return ResizedPixels((self.vision.image_size, self.vision.image_size))
 
     @property
     def parameters(self) -> int:

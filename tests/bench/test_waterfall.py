@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmms_kvtp.bench import one_after_the_other, side_by_side, stage_seconds, waterfall
+from lmms_kvtp.bench.waterfall import one_after_the_other, side_by_side, stage_floors, stage_seconds, waterfall
 from lmms_kvtp.cost import SampleCost
 
 SHARED = {"decode": 6.0, "preprocess": 1.5, "vision": 3.0, "encoder": 0.6, "waiting": 4.5}
@@ -34,3 +34,19 @@ def test_the_table_has_every_stage_and_both_ideals():
     assert "| decode                      | 8.00    | 49.8      |" in table
     assert "| waiting                     | 4.50    |           |" in table
     assert "| ideal, decoder beside model | 9.50    |           |" in table
+
+
+def test_floors_are_operations_over_the_rate_and_what_was_measured_alone():
+    flops = {"vision": 60, "projector": 30, "encoder": 24, "scorer": 5, "prefill": 80, "generate": 7}
+    shared = [SampleCost(questions_on_video=3, flops=flops, prefill_flops_causal=41)] * 3
+    floors = stage_floors([*shared, SampleCost(flops=flops, prefill_flops_causal=41)], 10.0, {"decode": 2.5})
+    wanted = {"vision": 2 * 9.0, "encoder": 2 * 2.4, "scorer": 4 * 0.5, "prefill": 4 * 4.1, "generate": 4 * 0.7}
+    assert floors == pytest.approx({**wanted, "decode": 2.5})
+
+
+def test_the_table_sets_each_stage_and_both_ideals_beside_their_floors():
+    table = waterfall(COSTS, {"decode": 4.0, "vision": 2.0, "prefill": 7.0})
+    assert "| decode                      | 8.00    | 49.8      | 4.000  | 2.0             |" in table
+    assert "| encoder                     | 0.60    | 3.7       |        |                 |" in table
+    assert "| ideal, one after the other  | 16.05   |           | 13.000 | 1.2             |" in table
+    assert "| ideal, decoder beside model | 9.50    |           | 9.000  | 1.1             |" in table

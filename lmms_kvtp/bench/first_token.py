@@ -1,0 +1,128 @@
+"""Time to the first token of a video whose pixels lie on the device already."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.method import Method
+from lmms_kvtp.pipeline import answer
+from lmms_kvtp.pixels import ResizedPixels
+from lmms_kvtp.types import Frames, GenerationOptions, PixelSpec, Question
+from lmms_kvtp.vlms.base import VideoVLM
+
+QUESTION = Question(
+    prompt="\n".join(["What color is the star?", "A. red", "B. green", "C. blue", "D. yellow", *["Answer."] * 32]),
+    stem="What color is the star?",
+    refined="What color is the star?",
+)
+"""As long as a question of the benchmarks is, options and instructions included."""
+
+
+@dataclass(frozen=True, eq=False)
+class PixelVideo:
+    """Implements `types.Video`: nothing is decoded, and nothing resized."""
+
+    pixels: Mapping[PixelSpec, Float[Tensor, "T 3 h w"]]
+    """All frames as each tower reads them."""
+    chunk_size: int = 16
+    source: str = "random pixels"
+    key: str = "random pixels"
+    instruction: str = ""
+
+    @property
+    def indices(self) -> Int[Tensor, " T"]:
+        """One frame after the other."""
+        return torch.arange(len(next(iter(self.pixels.values()))))
+
+    @property
+    def times(self) -> Float[Tensor, " T"]:
+        """A frame a second."""
+        return self.indices.float()
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return float(len(self.indices))
+
+    def chunks(self) -> Iterator[Frames]:
+        """Frames without colors of their own, whose pixels are there."""
+        for part in self.indices.split(self.chunk_size):
+            made = {spec: pixels[part[0] : part[-1] + 1] for spec, pixels in self.pixels.items()}
+            yield Frames(torch.zeros(len(part), 1, 1, 3, dtype=torch.uint8), part.float(), _prepared=made)
+
+
+def random_pixels(specs: Sequence[ResizedPixels], frames: int, device: torch.device, dtype: torch.dtype) -> PixelVideo:
+    """Noise in the size that each tower reads."""
+    made: dict[PixelSpec, Tensor] = {}
+    for spec in specs:
+        made[spec] = torch.randn(frames, 3, *spec.size, device=device, dtype=dtype)
+    return PixelVideo(made)
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """One run, from pixels to the first token."""
+
+    seconds: float
+    cost: SampleCost
+    peak_bytes: int | None
+    """Of the whole run, weights included; None on the CPU."""
+
+
+def first_tokens(
+    vlm: VideoVLM, methods: Mapping[str, Method], video: PixelVideo, rounds: int, warm: int = 1
+) -> dict[str, list[FirstToken]]:
+    """Run every method in turn, `rounds` times behind `warm` that don't count, every other time in reverse order."""
+    found: dict[str, list[FirstToken]] = {name: [] for name in methods}
+    for number in range(warm + rounds):
+        for name in list(methods)[:: -1 if number % 2 else 1]:
+            made = _run(vlm, methods[name], video)
+            if number >= warm:
+                found[name].append(made)
+    return found
+
+
+def _run(vlm: VideoVLM, method: Method, video: PixelVideo) -> FirstToken:
+    with clock(vlm.device) as spent:
+        [made] = answer(vlm, method, [video], [QUESTION], GenerationOptions(max_new_tokens=1))
+    return FirstToken(spent[0], made.cost, made.cost.peak_bytes)
+
+
+@contextmanager
+def clock(device: torch.device) -> Iterator[list[float]]:
+    """Append the seconds of the block, by the device's own events where it is a GPU."""
+    spent: list[float] = []
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        yield spent
+        spent.append(time.perf_counter() - begin)
+        return
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    start.record()
+    yield spent
+    end.record()
+    torch.cuda.synchronize(device)
+    spent.append(start.elapsed_time(end) / 1000)
+
+
+def median_cost(runs: Sequence[FirstToken]) -> SampleCost:
+    """The last run's cost with the median of each stage's seconds."""
+    cost = runs[-1].cost
+    seconds = {stage: median(run.cost.seconds[stage] for run in runs) for stage in cost.seconds}
+    return SampleCost.from_dict({**cost.to_dict(), "seconds": seconds})
+
+
+def preprocess_seconds(spec: PixelSpec, frames: int = 8, height: int = 720) -> float:
+    """Seconds to resize and normalise one 16:9 frame on the CPU."""
+    rgb = torch.randint(0, 255, (frames, height, height * 16 // 9, 3), dtype=torch.uint8)
+    begin = time.perf_counter()
+    Frames(rgb, torch.arange(float(frames))).pixels(spec)
+    return (time.perf_counter() - begin) / frames

@@ -1,0 +1,171 @@
+"""Models of real sizes with random weights: what time and memory depend on, without a checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
+
+from lmms_kvtp.encoders._text_side import build_text_tower, save_text_side, save_tokenizer
+from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
+from lmms_kvtp.flops import TextShape, VisionShape
+from lmms_kvtp.forecast.machine import device_memory
+from lmms_kvtp.forecast.models import Spec
+from lmms_kvtp.pixels import ResizedPixels
+from lmms_kvtp.resolve import near
+from lmms_kvtp.vlms.checkpoint import load_tokenizer
+from lmms_kvtp.vlms.devices import Placement, check_dtype
+from lmms_kvtp.vlms.llava_video import DTYPES, LlavaVideo, LoadOptions
+from lmms_kvtp.vlms.network import build
+from lmms_kvtp.vlms.tiny import tiny_folder
+
+SPREAD = 0.02
+"""Standard deviation of the weights: that of transformers' own start, with which bfloat16 stays finite."""
+SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152))
+BASE = (VisionShape(224, 16, 768, 3072, 12, 12), TextShape(768, 3072, 12, 768))
+"""Sizes of siglip-so400m-patch14-384 and siglip-base-patch16-224."""
+ENCODERS = ("so400m-384", "base-224", "shared")
+"""Names that `random_parts` knows."""
+
+
+def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
+    """A LLaVA-Video of the sizes of `spec`, weights drawn where they will lie; its tokenizer is the embedded model's.
+
+    Raises:
+        ValueError: the weights are larger than the device's memory, or it cannot compute in the dtype.
+    """
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = DTYPES.get(options.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    check_dtype(device, dtype)
+    needed, free = spec.parameters * dtype.itemsize, device_memory(device)
+    if options.device_map is None and needed > free:
+        raise ValueError(
+            f"random weights of {spec.name} in {dtype} take {needed / 2**30:.3g} GiB, {device} has {free / 2**30:.3g} "
+            "GiB free; choose a smaller model, dtype=bfloat16, or device_map=auto on several GPUs"
+        )
+    network = build(spec.config, spec.vocabulary, options.attn_implementation)
+    placement = Placement(device, dtype, options.device_map, options.max_memory, options.offload_folder)
+    torch.manual_seed(0)
+    with placement.onto(network) as put:
+        for name, tensor in network.state_dict().items():
+            put(name, _draw(name, tensor.shape, device, dtype))
+    return LlavaVideo(
+        name=f"random {spec.name}",
+        config=spec.config,
+        network=network,
+        tokenizer=load_tokenizer(tiny_folder()),
+        defaults=GenerationConfig.from_dict({"eos_token_id": spec.config.eos_token_id}),
+        options=options,
+        default_encoder=spec.encoder,
+        toy=False,
+    )
+
+
+def _draw(name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One for normalisations, zero for biases, noise elsewhere."""
+    if len(shape) > 1 or name == "newline":
+        return torch.randn(shape, device=device, dtype=dtype).mul_(SPREAD)
+    return torch.full(shape, float(name.endswith("weight")), device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class RandomParts:
+    """An image-text model of random weights."""
+
+    settings: dict[str, str]
+    """That a method reads it by."""
+    pixel_spec: ResizedPixels
+    """What its tower reads; the model's own where it has none."""
+
+
+def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomParts:
+    """Write the image-text model that scores frames.
+
+    Args:
+        name: `so400m-384`, `base-224`, or `shared` for a head on the tower of `spec`.
+        spec: the model.
+        folder: for its files.
+        device: where it will run.
+
+    Raises:
+        LookupError: another name.
+    """
+    if name not in ENCODERS:
+        raise LookupError(f"no sizes of encoder {name!r}; {near(name, list(ENCODERS))}")
+    on = {"encoder.device": device, "encoder.pretrained": str(folder)}
+    if name == "shared":
+        own = spec.vision
+        write_shared(folder, own, TextShape(own.hidden, own.intermediate, own.layers + 1, own.hidden))
+        return RandomParts({"scorer": "shared", "encoder": "tower", **on}, spec.pixel_spec)
+    vision, text = {"so400m-384": SO400M, "base-224": BASE}[name]
+    write_siglip(folder, vision, text)
+    return RandomParts({"encoder": "siglip", **on}, ResizedPixels((vision.image_size, vision.image_size)))
+
+
+def write_siglip(folder: Path, vision: VisionShape, text: TextShape, positions: int = 64) -> Path:
+    """A random SigLIP of such sizes in bfloat16, with the embedded model's tokenizer, for `encoder=siglip`.
+
+    Args:
+        folder: is made.
+        vision: sizes of the tower.
+        text: sizes of the text tower; its heads are as wide as the tower's.
+        positions: of a text, padded.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
+    towers = SiglipConfig(
+        text_config=_text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)).to_dict(),
+        vision_config=SiglipVisionConfig(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            hidden_size=vision.hidden,
+            intermediate_size=vision.intermediate,
+            num_hidden_layers=vision.layers,
+            num_attention_heads=vision.heads,
+        ).to_dict(),
+    )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = SiglipModel(towers).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.model_max_length = positions
+    save_tokenizer(folder, tokenizer)
+    return folder
+
+
+def write_shared(folder: Path, vision: VisionShape, text: TextShape, positions: int = 64) -> Path:
+    """A random head for the model's own tower and a text side, for `scorer=shared`, as training would write them.
+
+    Args:
+        folder: is made.
+        vision: sizes of the model's own tower.
+        text: sizes of the text side.
+        positions: of a text, padded.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
+    TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
+    tower = build_text_tower(_text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)))
+    save_text_side(folder, tower, tokenizer, scale=2.0, bias=-10.0)
+    return folder
+
+
+def _text_config(text: TextShape, head_width: int, positions: int, vocabulary: int) -> SiglipTextConfig:
+    last = vocabulary - 1
+    return SiglipTextConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=positions,
+        hidden_size=text.hidden,
+        intermediate_size=text.intermediate,
+        num_hidden_layers=text.layers,
+        num_attention_heads=max(1, text.hidden // head_width),
+        projection_size=text.projection,
+        bos_token_id=last,
+        eos_token_id=last,
+        pad_token_id=last,
+    )

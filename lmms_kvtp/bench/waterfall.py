@@ -1,0 +1,82 @@
+"""Where the time of a run went, stage by stage, from the costs of its answers, beside the least that it could take."""
+
+from collections.abc import Mapping, Sequence
+
+from lmms_kvtp.cost import SHARED, STAGES, WAITING, SampleCost
+from lmms_kvtp.table import markdown
+
+DECODER = ("decode", "preprocess")
+"""Stages that another process can take over."""
+
+
+def stage_seconds(costs: Sequence[SampleCost]) -> dict[str, float]:
+    """Seconds of each stage over a whole run: what questions share counts once per video."""
+    total = dict.fromkeys(STAGES, 0.0)
+    for cost in costs:
+        for stage, seconds in cost.seconds.items():
+            total[stage] += seconds / (cost.questions_on_video if stage in (*SHARED, WAITING) else 1)
+    return total
+
+
+def stage_floors(costs: Sequence[SampleCost], rate: float, alone: Mapping[str, float]) -> dict[str, float]:
+    """The least seconds of each stage over a whole run on this machine.
+
+    Args:
+        costs: of all answers.
+        rate: operations a second of large matrix products, measured.
+        alone: seconds of stages that are no matrix products, measured with nothing else at work.
+
+    Returns:
+        `alone`, and every stage whose operations are known: those over `rate`, with prefill's attention causal and the
+        projector in vision.
+    """
+    total: dict[str, float] = {}
+    for cost in costs:
+        flops = {**cost.flops, "prefill": cost.prefill_flops_causal}
+        for name, operations in flops.items():
+            stage = "vision" if name == "projector" else name
+            share = cost.questions_on_video if stage in SHARED else 1
+            total[stage] = total.get(stage, 0.0) + operations / share / rate
+    return {**total, **alone}
+
+
+def one_after_the_other(seconds: Mapping[str, float]) -> float:
+    """All work of a run, on one side only."""
+    return sum((spent for stage, spent in seconds.items() if stage != WAITING), start=0.0)
+
+
+def side_by_side(seconds: Mapping[str, float]) -> float:
+    """The longer of the two sides, decoder and model, if neither ever waited for the other."""
+    decoder = sum((seconds.get(stage, 0.0) for stage in DECODER), start=0.0)
+    return max(decoder, one_after_the_other(seconds) - decoder)
+
+
+def waterfall(costs: Sequence[SampleCost], floors: Mapping[str, float] | None = None) -> str:
+    """A table of the stages with their shares of all work and their floors, and below it the ideals.
+
+    Without `floors` the ideals say only what could run at the same time.
+    """
+    seconds = stage_seconds(costs)
+    work, least = one_after_the_other(seconds), dict(floors or {})
+    rows = [
+        [
+            stage,
+            f"{spent:.2f}",
+            f"{100 * spent / work:.1f}" if work and stage != WAITING else "",
+            *([_least(least.get(stage)), _times(spent, least.get(stage))] if least else []),
+        ]
+        for stage, spent in seconds.items()
+    ]
+    for name, together in (("one after the other", one_after_the_other), ("decoder beside model", side_by_side)):
+        floor = together(least)
+        beside = [_least(floor), _times(together(seconds), floor)] if least else []
+        rows.append([f"ideal, {name}", f"{together(seconds):.2f}", "", *beside])
+    return markdown(["stage", "seconds", "% of work", *(["floor", "times the floor"] if least else [])], rows)
+
+
+def _least(floor: float | None) -> str:
+    return "" if floor is None else f"{floor:.3f}"
+
+
+def _times(spent: float, floor: float | None) -> str:
+    return f"{spent / floor:.1f}" if floor and spent else ""
