@@ -157,10 +157,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     tokens: list[FrameTokens] = []
     features: dict[FrameEncoder, list[FrameFeatures]] = {encoder: [] for encoder in needs}
     chunks = video.chunks()
-    while True:
-        frames = _next(chunks, meter)
-        if frames is None:
-            break
+    while (frames := _next(chunks, meter)) is not None:
         with meter.stage("preprocess"):
             frames.pixels(vlm.pixel_spec)
         count = len(frames.times)
@@ -172,6 +169,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             with own[encoder].stage("encoder", encoder.flops(count, wanted) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
             features[encoder].append(part)
+        del frames, seen  # before the next chunk is decoded
     joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
     refuse_broken(joined)
     described = {encoder: FrameFeatures.cat(parts) for encoder, parts in features.items()}
