@@ -3,6 +3,9 @@
 import re
 from collections.abc import Callable
 
+REMEMBERED = 256
+"""Texts whose token ids an encoder keeps: scorer and ledger read the same question, in a sweep for every method."""
+
 _AFTER_SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 
 

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipTextConfig, SiglipTextModel
 
-from lmms_kvtp.encoders._text import split_text
+from lmms_kvtp.encoders._text import REMEMBERED, split_text
 from lmms_kvtp.flops import TextShape, relevance_flops
 
 CONFIG, WEIGHTS = "text.json", "text.safetensors"
@@ -41,8 +42,12 @@ class TextSide:
 
     def token_ids(self, text: str) -> Int[Tensor, "p l"]:
         """The pieces of a text as the tower reads them."""
+        return self._known_ids(text)
+
+    @cached_property
+    def _known_ids(self) -> Callable[[str], Int[Tensor, "p l"]]:
         limit = self.tower.get_parameter("embeddings.position_embedding.weight").shape[0]
-        return padded_pieces(text, self.tokenizer, limit)
+        return lru_cache(REMEMBERED)(partial(padded_pieces, tokenizer=self.tokenizer, limit=limit))
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
         """Scaled and shifted cosines.

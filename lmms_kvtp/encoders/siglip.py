@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +23,7 @@ from lmms_kvtp.encoders._maps import (
     projected_keys,
 )
 from lmms_kvtp.encoders._place import place
+from lmms_kvtp.encoders._text import REMEMBERED
 from lmms_kvtp.encoders._text_side import padded_pieces
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.flops import TextShape, VisionShape, features_flops, relevance_flops
@@ -100,6 +101,13 @@ class Siglip(FrameEncoder):
 
     def token_ids(self, text: str) -> list[Int[Tensor, "_ _l"]]:
         """The pieces of a text as the model reads them: rows of one length, or several such batches (`release`)."""
+        return self._known_ids(text)
+
+    @cached_property
+    def _known_ids(self) -> Callable[[str], list[Int[Tensor, "_ _l"]]]:
+        return lru_cache(REMEMBERED)(self._split)
+
+    def _split(self, text: str) -> list[Int[Tensor, "_ _l"]]:
         limit = self.model.config.text_config.max_position_embeddings
         if self.text_chunks == "release":
             ids = self.tokenizer(text.lower(), verbose=False).input_ids

@@ -139,7 +139,7 @@ def decode(
     texts, first = UntilText(tokenizer, until) if until else None, FirstToken(prompts[0].device)
     devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
-    penalty, settled = config.repetition_penalty or 1.0, copy.deepcopy(config)
+    penalty, settled = config.repetition_penalty or 1.0, copy.copy(config)
     settled.repetition_penalty = 1.0
     embeds, mask = pad_left(list(prompts))
     cache, reused = prefix.take(prompts[0]) if prefix else (None, 0)

@@ -1,7 +1,8 @@
 """LLaVA-Video and LLaVA-OneVision on transformers' own SigLIP and Qwen2."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -142,11 +143,16 @@ class LlavaVideo(VideoVLM):
             packed = replace(visual, embeds=visual.embeds.to(self.device, self.dtype))
             runs.append(lay_out(packed, self.network.newline, self.newlines, first_frame, first_segment))
             first_frame += visual.num_frames
-            first_segment += 0 if visual.segment is None else max(visual.segment.tolist(), default=-1) + 1
+            first_segment += 0 if visual.segment is None or not len(visual.segment) else int(visual.segment.max()) + 1
         prompt = join([*runs, text_run(self._embed(behind))])
         if prompt.length > self.limit:
             raise PromptTooLongError(prompt.length, self.limit, len(before) + len(behind))
         return prompt
+
+    @cached_property
+    def _settings(self) -> Callable[[GenerationOptions], GenerationConfig]:
+        """Of decoding; a run has few options, and transformers' configurations are slow to make."""
+        return lru_cache(16)(partial(decoding.settings, self.defaults, self.chat.end, self.chat.pad))
 
     def _embed(self, ids: list[int]) -> Float[Tensor, "l D"]:
         embed = self.network.llm.get_input_embeddings()
@@ -175,7 +181,7 @@ class LlavaVideo(VideoVLM):
     def _generate(
         self, prompts: list[Prompt], options: GenerationOptions, stages: Sequence[Stage], prefix: PrefixCache | None
     ) -> list[Generation]:
-        config = decoding.settings(self.defaults, self.chat.end, self.chat.pad, options)
+        config = self._settings(options)
         shared = None if stages or options.num_beams > 1 else prefix
         longest = max(prompts, key=lambda prompt: prompt.length)
         doing = f"reading {len(prompts)} x {longest.length} positions ({int(longest.frame.max()) + 1} frames)"

@@ -78,11 +78,13 @@ def test_a_batch_answers_as_its_prompts_do_alone(vlm: LlavaVideo, until: tuple[s
 def test_the_end_of_one_answer_leaves_the_others_alone(vlm: LlavaVideo) -> None:
     early = vlm.defaults.eos_token_id
     vlm.defaults.eos_token_id = int(vlm.next_token_logits(prompts(vlm)[1]).argmax())
+    vlm.__dict__.pop("_settings", None)  # made of the defaults, once
     try:
         alone = [vlm.generate([prompt], OPTIONS)[0] for prompt in prompts(vlm)]
         together = vlm.generate(prompts(vlm), OPTIONS)
     finally:
         vlm.defaults.eos_token_id = early
+        del vlm.__dict__["_settings"]
     assert [made.num_tokens for made in together] == [made.num_tokens for made in alone]
     assert together[1].num_tokens == 1 and max(made.num_tokens for made in together) == 7
 
