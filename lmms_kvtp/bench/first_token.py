@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -53,7 +54,7 @@ class PixelVideo:
 
     def chunks(self) -> Iterator[Frames]:
         """Frames without colors of their own, whose pixels are there."""
-        for part in self.indices.split(self.chunk_size):
+        for part in torch.split(self.indices, self.chunk_size):
             made = {spec: pixels[part[0] : part[-1] + 1] for spec, pixels in self.pixels.items()}
             yield Frames(torch.zeros(len(part), 1, 1, 3, dtype=torch.uint8), part.float(), _prepared=made)
 
@@ -104,7 +105,8 @@ def clock(device: torch.device) -> Iterator[list[float]]:
         yield spent
         spent.append(time.perf_counter() - begin)
         return
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event
+    start, end = (event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
     start.record()
     yield spent

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,7 +133,8 @@ def write_siglip(folder: Path, vision: VisionShape, text: TextShape, positions: 
         ).to_dict(),
     )
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = SiglipModel(towers).to(torch.bfloat16)
+        model: Any = SiglipModel(towers)
+        model.to(torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.model_max_length = positions
     save_tokenizer(folder, tokenizer)
