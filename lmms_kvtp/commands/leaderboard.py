@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-FACETS = ("tasks", "questions", "frames", "model", "versions", "dirty", "gates")
+FACETS = ("tasks", "selection", "questions", "frames", "model", "versions", "dirty", "gates")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

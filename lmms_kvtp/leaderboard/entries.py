@@ -13,6 +13,7 @@ from lmms_kvtp.leaderboard.provenance import Provenance
 
 FACETS = {
     "tasks": "version of the task",
+    "selection": "choice of questions",
     "questions": "set of questions",
     "frames": "frame settings",
     "model": "model",
@@ -44,12 +45,18 @@ class Entry:
         record = self.provenance
         values: dict[str, Callable[[], str]] = {
             "tasks": lambda: f"version {record.task_versions.get(self.cell.task, '?')}",
+            "selection": self._selection,
             "questions": self._questions,
             "frames": lambda: json.dumps(record.frames, sort_keys=True),
             "model": lambda: record.model,
             "versions": lambda: ", ".join(f"{key} {value}" for key, value in sorted(record.versions.items())),
         }
         return values[name]()
+
+    def _selection(self) -> str:
+        """Beta and index of a task of SparseKV-QA; other tasks have none."""
+        told = (self.found.results.get("results") or {}).get(self.cell.task) or {}
+        return str(told.get("selection,none", "not stated"))
 
     def _questions(self) -> str:
         assert self.cell.run

@@ -1,5 +1,6 @@
 """Where the tasks find their index: a setting, the user's cache, or a message that names the ways on."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ def entries(dataset: str) -> Mapping[str, Entry]:
     return load(path, path.stat().st_mtime, dataset)
 
 
+def digest(dataset: str) -> str:
+    """Stands for the content of the data set's index file; raises as `locate` does."""
+    return hashlib.sha256(locate(dataset).read_bytes()).hexdigest()[:12]
+
+
 def install(index: Path) -> list[Path]:
     """Check an index and copy it to the cache, one file for each data set; returns these files.
 
@@ -127,13 +133,14 @@ def _named(setting: str, dataset: str) -> Path:
     raise FileNotFoundError(f"{VARIABLE}={setting} is neither a file nor a folder nor a data set of the hub")
 
 
-def _from_hub(repository: str, dataset: str) -> Path:
+def _from_hub(setting: str, dataset: str) -> Path:
     from huggingface_hub import hf_hub_download
 
+    repository, _, revision = setting.partition("@")
     try:
-        return Path(hf_hub_download(repository, f"{dataset}.jsonl", repo_type="dataset"))
+        return Path(hf_hub_download(repository, f"{dataset}.jsonl", repo_type="dataset", revision=revision or None))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{VARIABLE}={repository} is neither a file nor a folder, and the hub has no {dataset}.jsonl of a data "
+            f"{VARIABLE}={setting} is neither a file nor a folder, and the hub has no {dataset}.jsonl of a data "
             f"set of that name: {error}"
         ) from error

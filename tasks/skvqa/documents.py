@@ -10,7 +10,7 @@ from typing import Any
 from loguru import logger
 
 from lmms_kvtp.skvqa.entry import Entry
-from lmms_kvtp.skvqa.find import NoIndexError, entries, locate
+from lmms_kvtp.skvqa.find import NoIndexError, digest, entries, locate
 from lmms_kvtp.skvqa.identity import EVALUATED
 from lmms_kvtp.skvqa.locate import missing_message
 from lmms_kvtp.skvqa.settings import MISSING_VARIABLE, criteria, ignore_missing
@@ -65,11 +65,19 @@ def _documents(dataset: str, full: bool, rows: Any) -> Any:
         "spans": [None if entry is None or entry.spans is None else [list(s) for s in entry.spans] for entry in found],
         "refined": [None if entry is None else entry.refined for entry in found],
         "sparsity": [None if entry is None else entry.sparsity for entry in found],
+        "selection": [_selection(dataset, full, known)] * len(found),
     }
     chosen = rows.select(wanted)
     for name, column in columns.items():
         chosen = chosen.add_column(name, column)
     return chosen
+
+
+def _selection(dataset: str, full: bool, known: Mapping[str, Entry]) -> str:
+    """How the questions were chosen, for the results file: runs that differ in it do not belong in one table."""
+    limits = criteria()
+    rule = "all questions" if full else f"beta {limits.beta:g}, at least {limits.min_frames} frames"
+    return f"{rule}, index {digest(dataset)}" if known else f"{rule}, no index"
 
 
 def _index(dataset: str, full: bool) -> Mapping[str, Entry]:

@@ -100,6 +100,7 @@ def results(
     item |= {"chosen": chosen or "", "answer": right, "text": answers[0]}
     row: dict[str, Any] = {"skvqa_acc": item, "score": score}
     row |= {name: item[name] for name in ("question_id", "video_id", "sparsity")}
+    row["selection"] = str(doc.get("selection", ""))
     for low, high, name in BINS:
         row[f"acc_sparsity_{name}"] = item if sparsity is not None and low <= sparsity < high else None
     row["unparsable"] = {**item, "score": float(chosen is None)}
@@ -130,6 +131,11 @@ def percent(items: Sequence[Mapping[str, Any] | None]) -> float | str:
     """Mean score of the items that are there, 0-100."""
     mean = average([None if item is None else item["score"] for item in items])
     return mean if isinstance(mean, str) else 100.0 * mean
+
+
+def common(items: Sequence[str]) -> str:
+    """What all items say; harness and leaderboard show it beside the scores."""
+    return "; ".join(dict.fromkeys(items))
 
 
 def average(items: Sequence[float | None]) -> float | str:

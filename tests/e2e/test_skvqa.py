@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
 
 
 def module_at(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(Path(name).name, Path(__file__).parents[1] / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -28,7 +29,7 @@ def module_at(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Results and samples of one run with the relevance of the index itself."""
+    """Results and samples of one run with the relevance of the index itself, which lies in the hub's cache."""
     folder, look = tmp_path_factory.mktemp("skvqa"), module_at("skvqa_lookalikes")
     home = folder / "hf"
     look.write_harness_cache(home)
@@ -38,13 +39,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         build = ["skvqa", "build", "--dataset", name, "--annotations", annotations, "--videos", home / name]
         build += ["--out", folder / "index", "--captioner", "none", "--scorer", f"siglip:{tiny_folder() / 'siglip'}"]
         assert main([str(part) for part in build]) == 0
+    index = {f"{name}.jsonl": (folder / "index" / f"{name}.jsonl").read_bytes() for name in rows}
+    module_at("skvqa/hub").write_hub(home / "hub", "somebody/skvqa", index)
     settings = "pretrained=tiny,allow_toy=true,keep_ratio=0.4,scorer=oracle,allocator.temperature=1,pruner=random"
     command = [sys.executable, "-P", "-m", "lmms_eval", "--model", "llava_video_kvtp", "--model_args", settings]
     command += ["--tasks", "skvqa", "--output_path", str(folder / "out"), "--log_samples"]
     environment = {
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "1",
-        "LMMS_KVTP_SKVQA_INDEX": str(folder / "index"),
+        "LMMS_KVTP_SKVQA_INDEX": "somebody/skvqa",
         "LMMS_KVTP_SKVQA_BETA": "1",
         "LMMS_KVTP_SKVQA_MIN_FRAMES": "20",
     }
@@ -69,6 +72,13 @@ def test_the_three_tasks_and_their_group_are_reported(run: Any) -> None:
         assert results["results"][task]["acc_sparsity_5_up,none"] == "N/A"
         assert results["results"][task]["unparsable,none"] >= 0
     assert results["groups"]["skvqa"]["skvqa_acc,none"] == pytest.approx(100 * sum(scores) / len(scores))
+
+
+def test_beta_and_index_stand_in_the_results_file(run: Any) -> None:
+    told = {task: run[0]["results"][task]["selection,none"] for task in TASKS}
+    assert all(re.fullmatch(r"beta 1, at least 20 frames, index [0-9a-f]{12}", text) for text in told.values())
+    assert len(set(told.values())) == 3  # a file for each data set
+    assert all(sample["selection"] == told[task] for task in TASKS for sample in run[1][task])
 
 
 def test_the_prompt_that_is_sent_is_that_of_the_golden(run: Any) -> None:

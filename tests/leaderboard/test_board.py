@@ -72,6 +72,7 @@ def test_the_average_needs_every_task(tmp_path):
     ("facet", "changes"),
     [
         ("tasks", {"task_version": 2.0}),
+        ("selection", {"told": {"selection,none": "beta 1.5, at least 64 frames, index 0a1b2c3d4e5f"}}),
         ("frames", {"frames": 32}),
         ("model", {"model": "other"}),
         ("versions", {"harness": "0.7.2"}),

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from skvqa.entries import long_entry
+from skvqa.hub import write_hub
 from skvqa_lookalikes import egoschema_rows, nextqa_rows, videomme_rows
 
 from lmms_kvtp.skvqa import find, prompts
 from lmms_kvtp.skvqa.find import NoIndexError
-from lmms_kvtp.skvqa.index import IndexFileError, write
+from lmms_kvtp.skvqa.index import IndexFileError, dumps_all, write
 from lmms_kvtp.skvqa.layouts import LAYOUTS
 from lmms_kvtp.tasks.skvqa import documents, utils
 
@@ -124,13 +125,52 @@ def test_the_index_may_be_named_as_file_or_folder(home: Path, monkeypatch: pytes
         documents.videomme(rows())
 
 
-def test_an_index_of_the_hub_that_is_not_there_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache in HF_HOME, without a network; the library reads its variables when it is imported."""
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "hf" / "hub"))
     monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", "somebody/skvqa")
-    with pytest.raises(FileNotFoundError, match=r"the hub has no videomme\.jsonl of a data set of that name"):
+    return home / "hf" / "hub"
+
+
+def test_the_index_may_be_a_data_set_of_the_hub(home: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = dumps_all([long_entry("000-0", 128, 5.0), long_entry("001-0", 128, 5.0)])
+    write_hub(hub, "somebody/skvqa", {"videomme.jsonl": dumps_all([long_entry("002-1", 128, 5.0)])}, "a" * 40, "v1")
+    write_hub(hub, "somebody/skvqa", {"videomme.jsonl": newest})
+    assert documents.videomme(rows())["question_id"] == ["000-0", "001-0"]
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", "somebody/skvqa@v1")
+    assert documents.videomme(rows())["question_id"] == ["002-1"]
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", f"somebody/skvqa@{'a' * 40}")
+    assert documents.videomme(rows())["question_id"] == ["002-1"]
+    with pytest.raises(FileNotFoundError, match=r"the hub has no nextqa\.jsonl of a data set of that name"):
+        documents.nextqa(rows("nextqa"))
+
+
+@pytest.mark.parametrize("setting", ["somebody/skvqa", "somebody/skvqa@v9", "some body/skvqa"])
+def test_an_index_of_the_hub_that_is_not_there_is_named(
+    hub: Path, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", setting)
+    with pytest.raises(FileNotFoundError, match=rf"{setting} is neither .* the hub has no videomme\.jsonl"):
         documents.videomme(rows())
+
+
+def test_beta_and_the_index_stand_in_the_results(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert documents.videomme_full(rows())["selection"] == ["all questions, no index"] * 6
+    install(home, 5.0, 0.0, 5.0, 0.5)
+    [told] = set(documents.videomme(rows())["selection"])
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_BETA", "1.5")
+    doc = documents.videomme(rows())[0]
+    digest = hashlib.sha256((home / "cache" / "skvqa" / "videomme.jsonl").read_bytes()).hexdigest()[:12]
+    assert told == f"beta 2, at least 64 frames, index {digest}"
+    assert doc["selection"] == f"beta 1.5, at least 64 frames, index {digest}"
+    items = [utils.videomme_results(doc, [text])["selection"] for text in "AB"]
+    assert utils.common(items) == doc["selection"]
+    install(home, 5.0, 0.0, 5.0, 0.6)
+    assert digest not in documents.videomme(rows())[0]["selection"]
 
 
 def test_an_index_of_another_data_set_or_release_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
