@@ -70,7 +70,7 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Build; 1 where calls failed, 2 where nothing could be built."""
     from lmms_kvtp.skvqa.backends.base import BudgetError, ChatError
-    from lmms_kvtp.skvqa.backends.choose import choose
+    from lmms_kvtp.skvqa.backends.choose import choose, prices_of, spent
     from lmms_kvtp.skvqa.build import build, save
 
     criteria = Criteria(arguments.beta, arguments.min_frames)
@@ -95,6 +95,10 @@ def main(arguments: argparse.Namespace) -> int:
                 "%s by %s: %d calls, %d input and %d output tokens",
                 used.step, used.model, used.calls, used.input_tokens, used.output_tokens,
             )  # fmt: skip
+    if arguments.price_input + arguments.price_output:
+        total = spent(arguments, store)
+        cost = prices_of(arguments).cost(total.input_tokens, total.output_tokens)
+        log.info("%.4f dollars at the endpoint, over all starts of this build", cost)
     if built.failures:
         log.warning("%d failures, listed in %s.failures.jsonl", len(built.failures), path.with_suffix(""))
     if not built.entries:

@@ -67,7 +67,7 @@ def ask(chat: Chat, store: Store, requests: Iterable[ChatRequest], parse: Callab
 
     def follow(request: ChatRequest | None) -> ChatRequest | None:
         """The first of a request and its repairs that the store cannot answer."""
-        while request is not None and (known := store.get(request.key(chat.name))) is not None:
+        while request is not None and (known := store.get(request.key(chat.identity))) is not None:
             request = settle(request, known)
         return request
 
@@ -81,7 +81,8 @@ def ask(chat: Chat, store: Store, requests: Iterable[ChatRequest], parse: Callab
     def then(request: ChatRequest, reply: ChatReply) -> ChatRequest | None:
         if (number := next(made)) % TELL_EVERY == 0:
             log.info("%s: %d calls by %s", request.step, number, chat.name)
-        store.put(request.key(chat.name), reply.text, request.step, chat.name, reply.input_tokens, reply.output_tokens)
+        key = request.key(chat.identity)
+        store.put(key, reply.text, request.step, chat.name, reply.input_tokens, reply.output_tokens)
         return follow(settle(request, reply.text))
 
     lost = chat.complete(unanswered(), then)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lmms_kvtp.skvqa.backends.base import BudgetError, Chat, ChatError, ChatReply, ChatRequest, Then
+from lmms_kvtp.skvqa.backends.base import Chat, ChatError, ChatReply, ChatRequest, Then
+from lmms_kvtp.skvqa.budget import Prices, Purse, Spent
 from lmms_kvtp.types import Frames, VideoError
 
 if TYPE_CHECKING:
@@ -23,39 +24,6 @@ NO_KEY = "none"
 """Sent to a server of one's own, which asks for no key."""
 PATIENCE = 12
 """Requests without an answer, one after the other, that end a build."""
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What tokens cost, and when to stop."""
-
-    input: float = 0.0
-    """Dollars for a million input tokens."""
-    output: float = 0.0
-    """Dollars for a million output tokens."""
-    budget: float | None = None
-    """Dollars; None for no limit."""
-
-    def __post_init__(self) -> None:
-        """Refuse a limit that could never be reached.
-
-        Raises:
-            ValueError: there is a budget and no price.
-        """
-        if self.budget is not None and self.input + self.output <= 0:
-            raise ValueError(f"a budget of {self.budget:g} dollars needs the prices of input and output tokens")
-
-    def cost(self, input_tokens: int, output_tokens: int) -> float:
-        """Dollars."""
-        return (input_tokens * self.input + output_tokens * self.output) / 1e6
-
-
-@dataclass
-class Spent:
-    """The running total of a client; starts with what earlier starts of a build spent."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +45,7 @@ class Endpoint(Chat):
     """Seconds for one attempt."""
     retries: int = 6
     seed: int = 0
-    prices: Prices = Prices()  # frozen, as plain values are
+    prices: Prices = Prices()  # noqa: RUF009  # frozen, as plain values are
     spent: Spent = field(default_factory=Spent)
 
     def __post_init__(self) -> None:
@@ -98,9 +66,9 @@ class Endpoint(Chat):
         return self.model
 
     @property
-    def dollars(self) -> float:
-        """Spent so far."""
-        return self.prices.cost(self.spent.input_tokens, self.spent.output_tokens)
+    def identity(self) -> str:
+        """The name: what a server has behind it, no client knows."""
+        return self.model
 
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
         """Answer all requests; see `Chat`."""
@@ -111,6 +79,7 @@ class Endpoint(Chat):
 
         lost: list[tuple[ChatRequest, str]] = []
         turn, stopping, strikes = asyncio.Lock(), asyncio.Event(), _Strikes(self.base_url or "the endpoint")
+        purse = Purse(self.model, self.prices, self.spent)
 
         async def worker(client: "AsyncOpenAI") -> None:
             while not stopping.is_set():
@@ -119,9 +88,12 @@ class Endpoint(Chat):
                 if request is None:
                     return
                 while request is not None and not stopping.is_set():
-                    self._check_budget()
                     try:
-                        reply = await self._call(client, request)
+                        async with purse.pay_for(request, stopping) as paid:
+                            if not paid:
+                                return
+                            reply = await self._call(client, request)
+                            purse.count(request, reply)
                     except _LostError as error:
                         log.warning("%s of %s failed: %s", request.step, request.subject, error)
                         lost.append((request, str(error)))
@@ -174,21 +146,11 @@ class Endpoint(Chat):
         if not choices or getattr(choices[0], "message", None) is None:
             raise _LostError(f"an answer without a message: {str(completion)[:200]}")
         usage = completion.usage
-        reply = ChatReply(
+        return ChatReply(
             choices[0].message.content or "",
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
         )
-        self.spent.input_tokens += reply.input_tokens
-        self.spent.output_tokens += reply.output_tokens
-        return reply
-
-    def _check_budget(self) -> None:
-        if self.prices.budget is not None and self.dollars >= self.prices.budget:
-            raise BudgetError(
-                f"{self.dollars:.4f} dollars of the budget of {self.prices.budget:g} are spent; finished calls are "
-                "kept, start again with a larger --budget to go on"
-            )
 
 
 class _LostError(Exception):

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-FAULTS = ("limited", "broken", "slow", "garbage", "empty", "chatty", "stubborn", "injected", "unusable")
+FAULTS = ("limited", "broken", "slow", "garbage", "empty", "chatty", "stubborn", "injected", "unusable", "uncounted")
 
 
 class Counter:
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
                     "created": 0,
                     "model": model,
                     "choices": [] if model == "empty" else choices,
-                    "usage": usage,
+                    "usage": None if model == "uncounted" else usage,
                 },
             )
         finally:

@@ -2,18 +2,40 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from checkpoints import write_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.skvqa.ask import ask
+from lmms_kvtp.skvqa.backends.base import ChatRequest
 from lmms_kvtp.skvqa.backends.endpoint import scoring_prompt
+from lmms_kvtp.skvqa.backends.local import LocalModel
+from lmms_kvtp.skvqa.backends.one_by_one import OneByOne
 from lmms_kvtp.skvqa.backends.scoring import MAX_CAPTION, Scoreable, below_best
 from lmms_kvtp.skvqa.rates import clip_rates
 from lmms_kvtp.skvqa.store import Store
 from lmms_kvtp.skvqa.videos import Clips
+
+
+@dataclass(frozen=True)
+class Counted(OneByOne):
+    """A scorer of known scores."""
+
+    folder: str
+    name = "counted"
+    needs_captions = uses_prompts = False
+
+    @property
+    def checkpoint(self):
+        return self.folder
+
+    def rate(self, question):
+        return (1.0, 2.0)
 
 
 def clips(num_frames=12):
@@ -70,6 +92,44 @@ def test_text_similarity_ranks_captions_by_the_model(tmp_path):
     assert first.answers["q1"][1] == 5.0 > first.answers["q1"][0] >= 0.0
     assert TextSimilarity(str(tmp_path)).score([asked], store) == first
     assert store.usage()[0].calls == 1
+
+
+def test_other_weights_at_the_same_path_are_another_model(tmp_path):
+    folder = write_tiny(tmp_path / "model")
+    known = LocalModel(str(folder)).identity
+    assert LocalModel(str(folder)).identity == known
+    [weights, config] = [folder / "model.safetensors", folder / "config.json"]
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    changes = {weights: bytes(content), config: config.read_bytes() + b"\n"}
+    for path, changed in changes.items():
+        before = path.read_bytes()
+        path.write_bytes(changed)
+        assert LocalModel(str(folder)).identity != known
+        path.write_bytes(before)
+    assert LocalModel(str(folder)).identity == known
+    config.rename(folder / "renamed.json")
+    assert LocalModel(str(folder)).identity != known
+    assert LocalModel("someone/a-model").identity == "someone/a-model "
+    assert len(LocalModel("tiny").identity) > 60
+
+
+def test_finished_calls_of_other_weights_are_not_taken(tmp_path):
+    store, requests = Store(tmp_path / "calls.sqlite"), [ChatRequest("refine", "Why?", "q", max_new_tokens=2)]
+    for seed in (0, 1, 0):
+        folder = write_tiny(tmp_path / "model", seed=seed)
+        assert ask(LocalModel(str(folder)), store, requests, lambda _, text: text).failures == ()
+    assert [used.calls for used in store.usage()] == [2]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_neither_are_scores_of_other_weights(tmp_path, name):
+    path, store = tmp_path / "m" / name, Store(tmp_path / "calls.sqlite")
+    path.parent.mkdir()
+    for content in ("one", "two", "one"):
+        path.write_text(content)
+        Counted(str(path.parent)).score([Scoreable("q1", "Why?", clips())], store)
+    assert [used.calls for used in store.usage()] == [2]
 
 
 def test_the_first_of_two_equal_calls_stays(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from lmms_kvtp.skvqa.answers import read_scores
 from lmms_kvtp.skvqa.ask import ask
 from lmms_kvtp.skvqa.backends.base import BudgetError, ChatError, ChatRequest
-from lmms_kvtp.skvqa.client import Endpoint, Prices, Spent
+from lmms_kvtp.skvqa.budget import Prices, Spent
+from lmms_kvtp.skvqa.client import Endpoint
 from lmms_kvtp.skvqa.store import Store
 
 BOUNDS = [(0, 7), (8, 15)]
@@ -103,22 +104,48 @@ def test_tokens_are_counted_by_step_and_model(start_stub, store):
     [used] = store.usage()
     assert (used.step, used.model, used.calls) == ("score", "good", 3)
     assert (used.input_tokens, used.output_tokens) == (3000, 30)
-    assert chat.dollars == pytest.approx((3000 * 2 + 30 * 5) / 1e6)
+    assert (chat.spent.input_tokens, chat.spent.output_tokens) == (3000, 30)
+    assert chat.prices.cost(3000, 30) == pytest.approx((3000 * 2 + 30 * 5) / 1e6)
 
 
-def test_a_spent_budget_stops_the_build_and_keeps_what_was_paid_for(start_stub, store):
-    stub = start_stub()
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_budget_stops_the_build_before_more_is_spent_and_keeps_what_was_paid_for(start_stub, store, concurrency):
+    stub = start_stub(delay=0.1)
     prices = Prices(input=1000.0, output=0.0, budget=2.5)  # a dollar a call
-    with pytest.raises(BudgetError, match=r"3.0000 dollars of the budget of 2.5 are spent; finished calls are kept"):
-        score(endpoint(stub, concurrency=1, prices=prices), store, count=9)
-    assert store.usage()[0].calls == len(stub.requests()) == 3
-    earlier = Spent(3000, 30)
-    with pytest.raises(BudgetError):
-        score(endpoint(stub, concurrency=1, prices=prices, spent=earlier), store, count=9)
-    assert len(stub.requests()) == 3
+    told = r"2.0000 dollars of the budget of 2.5 are spent, and the next score may cost 1.0000; finished calls are kept"
+    with pytest.raises(BudgetError, match=told):
+        score(endpoint(stub, concurrency=concurrency, prices=prices), store, count=20)
+    assert store.usage()[0].calls == len(stub.requests()) == 2
+    earlier = Spent(2500, 30)
+    with pytest.raises(BudgetError, match=r"2.5000 dollars of the budget of 2.5 are spent; finished"):
+        score(endpoint(stub, concurrency=concurrency, prices=prices, spent=earlier), store, count=20)
+    assert len(stub.requests()) == 2
     more = Prices(input=1000.0, output=0.0, budget=99.0)
-    assert len(score(endpoint(stub, prices=more, spent=earlier), store, count=9).answers) == 9
-    assert len(stub.requests()) == 9
+    assert len(score(endpoint(stub, prices=more, spent=earlier), store, count=20).answers) == 20
+    assert len(stub.requests()) == 20
+
+
+def test_the_longest_answer_that_a_call_may_have_is_set_aside_too(start_stub, store):
+    stub = start_stub(delay=0.1)
+    prices = Prices(input=0.0, output=1000.0, budget=0.1)  # a cent for an answer of 10 tokens, 5 for one of 50
+    with pytest.raises(BudgetError, match=r"and the next score may cost 0.0500"):
+        score(endpoint(stub, concurrency=8, prices=prices), store, count=20)
+    assert len(stub.requests()) == 6  # 1, then 1 at a time, until 0.06 are spent
+
+
+def test_with_a_budget_the_first_call_of_a_step_runs_alone_and_the_others_together(start_stub, store):
+    stub = start_stub(delay=0.2)
+    score(endpoint(stub, concurrency=4, prices=Prices(1.0, 1.0, 99.0)), store, count=9)
+    together = [request["most"] for request in stub.requests()]
+    assert (together[0], max(together)) == (1, 4)
+
+
+def test_a_server_that_counts_no_tokens_is_refused_with_a_budget(start_stub, store):
+    stub = start_stub()
+    with pytest.raises(ChatError, match="does not report how many tokens uncounted used, so a budget cannot be kept"):
+        score(endpoint(stub, "uncounted", prices=Prices(1.0, 1.0, 99.0)), store, count=9)
+    assert len(stub.requests()) == 1
+    assert len(score(endpoint(stub, "uncounted"), store, count=9).answers) == 9
 
 
 def test_a_budget_without_prices_is_refused():

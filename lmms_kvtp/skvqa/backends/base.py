@@ -33,10 +33,10 @@ class ChatRequest:
     """Earlier attempts."""
     max_new_tokens: int = 512
 
-    def key(self, model: str) -> str:
-        """Equal for calls that a model would answer alike."""
+    def key(self, identity: str) -> str:
+        """Equal for calls that a model of this identity would answer alike."""
         turns = [(turn.answer, turn.complaint) for turn in self.turns]
-        return content_key("chat", model, self.text, self.frames_key, turns, self.max_new_tokens)
+        return content_key("chat", identity, self.text, self.frames_key, turns, self.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,12 @@ class Chat(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """For the index and the cache: what determines the answers."""
+        """For the index and the accounts."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """For the cache: what determines the answers."""
 
     @abstractmethod
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.skvqa.backends.base import Chat
 from lmms_kvtp.skvqa.backends.scoring import ClipScorer
+from lmms_kvtp.skvqa.budget import Prices, Spent
 from lmms_kvtp.skvqa.build import Recipe
-from lmms_kvtp.skvqa.client import Endpoint, Prices, Spent
+from lmms_kvtp.skvqa.client import Endpoint
 from lmms_kvtp.skvqa.store import Store
 
 ENDPOINT = "endpoint:"
@@ -24,7 +25,7 @@ class _Endpoints:
         if not model:
             raise ValueError("endpoint: needs the name of a model, such as endpoint:gpt-4o")
         given = self.arguments
-        prices = Prices(given.price_input, given.price_output, given.budget)
+        prices = prices_of(given)
         return Endpoint(
             model,
             given.endpoint,
@@ -42,7 +43,7 @@ def choose(arguments: Namespace, store: Store) -> Recipe:
     Raises:
         ValueError: a name is unknown, or parts do not go together.
     """
-    endpoints = _Endpoints(arguments, _spent(arguments, store))
+    endpoints = _Endpoints(arguments, spent(arguments, store))
     captioner = _captioner(arguments.captioner, endpoints)
     scorer = _scorer(arguments.scorer, captioner, endpoints)
     refiner: Chat | None = None
@@ -93,8 +94,17 @@ def _scorer(name: str, captioner: Chat | None, endpoints: _Endpoints) -> ClipSco
     return ChatScorer(captioner)
 
 
-def _spent(arguments: Namespace, store: Store) -> Spent:
-    """What earlier starts of the build spent at the endpoint."""
+def prices_of(arguments: Namespace) -> Prices:
+    """As given.
+
+    Raises:
+        ValueError: there is a budget and no price.
+    """
+    return Prices(arguments.price_input, arguments.price_output, arguments.budget)
+
+
+def spent(arguments: Namespace, store: Store) -> Spent:
+    """What all starts of the build so far spent at the endpoint."""
     given = [arguments.captioner, arguments.scorer, arguments.refiner]
     paid = {name.removeprefix(ENDPOINT) for name in given if name.startswith(ENDPOINT)}
     usage = [used for used in store.usage() if used.model in paid]

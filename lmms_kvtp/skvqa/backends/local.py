@@ -10,7 +10,9 @@ from lmms_kvtp.pruners.base import pack
 from lmms_kvtp.relevance import MOST_RELEVANT
 from lmms_kvtp.skvqa.backends.base import Chat, ChatReply, ChatRequest, Then
 from lmms_kvtp.skvqa.prompts import prompt
+from lmms_kvtp.skvqa.weights import weights_of
 from lmms_kvtp.types import GenerationOptions, PackedTokens, VideoError
+from lmms_kvtp.vlms import tiny
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
@@ -26,6 +28,16 @@ class LocalModel(Chat):
     def name(self) -> str:
         """The checkpoint."""
         return self.pretrained
+
+    @property
+    def checkpoint(self) -> str:
+        """Folder or hub id of the weights."""
+        return str(tiny.tiny_folder()) if self.pretrained == tiny.NAME else self.pretrained
+
+    @cached_property
+    def identity(self) -> str:
+        """The checkpoint and, where it is a folder, its files."""
+        return f"{self.name} {weights_of(self.checkpoint)}"
 
     @cached_property
     def vlm(self) -> LlavaVideo:

@@ -14,18 +14,25 @@ from lmms_kvtp.skvqa.backends.local import LocalModel
 from lmms_kvtp.skvqa.backends.scoring import ClipScorer, Scoreable, below_best, shortened
 from lmms_kvtp.skvqa.store import Store, content_key
 from lmms_kvtp.skvqa.videos import Clips
+from lmms_kvtp.skvqa.weights import weights_of
 from lmms_kvtp.types import FrameFeatures, VideoError
 
 
 class OneByOne(ClipScorer):
     """Scores question after question; each is kept as soon as it is there."""
 
+    @property
+    @abstractmethod
+    def checkpoint(self) -> str:
+        """Folder or hub id of the weights."""
+
     def score(self, questions: Iterable[Scoreable], store: Store) -> Asked[tuple[float, ...]]:
         """Scores by question id; see `ClipScorer`."""
         answers: dict[str, tuple[float, ...]] = {}
         failures = []
+        identity = (self.name, weights_of(self.checkpoint))
         for question in questions:
-            key = content_key("clips", self.name, question.clips.key, question.text, question.captions)
+            key = content_key("clips", identity, question.clips.key, question.text, question.captions)
             known = store.get(key)
             if known is None:
                 try:
@@ -59,6 +66,11 @@ class LanguageModel(OneByOne):
         """The checkpoint."""
         return self.model.name
 
+    @property
+    def checkpoint(self) -> str:
+        """Of the model."""
+        return self.model.checkpoint
+
     def rate(self, question: Scoreable) -> tuple[float, ...]:
         """The scores of one question."""
         return tuple(self.model.rate(shortened(caption), question.text) for caption in question.captions)
@@ -78,6 +90,11 @@ class TextSimilarity(OneByOne):
     def name(self) -> str:
         """Checkpoint and scale."""
         return f"{self.pretrained} x{self.scale:g}"
+
+    @property
+    def checkpoint(self) -> str:
+        """As given."""
+        return self.pretrained
 
     @cached_property
     def _model(self) -> Any:
@@ -107,6 +124,11 @@ class ImageSimilarity(OneByOne):
     @property
     def name(self) -> str:
         """The checkpoint."""
+        return self.encoder.pretrained
+
+    @property
+    def checkpoint(self) -> str:
+        """Of the encoder."""
         return self.encoder.pretrained
 
     def rate(self, question: Scoreable) -> tuple[float, ...]:
