@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -34,11 +34,19 @@ class FusionHead:
     """normalized: cosines, as released. raw: the frame's embedding at its own length, as eq. 6 and 7 are printed."""
     log_tau: Float[Tensor, " 2"] = field(default_factory=lambda: torch.zeros(2), compare=False)
     """Logarithms of the local and the global temperature."""
+    anchors: int = 0
+    """Places spread evenly over the video, each with an offset that training learns; 0, as in the paper: a frame does
+    not know where in the video it stands, so nothing can tell the first frames from the last."""
+    offsets: Float[Tensor, "k E"] = field(default_factory=lambda: torch.zeros(0, 0), compare=False)
+    """What is added to frames at the anchors, in lengths of the frame's embedding; between two anchors both count.
+    None before training."""
 
     def __post_init__(self) -> None:
-        """Refuse clips without frames and weights that leave nothing, or less, for the frame itself."""
+        """Refuse clips without frames, a single anchor, and weights that leave nothing for the frame itself."""
         if self.clip_size < 1:
             raise ValueError(f"clip_size={self.clip_size} is not a number of frames; the least is 1")
+        if self.anchors < 0 or self.anchors == 1:
+            raise ValueError(f"anchors={self.anchors} cannot tell places apart; use 2 or more, or 0 for none")
         if min(self.local_weight, self.global_weight) < 0 or self.local_weight + self.global_weight > 1:
             raise ValueError(
                 f"local_weight={self.local_weight} and global_weight={self.global_weight} are not shares; "
@@ -50,7 +58,11 @@ class FusionHead:
 
         Args:
             frames: pooled image embeddings, not normalised.
+
+        Raises:
+            ValueError: the head has offsets for embeddings of another width.
         """
+        frames = self._placed(frames)
         keys = frames / (frames.norm(dim=-1, keepdim=True) + 1e-6)
         queries = keys if self.queries == "normalized" else frames
         local_tau, global_tau = self.log_tau.to(frames.device).exp()
@@ -69,9 +81,12 @@ class FusionHead:
 
     def save(self, folder: Path) -> None:
         """Write the head's two files into `folder`."""
-        settings = {name: value for name, value in asdict(self).items() if name != "log_tau"}
+        learned = {"log_tau": self.log_tau, "offsets": self.offsets} if len(self.offsets) else {"log_tau": self.log_tau}
+        settings = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        save_file({"log_tau": self.log_tau.detach().float().cpu().contiguous()}, folder / WEIGHTS)
+        save_file(
+            {name: value.detach().float().cpu().contiguous() for name, value in learned.items()}, folder / WEIGHTS
+        )
 
     @staticmethod
     def load(settings: Path, weights: Path) -> "FusionHead":
@@ -81,12 +96,33 @@ class FusionHead:
             ValueError: a file is damaged or holds something else; the message names it.
         """
         try:
-            log_tau = load_file(weights)["log_tau"]
+            learned = load_file(weights)
+            log_tau = learned["log_tau"]
             if tuple(log_tau.shape) != (2,) or not torch.isfinite(log_tau).all():
                 raise ValueError(f"log_tau is {log_tau.tolist()}, wanted two finite numbers")
-            return FusionHead(**json.loads(settings.read_text(encoding="utf-8")), log_tau=log_tau)
+            offsets = learned.get("offsets", torch.zeros(0, 0))
+            head = FusionHead(**json.loads(settings.read_text(encoding="utf-8")), log_tau=log_tau, offsets=offsets)
+            if len(head.offsets) != head.anchors or not torch.isfinite(head.offsets).all():
+                raise ValueError(f"{len(head.offsets)} offsets for {head.anchors} anchors, or one that is no number")
+            return head
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"no fusion head in {settings} and {weights}: {error}") from error
+
+    def _placed(self, frames: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
+        """Frames with what was learned of their place in the video."""
+        if not len(self.offsets):
+            return frames
+        if self.offsets.shape[1] != frames.shape[1]:
+            raise ValueError(
+                f"a fusion head with offsets of width {self.offsets.shape[1]} cannot read frames of width "
+                f"{frames.shape[1]}; give the predictor that was trained for this encoder"
+            )
+        place = torch.linspace(0, len(self.offsets) - 1, len(frames), device=frames.device)
+        left = place.long().clamp(max=len(self.offsets) - 2)
+        offsets = self.offsets.to(frames.device)
+        offset: Tensor = offsets[left].lerp(offsets[left + 1], (place - left)[:, None])
+        lengths: Tensor = frames.norm(dim=-1, keepdim=True)
+        return frames + lengths * offset
 
 
 def clips(num_frames: int, size: int) -> Int[Tensor, " T"]:

@@ -75,6 +75,40 @@ def test_a_head_comes_back_from_its_files(tmp_path):
     assert found == head and found.log_tau.tolist() == [0.5, -0.25]
 
 
+def test_offsets_are_added_to_frames_in_their_lengths_and_mixed_between_anchors():
+    frames = torch.randn(5, 3, generator=torch.manual_seed(2)) * 7
+    offsets = torch.randn(3, 3, generator=torch.manual_seed(3))
+    between = [offsets[0], (offsets[0] + offsets[1]) / 2, offsets[1], (offsets[1] + offsets[2]) / 2, offsets[2]]
+    placed = torch.stack([frame + frame.norm() * offset for frame, offset in zip(frames, between, strict=True)])
+    found = FusionHead(clip_size=2, anchors=3, offsets=offsets).views(frames)
+    torch.testing.assert_close(found, FusionHead(clip_size=2).views(placed), atol=1e-5, rtol=0)
+    only = FusionHead(anchors=3, offsets=offsets).views(frames[:1])[0]
+    torch.testing.assert_close(only, torch.nn.functional.normalize(placed[:1], dim=1), atol=1e-5, rtol=0)
+
+
+def test_anchors_that_learned_nothing_yet_change_nothing():
+    frames = torch.randn(5, 3, generator=torch.manual_seed(2))
+    wanted = FusionHead().views(frames)
+    for head in (FusionHead(anchors=4), FusionHead(anchors=4, offsets=torch.zeros(4, 3))):
+        assert all(torch.equal(view, same) for view, same in zip(head.views(frames), wanted, strict=True))
+
+
+def test_offsets_come_back_and_know_the_width_of_their_frames(tmp_path):
+    offsets = torch.randn(3, 4, generator=torch.manual_seed(3))
+    FusionHead(anchors=3, offsets=offsets).save(tmp_path)
+    found = FusionHead.load(tmp_path / "fusion.json", tmp_path / "fusion.safetensors")
+    assert found.anchors == 3 and torch.equal(found.offsets, offsets)
+    with pytest.raises(ValueError, match="offsets of width 4 cannot read frames of width 6"):
+        found.views(torch.randn(5, 6))
+
+
+@pytest.mark.parametrize("offsets", [torch.zeros(3, 4), torch.full((2, 4), torch.nan)], ids=["count", "nan"])
+def test_offsets_that_do_not_fit_their_anchors_are_refused(tmp_path, offsets):
+    FusionHead(anchors=2, offsets=offsets).save(tmp_path)
+    with pytest.raises(ValueError, match=r"no fusion head in .*: \d offsets for 2 anchors, or one that is no number"):
+        FusionHead.load(tmp_path / "fusion.json", tmp_path / "fusion.safetensors")
+
+
 @pytest.mark.parametrize("damage", ["weights", "settings", "shape", "nan", "field"])
 def test_damaged_files_are_named(tmp_path, damage):
     FusionHead().save(tmp_path)
@@ -91,7 +125,9 @@ def test_damaged_files_are_named(tmp_path, damage):
         FusionHead.load(settings, weights)
 
 
-@pytest.mark.parametrize("bad", [{"clip_size": 0}, {"local_weight": -0.1}, {"local_weight": 0.6, "global_weight": 0.5}])
+@pytest.mark.parametrize(
+    "bad", [{"clip_size": 0}, {"local_weight": -0.1}, {"local_weight": 0.6, "global_weight": 0.5}, {"anchors": 1}]
+)
 def test_impossible_settings_are_refused(bad):
-    with pytest.raises(ValueError, match=r"is not a number of frames|are not shares"):
+    with pytest.raises(ValueError, match=r"is not a number of frames|are not shares|cannot tell places apart"):
         FusionHead(**bad)

@@ -23,7 +23,7 @@ FIELDS: dict[type[Any], tuple[str, ...]] = {
         *("lora_rank", "gradient_checkpointing", "report_to"),
     ),
     Objective: ("level", "pooling", "flatness"),
-    FusionHead: ("clip_size", "local_weight", "global_weight", "queries"),
+    FusionHead: ("clip_size", "local_weight", "global_weight", "queries", "anchors"),
 }
 """Settings that are arguments, by the class that has them."""
 

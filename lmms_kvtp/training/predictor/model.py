@@ -49,11 +49,13 @@ class Predictor(nn.Module):
     """Logits of every frame for every question, and their loss."""
 
     def __init__(self, towers: Towers, head: FusionHead, objective: Objective, parts: Parts) -> None:
-        """Freeze all but `parts` of `towers`; the temperatures of `head` become parameters."""
+        """Freeze all but `parts` of `towers`; temperatures and offsets of `head` become parameters."""
         super().__init__()
         self.towers = towers
         device = towers.logit_scale.device
         self.log_tau = nn.Parameter(head.log_tau.clone().float().to(device))
+        width = towers.text_model.get_parameter("head.bias").shape[0]
+        self.offsets = nn.Parameter(torch.zeros(head.anchors, width, device=device), requires_grad=head.anchors > 0)
         self.head, self.objective = head, objective
         trained = tuple(towers.trained(parts))
         for name, parameter in towers.named_parameters():
@@ -84,8 +86,8 @@ class Predictor(nn.Module):
         return [mixed[each.owner == question] for question in range(len(each.labels))]
 
     def trained_head(self) -> FusionHead:
-        """The head with its temperatures as they are now."""
-        return replace(self.head, log_tau=self.log_tau)
+        """The head with its temperatures and offsets as they are now."""
+        return replace(self.head, log_tau=self.log_tau, offsets=self.offsets)
 
     def save(self, folder: Path, slim: Path | None = None) -> None:
         """Write a folder that `encoder.pretrained` takes, and maybe the slim form, both with the fusion head."""

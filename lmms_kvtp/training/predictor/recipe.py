@@ -26,7 +26,7 @@ class Recipe:
     lr: float = 3e-4
     """Of the towers, and of a shared tower's head."""
     head_lr: float = 3e-3
-    """Of the temperatures, the logit scale and the logit bias."""
+    """Of temperatures and offsets, the logit scale and the logit bias."""
     videos_per_step: int = 4
     """On each process."""
     seed: int = 0
@@ -60,7 +60,7 @@ class Recipe:
     def plain(self) -> Mapping[str, Any]:
         """As JSON has it."""
         values = asdict(self)
-        values["head"]["log_tau"] = self.head.log_tau.tolist()
+        values["head"] |= {"log_tau": self.head.log_tau.tolist(), "offsets": self.head.offsets.tolist()}
         plain: Mapping[str, Any] = json.loads(json.dumps(values))
         return plain
 

@@ -96,5 +96,5 @@ def _groups(model: Predictor, recipe: Recipe) -> list[dict[str, Any]]:
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (rest if name.endswith(("log_tau", "logit_scale", "logit_bias")) else towers).append(parameter)
+            (rest if name.endswith(("log_tau", "offsets", "logit_scale", "logit_bias")) else towers).append(parameter)
     return [{"params": rest, "lr": recipe.head_lr}, *([{"params": towers, "lr": recipe.lr}] if towers else [])]

@@ -107,6 +107,25 @@ def test_head_only_training_leaves_both_towers_alone(tmp_path):
     assert KVTP().head(Siglip(str(tmp_path))).clip_size == 4
 
 
+def test_only_offsets_find_what_is_relevant_by_its_place_alone(tmp_path):
+    """Frames are noise; the question asks for the last ones."""
+    asked = (Question("", refined="how does it end", spans=((9.0, 12.0, 5.0),)),)
+    noise = torch.Generator().manual_seed(5)
+    seen = [
+        SeenVideo(Example(f"{i}.mp4", asked), torch.randn(12, 32, generator=noise), torch.arange(12.0))
+        for i in range(9)
+    ]
+    found = {}
+    for anchors in (0, 3):
+        recipe = replace(RECIPE, epochs=4, head=FusionHead(anchors=anchors), head_lr=0.05, videos_per_step=3)
+        found[anchors] = train(fresh(), seen[:6], seen[6:], recipe, tmp_path / str(anchors))["validation_after"]
+    assert found[3]["auroc"] > 0.9 > found[0]["auroc"] + 0.2
+    tuned = Siglip(str(tmp_path / "3"), device="cpu")
+    assert KVTP().head(tuned).offsets.shape == (3, 32)
+    scores = KVTP().score(FrameFeatures(seen[8].times, seen[8].image), asked[0], tuned)
+    assert scores[9:].mean() > scores[:9].mean() + 1
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_epoch(run, tmp_path):
     shutil.copytree(run[1], tmp_path / "out")
     bad = videos(12, 2)
