@@ -1,7 +1,7 @@
 """What an answer cost: counts, seconds and operations per stage, carried beside the text."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -15,6 +15,7 @@ SHARED = ("decode", "preprocess", "vision", "encoder")
 """Stages that the questions on one video share."""
 WAITING = "waiting"
 """Not work: the model waits for a process that decodes ahead, whose work stands under decode and preprocess."""
+NOT_OWN = frozenset({*SHARED, WAITING})
 
 
 DERIVED = ("keep_ratio_actual", "seconds_total", "first_token_seconds", "flops_total", "layer_average")
@@ -53,6 +54,8 @@ class SampleCost:
     """Peak memory of the accelerator while answering; None on the CPU, where no such counter is exact."""
     swept: bool = False
     """Answered in a sweep, whose encoders compute for all methods at once: seconds are no measure of this one."""
+    cold: bool = False
+    """On the first visuals of its process: seconds hold what loads and compiles on first use; see `timed`."""
 
     @property
     def keep_ratio_actual(self) -> float:
@@ -62,8 +65,8 @@ class SampleCost:
     @property
     def seconds_total(self) -> float:
         """Seconds of work on this answer, shared stages divided among the questions on the video."""
-        shared = sum(self.seconds.get(stage, 0.0) for stage in SHARED)
-        own = sum(s for stage, s in self.seconds.items() if stage not in (*SHARED, WAITING))
+        shared = sum([self.seconds.get(stage, 0.0) for stage in SHARED])
+        own = sum([seconds for stage, seconds in self.seconds.items() if stage not in NOT_OWN])
         return own + shared / self.questions_on_video
 
     @property
@@ -90,8 +93,20 @@ class SampleCost:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "SampleCost":
         """The inverse of `to_dict`."""
-        known = {f.name: values[f.name] for f in fields(SampleCost) if f.name in values}
-        return SampleCost(**known | {"layer_lengths": tuple(known.get("layer_lengths", ()))})
+        known = {name: values[name] for name in FIELDS if name in values}
+        known["layer_lengths"] = tuple(known.get("layer_lengths", ()))
+        return SampleCost(**known)
+
+
+FIELDS = tuple(f.name for f in fields(SampleCost))
+
+
+def timed(costs: Sequence[SampleCost]) -> Sequence[SampleCost]:
+    """The costs whose seconds go into a mean: those after the warm-up, which is the first visuals of each process.
+
+    All of them where there are no others.
+    """
+    return [cost for cost in costs if not cost.cold] or costs
 
 
 class Meter:

@@ -44,6 +44,7 @@ class Answerer:
         self._prefix = PrefixCache() if share_prefix and not built.method.query_aware else None
         self.swept, self._look = look is not None, look or self._look_alone
         self._visuals: tuple[str, ...] | None = None
+        self._first: tuple[str, ...] | None = None
         self._encoded: list[Encoded] = []
 
     def answer(self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int] | None = None) -> Iterator[Answer]:
@@ -92,7 +93,10 @@ class Answerer:
             questions = sharing.get(ask.visuals, 1)
             ready.append(prepare(vlm, method, self._encode(ask), ask.question, self.fewer_frames, questions))
         answers = finish(vlm, method, ready, asks[0].options, self._prefix)
-        return [replace(answer, cost=replace(answer.cost, swept=self.swept)) for answer in answers]
+        return [
+            replace(answer, cost=replace(answer.cost, swept=self.swept, cold=ask.visuals == self._first))
+            for answer, ask in zip(answers, asks, strict=True)
+        ]
 
     def _encode(self, ask: Ask) -> list[Encoded]:
         if ask.visuals != self._visuals:
@@ -101,6 +105,7 @@ class Answerer:
                 self._prefix.clear()
             self._encoded = self._look(ask)
             self._visuals = ask.visuals
+            self._first = ask.visuals if self._first is None else self._first
         return self._encoded
 
     def _look_alone(self, ask: Ask) -> list[Encoded]:

@@ -1,11 +1,12 @@
 """The ledger of an answer."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lmms_kvtp.cost import Meter, SampleCost, lookup, record
+from lmms_kvtp.cost import Meter, SampleCost, lookup, record, timed
 
 COST = SampleCost(
     num_frames=5,
@@ -81,3 +82,9 @@ def test_a_task_finds_the_cost_of_its_document():
     record("a task:7", COST)
     assert lookup("a task:7") == COST
     assert lookup("a task:8") is None
+
+
+def test_the_first_visuals_of_a_process_are_in_no_mean_of_seconds():
+    cold, warm = replace(COST, cold=True), COST
+    assert timed([cold, warm, warm]) == [warm, warm]
+    assert timed([cold]) == [cold]  # nothing else is there

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_args", default="", help="how it is loaded: dtype=bfloat16,device=cuda, ...")
     parser.add_argument("--videos", type=int, default=6, help="synthetic videos, four questions on each (default 6)")
     parser.add_argument("--frames", type=int, default=32, help="of a video, at most (default %(default)s)")
+    parser.add_argument("--baseline", type=Path, help="finished runs of the unpruned model, held to published scores")
     parser.add_argument("--out", type=Path, help="also write the record: a .json file, or the folder of the runs")
 
 
@@ -33,13 +34,18 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.method is None:
         raise ValueError("give --method NAME to examine a method, or --reference to examine the model")
     from lmms_kvtp.api import load
+    from lmms_kvtp.doctor.expected import recorded
     from lmms_kvtp.doctor.gates import examine
+    from lmms_kvtp.doctor.published import published_accuracy
     from lmms_kvtp.doctor.record import to_record, write_record
     from lmms_kvtp.doctor.synthetic import synthetic_exam
 
     model = load(arguments.model, **pairs(arguments.model_args))
     method = model.method(method_settings(arguments.method, arguments.keep_ratio))
-    gates = examine(synthetic_exam(model.vlm, method, arguments.videos, arguments.frames))
+    expected = recorded(arguments.model)
+    gates = examine(synthetic_exam(model.vlm, method, arguments.videos, arguments.frames, expected))
+    if arguments.baseline:
+        gates.append(published_accuracy(arguments.baseline))
     rows = [[gate.name, SHOWN[gate.passed], gate.detail] for gate in gates]
     table = markdown(["gate", "", "what was found"], rows)
     sys.stdout.write(f"{arguments.method} on {arguments.model}\n\n{table}\n")

@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Cell]:
-    """All cells; the unpruned model comes first and once.
+    """All cells, each once; the unpruned model comes first.
 
     Raises:
         LookupError: an unknown preset.
@@ -66,8 +66,8 @@ def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Cell]:
     if wrong:
         raise ValueError(f"--ratios: {wrong[0]} is outside (0, 1]; a ratio is the share of vision tokens kept")
     full = [Cell(FULL, 1.0, settings_of(FULL, 1.0))] if FULL in methods else []
-    pruned = [name for name in methods if name != FULL]
-    return full + [Cell(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in ratios]
+    pruned = [name for name in dict.fromkeys(methods) if name != FULL]
+    return full + [Cell(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in dict.fromkeys(ratios)]
 
 
 def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int | None = None) -> list[Run]:

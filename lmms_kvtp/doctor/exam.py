@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmms_kvtp.allocators.uniform import Uniform as EqualBudgets
+from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Encoded, Prepared, encode_once, finish, prepare
@@ -72,6 +73,8 @@ class Exam:
     """Reads the letter out of an answer; None where there is none."""
     reference: Callable[[VideoVLM], tuple[bool | None, str]]
     """Holds the unpruned model against another implementation: passed (None: there is none), and what was seen."""
+    expected: Expected | None = None
+    """What the unpruned model reached on such questions before; None where nobody measured."""
 
     @cached_property
     def low(self) -> Method:

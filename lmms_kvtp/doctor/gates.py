@@ -151,11 +151,15 @@ def baseline_logits(exam: Exam) -> Gate:
 
 
 def baseline_accuracy(exam: Exam) -> Gate:
-    """The unpruned model knows more than guessing gives, where answers are known."""
+    """The unpruned model is as good as it was before, or else knows more than guessing gives, if answers are known."""
     known = [asked for _, asked in exam.pairs if asked.target and asked.options]
     if len(known) < ENOUGH or len(known) < len(exam.pairs):
         return Gate("baseline accuracy", None, f"{len(known)} questions with known answers are too few")
     right = sum(exam.right(exam.base_answers))
+    if exam.expected is not None:
+        before, margin = exam.expected.accuracy, exam.expected.margin(len(known))
+        detail = f"{right} of {len(known)} right without pruning, recorded {before:.1%} ± {margin:.1%}"
+        return Gate("baseline accuracy", abs(right / len(known) - before) <= margin, detail)
     chance = sum(1 / len(asked.options) for asked in known) / len(known)
     p = float(scipy.stats.binomtest(right, len(known), chance, alternative="greater").pvalue)
     detail = f"{right} of {len(known)} right without pruning, guessing gives {chance:.0%} (p = {p:.2g})"

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from lmms_kvtp.doctor.exam import Asked, Exam
+from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.method import Method
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.synth import cache
@@ -19,7 +20,7 @@ QUESTIONS = 4
 """On each video."""
 
 
-def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int) -> Exam:
+def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expected: Expected | None = None) -> Exam:
     """Questions on the first videos of the test split, which are made now if the cache does not hold them.
 
     Args:
@@ -27,6 +28,7 @@ def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int) -> E
         method: what is examined.
         videos: how many.
         frames: of each, at most.
+        expected: what the unpruned model reached on this split before.
 
     Raises:
         ValueError: no videos.
@@ -42,7 +44,7 @@ def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int) -> E
         if key not in loaded:
             path = cache.video(str(doc["split"]), cast(int, doc["seed"]))
             loaded[key] = load_video(str(path), FrameOptions(max_frames_num=frames))
-    return Exam(vlm, method, list(loaded.values()), [asked[key] for key in loaded], chosen_letter, reference)
+    return Exam(vlm, method, list(loaded.values()), [asked[key] for key in loaded], chosen_letter, reference, expected)
 
 
 def reference(vlm: VideoVLM) -> tuple[bool | None, str]:

@@ -1,11 +1,13 @@
 """Rows of a leaderboard from the runs that can be compared, and a list of what cannot be, with reasons."""
 
+import gc
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lmms_kvtp.leaderboard.cells import Cell, against, average, cell
+from lmms_kvtp.leaderboard.cells import SHARED, Cell, against, average, cell
 from lmms_kvtp.leaderboard.discover import Found, LeftOut, discover
 from lmms_kvtp.leaderboard.entries import Entry, comparable
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, gates_of
@@ -61,7 +63,8 @@ def build(folders: Sequence[Path], gates: Sequence[GateRecord] = (), allow: Coll
         ValueError: no run is left.
     """
     found, left = discover(folders)
-    entries, unread = _cells(found)
+    with _no_collection():
+        entries, unread = _cells(found)
     kept, refused = [], []
     for task in sorted({entry.cell.task for entry in entries}):
         column, out = comparable([entry for entry in entries if entry.cell.task == task], gates, allow)
@@ -74,6 +77,18 @@ def build(folders: Sequence[Path], gates: Sequence[GateRecord] = (), allow: Coll
     rows = _rows(kept, tasks, gates)
     left_out = (*refused, *unread, *left)
     return Board(tasks, tuple(rows), left_out, len(refused) + len(unread), tuple(_notes(rows)))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Reading makes millions of small objects and no cycles: looking for cycles among them takes an eighth of it."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _cells(found: Sequence[Found]) -> tuple[list[Entry], list[LeftOut]]:
@@ -137,6 +152,12 @@ def _notes(rows: Sequence[Row]) -> list[str]:
                 notes.append(f"{row.name}, {task}: {found.failed} of {total} questions failed and count as wrong")
             if found.costless:
                 notes.append(f"{row.name}, {task}: {found.costless} of {total} answers carry no cost (cached)")
+    swept = [row.name for row in rows if any(found.cost and found.cost.swept for found in row.cells.values())]
+    if swept:
+        notes.append(
+            f"seconds marked {SHARED} ({', '.join(swept)}) are of a sweep, whose methods share encoders and decoders; "
+            "run a method alone, by its command, for seconds of its own"
+        )
     if not any(row.provenance.unpruned for row in rows):
         notes.append("no row is the unpruned model, so that no accuracy is shown relative to it")
     return notes

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost import SampleCost, timed
 from lmms_kvtp.leaderboard.runs import Record, Run
-from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
+from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference, estimate
 
 SPARSITY_EDGES = (0.0, 1.5, 2.0, 3.0, 5.0)
 """Lower ends of the ranges of sparsity: those of the SparseKV-QA tasks, and KVTP's least threshold, 1.5."""
+
+SHARED = "shared"
+"""Stands beside seconds of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,16 @@ class CostSummary:
     flops: float | None
     """All stages that have a closed form; None where an answer lacks them. Convention: docs/costs.md."""
     seconds: float
-    """Shared stages divided among the questions on a video."""
+    """Shared stages divided among the questions on a video, without each process's first video, its warm-up."""
     peak_bytes: int | None
     """The largest; None on a CPU."""
+    swept: bool = False
+    """Seconds are of a sweep, whose methods share encoders: no measure of this one."""
+
+    @property
+    def seconds_text(self) -> str:
+        """`0.52`, and `0.52 shared` of a sweep."""
+        return f"{self.seconds:.2f}" + (f" {SHARED}" if self.swept else "")
 
     @property
     def keep_ratio(self) -> float:
@@ -89,8 +100,9 @@ def summarise(costs: Sequence[SampleCost]) -> CostSummary | None:
         tokens_structural=sum(cost.tokens_structural for cost in costs) / count,
         prompt_tokens=sum(cost.prompt_tokens for cost in costs) / count,
         flops=sum(flops) / count if all(flops) else None,
-        seconds=sum(cost.seconds_total for cost in costs) / count,
+        seconds=fmean([cost.seconds_total for cost in timed(costs)]),
         peak_bytes=max(peaks, default=None),
+        swept=any(cost.swept for cost in costs),
     )
 
 
@@ -116,8 +128,8 @@ def relative(run: Run, baseline: Run) -> Estimate | None:
         return None
     ratio = sum(record.score for record in run.records) / len(run.records) / base
     pairs = zip(run.records, baseline.records, strict=True)
-    parts = tuple(_light(ours, (ours.score - ratio * theirs.score) / base) for ours, theirs in pairs)
-    spread = accuracy(replace(run, records=parts))
+    parts = [(ours.score - ratio * theirs.score) / base for ours, theirs in pairs]
+    spread = estimate(parts, [record.video for record in run.records])
     return Estimate(100 * ratio, spread.stderr, spread.count)
 
 
@@ -130,10 +142,9 @@ def average(relatives: Sequence[Estimate]) -> Estimate:
     )
 
 
-def _light(record: Record, score: float | None = None) -> Record:
-    """Without cost, and with another score if given."""
-    value = record.score if score is None else score
-    return Record(record.question, record.video, record.kind, value, None, record.error, record.sparsity)
+def _light(record: Record) -> Record:
+    """Without cost."""
+    return Record(record.question, record.video, record.kind, record.score, None, record.error, record.sparsity)
 
 
 def _bin(sparsity: float) -> str:

@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
 
 from lmms_kvtp.leaderboard.board import Board, Row
+from lmms_kvtp.leaderboard.cells import CostSummary
 from lmms_kvtp.leaderboard.reported import Reported
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
@@ -81,10 +84,18 @@ def _markdown_row(row: Row, tasks: Sequence[str]) -> list[str]:
         *scores,
         shown(row.relative),
         f"{sum(flops) / len(flops) / 1e12:.3g}" if flops else MISSING,
-        f"{sum(cost.seconds for cost in costs) / len(costs):.2f}" if costs else MISSING,
+        _seconds(costs),
         row.gates,
         commit(row),
     ]
+
+
+def _seconds(costs: Sequence[CostSummary]) -> str:
+    """The mean over tasks; marked where any of it is of a sweep."""
+    if not costs:
+        return MISSING
+    mean = fmean([cost.seconds for cost in costs])
+    return replace(costs[0], seconds=mean, swept=any(cost.swept for cost in costs)).seconds_text
 
 
 def commit(row: Row) -> str:

@@ -12,7 +12,7 @@ from lmms_kvtp.leaderboard.cells import CostSummary
 AXES: Mapping[str, Callable[[CostSummary], float | None]] = {
     "vision tokens that entered the language model": lambda cost: cost.tokens_kept,
     "TFLOPs per question": lambda cost: None if cost.flops is None else cost.flops / 1e12,
-    "seconds per question": lambda cost: cost.seconds,
+    "seconds per question": lambda cost: None if cost.swept else cost.seconds,
 }
 
 

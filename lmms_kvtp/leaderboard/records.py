@@ -10,7 +10,16 @@ from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.cells import Cell, CostSummary
 from lmms_kvtp.leaderboard.stats import Estimate
 
-COSTS = ("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens", "flops", "seconds", "peak_bytes")
+COSTS = (
+    "tokens_before",
+    "tokens_kept",
+    "tokens_structural",
+    "prompt_tokens",
+    "flops",
+    "seconds",
+    "swept",
+    "peak_bytes",
+)
 
 
 def to_csv(board: Board) -> str:
@@ -77,15 +86,7 @@ def _flat(row: Row, found: Cell) -> dict[str, Any]:
     for name in ("accuracy", "difference", "relative"):
         pair = whole[name] or {}
         result |= {name: pair.get("mean"), f"{name}_stderr": pair.get("stderr")}
-    for name in (
-        "tokens_before",
-        "tokens_kept",
-        "tokens_structural",
-        "prompt_tokens",
-        "flops",
-        "seconds",
-        "peak_bytes",
-    ):
+    for name in COSTS:
         result[name] = cost.get(name)
     result["keep_ratio_measured"] = cost.get("keep_ratio")
     return result | {name: whole[name] for name in ("failed", "without_cost", "gates", "commit", "command", "toy")}

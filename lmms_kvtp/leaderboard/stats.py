@@ -40,7 +40,7 @@ class Flips:
 
 def accuracy(run: Run) -> Estimate:
     """Accuracy of a run; questions on one video are one cluster."""
-    return _estimate([record.score for record in run.records], [record.video for record in run.records])
+    return estimate([record.score for record in run.records], [record.video for record in run.records])
 
 
 def difference(run: Run, baseline: Run) -> Estimate:
@@ -49,7 +49,7 @@ def difference(run: Run, baseline: Run) -> Estimate:
     Raises:
         ValueError: the runs did not answer the same questions of one task, or a score is no number.
     """
-    return _estimate(deltas(run, baseline), [record.video for record in run.records])
+    return estimate(deltas(run, baseline), [record.video for record in run.records])
 
 
 def deltas(run: Run, baseline: Run) -> list[float]:
@@ -152,6 +152,7 @@ def _spread(gap: Estimate) -> float:
     return gap.stderr / 100 * math.sqrt(gap.count)
 
 
-def _estimate(values: list[float], clusters: list[str]) -> Estimate:
+def estimate(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """Mean of some values and its standard error, clustered."""
     mean = sum(values) / len(values) if values else float("nan")
     return Estimate(100 * mean, 100 * clustered_stderr(values, clusters), len(values))

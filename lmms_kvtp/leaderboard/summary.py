@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean
 
+from lmms_kvtp.cost import timed
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import accuracy, difference
 from lmms_kvtp.table import markdown
@@ -14,7 +15,7 @@ def summary(runs: Sequence[Run]) -> str:
     """A Markdown table: one row per run, with differences against the first run, the unpruned model.
 
     Accuracy is in points of 100 with standard errors clustered by video; tokens and seconds are means per question,
-    from costs that were measured in the run.
+    from costs that were measured in the run, seconds without its warm-up.
     """
     kinds = sorted({record.kind for record in runs[0].records} - {""})
     header = ["method", "vision tokens kept", "of all", "accuracy", "against all tokens", "seconds", *kinds]
@@ -30,7 +31,7 @@ def _row(run: Run, baseline: Run, kinds: Sequence[str]) -> list[str]:
     else:
         cells += [MISSING, MISSING]
     cells += [str(accuracy(run)), MISSING if run is baseline else f"{difference(run, baseline)}"]
-    cells += [f"{mean(cost.seconds_total for cost in costs):.2f}" if costs else MISSING]
+    cells += [f"{mean(cost.seconds_total for cost in timed(costs)):.2f}" if costs else MISSING]
     return cells + [f"{accuracy(run.of_kind(kind)).mean:.0f}" for kind in kinds]
 
 

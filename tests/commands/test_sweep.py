@@ -14,6 +14,11 @@ def test_the_plan_has_every_method_at_every_ratio_and_the_unpruned_model_once_an
     assert not any(sign in cell.folder for cell in cells for sign in " %:/")
 
 
+def test_what_is_named_twice_is_one_cell() -> None:
+    cells = plan(["full", "random", "random", "full"], [0.2, 0.2])
+    assert [cell.name for cell in cells] == ["full", "random 20%"]
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1.5, -0.2, float("nan")])
 def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match=r"outside \(0, 1\]; a ratio is the share of vision tokens kept"):

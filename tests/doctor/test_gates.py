@@ -11,6 +11,7 @@ from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Asked, Exam
+from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.gates import GATES, Gate, examine
 from lmms_kvtp.doctor.record import to_record, write_record
 from lmms_kvtp.doctor.synthetic import reference
@@ -203,3 +204,13 @@ def test_the_leaderboard_reads_the_record(model, tmp_path):
     [read] = read_gates([tmp_path / "stub_gates.json"])
     assert "changed output" in read.failed and read.status.startswith("failed: ")
     assert gates_of(record["method"], [read]) is read
+
+
+@pytest.mark.parametrize(("right", "passed"), [(16, True), (14, True), (13, False)])
+def test_a_baseline_below_its_record_is_caught(model, right, passed):
+    paper = exam(model)
+    recorded = Expected(accuracy=0.97, stderr=0.014, questions=200, source="")  # 16 questions: 15.4 points to each side
+    many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2, chosen_letter, reference, recorded)
+    many.__dict__["base_answers"] = ["A"] * right + ["B"] * (16 - right)
+    gate = {g.__name__: g for g in GATES}["baseline_accuracy"](many)
+    assert gate.passed is passed and f"{right} of 16 right without pruning, recorded 97.0% ± 15.4%" in gate.detail

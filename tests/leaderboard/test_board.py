@@ -8,8 +8,12 @@ from harness_files import COST, PARTS, sample, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.entries import ALLOW
+from lmms_kvtp.leaderboard.formats import to_markdown
 from lmms_kvtp.leaderboard.gates import read_gates
+from lmms_kvtp.leaderboard.page import to_html
+from lmms_kvtp.leaderboard.plots import points
 from lmms_kvtp.leaderboard.provenance import command
+from lmms_kvtp.leaderboard.records import to_csv
 
 BASE, OURS = [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 0, 0]
 KVTP = {
@@ -261,3 +265,24 @@ def test_peak_memory_is_the_largest_and_flops_need_every_answer(tmp_path):
     [row] = build([tmp_path]).rows
     cost = row.cells["skvqa_synth"].cost
     assert (cost.peak_bytes, cost.flops) == (9, None)
+
+
+def test_seconds_leave_out_the_warm_up_and_say_that_they_are_of_a_sweep(tmp_path):
+    slow = {**COST, "seconds": {"prefill": 50.0}, "cold": True}
+    rows = samples(BASE, cost={**COST, "swept": True})
+    rows[0] |= {"token_counts": [slow]}
+    rows[1] |= {"token_counts": [slow]}
+    write_run(tmp_path / "full", rows, parts={"pruner": {"class": "lmms_kvtp.pruners.none:Unpruned"}}, keep_ratio=1.0)
+    write_run(tmp_path / "random", samples(OURS))
+    board = build([tmp_path])
+    full, random = (row.cells["skvqa_synth"].cost for row in board.rows)
+    assert full.seconds == pytest.approx(0.5 + 0.25 / 2) and full.count == 6
+    assert (full.swept, random.swept) == (True, False)
+    assert any("seconds marked shared (all tokens) are of a sweep" in note for note in board.notes)
+    axis = "seconds per question"
+    assert [point.name for point in points(board.rows, "skvqa_synth", axis)] == ["random"]
+    table = " ".join(to_markdown(board, [], {}).split())
+    assert "| 0.62 shared |" in table and "| 0.62 |" in table
+    page = to_html(board, [], {})
+    assert page.count('title="of a sweep') == 1
+    assert ",True," in to_csv(board) and ",False," in to_csv(board)

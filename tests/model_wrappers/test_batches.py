@@ -95,3 +95,11 @@ def test_answers_before_the_failure_are_kept(run, docs, tmp_path):
     with pytest.raises(SampleError, match=r"bad\.mp4"):
         run({last: str(tmp_path / "bad.mp4")}, batch_size=6)
     assert len(run.journal) == last
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_answers_on_the_first_video_of_a_process_are_its_warm_up(run, docs, size):
+    _, counts = run(batch_size=size)
+    cold = {doc["video_path"] for doc, cost in zip(docs, counts, strict=True) if cost["cold"]}
+    assert len(cold) == 1
+    assert [cost["cold"] for cost in counts] == [doc["video_path"] in cold for doc in docs]

@@ -1,0 +1,65 @@
+"""Accuracies that were measured before, which the unpruned model is held against."""
+
+import json
+from dataclasses import dataclass
+from math import hypot
+from pathlib import Path
+from typing import Any
+
+from lmms_kvtp.shipped import MANIFEST, shipped_folder
+
+SIGMAS = 3.0
+"""Standard errors of the difference by which two measurements of one model may be apart."""
+RECORDED = Path(__file__).parent / "recorded.json"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The accuracy of an unpruned model on questions of one kind."""
+
+    accuracy: float
+    """Share of right answers."""
+    stderr: float
+    """Its standard error, clustered by video where that is known."""
+    questions: int
+    source: str
+
+    def spread(self, questions: int) -> float:
+        """Standard error of the accuracy on so many questions."""
+        return float(self.stderr * (self.questions / questions) ** 0.5)
+
+    def margin(self, questions: int) -> float:
+        """How far the accuracy on so many other questions may be away: SIGMAS standard errors of the difference."""
+        return SIGMAS * hypot(self.stderr, self.spread(questions))
+
+
+def recorded(model: str) -> Expected | None:
+    """What the embedded model reached on the synthetic benchmark's test split; None for others, and other weights."""
+    if model != "tiny":
+        return None
+    values = _read()["tiny"]
+    shipped = json.loads((shipped_folder("tiny") / MANIFEST).read_text(encoding="utf-8"))
+    if shipped["model.safetensors"] != values.pop("weights"):
+        return None
+    return Expected(**values)
+
+
+def published(model: str, frames: int, task: str) -> Expected | None:
+    """What papers report of a model without pruning, on a task of the harness; None where we know of nothing.
+
+    Args:
+        model: hub id or folder; its last part counts.
+        frames: most frames of a video.
+        task: its name in the harness.
+    """
+    name = model.rstrip("/").rpartition("/")[2].lower()
+    for row in _read()["published"]:
+        if (row["model"], row["frames"], row["task"]) == (name, frames, task):
+            share, count = float(row["accuracy"]), int(row["questions"])
+            return Expected(share, (share * (1 - share) / count) ** 0.5, count, str(row["source"]))
+    return None
+
+
+def _read() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
+    return found
