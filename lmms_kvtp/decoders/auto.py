@@ -1,4 +1,4 @@
-"""decord where it gives the right frames, PyAV elsewhere."""
+"""PyAV, which is the faster one; decord for damaged frames, which it hands out as the codec patches them."""
 
 import functools
 import logging
@@ -10,7 +10,7 @@ from torch import Tensor
 from lmms_kvtp.decoders.base import Reader
 from lmms_kvtp.decoders.decord import DecordError, DecordReader
 from lmms_kvtp.decoders.index import VideoIndex
-from lmms_kvtp.decoders.pyav import PyAVReader
+from lmms_kvtp.decoders.pyav import DamagedError, PyAVReader
 from lmms_kvtp.sampling import FrameOptions
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
         return DecordReader(index, options.num_threads)
 
     openers: dict[str, Callable[[], Reader]] = {
-        "auto": lambda: AutoReader(decord, pyav),
+        "auto": lambda: AutoReader(pyav, decord),
         "decord": decord,
         "pyav": pyav,
     }
@@ -38,43 +38,57 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
 
 
 class AutoReader(Reader):
-    """Reads with decord until it fails, and with PyAV from there on."""
+    """Reads with PyAV until a frame is damaged, and with decord from there on, as far as it reads the file right."""
 
-    def __init__(self, decord: Callable[[], Reader], pyav: Callable[[], Reader]) -> None:
-        """Open the file.
+    def __init__(self, pyav: Callable[[], Reader], decord: Callable[[], Reader]) -> None:
+        """Open the file with PyAV.
 
         Raises:
-            VideoError: neither decoder can.
+            VideoError: it cannot be opened.
         """
-        self._pyav = pyav
-        try:
-            self._reader = decord()
-        except DecordError as error:
-            self._reader = self._instead(error)
+        self._decord = decord
+        self._reader = pyav()
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
         """Decode frames.
 
         Raises:
-            VideoError: neither decoder can.
+            VideoError: neither decoder can, or a frame is missing, in whose place decord might put another.
         """
         try:
             return self._reader.read(indices)
-        except DecordError as error:
-            self.close()
-            self._reader = self._instead(error)
-            return self._reader.read(indices)
+        except DamagedError as error:
+            frames = self._instead(error, indices)
+            if frames is None:
+                raise
+            log.info("%s; decord reads it", error)
+            _warn_once()
+            return frames
 
     def close(self) -> None:
         """Let go of file and threads."""
         self._reader.close()
 
-    def _instead(self, error: DecordError) -> Reader:
-        log.info("%s", error)
-        _warn_once(error.reason)
-        return self._pyav()
+    def _instead(self, error: DamagedError, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"] | None:
+        """The frames as decord has them, which reads from now on; None where it cannot."""
+        try:
+            reader = self._decord()
+        except DecordError as objection:
+            log.info("%s: %s", error, objection)
+            return None
+        try:
+            frames = reader.read(indices)
+        except DecordError as failure:
+            reader.close()
+            log.info("%s: %s", error, failure)
+            return None
+        self._reader.close()
+        self._reader = reader
+        return frames
 
 
 @functools.cache
-def _warn_once(reason: str) -> None:
-    log.warning("decord does not read some videos, %s; PyAV reads these (log level INFO names each)", reason)
+def _warn_once() -> None:
+    log.warning(
+        "frames of some videos are damaged; decord reads these as its codec patches them (level INFO names them)"
+    )

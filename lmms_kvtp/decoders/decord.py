@@ -1,4 +1,4 @@
-"""decord: what LLaVA-Video reads videos with."""
+"""decord: what LLaVA-Video reads videos with, and what reads damaged frames without complaint."""
 
 from collections.abc import Sequence
 

@@ -23,6 +23,10 @@ SKIPPING = ("h264", "hevc")
 """Decoders that can leave out single frames, those that no other frame needs, and change nothing in the others."""
 
 
+class DamagedError(VideoError):
+    """A frame does not decode as it should; the codec might patch it."""
+
+
 class PyAVReader(Reader):
     """Decodes from the last key frame before each wanted frame on, and converts only wanted ones."""
 
@@ -51,7 +55,8 @@ class PyAVReader(Reader):
         """Decode frames.
 
         Raises:
-            VideoError: a frame is damaged or missing, or frames differ in size.
+            DamagedError: a frame is damaged.
+            VideoError: a frame is missing, or frames differ in size.
         """
         pictures = [self._picture(index) for index in indices]
         shapes = {picture.shape for picture in pictures}
@@ -72,7 +77,7 @@ class PyAVReader(Reader):
     def _find(self, index: int) -> VideoFrame:
         import av
 
-        cause = "missing"
+        cause, kind = "missing", VideoError
         for start in self._starts(index):
             try:
                 if start is not None:
@@ -82,12 +87,13 @@ class PyAVReader(Reader):
             except StopIteration:
                 continue
             except av.FFmpegError as error:
-                cause = f"damaged ({error.strerror})"
+                cause, kind = f"damaged ({error.strerror})", DamagedError
                 continue
             if position == index and not frame.is_corrupt:
                 return frame
-            cause = "damaged" if position == index else cause
-        raise VideoError(f"cannot read video {self._index.path}: frame {index} is {cause}; {WAY_OUT}")
+            if position == index:
+                cause, kind = "damaged", DamagedError
+        raise kind(f"cannot read video {self._index.path}: frame {index} is {cause}; {WAY_OUT}")
 
     def _starts(self, index: int) -> Iterator[int | None]:
         """Where to begin looking for a frame: None for "go on from here", else a key frame's stamp, ever earlier."""
