@@ -26,11 +26,13 @@ class FrameOptions:
     add_time_instruction: bool = False
     """Tell the model the length of the video and the second of each frame."""
     backend: Literal["auto", "decord", "pyav"] = "auto"
-    """auto: decord, and PyAV where decord fails or would give wrong frames."""
+    """auto: PyAV, and decord for damaged frames, which it hands out as its codec patches them."""
     chunk_size: int = 16
     """Decoded frames that stand in memory at a time."""
     num_threads: int = 1
     """Of the decoder; 0 for as many as there are cores: up to a fifth more work, worth it where cores stand idle."""
+    preprocess: Literal["exact", "fast"] = "exact"
+    """fast: resize with torch instead of Pillow, about 8 times as fast; some bytes then differ by 1 (docs/video.md)."""
 
     def __post_init__(self) -> None:
         """Refuse settings that ask for nothing.

@@ -6,7 +6,7 @@ D language-model width, E image-text embedding width, L prompt positions.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -18,41 +18,71 @@ TEXT, VISION, NEWLINE = 0, 1, 2
 
 @runtime_checkable
 class PixelSpec(Protocol):
-    """What a vision tower wants of a frame: a hashable recipe from uint8 frames to normalised pixels."""
+    """What a vision tower wants of a frame: a hashable recipe from uint8 frames to normalised pixels, in two steps.
 
-    def __call__(self, rgb: UInt8[Tensor, "T H W 3"]) -> Float[Tensor, "T 3 h w"]:
-        """Resize and normalise frames."""
+    Its `repr` names everything that `resize` depends on.
+    """
+
+    def resize(self, rgb: UInt8[Tensor, "T H W 3"], fast: bool = False) -> UInt8[Tensor, "T h w 3"]:
+        """Resize frames; `fast` allows small differences, where that is faster."""
         ...
+
+    def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 h w"]:
+        """The pixels of resized frames."""
+        ...
+
+
+Shrink: TypeAlias = Callable[[PixelSpec, Callable[[], Tensor]], Tensor]
+"""How frames are resized for a tower, [T, h, w, 3], or taken from where that was kept: what the tower wants, and what
+gives the frames as they are, [T, H, W, 3], and may have to decode them."""
+
+
+def resize(spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]]) -> UInt8[Tensor, "T h w 3"]:
+    """A `Shrink` that keeps nothing, and is exact."""
+    return spec.resize(rgb())
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Some decoded frames, in the order of the video."""
+    """Some frames of a video, in its order."""
 
-    rgb: UInt8[Tensor, "T H W 3"]
+    _rgb: UInt8[Tensor, "T H W 3"] | Callable[[], UInt8[Tensor, "T H W 3"]] = field(repr=False)
+    """Decoded, or what decodes them if somebody asks."""
     times: Float[Tensor, " T"]
     """Seconds from the start of the video."""
     tower: Float[Tensor, "T P C"] | None = None
     """Patches as the language model's own vision tower sees them, row by row, once that has run."""
     spent: dict[str, float] = field(default_factory=dict, compare=False)
     """Seconds of stages that ran in another process, and of the wait for it; empty where frames are decoded here."""
+    shrink: Shrink = field(default=resize, repr=False, compare=False)
+    _resized: dict[PixelSpec, Tensor] = field(default_factory=dict, repr=False, compare=False)
     _prepared: dict[PixelSpec, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def rgb(self) -> UInt8[Tensor, "T H W 3"]:
+        """The frames as they are in the video. They may be decoded only now: take pixels where these will do.
+
+        Raises:
+            VideoError: they cannot be read.
+        """
+        return self._rgb if isinstance(self._rgb, Tensor) else self._rgb()
+
+    def resized(self, spec: PixelSpec) -> UInt8[Tensor, "T h w 3"]:
+        """Frames at the size that `spec` wants; raises as `rgb`."""
+        if spec not in self._resized:
+            self._resized[spec] = self.shrink(spec, lambda: self.rgb)
+        return self._resized[spec]
+
     def pixels(self, spec: PixelSpec) -> Float[Tensor, "T 3 h w"]:
-        """Frames as `spec` wants them; two towers with equal specs share one preprocessing."""
+        """Frames as `spec` wants them; two towers with equal specs share one preprocessing. Raises as `rgb`."""
         if spec not in self._prepared:
-            self._prepared[spec] = spec(self.rgb)
+            self._prepared[spec] = spec.normalise(self.resized(spec))
         return self._prepared[spec]
 
     @property
     def prepared(self) -> frozenset[PixelSpec]:
-        """What `pixels` was asked for."""
-        return frozenset(self._prepared)
-
-    def elsewhere(self, seconds: dict[str, float]) -> "Frames":
-        """The same frames and pixels, on which these seconds of each stage were spent in another process."""
-        total = {stage: self.spent.get(stage, 0.0) + seconds.get(stage, 0.0) for stage in {**self.spent, **seconds}}
-        return replace(self, spent=total)
+        """What was resized so far, and for whom."""
+        return frozenset(self._resized)
 
 
 @runtime_checkable

@@ -9,15 +9,16 @@ from os import PathLike, fspath
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lmms_kvtp.decoders.auto import open_reader
-from lmms_kvtp.decoders.base import Reader
+from lmms_kvtp.decoders.base import LateReader, Reader
 from lmms_kvtp.decoders.index import read_index
 from lmms_kvtp.decoders.memory import Images, MemoryReader
+from lmms_kvtp.frame_cache import FrameCache, Shelf
 from lmms_kvtp.sampling import FrameOptions, sample, time_instruction
-from lmms_kvtp.types import Frames, VideoError
+from lmms_kvtp.types import Frames, PixelSpec, Shrink, VideoError
 
 FOLDER_FPS = 3.0
 """Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
@@ -37,20 +38,53 @@ class SampledVideo:
     chunk_size: int
     """Frames that stand in memory at a time."""
     open: Callable[[], Reader] = field(repr=False)
+    fast: bool = False
+    """How frames are resized: see `types.PixelSpec`."""
+    shelf: Shelf | None = None
+    """Where resized frames are kept on disk."""
 
     def chunks(self) -> Iterator[Frames]:
         """Decode the frames, at most `chunk_size` at a time; each call starts from the beginning.
 
+        Frames that are kept on disk are decoded only when they are asked for as they are in the video.
+
         Raises:
             VideoError: a frame cannot be read; the message has path and cause.
         """
-        with closing(self.open()) as reader:
+        with closing(LateReader(self.open)) as reader:
             for start in range(0, len(self.indices), self.chunk_size):
                 part = slice(start, start + self.chunk_size)
-                yield Frames(reader.read(self.indices[part].tolist()), self.times[part])
+                # no name here for the frames: they go when whoever asked for them lets go of them
+                yield Frames(self._decode(part, reader), self.times[part], shrink=self.shrink(part))
+
+    def _decode(self, part: slice, reader: Reader) -> UInt8[Tensor, "t H W 3"] | Callable[[], Tensor]:
+        indices = self.indices[part].tolist()
+        if self.shelf is not None and self.shelf.has(indices, self.fast):
+            return partial(self.read, part)
+        return reader.read(indices)
+
+    def read(self, part: slice) -> UInt8[Tensor, "t H W 3"]:
+        """Decode some of the frames, by themselves; raises as `chunks`."""
+        with closing(self.open()) as reader:
+            return reader.read(self.indices[part].tolist())
+
+    def shrink(self, part: slice) -> Shrink:
+        """How some of the frames are resized."""
+        if self.shelf is None:
+            return partial(resize, fast=self.fast)
+        return partial(self.shelf.shrink, indices=self.indices[part].tolist(), fast=self.fast)
 
 
-def load_video(source: str | PathLike[str], options: FrameOptions | None = None) -> SampledVideo:
+def resize(
+    spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], fast: bool = False
+) -> UInt8[Tensor, "T h w 3"]:
+    """Implements `types.Shrink`: makes what no cache keeps."""
+    return spec.resize(rgb(), fast)
+
+
+def load_video(
+    source: str | PathLike[str], options: FrameOptions | None = None, cache: FrameCache | None = None
+) -> SampledVideo:
     """Choose the frames of a video file, or of a folder of image files; nothing is decoded yet.
 
     The key is the file's name without folder and extension: the same wherever the data set lies.
@@ -58,6 +92,7 @@ def load_video(source: str | PathLike[str], options: FrameOptions | None = None)
     Args:
         source: a file, or a folder whose image files are `FOLDER_FPS` frames a second.
         options: which frames, and how they are read.
+        cache: keeps the resized frames of files on disk.
 
     Raises:
         VideoError: no such file, no video in it, a part of it is missing, or no frame can be chosen.
@@ -69,7 +104,8 @@ def load_video(source: str | PathLike[str], options: FrameOptions | None = None)
     index = read_index(path)
     indices, times = _choose(path, index.num_frames, index.avg_fps, options)
     opener = partial(open_reader, index, indices.tolist(), options)
-    return _video(path, Path(path).stem, indices, times, index.num_frames / index.avg_fps, options, opener)
+    shelf = cache.shelf(path) if cache else None
+    return _video(path, Path(path).stem, indices, times, index.num_frames / index.avg_fps, options, opener, shelf)
 
 
 def image_files(folder: str | PathLike[str]) -> list[str]:
@@ -134,6 +170,7 @@ def _video(
     duration: float,
     options: FrameOptions,
     opener: Callable[[], Reader],
+    shelf: Shelf | None = None,
 ) -> SampledVideo:
     return SampledVideo(
         source=source,
@@ -144,6 +181,8 @@ def _video(
         instruction=time_instruction(times.tolist(), duration) if options.add_time_instruction else "",
         chunk_size=options.chunk_size,
         open=opener,
+        fast=options.preprocess == "fast",
+        shelf=shelf,
     )
 
 

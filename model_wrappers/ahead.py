@@ -1,12 +1,13 @@
 """Decodes the next videos in another process, while the model works on this one."""
 
+import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,14 +18,19 @@ from pathlib import Path
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmms_kvtp.frame_cache import GIB, FrameCache
 from lmms_kvtp.model_wrappers.ahead_worker import Chunk, End, Failed, Finished, Jobs, Message, Opened
 from lmms_kvtp.model_wrappers.arguments import RunOptions
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.visuals import to_videos
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import Frames, PixelSpec, Video
+from lmms_kvtp.video import SampledVideo
 
 MIB = 2**20
+AUTO_MIB = 1024
+WORTH_BYTES = 64 * MIB
+"""Videos of this size together take several times as long to decode as the other process takes to start."""
 START = "import sys; sys.path[:] = {path!r}; from lmms_kvtp.model_wrappers.ahead_worker import main; main()"
 
 
@@ -33,17 +39,33 @@ def decode_ahead(run: RunOptions, frames: FrameOptions, asks: Iterable[Ask]) -> 
     """Decode the videos of `asks`, in their order, for as long as the block lasts; None where that is not wanted."""
     found = dict.fromkeys(ask.visuals for ask in asks)
     upcoming = [visuals for visuals in found if visuals and all(Path(visual).exists() for visual in visuals)]
-    if run.decode_ahead_mib == 0 or not upcoming:
+    room = _worth(upcoming) if run.decode_ahead_mib == "auto" else run.decode_ahead_mib
+    if room == 0 or not upcoming:
         yield None
         return
-    ahead = Ahead(upcoming, frames, run.decode_ahead_mib * MIB, run.video_seconds)
+    ahead = Ahead(upcoming, frames, room * MIB, run.video_seconds, cache_of(run))
     try:
         yield ahead
     finally:
         ahead.close()
 
 
-def videos_of(ask: Ask, frames: FrameOptions, ahead: "Ahead | None") -> list[Video]:
+def _worth(upcoming: Sequence[tuple[str, ...]]) -> int:
+    """MiB for frames that wait: none for few or small videos, or without a second core for each process of the run."""
+    size = sum(os.path.getsize(visual) for visuals in upcoming for visual in visuals)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return AUTO_MIB if len(upcoming) > 1 and size >= WORTH_BYTES and cores >= 2 * processes else 0
+
+
+def cache_of(run: RunOptions) -> FrameCache | None:
+    """The frame cache of a run, if it has one."""
+    return FrameCache(Path(run.frame_cache), int(run.frame_cache_gib * GIB)) if run.frame_cache else None
+
+
+def videos_of(
+    ask: Ask, frames: FrameOptions, ahead: "Ahead | None", cache: FrameCache | None = None
+) -> Sequence[Video]:
     """The videos of a question, decoded ahead where that goes.
 
     Raises:
@@ -51,7 +73,7 @@ def videos_of(ask: Ask, frames: FrameOptions, ahead: "Ahead | None") -> list[Vid
         ValueError: visuals are of several kinds, or of one that is no video.
     """
     found = ahead.videos(ask.visuals) if ahead else None
-    return to_videos(ask.load(), " ".join(ask.visuals), frames) if found is None else found
+    return to_videos(ask.load(), " ".join(ask.visuals), frames, cache) if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +101,17 @@ class Ahead:
     """Hands out videos in the order in which they were announced; any other order is possible, and slow."""
 
     def __init__(
-        self, upcoming: Sequence[tuple[str, ...]], options: FrameOptions, limit_bytes: int, seconds: float
+        self,
+        upcoming: Sequence[tuple[str, ...]],
+        options: FrameOptions,
+        limit_bytes: int,
+        seconds: float,
+        cache: FrameCache | None = None,
     ) -> None:
         """Begin to decode."""
         self._place = {visuals: place for place, visuals in enumerate(upcoming)}
-        self._start = partial(Feed, options=options, limit_bytes=limit_bytes, seconds=seconds)
+        jobs = partial(Jobs, options=options, cache=cache)
+        self._start = partial(Feed, announce=jobs, limit_bytes=limit_bytes, seconds=seconds)
         self._failed: dict[tuple[str, ...], Failed] = {}
         self._specs: frozenset[PixelSpec] = frozenset()
         self._jobs = list(upcoming)
@@ -111,29 +139,32 @@ class Ahead:
         opened = self._get(number)
         assert isinstance(opened, Opened)
         spent = {"decode": opened.seconds, "waiting": time.perf_counter() - start}
-        streams = [self._stream(number, spent if place == 0 else {}) for place in range(len(opened.videos))]
-        return [
-            AheadVideo(video.source, video.key, video.indices, video.times, video.duration, video.instruction, stream)
-            for video, stream in zip(opened.videos, streams, strict=True)
-        ]
+        videos: list[Video] = []
+        for video in opened.videos:
+            stream = self._stream(number, video, {} if videos else spent)
+            told = (video.source, video.key, video.indices, video.times, video.duration, video.instruction)
+            videos.append(AheadVideo(*told, stream))
+        return videos
 
     def close(self) -> None:
         """End the process and let go of what it decoded."""
         self._feed.close()
 
-    def _stream(self, number: int, before: dict[str, float]) -> Iterator[Frames]:
+    def _stream(self, number: int, video: SampledVideo, before: dict[str, float]) -> Iterator[Frames]:
         """Frames of one video; what was spent before the first counts there."""
+        first = 0
         while True:
             message = self._get(number)
             if isinstance(message, End):
                 return
             assert isinstance(message, Chunk)
-            frames = message.frames.elsewhere(before)
-            before = {}
+            frames = message.frames(video, first, before)
+            first, before = first + len(frames.times), {}
             yield frames
             if not frames.prepared <= self._specs:  # a tower wanted more: from now on it is made ahead
                 self._specs |= frames.prepared
                 self._feed.learn(self._specs)
+            del frames, message  # before the next are taken in
 
     def _get(self, number: int) -> Message:
         """The next message about a sample; what is left of earlier ones is dropped."""
@@ -156,13 +187,13 @@ class Feed:
     def __init__(
         self,
         jobs: Sequence[tuple[str, ...]],
-        options: FrameOptions,
+        announce: Callable[..., Jobs],
         specs: frozenset[PixelSpec],
         limit_bytes: int,
         seconds: float,
     ) -> None:
         """Start."""
-        self._jobs, self._options, self._specs = list(jobs), options, specs
+        self._jobs, self._announce, self._specs = list(jobs), announce, specs
         self._limit, self._seconds = limit_bytes, seconds
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Message, int]] = deque()
@@ -205,13 +236,15 @@ class Feed:
         self._waiting.clear()
 
     def _run(self) -> None:
-        number = 0
+        number, reason = 0, "decoding ahead ended"
         try:
             while number < len(self._jobs) and not self._closed:
                 number = self._serve(number)
+        except OSError as error:
+            reason = f"no process can be started to decode ahead: {error}"
         finally:
             if not self._closed:  # without a word on the rest, the model would wait for ever
-                self._fail_from(number, "decoding ahead ended")
+                self._fail_from(number, reason)
 
     def _serve(self, number: int) -> int:
         """Take in what one process sends, from sample `number` on; returns the sample to go on with."""
@@ -227,7 +260,7 @@ class Feed:
                 )  # a session of its own: Ctrl-C is for us, and closing the pipe ends it
                 self._connection, specs = ours, self._specs
             try:
-                ours.send(Jobs(self._jobs[number:], self._options, specs))
+                ours.send(self._announce(self._jobs[number:], specs=specs))
                 ours.recv_bytes()  # it is ready; loading its libraries is no video's fault
             except (EOFError, OSError):
                 code = self.process.wait()

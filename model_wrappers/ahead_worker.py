@@ -5,16 +5,23 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
 
+from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.model_wrappers.visuals import to_videos
 from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import Frames, PixelSpec, Video, VideoError
+from lmms_kvtp.types import Frames, PixelSpec, VideoError
+from lmms_kvtp.video import SampledVideo
 
 
 @dataclass(frozen=True)
@@ -26,21 +33,34 @@ class Jobs:
     options: FrameOptions
     specs: frozenset[PixelSpec]
     """What towers read, as far as it is known; more may follow."""
+    cache: FrameCache | None = None
 
 
 @dataclass(frozen=True)
 class Opened:
     """The videos of a sample, of which no frame is decoded yet."""
 
-    videos: Sequence[Video]
+    videos: Sequence[SampledVideo]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Decoded frames with their pixels, and the seconds that both took here."""
+    """Some frames, resized for the towers that are known, and the seconds of each stage here."""
 
-    frames: Frames
+    times: Float[Tensor, " T"]
+    resized: Mapping[PixelSpec, UInt8[NDArray[np.uint8], "T h w 3"]]
+    rgb: UInt8[NDArray[np.uint8], "T H W 3"] | None
+    """As they are in the video, as long as it is not known who reads them."""
+    spent: Mapping[str, float]
+
+    def frames(self, video: SampledVideo, first: int, spent: Mapping[str, float]) -> Frames:
+        """What they are in the process of the model, from frame `first` of the video on, with more seconds spent."""
+        part = slice(first, first + len(self.times))
+        total = {stage: self.spent.get(stage, 0.0) + spent.get(stage, 0.0) for stage in {**self.spent, **spent}}
+        rgb = partial(video.read, part) if self.rgb is None else torch.from_numpy(self.rgb)
+        resized = {spec: torch.from_numpy(frames) for spec, frames in self.resized.items()}
+        return Frames(rgb, self.times, spent=total, shrink=video.shrink(part), _resized=resized)
 
 
 @dataclass(frozen=True)
@@ -86,16 +106,16 @@ def serve(connection: Connection) -> None:
     listener.start()
     connection.send_bytes(b"ready")
     for visuals in jobs.visuals:
-        for message in messages(visuals, jobs.options, specs):
+        for message in messages(visuals, jobs, specs):
             connection.send_bytes(pickle.dumps(message, protocol=5))
     listener.join()
 
 
-def messages(visuals: Sequence[str], options: FrameOptions, specs: Sequence[PixelSpec]) -> Iterator[Message]:
+def messages(visuals: Sequence[str], jobs: Jobs, specs: Sequence[PixelSpec]) -> Iterator[Message]:
     """Everything about one sample. `specs` is read anew for each chunk."""
     try:
         start = time.perf_counter()
-        videos = to_videos(list(visuals), " ".join(visuals), options)
+        videos = to_videos(list(visuals), " ".join(visuals), jobs.options, jobs.cache)
         yield Opened(videos, time.perf_counter() - start)
         for video in videos:
             yield from _chunks(video, specs)
@@ -105,7 +125,7 @@ def messages(visuals: Sequence[str], options: FrameOptions, specs: Sequence[Pixe
         yield Failed(type(error).__name__, str(error))
 
 
-def _chunks(video: Video, specs: Sequence[PixelSpec]) -> Iterator[Chunk]:
+def _chunks(video: SampledVideo, specs: Sequence[PixelSpec]) -> Iterator[Chunk]:
     chunks = video.chunks()
     while True:
         start = time.perf_counter()
@@ -113,10 +133,10 @@ def _chunks(video: Video, specs: Sequence[PixelSpec]) -> Iterator[Chunk]:
         if frames is None:
             return
         decoded = time.perf_counter()
-        for spec in list(specs):
-            frames.pixels(spec)
+        resized = {spec: frames.resized(spec).numpy() for spec in list(specs)}
+        rgb = None if resized else frames.rgb.numpy()
         spent = {"decode": decoded - start, "preprocess": time.perf_counter() - decoded}
-        yield Chunk(frames.elsewhere(spent))
+        yield Chunk(frames.times, resized, rgb, spent)
 
 
 def _listen(connection: Connection, specs: list[PixelSpec]) -> None:

@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Literal
 
 from lmms_kvtp.cost import SampleCost
-from lmms_kvtp.model_wrappers.ahead import Ahead, videos_of
+from lmms_kvtp.frame_cache import FrameCache
+from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of, videos_of
 from lmms_kvtp.model_wrappers.arguments import Arguments
 from lmms_kvtp.model_wrappers.build import Built
 from lmms_kvtp.model_wrappers.requests import Ask
@@ -36,9 +37,10 @@ class Answerer:
         share_prefix: bool = False,
         look: Callable[[Ask], list[Encoded]] | None = None,
         ahead: Ahead | None = None,
+        cache: FrameCache | None = None,
     ) -> None:
         """Begin with nothing encoded; `look` encodes videos for this method and for others, in a sweep."""
-        self._ahead = ahead
+        self._ahead, self._cache = ahead, cache
         self.built, self.session, self.frames = built, session, frames
         self.on_error, self.fewer_frames = on_error, fewer_frames
         self._prefix = PrefixCache() if share_prefix and not built.method.query_aware else None
@@ -109,7 +111,7 @@ class Answerer:
         return self._encoded
 
     def _look_alone(self, ask: Ask) -> list[Encoded]:
-        videos = videos_of(ask, self.frames, self._ahead)
+        videos = videos_of(ask, self.frames, self._ahead, self._cache)
         return [encode(self.built.vlm, self.built.method, video) for video in videos]
 
 
@@ -123,4 +125,4 @@ def make_answerer(
     """What answers the questions of a run, as its arguments have it."""
     run = arguments.run
     fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
-    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look, ahead)
+    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look, ahead, cache_of(run))

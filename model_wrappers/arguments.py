@@ -25,11 +25,16 @@ class RunOptions:
     """Questions that the language model reads at once, when it decodes greedily and drops nothing inside."""
     share_prefix: bool = True
     """With batch_size 1, questions on one video share the prefill of it, if they have no say in what is kept."""
-    decode_ahead_mib: int = 0
-    """Memory for frames of the next videos, which another process decodes meanwhile. 0: everything in this process,
-    where a file that hangs or crashes its decoder takes the run along."""
+    decode_ahead_mib: int | Literal["auto"] = "auto"
+    """Memory for frames of the next videos, which another process decodes meanwhile. auto: 1024 where that saves more
+    than the start of the process takes, else 0. 0: everything in this process, where a file that hangs or crashes its
+    decoder takes the run along."""
     video_seconds: float = 600.0
     """How long that process may work on one sample's videos, before it is ended and the sample has failed."""
+    frame_cache: str | None = None
+    """Folder for resized frames, so that a later run neither decodes nor resizes them."""
+    frame_cache_gib: float = 20.0
+    """What that folder may hold; the oldest frames make room for new ones."""
     seed: int = 0
     """Of sampling, and of every part of the method that draws at random and was given no seed."""
     on_error: Literal["raise", "skip"] = "raise"
@@ -47,8 +52,10 @@ class RunOptions:
         """Refuse an empty batch, and limits under which nothing can be read."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} is below 1")
-        if self.decode_ahead_mib < 0:
+        if self.decode_ahead_mib != "auto" and self.decode_ahead_mib < 0:
             raise ValueError(f"decode_ahead_mib={self.decode_ahead_mib} is below 0; 0 decodes nothing ahead")
+        if not self.frame_cache_gib > 0:
+            raise ValueError(f"frame_cache_gib={self.frame_cache_gib:g} is not above 0; leave frame_cache out instead")
         if not self.video_seconds > 0:
             raise ValueError(f"video_seconds={self.video_seconds:g} is not above 0; give seconds, 600 unless told")
 
@@ -66,14 +73,8 @@ class Arguments:
 
 GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
 
-RENAMED = {
-    "torch_dtype": ("load", "dtype"),
-    "newline": ("load", "newlines"),
-    "backend": ("load", "backend"),
-    "video_fps": ("frames", "fps"),
-    "video_decode_backend": ("frames", "backend"),
-}
-"""Names of the stock wrapper, or of the documentation, and the options and fields that they set."""
+RENAMED = {"torch_dtype": "dtype", "video_fps": "fps", "video_decode_backend": "backend", "newline": "newlines"}
+"""Names of the stock wrapper, or of the documentation, and the fields that they set."""
 
 ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "conv_template": (("qwen_1_5",), "LLaVA-Video on Qwen2 knows no other chat template"),
@@ -101,11 +102,12 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         LookupError: an unknown argument; the message lists near matches.
         ValueError: a value that does not fit, or that is refused; the message says why.
     """
-    owner = {f.name: (group, f.name) for group, options in GROUPS.items() for f in fields(options)} | RENAMED
-    plain = sorted({*owner} - {"dtype", "newlines"})
+    owner = {f.name: group for group, options in GROUPS.items() for f in fields(options)}
+    plain = sorted({*owner, *RENAMED} - {"dtype", "backend", "newlines"})
     values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     method: dict[str, Any] = {}
     for key, value in settings.items():
+        name = "device" if _is_one_device(key, value) else RENAMED.get(key, key)
         if key.split(".")[0] in PARTS or key == "keep_ratio":
             method[key] = value
         elif key in ONLY:
@@ -115,7 +117,7 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         elif key not in plain:
             raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, 'keep_ratio'])}")
         else:
-            group, name = owner["device" if _is_one_device(key, value) else key]
+            group = owner[name]
             parsed = parse(get_type_hints(GROUPS[group])[name], value, key)
             if values[group].setdefault(name, parsed) != parsed:
                 raise ValueError(f"{key}={value} contradicts {name}={values[group][name]}, the same setting; pass one")

@@ -16,8 +16,9 @@ from lmms_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.method import Method
-from lmms_kvtp.model_wrappers.ahead import Ahead, decode_ahead, videos_of
+from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of, decode_ahead, videos_of
 from lmms_kvtp.model_wrappers.answering import make_answerer
 from lmms_kvtp.model_wrappers.arguments import parse_arguments
 from lmms_kvtp.model_wrappers.build import build
@@ -74,7 +75,8 @@ class KvtpSweep(LlavaVideoKvtp):
             decode_ahead(self.arguments.run, self.arguments.frames, new) as ahead,
             tqdm(total=len(order) * len(built), desc="Answering", disable=self.rank != 0) as bar,
         ):
-            looks = Looks(self.built.vlm, [own.method for own in built], self.arguments.frames, ahead)
+            methods, cache = [own.method for own in built], cache_of(self.arguments.run)
+            looks = Looks(self.built.vlm, methods, self.arguments.frames, ahead, cache)
             answerers = [
                 make_answerer(given, replace(own, method=looks.methods[number]), record, looks.of(number))
                 for number, (given, own, record) in enumerate(zip(arguments, built, sessions, strict=True))
@@ -95,12 +97,17 @@ class Looks:
     """The last video, encoded once for all methods."""
 
     def __init__(
-        self, vlm: VideoVLM, methods: Sequence[Method], frames: FrameOptions, ahead: Ahead | None = None
+        self,
+        vlm: VideoVLM,
+        methods: Sequence[Method],
+        frames: FrameOptions,
+        ahead: Ahead | None = None,
+        cache: FrameCache | None = None,
     ) -> None:
         """Begin with nothing encoded; equal encoders become one, so that their weights load once."""
         same: dict[FrameEncoder, FrameEncoder] = {}
         self.methods = [replace(m, encoder=same.setdefault(m.encoder, m.encoder)) for m in methods]
-        self.vlm, self.frames, self._ahead = vlm, frames, ahead
+        self.vlm, self.frames, self._ahead, self._cache = vlm, frames, ahead, cache
         self._visuals: tuple[str, ...] | None = None
         self._encoded: list[list[Encoded]] = []
 
@@ -111,7 +118,7 @@ class Looks:
     def _look(self, number: int, ask: Ask) -> list[Encoded]:
         if ask.visuals != self._visuals:
             self._visuals, self._encoded = None, []  # frees the last video before the next is encoded
-            videos = videos_of(ask, self.frames, self._ahead)
+            videos = videos_of(ask, self.frames, self._ahead, self._cache)
             self._encoded = [encode_once(self.vlm, self.methods, video) for video in videos]
             self._visuals = ask.visuals
         return [video[number] for video in self._encoded]

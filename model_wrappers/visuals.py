@@ -7,18 +7,21 @@ from typing import Any
 
 from PIL.Image import Image
 
+from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import Video
-from lmms_kvtp.video import FOLDER_FPS, IMAGE_SUFFIXES, image_files, load_video, video_from_frames
+from lmms_kvtp.video import FOLDER_FPS, IMAGE_SUFFIXES, SampledVideo, image_files, load_video, video_from_frames
 
 
-def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[Video]:
+def to_videos(
+    visuals: Sequence[Any], name: str, options: FrameOptions, cache: FrameCache | None = None
+) -> list[SampledVideo]:
     """Each path of a video is a video; images, image files, or the image files of a folder are the frames of one.
 
     Args:
         visuals: as a task gives them.
         name: of a video made of images in memory.
         options: which frames.
+        cache: keeps resized frames of video files on disk.
 
     Raises:
         VideoError: a video cannot be read.
@@ -29,7 +32,7 @@ def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions) -> list[
         visuals, fps = image_files(visuals[0]), FOLDER_FPS
     kinds = {_kind(visual) for visual in visuals}
     if kinds <= {"video"}:
-        return [load_video(path, options) for path in visuals]
+        return [load_video(path, options, cache) for path in visuals]
     if len(kinds) > 1 or not kinds <= {"image", "image file"}:
         raise ValueError(f"{name} has visuals of kind {', '.join(sorted(kinds))}; wanted only videos, or only images")
     if kinds == {"image file"}:

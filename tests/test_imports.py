@@ -13,7 +13,7 @@ HARNESS = {"lmms_eval"}
 # Layer of each module: a module imports only from layers below its own, and from the light modules of its own layer.
 LAYERS = [
     ["types", "relevance", "flops", "resolve", "values", "rows", "table", "grid", "drawing", "after_import", "shipped"],
-    ["cost", "layout", "video", "sampling", "decoders", "pixels", "refine", "fusion"],
+    ["cost", "layout", "video", "frame_cache", "sampling", "decoders", "pixels", "refine", "fusion"],
     ["encoders", "scorers", "allocators", "pruners", "layer_pruning"],
     ["vlms"],
     ["method", "pipeline"],

@@ -19,7 +19,7 @@ from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.flops import cosine_flops
 from lmms_kvtp.flops.counter import counting, unfused
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.pixels import ResizedPixels
+from lmms_kvtp.pixels import ResizedPixels, normalise
 from lmms_kvtp.resolve import near
 from lmms_kvtp.types import FrameFeatures, Frames
 
@@ -36,8 +36,8 @@ class CroppedPixels:
     resize_mode: str
     """shortest: the centre of the frame is seen. longest: all of it, with bars."""
 
-    def __call__(self, rgb: UInt8[Tensor, "T H W 3"]) -> Float[Tensor, "T 3 h w"]:
-        """Resize, crop and normalise frames."""
+    def resize(self, rgb: UInt8[Tensor, "T H W 3"], fast: bool = False) -> UInt8[Tensor, "T h w 3"]:
+        """Resize and crop frames; there is no faster way with this."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         settings = PreprocessCfg(
@@ -47,8 +47,18 @@ class CroppedPixels:
             interpolation=self.interpolation,
             resize_mode=self.resize_mode,
         )
-        transform = image_transform_v2(settings, is_train=False)
-        return torch.stack([transform(Image.fromarray(np.asarray(frame))) for frame in rgb])
+        *steps, _, _ = image_transform_v2(settings, is_train=False).transforms  # the last two normalise
+        resized = torch.empty(len(rgb), *self.size, 3, dtype=torch.uint8)
+        for frame, small in zip(rgb, resized, strict=True):
+            image = Image.fromarray(np.asarray(frame))
+            for step in steps:
+                image = step(image)
+            small.copy_(torch.from_numpy(np.array(image)))
+        return resized
+
+    def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 h w"]:
+        """Scale resized frames to 0..1, and normalise."""
+        return normalise(resized, self.mean, self.std)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from lmms_kvtp.vlms.chat import Chat
 from lmms_kvtp.vlms.checkpoint import find_folder, load_generation_config, load_network, load_tokenizer
 from lmms_kvtp.vlms.config import LlavaConfig, read_config
 from lmms_kvtp.vlms.devices import Placement, check_dtype
-from lmms_kvtp.vlms.llava_package import load_package
 from lmms_kvtp.vlms.memory import told
 from lmms_kvtp.vlms.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.prefix import PrefixCache
@@ -35,8 +34,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class LoadOptions:
     """How a checkpoint is loaded and run."""
 
-    backend: Literal["transformers", "llava"] = "transformers"
-    """llava: by LLaVA-NeXT's own package, where it is installed; see docs/models.md."""
     revision: str | None = None
     """Commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -123,7 +120,7 @@ class LlavaVideo(VideoVLM):
     def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
         """Run the vision tower on one chunk of frames: features of its patches, row by row."""
         parts = torch.split(frames.pixels(self.pixel_spec), self.options.vision_batch)
-        with told(f"the vision tower on {len(frames.rgb)} frames, {len(parts[0])} at a time,", "lower vision_batch"):
+        with told(f"the vision tower on {len(frames.times)} frames, {len(parts[0])} at a time,", "lower vision_batch"):
             return torch.cat([self.network.tower(part.to(self.device, self.dtype)) for part in parts])
 
     @torch.inference_mode()
@@ -242,8 +239,7 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         defaults.eos_token_id = config.eos_token_id
     rows = config.vocabulary(len(tokenizer))
     with told(f"loading {pretrained} in {placement.dtype}", "choose dtype=bfloat16, or device_map=auto"):
-        load = load_package if options.backend == "llava" else load_network
-        network = load(folder, config, rows, options.attn_implementation, placement)
+        network = load_network(folder, config, rows, options.attn_implementation, placement)
     return LlavaVideo(
         name=pretrained,
         config=config,

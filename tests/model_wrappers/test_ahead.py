@@ -1,8 +1,10 @@
 """Decoding ahead: the same answers, in order, within a limit of memory, whatever happens to the process."""
 
-import gc
 import os
+import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,7 +12,8 @@ import pytest
 import torch
 from lmms_eval.api.instance import Instance
 
-from lmms_kvtp.model_wrappers.ahead import Ahead
+import lmms_kvtp.video
+from lmms_kvtp.model_wrappers.ahead import Ahead, Feed, _worth
 from lmms_kvtp.model_wrappers.journal import read
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 from lmms_kvtp.pixels import ResizedPixels
@@ -34,6 +37,8 @@ def planted(path):
         time.sleep(3600)
     if path.endswith("crashes.mp4"):
         os.kill(os.getpid(), 11)
+    if path.endswith("hungry.mp4"):
+        bytearray(1 << 50)
     return read_index(path)
 
 
@@ -74,7 +79,7 @@ def planted(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     start = "import planted_decoder; from"
     monkeypatch.setattr(module, "START", module.START.replace("from", start, 1))
-    for name in ("hangs.mp4", "crashes.mp4"):
+    for name in ("hangs.mp4", "crashes.mp4", "hungry.mp4"):
         (tmp_path / name).write_bytes(b"as if it were a video")
     return tmp_path
 
@@ -102,6 +107,7 @@ def test_pixels_that_a_tower_asked_for_come_ready_with_the_next_videos(paths, ah
         for frames in video.chunks():
             if number:
                 assert frames.prepared == {spec}
+                assert not isinstance(frames._rgb, torch.Tensor)  # nobody reads them: they were not sent
                 assert frames.spent["preprocess"] > 0
             assert torch.equal(frames.pixels(spec), spec(frames.rgb))
 
@@ -194,17 +200,19 @@ def test_answers_are_the_same_with_it_and_without(run, docs, batch_size):
 
 
 def test_a_run_goes_on_past_a_video_that_hangs_and_one_that_crashes(run, docs, paths, planted):
-    files = [str(planted / "hangs.mp4"), paths[0], str(planted / "crashes.mp4"), paths[1]]
+    bad = [str(planted / f"{name}.mp4") for name in ("hangs", "crashes", "hungry")]
+    files = [bad[0], paths[0], bad[1], paths[1], bad[2], paths[2]]
     requests = [instance(i, path) for i, path in enumerate(files)]
     start = time.monotonic()
     texts, session, _ = run(requests, decode_ahead_mib=64, video_seconds=4, on_error="skip")
-    assert [bool(text) for text in texts] == [False, True, False, True]
-    assert len(session.failures) == 2
-    assert "video_seconds=4" in session.failures[0]
+    assert [bool(text) for text in texts] == [False, True] * 3
+    assert len(session.failures) == 3
+    for failure, cause in zip(session.failures, ("video_seconds=4", "exit code -11", "MemoryError"), strict=True):
+        assert cause in failure
     assert time.monotonic() - start < 300
 
 
-def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, checkpoint, monkeypatch):
+def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, tmp_path, monkeypatch):
     def answered(self, ask, *rest):
         if len(kept) == 1:
             os.kill(os.getpid(), signal.SIGINT)
@@ -213,9 +221,72 @@ def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, checkpo
 
     from lmms_kvtp.model_wrappers.answering import Answerer
 
+    feeds, begin = [], Feed._run
+    monkeypatch.setattr(Feed, "_run", lambda feed: (feeds.append(feed), begin(feed)))
     kept, prepare = [], Answerer._encode
     monkeypatch.setattr(Answerer, "_encode", answered)
     with pytest.raises(KeyboardInterrupt):
         run([instance(i, path) for i, path in enumerate(paths)], decode_ahead_mib=64)
-    gc.collect()
     assert "decode-ahead" not in [thread.name for thread in threading.enumerate()]
+    [feed] = feeds
+    assert feed.process.returncode is not None
+    [journal] = (tmp_path / "journals").rglob("*.jsonl")
+    assert len(read(journal).answers) == 1
+
+
+def test_frames_that_an_earlier_run_kept_are_not_decoded(run, docs, tmp_path, monkeypatch):
+    requests = [instance(i, doc["video_path"]) for i, doc in enumerate(docs)]
+    texts, _, _ = run(requests)
+    kept, _, _ = run(requests, decode_ahead_mib=64, frame_cache=str(tmp_path / "cache"))
+    assert kept == texts
+    refuse = lambda *_: pytest.fail("a file was opened to decode it")  # noqa: E731
+    monkeypatch.setattr(lmms_kvtp.video, "open_reader", refuse)
+    found, _, _ = run(requests, frame_cache=str(tmp_path / "cache"))
+    assert found == texts
+
+
+def test_no_process_for_want_of_files_is_an_error_with_a_way_out(paths, ahead):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+    try:
+        with pytest.raises(RuntimeError, match=r"no process .* Too many open files.*; set decode_ahead_mib=0"):
+            ahead(paths).videos((paths[0],))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+MANY = """
+import resource, sys
+from lmms_kvtp.model_wrappers.ahead import Ahead
+from lmms_kvtp.sampling import FrameOptions
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+paths = sys.argv[1:]
+ahead = Ahead([(path,) for path in paths], FrameOptions(max_frames_num=2, force_sample=True), 2**20, 600.0)
+print(sum(len(chunk.times) for path in paths for video in ahead.videos((path,)) for chunk in video.chunks()))
+ahead.close()
+"""
+
+
+def test_many_videos_need_few_open_files(paths, tmp_path):
+    many = [tmp_path / f"{number}.mp4" for number in range(150)]
+    for link in many:
+        link.symlink_to(paths[0])
+    made = subprocess.run([sys.executable, "-c", MANY, *map(str, many)], check=True, capture_output=True, text=True)
+    assert made.stdout.strip() == "300"
+
+
+@pytest.mark.parametrize(
+    ("count", "mib", "cores", "processes", "room"),
+    [(2, 40, 2, 1, 1024), (2, 40, 3, 2, 0), (1, 80, 2, 1, 0), (2, 20, 2, 1, 0), (2, 40, 1, 1, 0), (2, 40, 4, 2, 1024)],
+)
+def test_it_begins_by_itself_where_it_pays(count, mib, cores, processes, room, tmp_path, monkeypatch):
+    upcoming = []
+    for number in range(count):
+        path = tmp_path / f"{number}.mp4"
+        with path.open("wb") as file:
+            file.truncate(mib * 2**20)
+        upcoming.append((str(path),))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert _worth(upcoming) == room

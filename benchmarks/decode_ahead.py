@@ -1,0 +1,136 @@
+"""Wall time of a run on 10-minute 720p files, with and without decoding ahead and the frame cache.
+
+`python benchmarks/decode_ahead.py` takes turns between the variants, each in a process of its own with one thread, on
+the embedded model, and adds its rounds to benchmarks/results/decode_ahead.json; two free cores are needed. Sides are
+sums of the ledger's stages: what the decoder does (decode, preprocess), and what the model does (the rest). The clock
+starts when the model is loaded, and stops at the last answer: the start of the other process is inside.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import long_videos
+from decoders import machine
+
+RESULTS = Path(__file__).parent / "results" / "decode_ahead.json"
+TASK = "long_videos"
+OPTIONS = "A. red\nB. green\nC. blue\nD. white\nAnswer with the option's letter."
+QUESTIONS = tuple(f"What color is the {thing}?\n{OPTIONS}" for thing in ("star", "circle", "cross", "sky"))
+VARIANTS: dict[str, dict[str, str]] = {
+    "in one process": {"decode_ahead_mib": "0"},
+    "decode ahead": {"decode_ahead_mib": "1024"},
+    "frame cache, first run": {"decode_ahead_mib": "0", "frame_cache": "CACHE"},
+    "frame cache, next run": {"decode_ahead_mib": "0", "frame_cache": "CACHE"},
+    "decode ahead, preprocess=fast": {"decode_ahead_mib": "1024", "preprocess": "fast"},
+}
+
+
+def answer(folder: Path, settings: dict[str, str]) -> dict[str, object]:
+    """One run in this process: wall seconds, sides, and the answers."""
+    import torch
+    from lmms_eval.api.instance import Instance
+
+    from lmms_kvtp.bench.waterfall import DECODER, WAITING, one_after_the_other, stage_seconds
+    from lmms_kvtp.model_wrappers.journal import read
+    from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+
+    torch.set_num_threads(1)
+    paths = sorted(str(path) for path in folder.glob("*.mp4"))
+    docs = [{"path": path, "question": question} for path in paths for question in QUESTIONS]
+    common = {"pretrained": "tiny", "allow_toy": True, "device": "cpu", "journal": tempfile.mkdtemp()}
+    model = LlavaVideoKvtp(**common, **settings)
+    model.task_dict[TASK] = {"test": docs}
+    requests = []
+    for number, doc in enumerate(docs):
+        told = (doc["question"], {"max_new_tokens": 8}, lambda doc: [doc["path"]], number, TASK, "test")
+        about = {"task": TASK, "doc_id": number, "repeats": 1, "version": 1}
+        requests.append(Instance("generate_until", told, 0, about))
+    start = time.perf_counter()
+    answers = model.generate_until(requests)
+    wall = time.perf_counter() - start
+    seconds = stage_seconds([made.cost for made in read(model.session.journal.path).answers.values()])
+    decoder = sum(seconds[stage] for stage in DECODER)
+    sides = {"decoder_s": decoder, "model_s": one_after_the_other(seconds) - decoder, "waiting_s": seconds[WAITING]}
+    texts = [made.text for made in answers]
+    return {"wall_s": round(wall, 2), **{name: round(spent, 2) for name, spent in sides.items()}, "texts": texts}
+
+
+def play(folder: Path, names: list[str]) -> dict[str, dict[str, object]]:
+    """Each variant once, in a new process."""
+    round_of, cache = {}, folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    for name in names:
+        settings = {key: value.replace("CACHE", str(cache)) for key, value in VARIANTS[name].items()}
+        command = [sys.executable, __file__, "--child", json.dumps([str(folder), settings])]
+        made = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        round_of[name] = json.loads(made.stdout.splitlines()[-1])
+        print(name, {key: value for key, value in round_of[name].items() if key != "texts"}, flush=True)
+    return round_of
+
+
+def summary(rounds: list[dict[str, dict[str, object]]]) -> dict[str, object]:
+    """Of each variant: medians and ranges, and the ratios within each round."""
+    rows: dict[str, object] = {}
+    for name in rounds[-1]:
+        rows[name] = {
+            "wall_s": spread([turn[name]["wall_s"] for turn in rounds]),
+            "decoder_s": spread([turn[name]["decoder_s"] for turn in rounds]),
+            "model_s": spread([turn[name]["model_s"] for turn in rounds]),
+            "waiting_s": spread([turn[name]["waiting_s"] for turn in rounds]),
+            "wall_over_larger_side": spread(
+                [turn[name]["wall_s"] / max(turn[name]["decoder_s"], turn[name]["model_s"]) for turn in rounds]
+            ),
+            "one_process_over_this": spread(
+                [turn["in one process"]["wall_s"] / turn[name]["wall_s"] for turn in rounds]
+            ),
+            "same_answers": all(turn[name]["texts"] == turn["in one process"]["texts"] for turn in rounds),
+        }
+    return rows
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and range."""
+    return {name: round(of(values), 2) for name, of in (("median", statistics.median), ("min", min), ("max", max))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=int, default=6)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS)[:2])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        folder, settings = json.loads(given.child)
+        print(json.dumps(answer(Path(folder), settings)))
+        return
+    folder = Path(tempfile.gettempdir()) / f"lmms_kvtp_decode_ahead_{given.videos}"
+    folder.mkdir(exist_ok=True)
+    for number in range(given.videos):
+        if not (folder / f"{number}.mp4").exists():
+            shutil.copy(long_videos.make("h264"), folder / f"{number}.mp4")
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    name = f"{given.videos} videos: {', '.join(given.variants)}"
+    told = "".join(f" {variant!r}" for variant in given.variants)
+    rounds = [*rows.get(name, {}).get("rounds", []), play(folder, given.variants)]
+    rows[name] = {
+        "command": f"python benchmarks/decode_ahead.py --videos {given.videos} --variants{told}",
+        "machine": machine(),
+        "videos": given.videos,
+        "questions_on_each": len(QUESTIONS),
+        "summary": summary(rounds),
+        "rounds": rounds,
+    }
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    print(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
