@@ -1,10 +1,11 @@
 import os
+from dataclasses import replace
 
 import pytest
 from skvqa.entries import entry, long_entry
 
 from lmms_kvtp.skvqa.compare import diff, merge
-from lmms_kvtp.skvqa.entry import dumps
+from lmms_kvtp.skvqa.entry import DATASETS, dumps
 from lmms_kvtp.skvqa.files import write_whole
 from lmms_kvtp.skvqa.index import IndexFileError, files, read, write
 from lmms_kvtp.skvqa.stats import Criteria, apply, report, statistics
@@ -88,6 +89,23 @@ def test_the_report_says_what_each_criterion_drops():
     assert "dropped: 1 only not sparse enough, 1 only too short, 1 both" in text
     assert "all: 3 of 6 questions kept" in text
     assert "| nextqa, filtered" in text
+
+
+def test_the_papers_own_statistics_stand_below_with_what_differs():
+    lines = report([*LONG[:2], replace(LONG[2], dataset="nextqa")], Criteria(beta=2.5)).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| paper")]
+    assert rows == [
+        ["paper, all seven, full", "50,812", "-", "245 s", "1.95"],
+        ["paper, all seven, SparseKV-QA", "20,050", "-", "451 s", "3.56"],
+    ]
+    told = "\n".join(lines)
+    assert "the paper keeps 39.5 % of its questions, this index 66.7 %" in told
+    assert "not here: egoschema, activitynetqa, perceptiontest, videochatgpt, mvbench\n" in told
+    assert "LLaVA-NeXT there, of tiny here" in told
+    assert "in its released filter, 1 here" in told
+    assert "here it is 2.5" in told
+    every = report([replace(LONG[0], dataset=name) for name in DATASETS], Criteria())
+    assert "one sum over seven data sets, as here" in every
 
 
 def test_two_indexes_are_compared_question_by_question():
