@@ -37,6 +37,14 @@ CAPTION_TOKENS = 2500
 """Of a caption call: 8 images of about 300 tokens, assumed, and the prompt."""
 SCORE_TOKENS = 4000
 """Of a scoring call: 16 captions of about 200 tokens, assumed, and the prompt."""
+CAPTION_WORDS, SCORE_WORDS = 200, 150
+"""Output tokens of such calls, assumed."""
+DOLLARS = (2.5, 10.0)
+"""For a million input and output tokens: the example of docs/skvqa.md."""
+CAPTION_SECONDS = 1.4
+"""Of a 7B model, estimated: 2500 tokens at 15 GFLOP each and 100 TFLOP/s, 200 tokens at 15 GB each and 3 TB/s."""
+SCORE_SECONDS = 0.7
+"""As above, 16 prompts of 300 tokens."""
 
 
 class NoIndexError(LookupError):
@@ -108,14 +116,20 @@ def ways_on(dataset: str) -> str:
     """What to do without an index, with how long it takes."""
     size = SIZES.get(dataset, Size(1000, 1000))
     clips = size.videos * CLIPS_PER_VIDEO
+    images = size.videos * SIGLIP_TERAFLOPS
+    hours = (clips * CAPTION_SECONDS + size.questions * SCORE_SECONDS) / 3600
+    read = (clips * CAPTION_TOKENS + size.questions * SCORE_TOKENS) / 1e6
+    written = (clips * CAPTION_WORDS + size.questions * SCORE_WORDS) / 1e6
     return f"""no SparseKV-QA index of {dataset}: {VARIABLE} is not set, and {cache_folder()} has none. Ways on:
 - the paper's own labels: lmms-kvtp skvqa import skvqa.json --dataset {dataset} ... (their release's file)
-- from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --scorer siglip ... reads {size.videos} \
-videos once, {SIGLIP_TERAFLOPS} TFLOP each ({size.videos * SIGLIP_TERAFLOPS / 1000:.0f} PFLOP: \
-{size.videos * SIGLIP_TERAFLOPS / 100 / 60:.0f} minutes on a GPU that does 100 TFLOP/s, and the time to decode)
-- the paper's way: the same without --scorer siglip: at most {clips} captions of 8 frames and {size.questions} \
-questions to score, at about {(clips * CAPTION_TOKENS + size.questions * SCORE_TOKENS) / 1e6:.0f} million input tokens \
-(--price-input and --budget limit what an endpoint may cost)
+- from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --captioner none --scorer siglip ... reads \
+{size.videos} videos once, {SIGLIP_TERAFLOPS} TFLOP each ({images / 1000:.0f} PFLOP: {images / 100 / 60:.0f} minutes \
+on a GPU that does 100 TFLOP/s, and the time to decode)
+- the paper's way: the same without --captioner and --scorer: at most {clips} captions of 8 frames and \
+{size.questions} questions to score: about {hours:.0f} hours for a 7B model on one such GPU, free of charge; or, at an \
+endpoint, about {read:.0f} million input and {written:.1f} million output tokens, {read * DOLLARS[0]:.0f} + \
+{written * DOLLARS[1]:.0f} dollars at {DOLLARS[0]:g} and {DOLLARS[1]:g} dollars a million (estimates, not measured; \
+--budget limits what an endpoint may cost)
 - no filter: --tasks skvqa_{dataset}_full
 then point {VARIABLE} at the file or its folder, or run lmms-kvtp skvqa install FILE; docs/skvqa.md has the commands"""
 

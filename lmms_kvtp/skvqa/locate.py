@@ -12,6 +12,7 @@ from lmms_kvtp.video import IMAGE_SUFFIXES
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 SHOWN = 20
+"""Missing videos that have a line of their own in a message."""
 
 
 class ArchiveError(ValueError):
@@ -49,9 +50,9 @@ class VideoFolder:
 
 
 def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
-    """Which videos are not there, and what is expected."""
+    """Which videos are not there, all of them, and what is expected."""
     shown = "".join(f"\n  {name}" for name in missing[:SHOWN])
-    more = f"\n  and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    more = f"\n  and {len(missing) - SHOWN} more: {', '.join(missing[SHOWN:])}" if len(missing) > SHOWN else ""
     return f"{len(missing)} of {total} videos are not below {root}:{shown}{more}\n{expected(dataset)}"
 
 

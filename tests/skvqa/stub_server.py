@@ -13,7 +13,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-FAULTS = ("limited", "broken", "slow", "garbage", "empty", "chatty", "stubborn", "injected", "unusable", "uncounted")
+FAULTS = (
+    "limited",
+    "broken",
+    "slow",
+    "garbage",
+    "empty",
+    "chatty",
+    "stubborn",
+    "injected",
+    "unusable",
+    "uncounted",
+    "foreign",
+)
 
 
 class Counter:
@@ -59,6 +71,11 @@ def fault(model: str, times: int, answer: str, turns: int) -> tuple[int, str]:
         return 200, "I would rather talk about the weather."
     if model == "injected":
         return 200, "{'scores': __import__('os').system('touch /tmp/injected')}"
+    if model == "foreign":
+        return (
+            200,
+            "\u732b\u304c\u8d70\u308b\n0-7: \U0001f408 {0}\n" * 625,
+        )  # 10,000 characters, lines of clips among them
     return 200, answer
 
 

@@ -203,6 +203,17 @@ def test_a_question_with_orders_in_it_and_a_caption_without_end_change_nothing(t
     assert entry.question == evil
 
 
+def test_captions_in_other_languages_and_of_10000_characters_are_one_line_of_a_clip(tmp_path, start_stub):
+    stub = start_stub()
+    data = write_dataset(tmp_path / "data", "egoschema", videos=1)
+    command = arguments("egoschema", data, tmp_path, *endpoint_arguments(stub))
+    assert main([*command, "--captioner", "endpoint:foreign"]) == 0
+    [entry] = read(tmp_path / "egoschema.jsonl")
+    assert entry.clip_scores == (0.0, 5.0, 0.0)
+    assert entry.models["captioner"] == "foreign"
+    assert (tmp_path / "egoschema.failures.jsonl").read_text() == ""
+
+
 def test_videos_may_come_as_archives(tmp_path):
     import zipfile
 

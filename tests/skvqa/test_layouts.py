@@ -93,6 +93,10 @@ def test_all_missing_videos_are_listed_at_once(tmp_path):
     assert "\n  b\n  c\n" in str(error.value)
     assert "<video_idx>.mp4" in str(error.value)
     assert list(scan(tmp_path).find_all("egoschema", ["a", "b"], skip_missing=True)) == ["a"]
+    many = [f"video{number}" for number in range(99)]
+    with pytest.raises(LayoutError, match=r"and 79 more: video20, video21, .*, video98\n") as error:
+        scan(tmp_path).find_all("egoschema", many)
+    assert all(name in str(error.value) for name in many)
 
 
 def test_of_two_files_with_one_name_the_one_in_the_named_folder_is_taken(tmp_path):
