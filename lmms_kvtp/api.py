@@ -89,9 +89,13 @@ def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> M
         LookupError: an unknown option.
         ValueError: an option has a wrong value.
     """
+    return Model(load_llava_video(pretrained, load_options(options)))
+
+
+def load_options(settings: Mapping[str, Any]) -> LoadOptions:
+    """Read fields of `LoadOptions`, as text or as values; raises as `load` does."""
     hints = get_type_hints(LoadOptions)
-    for name in options:
+    for name in settings:
         if name not in hints:
             raise LookupError(f"unknown option {name!r}; {near(name, [f.name for f in fields(LoadOptions)])}")
-    parsed = {name: parse(hints[name], value, name) for name, value in options.items()}
-    return Model(load_llava_video(pretrained, LoadOptions(**parsed)))
+    return LoadOptions(**{name: parse(hints[name], value, name) for name, value in settings.items()})

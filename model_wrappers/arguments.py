@@ -73,8 +73,14 @@ class Arguments:
 
 GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
 
-RENAMED = {"torch_dtype": "dtype", "video_fps": "fps", "video_decode_backend": "backend", "newline": "newlines"}
-"""Names of the stock wrapper, or of the documentation, and the fields that they set."""
+RENAMED = {
+    "torch_dtype": ("load", "dtype"),
+    "newline": ("load", "newlines"),
+    "backend": ("load", "backend"),
+    "video_fps": ("frames", "fps"),
+    "video_decode_backend": ("frames", "backend"),
+}
+"""Names of the stock wrapper, or of the documentation, and the options and fields that they set."""
 
 ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "conv_template": (("qwen_1_5",), "LLaVA-Video on Qwen2 knows no other chat template"),
@@ -102,12 +108,11 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         LookupError: an unknown argument; the message lists near matches.
         ValueError: a value that does not fit, or that is refused; the message says why.
     """
-    owner = {f.name: group for group, options in GROUPS.items() for f in fields(options)}
-    plain = sorted({*owner, *RENAMED} - {"dtype", "backend", "newlines"})
+    owner = {f.name: (group, f.name) for group, options in GROUPS.items() for f in fields(options)} | RENAMED
+    plain = sorted({*owner} - {"dtype", "newlines"})
     values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     method: dict[str, Any] = {}
     for key, value in settings.items():
-        name = "device" if _is_one_device(key, value) else RENAMED.get(key, key)
         if key.split(".")[0] in PARTS or key == "keep_ratio":
             method[key] = value
         elif key in ONLY:
@@ -117,7 +122,7 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         elif key not in plain:
             raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, 'keep_ratio'])}")
         else:
-            group = owner[name]
+            group, name = owner["device" if _is_one_device(key, value) else key]
             parsed = parse(get_type_hints(GROUPS[group])[name], value, key)
             if values[group].setdefault(name, parsed) != parsed:
                 raise ValueError(f"{key}={value} contradicts {name}={values[group][name]}, the same setting; pass one")

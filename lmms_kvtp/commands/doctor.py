@@ -14,7 +14,10 @@ SHOWN = {True: "passed", False: "FAILED", None: "-"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Method, model, and where the record goes."""
-    parser.add_argument("--method", required=True, help=METHOD_HELP)
+    parser.add_argument("--method", help=METHOD_HELP)
+    parser.add_argument(
+        "--reference", action="store_true", help="instead: hold the model's logits against other implementations"
+    )
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--model", default="tiny", help="folder or hub id (default: the embedded model)")
     parser.add_argument("--model_args", default="", help="how it is loaded: dtype=bfloat16,device=cuda, ...")
@@ -25,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the table of gates; 1 when one of them failed."""
+    """Print the table of gates, or of references; 1 when one of them failed."""
+    if arguments.reference:
+        return _compare(arguments.model, pairs(arguments.model_args))
+    if arguments.method is None:
+        raise ValueError("give --method NAME to examine a method, or --reference to examine the model")
     from lmms_kvtp.api import load
     from lmms_kvtp.doctor.expected import recorded
     from lmms_kvtp.doctor.gates import examine
@@ -45,6 +52,21 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.out:
         write_record(_file(arguments.out, arguments.method), to_record(method, arguments.model, gates))
     return int(any(gate.passed is False for gate in gates))
+
+
+def _compare(pretrained: str, settings: dict[str, str]) -> int:
+    """Print a line for each reference there is for this model; 1 where one differs."""
+    from lmms_kvtp.api import load_options
+    from lmms_kvtp.vlms.llava_video import load_llava_video
+    from lmms_kvtp.vlms.reference import PUBLISHED, reference_logits, report
+
+    vlm = load_llava_video(pretrained, load_options(settings))
+    checks = reference_logits(vlm)
+    dtype, device = (str(part).removeprefix("torch.") for part in (vlm.dtype, vlm.device))
+    sys.stdout.write(f"{pretrained} in {dtype} on {device}, without pruning\n{report(checks)}\n")
+    if not any(name in pretrained for name in PUBLISHED):
+        sys.stdout.write(f"-    published logits are known of {', '.join(PUBLISHED)} only\n")
+    return int(not all(check.passed for check in checks))
 
 
 def _file(out: Path, method: str) -> Path:

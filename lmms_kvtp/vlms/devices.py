@@ -60,7 +60,7 @@ class Placement:
             dispatch_model(network, devices, offload_dir=folder and str(folder))
 
     def _plan(self, network: Network) -> dict[str, str | int]:
-        memory = _read_memory(self.max_memory)
+        memory = read_memory(self.max_memory)
         if self.strategy != "sequential":
             memory = get_balanced_memory(
                 network, memory, list(WHOLE), self.dtype, low_zero=self.strategy == "balanced_low_0"
@@ -133,7 +133,12 @@ def _main(devices: Mapping[str, str | int]) -> str | int:
     return min((device for device in devices.values() if device not in ("cpu", "disk")), default="cpu", key=str)
 
 
-def _read_memory(text: str | None) -> dict[str | int, int] | None:
+def read_memory(text: str | None) -> dict[str | int, int] | None:
+    """Bytes of each device, from text like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
     if text is None:
         return None
     memory: dict[str | int, int] = {}

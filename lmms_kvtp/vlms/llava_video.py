@@ -22,6 +22,7 @@ from lmms_kvtp.vlms.chat import Chat
 from lmms_kvtp.vlms.checkpoint import find_folder, load_generation_config, load_network, load_tokenizer
 from lmms_kvtp.vlms.config import LlavaConfig, read_config
 from lmms_kvtp.vlms.devices import Placement, check_dtype
+from lmms_kvtp.vlms.llava_package import load_package
 from lmms_kvtp.vlms.memory import told
 from lmms_kvtp.vlms.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.prefix import PrefixCache
@@ -34,6 +35,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class LoadOptions:
     """How a checkpoint is loaded and run."""
 
+    backend: Literal["transformers", "llava"] = "transformers"
+    """llava: by LLaVA-NeXT's own package, where it is installed; see docs/models.md."""
     revision: str | None = None
     """Commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -239,7 +242,8 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         defaults.eos_token_id = config.eos_token_id
     rows = config.vocabulary(len(tokenizer))
     with told(f"loading {pretrained} in {placement.dtype}", "choose dtype=bfloat16, or device_map=auto"):
-        network = load_network(folder, config, rows, options.attn_implementation, placement)
+        load = load_package if options.backend == "llava" else load_network
+        network = load(folder, config, rows, options.attn_implementation, placement)
     return LlavaVideo(
         name=pretrained,
         config=config,

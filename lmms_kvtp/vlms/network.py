@@ -29,8 +29,8 @@ class Tower(nn.Module):
 class Network(nn.Module):
     """All weights of one model."""
 
-    def __init__(self, tower: Tower, projector: nn.Sequential, newline: Tensor, llm: Qwen2ForCausalLM) -> None:
-        """Join the parts; nothing is copied."""
+    def __init__(self, tower: nn.Module, projector: nn.Sequential, newline: Tensor, llm: Qwen2ForCausalLM) -> None:
+        """Join the parts, the tower one that gives features of patches, row by row; nothing is copied."""
         super().__init__()
         self.tower, self.projector, self.newline, self.llm = tower, projector, nn.Parameter(newline), llm
 

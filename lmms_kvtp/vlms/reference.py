@@ -1,7 +1,7 @@
 """Whether a loaded model computes what it should: against transformers' own class, and against published logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
 
 from lmms_kvtp.types import Frames, PackedTokens
-from lmms_kvtp.vlms.llava_video import LlavaVideo
+from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 from lmms_kvtp.vlms.names import HUGGING_FACE, choose
+from lmms_kvtp.vlms.network import Tower
 
 PUBLISHED = {
     "LLaVA-Video-7B-Qwen2": (
@@ -53,15 +54,19 @@ class Parity:
 def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: str = QUESTION) -> list[Parity]:
     """Hold a model's logits, without pruning, against every reference there is for it.
 
+    Of a model by LLaVA-NeXT's package (`backend=llava`) it is the other way round: the package is the reference for
+    this package's own modules, which load the checkpoint once more.
+
     Args:
-        vlm: the model; nothing of it is copied, the reference shares its weights.
+        vlm: the model; transformers' class shares its weights.
         frames: what it is asked about; None for some that are drawn at random.
         question: about them.
 
     Raises:
         ValueError: the model is split over devices, or pools otherwise than transformers' class can.
     """
-    checks = [_of_transformers(vlm, frames or _noise(), question)]
+    against = _of_package if vlm.options.backend == "llava" else _of_transformers
+    checks = [against(vlm, frames or _noise(), question)]
     checks += [_published(vlm, name) for name in PUBLISHED if name in vlm.name]
     return checks
 
@@ -69,7 +74,7 @@ def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: st
 def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneration:
     """Transformers' own class of the family around the weights of `vlm`, which it shares."""
     network = vlm.network
-    vision, text = cast(SiglipVisionConfig, network.tower.encoder.config), network.llm.config
+    vision, text = cast(SiglipVisionConfig, cast(Tower, network.tower).encoder.config), network.llm.config
     rows = text.vocab_size
     config = LlavaOnevisionConfig(
         vision_config=vision.to_dict(),
@@ -116,6 +121,13 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     theirs = model(inputs_embeds=prompt[None], logits_to_keep=1).logits[0, -1]
     ours = vlm.next_token_logits(vlm.assemble([_all(vlm, frames)], question))
     return Parity("transformers' LlavaOnevision", ours, theirs[: len(ours)].float(), _tolerance(vlm.dtype))
+
+
+def _of_package(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
+    """LLaVA-NeXT's tower, projector and language model, and ours."""
+    own = load_llava_video(vlm.name, replace(vlm.options, backend="transformers"))
+    theirs, ours = (v.next_token_logits(v.assemble([_all(v, frames)], question)) for v in (vlm, own))
+    return Parity("LLaVA-NeXT's own package", ours, theirs, _tolerance(vlm.dtype))
 
 
 def _with_newlines(tokens: Tensor, frames: int, vlm: LlavaVideo) -> Float[Tensor, "L D"]:

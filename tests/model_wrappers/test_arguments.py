@@ -81,7 +81,7 @@ def test_a_typo_is_an_error_that_names_what_was_meant(wrong, meant):
         parse_arguments({wrong: 1})
 
 
-@pytest.mark.parametrize("name", ["dtype", "backend", "newlines", "scorrer.checkpoint"])
+@pytest.mark.parametrize("name", ["dtype", "newlines", "scorrer.checkpoint"])
 def test_names_that_are_ours_only_inside_are_unknown(name):
     with pytest.raises(LookupError, match="unknown argument"):
         parse_arguments({name: "auto"})
