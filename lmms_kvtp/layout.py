@@ -42,6 +42,8 @@ class Newlines:
 
     def after(self, packed: PackedTokens) -> Bool[Tensor, " K"]:
         """Mark the tokens that a newline follows."""
+        if packed.newline is not None:
+            return packed.newline
         rows, columns = packed.grid
         frame_ends = _ends(packed.frame)
         row_ends = _ends(packed.frame * rows + packed.patch // columns)

@@ -52,6 +52,8 @@ class Encoded:
     seconds: dict[str, float]
     flops: dict[str, int] = field(default_factory=dict)
     peak_bytes: int | None = None
+    whole: PackedTokens | None = None
+    """Of an image in tiles, which no method prunes: all of it, laid out."""
 
 
 @torch.inference_mode()
@@ -255,7 +257,7 @@ def fit(
 ) -> tuple[Prompt, list[PackedTokens]]:
     """Lay out the prompt; where it is too long and `fewer_frames` allows it, thin out the frames until it fits."""
     while True:
-        packed = [select(method, visual, question, meter) for visual in encoded]
+        packed = [visual.whole or select(method, visual, question, meter) for visual in encoded]
         text = "\n".join([visual.instruction for visual in encoded if visual.instruction] + [question.prompt])
         try:
             return vlm.assemble(packed, text), packed

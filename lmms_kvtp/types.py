@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 TEXT, VISION, NEWLINE = 0, 1, 2
@@ -83,6 +83,17 @@ class Frames:
     def prepared(self) -> frozenset[PixelSpec]:
         """What was resized so far, and for whom."""
         return frozenset(self._resized)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that is asked about as such, and not as a frame of a video."""
+
+    key: str
+    """Names it."""
+    rgb: UInt8[Tensor, "H W 3"]
+    alone: bool
+    """The only image of its question: a model may look at it more closely."""
 
 
 @runtime_checkable
@@ -236,6 +247,8 @@ class PackedTokens:
     """Group within which a layer pruner selects, numbered from 0, where the pruner made groups; frames otherwise."""
     flops: int = 0
     """Operations of the pruner, where they depend on what it found and it tells (`TokenPruner.tells_flops`)."""
+    newline: Bool[Tensor, " K"] | None = None
+    """Tokens that a newline follows, where these are tiles of an image; None for frames, where the model has a rule."""
 
     def counts(self) -> Int[Tensor, " T"]:
         """Kept tokens of each frame."""

@@ -8,12 +8,13 @@ from typing import Literal
 
 from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.frame_cache import FrameCache
-from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of, videos_of
-from lmms_kvtp.model_wrappers.arguments import Arguments
+from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of
+from lmms_kvtp.model_wrappers.arguments import Arguments, Images
 from lmms_kvtp.model_wrappers.build import Built
+from lmms_kvtp.model_wrappers.looking import look_at
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
-from lmms_kvtp.pipeline import Answer, Encoded, Prepared, encode, finish, prepare
+from lmms_kvtp.pipeline import Answer, Encoded, Prepared, finish, prepare
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.vlms.prefix import PrefixCache
 
@@ -38,9 +39,10 @@ class Answerer:
         look: Callable[[Ask], list[Encoded]] | None = None,
         ahead: Ahead | None = None,
         cache: FrameCache | None = None,
+        images: Images = "frames",
     ) -> None:
         """Begin with nothing encoded; `look` encodes videos for this method and for others, in a sweep."""
-        self._ahead, self._cache = ahead, cache
+        self._ahead, self._cache, self._images = ahead, cache, images
         self.built, self.session, self.frames = built, session, frames
         self.on_error, self.fewer_frames = on_error, fewer_frames
         self._prefix = PrefixCache() if share_prefix and not built.method.query_aware else None
@@ -111,8 +113,9 @@ class Answerer:
         return self._encoded
 
     def _look_alone(self, ask: Ask) -> list[Encoded]:
-        videos = videos_of(ask, self.frames, self._ahead, self._cache)
-        return [encode(self.built.vlm, self.built.method, video) for video in videos]
+        vlm, method = self.built.vlm, self.built.method
+        looked = look_at(vlm, [method], ask, self._images, self.frames, self._ahead, self._cache)
+        return [visual for [visual] in looked]
 
 
 def make_answerer(
@@ -125,4 +128,5 @@ def make_answerer(
     """What answers the questions of a run, as its arguments have it."""
     run = arguments.run
     fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
-    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look, ahead, cache_of(run))
+    cache, images = cache_of(run), run.images
+    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look, ahead, cache, images)

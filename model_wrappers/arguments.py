@@ -10,6 +10,8 @@ from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.values import parse
 from lmms_kvtp.vlms.llava_video import LoadOptions
 
+Images = Literal["frames", "tiles"]
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -35,6 +37,9 @@ class RunOptions:
     """Folder for resized frames, so that a later run neither decodes nor resizes them."""
     frame_cache_gib: float = 20.0
     """What that folder may hold; the oldest frames make room for new ones."""
+    images: Images = "frames"
+    """What a task's images are. frames: those of one video. tiles: one image in the checkpoint's tiles, several in one
+    square each, and none of them pruned."""
     seed: int = 0
     """Of sampling, and of every part of the method that draws at random and was given no seed."""
     on_error: Literal["raise", "skip"] = "raise"

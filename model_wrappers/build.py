@@ -19,7 +19,10 @@ from lmms_kvtp.model_wrappers.arguments import Arguments
 from lmms_kvtp.vlms.checkpoint import find_folder
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
-CODE = ("lmms_kvtp.pipeline", *(f"lmms_kvtp.model_wrappers.{name}" for name in ("requests", "decoding", "visuals")))
+CODE = (
+    *("lmms_kvtp.pipeline", "lmms_kvtp.pictures"),
+    *(f"lmms_kvtp.model_wrappers.{name}" for name in ("requests", "decoding", "visuals")),
+)
 """Modules that every answer passes through, beside those of the model and of the method's parts."""
 
 
@@ -111,6 +114,7 @@ def _setup(arguments: Arguments, vlm: LlavaVideo, method: Method) -> dict[str, A
         "model": {**vlm.describe(), "device": vlm.device.type},
         "frames": asdict(arguments.frames),
         "too_long": arguments.run.too_long,
+        "images": arguments.run.images,
         "seed": arguments.run.seed,
         "weights": {arguments.run.pretrained: fingerprint.of_path(checkpoint), **fingerprint.of_settings(parts)},
         "source": fingerprint.digest(fingerprint.of_source(modules)),

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from lmms_kvtp.model_wrappers.arguments import Images
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 
 
@@ -9,3 +10,4 @@ class LlavaOnevisionKvtp(LlavaVideoKvtp):
     """LLaVA-OneVision with pruned vision tokens; KVTP with PruMerge where no other parts are named."""
 
     pretrained: ClassVar[str] = "lmms-lab/llava-onevision-qwen2-7b-ov"
+    images: ClassVar[Images] = "tiles"

@@ -18,16 +18,17 @@ from tqdm import tqdm
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.method import Method
-from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of, decode_ahead, videos_of
+from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of, decode_ahead
 from lmms_kvtp.model_wrappers.answering import make_answerer
-from lmms_kvtp.model_wrappers.arguments import parse_arguments
+from lmms_kvtp.model_wrappers.arguments import Arguments, Images, parse_arguments
 from lmms_kvtp.model_wrappers.build import build
 from lmms_kvtp.model_wrappers.exchange import Place
+from lmms_kvtp.model_wrappers.looking import look_at
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
 from lmms_kvtp.model_wrappers.start import open_session
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
-from lmms_kvtp.pipeline import Answer, Encoded, encode_once
+from lmms_kvtp.pipeline import Answer, Encoded
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 
@@ -54,7 +55,7 @@ class KvtpSweep(LlavaVideoKvtp):
         arguments = [parse_arguments({**cell, **common}) for cell in settings]
         for cell, given in zip(settings, arguments, strict=True):
             first = arguments[0]
-            if (given.run.pretrained, given.load, given.frames) != (first.run.pretrained, first.load, first.frames):
+            if _shared(given) != _shared(first):
                 raise ValueError(f"{cells}: {cell} has another model or other frames than {settings[0]}")
         self.others = arguments[1:]
 
@@ -75,8 +76,8 @@ class KvtpSweep(LlavaVideoKvtp):
             decode_ahead(self.arguments.run, self.arguments.frames, new) as ahead,
             tqdm(total=len(order) * len(built), desc="Answering", disable=self.rank != 0) as bar,
         ):
-            methods, cache = [own.method for own in built], cache_of(self.arguments.run)
-            looks = Looks(self.built.vlm, methods, self.arguments.frames, ahead, cache)
+            methods, run = [own.method for own in built], self.arguments.run
+            looks = Looks(self.built.vlm, methods, self.arguments.frames, ahead, cache_of(run), run.images)
             answerers = [
                 make_answerer(given, replace(own, method=looks.methods[number]), record, looks.of(number))
                 for number, (given, own, record) in enumerate(zip(arguments, built, sessions, strict=True))
@@ -93,6 +94,11 @@ class KvtpSweep(LlavaVideoKvtp):
                             yield from zip(batch, made, strict=True)
 
 
+def _shared(arguments: Arguments) -> tuple[object, ...]:
+    """What cells have in common: model, and what it is shown."""
+    return arguments.run.pretrained, arguments.run.images, arguments.load, arguments.frames
+
+
 class Looks:
     """The last video, encoded once for all methods."""
 
@@ -103,11 +109,13 @@ class Looks:
         frames: FrameOptions,
         ahead: Ahead | None = None,
         cache: FrameCache | None = None,
+        images: Images = "frames",
     ) -> None:
         """Begin with nothing encoded; equal encoders become one, so that their weights load once."""
         same: dict[FrameEncoder, FrameEncoder] = {}
         self.methods = [replace(m, encoder=same.setdefault(m.encoder, m.encoder)) for m in methods]
-        self.vlm, self.frames, self._ahead, self._cache = vlm, frames, ahead, cache
+        self.vlm, self.frames = vlm, frames
+        self._ahead, self._cache, self._images = ahead, cache, images
         self._visuals: tuple[str, ...] | None = None
         self._encoded: list[list[Encoded]] = []
 
@@ -118,7 +126,6 @@ class Looks:
     def _look(self, number: int, ask: Ask) -> list[Encoded]:
         if ask.visuals != self._visuals:
             self._visuals, self._encoded = None, []  # frees the last video before the next is encoded
-            videos = videos_of(ask, self.frames, self._ahead, self._cache)
-            self._encoded = [encode_once(self.vlm, self.methods, video) for video in videos]
+            self._encoded = look_at(self.vlm, self.methods, ask, self._images, self.frames, self._ahead, self._cache)
             self._visuals = ask.visuals
         return [video[number] for video in self._encoded]

@@ -1,4 +1,4 @@
-"""The harness's visuals as videos."""
+"""The harness's visuals as videos, or as images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,8 +7,10 @@ from typing import Any
 
 from PIL.Image import Image
 
+from lmms_kvtp.decoders.memory import MemoryReader
 from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.types import Picture
 from lmms_kvtp.video import FOLDER_FPS, IMAGE_SUFFIXES, SampledVideo, image_files, load_video, video_from_frames
 
 
@@ -39,6 +41,18 @@ def to_videos(
         name = f"{Path(visuals[0]).parent.name}/{Path(visuals[0]).stem}"  # the same wherever the data set lies
     few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=True)
     return [video_from_frames(list(visuals), name, fps=fps, options=few)]
+
+
+def to_pictures(visuals: Sequence[Any], name: str) -> list[Picture]:
+    """The images of a question; none where its visuals are videos, folders of frames, or of several kinds.
+
+    Raises:
+        VideoError: an image file cannot be read.
+    """
+    if not {_kind(visual) for visual in visuals} <= {"image", "image file"}:
+        return []
+    pictures = [MemoryReader([visual], name).read([0])[0] for visual in visuals]
+    return [Picture(f"{name} {place}", rgb, len(pictures) == 1) for place, rgb in enumerate(pictures)]
 
 
 def _kind(visual: Any) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lmms_kvtp.cost import forget, record
 from lmms_kvtp.model_wrappers.ahead import decode_ahead
 from lmms_kvtp.model_wrappers.answering import Answerer, SampleError, make_answerer
-from lmms_kvtp.model_wrappers.arguments import RunOptions, parse_arguments
+from lmms_kvtp.model_wrappers.arguments import Images, RunOptions, parse_arguments
 from lmms_kvtp.model_wrappers.build import build, choose_device
 from lmms_kvtp.model_wrappers.counts import result
 from lmms_kvtp.model_wrappers.decoding import read_options
@@ -44,6 +44,8 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     is_simple = True
     pretrained: ClassVar[str] = RunOptions.pretrained
     """The checkpoint where `--model_args` names none."""
+    images: ClassVar[Images] = RunOptions.images
+    """What a task's images are where `--model_args` does not say."""
     defaults: ClassVar[Mapping[str, str]] = {}
     """The method where `--model_args` is silent, as far as it differs from KVTP with PruMerge."""
 
@@ -55,7 +57,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """
         super().__init__()
         check_harness()
-        self.arguments = parse_arguments({"pretrained": self.pretrained, **settings})
+        self.arguments = parse_arguments({"pretrained": self.pretrained, "images": self.images, **settings})
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         if self.arguments.load.device_map and self._world_size > 1:

@@ -13,10 +13,10 @@ HARNESS = {"lmms_eval"}
 # Layer of each module: a module imports only from layers below its own, and from the light modules of its own layer.
 LAYERS = [
     ["types", "relevance", "flops", "resolve", "values", "rows", "table", "grid", "drawing", "after_import", "shipped"],
-    ["cost", "layout", "video", "frame_cache", "sampling", "decoders", "pixels", "refine", "fusion"],
+    ["cost", "layout", "tiles", "video", "frame_cache", "sampling", "decoders", "pixels", "refine", "fusion"],
     ["encoders", "scorers", "allocators", "pruners", "layer_pruning"],
     ["vlms"],
-    ["method", "pipeline"],
+    ["method", "pipeline", "pictures"],
     ["api", "synth", "skvqa", "training", "forecast", "doctor", "bench"],
     ["leaderboard", "visualize", "compare", "reproduce"],
     ["plugin", "model_wrappers", "tasks", "commands", "__main__"],

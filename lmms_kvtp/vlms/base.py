@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layer_pruning.base import Stage
+from lmms_kvtp.tiles import Tiling
 from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, PixelSpec, Prompt
 from lmms_kvtp.vlms.prefix import PrefixCache
 
@@ -49,6 +50,8 @@ class VideoVLM(ABC):
     """True for the embedded model: its numbers illustrate the mechanism and nothing else."""
     limit: int
     """Positions of the longest prompt."""
+    tiling: Tiling | None
+    """The model's own way with images; None where it has none."""
 
     @property
     @abstractmethod
@@ -66,6 +69,10 @@ class VideoVLM(ABC):
     @abstractmethod
     def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
         """Run projector and pooling on what `look` returned."""
+
+    @abstractmethod
+    def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
+        """Run the projector alone on what `look` returned: patches of an image's tiles."""
 
     @final
     def encode(self, frames: Frames) -> FrameTokens:

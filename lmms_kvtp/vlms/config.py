@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.tiles import Tiling, read_tiling
 from lmms_kvtp.vlms.names import ORIGINAL, Layout
 
 SO400M = {
@@ -71,6 +72,8 @@ class LlavaConfig:
     """How its tensors may be named."""
     markers: tuple[int, ...] = ()
     """Tokens that stand for an image or a video in a text, and that no answer holds."""
+    tiling: Tiling | None = None
+    """The way with images; None where the checkpoint has none, or one that does not fit its tower."""
 
     def vocabulary(self, entries: int) -> int:
         """Entries of the tokenizer that an answer may hold: all but the markers behind the others."""
@@ -129,6 +132,13 @@ def read_config(folder: Path) -> LlavaConfig:
         merge_type=config.get("mm_patch_merge_type", "flat"),
         limit=min(int(config.get("tokenizer_model_max_length") or positions), positions),
         eos_token_id=config.get("eos_token_id"),
+        tiling=read_tiling(
+            config.get("image_aspect_ratio"),
+            config.get("image_grid_pinpoints"),
+            config.get("mm_patch_merge_type", "flat"),
+            vision["image_size"],
+            vision["image_size"] // vision["patch_size"],
+        ),
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import Qwen2Config, SiglipVisionConfig
+from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
+from lmms_kvtp.tiles import read_tiling
 from lmms_kvtp.vlms.config import LLM_FIELDS, SO400M, CheckpointError, LlavaConfig
 from lmms_kvtp.vlms.names import HUGGING_FACE
 
@@ -42,6 +43,7 @@ def read_hf_config(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
             raise CheckpointError(f"{part} of {where} is of type {config[part]['model_type']!r}; known: {kind!r}")
     text = _filled(Qwen2Config(**config["text_config"]))
     vision = {**SiglipVisionConfig(**config.get("vision_config", {})).to_dict()}
+    defaults = LlavaOnevisionConfig()  # for fields that a file leaves out
     tied = config["text_config"].get("tie_word_embeddings", False) or config.get("tie_word_embeddings", False)
     return LlavaConfig(
         llm={name: text[name] for name in LLM_FIELDS} | {"tie_word_embeddings": bool(tied)},
@@ -55,6 +57,14 @@ def read_hf_config(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
         ),
         eos_token_id=text.get("eos_token_id"),
         layouts=HUGGING_FACE,
+        tiling=read_tiling(
+            config.get("vision_aspect_ratio", defaults.vision_aspect_ratio),
+            config.get("image_grid_pinpoints", defaults.image_grid_pinpoints),
+            config.get("mm_patch_merge_type", "spatial_unpad"),
+            vision["image_size"],
+            vision["image_size"] // vision["patch_size"],
+            hugging_face=True,
+        ),
         markers=tuple(config[name] for name in MARKERS if name in config),
     )
 

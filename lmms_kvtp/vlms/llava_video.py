@@ -98,7 +98,7 @@ class LlavaVideo(VideoVLM):
         self.pool = GridPool(options.mm_spatial_pool_mode or config.pool_mode, (side, side))
         position = options.mm_newline_position or config.newline_position
         self.newlines = Newlines(position, options.newlines, config.merge_type)
-        self.limit = config.limit
+        self.limit, self.tiling = config.limit, config.tiling
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -133,6 +133,11 @@ class LlavaVideo(VideoVLM):
         return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
 
     @torch.inference_mode()
+    def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
+        """Run the projector alone on what `look` returned: patches of an image's tiles."""
+        return torch.cat([self.network.projector(part) for part in torch.split(patches, self.options.vision_batch)])
+
+    @torch.inference_mode()
     def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
         """Lay out the model's chat prompt: visuals with their newlines, then `text`.
 
@@ -144,6 +149,8 @@ class LlavaVideo(VideoVLM):
         runs, first_frame, first_segment = [text_run(self._embed(before))], 0, 0
         for visual in visuals:
             packed = replace(visual, embeds=visual.embeds.to(self.device, self.dtype))
+            if visual.newline is not None and len(runs) > 1:  # images of one question, as in the original's prompts
+                runs.append(text_run(self._embed(self.chat.plain(" "))))
             runs.append(lay_out(packed, self.network.newline, self.newlines, first_frame, first_segment))
             first_frame += visual.num_frames
             first_segment += 0 if visual.segment is None or not len(visual.segment) else int(visual.segment.max()) + 1

@@ -3,9 +3,12 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lmms_eval.api.instance import Instance
+from PIL import Image
 
+from lmms_kvtp.model_wrappers.answering import SampleError
 from lmms_kvtp.model_wrappers.onevision import LlavaOnevisionKvtp
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 from lmms_kvtp.plugin import MODELS
@@ -23,6 +26,7 @@ def onevision(tmp_path_factory):
     checkpoints = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(checkpoints)
     fields = {"mm_newline_position": "one_token", "image_aspect_ratio": "anyres_max_9"}
+    fields["image_grid_pinpoints"] = [[66, 66], [66, 132], [132, 66], [132, 132]]
     return checkpoints.write_tiny(tmp_path_factory.mktemp("onevision"), siglip=False, fields=fields)
 
 
@@ -61,3 +65,37 @@ def test_every_newline_of_the_family_can_be_asked_for(onevision, lookalike, tmp_
     model = LlavaOnevisionKvtp(pretrained=str(onevision), mm_newline_position=position, journal="none", **FULL)
     [answer] = model.generate_until([asked(model, {"v": str(video)}, lambda doc: [doc["v"]], "What?")])
     assert answer.token_counts.to_dict()["tokens_structural"] == newlines
+
+
+def photo(width, height):
+    return Image.fromarray(np.random.default_rng(width).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def counts_of(model, visuals):
+    [answer] = model.generate_until([asked(model, {"v": visuals}, lambda doc: doc["v"], "What?")])
+    return answer.token_counts.to_dict()
+
+
+def test_one_image_is_seen_in_tiles_and_several_as_squares(onevision, tmp_path):
+    """9 x 9 patches of the whole and of each of four tiles; a file is an image as one in memory is."""
+    model = LlavaOnevisionKvtp(pretrained=str(onevision), journal="none", **FULL | {"keep_ratio": 0.2})
+    one = counts_of(model, [photo(130, 130)])
+    assert (one["num_frames"], one["tokens_kept"], one["tokens_structural"]) == (1, 5 * 81, 18)
+    two = counts_of(model, [photo(130, 60), photo(20, 70)])
+    assert (two["num_frames"], two["tokens_kept"], two["tokens_structural"]) == (2, 2 * 81, 2)
+    photo(130, 130).save(tmp_path / "photo.png")
+    file = counts_of(model, [str(tmp_path / "photo.png")])
+    assert file["tokens_kept"] == file["tokens_before"] == 5 * 81
+
+
+def test_images_are_frames_where_that_is_asked_for_or_the_model_id_is_a_videos(onevision):
+    for kind, more in ((LlavaOnevisionKvtp, {"images": "frames"}), (LlavaVideoKvtp, {})):
+        model = kind(pretrained=str(onevision), journal="none", **FULL | more)
+        counts = counts_of(model, [photo(130, 60), photo(130, 60)])
+        assert (counts["num_frames"], counts["tokens_kept"]) == (2, 2 * 25)
+
+
+def test_a_checkpoint_without_tiles_refuses_images_and_says_what_to_set(checkpoint):
+    model = LlavaOnevisionKvtp(pretrained=str(checkpoint), journal="none", **FULL)
+    with pytest.raises(SampleError, match=r"images=tiles: .* has no way of its own with images.*images=frames shows"):
+        counts_of(model, [photo(130, 60)])

@@ -7,14 +7,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import modeling_utils
 
 from lmms_kvtp.layer_pruning.fastv import FastV
-from lmms_kvtp.types import Frames, FrameTokens, GenerationOptions, PackedTokens
+from lmms_kvtp.pictures import encode_picture
+from lmms_kvtp.types import Frames, FrameTokens, GenerationOptions, PackedTokens, Picture
 from lmms_kvtp.vlms.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 from lmms_kvtp.vlms.prefix import PrefixCache
@@ -143,6 +146,59 @@ def test_loading_leaves_transformers_and_the_package_as_they_were() -> None:
     load_llava_video(str(CHECKPOINT), LoadOptions(backend="llava", device="cpu", dtype="bfloat16"))
     after = vars(modeling_utils), vars(siglip_encoder), vars(siglip_encoder.SigLipVisionModel)
     assert before == tuple(map(dict, after))
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> LlavaVideo:
+    """By the package, at the true geometry, which its code for images insists on."""
+    pairs = [[384 * columns, 384 * rows] for columns in (1, 2, 3) for rows in (1, 2)]
+    fields = {"image_aspect_ratio": "anyres_max_2", "image_grid_pinpoints": pairs, "torch_dtype": "bfloat16"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "IMAGE_SIZE", 384)
+        patch.setattr(checkpoints, "PATCH_SIZE", 14)
+        folder = checkpoints.write_tiny(
+            tmp_path_factory.mktemp("true"), siglip=False, fields=fields, dtype=torch.bfloat16
+        )
+    return load_llava_video(str(folder), LoadOptions(backend="llava", device="cpu", dtype="float32"))
+
+
+@installed
+@theirs
+@pytest.mark.parametrize(
+    "sizes", [[(500, 300)], [(800, 760)], [(250, 700)], [(1150, 384)], [(90, 40)], [(500, 300), (250, 700)]]
+)
+def test_images_are_cut_and_laid_out_as_by_its_own_code(tiled: LlavaVideo, sizes: list[tuple[int, int]]) -> None:
+    from llava.mm_utils import process_images
+    from llava.model.llava_arch import LlavaMetaForCausalLM
+
+    class Shell(LlavaMetaForCausalLM):  # type: ignore[misc]
+        """Its preparation of inputs, around the modules that are loaded."""
+
+        model, config, device = tiled.network.llm.model, tiled.network.llm.model.config, torch.device("cpu")
+
+        def get_model(self) -> Any:
+            return self.model
+
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
+    shell, alone = Shell(), len(images) == 1
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        if not alone:  # as its evaluation code does with several images
+            patch.setattr(shell.config, "image_aspect_ratio", "pad")
+        pixels = list(process_images(images, shell.get_vision_tower().image_processor, shell.config))
+        before, behind = tiled.chat.around("What is it?", visuals=True)
+        between = [id for _ in images[1:] for id in (*tiled.chat.plain(" "), -200)]
+        ids = torch.tensor([[*before, -200, *between, *behind]])
+        made = shell.prepare_inputs_labels_for_multimodal(
+            ids, None, None, None, None, pixels, modalities=["image"] * len(images), image_sizes=sizes
+        )
+    pictures = [Picture("noise", torch.from_numpy(np.array(image)), alone) for image in images]
+    assert tiled.tiling
+    for picture, theirs in zip(pictures, pixels, strict=True):
+        torch.testing.assert_close(tiled.pixel_spec(tiled.tiling.pieces(picture)), theirs.reshape(-1, 3, 384, 384))
+    whole = [encode_picture(tiled, picture).whole for picture in pictures]
+    prompt = tiled.assemble([packed for packed in whole if packed], "What is it?")
+    close(prompt.embeds[None], made[4], 1e-4)  # of values up to 100
 
 
 @pytest.mark.skipif(find_spec("llava") is not None, reason="LLaVA-NeXT's package is installed")
