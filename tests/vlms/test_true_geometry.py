@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lmms_kvtp.layout import Newlines, lay_out
 from lmms_kvtp.method import build_method
 from lmms_kvtp.pipeline import answer
-from lmms_kvtp.types import Frames, GenerationOptions, Question
+from lmms_kvtp.types import Frames, GenerationOptions, PackedTokens, Question
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 FRAMES = 3
@@ -47,6 +48,29 @@ def test_whole_frames_have_the_published_numbers_of_tokens(folder: Path, mode: s
     assert said.cost.tokens_structural == FRAMES * side
     assert said.cost.prompt_tokens == FRAMES * side * (side + 1) + text
     assert {14: 196, 13: 169}[side] == side * side
+
+
+@pytest.mark.parametrize(
+    ("position", "side", "lengths"),
+    [
+        ("grid", 13, (11648, 23296)),
+        ("grid", 14, (13440, 26880)),
+        ("frame", 13, (10880, 21760)),
+        ("frame", 14, (12608, 25216)),
+        ("one_token", 13, (10817, 21633)),
+        ("one_token", 14, (12545, 25089)),
+        ("no_token", 13, (10816, 21632)),
+        ("no_token", 14, (12544, 25088)),
+    ],
+)
+def test_64_and_128_frames_have_the_lengths_of_the_reference(
+    position: str, side: int, lengths: tuple[int, int]
+) -> None:
+    for count, length in zip((64, 128), lengths, strict=True):
+        place = torch.arange(count * side**2)
+        embeds, size = torch.zeros(len(place), 1), torch.ones(len(place))
+        packed = PackedTokens(embeds, place // side**2, place % side**2, size, (side, side), count)
+        assert lay_out(packed, torch.ones(1), Newlines(position)).length == length
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "average"])
