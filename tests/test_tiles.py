@@ -10,7 +10,7 @@ from lmms_kvtp.tiles import Tiling, read_tiling
 from lmms_kvtp.types import Picture
 
 SIDE, PATCHES = 6, 3
-PAIRS = [(12, 6), (6, 12), (12, 12), (18, 6)]
+PAIRS = [(12, 12), (12, 6), (6, 12), (18, 6)]
 
 
 def tiling(most: int = 9) -> Tiling:
