@@ -1,8 +1,8 @@
 """Every method through the harness: `lmms-eval` on skvqa_synth_quick with the embedded model, and what each kept.
 
 `nice python benchmarks/methods.py --limit 4` runs them in one process of the harness, and writes
-benchmarks/results/methods.json and the table in docs/methods.md. TOY: the model is tiny and the videos are made up;
-what counts is that each method runs and keeps what it promises.
+benchmarks/results/methods.json and the table in docs/methods.md; names of methods renew the rows of these alone. TOY:
+the model is tiny and the videos are made up; what counts is that each method runs and keeps what it promises.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def methods() -> dict[str, tuple[str, str]]:
     for layers in _named("layer_pruning"):
         settings = f"pretrained=tiny,pruner=prumerge,keep_ratio=0.2,layer_pruning={layers}{SMALL[layers]}"
         found[f"KVTP + layers {layers}"] = ("llava_video_kvtp", settings)
-    weighted = "pretrained=tiny,pruner=simplecluster,pruner.mass=budget,keep_ratio=0.2"
+    weighted = "pretrained=tiny,allocator=softmax,keep_ratio=0.2,pruner=simplecluster,pruner.mass=budget"
     found["query-weighted simplecluster"] = ("llava_video_kvtp", weighted)
     return found
 
@@ -119,7 +119,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("method", nargs="*", help="only these, and nothing is written")
+    parser.add_argument("method", nargs="*", help="renew these rows alone")
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     options = parser.parse_args()
     known = methods()
@@ -128,14 +128,16 @@ def main() -> None:
         run(chosen, options.limit, Path(scratch))
         rows = [row(name, *parts, Path(scratch)) for name, parts in chosen.items()]
     print(table(rows))
-    if not options.method:
-        record(rows, " ".join(["python", "benchmarks/methods.py", *sys.argv[1:]]))
+    record(rows, options.limit)
 
 
-def record(rows: list[dict[str, Any]], command: str) -> None:
-    """Write the results, with the names of methods that did not run, and the table in docs/methods.md."""
-    ran = {found["method"] for found in rows}
+def record(rows: list[dict[str, Any]], limit: int | None) -> None:
+    """Put rows among those recorded, name the methods that have none, and write the table in docs/methods.md."""
+    before = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+    ran = {found["method"]: found for found in [*before, *rows]}
     left_out = [name for name in methods() if name not in ran]
+    rows = [ran[name] for name in methods() if name in ran]
+    command = "python benchmarks/methods.py" + (f" --limit {limit}" if limit else "")
     result = {"command": command, "task": TASK, "lmms_kvtp": __version__, "left_out": left_out, "rows": rows}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_between(PAGE, table(rows), "harness")

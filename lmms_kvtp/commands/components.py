@@ -1,9 +1,14 @@
 """`lmms-kvtp list`: every component, with its paper, where it works, what it reads and what it promises."""
 
 import argparse
+import ast
 import inspect
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,9 @@ STAGES = {
 }
 """When the components of a part work; layer pruners name their layers."""
 
+INDENT = 6
+"""Columns left of a component's text on the terminal."""
+
 MORE = {
     "identity_at_full": "identity at 100 %",
     "conserves_mass": "merges all",
@@ -32,18 +40,68 @@ MORE = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One part, or all of them; on the terminal, or into a page."""
+    """One component, one part, or all of them; on the terminal, or into a page."""
     parser.add_argument("part", nargs="?", choices=list(PARTS), help="only this part")
+    parser.add_argument("name", nargs="?", help="one component, or package.module:Class, with all of its settings")
     parser.add_argument("--into", type=Path, help="put all tables into this file, between its components markers")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write a Markdown table for each part."""
+    """Write lines that fit the terminal; a page gets Markdown tables.
+
+    Raises:
+        LookupError: there is no such component; with near matches.
+    """
     if arguments.into:
         write_between(arguments.into, components(), MARKER)
         return 0
-    sys.stdout.write(f"\n{components([arguments.part] if arguments.part else None)}\n")
+    width = shutil.get_terminal_size((100, 24)).columns
+    if arguments.name:
+        sys.stdout.write(f"{details(arguments.part, arguments.name, width)}\n")
+        return 0
+    for part in [arguments.part] if arguments.part else PARTS:
+        sys.stdout.write(f"\n{listing(part, width)}\n")
+    sys.stdout.write("\nlmms-kvtp list PART NAME shows the settings of one, such as: lmms-kvtp list pruner tome\n")
     return 0
+
+
+def listing(part: str, width: int) -> str:
+    """The components of a part, a paragraph each, in lines of at most `width` characters."""
+    package, base = PARTS[part]
+    lines = [f"{part}=NAME"]
+    for name in available(package):
+        cells = dict(zip(HEADER[1:], _row(part, resolve(package, name, base)), strict=True))
+        facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
+        texts = textwrap.wrap(cells["what it does"], width - INDENT) + textwrap.wrap("; ".join(facts), width - INDENT)
+        lines.append(f"  {name}")
+        lines += [" " * INDENT + text for text in texts]
+    return "\n".join(lines)
+
+
+def details(part: str, name: str, width: int) -> str:
+    """All that a component says of itself, and its settings with their defaults; raises as `resolve` does."""
+    package, base = PARTS[part]
+    cls = resolve(package, name, base)
+    cells = dict(zip(HEADER[2:], _row(part, cls)[1:], strict=True))
+    meanings = _meanings(cls)
+    lines = [f"{part}={name}", "", inspect.getdoc(cls) or "", "", *(f"{key}: {value}" for key, value in cells.items())]
+    for field in fields(cls) if is_dataclass(cls) else ():
+        default = "(none: it has to be given)" if field.default is MISSING else repr(field.default)
+        lines += ["", f"{part}.{field.name}={default}"]
+        lines += textwrap.wrap(meanings.get(field.name, ""), width, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """The string under each field of a class and of its bases."""
+    found: dict[str, str] = {}
+    for owner in reversed([base for base in cls.__mro__ if is_dataclass(base)]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return found
 
 
 def components(parts: list[str] | None = None) -> str:

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+COLUMNS_AT_ONCE = 256
+"""Columns of half-precision rows that stand in memory together in float32."""
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -44,5 +47,14 @@ def group_sums(
     """Sum the rows of each group that has any, in float32."""
     sizes = groups.sizes[groups.filled]
     factors = None if weights is None else weights.flatten()[groups.members]
-    flat = rows.flatten(0, 1).float()
-    return F.embedding_bag(groups.members, flat, sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=factors)
+    flat, starts = rows.flatten(0, 1), sizes.cumsum(0) - sizes
+
+    def add(columns: Float[Tensor, "M c"]) -> Float[Tensor, "K c"]:
+        return F.embedding_bag(groups.members, columns.float(), starts, mode="sum", per_sample_weights=factors)
+
+    if flat.dtype == torch.float32:
+        return add(flat)
+    sums = torch.empty(len(sizes), flat.shape[1], device=flat.device)
+    for part, columns in zip(*(torch.split(table, COLUMNS_AT_ONCE, 1) for table in (sums, flat)), strict=True):
+        part.copy_(add(columns))
+    return sums

@@ -1,8 +1,14 @@
 """Density-peak clustering with k nearest neighbours."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+PAIRS_AT_ONCE = 2**24
+"""Pairs of points whose distances stand in memory together; where there are more, distances are taken again."""
 
 
 def density_peaks(
@@ -24,24 +30,56 @@ def density_peaks(
     Raises:
         ValueError: a point is NaN.
     """
-    scores, distances = peak_scores(points, neighbours, noise)
-    centres = scores.argsort(descending=True, stable=True)[:num_clusters]
-    owner = centres[distances[:, centres].argmin(dim=1)]
+    distances = _Distances.of(points)
+    centres = _scores(distances, neighbours, noise).argsort(descending=True, stable=True)[:num_clusters]
+    owner = centres[torch.cat([rows.argmin(dim=1) for rows in distances.to(centres)])]
     owner[centres] = centres
     return owner
 
 
-def peak_scores(
-    points: Float[Tensor, "n C"], neighbours: int = 7, noise: Float[Tensor, " n"] | None = None
-) -> tuple[Float[Tensor, " n"], Float[Tensor, "n n"]]:
-    """How much each point is a density peak; and all distances, in units of the square root of C."""
-    distances = torch.cdist(points.float(), points.float()) / points.shape[1] ** 0.5
-    if torch.isnan(distances).any():
+def peak_scores(points: Float[Tensor, "n C"], neighbours: int = 7) -> Float[Tensor, " n"]:
+    """How much each point is a density peak; raises as `density_peaks` does."""
+    return _scores(_Distances.of(points), neighbours)
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """Distances between points, in units of the square root of their width, a block of rows at a time."""
+
+    points: Float[Tensor, "n C"]
+    held: Float[Tensor, "n n"] | None
+    """All of them, where they are few."""
+
+    @staticmethod
+    def of(points: Float[Tensor, "n C"]) -> "_Distances":
+        points = points.float()
+        return _Distances(points, _apart(points, points) if len(points) ** 2 <= PAIRS_AT_ONCE else None)
+
+    def to(self, others: Int[Tensor, " m"] | slice) -> Iterator[Float[Tensor, "_ m"]]:
+        if self.held is not None:
+            yield self.held[:, others]
+            return
+        columns = self.points[others]
+        for rows in torch.split(self.points, max(1, PAIRS_AT_ONCE // len(columns))):
+            yield _apart(rows, columns)
+
+
+def _apart(rows: Float[Tensor, "r C"], columns: Float[Tensor, "m C"]) -> Float[Tensor, "r m"]:
+    distances: Tensor = torch.cdist(rows, columns) / columns.shape[1] ** 0.5
+    return distances
+
+
+def _scores(distances: _Distances, neighbours: int, noise: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+    everyone, count = slice(None), min(neighbours, len(distances.points))
+    found = [(rows.topk(count, dim=1, largest=False).values, rows.max()) for rows in distances.to(everyone)]
+    density = torch.exp(-torch.cat([nearest for nearest, _ in found]).square().mean(dim=1))
+    if torch.isnan(density).any():
         raise ValueError("distances between tokens hold NaN; look at the tokens and their dtype")
-    nearest = distances.topk(min(neighbours, len(points)), dim=1, largest=False).values
-    density = torch.exp(-nearest.square().mean(dim=1))
     density = density if noise is None else density + noise
-    denser = density[None, :] > density[:, None]  # [n, n]: column denser than row
-    farthest = distances.max()
-    gap = distances.masked_fill(~denser, torch.inf).amin(dim=1)
-    return torch.where(denser.any(dim=1), gap, farthest) * density, distances
+    farthest, gaps, start = torch.stack([most for _, most in found]).max(), [], 0
+    for rows in distances.to(everyone):
+        denser = density > density[start : start + len(rows), None]  # [r, n]: column denser than row
+        gap = rows.masked_fill(~denser, torch.inf).amin(dim=1)
+        gaps.append(torch.where(denser.any(dim=1), gap, farthest))
+        start += len(rows)
+    return torch.cat(gaps) * density

@@ -30,7 +30,7 @@ def unit(embeds: Float[Tensor, "*shape D"], channels: Int[Tensor, " c"]) -> Floa
 
 def frame_means(embeds: Float[Tensor, "T N D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "T c"]:
     """The mean unit vector of each frame."""
-    return torch.stack([unit(frame, channels).mean(dim=0) for frame in embeds])
+    return torch.cat([unit(embeds[part], channels).mean(dim=1) for part in chunks(len(embeds))])
 
 
 def likeness(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._merge import DROPPED
-from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.base import TokenPruner, chunks
 
 L = TypeVar("L")
 
@@ -52,8 +52,8 @@ def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
     if count == 1:
         return torch.full(scene.shape[1:2], -torch.inf, device=scene.device)
     total = torch.zeros(scene.shape[1:], device=scene.device)
-    for frame in scene:
-        total += F.normalize(frame.float(), dim=1)
+    for part in chunks(count):
+        total += F.normalize(scene[part].float(), dim=2).sum(dim=0)
     return (total.square().sum(dim=1) - count) / (count * (count - 1))  # |sum of unit vectors|^2 holds all pairs
 
 

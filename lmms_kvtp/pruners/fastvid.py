@@ -13,7 +13,7 @@ from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._dpc import peak_scores
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
 from lmms_kvtp.pruners._scenes import ScenePruner, join
-from lmms_kvtp.pruners.base import check, read, top
+from lmms_kvtp.pruners.base import check, chunks, read, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -85,7 +85,7 @@ class FastVid(ScenePruner):
         anchors = torch.zeros_like(salient)
         for frame in torch.nonzero(counts).flatten().tolist():
             rest = torch.nonzero(~salient[frame]).flatten()
-            scores, _ = peak_scores(embeds[frame, rest], self.neighbours)
+            scores = peak_scores(embeds[frame, rest], self.neighbours)
             anchors[frame, rest[scores.argsort(descending=True, stable=True)[: int(counts[frame])]]] = True
         return anchors
 
@@ -93,13 +93,17 @@ class FastVid(ScenePruner):
         self, embeds: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], anchors: Bool[Tensor, "L N"]
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Within a scene: the token that each token goes to, and its weight there."""
-        unit = F.normalize(embeds.float(), dim=2).flatten(0, 1)
-        holds, others = torch.nonzero(anchors.flatten()).flatten(), ~(salient | anchors).flatten()
-        owner, weight = torch.arange(len(unit), device=unit.device), torch.ones(len(unit), device=unit.device)
+        count, device, free = salient.numel(), embeds.device, ~(salient | anchors)
+        holds, others = torch.nonzero(anchors.flatten()).flatten(), free.flatten()
+        owner, weight = torch.arange(count, device=device), torch.ones(count, device=device)
         if not len(holds):
             return owner.masked_fill(others, DROPPED), weight
-        owner[others] = holds[(unit[others] @ unit[holds].T).argmax(dim=1)]
-        members = torch.bincount(owner[others], minlength=len(unit)).float()  # of each anchor, itself left out
+        units = F.normalize(embeds[anchors].float(), dim=1).T
+        nearest = [
+            (F.normalize(embeds[part][free[part]].float(), dim=1) @ units).argmax(dim=1) for part in chunks(len(embeds))
+        ]
+        owner[others] = holds[torch.cat(nearest)]
+        members = torch.bincount(owner[others], minlength=count).float()  # of each anchor, itself left out
         own = torch.where(members > 0, (1 / (members + 1)).clamp_min(self.anchor_weight), 1.0)
         weight[holds] = own[holds]
         weight[others] = ((1 - own) / members.clamp_min(1))[owner[others]]

@@ -14,7 +14,7 @@ from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._greedy import distances, farthest
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
 from lmms_kvtp.pruners._scenes import ScenePruner, join
-from lmms_kvtp.pruners.base import check, read, refuse_nan
+from lmms_kvtp.pruners.base import check, chunks, read, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -105,7 +105,8 @@ class FlashVid(ScenePruner):
 
 def _suits(scene: Float[Tensor, "L N D"], means: Float[Tensor, "L D"]) -> Float[Tensor, "L N"]:
     """The relevance of each token to its scene."""
-    return (1 + F.normalize(scene.float(), dim=2) @ means.mean(dim=0)) / 2
+    mean = means.mean(dim=0)
+    return torch.cat([(1 + F.normalize(scene[part].float(), dim=2) @ mean) / 2 for part in chunks(len(scene))])
 
 
 def _joints(

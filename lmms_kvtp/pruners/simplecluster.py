@@ -5,17 +5,17 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._bags import group, group_sums
 from lmms_kvtp.pruners._lattice import lattice
 from lmms_kvtp.pruners._merge import merge_video
-from lmms_kvtp.pruners.base import TokenPruner, check, pack
+from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 2048
 """Tokens whose similarities to all clusters stand in memory together."""
 
 
@@ -56,18 +56,36 @@ class SimpleCluster(TokenPruner):
         seeds = torch.stack([lattice(budget, *tokens.grid) for budget in budgets.tolist()]).to(tokens.embeds.device)
         if seeds.all() or not seeds.any():
             return pack(tokens, tokens.embeds, seeds)
-        unit = F.normalize(rotate(tokens.embeds.float(), tokens.grid, self.base).flatten(0, 1), dim=1)
-        if torch.isnan(unit).any():
-            raise ValueError("tokens hold NaN; look at the model's dtype")
+        return merge_video(tokens, self._cluster(tokens, budgets, seeds))
+
+    def _cluster(
+        self, tokens: FrameTokens, budgets: Int[Tensor, " T"], seeds: Bool[Tensor, "T N"]
+    ) -> Int[Tensor, " M"]:
+        """The token at which each token's cluster stands."""
+        unit = directions(tokens, self.base)
         weights = torch.ones(len(unit), device=unit.device)
         if self.mass == "budget":
             weights = budgets.to(weights).repeat_interleave(tokens.capacity).clamp_min(1e-3)
-        centres = unit[seeds.flatten()]
+        centres = unit[seeds.flatten()].float()
         for _ in range(self.rounds):
             cluster, _ = assign(unit, centres)
             members = group(cluster[None], len(centres), torch.zeros_like(cluster[:1]))
-            centres[members.filled[0]] = F.normalize(group_sums(unit[None], members, weights[None]), dim=1)
-        return merge_video(tokens, _owners(*assign(unit, centres), len(centres)))
+            moved = group_sums(unit[None], members, weights[None])
+            centres[members.filled[0]] = moved.div_(moved.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        return _owners(*assign(unit, centres), len(centres))
+
+
+def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
+    """Rotated tokens of all frames as unit vectors, in the precision of the tokens.
+
+    Raises:
+        ValueError: a token is NaN.
+    """
+    unit = torch.empty_like(tokens.embeds)
+    for part in chunks(tokens.num_frames):
+        unit[part] = F.normalize(rotate(tokens.embeds[part].float(), tokens.grid, base, part.start), dim=2)
+    refuse_nan(unit.sum(dim=2), "tokens")
+    return unit.flatten(0, 1)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """All tokens with all B clusters in each round and once more: 2 (rounds + 1) M B D; none where all are kept."""
@@ -77,7 +95,7 @@ class SimpleCluster(TokenPruner):
 
 def assign(unit: Float[Tensor, "M D"], centres: Float[Tensor, "B D"]) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
     """The most similar centre of each token, and how similar it is."""
-    best = [(rows @ centres.T).max(dim=1) for rows in torch.split(unit, ROWS_AT_ONCE)]
+    best = [(rows.float() @ centres.T).max(dim=1) for rows in torch.split(unit, ROWS_AT_ONCE)]
     return torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
 
 
@@ -101,11 +119,13 @@ def _owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: in
     return owner
 
 
-def rotate(embeds: Float[Tensor, "T N D"], grid: tuple[int, int], base: float) -> Float[Tensor, "T N D"]:
+def rotate(
+    embeds: Float[Tensor, "T N D"], grid: tuple[int, int], base: float, first_frame: int = 0
+) -> Float[Tensor, "T N D"]:
     """Rotary embedding of (frame, row, column); channels beyond three equal even parts stay as they are."""
     rows, columns = grid
     half = embeds.shape[2] // 6
-    frame = torch.arange(len(embeds), device=embeds.device)[:, None].expand(-1, rows * columns)
+    frame = (first_frame + torch.arange(len(embeds), device=embeds.device))[:, None].expand(-1, rows * columns)
     cell = torch.arange(rows * columns, device=embeds.device).expand(len(embeds), -1)
     speeds = base ** (-torch.arange(half, device=embeds.device) / max(half, 1))
     rotated = embeds.clone()

@@ -7,11 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lmms_kvtp.allocators.softmax import Softmax
+from lmms_kvtp.pruners import _bags
 from lmms_kvtp.pruners._lattice import lattice
 from lmms_kvtp.pruners._scenes import cut
 from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.flashvid import FlashVid
-from lmms_kvtp.pruners.simplecluster import SimpleCluster, _owners, rotate
+from lmms_kvtp.pruners.simplecluster import SimpleCluster, _owners, directions, rotate
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 Cell = tuple[int, int]
@@ -122,6 +124,33 @@ def test_rotation_turns_pairs_of_channels_by_frame_row_and_column():
                 expected[i] = a * np.cos(angle) - b * np.sin(angle)
                 expected[j] = b * np.cos(angle) + a * np.sin(angle)
         torch.testing.assert_close(rotated[frame, patch], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_directions_count_frames_through_the_video_and_keep_its_precision(dtype):
+    tokens, _ = video(frames=19)  # more than stand in memory together
+    tokens = replace(tokens, embeds=tokens.embeds.to(dtype))
+    unit, rotated = directions(tokens, 100.0), rotate(tokens.embeds.float(), (3, 5), 100.0)
+    assert unit.dtype == dtype
+    torch.testing.assert_close(unit.float(), F.normalize(rotated, dim=2).reshape(-1, 14), rtol=5e-3, atol=1e-3)
+
+
+def test_simplecluster_with_mass_by_budget_moves_clusters_to_the_frames_that_the_question_is_about():
+    """Two frames share each cluster; KVTP's budgets are 6 to 1."""
+    tokens, features = video(frames=2)
+    relevance = torch.tensor([4.0, 0.4])
+    budgets = Softmax().allocate(relevance, 14, 15)
+    assert budgets.tolist() == [12, 2]
+    unit = directions(tokens, 1e4)
+    packed = {mass: SimpleCluster(mass=mass, rounds=1).prune(tokens, features, budgets) for mass in ("token", "budget")}
+    assert not torch.equal(packed["token"].embeds, packed["budget"].embeds)
+    seeds = torch.stack([lattice(budget, 3, 5) for budget in budgets.tolist()]).flatten()
+    first = (unit @ unit[seeds].T).argmax(dim=1)
+    weight = torch.tensor([12.0] * 15 + [2.0] * 15)
+    for weights, mass in ((torch.ones(30), "token"), (weight, "budget")):
+        centres = F.normalize(torch.stack([(weights[first == c, None] * unit[first == c]).sum(0) for c in range(14)]))
+        sizes = torch.bincount((unit @ centres.T).argmax(dim=1), minlength=14)
+        assert sorted(packed[mass].size.tolist()) == sorted(sizes[sizes > 0].tolist() + [1] * int((sizes == 0).sum()))
 
 
 @pytest.mark.parametrize("mass", ["token", "budget"])
@@ -239,6 +268,16 @@ def test_flashvid_keeps_each_scene_s_budgets_and_all_of_its_mass():
     packed = FlashVid(scenes=2, scene_threshold=0.5).prune(tokens, features, torch.tensor([3, 4, 2, 3, 5, 2, 3, 4, 1]))
     assert packed.counts()[:5].sum() == 17 and packed.counts()[5:].sum() == 10
     assert packed.size.sum() == 9 * 15 and packed.size.max() > 4
+
+
+def test_sums_of_half_precision_are_those_of_float32_a_few_columns_at_a_time(monkeypatch):
+    monkeypatch.setattr(_bags, "COLUMNS_AT_ONCE", 3)
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randn(2, 9, 7, generator=generator).bfloat16()
+    weights, owner = torch.rand(2, 9, generator=generator), torch.randint(0, 4, (2, 9), generator=generator)
+    groups = _bags.group(owner, 4, torch.arange(2))
+    expected = _bags.group_sums(rows.float(), groups, weights)
+    assert torch.equal(_bags.group_sums(rows, groups, weights), expected) and expected.dtype == torch.float32
 
 
 def test_settings_that_mean_nothing_are_refused():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmms_kvtp.pruners._dpc import density_peaks
+from lmms_kvtp.pruners import _dpc
+from lmms_kvtp.pruners._dpc import density_peaks, peak_scores
 from lmms_kvtp.pruners._scenes import refine, segment, stillness
 from lmms_kvtp.pruners.prunevid import PruneVid
 from lmms_kvtp.types import FrameFeatures, FrameTokens
@@ -39,6 +40,17 @@ def test_density_peaks_are_those_of_the_release(case, noisy):
     expected = golden(f"{case}/idx_with_noise" if noisy else f"{case}/idx_zero_noise")[0]
     assert torch.equal(owner[owner], owner) and len(owner.unique()) == clusters
     assert labels(owner, expected) == expected.tolist()
+
+
+@pytest.mark.parametrize("pairs", [1, 40, 1000])
+def test_density_peaks_of_many_points_are_found_a_few_rows_at_a_time(pairs, monkeypatch):
+    points = torch.randn(37, 5, generator=torch.Generator().manual_seed(4))
+    at_once = density_peaks(points, 9), peak_scores(points, 4)
+    monkeypatch.setattr(_dpc, "PAIRS_AT_ONCE", pairs)
+    assert torch.equal(density_peaks(points, 9), at_once[0])
+    torch.testing.assert_close(peak_scores(points, 4), at_once[1])
+    with pytest.raises(ValueError, match="NaN"):
+        density_peaks(points.index_fill(0, torch.tensor([20]), torch.nan), 9)
 
 
 def test_runs_of_frames_join_as_in_the_release():
