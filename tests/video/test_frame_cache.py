@@ -1,11 +1,13 @@
 """Frames from the cache are those that would be made, whatever happened to its folder."""
 
+import fcntl
 import logging
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -84,6 +86,7 @@ def test_entries_belong_to_a_video_its_frames_and_a_way_to_resize_them(clip, fol
             for spec in (SPEC, OTHER, ResizedPixels((14, 10), resample=0)):
                 assert equal(*(pixels(path, kept, chosen, (spec,))[0] for kept in (None, cache)))
     before = len(entries(folder))
+    assert before == (3 + 2) * 2 * 3  # chunks, ways, sizes
     stamp = path.stat().st_mtime_ns
     shutil.copy(clip(size=(98, 66)), path)
     assert equal(*(pixels(path, kept)[0] for kept in (None, cache)))
@@ -217,6 +220,19 @@ def test_several_processes_share_a_folder(clip, folder):
         assert all(pool.map(partial(read_often, clip(), folder), range(3)))
     assert list(folder.glob("*.part")) == []
     assert 0 < sum(path.stat().st_size for path in entries(folder)) <= 6 * ENTRY
+
+
+def test_one_process_at_a_time_makes_room(clip, folder):
+    folder.mkdir()
+    waits = threading.Thread(target=pixels, args=(clip(), FrameCache(folder, 2**20)))
+    with (folder / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waits.start()
+        waits.join(1)
+        assert waits.is_alive()
+        assert entries(folder) == []
+    waits.join(60)
+    assert len(entries(folder)) == 3
 
 
 class Nameless:
