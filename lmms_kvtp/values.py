@@ -1,5 +1,6 @@
 """Reads settings that arrive as text from the command line."""
 
+import argparse
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -41,6 +42,17 @@ def parse(kind: Any, value: Any, name: str) -> Any:
         items = value.split(":") if isinstance(value, str) else value
         return tuple(parse(choices[0], item, name) for item in items)
     return _parse_plain(kind, value, name)
+
+
+def at_least_one(text: str) -> int:
+    """A number of things on the command line, as the `type` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number, or below 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
+    return int(text)
 
 
 def _parse_union(choices: tuple[Any, ...], value: Any, name: str) -> Any:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import lmms_eval.models  # noqa: F401  (loads all plug-ins, which add their tasks, ours among them)
 from lmms_eval.tasks import TaskManager, get_task_dict
 
 from lmms_kvtp.model_wrappers.requests import IN_MEMORY, name_visuals, read_visuals
@@ -33,10 +35,16 @@ def media_of(tasks: str, limit: int | None = None) -> list[Media]:
         limit: only the first so many questions of each.
 
     Raises:
-        KeyError: the harness knows no such task.
+        LookupError: the harness knows no such task; the message has near names.
     """
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    found = get_task_dict(names, TaskManager(verbosity="ERROR"))
+    manager = TaskManager(verbosity="ERROR")
+    for name in names:
+        if name not in manager.all_tasks:
+            close = get_close_matches(name, manager.all_tasks)
+            hint = f"did you mean {', '.join(close)}?" if close else "`lmms-eval tasks` lists them"
+            raise LookupError(f"no task named {name!r}; {hint}")
+    found = get_task_dict(names, manager)
     return [_media(name, task, limit) for name, task in _tasks(found)]
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmms_kvtp.table import markdown
+from lmms_kvtp.values import at_least_one
 
 if TYPE_CHECKING:
     import torch
 
     from lmms_kvtp.forecast.answer import Forecast
     from lmms_kvtp.forecast.models import Spec
+    from lmms_kvtp.method import Method
     from lmms_kvtp.model_wrappers.arguments import Arguments
     from lmms_kvtp.model_wrappers.preflight import Media
 
@@ -25,20 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """As of the run that is to be checked."""
     parser.add_argument("--tasks", required=True, help="comma-separated, as of lmms-eval")
     parser.add_argument("--model_args", default="", help="as of lmms-eval")
-    parser.add_argument("--limit", type=int, help="only the first so many questions of each task")
+    parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
     parser.add_argument("--output_path", type=Path, default=Path(), help="where results will go (default: here)")
     parser.add_argument("--missing", type=Path, help="write the paths of all missing files here")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print what was found; 1 where files are missing, or memory or disk will not do."""
+    from loguru import logger
+
     from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.model_wrappers.arguments import parse_arguments
     from lmms_kvtp.model_wrappers.preflight import media_of
     from lmms_kvtp.values import pairs
 
+    logger.disable("lmms_eval")  # it reports every file of other tasks that is none
     settings = parse_arguments(pairs(arguments.model_args))
     spec = find(settings.run.pretrained)
+    method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
     found = media_of(arguments.tasks, arguments.limit)
     missing = [path for media in found for path in media.missing]
     sys.stdout.write(f"{_media_table(found)}\n\n")
@@ -48,7 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"... and {len(missing) - SHOWN} more; --missing FILE writes them all\n")
     if arguments.missing:
         arguments.missing.write_text("".join(f"{path}\n" for path in missing), encoding="utf-8")
-    enough = _machine(spec, settings, found, arguments.output_path)
+    enough = _machine(spec, settings, method, found, arguments.output_path)
     return int(bool(missing) or not enough)
 
 
@@ -57,17 +64,15 @@ def _media_table(found: Sequence["Media"]) -> str:
     return markdown(["task", "questions", "videos there", "missing"], rows)
 
 
-def _machine(spec: "Spec", settings: "Arguments", found: Sequence["Media"], output: Path) -> bool:
+def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:
     """Print memory, disk and hours; whether they will do."""
     import torch
 
     from lmms_kvtp.forecast.answer import forecast
     from lmms_kvtp.forecast.machine import device_memory, free_disk, hours, matrix_rate, memory
     from lmms_kvtp.forecast.models import find_encoder
-    from lmms_kvtp.method import KVTP, build_method
 
     device = torch.device(settings.load.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
     answers = max([media.output_tokens or settings.run.max_new_tokens for media in found], default=1)
     pool, frames = spec.pool(settings.load.mm_spatial_pool_mode), settings.frames.max_frames_num
     expected = forecast(spec, method, frames, pool, output_tokens=answers)

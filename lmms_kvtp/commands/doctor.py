@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmms_kvtp.rows import METHOD_HELP, method_settings
 from lmms_kvtp.table import markdown
-from lmms_kvtp.values import pairs
+from lmms_kvtp.values import at_least_one, pairs
 
 SHOWN = {True: "passed", False: "FAILED", None: "-"}
 
@@ -21,8 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--model", default="tiny", help="folder or hub id (default: the embedded model)")
     parser.add_argument("--model_args", default="", help="how it is loaded: dtype=bfloat16,device=cuda, ...")
-    parser.add_argument("--videos", type=int, default=6, help="synthetic videos, four questions on each (default 6)")
-    parser.add_argument("--frames", type=int, default=32, help="of a video, at most (default %(default)s)")
+    parser.add_argument(
+        "--videos", type=at_least_one, default=6, help="synthetic videos, four questions on each (default 6)"
+    )
+    parser.add_argument("--frames", type=at_least_one, default=32, help="of a video, at most (default %(default)s)")
     parser.add_argument("--baseline", type=Path, help="finished runs of the unpruned model, held to published scores")
     parser.add_argument("--out", type=Path, help="also write the record: a .json file, or the folder of the runs")
 

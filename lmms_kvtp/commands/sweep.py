@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.rows import FULL, settings_of
+from lmms_kvtp.values import at_least_one
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", default="skvqa_synth_quick", help="as of lmms-eval (default %(default)s)")
     parser.add_argument("--model_args", default="pretrained=tiny", help="for all cells (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="one folder per cell; a killed sweep goes on there")
-    parser.add_argument("--limit", type=int, help="only the first so many questions of each task")
+    parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
 
 
 def main(arguments: argparse.Namespace) -> int:

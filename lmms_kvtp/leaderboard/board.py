@@ -31,6 +31,12 @@ class Row:
     commands: tuple[str, ...]
 
     @property
+    def title(self) -> str:
+        """Name and ratio, for where rows of one name and several ratios stand together: `KVTP + ToMe, 20%`."""
+        ratio = self.provenance.keep_ratio
+        return self.name if ratio is None or ratio == 1 else f"{self.name}, {100 * ratio:g}%"
+
+    @property
     def keep_ratio(self) -> float | None:
         """Measured share of vision tokens that entered the language model, over all answers with cost."""
         costs = [found.cost for found in self.cells.values() if found.cost is not None]

@@ -31,7 +31,7 @@ def judge(board: Board) -> dict[str, list[Comparison]]:
 
 def _run(row: Row, task: str) -> Run | None:
     run = row.cells[task].run
-    return None if run is None else replace(run, name=row.name)
+    return None if run is None else replace(run, name=row.title)
 
 
 def _model(row: Row) -> tuple[str, str]:

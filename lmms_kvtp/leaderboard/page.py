@@ -54,11 +54,11 @@ def _cost(row: Row) -> CostSummary | None:
 def _breakdowns(board: Board) -> list[Table]:
     tables: list[Table] = []
     for task in board.tasks:
-        cells = {row.name: row.cells[task] for row in board.rows if task in row.cells}
+        cells = [(row.title, row.cells[task]) for row in board.rows if task in row.cells]
         for title, part in (("by kind of question", _kinds), ("by sparsity of key frames", _sparsities)):
-            names = sorted({name for found in cells.values() for name in part(found)})
+            names = sorted({name for _, found in cells for name in part(found)})
             if names:
-                lines = [(row, [part(found).get(name) for name in names]) for row, found in cells.items()]
+                lines = [(row, [part(found).get(name) for name in names]) for row, found in cells]
                 tables.append((title, task, names, lines))
     return tables
 

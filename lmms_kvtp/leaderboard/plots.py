@@ -28,6 +28,8 @@ class Point:
     x: float
     y: float
     error: float
+    number: int = 0
+    """Of its row on the board: the same colour in every plot."""
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -42,12 +44,12 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 def points(rows: Sequence[Row], task: str, axis: str) -> list[Point]:
     """What of a task can be drawn: rows with cost, and with a number for it."""
     found = []
-    for row in rows:
+    for number, row in enumerate(rows):
         cell = row.cells.get(task)
         value = AXES[axis](cell.cost) if cell is not None and cell.cost is not None else None
         if cell is not None and value is not None and not math.isnan(cell.accuracy.mean):
             error = 0.0 if math.isnan(cell.accuracy.stderr) else cell.accuracy.stderr
-            found.append(Point(row.name, float(value), cell.accuracy.mean, error))
+            found.append(Point(row.title, float(value), cell.accuracy.mean, error, number))
     return found
 
 
@@ -69,9 +71,9 @@ def draw(shown: Sequence[Point], axis: str, task: str) -> str:
         front = pareto(shown)
         steps = [p.x for p in front], [p.y for p in front]
         axes.step(*steps, where="post", color="#888888", lw=1, ls="--", label="Pareto front")
-        for number, point in enumerate(shown):
+        for point in shown:
             best = any(point is other for other in front)
-            _mark(axes, point, f"C{number % 10}", "os^Dv<>P*X"[number // 10 % 10], best)
+            _mark(axes, point, f"C{point.number % 10}", "os^Dv<>P*X"[point.number // 10 % 10], best)
         axes.set_xlabel(axis)
         axes.set_ylabel(f"accuracy on {task} (%)")
         if len(shown) <= LISTED:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,35 @@ def test_a_matrix_rate_is_measured():
 def test_the_embedded_model_comes_with_its_own_encoder():
     spec = find("tiny")
     assert spec.encoder.endswith("siglip") and spec.parameters < 1e7
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_unknown_task_is_named_with_near_ones(task, capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--tasks", "lookalike_chek", "--model_args", "pretrained=tiny"])
+    assert "no task named 'lookalike_chek'; did you mean lookalike_check?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["check", "--tasks", "xyz", "--model_args", "pretrained=tiny"])
+    assert "no task named 'xyz'; `lmms-eval tasks` lists them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model_args", "pretrained=tiny,pruner=prunmerge"], "did you mean prumerge"),
+        (["--model_args", "pretrained=tiny", "--limit", "0"], "0 is no whole number of at least 1"),
+        (["--model_args", "pretrained=tiny", "--limit=-3"], "-3 is no whole number of at least 1"),
+        (["--model_args", "pretrained"], "not of the form name=value"),
+    ],
+)
+def test_wrong_settings_are_refused_before_tasks_are_looked_for(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--tasks", "no such task", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_the_tasks_of_this_package_are_known():
+    """In a process of its own: here the harness's models, and the plug-ins with them, may have been imported before."""
+    code = "import lmms_kvtp.model_wrappers.preflight, lmms_eval.tasks; print(lmms_eval.tasks._lmms_kvtp)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"

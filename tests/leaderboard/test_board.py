@@ -10,6 +10,7 @@ from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.entries import ALLOW
 from lmms_kvtp.leaderboard.formats import to_markdown
 from lmms_kvtp.leaderboard.gates import read_gates
+from lmms_kvtp.leaderboard.judging import judge
 from lmms_kvtp.leaderboard.page import to_html
 from lmms_kvtp.leaderboard.plots import points
 from lmms_kvtp.leaderboard.provenance import command
@@ -280,9 +281,23 @@ def test_seconds_leave_out_the_warm_up_and_say_that_they_are_of_a_sweep(tmp_path
     assert (full.swept, random.swept) == (True, False)
     assert any("seconds marked shared (all tokens) are of a sweep" in note for note in board.notes)
     axis = "seconds per question"
-    assert [point.name for point in points(board.rows, "skvqa_synth", axis)] == ["random"]
+    assert [point.name for point in points(board.rows, "skvqa_synth", axis)] == ["random, 25%"]
     table = " ".join(to_markdown(board, [], {}).split())
     assert "| 0.62 shared |" in table and "| 0.62 |" in table
     page = to_html(board, [], {})
     assert page.count('title="of a sweep') == 1
     assert ",True," in to_csv(board) and ",False," in to_csv(board)
+
+
+def test_one_method_at_two_ratios_is_two_rows_everywhere(tmp_path):
+    write_base(tmp_path / "full", BASE)
+    write_run(tmp_path / "quarter", samples(OURS))
+    write_run(tmp_path / "half", samples(BASE, cost={**COST, "tokens_kept": 50}), keep_ratio=0.5)
+    board = build([tmp_path])
+    judged = judge(board)
+    assert [one.name for one in judged["skvqa_synth"]] == ["random, 50%", "random, 25%"]
+    page = to_html(board, [], judged)
+    for title in ("all tokens", "random, 50%", "random, 25%"):
+        assert page.count(f"<tr><td>{title}</td>") == 1 + (title != "all tokens")  # kinds, and the verdicts
+    numbers = {point.name: point.number for point in points(board.rows, "skvqa_synth", "TFLOPs per question")}
+    assert numbers == {"all tokens": 0, "random, 50%": 1, "random, 25%": 2}
