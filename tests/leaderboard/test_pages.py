@@ -140,7 +140,7 @@ def test_the_page_has_a_plot_for_each_cost(board):
 def test_every_row_is_judged_against_all_tokens(board):
     judged = judge(board)
     [one] = judged["skvqa_synth"]
-    assert (one.name, one.flips.gained, one.flips.lost) == ("random", 0, 2)
+    assert (one.name, one.flips.gained, one.flips.lost) == ("random, 25%", 0, 2)
     assert one.words in Tags(to_html(board, [], judged)).text
     assert one.words in to_markdown(board, [], judged)
 
@@ -168,7 +168,7 @@ def test_the_front_holds_what_nothing_beats():
 
 def test_plots_show_measured_costs(board):
     tokens, flops, seconds = (points(board.rows, "skvqa_synth", axis) for axis in _axes())
-    assert [(p.name, p.x, round(p.y, 1)) for p in tokens] == [("all tokens", 100.0, 83.3), ("random", 25.0, 50.0)]
+    assert [(p.name, p.x, round(p.y, 1)) for p in tokens] == [("all tokens", 100.0, 83.3), ("random, 25%", 25.0, 50.0)]
     assert [p.x for p in flops] == [8e-6, 8e-6]
     assert [p.x for p in seconds] == [0.625, 0.625]
 
