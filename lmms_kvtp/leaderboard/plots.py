@@ -18,6 +18,8 @@ AXES: Mapping[str, Callable[[CostSummary], float | None]] = {
 
 LISTED = 24
 """Rows for which a legend has room."""
+LABEL = 36
+"""Characters of a row's name in a legend; a longer one would leave no room for the plot."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def draw(shown: Sequence[Point], axis: str, task: str) -> str:
 
 
 def _mark(axes: Any, point: Point, color: str, marker: str, best: bool) -> None:
+    label = point.name if len(point.name) <= LABEL else f"{point.name[: LABEL - 1]}…"
     axes.errorbar(
         [point.x], [point.y], yerr=[point.error], fmt=marker, ms=7 if best else 5, color=color, capsize=2, lw=1,
-        markerfacecolor=color if best else "none", label=point.name,
+        markerfacecolor=color if best else "none", label=label,
     )  # fmt: skip

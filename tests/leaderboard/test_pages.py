@@ -204,3 +204,8 @@ def test_the_command_writes_all_pages_and_fails_on_refused_runs(tmp_path, capsys
     write_run(tmp_path / "runs" / "random", samples(OURS), dirty=True)
     assert main(command) == 1
     assert main([*command, "--allow", "dirty"]) == 0
+
+
+def test_a_long_name_leaves_room_for_the_plot():
+    drawn = draw([Point("x" * 300, 1.0, 50.0, 2.0)], "seconds", "task")
+    assert "x" * 35 + "…" in drawn and "x" * 36 not in drawn
