@@ -10,7 +10,7 @@ import torch
 
 from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.vlms.checkpoint import check_layout, expected_shapes, load_network
-from lmms_kvtp.vlms.config import CheckpointError, LlavaConfig, read_config
+from lmms_kvtp.vlms.config import LlavaConfig, read_config
 from lmms_kvtp.vlms.devices import Placement
 from lmms_kvtp.vlms.names import ORIGINAL
 from lmms_kvtp.vlms.network import build, llm_shape, vision_shape
@@ -128,7 +128,7 @@ def write_sparse(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[in
 def test_a_checkpoint_of_full_size_loads_onto_the_meta_device(
     tmp_path: Path, size: str, gigabytes: float, files: int, tensors: int
 ) -> None:
-    """Through the loader itself: every tensor is read once, with its shape; one more or less is named."""
+    """Through the loader itself, which names what is missing, left over or of another shape."""
     config = real_config(tmp_path, size)
     own = build(config, 151646, "sdpa")
     shapes = expected_shapes(own, {ORIGINAL.name(name): name for name in own.state_dict()}, 152064)
@@ -142,10 +142,3 @@ def test_a_checkpoint_of_full_size_loads_onto_the_meta_device(
     assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
     assert all(weight.is_meta for weight in network.parameters())
     assert weights["llm.lm_head.weight"].shape == (151646, config.llm["hidden_size"])
-    write_sparse(
-        tmp_path, {"model.extra.weight": (3,), **{k: v for k, v in shapes.items() if k != "model.norm.weight"}}
-    )
-    with pytest.raises(
-        CheckpointError, match=r"missing \(1\): model.norm.weight; unexpected \(1\): model.extra.weight"
-    ):
-        load_network(tmp_path, config, 151646, "sdpa", placement)
