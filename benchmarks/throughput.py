@@ -1,0 +1,228 @@
+"""Questions per second on the embedded benchmark: everything shared and decoded ahead, against one by one.
+
+    python benchmarks/throughput.py --round benchmarks/results/throughput.json
+
+`alone` answers each question as if it were the only one: the video is read, encoded and pruned for it. `together` is a
+run as the wrapper makes it: questions on a video share its encoding and, where they may, its prefill, and another
+process decodes the next videos. Both go through the wrapper's own `Answerer`, in one process, in turns: some videos
+one way, the same videos the other way. The clock of `together` starts when one more video, before the others, has been
+answered: libraries are loaded and the decoder is at work; two more follow, so that at the end it still is.
+Each call adds a round to the file and works out medians anew.
+
+Torch has one thread, so that `together` has one core for the model and one for the decoder, and `alone` one for all it
+does, one thing after the other. `cpu_ratio` compares CPU seconds of this process alone: on two idle cores it is what
+the clock says as long as the decoder keeps up, and other work on the machine disturbs it less.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmms_kvtp.bench.waterfall import DECODER
+from lmms_kvtp.cost import SHARED, SampleCost
+from lmms_kvtp.model_wrappers.ahead import decode_ahead
+from lmms_kvtp.model_wrappers.answering import Answerer, make_answerer
+from lmms_kvtp.model_wrappers.arguments import Arguments, parse_arguments
+from lmms_kvtp.model_wrappers.build import Built, build
+from lmms_kvtp.model_wrappers.requests import Ask, read_question
+from lmms_kvtp.model_wrappers.session import Session
+from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.rows import method_settings
+from lmms_kvtp.synth import cache
+from lmms_kvtp.synth.questions import ask
+from lmms_kvtp.synth.script import write_script
+from lmms_kvtp.types import GenerationOptions
+
+METHODS = ("kvtp+random", "kvtp+prumerge")
+TARGETS = {3: 2.2, 6: 4.0}
+"""Least ratio, by questions on a video."""
+BEHIND = 2
+"""Videos that are announced to the decoder and never answered."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One pass over some videos."""
+
+    texts: list[str]
+    costs: list[SampleCost]
+    seconds: float
+    """On the clock."""
+    cpu_seconds: float
+    """Of this process, all threads: without the process that decodes."""
+
+
+def questions(videos: Sequence[int], per_video: int) -> list[list[Ask]]:
+    """The first questions that the generator asks about each video, as the wrapper would read them."""
+    asked = []
+    for seed in videos:
+        script, path = write_script(seed, "test"), str(cache.video("test", seed))
+        pool = ask(script)[:per_video]
+        if len(pool) < per_video:
+            raise ValueError(f"video {seed} has {len(pool)} questions, {per_video} are wanted; leave it out")
+        documents = [{"question": question.text, "options": list(question.options)} for question in pool]
+        read = [
+            read_question(question.prompt, document, f"{script.key}/{number}")
+            for number, (question, document) in enumerate(zip(pool, documents, strict=True))
+        ]
+        options = GenerationOptions(max_new_tokens=16)
+        asked.append([Ask("throughput", "", question, (path,), lambda p=path: [p], options) for question in read])
+    return asked
+
+
+def alone(arguments: Arguments, built: Built, asked: Sequence[Sequence[Ask]]) -> Way:
+    """Every question with a fresh start."""
+    answers: list[Answer] = []
+    begin = now()
+    for question in [question for of_video in asked for question in of_video]:
+        answerer = Answerer(built, Session(built.setup, None, None), arguments.frames, "raise", False)
+        answers += answerer.answer([question])
+    return _way(answers, begin)
+
+
+def together(arguments: Arguments, built: Built, asked: Sequence[Sequence[Ask]]) -> Way:
+    """The wrapper's way; the first video is not timed, and the last ones are not answered."""
+    everything = [question for of_video in asked for question in of_video]
+    sharing = {of_video[0].visuals: len(of_video) for of_video in asked}
+    timed = asked[1 : len(asked) - BEHIND]
+    with decode_ahead(arguments.run, arguments.frames, everything) as ahead:
+        answerer = make_answerer(arguments, built, Session(built.setup, None, None), ahead=ahead)
+        list(answerer.answer(asked[0], sharing))
+        answers: list[Answer] = []
+        begin = now()
+        for of_video in timed:
+            for start in range(0, len(of_video), arguments.run.batch_size):
+                answers += answerer.answer(of_video[start : start + arguments.run.batch_size], sharing)
+        return _way(answers, begin)
+
+
+def now() -> tuple[float, float]:
+    """Seconds on the clock, and of this process on a CPU."""
+    return time.perf_counter(), time.process_time()
+
+
+def _way(answers: Sequence[Answer], begin: tuple[float, float]) -> Way:
+    seconds, cpu_seconds = (after - before for after, before in zip(now(), begin, strict=True))
+    return Way([answer.text for answer in answers], [answer.cost for answer in answers], seconds, cpu_seconds)
+
+
+def compare(method: str, per_video: int, videos: int, settings: dict[str, str]) -> dict[str, Any]:
+    """Both ways on the same videos, with the ceilings that follow from the stages of the first.
+
+    Raises:
+        AssertionError: an answer differs.
+    """
+    arguments = parse_arguments({"pretrained": "tiny", **method_settings(method, 0.2), **settings})
+    built = build(arguments, torch.device("cpu"), {})
+    usable = [seed for seed in range(160) if len(ask(write_script(seed, "test"))) >= per_video]
+    asked = questions(usable[: 1 + videos + BEHIND], per_video)
+    timed = asked[1 : 1 + videos]
+    alone(arguments, built, [asked[0][:1]])  # warm
+    one, all_at_once = alone(arguments, built, timed), together(arguments, built, asked)
+    assert one.texts == all_at_once.texts, "answers differ"
+    return {
+        "method": method,
+        "questions_per_video": per_video,
+        "videos": videos,
+        "questions_per_second": {
+            "alone": len(one.texts) / one.seconds,
+            "together": len(one.texts) / all_at_once.seconds,
+        },
+        "ratio": one.seconds / all_at_once.seconds,
+        "cpu_ratio": one.cpu_seconds / all_at_once.cpu_seconds,
+        "cpu_seconds": {"alone": one.cpu_seconds, "together": all_at_once.cpu_seconds},
+        **ceilings(one, per_video),
+        "milliseconds": {"alone": _stages(one), "together": _stages(all_at_once)},
+    }
+
+
+def ceilings(one: Way, per_video: int) -> dict[str, float]:
+    """Ratios if the shared stages ran once for each video, and if decoding then cost nothing at all."""
+    spent = [(_sum(cost, SHARED), _sum(cost, DECODER)) for cost in one.costs]
+    shared, decoder = (sum(column) / len(spent) for column in zip(*spent, strict=True))
+    own = one.seconds / len(spent) - shared  # what no stage holds is spent on each question, too
+    return {
+        "ceiling_sharing": per_video * (own + shared) / (shared + per_video * own),
+        "ceiling_sharing_and_decoding_ahead": per_video * (own + shared) / (shared - decoder + per_video * own),
+    }
+
+
+def _sum(cost: SampleCost, stages: Sequence[str]) -> float:
+    return sum(cost.seconds.get(stage, 0.0) for stage in stages)
+
+
+def _stages(way: Way) -> dict[str, float]:
+    """Of the average answer; shared stages divided."""
+    names = dict.fromkeys(stage for cost in way.costs for stage in cost.seconds)
+    total = {
+        stage: sum(
+            cost.seconds.get(stage, 0.0) / (cost.questions_on_video if stage in (*SHARED, "waiting") else 1)
+            for cost in way.costs
+        )
+        for stage in names
+    }
+    return {stage: round(1000 * seconds / len(way.costs), 2) for stage, seconds in total.items()}
+
+
+def main() -> None:
+    """Add a round, and print the ratios so far."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--questions", nargs="+", type=int, default=list(TARGETS))
+    parser.add_argument("--videos", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--model_args", nargs="*", default=["decode_ahead_mib=32"], metavar="NAME=VALUE")
+    parser.add_argument("--round", type=Path, metavar="FILE", help="add the round to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = dict(pair.split("=", 1) for pair in arguments.model_args)
+    rows = [
+        compare(method, per_video, arguments.videos, settings)
+        for method in arguments.methods
+        for per_video in arguments.questions
+    ]
+    for row in rows:
+        sys.stdout.write(json.dumps(row) + "\n")
+    if arguments.round:
+        keep(arguments.round, rows, {"threads": arguments.threads, "model_args": settings})
+
+
+def keep(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Add a round to the file, and write its medians."""
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rounds": []}
+    held["machine"] = {"cores": os.cpu_count(), "torch": torch.__version__, **settings}
+    held["rounds"].append({"load_average": os.getloadavg()[0], "rows": list(rows)})
+    held["summary"] = []
+    every = [row for past in held["rounds"] for row in past["rows"]]
+    for method, per_video in dict.fromkeys((row["method"], row["questions_per_video"]) for row in every):
+        own = [row for row in every if (row["method"], row["questions_per_video"]) == (method, per_video)]
+        ratios = [row["ratio"] for row in own]
+        held["summary"].append(
+            {
+                "method": method,
+                "questions_per_video": per_video,
+                "rounds": len(own),
+                "ratio": statistics.median(ratios),
+                "range": [min(ratios), max(ratios)],
+                "cpu_ratio": statistics.median(row["cpu_ratio"] for row in own),
+                "cpu_range": [min(row["cpu_ratio"] for row in own), max(row["cpu_ratio"] for row in own)],
+                "target": TARGETS.get(per_video),
+                **{name: statistics.median(row[name] for row in own) for name in own[0] if name.startswith("ceiling")},
+                "alone": statistics.median(row["questions_per_second"]["alone"] for row in own),
+                "together": statistics.median(row["questions_per_second"]["together"] for row in own),
+            }
+        )
+    path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
