@@ -246,6 +246,23 @@ def test_answers_are_scored_as_stock_and_the_unreadable_is_wrong(
     assert row["skvqa_acc"]["video_id"] == row["video_id"]
 
 
+@pytest.mark.parametrize(
+    ("sparsity", "name"),
+    [
+        (0.0, "under_2"),
+        (1.99, "under_2"),
+        (2.0, "2_to_3"),
+        (3.0, "3_to_5"),
+        (4.99, "3_to_5"),
+        (5.0, "5_up"),
+        (99.0, "5_up"),
+    ],
+)
+def test_a_range_of_sparsity_holds_its_lower_end(sparsity: float, name: str, home: Path) -> None:
+    row = utils.videomme_results({**ROWS["videomme"][0], "sparsity": sparsity}, ["A"])
+    assert [bin_ for _, _, bin_ in utils.BINS if row[f"acc_sparsity_{bin_}"] is not None] == [name]
+
+
 WORDS = [
     "A",
     "(B)",
