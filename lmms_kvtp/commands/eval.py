@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.table import markdown
     from lmms_kvtp.training.predictor.ablations import TEMPERATURES, variants
     from lmms_kvtp.training.predictor.candidates import UNTUNED, baselines, oracle, trained
-    from lmms_kvtp.training.predictor.compare import COLUMNS, compare, table
+    from lmms_kvtp.training.predictor.compare import COLUMNS, by_kind, compare, table
     from lmms_kvtp.training.predictor.data_arguments import examples, untuned
     from lmms_kvtp.vlms.llava_video import load_llava_video
 
@@ -44,6 +44,9 @@ def main(arguments: argparse.Namespace) -> int:
     candidates["oracle"] = oracle(plain)
     found, folder = examples(arguments, arguments.split), arguments.features or Path("features")
     for temperature in TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature:
-        rows = table(compare(candidates, found, folder, temperature), UNTUNED)
-        sys.stdout.write(f"\n{markdown([f'temperature {temperature:g}', *COLUMNS], rows)}\n")
+        outcomes = compare(candidates, found, folder, temperature)
+        sys.stdout.write(f"\n{markdown([f'temperature {temperature:g}', *COLUMNS], table(outcomes, UNTUNED))}\n")
+    kinds, rows = by_kind(outcomes)
+    if kinds:
+        sys.stdout.write(f"\n{markdown(['recall by kind', *kinds], rows)}\n")
     return 0

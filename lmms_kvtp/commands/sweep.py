@@ -30,7 +30,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """Of its results, below the sweep's."""
-        return self.name.replace(" ", "_").replace("%", "").replace(":", "_")
+        return self.name.replace(" ", "_").replace("%", "").replace(":", "_").replace("/", "_")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,10 @@ def test_the_plan_has_every_method_at_every_ratio_and_the_unpruned_model_once_an
     assert [cell.name for cell in cells] == ["full", "random 10%", "random 25%", "kvtp+tome 10%", "kvtp+tome 25%"]
     assert [cell.settings["keep_ratio"] for cell in cells] == ["1", "0.1", "0.25", "0.1", "0.25"]
     assert len({cell.folder for cell in cells}) == 5
+
+
+def test_a_cells_folder_lies_directly_below_the_sweeps() -> None:
+    cells = plan(["kvtp+tome", "kvtp/softmax+tome", "kvtp/hard+my_pkg.pruners:Mine"], [0.125])
     assert not any(sign in cell.folder for cell in cells for sign in " %:/")
 
 

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
+from accelerate import PartialState
+
 from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.table import markdown
 from lmms_kvtp.training.predictor.data_arguments import add_data_arguments, examples, held_out, untuned
@@ -52,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         ValueError: an argument does not fit, or training broke off because a loss was not finite.
     """
+    process = PartialState(cpu=not torch.cuda.is_available())  # of several, each takes a GPU of its own, or gloo
     values = {cls: {name: getattr(args, name) for name in names} for cls, names in FIELDS.items()}
     head, objective = FusionHead(**values[FusionHead]), Objective(clip_size=args.clip_size, **values[Objective])
     recipe = Recipe(head=head, objective=objective, **values[Recipe])
@@ -63,6 +67,8 @@ def main(args: argparse.Namespace) -> None:
         report = train(towers, learned, checked, recipe, args.out, [*unusable, *unchecked], args.slim)
     except FloatingPointError as error:
         raise ValueError(str(error)) from error
+    if not process.is_main_process:
+        return
     rows = [[when, *(f"{report[f'validation_{when}'][name]:.3f}" for name in MEASURES)] for when in ("before", "after")]
     left_out = report["data"]["videos_left_out"]
     sys.stdout.write(markdown(["validation", *MEASURES], rows) + "\n")

@@ -22,6 +22,8 @@ class Outcome:
 
     key: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     """Video and measures of each question that has key frames."""
+    kinds: list[str] = field(default_factory=list)
+    """Of the same questions; empty where the data does not say."""
     flat: list[float] = field(default_factory=list)
     """Sparsity on each question about the whole video; 1 is right."""
     gigaflops: list[float] = field(default_factory=list)
@@ -69,6 +71,17 @@ def table(outcomes: Mapping[str, Outcome], baseline: str) -> list[list[str]]:
     return lines
 
 
+def by_kind(outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of recall by kind of question, mean over questions; no kinds where the data has none."""
+    kinds = sorted({kind for outcome in outcomes.values() for kind in outcome.kinds})
+    lines = []
+    for name, outcome in outcomes.items():
+        recalls = [row["recall"] for _, row in outcome.key]
+        found = [[recall for recall, own in zip(recalls, outcome.kinds, strict=True) if own == kind] for kind in kinds]
+        lines.append([name, *(f"{np.mean(values):.3f}" for values in found)])
+    return kinds, lines
+
+
 def _lists(outcome: Outcome) -> list[tuple[list[float], int]]:
     return [(outcome.flat, 2), (outcome.gigaflops, 1)]
 
@@ -77,10 +90,11 @@ def _measure(candidate: Candidate, video: SeenVideo, temperature: float, outcome
     """Add the questions on one video to `outcome`."""
     features = candidate.features(video)
     questions = video.example.questions
-    for question, labels in zip(questions, video.labels(), strict=True):
+    for number, (question, labels) in enumerate(zip(questions, video.labels(), strict=True)):
         scores = candidate.score(features, question, labels)
         if (labels != labels[0]).any():
             outcome.key.append((video.example.source, measure(scores, labels, temperature)))
+            outcome.kinds.extend(video.example.kinds[number : number + 1])
         else:
             outcome.flat.append(sparsity(scores, temperature))
         outcome.gigaflops.append(candidate.gigaflops(len(labels), question, len(questions)))

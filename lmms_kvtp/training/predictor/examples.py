@@ -38,6 +38,8 @@ class Example:
     frames: FrameOptions = FrameOptions()  # noqa: RUF009  # frozen, as plain values are
     clips: tuple[ClipScores | None, ...] = ()
     """For each question, scores that count instead of its spans; () where no question has any."""
+    kinds: tuple[str, ...] = ()
+    """Of each question, by which measures are listed apart; () where the data does not say."""
 
 
 def synthetic(
@@ -65,11 +67,13 @@ def synthetic(
                     doc_key=f"{script.key}-{asked.kind}",
                     spans=tuple((start, end, MOST_RELEVANT) for start, end in asked.spans),
                 )
-                for asked in ask(script)
+                for asked in asked_of
             ),
             frames or FrameOptions(),
+            kinds=tuple(asked.kind for asked in asked_of),
         )
         for script in (write_script(number, split) for number in chosen)
+        for asked_of in [ask(script)]
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lmms_kvtp.fusion import FusionHead
@@ -65,7 +65,7 @@ class Predictor(nn.Module):
         """Mean loss over all questions.
 
         Raises:
-            FloatingPointError: the loss is not finite; no parameter has been changed by it.
+            FloatingPointError: the loss is not finite, here or in another process; no parameter has been changed by it.
         """
         losses = [
             self.objective(logits, labels)
@@ -73,8 +73,8 @@ class Predictor(nn.Module):
             for logits, labels in zip(self.logits(each), each.labels, strict=True)
         ]
         loss = torch.stack(losses).mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate, or look at the labels")
+        if not _everywhere(torch.isfinite(loss)):
+            raise FloatingPointError(f"the loss is {_written(loss)}; lower the learning rate, or look at the labels")
         return {"loss": loss}
 
     def logits(self, each: Lesson) -> list[Float[Tensor, "_ T"]]:
@@ -96,3 +96,16 @@ class Predictor(nn.Module):
         if slim is not None:
             self.towers.save_slim(slim)
             self.trained_head().save(slim)
+
+
+def _everywhere(fine: Bool[Tensor, ""]) -> bool:
+    """True in all processes; else one would stop and the others wait for its gradients."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return bool(fine)
+    agreed = fine.int()
+    torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+    return bool(agreed)
+
+
+def _written(loss: Float[Tensor, ""]) -> str:
+    return "not finite in another process" if torch.isfinite(loss) else f"{loss.item()}"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers.trainer_utils import get_last_checkpoint
 
 from lmms_kvtp.fusion import FusionHead
+from lmms_kvtp.skvqa.files import write_whole
 from lmms_kvtp.training.predictor.objective import Objective
 from lmms_kvtp.training.predictor.towers import Parts
 
@@ -76,5 +77,5 @@ def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
     last = get_last_checkpoint(str(out / "epochs")) if (out / "epochs").is_dir() else None  # type: ignore[no-untyped-call]
     if last is not None and json.loads(note.read_text(encoding="utf-8")) != wanted:
         raise ValueError(f"{out} holds a run of another recipe; give another folder, or delete {out / 'epochs'}")
-    note.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    write_whole(note, f"{json.dumps(wanted, indent=1)}\n".encode())  # other processes of the run read and write it, too
     return str(last) if last is not None else None

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,21 @@ def train(
         "validation_after": evaluate(model, checks),
         "log": trainer.state.log_history,
     }
+    if trainer.is_world_process_zero():
+        _write(model, report, out, slim)
+    if broken is not None:
+        raise broken
+    return report
+
+
+def _write(model: Predictor, report: Mapping[str, Any], out: Path, slim: Path | None) -> None:
+    """Write predictor and report; one process of several does."""
     model.save(out, slim)
     (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if slim is not None:
         brief = {name: value for name, value in report.items() if name != "log"}
         (slim / REPORT).write_text(json.dumps(brief, indent=1) + "\n", encoding="utf-8")
         write_manifest(slim)
-    if broken is not None:
-        raise broken
-    return report
 
 
 def useful_part(each: Lesson, recipe: Recipe) -> Lesson | None:

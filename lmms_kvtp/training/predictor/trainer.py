@@ -58,9 +58,7 @@ def make_trainer(
     model: Predictor, lessons: Sequence[Lesson], checks: Sequence[Lesson], recipe: Recipe, out: Path
 ) -> PredictorTrainer:
     """A trainer that writes each epoch below `out`, and ends with the best of them."""
-    steps = recipe.epochs * math.ceil(len(lessons) / recipe.videos_per_step)
     optimizer = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), weight_decay=0.0)
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.05, 1 - step / steps))
     arguments = TrainingArguments(
         output_dir=str(out / "epochs"),
         num_train_epochs=recipe.epochs,
@@ -75,10 +73,13 @@ def make_trainer(
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         bf16=recipe.dtype == "bfloat16",
+        use_cpu=model.log_tau.device.type == "cpu",
         seed=recipe.seed,
         report_to=recipe.report_to,
         dataloader_pin_memory=False,
     )
+    steps = recipe.epochs * math.ceil(len(lessons) / (recipe.videos_per_step * arguments.world_size))
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.05, 1 - step / steps))
     return PredictorTrainer(
         model=model,
         args=arguments,

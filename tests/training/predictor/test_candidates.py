@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import write_tiny
+from small_videos import write_video
 
 from lmms_kvtp.encoders._text_side import save_text_side
 from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
@@ -13,6 +14,7 @@ from lmms_kvtp.flops import VisionShape, pooling_head_flops, vision_flops
 from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.training.predictor.ablations import CLIP_SIZES, SHARES, variants
 from lmms_kvtp.training.predictor.candidates import baselines, oracle, trained
+from lmms_kvtp.training.predictor.compare import Outcome, by_kind, compare
 from lmms_kvtp.training.predictor.examples import Example
 from lmms_kvtp.training.predictor.features import SeenVideo
 from lmms_kvtp.types import Question
@@ -65,6 +67,23 @@ def test_frames_are_paid_for_once_per_video_and_the_oracle_is_free(untuned):
     assert rows["untuned"].gigaflops(7, QUESTION, 4) == pytest.approx((text + frames / 4) / 1e9)
     assert rows["uniform"].gigaflops(7, QUESTION, 4) == oracle(untuned).gigaflops(7, QUESTION, 4) == 0
     assert torch.equal(oracle(untuned).score(oracle(untuned).features(VIDEO), QUESTION, LABELS), LABELS)
+
+
+def test_recall_is_told_apart_by_kind_where_the_data_says_kinds():
+    rows = [("a.mp4", {"recall": 1.0}), ("a.mp4", {"recall": 0.0}), ("b.mp4", {"recall": 0.5})]
+    assert by_kind({"ours": Outcome(rows, ["where", "end", "where"])}) == (
+        ["end", "where"],
+        [["ours", "0.000", "0.750"]],
+    )
+
+
+def test_kinds_stay_beside_their_questions(untuned, tmp_path):
+    """Questions about the whole video have no recall, and stand between those that have one."""
+    spans = [((0.0, 1.0, 5.0),), (), ((3.0, 4.0, 5.0),)]
+    asked = tuple(Question("", refined="who is it?", spans=span) for span in spans)
+    video = Example(str(write_video(tmp_path / "v.mp4")), asked, kinds=("early", "whole", "late"))
+    (outcome,) = compare({"oracle": oracle(untuned)}, [video], tmp_path / "features").values()
+    assert outcome.kinds == ["early", "late"] and len(outcome.key) == 2 and len(outcome.flat) == 1
 
 
 def test_ablations_vary_one_setting_each():

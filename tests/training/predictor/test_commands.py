@@ -1,18 +1,23 @@
 """The commands, on two videos of the embedded benchmark and the tiny random SigLIP."""
 
+import argparse
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.synth import cache
-from lmms_kvtp.training.predictor.data_arguments import held_out
+from lmms_kvtp.training.predictor.data_arguments import add_data_arguments, examples, held_out
 from lmms_kvtp.training.predictor.examples import Example, synthetic
 from lmms_kvtp.training.predictor.features import FeatureCache
 from lmms_kvtp.training.predictor.viewers import Embeddings
@@ -84,6 +89,20 @@ def test_validation_videos_are_not_trained_on():
         held_out(examples[:1], 0.5, seed=0)
 
 
+@pytest.mark.parametrize("refined", [True, False])
+def test_training_and_evaluation_read_refinements_of_an_index(refined, tmp_path):
+    index, remembered = tmp_path / "index.jsonl", tmp_path / "refined.jsonl"
+    asked = {"question": "Who is near the red car in the video?", "options": ["A. a man", "B. a dog"]}
+    index.write_text(json.dumps({**asked, "video": "v.mp4", "spans": [[0, 1, 5]]}))
+    remembered.write_text(json.dumps({**asked, "refined": "Red car, man or dog?"}))
+    parser = argparse.ArgumentParser()
+    add_data_arguments(parser)
+    given = parser.parse_args(["--index", str(index), *(["--refined", str(remembered)] if refined else [])])
+    ((question,),) = (example.questions for example in examples(given, "train"))
+    wanted = "Red car, man or dog?" if refined else "Who is near the red car? Choices: man, dog."
+    assert question.refined == wanted
+
+
 def test_a_predictor_is_trained_and_compared(home, tmp_path, capsys):
     index, out = tmp_path / "index.jsonl", tmp_path / "out"
     lines = [
@@ -105,6 +124,31 @@ def test_a_predictor_is_trained_and_compared(home, tmp_path, capsys):
     assert rows["uniform"]["auroc"] == "0.500" and rows["oracle"]["recall"] == "1.000"
     assert rows["untuned"]["recall against untuned"] == "-"
     assert re.fullmatch(r"\+[01]\.\d+ \[\+[01]\.\d+, \+[01]\.\d+\]", rows["oracle"]["recall against untuned"])
+
+
+def test_two_processes_learn_what_one_learns_from_twice_the_videos_a_step(home, tmp_path):
+    cache.ensure("val", [2])
+    index = tmp_path / "index.jsonl"
+    lines = [
+        {"video": Path(made.source).name, "question": asked.stem, "spans": [[20 * n, 20 * n + 16, 5]]}
+        for made in synthetic("val", [0, 1, 2])
+        for n, asked in enumerate(made.questions[:3])
+    ]
+    index.write_text("\n".join(map(json.dumps, lines)))
+    given = ["train", "predictor", "--index", str(index), "--videos", str(cache.folder()), "--pretrained", TINY]
+    given += ["--features", str(tmp_path / "features"), "--max-frames-num", "16", "--fps", "0.25", "--level", "frame"]
+    given += ["--epochs", "2", "--anchors", "2", "--lr", "0.01", "--validation", "0.34"]
+    assert main([*given, "--videos-per-step", "2", "--out", str(tmp_path / "one")]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lmms_kvtp"]
+    ours = [*given, "--videos-per-step", "1", "--out", str(tmp_path / "two")]
+    run = subprocess.run([*launch, *ours], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr
+    assert len([line for line in run.stdout.splitlines() if line.startswith("| after")]) == 1  # one of them reports
+    untuned, one, two = (
+        load_file(Path(folder) / "model.safetensors") for folder in (TINY, tmp_path / "one", tmp_path / "two")
+    )
+    assert any((one[name] - untuned[name]).abs().max() > 1e-2 for name in one)
+    torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("given", [[], ["--index", "x.jsonl", "--synthetic", "3"]])
