@@ -1,77 +1,106 @@
 """What pruning between layers adds to prefill, what it saves, and its peak memory, on a random Qwen2.
 
-python benchmarks/layer_pruning.py --output benchmarks/results/layer_pruning_cpu.json
+python benchmarks/layer_pruning.py --write
+
+writes benchmarks/results/layer_pruning_cpu.json and the table in docs/layer_pruning.md.
 
 The model has the proportions of Qwen2-7B (heads of 128, MLP 5.25 times the width), random weights and few layers. The
 rounds of all methods are interleaved, so that a busy machine slows all alike; medians are given. Seconds are those that
-the process had a CPU, which on one thread are wall seconds of an idle machine. `select_seconds` is
-the time within the selections, `saved_seconds` what the shorter layers save beside it. Peak memory counts the bytes of
-all live tensors above the weights, after each operation; what a kernel takes within one operation is not seen.
+the process had a CPU, which on one thread are wall seconds of an idle machine. `select_seconds` is the time within the
+selections, `saved_seconds` what the shorter layers save beside it. Peak memory is what the resident set of a process of
+its own grows by in one prefill, kernels included; the median of several processes.
+
+On a GPU, `--device cuda --heads 28 --layers 28 --positions 12800`: bfloat16, times between events of the device, and
+the allocator's peak.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pruning import cpu_name, status
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config, Qwen2ForCausalLM, __version__
 
 from lmms_kvtp.layer_pruning.base import Stage, StageInput, layer_pruning
 from lmms_kvtp.layer_pruning.fastv import FastV
 from lmms_kvtp.layer_pruning.prunevid import PruneVid
 from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
+from lmms_kvtp.table import markdown, write_between
 from lmms_kvtp.types import TEXT, VISION, Prompt
 
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make, while they live."""
-
-    def __init__(self) -> None:
-        """Start at nothing."""
-        super().__init__()
-        self.live, self.peak, self.known = 0, 0, set[int]()
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it returns."""
-        inputs = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for made in tree_leaves(result):
-            if isinstance(made, Tensor):
-                self._count(made.untyped_storage(), inputs)
-        self.peak = max(self.peak, self.live)
-        return result
-
-    def _count(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
-        key = storage._cdata
-        if key in inputs or key in self.known:
-            return
-        self.known.add(key)
-        self.live += storage.nbytes()
-        weakref.finalize(storage, self._forget, key, storage.nbytes())
-
-    def _forget(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.live -= size
+RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parents[1] / "docs" / "layer_pruning.md"
+NONE = "none"
+SIZES = {"layers": 8, "heads": 4, "positions": 4096, "question": 114}
+"""Of the model and its prompt, by default."""
 
 
-def timed(stages: Sequence[Stage], seconds: list[float]) -> list[Stage]:
-    """The same stages; their selections append how long they took."""
+def methods(layers: int) -> dict[str, Sequence[Stage]]:
+    """What is compared, at the depths that the papers' layers have in a model of 28."""
+    return {
+        NONE: (),
+        "fastv layer=2 ratio=0.5": FastV().stages(),
+        f"prunevid layer={10 * layers // 28} alpha=0.4": PruneVid(layer=10 * layers // 28).stages(),
+        "pyramiddrop quarters": PyramidDrop(layers=tuple(layers * i // 4 for i in (1, 2, 3))).stages(),
+    }
+
+
+def build(arguments: argparse.Namespace) -> tuple[Qwen2ForCausalLM, Prompt]:
+    """A random model, and a prompt of text, frames of 31 tokens, and a question."""
+    torch.manual_seed(0)
+    width = 128 * arguments.heads
+    config = Qwen2Config(
+        hidden_size=width,
+        intermediate_size=21 * width // 4,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=arguments.heads,
+        num_key_value_heads=max(1, arguments.heads // 7),
+        vocab_size=512,
+        attn_implementation="sdpa",
+    )
+    dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
+    model = Qwen2ForCausalLM(config).to(arguments.device, dtype).eval()
+    vision = arguments.positions - 14 - arguments.question
+    role = torch.tensor([TEXT] * 14 + [VISION] * vision + [TEXT] * arguments.question)
+    frame = torch.cat([torch.full((14,), -1), torch.arange(vision) // 31, torch.full((arguments.question,), -1)])
+    embeds = torch.randn(arguments.positions, width).to(arguments.device, dtype)
+    return model, Prompt(embeds, role.to(arguments.device), frame.to(arguments.device))
+
+
+def mark(device: str) -> Any:
+    """A point in time: seconds of the process, or an event of the GPU."""
+    if device == "cpu":
+        return time.process_time()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def between(start: Any, end: Any, device: str) -> float:
+    """Seconds from one mark to another."""
+    if device == "cpu":
+        return float(end - start)
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def timed(stages: Sequence[Stage], marks: list[tuple[Any, Any]], device: str) -> list[Stage]:
+    """The same stages; their selections append when they began and ended."""
 
     def wrap(select: Callable[[StageInput], Tensor]) -> Callable[[StageInput], Tensor]:
         def run(inputs: StageInput) -> Tensor:
-            start = time.process_time()
+            start = mark(device)
             keep = select(inputs)
-            seconds.append(time.process_time() - start)
+            marks.append((start, mark(device)))
             return keep
 
         return run
@@ -87,29 +116,25 @@ def prefill(model: Qwen2ForCausalLM, prompt: Prompt, stages: Sequence[Stage]) ->
     return trace.layer_lengths
 
 
-def measure(model: Qwen2ForCausalLM, prompt: Prompt, methods: dict[str, Sequence[Stage]], rounds: int) -> list[Any]:
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each method."""
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    selecting: dict[str, list[float]] = {name: [] for name in methods}
-    for stages in methods.values():
-        prefill(model, prompt, stages)  # warm up
-    for _ in range(rounds):
-        for name, stages in methods.items():
-            selections: list[float] = []
-            start = time.process_time()
-            prefill(model, prompt, timed(stages, selections))
-            seconds[name].append(time.process_time() - start)
-            selecting[name].append(sum(selections))
-    peaks, lengths = {}, {}
-    for name, stages in methods.items():
-        with LiveBytes() as memory:
-            lengths[name] = prefill(model, prompt, stages)
-        peaks[name] = memory.peak
-    whole = statistics.median(seconds["none"])
+    device, (model, prompt) = arguments.device, build(arguments)
+    compared = methods(arguments.layers)
+    seconds: dict[str, list[float]] = {name: [] for name in compared}
+    selecting: dict[str, list[float]] = {name: [] for name in compared}
+    lengths = {name: prefill(model, prompt, stages) for name, stages in compared.items()}  # warms up, too
+    for _ in range(arguments.rounds):
+        for name, stages in compared.items():
+            marks: list[tuple[Any, Any]] = []
+            start = mark(device)
+            prefill(model, prompt, timed(stages, marks, device))
+            seconds[name].append(between(start, mark(device), device))
+            selecting[name].append(sum(between(*pair, device) for pair in marks))
+    whole, peaks = statistics.median(seconds[NONE]), memory(arguments)
     rows = []
-    for name in methods:
+    for name in compared:
         total, select = statistics.median(seconds[name]), statistics.median(selecting[name])
-        saved = whole - total + select
+        saved, peak = whole - total + select, statistics.median(peaks[name])
         rows.append(
             {
                 "method": name,
@@ -118,53 +143,85 @@ def measure(model: Qwen2ForCausalLM, prompt: Prompt, methods: dict[str, Sequence
                 "prefill_seconds_all": [round(value, 4) for value in seconds[name]],
                 "select_seconds": round(select, 4),
                 "saved_seconds": round(saved, 4),
-                "select_over_saved": round(select / saved, 4) if name != "none" else None,
-                "peak_bytes": peaks[name],
-                "peak_over_unpruned": round(peaks[name] / peaks["none"], 4),
-                "gpu": "not measured",
+                "select_over_saved": round(select / saved, 4) if name != NONE else None,
+                "peak_bytes": peak,
+                "peak_bytes_all": peaks[name],
+                "peak_over_unpruned": round(peak / statistics.median(peaks[NONE]), 4),
+                "gpu": "not measured" if device == "cpu" else torch.cuda.get_device_name(),
             }
         )
     return rows
 
 
+def memory(arguments: argparse.Namespace) -> dict[str, list[int]]:
+    """Peak memory of each method, in several processes of its own, interleaved."""
+    sizes = [part for name in (*SIZES, "device", "threads") for part in (f"--{name}", str(getattr(arguments, name)))]
+    found: dict[str, list[int]] = {name: [] for name in methods(arguments.layers)}
+    for _ in range(arguments.processes):
+        for name, peaks in found.items():
+            command = [sys.executable, __file__, "--memory-of", name, *sizes]
+            peaks.append(int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+    return found
+
+
+def peak_of(arguments: argparse.Namespace) -> int:
+    """Bytes by which one prefill grows the memory of this process, or of the GPU's allocator, at most."""
+    model, prompt = build(arguments)
+    stages = methods(arguments.layers)[arguments.memory_of]
+    start = Prompt(prompt.embeds[:200], prompt.role[:200], prompt.frame[:200])
+    prefill(model, start, ())  # libraries set up their buffers
+    if arguments.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        prefill(model, prompt, stages)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    resident = status("VmRSS")
+    prefill(model, prompt, stages)
+    return status("VmHWM") - resident
+
+
 def main() -> None:
     """Measure, and write the rows with what they were measured on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    for name, default in (("layers", 8), ("heads", 4), ("positions", 4096), ("question", 114), ("rounds", 5)):
+    parser.add_argument("--write", action="store_true", help="write results and table; only printed without")
+    for name, default in {**SIZES, "rounds": 5, "threads": 1, "processes": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--memory-of", help="print the peak memory of this method alone, in bytes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    width, layers = 128 * arguments.heads, arguments.layers
-    config = Qwen2Config(
-        hidden_size=width,
-        intermediate_size=21 * width // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=arguments.heads,
-        num_key_value_heads=1,
-        vocab_size=512,
-        attn_implementation="sdpa",
-    )
-    model = Qwen2ForCausalLM(config).eval()
-    vision = arguments.positions - 14 - arguments.question
-    role = torch.tensor([TEXT] * 14 + [VISION] * vision + [TEXT] * arguments.question)
-    frame = torch.cat([torch.full((14,), -1), torch.arange(vision) // 31, torch.full((arguments.question,), -1)])
-    prompt = Prompt(torch.randn(arguments.positions, width), role, frame)
-    methods: dict[str, Sequence[Stage]] = {
-        "none": (),
-        "fastv layer=2 ratio=0.5": FastV().stages(),
-        f"prunevid layer={10 * layers // 28} alpha=0.4": PruneVid(layer=10 * layers // 28).stages(),
-        "pyramiddrop quarters": PyramidDrop(layers=tuple(layers * i // 4 for i in (1, 2, 3))).stages(),
+    if arguments.memory_of:
+        print(peak_of(arguments))
+        return
+    left_out = ("write", "memory_of")
+    cuda = arguments.device == "cuda"
+    record: dict[str, Any] = {
+        "settings": {name: value for name, value in vars(arguments).items() if name not in left_out},
+        "model": {"hidden": 128 * arguments.heads, "dtype": "bfloat16" if cuda else "float32", "attention": "sdpa"},
+        "machine": {
+            "processor": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {cpu_name()}",
+            "torch": torch.__version__,
+            "transformers": __version__,
+        },
+        "rows": measure(arguments),
     }
-    record = {
-        "settings": {name: value for name, value in vars(arguments).items() if name != "output"},
-        "model": {"hidden": width, "intermediate": config.intermediate_size, "dtype": "float32", "attention": "sdpa"},
-        "machine": {"processor": platform.machine(), "torch": torch.__version__, "transformers": __version__},
-        "rows": measure(model, prompt, methods, arguments.rounds),
-    }
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(record["rows"]))
+    if arguments.write:
+        (RESULTS / f"layer_pruning_{arguments.device}.json").write_text(json.dumps(record, indent=1) + "\n")
+        if not cuda:
+            write_between(PAGE, table(record["rows"]), "layer costs")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As docs/layer_pruning.md shows them."""
+    header = ["method", "prefill, s", "selection, s", "saves, s", "selection, of what it saves", "peak memory", "GPU"]
+    cells = []
+    for row in rows:
+        part = "-" if row["select_over_saved"] is None else f"{row['select_over_saved']:.1%}"
+        seconds = [f"{row[key]:.2f}" for key in ("prefill_seconds", "select_seconds", "saved_seconds")]
+        cells.append([row["method"], *seconds, part, f"{row['peak_over_unpruned']:.2f}", row["gpu"]])
+    return markdown(header, cells)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Time and peak memory of every pruner, each in a process of its own.
 
 On the CPU, with one thread: `OMP_NUM_THREADS=1 nice python benchmarks/pruners.py`; it writes
-benchmarks/results/pruners_cpu.json and the table in docs/methods.md. CPU seconds are those that the process had a CPU.
+benchmarks/results/pruners_cpu.json and the table in docs/methods.md; names of pruners renew the rows of these alone.
+CPU seconds are those that the process had a CPU. `--dtype bfloat16` adds memory in that precision, and no seconds.
 On a GPU: `python benchmarks/pruners.py --device cuda` writes pruners_cuda.json; times are between events of the device.
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -30,7 +32,10 @@ SHOTS = 16
 """Frames of a scene in the made-up video: tokens of a scene differ a little, those of two scenes a lot."""
 LONG = 10.0
 """Seconds after which a pruner is not run again."""
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+"""What each device is timed in."""
 PACKAGE = "lmms_kvtp.pruners"
+RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 
 
@@ -68,42 +73,39 @@ def budgets(pruner: str) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def measure(name: str, device: str, repeats: int) -> dict[str, Any]:
-    """One row."""
+def measure(name: str, device: str, dtype: str, repeats: int) -> dict[str, Any]:
+    """One row; seconds only where the precision is that of the device's row."""
     pruner = resolve(PACKAGE, name, TokenPruner)()
-    tokens, features = video(pruner, device, torch.bfloat16 if device == "cuda" else torch.float32)
+    tokens, features = video(pruner, device, getattr(torch, dtype))
     wanted, size = budgets(name), tokens.embeds.numel() * tokens.embeds.element_size()
     few = torch.arange(2)
     small = FrameTokens(tokens.embeds[:2], GRID)
     pruner.prune(small, features.select(few), wanted[few])  # libraries set up their buffers
     clock = gpu_seconds if device == "cuda" else cpu_seconds
-    packed, extra = with_peak(lambda: pruner.prune(tokens, features, wanted), device)
-    seconds = [clock(lambda: pruner.prune(tokens, features, wanted))]
-    while len(seconds) < repeats and seconds[0] < LONG:
-        seconds.append(clock(lambda: pruner.prune(tokens, features, wanted)))
-    return {
-        "pruner": name,
-        "kept_tokens": len(packed.embeds),
-        "seconds": spread(seconds),
-        "repeats": len(seconds),
-        "extra_bytes_over_tokens": round(extra / size, 3),
-    }
+    (packed, first), extra = with_peak(lambda: clock(lambda: pruner.prune(tokens, features, wanted)), device)
+    row = {"pruner": name, "kept_tokens": len(packed.embeds), f"{dtype}_extra_over_tokens": round(extra / size, 3)}
+    if dtype != DTYPES[device]:
+        return row
+    seconds = [first]  # memory was grown in this one, so it counts only where there is no time for another
+    if first < LONG:
+        seconds = [clock(lambda: pruner.prune(tokens, features, wanted))[1] for _ in range(repeats)]
+    return {**row, "seconds": spread(seconds), "repeats": len(seconds)}
 
 
-def cpu_seconds(run: Callable[[], object]) -> float:
+def cpu_seconds(run: Callable[[], Any]) -> tuple[Any, float]:
     start = time.process_time()
-    run()
-    return time.process_time() - start
+    result = run()
+    return result, time.process_time() - start
 
 
-def gpu_seconds(run: Callable[[], object]) -> float:
+def gpu_seconds(run: Callable[[], Any]) -> tuple[Any, float]:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
-    run()
+    result = run()
     end.record()
     torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1000
+    return result, float(start.elapsed_time(end)) / 1000
 
 
 def with_peak(run: Callable[[], Any], device: str) -> tuple[Any, int]:
@@ -122,56 +124,76 @@ def with_peak(run: Callable[[], Any], device: str) -> tuple[Any, int]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """As docs/methods.md shows them."""
-    header = ["pruner", "CPU seconds, median", "peak extra memory, of the tokens' own", "tokens kept"]
+    header = [
+        "pruner",
+        "CPU seconds",
+        "spread",
+        "extra memory, float32",
+        "extra memory, bfloat16",
+        "tokens kept",
+        "GPU",
+    ]
     return markdown(
         header,
         [
             [
                 f"`{row['pruner']}`",
-                f"{row['seconds']['median']:.2f}",
-                f"{row['extra_bytes_over_tokens']:.2f}",
+                f"{row['seconds']['median']:.2f}" if "seconds" in row else "not measured",
+                f"{row['seconds']['min']:.2f} to {row['seconds']['max']:.2f}" if "seconds" in row else "-",
+                *(_of_tokens(row, dtype) for dtype in ("float32", "bfloat16")),
                 str(row["kept_tokens"]),
+                "not measured",
             ]
             for row in rows
         ],
     )
 
 
+def _of_tokens(row: dict[str, Any], dtype: str) -> str:
+    extra = row.get(f"{dtype}_extra_over_tokens")
+    return "not measured" if extra is None else f"{extra:.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pruner", nargs="*", help="only these, and nothing is written")
-    parser.add_argument("--without", nargs="*", default=[], help="leave these out, and say so in the results")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("pruner", nargs="*", help="renew these rows alone")
+    parser.add_argument("--device", choices=list(DTYPES), default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="by default the one of the device's row")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--row", action="store_true", help="measure one pruner in this process, and print its row")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.row:
-        print(json.dumps(measure(options.pruner[0], options.device, options.repeats)))
+        dtype = options.dtype or DTYPES[options.device]
+        print(json.dumps(measure(options.pruner[0], options.device, dtype, options.repeats)))
         return
-    rows = []
-    for name in options.pruner or sorted(set(available(PACKAGE)) - set(options.without)):
+    for name in options.pruner or available(PACKAGE):
         command = [sys.executable, __file__, name, "--row", "--device", options.device]
-        command += ["--repeats", str(options.repeats)]
-        rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
-        print(rows[-1], flush=True)
-    if not options.pruner:
-        record(rows, options.device, options.without)
+        command += ["--repeats", str(options.repeats), *(["--dtype", options.dtype] if options.dtype else [])]
+        # memory alone: blocks that are freed go back at once, so that the resident set is that of live tensors
+        live = {"MALLOC_MMAP_THRESHOLD_": "65536"} if options.dtype else {}
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | live)
+        row = json.loads(found.stdout)
+        print(row, flush=True)
+        record(row, options.device)
 
 
-def record(rows: list[dict[str, Any]], device: str, without: list[str]) -> None:
-    """Write the results, and of the CPU's the table in docs/methods.md."""
-    cuda, left_out = device == "cuda", ["--without", *without] if without else []
+def record(row: dict[str, Any], device: str) -> None:
+    """Put a row among those recorded, and write the CPU's table in docs/methods.md."""
+    cuda, path = device == "cuda", RESULTS / f"pruners_{device}.json"
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    known: dict[str, dict[str, Any]] = {found["pruner"]: found for found in before}
+    known[row["pruner"]] = {**known.get(row["pruner"], {}), **row}
+    rows = [known[name] for name in available(PACKAGE) if name in known]
     result = {
-        "command": " ".join(["python benchmarks/pruners.py --device", device, *left_out]),
+        "command": f"python benchmarks/pruners.py --device {device}",
         "what": f"{FRAMES} x {CAPACITY} x {WIDTH}, keys {KEY_WIDTH}, keep_ratio {RATIO}, budgets of softmax, "
         + ("bfloat16" if cuda else "float32, 1 thread"),
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {cpu_name()}",
         "torch": torch.__version__,
-        "left_out": without,
+        "left_out": [name for name in available(PACKAGE) if name not in known],
         "rows": rows,
     }
-    path = Path(__file__).parent / "results" / f"pruners_{device}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     if not cuda:
         write_between(PAGE, table(rows), "pruner costs")

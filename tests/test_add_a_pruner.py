@@ -65,7 +65,7 @@ def test_an_installed_entry_point_is_listed(package):
     assert "outlier" in available("lmms_kvtp.pruners")
 
 
-def test_the_command_line_lists_the_id_of_another_package_and_runs_its_method(tmp_path):
+def test_the_command_line_lists_the_id_of_another_package_and_runs_its_method_and_its_class(tmp_path):
     write_package(tmp_path / "site")
     checkpoint = helper("checkpoints").write_tiny(tmp_path / "random")
     helper("lookalike").write_task(tmp_path / "task", TASK, videos=1, questions=2)
@@ -78,14 +78,26 @@ def test_the_command_line_lists_the_id_of_another_package_and_runs_its_method(tm
 
     listed = harness("models", "--aliases").stdout
     assert re.search(r"^llava_video_outlier +simple +my_outlier$", listed, re.M)
-    arguments = ["--model", "my_outlier", "--tasks", TASK, "--include_path", str(tmp_path / "task")]
-    settings = f"pretrained={checkpoint},pruner.power=1"
-    run = harness(*arguments, "--model_args", settings, "--output_path", str(tmp_path / "out"), "--log_samples")
-    files = list((tmp_path / "out").rglob("*_results.json"))
-    assert len(files) == 1, run.stderr[-3000:]
-    method = json.loads(files[0].read_text())["config"]["resolved_cli_args"]["lmms_kvtp"]["method"]
-    assert method["pruner"] == {"class": "my_package.outlier:Outlier", "power": 1.0}
-    [file] = (tmp_path / "out").rglob("*_samples_*.jsonl")
-    for line in file.read_text().splitlines():
-        [counts] = json.loads(line)["token_counts"]
-        assert counts["tokens_kept"] == int(0.1 * counts["tokens_before"]) > 0
+    by_class = "scorer=uniform,allocator=uniform,keep_ratio=0.1,pruner=my_package.outlier:Outlier,"
+    steps = [
+        {
+            "model": model,
+            "model_args": f"pretrained={checkpoint},{settings}pruner.power=1",
+            "tasks": TASK,
+            "include_path": str(tmp_path / "task"),
+            "output_path": str(tmp_path / model),
+            "log_samples": True,
+        }
+        for model, settings in {"my_outlier": "", "llava_video_kvtp": by_class}.items()
+    ]
+    (tmp_path / "steps.yaml").write_text(json.dumps(steps))  # JSON is YAML
+    run = harness("--config", str(tmp_path / "steps.yaml"))
+    for step in steps:
+        files = list(Path(step["output_path"]).rglob("*_results.json"))
+        assert len(files) == 1, run.stderr[-3000:]
+        method = json.loads(files[0].read_text())["config"]["resolved_cli_args"]["lmms_kvtp"]["method"]
+        assert method["pruner"] == {"class": "my_package.outlier:Outlier", "power": 1.0}
+        [file] = Path(step["output_path"]).rglob("*_samples_*.jsonl")
+        for line in file.read_text().splitlines():
+            [counts] = json.loads(line)["token_counts"]
+            assert counts["tokens_kept"] == int(0.1 * counts["tokens_before"]) > 0

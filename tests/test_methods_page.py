@@ -55,6 +55,15 @@ def test_every_pruner_was_timed_or_is_said_to_be_left_out(monkeypatch):
     assert between(PAGE, "pruner costs")[1].split() == script.table(rows).split()
 
 
+def test_pruning_between_layers_costs_little_as_recorded(monkeypatch):
+    script = benchmark("layer_pruning", monkeypatch)
+    rows = json.loads((BENCHMARKS / "results" / "layer_pruning_cpu.json").read_text())["rows"]
+    assert between(script.PAGE, "layer costs")[1].split() == script.table(rows).split()
+    assert [row["method"].split()[0] for row in rows] == ["none", "fastv", "prunevid", "pyramiddrop"]
+    for row in rows[1:]:
+        assert row["peak_over_unpruned"] <= 1.05 and row["select_over_saved"] <= 0.05
+
+
 @pytest.mark.slow
 def test_every_method_runs_through_the_harness_now(monkeypatch, tmp_path):
     script = benchmark("methods", monkeypatch)

@@ -57,4 +57,4 @@ def means(
     owned = groups.filled & (torch.arange(nobody + 1, device=owner.device) < nobody)
     sizes = groups.sizes[owned].float()
     sums = group_sums(embeds, groups, weights)[owned[groups.filled]]
-    return sums if weights is not None else sums / sizes[:, None], sizes
+    return sums if weights is not None else sums.div_(sizes[:, None]), sizes

@@ -46,6 +46,11 @@ def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
     return torch.cat(moved)
 
 
+def mean_tokens(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T D"]:
+    """The mean token of each frame, in float32."""
+    return torch.cat([embeds[part].mean(dim=1, dtype=torch.float32) for part in chunks(len(embeds))])
+
+
 def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
     """The mean cosine between two different frames at each position; -inf for a single frame."""
     count = len(scene)

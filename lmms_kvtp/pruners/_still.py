@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.pruners.base import chunks
+
 
 def affordable(scores: Float[Tensor, "S N"], threshold: float, lengths: list[int], spare: int) -> Bool[Tensor, "S N"]:
     """The positions above a threshold, the highest first as long as at most `spare` tokens are merged away.
@@ -41,3 +43,9 @@ def still_and_moving(
                 groups.append(group)
                 weights.append(weight * group.shape[1])
     return groups, torch.tensor(weights)
+
+
+def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Tensor, "n D"]:
+    """The mean over the rows of a group of each of its columns, in float32, a few frames at a time."""
+    sums = [flat[group[part]].sum(dim=0, dtype=torch.float32) for part in chunks(len(group))]
+    return torch.stack(sums).sum(dim=0) / len(group)

@@ -13,7 +13,7 @@ from lmms_kvtp.pruners._bags import group, group_sums
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._greedy import distances, farthest
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._scenes import ScenePruner, join
+from lmms_kvtp.pruners._scenes import ScenePruner, join, mean_tokens
 from lmms_kvtp.pruners.base import check, chunks, read, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -60,7 +60,7 @@ class FlashVid(ScenePruner):
         check(tokens, budgets)
         attention, embeds = read(features, "column_attention", tokens).float(), tokens.embeds
         refuse_nan(attention, "attention")
-        means = F.normalize(embeds.mean(dim=1, dtype=torch.float32), dim=1)
+        means = F.normalize(mean_tokens(embeds), dim=1)
         lengths = self.cut(means)
         scenes = torch.split(embeds, lengths)
         suits = torch.cat([_suits(*part) for part in zip(scenes, torch.split(means, lengths), strict=True)])

@@ -13,7 +13,7 @@ from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._still import affordable, still_and_moving
+from lmms_kvtp.pruners._still import affordable, averages, still_and_moving
 from lmms_kvtp.pruners._temporal import change
 from lmms_kvtp.pruners.base import TokenPruner, check, read, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -75,7 +75,7 @@ class HoliTom(TokenPruner):
         flat, ranked, flops = tokens.embeds.flatten(0, 1), attention.flatten(), 0
         for group, share in zip(groups, shares.tolist(), strict=True):
             if len(group) > 1 and share:
-                owner[group], parts[group] = self._cluster(flat[group].mean(dim=0, dtype=torch.float32), group, share)
+                owner[group], parts[group] = self._cluster(averages(flat, group), group, share)
                 flops += pairs_flops(group.shape[1], group.shape[1], flat.shape[1])
             elif len(group) == 1:
                 kept = group[0][ranked[group[0]].argsort(descending=True, stable=True)[:share]]

@@ -12,8 +12,8 @@ from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.flops import pairs_flops
 from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._scenes import segment, stillness
-from lmms_kvtp.pruners._still import affordable, still_and_moving
+from lmms_kvtp.pruners._scenes import mean_tokens, segment, stillness
+from lmms_kvtp.pruners._still import affordable, averages, still_and_moving
 from lmms_kvtp.pruners.base import TokenPruner, check
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -54,7 +54,7 @@ class PruneVid(TokenPruner):
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         embeds, total = tokens.embeds, int(budgets.sum())
-        lengths = segment(embeds.mean(dim=1, dtype=torch.float32), int(self.scenes * len(embeds)), self.neighbours)
+        lengths = segment(mean_tokens(embeds), int(self.scenes * len(embeds)), self.neighbours)
         starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
         scenes = [slice(start, stop) for start, stop in pairwise(starts)]
         scores = torch.stack([stillness(embeds[scene]) for scene in scenes])
@@ -67,7 +67,7 @@ class PruneVid(TokenPruner):
         for number, (group, share) in enumerate(zip(groups, shares.tolist(), strict=True)):
             segment_of[group] = number
             if share:
-                points = flat[group].mean(dim=0, dtype=torch.float32)
+                points = averages(flat, group)
                 owner[group] = group[0][density_peaks(points, share, self.neighbours)]
                 flops += pairs_flops(len(points), len(points), flat.shape[1])
         packed = merge_video(tokens, owner)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -83,7 +82,8 @@ def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
     """
     unit = torch.empty_like(tokens.embeds)
     for part in chunks(tokens.num_frames):
-        unit[part] = F.normalize(rotate(tokens.embeds[part].float(), tokens.grid, base, part.start), dim=2)
+        rotated = rotate(tokens.embeds[part].float(), tokens.grid, base, part.start)
+        unit[part] = rotated.div_(rotated.norm(dim=2, keepdim=True).clamp_min(1e-12))
     refuse_nan(unit.sum(dim=2), "tokens")
     return unit.flatten(0, 1)
 

@@ -9,7 +9,8 @@ import torch
 
 from lmms_kvtp.pruners import _dpc
 from lmms_kvtp.pruners._dpc import density_peaks, peak_scores
-from lmms_kvtp.pruners._scenes import refine, segment, stillness
+from lmms_kvtp.pruners._scenes import mean_tokens, refine, segment, stillness
+from lmms_kvtp.pruners._still import averages
 from lmms_kvtp.pruners.prunevid import PruneVid
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
@@ -45,12 +46,20 @@ def test_density_peaks_are_those_of_the_release(case, noisy):
 @pytest.mark.parametrize("pairs", [1, 40, 1000])
 def test_density_peaks_of_many_points_are_found_a_few_rows_at_a_time(pairs, monkeypatch):
     points = torch.randn(37, 5, generator=torch.Generator().manual_seed(4))
+    points[-1] = points[:-1].mean(dim=0)  # far from no one
     at_once = density_peaks(points, 9), peak_scores(points, 4)
     monkeypatch.setattr(_dpc, "PAIRS_AT_ONCE", pairs)
     assert torch.equal(density_peaks(points, 9), at_once[0])
     torch.testing.assert_close(peak_scores(points, 4), at_once[1])
     with pytest.raises(ValueError, match="NaN"):
         density_peaks(points.index_fill(0, torch.tensor([20]), torch.nan), 9)
+
+
+def test_long_scenes_are_averaged_a_few_frames_at_a_time():
+    frames = torch.randn(37, 3, 5, generator=torch.Generator().manual_seed(6)).bfloat16()
+    group = torch.arange(37 * 3).reshape(37, 3)[:, [2, 0]]
+    torch.testing.assert_close(averages(frames.flatten(0, 1), group), frames[:, [2, 0]].float().mean(dim=0))
+    torch.testing.assert_close(mean_tokens(frames), frames.float().mean(dim=1))
 
 
 def test_runs_of_frames_join_as_in_the_release():
