@@ -1,5 +1,6 @@
 """The ledger of an answer."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ def test_actual_ratio_is_measured_and_one_without_vision():
 
 def test_a_cost_survives_its_dictionary():
     assert SampleCost.from_dict(COST.to_dict()) == COST
+    assert SampleCost.from_dict(json.loads(json.dumps(COST.to_dict()))) == COST
 
 
 def test_the_first_token_comes_before_decoding_and_counts_no_reading_of_the_file():
