@@ -66,6 +66,7 @@ class PyAVReader(Reader):
 
     def close(self) -> None:
         """Let go of file and threads."""
+        self._frames = iter(())  # it holds this reader, which holds it: the decoder would stay until Python looks
         self._stack.close()
 
     def _picture(self, index: int) -> NDArray[np.uint8]:

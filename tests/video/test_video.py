@@ -1,9 +1,11 @@
 """Videos from files and from frames: what they say of themselves, and how their frames come."""
 
+import gc
 import os
 import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lmms_kvtp.decoders.index import read_index
+from lmms_kvtp.decoders.pyav import PyAVReader
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import Video, VideoError
 from lmms_kvtp.video import load_video, video_from_frames
@@ -183,3 +187,16 @@ def test_images_of_two_sizes_are_refused_with_both(tmp_path):
     Image.new("RGB", (13, 7)).save(files[1])
     with pytest.raises(VideoError, match="frame 1 of mine is 13x7, others 11x7"):
         list(video_from_frames(files, "mine").chunks())
+
+
+def test_a_reader_is_gone_as_soon_as_it_is_closed(clip):
+    gc.disable()
+    try:
+        reader = PyAVReader(read_index(str(clip())), [5, 9], 1)
+        reader.read([5])
+        gone = weakref.ref(reader)
+        reader.close()
+        del reader
+        assert gone() is None
+    finally:
+        gc.enable()
