@@ -238,3 +238,18 @@ def test_taking_leaves_the_last_position_to_be_read() -> None:
     cache, shared = prefix.take(embeds)
     assert shared == 3 and cache.layers[0].keys.shape[2] == 3
     assert prefix.take(embeds) == (None, 0)
+
+
+def test_settings_that_are_kept_hold_for_every_answer(vlm: LlavaVideo) -> None:
+    prompt, before = prompts(vlm)[0], vlm.defaults.repetition_penalty
+    plain = vlm.generate([prompt], replace(OPTIONS, max_new_tokens=12))[0].text
+    vlm.__dict__.pop("_settings", None)  # made of the defaults, once
+    vlm.defaults.repetition_penalty = 50.0
+    try:
+        first, again = (vlm.generate([prompt], replace(OPTIONS, max_new_tokens=12))[0].text for _ in range(2))
+        short = vlm.generate([prompt], replace(OPTIONS, max_new_tokens=2))[0].num_tokens
+    finally:
+        vlm.defaults.repetition_penalty = before
+        del vlm.__dict__["_settings"]
+    assert first == again != plain
+    assert short <= 2
