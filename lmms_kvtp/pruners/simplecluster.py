@@ -57,6 +57,11 @@ class SimpleCluster(TokenPruner):
             return pack(tokens, tokens.embeds, seeds)
         return merge_video(tokens, self._cluster(tokens, budgets, seeds))
 
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """All tokens with all B clusters in each round and once more: 2 (rounds + 1) M B D; none where all are kept."""
+        count, clusters = tokens.num_frames * tokens.capacity, int(budgets.sum())
+        return (self.rounds + 1) * pairs_flops(count, clusters, tokens.embeds.shape[2]) if clusters < count else 0
+
     def _cluster(
         self, tokens: FrameTokens, budgets: Int[Tensor, " T"], seeds: Bool[Tensor, "T N"]
     ) -> Int[Tensor, " M"]:
@@ -86,11 +91,6 @@ def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
         unit[part] = rotated.div_(rotated.norm(dim=2, keepdim=True).clamp_min(1e-12))
     refuse_nan(unit.sum(dim=2), "tokens")
     return unit.flatten(0, 1)
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """All tokens with all B clusters in each round and once more: 2 (rounds + 1) M B D; none where all are kept."""
-        count, clusters = tokens.num_frames * tokens.capacity, int(budgets.sum())
-        return (self.rounds + 1) * pairs_flops(count, clusters, tokens.embeds.shape[2]) if clusters < count else 0
 
 
 def assign(unit: Float[Tensor, "M D"], centres: Float[Tensor, "B D"]) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
