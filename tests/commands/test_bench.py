@@ -71,7 +71,7 @@ def test_a_folder_of_videos_is_answered_and_its_decoding_timed_alone(tmp_path, c
     checkpoint = write_tiny(tmp_path / "model")
     for number in range(3):
         write_video(tmp_path / f"clip{number}.mp4", number)
-    (tmp_path / "notes.txt").write_text("no video")
+    (tmp_path / "a note.txt").write_text("no video")
     settings = f"pretrained={checkpoint},keep_ratio=0.5,device=cpu"
     assert main(["bench", "e2e", "--videos", str(tmp_path), "--limit", "2", "--model_args", settings]) == 0
     written = capsys.readouterr().out
