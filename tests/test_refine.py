@@ -65,6 +65,13 @@ def test_long_options_are_cut_alike_and_the_stem_never():
     assert refine(stem, options, 1) == "What does the man do? Choices: one, seven, nine."
 
 
+def test_as_many_words_stay_as_are_allowed():
+    options = ["red big car", "blue small bus"]
+    whole = "Which one? Choices: red big car, blue small bus."
+    assert refine("Which one?", options, max_words=9) == whole
+    assert refine("Which one?", options, max_words=8) == "Which one? Choices: red big, blue small."
+
+
 def test_refining_twice_changes_nothing():
     once = refine("Question: in the video, who sings near the end?", ())
     assert refine(once) == once

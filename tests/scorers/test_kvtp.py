@@ -124,6 +124,11 @@ def test_the_head_is_read_once(features, tmp_path, encoder):
     assert scorer.head(encoder) is scorer.head(encoder)
 
 
+def test_frames_alone_cost_what_similarity_costs(encoder):
+    alone, plain, fused = (each.flops(19, QUESTION, encoder) for each in (KVTP(fusion=False), Similarity(), KVTP()))
+    assert alone == plain < fused
+
+
 def test_the_head_costs_a_few_matrix_products_and_no_loop_over_frames(encoder, features):
     count, width, rows = 19, 32, 2
     QUESTION and encoder.encode_text(["load the weights"])

@@ -58,6 +58,13 @@ def test_the_frame_level_compares_every_frame_with_its_own_label():
     torch.testing.assert_close(Objective(level="frame")(logits, labels), wanted)
 
 
+def test_a_clip_has_the_label_of_its_first_frame():
+    labels = torch.tensor([5.0, 0.0, 0.0, 1.0, 2.0, 3.0])
+    logits = torch.tensor([[0.5, 0.5, 0.5, -1.0, -1.0, -1.0]])
+    wanted = -torch.nn.functional.logsigmoid(torch.tensor([0.5 * 2, -1.0 * -2])).sum()
+    torch.testing.assert_close(Objective(clip_size=3)(logits, labels), wanted)
+
+
 def test_max_pooling_takes_the_best_frame_of_a_clip():
     logits = torch.tensor([[0.5, -1.0, 2.0, 3.0, 1.0]])
     scores = Objective(pooling="max", clip_size=2).scores(logits)
