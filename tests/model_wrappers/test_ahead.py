@@ -212,7 +212,15 @@ def test_a_run_goes_on_past_a_video_that_hangs_and_one_that_crashes(run, docs, p
     assert time.monotonic() - start < 300
 
 
-def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a process that a shell started in the background ignores Ctrl-C."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, tmp_path, monkeypatch, ctrl_c):
     def answered(self, ask, *rest):
         if len(kept) == 1:
             os.kill(os.getpid(), signal.SIGINT)
