@@ -60,7 +60,7 @@ def train(seed: int, out: Path, device: torch.device, recipe: Recipe | None = No
     Raises:
         ValueError: `out/work` holds another run.
     """
-    recipe, start = recipe or Recipe(), time.time()
+    recipe, start, busy = recipe or Recipe(), time.time(), time.process_time()
     geometry = recipe.geometry
     work = out / WORK
     log = Log(work / "log.jsonl")
@@ -98,7 +98,9 @@ def train(seed: int, out: Path, device: torch.device, recipe: Recipe | None = No
         "code": code_version(),
         "torch": torch.__version__,
         "device": str(device),
+        "threads": torch.get_num_threads(),
         "seconds_of_this_run": round(time.time() - start),
+        "cpu_seconds_of_this_run": round(time.process_time() - busy),
         "accuracy_on_val": accuracy,
         "log": log.lines,
     }
