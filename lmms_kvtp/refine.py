@@ -35,9 +35,9 @@ _LEADING = re.compile(r"^(a|an|the|to|it is|it's|he is|she is|they are)\s+", re.
 
 @runtime_checkable
 class Refiner(Protocol):
-    """Makes of a bare question and its options what relevance scorers read: `refine`, or a `Remembered` index.
+    """Makes of a bare question and its options what relevance scorers read: `refine`, or what is `Remembered`.
 
-    Refinement by a large language model is a step of `lmms-kvtp skvqa build`, whose index is then remembered.
+    Refinement by a large language model is made for many questions at once, and then remembered.
     """
 
     def __call__(self, stem: str, options: Sequence[str] = ()) -> str:
@@ -47,18 +47,25 @@ class Refiner(Protocol):
 
 @dataclass(frozen=True)
 class Remembered:
-    """Refinements that were made before, from an index of JSON lines; other questions are refined by rule."""
+    """Refinements that were made before; other questions are left to another refiner."""
 
     refined: Mapping[str, str]
     """By bare question and options, as `_identity` writes them."""
+    otherwise: "Refiner | None" = None
+    """Refines what is not remembered; None: fixed rules."""
 
     def __call__(self, stem: str, options: Sequence[str] = ()) -> str:
         """Look up a question, whatever its case, spaces and letters before options."""
-        return self.refined.get(_identity(stem, options)) or refine(stem, options)
+        return self.refined.get(_identity(stem, options)) or (self.otherwise or refine)(stem, options)
 
     @staticmethod
-    def load(path: Path) -> "Remembered":
-        """Read `question`, `options` and `refined` of each line; lines without the latter say nothing.
+    def of(refined: Mapping[tuple[str, tuple[str, ...]], str]) -> "Remembered":
+        """Refinements by stem and options."""
+        return Remembered({_identity(*asked): text for asked, text in refined.items()})
+
+    @staticmethod
+    def load(path: Path, otherwise: "Refiner | None" = None) -> "Remembered":
+        """Read `question`, `options` and `refined` of each line of an index; lines without the latter say nothing.
 
         Raises:
             ValueError: a line is damaged, or two lines refine one question differently; the message names it.
@@ -72,7 +79,7 @@ class Remembered:
                 raise ValueError(f"{path}, line {number}: no question of an index ({error!r})") from error
             if text and found.setdefault(key, str(text)) != text:
                 raise ValueError(f"{path}, line {number}: refines {entry['question']!r} otherwise than an earlier line")
-        return Remembered(found)
+        return Remembered(found, otherwise)
 
 
 def _identity(stem: str, options: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import lmms_kvtp
 
+TINY = "tiny"
+"""Where a checkpoint is named: the one that is shipped; a folder of that name is given as `./tiny`."""
 MANIFEST = "sha256.json"
 """In a shipped folder: the digest of every other file, by its name."""
 

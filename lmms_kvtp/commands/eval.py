@@ -1,6 +1,7 @@
 """`lmms-kvtp eval predictor`: how well scorers find key frames, without any language model."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     predictor.add_argument("--split", default="val", choices=["train", "val", "test"], help="of synthetic videos")
     predictor.add_argument("--temperature", type=float, nargs="+", default=[2.0], help="one table each")
     summary = "; ".join(f"{name}: {text}" for name, text in ABLATIONS.items())
+    predictor.add_argument("--out", type=Path, help="also write the tables there, as JSON")
     predictor.add_argument("--ablate", choices=list(ABLATIONS), help=f"vary one thing of each checkpoint; {summary}")
 
 
@@ -35,6 +37,8 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.training.predictor.data_arguments import examples, untuned
     from lmms_kvtp.vlms.llava_video import load_llava_video
 
+    folder = arguments.features or Path("features")
+    found = examples(arguments, arguments.split, folder)
     plain = untuned(arguments)
     vlm = load_llava_video(arguments.shared) if arguments.shared else None
     candidates = baselines(plain)
@@ -42,11 +46,17 @@ def main(arguments: argparse.Namespace) -> int:
         for label, settings in variants(arguments.ablate).items():
             candidates[f"{checkpoint}{label}"] = trained(checkpoint, plain, vlm, settings)
     candidates["oracle"] = oracle(plain)
-    found, folder = examples(arguments, arguments.split), arguments.features or Path("features")
+    tables = []
     for temperature in TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature:
         outcomes = compare(candidates, found, folder, temperature)
-        sys.stdout.write(f"\n{markdown([f'temperature {temperature:g}', *COLUMNS], table(outcomes, UNTUNED))}\n")
+        tables.append([[f"temperature {temperature:g}", *COLUMNS], *table(outcomes, UNTUNED)])
     kinds, rows = by_kind(outcomes)
     if kinds:
-        sys.stdout.write(f"\n{markdown(['recall by kind', *kinds], rows)}\n")
+        tables.append([["recall by kind", *kinds], *rows])
+    for header, *lines in tables:
+        sys.stdout.write(f"\n{markdown(header, lines)}\n")
+    if arguments.out is not None:
+        names = ("checkpoint", "shared", "index", "synthetic", "split", "pretrained", "ablate")
+        written = {name: getattr(arguments, name) for name in names} | {"tables": tables}
+        arguments.out.write_text(json.dumps(written, indent=1, default=str) + "\n", encoding="utf-8")
     return 0

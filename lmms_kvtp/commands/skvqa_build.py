@@ -22,6 +22,8 @@ captions), siglip or siglip:CHECKPOINT (frames, no captions). refiner: rule or e
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to build, from what, with which models."""
+    from lmms_kvtp.skvqa.backends.choose import add_endpoint_arguments
+
     layouts = "\n".join(expected(name) for name in LAYOUTS)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"{SPELLING}\n\n{layouts}"
@@ -32,11 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, help="file of finished calls (default: OUT/calls.sqlite)")
     parser.add_argument("--captioner", default=CAPTIONER, help="default %(default)s")
     parser.add_argument("--scorer", default="captioner", help="default %(default)s")
-    parser.add_argument("--refiner", default="rule", help="default %(default)s")
     parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
     parser.add_argument("--limit", type=int, help="only the first so many questions, for a trial")
     _add_numbers(parser)
-    _add_endpoint(parser)
+    add_endpoint_arguments(parser)
 
 
 def _add_numbers(parser: argparse.ArgumentParser) -> None:
@@ -51,20 +52,6 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
     ]
     for name, kind, default in numbers:
         parser.add_argument(name, type=kind, default=default, help="default %(default)s")
-
-
-def _add_endpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--endpoint", help="base URL of an OpenAI-compatible server; its key is $OPENAI_API_KEY")
-    numbers = [
-        ("--concurrency", int, 8, "requests in flight"),
-        ("--timeout", float, 120.0, "seconds for one attempt"),
-        ("--retries", int, 6, "of a request"),
-        ("--price-input", float, 0.0, "dollars for a million input tokens"),
-        ("--price-output", float, 0.0, "dollars for a million output tokens"),
-        ("--budget", float, None, "dollars, over all starts of this build"),
-    ]
-    for name, kind, default, text in numbers:
-        parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -96,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
                 used.step, used.model, used.calls, used.input_tokens, used.output_tokens,
             )  # fmt: skip
     if arguments.price_input + arguments.price_output:
-        total = spent(arguments, store)
+        total = spent([arguments.captioner, arguments.scorer, arguments.refiner], store)
         cost = prices_of(arguments).cost(total.input_tokens, total.output_tokens)
         log.info("%.4f dollars at the endpoint, over all starts of this build", cost)
     if built.failures:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -14,13 +14,16 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, SiglipTextConfig, SiglipTextModel
+from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig, SiglipTextModel
 
 from lmms_kvtp.encoders._text import REMEMBERED, split_text
 from lmms_kvtp.flops import TextShape, relevance_flops
+from lmms_kvtp.shipped import TINY, shipped_folder
 
 CONFIG, WEIGHTS = "text.json", "text.safetensors"
 SCALE, BIAS = "logit_scale", "logit_bias"
+UNTUNED = "untuned"
+"""In text.json, in place of sizes: the SigLIP whose text tower reads questions as it is."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,7 @@ class TextSide:
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
         """Text tower and cosines."""
         lengths = [len(row) for text in texts for row in self.token_ids(text)]
-        config: Any = self.tower.config
-        shape = TextShape(
-            config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size
-        )
-        return relevance_flops(shape, lengths, num_frames, views)
+        return relevance_flops(text_shape(self.tower.config), lengths, num_frames, views)
 
     @property
     def device(self) -> torch.device:
@@ -84,11 +83,26 @@ def save_text_side(
     """Write what `load_text_side` reads."""
     config: Any = tower.config
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tower.state_dict().items()}
-    tensors |= {SCALE: torch.tensor(scale), BIAS: torch.tensor(bias)}
-    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, config.to_diff_dict(), tensors, scale, bias)
     save_tokenizer(folder, tokenizer)
-    (folder / CONFIG).write_text(json.dumps(config.to_diff_dict(), indent=1) + "\n", encoding="utf-8")
-    save_file(tensors, folder / WEIGHTS)
+
+
+def save_untuned_text_side(folder: Path, pretrained: str, scale: float, bias: float) -> None:
+    """Write what `load_text_side` reads of a text side of which only scale and bias are its own.
+
+    Args:
+        folder: of the predictor.
+        pretrained: folder or hub id of the SigLIP with the text tower, or tiny.
+        scale: logarithm of the factor on cosines.
+        bias: of the logits.
+    """
+    _write(folder, {UNTUNED: pretrained}, {}, scale, bias)
+
+
+def _write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], scale: float, bias: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    save_file({**tensors, SCALE: torch.tensor(scale), BIAS: torch.tensor(bias)}, folder / WEIGHTS)
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:
@@ -104,7 +118,7 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 
 def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide:
-    """Read what `save_text_side` wrote, in float32.
+    """Read what `save_text_side` or `save_untuned_text_side` wrote, in float32.
 
     Raises:
         ValueError: a file is missing, damaged or of other shapes; the message names the folder and the reason.
@@ -113,12 +127,27 @@ def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
         scale, bias = (float(tensors.pop(name)) for name in (SCALE, BIAS))
-        tower = build_text_tower(SiglipTextConfig(**settings))
-        tower.load_state_dict(tensors)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if UNTUNED in settings:
+            source = siglip_source(settings[UNTUNED])
+            tower: nn.Module = SiglipModel.from_pretrained(source, dtype=torch.float32).text_model
+        else:
+            source = str(folder)
+            tower = build_text_tower(SiglipTextConfig(**settings))
+            tower.load_state_dict(tensors)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"no text side of a predictor in {folder}: {error}") from error
     return TextSide(tower.to(device or torch.device("cpu")).eval().requires_grad_(False), tokenizer, scale, bias)
+
+
+def text_shape(config: Any) -> TextShape:
+    """Sizes of a SigLIP's text tower."""
+    return TextShape(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size)
+
+
+def siglip_source(pretrained: str) -> str:
+    """Folder or hub id that `pretrained` stands for; `tiny` is the embedded model's SigLIP."""
+    return str(shipped_folder(pretrained) / "siglip") if pretrained == TINY else pretrained
 
 
 def build_text_tower(config: SiglipTextConfig) -> nn.Module:

@@ -24,9 +24,9 @@ from lmms_kvtp.encoders._maps import (
 )
 from lmms_kvtp.encoders._place import place
 from lmms_kvtp.encoders._text import REMEMBERED
-from lmms_kvtp.encoders._text_side import padded_pieces
+from lmms_kvtp.encoders._text_side import padded_pieces, siglip_source, text_shape
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.flops import TextShape, VisionShape, features_flops, relevance_flops
+from lmms_kvtp.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.types import FEATURES, FrameFeatures, Frames
@@ -44,7 +44,8 @@ class Siglip(FrameEncoder):
     provides: ClassVar[frozenset[str]] = FEATURES
 
     pretrained: str = "google/siglip-so400m-patch14-384"
-    """Folder or hub id of a `SiglipModel` with its tokenizer; a predictor fine-tuned from one is such a folder."""
+    """Folder or hub id of a `SiglipModel` with its tokenizer; a predictor fine-tuned from one is such a folder. `tiny`:
+    the embedded model's; a folder of that name is given as `./tiny`."""
     revision: str = "main"
     """Commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -134,11 +135,7 @@ class Siglip(FrameEncoder):
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
         """Text tower and cosines."""
         lengths = [len(row) for text in texts for ids in self.token_ids(text) for row in ids]
-        config = self.model.config.text_config
-        shape = TextShape(
-            config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size
-        )
-        return relevance_flops(shape, lengths, num_frames, views)
+        return relevance_flops(text_shape(self.model.config.text_config), lengths, num_frames, views)
 
     @property
     def vision(self) -> VisionShape:
@@ -155,7 +152,7 @@ class Siglip(FrameEncoder):
 
     def companion(self, name: str) -> Path | None:
         """A file beside the weights, in the folder or on the hub."""
-        path = cached_file(self.pretrained, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(self._source, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
 
     @cached_property
@@ -165,7 +162,7 @@ class Siglip(FrameEncoder):
         Raises:
             ValueError: the checkpoint is no fixed-resolution SigLIP, or lacks weights.
         """
-        config = AutoConfig.from_pretrained(self.pretrained, revision=self.revision)
+        config = AutoConfig.from_pretrained(self._source, revision=self.revision)
         if config.model_type != "siglip" or not config.vision_config.to_dict().get("vision_use_head", True):
             raise ValueError(
                 f"encoder.pretrained={self.pretrained} is a {config.model_type} checkpoint; encoder=siglip reads "
@@ -173,7 +170,7 @@ class Siglip(FrameEncoder):
             )
         device, dtype = place(self.device, self.dtype)
         loaded: Any = SiglipModel.from_pretrained(
-            self.pretrained,
+            self._source,
             revision=self.revision,
             dtype=dtype,
             attn_implementation=self.attn_implementation,
@@ -188,7 +185,11 @@ class Siglip(FrameEncoder):
     @cached_property
     def tokenizer(self) -> Any:
         """Of the text tower."""
-        return AutoTokenizer.from_pretrained(self.pretrained, revision=self.revision)
+        return AutoTokenizer.from_pretrained(self._source, revision=self.revision)
+
+    @property
+    def _source(self) -> str:
+        return siglip_source(self.pretrained)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """KVTP's relevance predictor: similarity of frame and question, with the context of clip and video."""
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +13,10 @@ from lmms_kvtp.encoders._text_side import TextSide, load_text_side
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.fusion import SETTINGS, WEIGHTS, FusionHead
 from lmms_kvtp.refine import question_text
-from lmms_kvtp.scorers._context import in_context
+from lmms_kvtp.scorers._context import head_beside, in_context
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.shipped import checked, shipped_folder
+from lmms_kvtp.shipped import TINY, checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures, Question
-
-logger = logging.getLogger(__name__)
-TINY = "tiny"
-"""`checkpoint=tiny`: the shipped predictor of the embedded model; a folder of that name is given as `./tiny`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,8 @@ class KVTP(FrameScorer):
     """Apply the head, as the paper describes; false scores frames alone."""
     checkpoint: str | None = None
     """Folder with a fusion head, and maybe with a text side that reads questions in place of the encoder's; `tiny`: the
-    one for the embedded model. None: the head beside the encoder's weights, or the untrained one."""
+    one for the embedded model, a folder of that name is `./tiny`. None: the head beside the encoder's weights, or the
+    untrained one."""
     clip_size: int | None = None
     """Frames of a clip; none: as in the checkpoint."""
     local_weight: float | None = None
@@ -104,11 +100,7 @@ class KVTP(FrameScorer):
     def _trained(self, encoder: FrameEncoder) -> FusionHead:
         if self.folder is not None:
             return FusionHead.load(_existing(self.folder, SETTINGS), _existing(self.folder, WEIGHTS))
-        settings, weights = encoder.companion(SETTINGS), encoder.companion(WEIGHTS)
-        if settings is None or weights is None:
-            logger.info("no trained fusion head beside the encoder; using the head as it is before training")
-            return FusionHead()
-        return FusionHead.load(settings, weights)
+        return head_beside(encoder)
 
 
 def _existing(folder: Path, name: str) -> Path:

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.fusion import SETTINGS, WEIGHTS, FusionHead
 from lmms_kvtp.refine import question_text
-from lmms_kvtp.scorers._context import in_context
+from lmms_kvtp.scorers._context import head_beside, in_context
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.types import FrameFeatures, Question
 
@@ -37,9 +36,7 @@ class Shared(FrameScorer):
         """
         assert features.image is not None
         text = encoder.encode_text([question_text(question)])
-        settings, weights = encoder.companion(SETTINGS), encoder.companion(WEIGHTS)
-        head = FusionHead() if settings is None or weights is None else FusionHead.load(settings, weights)
-        return in_context(features.image, text, encoder.logits, head)
+        return in_context(features.image, text, encoder.logits, head_beside(encoder))
 
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
         """Text side and cosines, with the head for three views of each frame."""

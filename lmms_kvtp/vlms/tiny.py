@@ -5,8 +5,7 @@ from pathlib import Path
 from lmms_kvtp import shipped
 from lmms_kvtp.vlms.config import CheckpointError
 
-NAME = "tiny"
-"""`pretrained=tiny`; a folder of that name is given as `./tiny`."""
+NAME = shipped.TINY
 MANIFEST = shipped.MANIFEST
 
 

@@ -1,6 +1,7 @@
 """The models that a command line names."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmms_kvtp.sampling import FrameOptions
@@ -9,9 +10,26 @@ from lmms_kvtp.skvqa.backends.scoring import ClipScorer
 from lmms_kvtp.skvqa.budget import Prices, Spent
 from lmms_kvtp.skvqa.build import Recipe
 from lmms_kvtp.skvqa.client import Endpoint
+from lmms_kvtp.skvqa.refinement import RULE
 from lmms_kvtp.skvqa.store import Store
 
 ENDPOINT = "endpoint:"
+
+
+def add_endpoint_arguments(parser: ArgumentParser) -> None:
+    """Who refines questions, where endpoints are, and what they may cost."""
+    parser.add_argument("--refiner", default=RULE, help="rule, or endpoint:MODEL (default %(default)s)")
+    parser.add_argument("--endpoint", help="base URL of an OpenAI-compatible server; its key is $OPENAI_API_KEY")
+    numbers = [
+        ("--concurrency", int, 8, "requests in flight"),
+        ("--timeout", float, 120.0, "seconds for one attempt"),
+        ("--retries", int, 6, "of a request"),
+        ("--price-input", float, 0.0, "dollars for a million input tokens"),
+        ("--price-output", float, 0.0, "dollars for a million output tokens"),
+        ("--budget", float, None, "dollars, over all starts with the same store of calls"),
+    ]
+    for name, kind, default, text in numbers:
+        parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
 
 
 @dataclass(frozen=True)
@@ -43,23 +61,36 @@ def choose(arguments: Namespace, store: Store) -> Recipe:
     Raises:
         ValueError: a name is unknown, or parts do not go together.
     """
-    endpoints = _Endpoints(arguments, spent(arguments, store))
+    endpoints = _Endpoints(arguments, spent([arguments.captioner, arguments.scorer, arguments.refiner], store))
     captioner = _captioner(arguments.captioner, endpoints)
     scorer = _scorer(arguments.scorer, captioner, endpoints)
-    refiner: Chat | None = None
-    if arguments.refiner.startswith(ENDPOINT):
-        refiner = endpoints.open(arguments.refiner.removeprefix(ENDPOINT))
-    elif arguments.refiner != "rule":
-        raise ValueError(f"--refiner {arguments.refiner}: wanted rule or endpoint:MODEL")
     return Recipe(
         scorer,
         captioner,
-        refiner,
+        _refiner(endpoints),
         FrameOptions(max_frames_num=arguments.max_frames_num, fps=arguments.fps),
         arguments.clip_size,
         arguments.alpha,
         arguments.temperature,
     )
+
+
+def choose_refiner(arguments: Namespace, store: Store) -> Chat | None:
+    """What --refiner names, on an account of its own; None for fixed rules.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    return _refiner(_Endpoints(arguments, spent([arguments.refiner], store)))
+
+
+def _refiner(endpoints: _Endpoints) -> Chat | None:
+    name = endpoints.arguments.refiner
+    if name == RULE:
+        return None
+    if not name.startswith(ENDPOINT):
+        raise ValueError(f"--refiner {name}: wanted rule or endpoint:MODEL")
+    return endpoints.open(name.removeprefix(ENDPOINT))
 
 
 def _captioner(name: str, endpoints: _Endpoints) -> Chat | None:
@@ -103,9 +134,8 @@ def prices_of(arguments: Namespace) -> Prices:
     return Prices(arguments.price_input, arguments.price_output, arguments.budget)
 
 
-def spent(arguments: Namespace, store: Store) -> Spent:
-    """What all starts of the build so far spent at the endpoint."""
-    given = [arguments.captioner, arguments.scorer, arguments.refiner]
-    paid = {name.removeprefix(ENDPOINT) for name in given if name.startswith(ENDPOINT)}
+def spent(names: Sequence[str], store: Store) -> Spent:
+    """What all starts so far spent at the endpoints among the names of models."""
+    paid = {name.removeprefix(ENDPOINT) for name in names if name.startswith(ENDPOINT)}
     usage = [used for used in store.usage() if used.model in paid]
     return Spent(sum(used.input_tokens for used in usage), sum(used.output_tokens for used in usage))

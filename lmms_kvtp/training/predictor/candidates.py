@@ -16,9 +16,9 @@ from lmms_kvtp.encoders.tower import Tower
 from lmms_kvtp.flops import VisionShape, pooling_head_flops
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
-from lmms_kvtp.scorers.shared import Shared
 from lmms_kvtp.scorers.similarity import Similarity
 from lmms_kvtp.scorers.uniform import Uniform
+from lmms_kvtp.shipped import TINY
 from lmms_kvtp.training.predictor.features import SeenVideo
 from lmms_kvtp.training.predictor.viewers import IMAGE, Embeddings, Patches, Viewer
 from lmms_kvtp.types import FrameFeatures, Question
@@ -83,7 +83,7 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
     """A predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
 
     Args:
-        checkpoint: folder, or hub id of a SigLIP.
+        checkpoint: folder, hub id of a SigLIP, or `tiny` for the shipped one.
         untuned: what a slim predictor reads frames with.
         vlm: what a shared predictor reads frames with.
         settings: fields of `KVTP` that win over the checkpoint's.
@@ -91,14 +91,13 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
     Raises:
         ValueError: a shared predictor, and no model.
     """
-    folder = Path(checkpoint)
+    folder, scorer = Path(checkpoint), KVTP(**settings)  # what `Shared` computes, with settings
     if (folder / TOWER_HEAD).is_file():
         if vlm is None:
             raise ValueError(f"{checkpoint} reads a model's own tower; give the model with --shared MODEL")
         tower = Tower(checkpoint)
-        return Candidate(Patches(vlm), tower, Shared(), tower)
-    scorer = KVTP(**settings)
-    if checkpoint == "tiny" or (folder / TEXT_WEIGHTS).is_file():
+        return Candidate(Patches(vlm), tower, scorer, tower)
+    if checkpoint == TINY or (folder / TEXT_WEIGHTS).is_file():
         return Candidate(Embeddings(untuned), untuned, replace(scorer, checkpoint=checkpoint))
     encoder = Siglip(checkpoint)
     return Candidate(Embeddings(encoder), encoder, scorer)

@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
 from accelerate import PartialState
+from transformers import set_seed
 
 from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.table import markdown
@@ -59,9 +59,11 @@ def main(args: argparse.Namespace) -> None:
     values = {cls: {name: getattr(args, name) for name in names} for cls, names in FIELDS.items()}
     head, objective = FusionHead(**values[FusionHead]), Objective(clip_size=args.clip_size, **values[Objective])
     recipe = Recipe(head=head, objective=objective, **values[Recipe])
-    training, validation = held_out(examples(args, "train"), args.validation, args.seed)
+    features = args.features or args.out / "features"
+    training, validation = held_out(examples(args, "train", features), args.validation, args.seed)
+    set_seed(args.seed)  # a shared tower's head may start at random
     towers = _towers(args)
-    cache = FeatureCache(towers.viewer, args.features or args.out / "features")
+    cache = FeatureCache(towers.viewer, features)
     (learned, unusable), (checked, unchecked) = cache.see(training), cache.see(validation)
     try:
         report = train(towers, learned, checked, recipe, args.out, [*unusable, *unchecked], args.slim)
@@ -76,11 +78,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _towers(args: argparse.Namespace) -> Towers:
-    encoder = replace(untuned(args), dtype="float32")  # mixed precision keeps its weights so, too
+    encoder = untuned(args)
     if args.shared is None:
-        towers: Towers = SiglipTowers(encoder, args.parts)
-        towers.name = args.pretrained  # as it was named, wherever the package lies
-    else:
-        towers = SharedTowers(load_llava_video(args.shared), encoder)
-        towers.name = f"tower of {args.shared}, text side of {args.pretrained}"
-    return towers
+        return SiglipTowers(encoder, args.parts)
+    return SharedTowers(load_llava_video(args.shared), encoder, args.parts)

@@ -62,7 +62,7 @@ def table(outcomes: Mapping[str, Outcome], baseline: str) -> list[list[str]]:
     for name, outcome in outcomes.items():
         means = mean_by_video(outcome.key)
         cells = [f"{means[measured]:.3f}" for measured in MEASURES]
-        cells += [f"{np.mean(values):.{digits}f}" if values else "-" for values, digits in _lists(outcome)]
+        cells += [f"{np.mean(outcome.flat):.2f}" if outcome.flat else "-", f"{np.mean(outcome.gigaflops):.1f}"]
         difference = "-"
         if name != baseline:
             mean, low, high = paired_bootstrap(_recalls(outcome), _recalls(outcomes[baseline]))
@@ -80,10 +80,6 @@ def by_kind(outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[str]]
         found = [[recall for recall, own in zip(recalls, outcome.kinds, strict=True) if own == kind] for kind in kinds]
         lines.append([name, *(f"{np.mean(values):.3f}" for values in found)])
     return kinds, lines
-
-
-def _lists(outcome: Outcome) -> list[tuple[list[float], int]]:
-    return [(outcome.flat, 2), (outcome.gigaflops, 1)]
 
 
 def _measure(candidate: Candidate, video: SeenVideo, temperature: float, outcome: Outcome) -> None:

@@ -1,14 +1,18 @@
 """The command-line arguments that say which videos and questions, shared by training and evaluation."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.refine import Remembered, refine
+from lmms_kvtp.refine import Refiner, Remembered, refine
 from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.shipped import shipped_folder
+from lmms_kvtp.skvqa.backends.base import BudgetError, ChatError
+from lmms_kvtp.skvqa.backends.choose import add_endpoint_arguments, choose_refiner
+from lmms_kvtp.skvqa.refinement import RULE, remember
+from lmms_kvtp.skvqa.store import Store
 from lmms_kvtp.training.predictor.examples import Example, read_index, synthetic
 
 
@@ -23,29 +27,58 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)",
     )
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
-    parser.add_argument("--features", type=Path, help="folder of cached image features")
+    parser.add_argument("--features", type=Path, help="folder of cached image features, and of a model's refinements")
     parser.add_argument("--max-frames-num", type=int, default=FrameOptions().max_frames_num)
     parser.add_argument("--fps", type=float, default=FrameOptions().fps)
+    add_endpoint_arguments(parser)
 
 
 def untuned(args: argparse.Namespace) -> Siglip:
-    """What training starts from, and what predictors are compared with."""
-    return Siglip(str(shipped_folder("tiny") / "siglip") if args.pretrained == "tiny" else args.pretrained)
+    """What training starts from, and what predictors are compared with.
+
+    In float32 for both, so that one cache of features serves both; mixed precision keeps its weights so, too.
+    """
+    return Siglip(args.pretrained, dtype="float32")
 
 
-def examples(args: argparse.Namespace, split: str) -> list[Example]:
-    """All videos that the arguments name; `split` is that of synthetic ones.
+def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
+    """All videos that the arguments name, with questions as scorers read them.
+
+    Args:
+        args: of the command line.
+        split: of synthetic videos.
+        folder: where a model's refinements are kept.
 
     Raises:
-        ValueError: neither or both of --index and --synthetic are given, or the index is damaged.
+        ValueError: neither or both of --index and --synthetic are given, the index is damaged, or the refiner cannot
+            be used.
     """
-    frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")
-    refiner = refine if args.refined is None else Remembered.load(args.refined)
+    if args.refiner == RULE:
+        return _read(args, split, refine)
+    unknown: list[tuple[str, tuple[str, ...]]] = []
+
+    def note(stem: str, options: Sequence[str] = ()) -> str:
+        unknown.append((stem, tuple(options)))
+        return stem
+
+    store = Store(folder / "refinements.sqlite")
+    chat = choose_refiner(args, store)
+    _read(args, split, note)
+    try:
+        return _read(args, split, remember(chat, store, unknown))
+    except (ChatError, BudgetError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Example]:
+    """The examples; `refiner` refines what --refined does not know."""
+    frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
+    known = refiner if args.refined is None else Remembered.load(args.refined, refiner)
     if args.index is not None:
-        return read_index(args.index, args.videos, frames, refiner)
-    return synthetic(split, range(args.synthetic), frames, refiner)
+        return read_index(args.index, args.videos, frames, known)
+    return synthetic(split, range(args.synthetic), frames, known)
 
 
 def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -13,7 +13,7 @@ from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.refine import question_text
 from lmms_kvtp.training.predictor.features import SeenVideo
 from lmms_kvtp.training.predictor.objective import Objective
-from lmms_kvtp.training.predictor.towers import Parts, Towers
+from lmms_kvtp.training.predictor.towers import Towers
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def lesson(video: SeenVideo, towers: Towers) -> Lesson:
 class Predictor(nn.Module):
     """Logits of every frame for every question, and their loss."""
 
-    def __init__(self, towers: Towers, head: FusionHead, objective: Objective, parts: Parts) -> None:
-        """Freeze all but `parts` of `towers`; temperatures and offsets of `head` become parameters."""
+    def __init__(self, towers: Towers, head: FusionHead, objective: Objective) -> None:
+        """Freeze what `towers` do not train; temperatures and offsets of `head` become parameters."""
         super().__init__()
         self.towers = towers
         device = towers.logit_scale.device
@@ -57,7 +57,7 @@ class Predictor(nn.Module):
         width = towers.text_model.get_parameter("head.bias").shape[0]
         self.offsets = nn.Parameter(torch.zeros(head.anchors, width, device=device), requires_grad=head.anchors > 0)
         self.head, self.objective = head, objective
-        trained = tuple(towers.trained(parts))
+        trained = tuple(towers.trained())
         for name, parameter in towers.named_parameters():
             parameter.requires_grad_(name.startswith(trained))
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmms_kvtp.encoders._text_side import save_text_side, save_tokenizer
+from lmms_kvtp.encoders._text_side import save_text_side, save_tokenizer, save_untuned_text_side
 from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.training.predictor.viewers import Embeddings, Patches, Pixels, Viewer
@@ -24,9 +24,12 @@ class Towers(nn.Module, ABC):
 
     name: str
     """Checkpoint that training started from."""
+    encoder: Siglip
+    """Whose text side is the one."""
+    parts: Parts
+    """What is trained."""
     viewer: Viewer
     """What `see` reads."""
-    tokenizer: Any
     text_model: nn.Module
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter
@@ -36,11 +39,7 @@ class Towers(nn.Module, ABC):
         """Embeddings of frames, not normalised."""
 
     @abstractmethod
-    def token_ids(self, text: str) -> Int[Tensor, "p l"]:
-        """Pieces of a text, as they will be read at inference."""
-
-    @abstractmethod
-    def trained(self, parts: Parts) -> Sequence[str]:
+    def trained(self) -> Sequence[str]:
         """Beginnings of the names of the parameters that `parts` stands for."""
 
     @abstractmethod
@@ -52,9 +51,28 @@ class Towers(nn.Module, ABC):
         """Write only what training can have changed, in float16."""
 
     @final
+    def token_ids(self, text: str) -> Int[Tensor, "p l"]:
+        """Pieces of a text, as they will be read at inference."""
+        return torch.cat(self.encoder.token_ids(text))
+
+    @final
     def read(self, ids: Int[Tensor, "p l"]) -> Float[Tensor, "p E"]:
         """Embeddings of texts, not normalised."""
         return cast(Tensor, self.text_model(input_ids=ids).pooler_output.float())
+
+    @final
+    def _save_text(self, folder: Path, dtype: torch.dtype) -> None:
+        scale, bias = self.logit_scale.item(), self.logit_bias.item()
+        save_text_side(folder, self.text_model, self.encoder.tokenizer, scale, bias, dtype)
+
+    @final
+    def _save_slim_text(self, folder: Path) -> None:
+        """The text side in float16; of one that was not trained, its name."""
+        if self.parts == "head":
+            scale, bias = self.logit_scale.item(), self.logit_bias.item()
+            save_untuned_text_side(folder, self.encoder.pretrained, scale, bias)
+        else:
+            self._save_text(folder, torch.float16)
 
 
 class SiglipTowers(Towers):
@@ -66,7 +84,6 @@ class SiglipTowers(Towers):
         self.name, self.encoder, self.parts = encoder.pretrained, encoder, parts
         self.viewer = Pixels(encoder) if parts == "all" else Embeddings(encoder)
         self.siglip: Any = encoder.model
-        self.tokenizer = encoder.tokenizer
 
     @property
     def text_model(self) -> nn.Module:  # type: ignore[override]
@@ -91,19 +108,15 @@ class SiglipTowers(Towers):
             Tensor, self.siglip.vision_model(pixel_values=seen.to(self.logit_scale.dtype)).pooler_output.float()
         )
 
-    def token_ids(self, text: str) -> Int[Tensor, "p l"]:
-        """Pieces of a text, as the encoder reads them."""
-        return torch.cat(self.encoder.token_ids(text))
-
-    def trained(self, parts: Parts) -> Sequence[str]:
+    def trained(self) -> Sequence[str]:
         """Of the SigLIP; the fusion head is not part of it."""
         names = {"head": ("siglip.logit_",), "text": ("siglip.logit_", "siglip.text_model."), "all": ("siglip.",)}
-        return names[parts]
+        return names[self.parts]
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that plain `AutoModel` loads, too."""
         self.siglip.save_pretrained(folder)
-        save_tokenizer(folder, self.tokenizer)
+        save_tokenizer(folder, self.encoder.tokenizer)
         processor = self.encoder.companion("preprocessor_config.json")
         if processor is not None:
             (folder / processor.name).write_bytes(processor.read_bytes())
@@ -116,18 +129,24 @@ class SiglipTowers(Towers):
         """
         if self.parts == "all":
             raise ValueError("a predictor whose vision tower was trained has no slim form; use its folder")
-        scale, bias = self.logit_scale.item(), self.logit_bias.item()
-        save_text_side(folder, self.text_model, self.tokenizer, scale, bias, torch.float16)
+        self._save_slim_text(folder)
 
 
 class SharedTowers(Towers):
     """A light head on the tower of a vision-language model, which is frozen, and the text tower of a SigLIP."""
 
-    def __init__(self, vlm: LlavaVideo, encoder: Siglip) -> None:
-        """Start from the SigLIP's text tower, and from its pooling head where that is of the tower's width."""
+    def __init__(self, vlm: LlavaVideo, encoder: Siglip, parts: Parts = "text") -> None:
+        """Start from the SigLIP's text tower, and from its pooling head where that is of the tower's width.
+
+        Raises:
+            ValueError: the model's own tower is to be trained.
+        """
         super().__init__()
-        self.name, self.encoder = f"{vlm.name} with the text side of {encoder.pretrained}", encoder
-        self.viewer, self.tokenizer = Patches(vlm), encoder.tokenizer
+        if parts == "all":
+            raise ValueError("parts=all with a shared tower: that tower is the model's own and stays; use text")
+        self.name = f"tower of {vlm.name}, text side of {encoder.pretrained}"
+        self.encoder, self.parts = encoder, parts
+        self.viewer = Patches(vlm)
         siglip: Any = encoder.model
         config = siglip.config
         fits = config.vision_config.hidden_size == vlm.vision.hidden
@@ -148,29 +167,16 @@ class SharedTowers(Towers):
         """Embeddings that the head makes of pooled patches."""
         return cast(Tensor, self.head(seen.float()))
 
-    def token_ids(self, text: str) -> Int[Tensor, "p l"]:
-        """Pieces of a text, as the encoder reads them."""
-        return torch.cat(self.encoder.token_ids(text))
-
-    def trained(self, parts: Parts) -> Sequence[str]:
-        """Of the head and the text side.
-
-        Raises:
-            ValueError: the model's own tower is to be trained.
-        """
-        if parts == "all":
-            raise ValueError("parts=all with a shared tower: that tower is the model's own and stays; use text")
-        return ("logit_", "head.", *(("text_model.",) if parts == "text" else ()))
+    def trained(self) -> Sequence[str]:
+        """Of the head and the text side."""
+        return ("logit_", "head.", *(("text_model.",) if self.parts == "text" else ()))
 
     def save(self, folder: Path) -> None:
         """Write what `encoder=tower` reads."""
-        self._save(folder, torch.float32)
+        self.head.save(folder)
+        self._save_text(folder, torch.float32)
 
     def save_slim(self, folder: Path) -> None:
-        """The same in float16."""
-        self._save(folder, torch.float16)
-
-    def _save(self, folder: Path, dtype: torch.dtype) -> None:
-        self.head.save(folder, dtype)
-        scale, bias = self.logit_scale.item(), self.logit_bias.item()
-        save_text_side(folder, self.text_model, self.tokenizer, scale, bias, dtype)
+        """The same in float16; a text side that was not trained is named only."""
+        self.head.save(folder, torch.float16)
+        self._save_slim_text(folder)

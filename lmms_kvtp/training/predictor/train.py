@@ -53,6 +53,7 @@ def train(
         ValueError: no question is left to learn from, or `out` holds a run of another recipe.
         FloatingPointError: a loss or gradient is not finite. `out` then holds the last epoch before, if there is one.
     """
+    assert towers.parts == recipe.parts
     set_seed(recipe.seed)
     lessons = [useful for useful in (useful_part(lesson(video, towers), recipe) for video in training) if useful]
     checks = [useful for useful in (useful_part(lesson(video, towers), Recipe()) for video in validation) if useful]
@@ -66,7 +67,7 @@ def train(
     counts["videos_left_out"] = len(left_out)
     logger.info("training on %s", counts)
     checkpoint = last_checkpoint(out, recipe)
-    model = Predictor(towers, recipe.head, recipe.objective, recipe.parts)
+    model = Predictor(towers, recipe.head, recipe.objective)
     before = evaluate(model, checks)
     adapters = add_adapters(towers, recipe) if recipe.lora_rank else None
     if recipe.gradient_checkpointing:

@@ -79,7 +79,7 @@ def test_adapters_change_nothing_at_first_and_are_merged_into_plain_weights(tmp_
 def test_adapters_leave_the_logits_as_they_were_until_they_learn():
     each = lesson(videos(1, 2, looks(32))[0], towers())
     made = towers()
-    model = Predictor(made, RECIPE.head, RECIPE.objective, "text")
+    model = Predictor(made, RECIPE.head, RECIPE.objective)
     before = model.logits(each)[0]
     adapters = add_adapters(made, replace(RECIPE, lora_rank=2))
     torch.testing.assert_close(model.logits(each)[0], before)
@@ -113,7 +113,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_from_twice_the_passes()
     found = []
     for saving in (False, True):
         made = towers("all")
-        model = Predictor(made, RECIPE.head, RECIPE.objective, "all").train()
+        model = Predictor(made, RECIPE.head, RECIPE.objective).train()
         if saving:
             _checkpoint_layers(made)
         passes: list[int] = []
@@ -158,10 +158,9 @@ def test_a_shared_head_starts_from_the_siglip_of_the_tower(vlm, folder):
     assert other.head(patches).shape == (3, 32) and other.head.shape.intermediate == 40
 
 
-def test_the_models_own_tower_is_not_trained(vlm, folder, tmp_path):
-    made = SharedTowers(vlm, Siglip(str(folder / "siglip"), device="cpu"))
+def test_the_models_own_tower_is_not_trained(vlm, folder):
     with pytest.raises(ValueError, match="parts=all with a shared tower: that tower is the model's own"):
-        Predictor(made, RECIPE.head, RECIPE.objective, "all")
+        SharedTowers(vlm, Siglip(str(folder / "siglip"), device="cpu"), "all")
 
 
 def test_a_trained_vision_tower_has_no_slim_form(tmp_path):

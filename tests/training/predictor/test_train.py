@@ -45,8 +45,8 @@ def encoder() -> Siglip:
     return Siglip(str(TINY), device="cpu")
 
 
-def fresh() -> SiglipTowers:
-    return SiglipTowers(encoder())
+def fresh(parts="text") -> SiglipTowers:
+    return SiglipTowers(encoder(), parts)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +101,26 @@ def test_a_folder_of_another_recipe_is_refused(run):
 
 def test_head_only_training_leaves_both_towers_alone(tmp_path):
     recipe = replace(RECIPE, parts="head", epochs=1, head=FusionHead(clip_size=4))
-    train(fresh(), videos(3, 2), videos(2, 3), recipe, tmp_path)
-    before, after = encoder().model.state_dict(), Siglip(str(tmp_path), device="cpu").model.state_dict()
+    train(fresh("head"), videos(3, 2), videos(2, 3), recipe, tmp_path / "whole", slim=tmp_path / "slim")
+    tuned, video = Siglip(str(tmp_path / "whole"), device="cpu"), videos(4, 3)[0]
+    before, after = encoder().model.state_dict(), tuned.model.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"logit_scale", "logit_bias"}
-    assert KVTP().head(Siglip(str(tmp_path))).clip_size == 4
+    assert KVTP().head(tuned).clip_size == 4
+    assert (tmp_path / "slim" / "text.safetensors").stat().st_size < 1000  # the untuned text tower is named only
+    features = FrameFeatures(video.times, video.image)
+    whole = KVTP().score(features, video.example.questions[0], tuned)
+    slim = KVTP(checkpoint=str(tmp_path / "slim")).score(features, video.example.questions[0], encoder())
+    torch.testing.assert_close(slim, whole)
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_in_float32(tmp_path):
+    towers, computed = fresh(), []
+    layer = towers.text_model.encoder.layers[0].mlp.fc1
+    layer.register_forward_hook(lambda _, __, output: computed.append((torch.is_grad_enabled(), output.dtype)))
+    report = train(towers, videos(12, 2), videos(4, 3), replace(RECIPE, dtype="bfloat16"), tmp_path)
+    assert set(computed) == {(True, torch.bfloat16), (False, torch.float32)}  # training, evaluation
+    assert report["validation_after"]["auroc"] > 0.95 > report["validation_before"]["auroc"] + 0.2
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
 
 def test_only_offsets_find_what_is_relevant_by_its_place_alone(tmp_path):
