@@ -27,7 +27,8 @@ import torch
 
 from lmms_kvtp.api import load
 from lmms_kvtp.drawing import drawing, to_svg
-from lmms_kvtp.pipeline import encode, finish, prepare
+from lmms_kvtp.encode import encode
+from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.rows import settings_of
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import GenerationOptions, Question

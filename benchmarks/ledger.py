@@ -25,7 +25,8 @@ import torch
 from lmms_kvtp import pipeline
 from lmms_kvtp.api import Model, load
 from lmms_kvtp.cost import Meter, SampleCost
-from lmms_kvtp.pipeline import Encoded, encode, finish, prepare
+from lmms_kvtp.encode import Encoded, encode
+from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.rows import method_settings
 from lmms_kvtp.types import Frames, GenerationOptions, Question
 
@@ -60,9 +61,9 @@ CLOSED_FORMS = (
     "lmms_kvtp.pruners.visionzip.VisionZip.flops",
     "lmms_kvtp.pruners.simplecluster.SimpleCluster.flops",
     "lmms_kvtp.pruners.flashvid.pairs_flops",
-    "lmms_kvtp.pipeline.scoring_flops",
-    "lmms_kvtp.pipeline.vision_flops",
-    "lmms_kvtp.pipeline.projector_flops",
+    "lmms_kvtp.selection.scoring_flops",
+    "lmms_kvtp.encode.vision_flops",
+    "lmms_kvtp.encode.projector_flops",
     "lmms_kvtp.encoders.siglip.Siglip.flops",
 )
 

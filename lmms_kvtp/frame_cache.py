@@ -23,7 +23,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lmms_kvtp.types import PixelSpec
+from lmms_kvtp.pixel_spec import PixelSpec
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Shelf:
     def shrink(
         self, spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], indices: Sequence[int], fast: bool
     ) -> UInt8[Tensor, "T h w 3"]:
-        """Implements `types.Shrink`: takes frames from the cache, or makes and keeps them."""
+        """Implements `pixel_spec.Shrink`: takes frames from the cache, or makes and keeps them."""
         if type(spec).__repr__ is object.__repr__:  # it does not say what it does
             return spec.resize(rgb(), fast)
         name = self._name(spec, indices, fast)

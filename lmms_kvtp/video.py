@@ -17,8 +17,9 @@ from lmms_kvtp.decoders.base import LateReader, Reader
 from lmms_kvtp.decoders.index import read_index
 from lmms_kvtp.decoders.memory import Images, MemoryReader
 from lmms_kvtp.frame_cache import FrameCache, Shelf
+from lmms_kvtp.pixel_spec import PixelSpec, Shrink
 from lmms_kvtp.sampling import FrameOptions, sample, time_instruction
-from lmms_kvtp.types import Frames, PixelSpec, Shrink, VideoError
+from lmms_kvtp.types import Frames, VideoError
 
 FOLDER_FPS = 3.0
 """Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
@@ -39,7 +40,7 @@ class SampledVideo:
     """Frames that stand in memory at a time."""
     open: Callable[[], Reader] = field(repr=False)
     fast: bool = False
-    """How frames are resized: see `types.PixelSpec`."""
+    """How frames are resized: see `pixel_spec.PixelSpec`."""
     shelf: Shelf | None = None
     """Where resized frames are kept on disk."""
 
@@ -78,7 +79,7 @@ class SampledVideo:
 def resize(
     spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], fast: bool = False
 ) -> UInt8[Tensor, "T h w 3"]:
-    """Implements `types.Shrink`: makes what no cache keeps."""
+    """Implements `pixel_spec.Shrink`: makes what no cache keeps."""
     return spec.resize(rgb(), fast)
 
 

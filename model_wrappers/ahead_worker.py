@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.model_wrappers.visuals import to_videos
+from lmms_kvtp.pixel_spec import PixelSpec
 from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import Frames, PixelSpec, VideoError
+from lmms_kvtp.types import Frames, VideoError
 from lmms_kvtp.video import SampledVideo
 
 

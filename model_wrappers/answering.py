@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Literal
 
 from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.encode import Encoded
 from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of
 from lmms_kvtp.model_wrappers.arguments import Arguments, Images
@@ -14,7 +15,7 @@ from lmms_kvtp.model_wrappers.build import Built
 from lmms_kvtp.model_wrappers.looking import look_at
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
-from lmms_kvtp.pipeline import Answer, Encoded, Prepared, finish, prepare
+from lmms_kvtp.pipeline import Answer, Prepared, finish, prepare
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.vlms.prefix import PrefixCache
 

@@ -20,7 +20,7 @@ from lmms_kvtp.vlms.checkpoint import find_folder
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 CODE = (
-    *("lmms_kvtp.pipeline", "lmms_kvtp.pictures"),
+    *("lmms_kvtp.encode", "lmms_kvtp.selection", "lmms_kvtp.pipeline", "lmms_kvtp.pictures"),
     *(f"lmms_kvtp.model_wrappers.{name}" for name in ("requests", "decoding", "visuals")),
 )
 """Modules that every answer passes through, beside those of the model and of the method's parts."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.method import Method
 from lmms_kvtp.model_wrappers.ahead import Ahead, videos_of
@@ -9,7 +10,6 @@ from lmms_kvtp.model_wrappers.arguments import Images
 from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.visuals import to_pictures
 from lmms_kvtp.pictures import encode_picture
-from lmms_kvtp.pipeline import Encoded, encode_once
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 

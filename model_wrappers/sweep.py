@@ -15,6 +15,7 @@ from typing import Any
 from lmms_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
+from lmms_kvtp.encode import Encoded
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.frame_cache import FrameCache
 from lmms_kvtp.method import Method
@@ -28,7 +29,7 @@ from lmms_kvtp.model_wrappers.requests import Ask
 from lmms_kvtp.model_wrappers.session import Session
 from lmms_kvtp.model_wrappers.start import open_session
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
-from lmms_kvtp.pipeline import Answer, Encoded
+from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 

@@ -7,8 +7,9 @@ import torch
 from checkpoints import write_tiny
 
 from lmms_kvtp.cost import Meter
+from lmms_kvtp.encode import Encoded, encode
 from lmms_kvtp.method import KVTP, Method, build_method
-from lmms_kvtp.pipeline import Encoded, encode, select
+from lmms_kvtp.selection import select
 from lmms_kvtp.types import FrameFeatures, Frames, FrameTokens, PackedTokens, Question
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 

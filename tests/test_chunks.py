@@ -8,7 +8,7 @@ import torch
 from checkpoints import write_tiny
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.pipeline import encode
+from lmms_kvtp.encode import encode
 from lmms_kvtp.rows import settings_of
 from lmms_kvtp.types import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video

@@ -12,11 +12,24 @@ HARNESS = {"lmms_eval"}
 
 # Layer of each module: a module imports only from layers below its own, and from the light modules of its own layer.
 LAYERS = [
-    ["types", "relevance", "flops", "resolve", "values", "rows", "table", "grid", "drawing", "after_import", "shipped"],
+    [
+        "types",
+        "pixel_spec",
+        "relevance",
+        "flops",
+        "resolve",
+        "values",
+        "rows",
+        "table",
+        "grid",
+        "drawing",
+        "after_import",
+        "shipped",
+    ],
     ["cost", "layout", "tiles", "video", "frame_cache", "sampling", "decoders", "pixels", "refine", "fusion"],
     ["encoders", "scorers", "allocators", "pruners", "layer_pruning"],
     ["vlms"],
-    ["method", "pipeline", "pictures"],
+    ["method", "encode", "selection", "pipeline", "pictures"],
     ["api", "synth", "skvqa", "training", "forecast", "doctor", "bench"],
     ["leaderboard", "visualize", "compare", "reproduce"],
     ["plugin", "model_wrappers", "tasks", "commands", "__main__"],

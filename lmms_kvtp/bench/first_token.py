@@ -14,8 +14,9 @@ from torch import Tensor
 from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import answer
+from lmms_kvtp.pixel_spec import PixelSpec
 from lmms_kvtp.pixels import ResizedPixels
-from lmms_kvtp.types import Frames, GenerationOptions, PixelSpec, Question
+from lmms_kvtp.types import Frames, GenerationOptions, Question
 from lmms_kvtp.vlms.base import VideoVLM
 
 QUESTION = Question(

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.compare.data import Asked
+from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Answer, Encoded, encode_once, finish, prepare
+from lmms_kvtp.pipeline import Answer, finish, prepare
 from lmms_kvtp.refine import refine
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Question, Video

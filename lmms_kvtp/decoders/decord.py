@@ -17,11 +17,6 @@ NO_DUPLICATES = "0.0000001"
 class DecordError(VideoError):
     """decord cannot read a video, or not right."""
 
-    def __init__(self, message: str, reason: str = "") -> None:
-        """Say it in words of this video, and of all videos."""
-        super().__init__(message)
-        self.reason = reason
-
 
 def objection(index: VideoIndex) -> str | None:
     """Why decord would give wrong frames without a word; None where it gives the right ones.
@@ -92,4 +87,4 @@ class DecordReader(Reader):
 
 def _error(path: str, reason: str, detail: object = "") -> DecordError:
     cause = ": ".join([reason, *str(detail).strip().splitlines()[:1]])
-    return DecordError(f"decord cannot read video {path}: {cause}; set backend=auto or backend=pyav", reason)
+    return DecordError(f"decord cannot read video {path}: {cause}; set video_decode_backend=auto")

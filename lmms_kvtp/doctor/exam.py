@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from lmms_kvtp.allocators.uniform import Uniform as EqualBudgets
 from lmms_kvtp.doctor.expected import Expected
+from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Encoded, Prepared, encode_once, finish, prepare
+from lmms_kvtp.pipeline import Prepared, finish, prepare
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.scorers.uniform import Uniform as SameRelevance

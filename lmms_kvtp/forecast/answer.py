@@ -22,8 +22,8 @@ from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layout import Newlines, lay_out
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import scoring_flops
 from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.selection import scoring_flops
 from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, Frames, FrameTokens, Question
 
 TEXT_TOKENS = 120

@@ -10,8 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from lmms_kvtp.cost import Meter
+from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Answer, Encoded, Weighed, encode_once, finish, prepare, weigh
+from lmms_kvtp.pipeline import Answer, finish, prepare
+from lmms_kvtp.selection import Weighed, weigh
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Question, Video
 from lmms_kvtp.visualize.links import NOWHERE, owners
 from lmms_kvtp.vlms.base import VideoVLM

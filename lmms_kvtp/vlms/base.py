@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from lmms_kvtp.flops import LLMShape, VisionShape
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layer_pruning.base import Stage
+from lmms_kvtp.pixel_spec import PixelSpec
 from lmms_kvtp.tiles import Tiling
-from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, PixelSpec, Prompt
+from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.vlms.prefix import PrefixCache
 
 

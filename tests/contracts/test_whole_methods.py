@@ -4,10 +4,11 @@ import pytest
 import torch
 from checkpoints import write_tiny
 
+from lmms_kvtp.encode import encode
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.layer_pruning.base import LayerPruner
 from lmms_kvtp.method import KVTP, Method, build_method
-from lmms_kvtp.pipeline import Prepared, encode, prepare
+from lmms_kvtp.pipeline import Prepared, prepare
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.scorers.base import FrameScorer

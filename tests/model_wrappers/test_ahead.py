@@ -13,7 +13,8 @@ import torch
 from lmms_eval.api.instance import Instance
 
 import lmms_kvtp.video
-from lmms_kvtp.model_wrappers.ahead import Ahead, Feed, _worth
+from lmms_kvtp.model_wrappers.ahead import Ahead, _worth
+from lmms_kvtp.model_wrappers.ahead_feed import Feed
 from lmms_kvtp.model_wrappers.journal import read
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 from lmms_kvtp.pixels import ResizedPixels
@@ -73,7 +74,7 @@ def ahead():
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
     """Files on which the decoder of the other process hangs, or ends it; this process is as always."""
-    import lmms_kvtp.model_wrappers.ahead as module
+    import lmms_kvtp.model_wrappers.ahead_feed as module
 
     (tmp_path / "planted_decoder.py").write_text(PLANTED)
     monkeypatch.syspath_prepend(tmp_path)

@@ -103,7 +103,7 @@ def test_decord_is_refused_where_it_would_give_wrong_frames(clip, numbers, name)
 
     path = clip(**WRONG_IN_DECORD[name])
     reason = OBJECTIONS.get(name, "frames that reach across key frames")
-    with pytest.raises(VideoError, match=f"{path}.*{reason}.*backend=pyav"):
+    with pytest.raises(VideoError, match=f"{path}.*{reason}.*set video_decode_backend=auto"):
         read(path, [0], backend="decord")
     first = 17 if name == "hidden_frames" else 0
     results = []
@@ -228,7 +228,7 @@ def test_sound_files_need_no_decord(clip, numbers, warnings, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "decord", None)
     assert numbers(read(clip(**ALL[name]), [5, 13])) == [5, 13]
     assert warnings(logging.WARNING) == []
-    with pytest.raises(VideoError, match=r"backend=pyav"):
+    with pytest.raises(VideoError, match=r"set video_decode_backend=auto"):
         read(clip(**ALL[name]), [5], backend="decord")
 
 
@@ -242,7 +242,7 @@ def test_a_damaged_file_is_an_error_where_decord_is_not_installed(damaged, monke
 def test_decord_says_that_it_fails(clip):
     path = clip(**REFUSED_BY_DECORD["narrow"])
     assert objection(read_index(str(path))) is None
-    with pytest.raises(VideoError, match=r"fails to decode it.*backend=pyav"):
+    with pytest.raises(VideoError, match=r"fails to decode it.*set video_decode_backend=auto"):
         read(path, [5, 13], backend="decord")
 
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lmms_kvtp.api import Model
+from lmms_kvtp.encode import encode
 from lmms_kvtp.flops.counter import counting, unfused
-from lmms_kvtp.pipeline import answer, encode
+from lmms_kvtp.pipeline import answer
 from lmms_kvtp.rows import settings_of
 from lmms_kvtp.types import Frames, GenerationOptions, Question
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from lmms_kvtp.cost import Meter
+from lmms_kvtp.encode import Encoded
 from lmms_kvtp.method import build_method
-from lmms_kvtp.pipeline import Encoded, select
+from lmms_kvtp.selection import select
 from lmms_kvtp.types import (
     NEWLINE,
     TEXT,

@@ -10,10 +10,11 @@ import transformers
 from checkpoints import GOLDEN, write_tiny
 from transformers import AutoTokenizer, Qwen2Config
 
+from lmms_kvtp.encode import Encoded
 from lmms_kvtp.flops import vision_flops
 from lmms_kvtp.method import build_method
 from lmms_kvtp.pictures import encode_picture
-from lmms_kvtp.pipeline import Encoded, finish, prepare
+from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions, Picture, Question
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 from lmms_kvtp.vlms.reference import transformers_model
