@@ -75,7 +75,9 @@ def waterfall(costs: Sequence[SampleCost], floors: Mapping[str, float] | None = 
 
 
 def _least(floor: float | None) -> str:
-    return "" if floor is None else f"{floor:.3f}"
+    if floor is None:
+        return ""
+    return f"{floor:.1e}" if 0 < floor < 0.01 else f"{floor:.3f}"  # a tiny model's floors are microseconds
 
 
 def _times(spent: float, floor: float | None) -> str:

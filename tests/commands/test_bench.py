@@ -63,7 +63,7 @@ def test_a_random_model_is_timed_stage_by_stage_beside_its_floors(capsys):
     assert "kept: 28 of 144 tokens" in written
     found = columns(written)
     for stage in ("vision", "encoder", "scorer", "prefill"):
-        assert float(found[stage][0]) >= 0 and float(found[stage][2]) >= 0  # a fast machine's floors round to 0
+        assert float(found[stage][0]) >= 0 and float(found[stage][2]) > 0
     assert found["decode"][2] == found["preprocess"][2] == ""
 
 
