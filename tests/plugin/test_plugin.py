@@ -116,6 +116,22 @@ def test_a_stock_task_with_our_name_keeps_its_meaning(our_tasks, stock_tasks):
     assert manager.task_index["stock_one"]["yaml_path"] == str(stock_tasks / "stock_one.yaml")
 
 
+def test_the_stock_files_are_read_once_and_nobody_can_change_what_was_read(our_tasks, stock_tasks, tmp_path_factory):
+    first = harness_tasks.TaskManager().task_index
+    first["stock_one"]["type"] = "group"
+    (stock_tasks / "stock_two.yaml").unlink()
+    own = tmp_path_factory.mktemp("own")
+    for name in ("own", "stock_one"):
+        (own / f"{name}.yaml").write_text(SMALL.format(name=name, more=""))
+    second = harness_tasks.TaskManager(include_path=str(own)).task_index
+    assert set(second) == {"own", "stock_one", "stock_two"}
+    assert second["stock_one"] == {"type": "task", "yaml_path": str(stock_tasks / "stock_one.yaml")}
+    assert set(harness_tasks.TaskManager(include_path=[str(own)], include_defaults=False).task_index) == {
+        "own",
+        "stock_one",
+    }
+
+
 def test_without_the_stock_tasks_ours_are_out_too(our_tasks, stock_tasks):
     our_tasks("bench/mine.yaml", "mine")
     assert harness_tasks.TaskManager(include_defaults=False).all_tasks == []
