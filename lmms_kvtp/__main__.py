@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -39,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
+        code = int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, LookupError, OSError) as error:
         parser.exit(2, f"lmms-kvtp {options.command}: {error}\n")
 

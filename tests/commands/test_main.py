@@ -1,5 +1,7 @@
 """The command line."""
 
+import os
+
 import pytest
 
 from lmms_kvtp.__main__ import COMMANDS, main
@@ -19,6 +21,16 @@ def test_list_of_one_part_shows_no_other(capsys):
     shown = capsys.readouterr().out
     assert "\n  tome\n" in shown
     assert "\n  softmax\n" not in shown
+
+
+def test_a_reader_that_stops_reading_is_no_error(monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody_reads:
+        monkeypatch.setattr("sys.stdout", nobody_reads)
+        assert main(["list", "allocator"]) == 0
+        nobody_reads.write("at the end of the process")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
