@@ -124,6 +124,17 @@ def test_what_is_not_shown_is_not_recommended():
     assert "nothing to recommend" in recommend(summarise(BASE), 95.0)
 
 
+def test_the_fastest_is_not_the_first_by_name_nor_the_first_in_order():
+    found = summarise([*BASE, *many("a slow one", 24, 3.0), *many("z fast", 24, 1.0), *many("m", 24, 2.0)])
+    assert recommend(found, 95.0).startswith("Take z fast: ")
+    assert "So do a slow one, m, which take longer." in recommend(found, 95.0)
+
+
+def test_where_none_agrees_enough_the_closest_is_named():
+    found = summarise([*BASE, *many("far", 3), *many("close", 12), *many("farther", 1)])
+    assert recommend(found, 95.0).endswith("The closest is close with 50.0 ± 10.7 %.")
+
+
 def test_few_videos_carry_a_caution():
     few = many(FULL, 4, videos=2) + many("m", 4, videos=2)
     assert "With fewer than 10 videos the intervals mean little" in recommend(summarise(few), 95.0)
