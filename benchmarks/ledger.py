@@ -24,8 +24,9 @@ import torch
 
 from lmms_kvtp import pipeline
 from lmms_kvtp.api import Model, load
-from lmms_kvtp.cost import Meter, SampleCost
+from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.encode import Encoded, encode
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.rows import method_settings
 from lmms_kvtp.types import Frames, GenerationOptions, Question

@@ -1,14 +1,11 @@
-"""What an answer cost: counts, seconds and operations per stage, carried beside the text."""
+"""What an answer cost: counts, seconds and operations per stage, carried beside the text; meter.py measures them.
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+Imports nothing heavy: those who only read costs do not wait for torch.
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
-
-import torch
-
-from lmms_kvtp.flops.counter import Counted, counting
 
 STAGES = ("decode", "preprocess", "vision", "encoder", "scorer", "pruner", "prefill", "generate", "waiting")
 SHARED = ("decode", "preprocess", "vision", "encoder")
@@ -109,58 +106,6 @@ def timed(costs: Sequence[SampleCost]) -> Sequence[SampleCost]:
     return [cost for cost in costs if not cost.cold] or costs
 
 
-class Meter:
-    """Sums seconds and operations per stage, and watches the accelerator's memory.
-
-    Waits for the accelerator at the edges of a stage, so that its work is counted.
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        seconds: dict[str, float] | None = None,
-        flops: dict[str, int] | None = None,
-        peak_bytes: int | None = None,
-    ) -> None:
-        """Start at what was spent before, or at nothing."""
-        self.device = device
-        self.seconds, self.flops, self.peak_bytes = dict(seconds or {}), dict(flops or {}), peak_bytes
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    @contextmanager
-    def stage(self, name: str, flops: int | None = 0) -> Iterator[None]:
-        """Add the time inside the block to `name`, also when it fails.
-
-        Args:
-            name: one of STAGES.
-            flops: operations of the block; None: they are counted while it runs, which takes time of its own.
-        """
-        self._wait()
-        start = time.perf_counter()
-        found = Counted(flops or 0)
-        try:
-            with nullcontext(found) if flops is not None else counting() as found:
-                yield
-            self._wait()
-        finally:
-            self.add(name, time.perf_counter() - start)
-        if found.flops:
-            self.flops[name] = self.flops.get(name, 0) + found.flops
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add seconds measured elsewhere."""
-        if name not in STAGES:
-            raise KeyError(f"no stage {name!r}; stages: {', '.join(STAGES)}")
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        if self.device.type == "cuda":
-            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
 _ledger: dict[str, SampleCost] = {}
 
 
@@ -172,6 +117,18 @@ def record(doc_key: str, cost: SampleCost) -> None:
 def lookup(doc_key: str) -> SampleCost | None:
     """The cost of a document, if a wrapper of ours answered it in this process; the one exchange with tasks."""
     return _ledger.get(doc_key)
+
+
+def task_metrics(doc_key: str) -> dict[str, float | None]:
+    """A document's cost as metrics of its task, which scores it in this process; None for answers of other models."""
+    cost = lookup(doc_key)
+    if cost is None:
+        return {"vision_tokens_kept": None, "keep_ratio_actual": None, "seconds": None}
+    return {
+        "vision_tokens_kept": float(cost.tokens_kept),
+        "keep_ratio_actual": cost.keep_ratio_actual,
+        "seconds": cost.seconds_total,
+    }
 
 
 def forget() -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from lmms_kvtp.cost import Meter
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.flops import projector_flops, vision_flops
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import Method
 from lmms_kvtp.pruners.base import refuse_broken
 from lmms_kvtp.types import FrameFeatures, Frames, FrameTokens, PackedTokens, Video

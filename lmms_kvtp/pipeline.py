@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import torch
 
-from lmms_kvtp.cost import Meter, SampleCost
+from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.encode import Encoded, encode
 from lmms_kvtp.flops import decode_flops, prefill_flops
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import Method
 from lmms_kvtp.selection import select
 from lmms_kvtp.types import (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lmms_kvtp.cost import Meter
 from lmms_kvtp.forecast.models import find
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.model_wrappers.ahead import decode_ahead
 from lmms_kvtp.model_wrappers.answering import make_answerer
 from lmms_kvtp.model_wrappers.arguments import Arguments

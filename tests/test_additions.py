@@ -6,8 +6,8 @@ import pytest
 import torch
 from checkpoints import write_tiny
 
-from lmms_kvtp.cost import Meter
 from lmms_kvtp.encode import Encoded, encode
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.selection import select
 from lmms_kvtp.types import FrameFeatures, Frames, FrameTokens, PackedTokens, Question

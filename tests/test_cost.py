@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmms_kvtp.cost import Meter, SampleCost, lookup, record, timed
+from lmms_kvtp.cost import SampleCost, lookup, record, timed
+from lmms_kvtp.meter import Meter
 
 COST = SampleCost(
     num_frames=5,

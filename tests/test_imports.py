@@ -26,7 +26,7 @@ LAYERS = [
         "after_import",
         "shipped",
     ],
-    ["cost", "layout", "tiles", "video", "frame_cache", "sampling", "decoders", "pixels", "refine", "fusion"],
+    ["cost", "meter", "layout", "tiles", "video", "frame_cache", "sampling", "decoders", "pixels", "refine", "fusion"],
     ["encoders", "scorers", "allocators", "pruners", "layer_pruning"],
     ["vlms"],
     ["method", "encode", "selection", "pipeline", "pictures"],
@@ -102,8 +102,9 @@ def test_tasks_import_nothing_that_loads_a_model(path):
     assert ours <= TASKS_MAY_IMPORT
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    code = f"import sys, lmms_kvtp; print([m for m in {HEAVY} if m in sys.modules])"
+@pytest.mark.parametrize("module", ["lmms_kvtp", "lmms_kvtp.leaderboard.reading"])
+def test_importing_the_package_or_what_processes_read_with_loads_nothing_heavy(module):
+    code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

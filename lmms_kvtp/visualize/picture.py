@@ -9,8 +9,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from lmms_kvtp.cost import Meter
 from lmms_kvtp.encode import Encoded, encode_once
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, finish, prepare
 from lmms_kvtp.selection import Weighed, weigh

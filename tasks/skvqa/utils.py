@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lmms_kvtp.cost import task_metrics
 from lmms_kvtp.skvqa.identity import EVALUATED
 
 Doc = Mapping[str, Any]
@@ -104,20 +105,7 @@ def results(
     for low, high, name in BINS:
         row[f"acc_sparsity_{name}"] = item if sparsity is not None and low <= sparsity < high else None
     row["unparsable"] = {**item, "score": float(chosen is None)}
-    return row | _costs(str(doc.get("kvtp_id")))
-
-
-def _costs(key: str) -> dict[str, float | None]:
-    from lmms_kvtp.cost import lookup  # needs torch: not for reading the prompt
-
-    cost = lookup(key)
-    if cost is None:
-        return {"vision_tokens_kept": None, "keep_ratio_actual": None, "seconds": None}
-    return {
-        "vision_tokens_kept": float(cost.tokens_kept),
-        "keep_ratio_actual": cost.keep_ratio_actual,
-        "seconds": cost.seconds_total,
-    }
+    return row | task_metrics(str(doc.get("kvtp_id")))
 
 
 Results = Callable[[Doc, Sequence[str]], dict[str, Any]]

@@ -5,6 +5,7 @@ from typing import Any
 
 from loguru import logger
 
+from lmms_kvtp.cost import task_metrics
 from lmms_kvtp.synth import cache, dataset
 from lmms_kvtp.synth.parse import chosen_letter
 
@@ -62,20 +63,7 @@ def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     row |= {name: doc[name] for name in ("question_id", "video_id", "kind")}
     row |= {f"acc_{kind}": item if kind == doc["kind"] else None for kind in dataset.SHIPPED_KINDS}
     row["unparsable"] = {**item, "score": float(letter is None)}
-    return row | _costs(doc["kvtp_id"])
-
-
-def _costs(key: str) -> dict[str, float | None]:
-    from lmms_kvtp.cost import lookup  # needs torch: not for reading the prompt
-
-    cost = lookup(key)
-    if cost is None:
-        return {"vision_tokens_kept": None, "keep_ratio_actual": None, "seconds": None}
-    return {
-        "vision_tokens_kept": float(cost.tokens_kept),
-        "keep_ratio_actual": cost.keep_ratio_actual,
-        "seconds": cost.seconds_total,
-    }
+    return row | task_metrics(doc["kvtp_id"])
 
 
 def percent(items: Sequence[Mapping[str, Any] | None]) -> float | str:

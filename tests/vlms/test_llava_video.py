@@ -10,8 +10,8 @@ from checkpoints import IMAGE_SIZE, PATCH_SIZE, write_tiny
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
-from lmms_kvtp.cost import Meter
 from lmms_kvtp.encode import Encoded
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import build_method
 from lmms_kvtp.selection import select
 from lmms_kvtp.types import (
