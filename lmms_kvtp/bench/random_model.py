@@ -6,15 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    SiglipConfig,
-    SiglipModel,
-    SiglipTextConfig,
-    SiglipVisionConfig,
-)
+from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
+from lmms_kvtp.encoders._siglip_config import siglip_config, text_config
 from lmms_kvtp.encoders._text_side import build_text_tower, save_text_side, save_tokenizer
 from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
 from lmms_kvtp.flops import TextShape, VisionShape
@@ -121,17 +115,7 @@ def write_siglip(folder: Path, vision: VisionShape, text: TextShape, positions: 
         positions: of a text, padded.
     """
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
-    towers = SiglipConfig(
-        text_config=_text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)).to_dict(),
-        vision_config=SiglipVisionConfig(
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            hidden_size=vision.hidden,
-            intermediate_size=vision.intermediate,
-            num_hidden_layers=vision.layers,
-            num_attention_heads=vision.heads,
-        ).to_dict(),
-    )
+    towers = siglip_config(vision, text, positions, len(tokenizer))
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model: Any = SiglipModel(towers)
         model.to(torch.bfloat16)
@@ -152,22 +136,6 @@ def write_shared(folder: Path, vision: VisionShape, text: TextShape, positions: 
     """
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
     TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
-    tower = build_text_tower(_text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)))
+    tower = build_text_tower(text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)))
     save_text_side(folder, tower, tokenizer, scale=2.0, bias=-10.0)
     return folder
-
-
-def _text_config(text: TextShape, head_width: int, positions: int, vocabulary: int) -> SiglipTextConfig:
-    last = vocabulary - 1
-    return SiglipTextConfig(
-        vocab_size=vocabulary,
-        max_position_embeddings=positions,
-        hidden_size=text.hidden,
-        intermediate_size=text.intermediate,
-        num_hidden_layers=text.layers,
-        num_attention_heads=max(1, text.hidden // head_width),
-        projection_size=text.projection,
-        bos_token_id=last,
-        eos_token_id=last,
-        pad_token_id=last,
-    )

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import SiglipModel
 
 from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.encoders._siglip_config import siglip_config
 from lmms_kvtp.flops.counter import counting
 from lmms_kvtp.forecast.models import Encoder, Spec
 from lmms_kvtp.vlms.network import Network, build
@@ -110,28 +112,7 @@ def _meta(*shape: int) -> Tensor:
 
 
 def _siglip(encoder: Encoder) -> Any:
-    from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
-
-    v, t = encoder.vision, encoder.text
-    vision = SiglipVisionConfig(
-        hidden_size=v.hidden,
-        intermediate_size=v.intermediate,
-        num_hidden_layers=v.layers,
-        num_attention_heads=v.heads,
-        image_size=v.image_size,
-        patch_size=v.patch_size,
-    )
-    text = SiglipTextConfig(
-        hidden_size=t.hidden,
-        intermediate_size=t.intermediate,
-        num_hidden_layers=t.layers,
-        num_attention_heads=v.heads,
-        projection_size=t.projection,
-        max_position_embeddings=encoder.positions,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    config = SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+    config = siglip_config(encoder.vision, encoder.text, encoder.positions)
     config._attn_implementation = "eager"
     with torch.device("meta"):
         model = SiglipModel(config)
