@@ -63,7 +63,13 @@ def _journals(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.bench.waterfall import waterfall
 
     costs = _costs(arguments.journal)
-    return f"{len(costs)} answers\n\n{waterfall(costs)}\n"
+    return f"{_counted(costs)}\n\n{waterfall(costs)}\n"
+
+
+def _counted(costs: "Sequence[SampleCost]") -> str:
+    """The table is of a whole run, so that what loads on first use is in it; a reader is told."""
+    cold = sum(cost.cold for cost in costs)
+    return f"{len(costs)} answers" + (f", the warm-up included: {cold} on the first video of a process" if cold else "")
 
 
 def _costs(journals: Sequence[Path]) -> "list[SampleCost]":
@@ -123,7 +129,7 @@ def _beside_floors(costs: "list[SampleCost]", paths: Sequence[str], model_args: 
     device, dtype = device_of(settings)
     rate, alone = matrix_rate(device, dtype), decoder_alone(paths, settings)
     table = waterfall(costs, stage_floors(costs, rate, alone))
-    return f"{len(costs)} answers; matrix products: {_rate(rate, torch.get_num_threads())}\n\n{table}\n"
+    return f"{_counted(costs)}; matrix products: {_rate(rate, torch.get_num_threads())}\n\n{table}\n"
 
 
 def _rate(rate: float, threads: int) -> str:

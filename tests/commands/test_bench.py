@@ -21,8 +21,15 @@ def test_journals_of_all_ranks_count(tmp_path, capsys):
     files = [journal(tmp_path, rank, seconds={"decode": 1.25 + rank, "prefill": 0.5}) for rank in (0, 1)]
     assert main(["bench", "e2e", *files]) == 0
     written = capsys.readouterr().out
-    assert "2 answers" in written
+    assert written.startswith("2 answers\n")
     assert "| decode                      | 3.50    | 77.8      |" in written
+
+
+def test_a_warm_up_that_is_in_the_table_is_told(tmp_path, capsys):
+    files = [journal(tmp_path, rank, seconds={"prefill": 0.5}, cold=rank == 0) for rank in range(3)]
+    assert main(["bench", "e2e", *files]) == 0
+    written = capsys.readouterr().out
+    assert written.startswith("3 answers, the warm-up included: 1 on the first video of a process\n")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,7 @@ def test_a_folder_of_videos_is_answered_and_its_decoding_timed_alone(tmp_path, c
     settings = f"pretrained={checkpoint},keep_ratio=0.5,device=cpu"
     assert main(["bench", "e2e", "--videos", str(tmp_path), "--limit", "2", "--model_args", settings]) == 0
     written = capsys.readouterr().out
-    assert written.startswith("2 answers; matrix products: ")
+    assert "2 answers, the warm-up included: 1 on the first video of a process; matrix products: " in written
     found = columns(written)
     assert float(found["decode"][2]) > 0 and float(found["vision"][2]) > 0
     assert float(found["ideal, one after the other"][2]) > 0
