@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmms_kvtp.compare.measure import FULL, Outcome
-from lmms_kvtp.leaderboard.runs import Record, Run
-from lmms_kvtp.leaderboard.stats import Estimate, accuracy
+from lmms_kvtp.leaderboard.stats import Estimate, estimate
 
 HEADER = (
     *("method", "vision tokens", "agrees with all tokens", "right", "first-token KL", "to first token", "speed-up"),
@@ -66,11 +65,7 @@ def _summary(name: str, own: Sequence[Outcome]) -> Summary:
 
 def clustered(own: Sequence[Outcome], values: Sequence[float]) -> Estimate:
     """Mean of a value of each question, times 100, with the harness's standard error clustered by video."""
-    records = [
-        Record(str(outcome.asked.line), str(outcome.asked.video), "", value, None, None)
-        for outcome, value in zip(own, values, strict=True)
-    ]
-    return accuracy(Run("", "", tuple(records), {}))
+    return estimate(values, [str(outcome.asked.video) for outcome in own])
 
 
 def rows(found: Sequence[Summary]) -> list[list[str]]:
