@@ -1,6 +1,7 @@
 """`lmms-kvtp leaderboard`: finished runs of the harness as Markdown, LaTeX, CSV, JSON and one HTML page."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.results import regressions, write_results
 
     gates = read_gates([*find_gates(arguments.runs), *arguments.gates])
-    board, published = build(arguments.runs, gates, arguments.allow), reported()
+    board, published = build(arguments.runs, gates, arguments.allow, os.cpu_count() or 1), reported()
     judged = judge(board)
     pages = {
         "leaderboard.md": to_markdown(board, published, judged),

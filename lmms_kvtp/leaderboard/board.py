@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lmms_kvtp.leaderboard.cells import SHARED, Cell, against, average, cell
+from lmms_kvtp.leaderboard.cells import Cell, against, average, cell
+from lmms_kvtp.leaderboard.costs import SHARED
 from lmms_kvtp.leaderboard.discover import Found, LeftOut, discover
 from lmms_kvtp.leaderboard.entries import Entry, comparable
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, gates_of
 from lmms_kvtp.leaderboard.naming import names
 from lmms_kvtp.leaderboard.provenance import Provenance
-from lmms_kvtp.leaderboard.runs import read_samples
+from lmms_kvtp.leaderboard.reading import Samples, reading
 from lmms_kvtp.leaderboard.stats import Estimate
 
 
@@ -56,13 +57,16 @@ class Board:
     notes: tuple[str, ...]
 
 
-def build(folders: Sequence[Path], gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
+def build(
+    folders: Sequence[Path], gates: Sequence[GateRecord] = (), allow: Collection[str] = (), processes: int = 1
+) -> Board:
     """Read runs and put together those that can be compared.
 
     Args:
         folders: what `--output_path` of the harness was, or folders of these.
         gates: what the doctor found.
         allow: names in ALLOW of what may be mixed.
+        processes: that read at the same time, at most.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -70,11 +74,11 @@ def build(folders: Sequence[Path], gates: Sequence[GateRecord] = (), allow: Coll
     """
     found, left = discover(folders)
     with _no_collection():
-        entries, unread = _cells(found)
+        entries, unread = _cells(found, processes)
     kept, refused = [], []
     for task in sorted({entry.cell.task for entry in entries}):
         column, out = comparable([entry for entry in entries if entry.cell.task == task], gates, allow)
-        kept += [replace(entry, cell=_against_base(entry, column)) for entry in column]
+        kept += _against_bases(column)
         refused += out
     if not kept:
         reasons = "".join(f"\n  {item.what}: {item.why}" for item in [*refused, *unread, *left])
@@ -97,25 +101,30 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _cells(found: Sequence[Found]) -> tuple[list[Entry], list[LeftOut]]:
+def _cells(found: Sequence[Found], processes: int) -> tuple[list[Entry], list[LeftOut]]:
     entries, unread = [], []
-    for run in found:
-        for task, path in run.samples.items():
+    whole = [(run, task, path) for run in found for task, path in run.samples.items()]
+    files = [Samples(path, run.provenance.label, task, run.results) for run, task, path in whole]
+    with reading(files, processes) as results:
+        for (run, task, _), result in zip(whole, results, strict=True):
             try:
-                read = read_samples(path, run.provenance.label, task, run.results)
-                if not read.records:
-                    raise ValueError(f"{path} holds no sample")
-                entries.append(Entry(run, cell(read)))
-            except (ValueError, UnicodeDecodeError) as error:
+                entries.append(Entry(run, cell(result())))
+            except ValueError as error:
                 unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
     return entries, unread
 
 
-def _against_base(entry: Entry, column: Sequence[Entry]) -> Cell:
-    """Compare with the unpruned run of the same model and frames."""
-    same = [e for e in column if e.provenance.unpruned and e.facet("model") == entry.facet("model")]
-    same = [e for e in same if e.facet("frames") == entry.facet("frames")]
-    return against(entry.cell, same[0].cell) if same else entry.cell
+def _against_bases(column: Sequence[Entry]) -> list[Entry]:
+    """Compare each with the unpruned run of the same model and frames, where there is one."""
+    places = [(entry.facet("model"), entry.facet("frames")) for entry in column]
+    bases: dict[tuple[str, str], Cell] = {}
+    for place, entry in zip(places, column, strict=True):
+        if entry.provenance.unpruned:
+            bases.setdefault(place, entry.cell)
+    return [
+        replace(entry, cell=against(entry.cell, bases[place])) if place in bases else entry
+        for place, entry in zip(places, column, strict=True)
+    ]
 
 
 def _rows(kept: Sequence[Entry], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:

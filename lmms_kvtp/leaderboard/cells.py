@@ -2,47 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 
-from lmms_kvtp.cost import SampleCost, timed
+from lmms_kvtp.leaderboard.costs import CostSummary
+from lmms_kvtp.leaderboard.reading import Read
 from lmms_kvtp.leaderboard.runs import Record, Run
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference, estimate
 
 SPARSITY_EDGES = (0.0, 1.5, 2.0, 3.0, 5.0)
 """Lower ends of the ranges of sparsity: those of the SparseKV-QA tasks, and KVTP's least threshold, 1.5."""
-
-SHARED = "shared"
-"""Stands beside seconds of a sweep."""
-
-
-@dataclass(frozen=True)
-class CostSummary:
-    """Means per question over the answers that carry their cost."""
-
-    count: int
-    """Answers with cost."""
-    tokens_before: float
-    tokens_kept: float
-    tokens_structural: float
-    prompt_tokens: float
-    flops: float | None
-    """All stages that have a closed form; None where an answer lacks them. Convention: docs/costs.md."""
-    seconds: float
-    """Shared stages divided among the questions on a video, without each process's first video, its warm-up."""
-    peak_bytes: int | None
-    """The largest; None on a CPU."""
-    swept: bool = False
-    """Seconds are of a sweep, whose methods share encoders: no measure of this one."""
-
-    @property
-    def seconds_text(self) -> str:
-        """`0.52`, and `0.52 shared` of a sweep."""
-        return f"{self.seconds:.2f}" + (f" {SHARED}" if self.swept else "")
-
-    @property
-    def keep_ratio(self) -> float:
-        """Vision tokens that entered the language model over those of the unpruned model."""
-        return self.tokens_kept / self.tokens_before if self.tokens_before else 1.0
 
 
 @dataclass(frozen=True)
@@ -68,41 +35,18 @@ class Cell:
     """Questions and scores, without costs."""
 
 
-def cell(run: Run) -> Cell:
-    """Sum up a run; its records go on without their costs, which take most of the memory."""
-    records = run.records
-    kinds = sorted({record.kind for record in records} - {""})
-    bins = {record.question: _bin(record.sparsity) for record in records if record.sparsity is not None}
-    failed = sum(record.error is not None for record in records)
+def cell(read: Read) -> Cell:
+    """Sum up what was read of a sample file."""
+    records = read.run.records
     return Cell(
-        task=run.task,
-        accuracy=accuracy(run),
-        cost=summarise([record.cost for record in records if record.cost is not None]),
-        kinds={kind: accuracy(run.of_kind(kind)) for kind in kinds},
-        sparsities={name: accuracy(_of_bin(run, bins, name)) for name in sorted(set(bins.values()))},
-        failed=failed,
-        costless=sum(record.cost is None for record in records) - failed,
-        run=replace(run, records=tuple(_light(record) for record in records), config={}),
-    )
-
-
-def summarise(costs: Sequence[SampleCost]) -> CostSummary | None:
-    """Means of costs; None where there are none."""
-    if not costs:
-        return None
-    count = len(costs)
-    flops = [sum(cost.flops.values()) for cost in costs]
-    peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
-    return CostSummary(
-        count=count,
-        tokens_before=sum(cost.tokens_before for cost in costs) / count,
-        tokens_kept=sum(cost.tokens_kept for cost in costs) / count,
-        tokens_structural=sum(cost.tokens_structural for cost in costs) / count,
-        prompt_tokens=sum(cost.prompt_tokens for cost in costs) / count,
-        flops=sum(flops) / count if all(flops) else None,
-        seconds=fmean([cost.seconds_total for cost in timed(costs)]),
-        peak_bytes=max(peaks, default=None),
-        swept=any(cost.swept for cost in costs),
+        task=read.run.task,
+        accuracy=accuracy(read.run),
+        cost=read.cost,
+        kinds=_groups(records, [record.kind for record in records]),
+        sparsities=_groups(records, [_bin(record.sparsity) for record in records]),
+        failed=sum(record.error is not None for record in records),
+        costless=read.costless,
+        run=read.run,
     )
 
 
@@ -142,17 +86,22 @@ def average(relatives: Sequence[Estimate]) -> Estimate:
     )
 
 
-def _light(record: Record) -> Record:
-    """Without cost."""
-    return Record(record.question, record.video, record.kind, record.score, None, record.error, record.sparsity)
+def _groups(records: Sequence[Record], names: Sequence[str]) -> dict[str, Estimate]:
+    """Accuracy of the records of each name, in the order of the names; a record without name is in no group."""
+    groups: dict[str, list[Record]] = {}
+    for record, name in zip(records, names, strict=True):
+        groups.setdefault(name, []).append(record)
+    return {
+        name: estimate([record.score for record in groups[name]], [record.video for record in groups[name]])
+        for name in sorted(groups)
+        if name
+    }
 
 
-def _bin(sparsity: float) -> str:
-    """`2 to 3`; in the order of their text, ranges are in the order of their ends."""
+def _bin(sparsity: float | None) -> str:
+    """`2 to 3`; in the order of their text, ranges are in the order of their ends. Empty where it is not known."""
+    if sparsity is None:
+        return ""
     place = max(0, sum(sparsity >= edge for edge in SPARSITY_EDGES) - 1)
     low = f"{SPARSITY_EDGES[place]:g}"
     return f"{low} to {SPARSITY_EDGES[place + 1]:g}" if place + 1 < len(SPARSITY_EDGES) else f"{low} and more"
-
-
-def _of_bin(run: Run, bins: Mapping[str, str], name: str) -> Run:
-    return replace(run, records=tuple(record for record in run.records if bins.get(record.question) == name))

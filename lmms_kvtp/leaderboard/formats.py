@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.cells import CostSummary
+from lmms_kvtp.leaderboard.costs import CostSummary
 from lmms_kvtp.leaderboard.reported import Reported
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table

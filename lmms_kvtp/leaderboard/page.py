@@ -7,7 +7,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.cells import Cell, CostSummary
+from lmms_kvtp.leaderboard.cells import Cell
+from lmms_kvtp.leaderboard.costs import CostSummary
 from lmms_kvtp.leaderboard.formats import MISSING, commit, percent, shown
 from lmms_kvtp.leaderboard.plots import plots
 from lmms_kvtp.leaderboard.reported import Reported

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmms_kvtp.drawing import drawing, to_svg
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.cells import CostSummary
+from lmms_kvtp.leaderboard.costs import CostSummary
 
 AXES: Mapping[str, Callable[[CostSummary], float | None]] = {
     "vision tokens that entered the language model": lambda cost: cost.tokens_kept,

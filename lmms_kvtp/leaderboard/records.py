@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.cells import Cell, CostSummary
+from lmms_kvtp.leaderboard.cells import Cell
+from lmms_kvtp.leaderboard.costs import CostSummary
 from lmms_kvtp.leaderboard.stats import Estimate
 
 COSTS = (

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.leaderboard.scores import KINDS, VIDEOS, Layout, find, score
@@ -12,9 +12,8 @@ RESULTS, SAMPLES = "_results.json", "_samples_"
 """What the harness's file names hold, behind the time of the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One answered question."""
+class Record(NamedTuple):
+    """One answered question; a tuple, since a large table has a million of them and sends them between processes."""
 
     question: str
     """Its id within the task."""

@@ -1,0 +1,73 @@
+"""Reads many sample files, in several processes where there is much to read. Imports nothing that is slow to load."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from lmms_kvtp.leaderboard.costs import CostSummary, summarise
+from lmms_kvtp.leaderboard.runs import Run, read_samples
+
+SHARE = 32 * 2**20
+"""Bytes of samples for which a process is worth its start."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A sample file."""
+
+    path: Path
+    name: str
+    """Of its run."""
+    task: str
+    config: dict[str, Any]
+    """The harness's results file."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a leaderboard needs of a sample file."""
+
+    run: Run
+    """Without costs, which take most of the memory, and without the harness's record."""
+    cost: CostSummary | None
+    """None where no answer has its cost."""
+    costless: int
+    """Answers without cost, beside those that failed."""
+
+
+def read(samples: Samples) -> Read:
+    """Read a sample file, and sum up its costs.
+
+    Raises:
+        ValueError: there is no sample, or a line that is none; the message names it.
+    """
+    run = read_samples(samples.path, samples.name, samples.task, samples.config)
+    if not run.records:
+        raise ValueError(f"{samples.path} holds no sample")
+    costs = [record.cost for record in run.records if record.cost is not None]
+    light = tuple(record._replace(cost=None) for record in run.records)
+    costless = sum(record.cost is None and record.error is None for record in run.records)
+    return Read(replace(run, records=light, config={}), summarise(costs), costless)
+
+
+@contextmanager
+def reading(files: Sequence[Samples], processes: int) -> Iterator[list[Callable[[], Read]]]:
+    """For each file a function that gives what `read` does of it, or raises what that raises.
+
+    Args:
+        files: in any order.
+        processes: at most; there are fewer where there is little to read, and none beside this one for a few files.
+    """
+    count = min(processes, len(files), sum(file.path.stat().st_size for file in files) // SHARE)
+    if count < 2:
+        yield [partial(read, file) for file in files]
+        return
+    # many small objects and no cycles: looking for cycles among them takes an eighth of the time
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=gc.disable) as pool:
+        yield [pool.submit(read, file).result for file in files]

@@ -1,0 +1,41 @@
+"""Many sample files, read by one process or by several."""
+
+import multiprocessing
+
+import pytest
+from harness_files import samples, write_base, write_run
+
+from lmms_kvtp.leaderboard import reading as module
+from lmms_kvtp.leaderboard.board import build
+from lmms_kvtp.leaderboard.reading import Samples, reading
+from lmms_kvtp.leaderboard.records import to_json
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write_base(tmp_path / "full", [1, 1, 1, 1, 1, 0])
+    write_run(tmp_path / "random", samples([1, 1, 0, 1, 0, 0]))
+    broken = write_run(tmp_path / "broken", samples([1, 1, 0, 1, 0, 1]))
+    [path] = broken.rglob("*_samples_*.jsonl")
+    path.write_text(path.read_text() + '{"score": 7}\n')
+    return tmp_path
+
+
+def files(folder):
+    return [Samples(path, "a", "skvqa_synth", {}) for path in sorted(folder.rglob("*_samples_*.jsonl"))]
+
+
+def test_several_processes_read_what_one_reads(runs, monkeypatch):
+    alone = to_json(build([runs]))
+    monkeypatch.setattr(module, "SHARE", 1)
+    assert to_json(build([runs], processes=2)) == alone
+    assert "broken" in alone and ":7 is not a sample with a score" in alone
+
+
+def test_processes_start_only_where_there_is_much_to_read(runs, monkeypatch):
+    with reading(files(runs), processes=2):
+        assert not multiprocessing.active_children()
+    monkeypatch.setattr(module, "SHARE", 1)
+    with reading(files(runs), processes=2) as results:
+        assert len(multiprocessing.active_children()) == 2
+        assert [len(results[place]().run.records) for place in (1, 2)] == [6, 6]
