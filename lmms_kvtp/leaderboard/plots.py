@@ -19,7 +19,11 @@ AXES: Mapping[str, Callable[[CostSummary], float | None]] = {
 LISTED = 24
 """Rows for which a legend has room."""
 LABEL = 36
-"""Characters of a row's name in a legend; a longer one would leave no room for the plot."""
+"""Characters of a row's name in a legend of two columns."""
+NEAR = 0.01
+"""Share of the axis below which costs count as equal."""
+APART, WIDEST = 7.0, 42.0
+"""Points of print between rows of equal cost, and from the first to the last of them."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +72,49 @@ def plots(board: Board) -> dict[str, dict[str, str]]:
 
 def draw(shown: Sequence[Point], axis: str, task: str) -> str:
     """One plot as SVG without the XML head, to stand inside a page."""
-    with drawing(6.4, 4.2) as figure:
+    listed = len(shown) <= LISTED
+    with drawing(5.6, 3.4 + (0.2 * math.ceil((len(shown) + 1) / 2) if listed else 0)) as figure:
         axes = figure.subplots()
         front = pareto(shown)
         steps = [p.x for p in front], [p.y for p in front]
         axes.step(*steps, where="post", color="#888888", lw=1, ls="--", label="Pareto front")
-        for point in shown:
+        for point, right in zip(shown, side_by_side(shown), strict=True):
             best = any(point is other for other in front)
-            _mark(axes, point, f"C{point.number % 10}", "os^Dv<>P*X"[point.number // 10 % 10], best)
+            _mark(axes, point, f"C{point.number % 10}", "os^Dv<>P*X"[point.number // 10 % 10], best, right)
         axes.set_xlabel(axis)
         axes.set_ylabel(f"accuracy on {task} (%)")
-        if len(shown) <= LISTED:
-            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.margins(x=0.08)
+        # marks that are moved aside do not count for the axes by themselves
+        axes.update_datalim([(p.x, p.y + sign * p.error) for p in shown for sign in (-1, 1)])
+        axes.autoscale_view()
+        if listed:
+            figure.legend(fontsize=8, loc="outside lower center", ncols=2)
         return to_svg(figure)
 
 
-def _mark(axes: Any, point: Point, color: str, marker: str, best: bool) -> None:
+def side_by_side(shown: Sequence[Point]) -> list[float]:
+    """How far to the right of its place each is drawn, in points of print: rows of equal cost hide one another."""
+    near = NEAR * (max(point.x for point in shown) - min(point.x for point in shown))
+    groups: list[list[int]] = []
+    for place in sorted(range(len(shown)), key=lambda place: shown[place].x):
+        if groups and shown[place].x - shown[groups[-1][0]].x <= near:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    moved = [0.0] * len(shown)
+    for group in groups:
+        step = min(APART, WIDEST / len(group))
+        for number, place in enumerate(group):
+            moved[place] = step * (number - (len(group) - 1) / 2)
+    return moved
+
+
+def _mark(axes: Any, point: Point, color: str, marker: str, best: bool, right: float) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
     label = point.name if len(point.name) <= LABEL else f"{point.name[: LABEL - 1]}…"
+    moved = axes.transData + ScaledTranslation(right / 72, 0, axes.figure.dpi_scale_trans)
     axes.errorbar(
         [point.x], [point.y], yerr=[point.error], fmt=marker, ms=7 if best else 5, color=color, capsize=2, lw=1,
-        markerfacecolor=color if best else "none", label=label,
+        markerfacecolor=color if best else "none", label=label, transform=moved,
     )  # fmt: skip

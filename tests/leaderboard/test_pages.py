@@ -14,7 +14,7 @@ from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.formats import escape_latex, shown, to_latex, to_markdown
 from lmms_kvtp.leaderboard.judging import judge
 from lmms_kvtp.leaderboard.page import to_html
-from lmms_kvtp.leaderboard.plots import Point, draw, pareto, points
+from lmms_kvtp.leaderboard.plots import Point, draw, pareto, points, side_by_side
 from lmms_kvtp.leaderboard.records import to_csv, to_json
 from lmms_kvtp.leaderboard.reported import reported
 from lmms_kvtp.leaderboard.stats import Estimate
@@ -179,6 +179,18 @@ def _axes():
     return AXES
 
 
+def test_rows_of_equal_cost_stand_side_by_side():
+    dots = [Point(str(i), x, 50.0, 0.0) for i, x in enumerate([100.0, 20.0, 20.0, 20.5, 22.0])]
+    assert side_by_side(dots) == [0.0, -7.0, 0.0, 7.0, 0.0]
+    assert side_by_side(dots[:1]) == [0.0]
+    many = side_by_side([Point("", 1.0, 50.0, 0.0)] * 100)
+    assert 40 < max(many) - min(many) < 42
+
+
+def test_axes_reach_to_rows_that_others_beat():
+    assert ">40<" in draw([Point("good", 1.0, 80.0, 0.0), Point("bad", 1.0, 40.0, 1.0)], "seconds", "task")
+
+
 def test_the_same_plot_is_the_same_file():
     dots = [Point("a<b>", 1.0, 50.0, 2.0), Point("$c_d$", 2.0, 60.0, 0.0)]
     drawn = draw(dots, "seconds", "task")
@@ -206,6 +218,6 @@ def test_the_command_writes_all_pages_and_fails_on_refused_runs(tmp_path, capsys
     assert main([*command, "--allow", "dirty"]) == 0
 
 
-def test_a_long_name_leaves_room_for_the_plot():
+def test_a_long_name_is_cut_in_the_legend():
     drawn = draw([Point("x" * 300, 1.0, 50.0, 2.0)], "seconds", "task")
     assert "x" * 35 + "…" in drawn and "x" * 36 not in drawn
