@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from lmms_kvtp.forecast.answer import TEXT_TOKENS, Forecast, forecast
 from lmms_kvtp.forecast.conventions import FULL, MEANING, conventions
@@ -10,7 +11,7 @@ from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.reproduce.paper import ROWS
 from lmms_kvtp.rows import METHOD_HELP, method_settings
-from lmms_kvtp.table import markdown
+from lmms_kvtp.table import markdown, write_between
 from lmms_kvtp.values import pairs
 
 TERA = 1e12
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of patches; average as in the paper's evaluation, bilinear as the models were trained",
     )
     parser.add_argument("--text-tokens", type=int, default=TEXT_TOKENS, help="prompt positions beside the video")
+    parser.add_argument("--into", type=Path, help="put the paper's rows into this page, between markers")
     parser.add_argument("--profiler", choices=["thop", "torch"], help="also what THOP, or torch's counter, would count")
 
 
@@ -46,8 +48,15 @@ def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
     spec = find(arguments.model)
     if arguments.method is None and arguments.keep_ratio is None and arguments.model in ROWS:
-        sys.stdout.write(paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens))
+        table, text = paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens)
+        if arguments.into:
+            write_between(arguments.into, table, spec.name)
+        else:
+            head = f"{spec.name}, {arguments.frames} frames, in % of the unpruned model"
+            sys.stdout.write(f"{head}\n\n{table}\n{text}\n{MISSES}.\n")
         return 0
+    if arguments.into:
+        raise ValueError(f"--into is for the paper's rows of {' and '.join(ROWS)}; leave out --method and --keep-ratio")
     defaults = {**KVTP, "encoder.pretrained": spec.encoder}
     method = build_method(method_settings(arguments.method or "", arguments.keep_ratio), defaults)
     found = forecast(spec, method, arguments.frames, spec.pool(arguments.pool), text_tokens=arguments.text_tokens)
@@ -83,8 +92,8 @@ def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profile
     return "\n".join([*lines, *(["", f"{MISSES}."] if profiler == "thop" else []), ""])
 
 
-def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> str:
-    """Every row of the paper's table for a model: our count, other conventions, THOP, and what was reported."""
+def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[str, str]:
+    """Every row of the paper's table for a model, by all conventions and as reported; and why they differ."""
     rows: list[list[str]] = []
     base: dict[str, float] = {}
     shares: dict[str, float] = {}
@@ -109,7 +118,7 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> str:
         add7=_total("llava-video-7b", frames, pool, text_tokens) * 0.08 / TERA,
         add72=_total("llava-video-72b", frames, pool, text_tokens) * 0.02 / TERA,
     )
-    return f"{spec.name}, {frames} frames, in % of the unpruned model\n\n{markdown(header, rows)}\n{text}\n{MISSES}.\n"
+    return markdown(header, rows), text
 
 
 def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:

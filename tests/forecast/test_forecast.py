@@ -1,5 +1,7 @@
 """Forecasts against torch's counter at the real sizes, and against runs of the embedded sizes."""
 
+from pathlib import Path
+
 import pytest
 
 from lmms_kvtp.__main__ import main
@@ -104,3 +106,17 @@ def test_an_unknown_model_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["flops", "--model", "llava-video-8b", "--keep-ratio", "0.5"])
     assert "did you mean llava-video-7b" in capsys.readouterr().err
+
+
+def test_the_page_has_the_table_of_today(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "costs.md"
+    copy = tmp_path / "costs.md"
+    copy.write_text(page.read_text().replace("334.8 | 54.8%", "old"))
+    assert main(["flops", "--model", "llava-video-7b", "--into", str(copy)]) == 0
+    assert copy.read_text() == page.read_text()
+
+
+def test_only_the_papers_rows_go_into_a_page(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["flops", "--method", "random", "--keep-ratio", "0.2", "--into", str(tmp_path / "costs.md")])
+    assert "leave out --method and --keep-ratio" in capsys.readouterr().err
