@@ -1,13 +1,13 @@
 """Questions per second on the embedded benchmark: everything shared and decoded ahead, against one by one.
 
-    python benchmarks/throughput.py --round benchmarks/results/throughput.json
+    python benchmarks/throughput.py --videos 2 --rounds 3 --write
 
 `alone` answers each question as if it were the only one: the video is read, encoded and pruned for it. `together` is a
 run as the wrapper makes it: questions on a video share its encoding and, where they may, its prefill, and another
 process decodes the next videos. Both go through the wrapper's own `Answerer`, in one process, in turns: some videos
 one way, the same videos the other way. The clock of `together` starts when one more video, before the others, has been
 answered: libraries are loaded and the decoder is at work; two more follow, so that at the end it still is.
-Each call adds a round to the file and works out medians anew.
+`--write` adds rounds to benchmarks/results/throughput.json, and makes the table of docs/performance.md of that file.
 
 Torch has one thread, so that `together` has one core for the model and one for the decoder, and `alone` one for all it
 does, one thing after the other. `cpu_ratio` compares CPU seconds of this process alone: on two idle cores it is what
@@ -40,8 +40,11 @@ from lmms_kvtp.rows import method_settings
 from lmms_kvtp.synth import cache
 from lmms_kvtp.synth.questions import ask
 from lmms_kvtp.synth.script import write_script
+from lmms_kvtp.table import markdown, write_between
 from lmms_kvtp.types import GenerationOptions
 
+RESULTS = Path(__file__).parent / "results" / "throughput.json"
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 METHODS = ("kvtp+random", "kvtp+prumerge")
 TARGETS = {3: 2.2, 6: 4.0}
 """Least ratio, by questions on a video."""
@@ -127,7 +130,9 @@ def compare(method: str, per_video: int, videos: int, settings: dict[str, str]) 
     asked = questions(usable[: 1 + videos + BEHIND], per_video)
     timed = asked[1 : 1 + videos]
     alone(arguments, built, [asked[0][:1]])  # warm
-    one, all_at_once = alone(arguments, built, timed), together(arguments, built, asked)
+    one = alone(arguments, built, timed)
+    built.method.encoder.forget_texts()
+    all_at_once = together(arguments, built, asked)
     assert one.texts == all_at_once.texts, "answers differ"
     return {
         "method": method,
@@ -181,23 +186,46 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     parser.add_argument("--model_args", nargs="*", default=["decode_ahead_mib=32"], metavar="NAME=VALUE")
-    parser.add_argument("--round", type=Path, metavar="FILE", help="add the round to this file")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="add the rounds to results/throughput.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = dict(pair.split("=", 1) for pair in arguments.model_args)
-    rows = [
-        compare(method, per_video, arguments.videos, settings)
-        for method in arguments.methods
-        for per_video in arguments.questions
+    for _ in range(arguments.rounds):
+        rows = [
+            compare(method, per_video, arguments.videos, settings)
+            for method in arguments.methods
+            for per_video in arguments.questions
+        ]
+        for row in rows:
+            sys.stdout.write(json.dumps(row) + "\n")
+        if arguments.write:
+            told = {"threads": arguments.threads, "model_args": settings}
+            keep(RESULTS, rows, told)
+            write_between(PAGE, table(json.loads(RESULTS.read_text(encoding="utf-8"))), "throughput")
+
+
+def table(held: dict[str, Any]) -> str:
+    """For people: medians, and lowest to highest."""
+    head = ["method", "questions on a video", "clock", "CPU seconds of the process"]
+    lines = [
+        [
+            row["method"],
+            str(row["questions_per_video"]),
+            "{:.2f}x ({:.2f} to {:.2f})".format(row["ratio"], *row["range"]),
+            "{:.2f}x ({:.2f} to {:.2f})".format(row["cpu_ratio"], *row["cpu_range"]),
+            f"{row['ceiling_sharing']:.2f}x, {row['ceiling_sharing_and_decoding_ahead']:.2f}x",
+            f"{row['target']}x",
+        ]
+        for row in held["summary"]
     ]
-    for row in rows:
-        sys.stdout.write(json.dumps(row) + "\n")
-    if arguments.round:
-        keep(arguments.round, rows, {"threads": arguments.threads, "model_args": settings})
+    rows = markdown([*head, "ceiling: sharing, and decoding for nothing", "target"], lines)
+    loads = ", ".join(f"{past['load_average']:.1f}" for past in held["rounds"])
+    return f"{rows}\n\nLoad average at the end of each round, on {held['machine']['cores']} cores: {loads}."
 
 
 def keep(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Add a round to the file, and write its medians."""
+    """Add a round to the file, and write the medians of all rounds."""
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rounds": []}
     held["machine"] = {"cores": os.cpu_count(), "torch": torch.__version__, **settings}
     held["rounds"].append({"load_average": os.getloadavg()[0], "rows": list(rows)})

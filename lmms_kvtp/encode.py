@@ -51,7 +51,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     chunks = video.chunks()
     while (frames := _next(chunks, meter)) is not None:
         with meter.stage("preprocess"):
-            frames.pixels(vlm.pixel_spec)
+            frames.pixels(vlm.pixel_spec, vlm.device)
         count = len(frames.times)
         with meter.stage("vision", vision_flops(vlm.vision, count)):
             seen = vlm.look(frames)

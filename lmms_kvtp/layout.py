@@ -85,13 +85,13 @@ def lay_out(
     embeds[token.to(embeds.device)] = packed.embeds
     role = torch.full((length,), NEWLINE, device=after.device)
     role[token] = VISION
-    frame = (packed.frame + first_frame).repeat_interleave(after + 1)
+    frame = (packed.frame + first_frame).repeat_interleave(after + 1, output_size=length)
     segment = None
     if packed.segment is not None:
         segment = torch.full_like(role, -1)
         segment[token] = packed.segment + first_segment
         segment = segment.to(embeds.device)
-    return Prompt(embeds, role.to(embeds.device), frame.to(embeds.device), segment)
+    return Prompt(embeds, role.to(embeds.device), frame.to(embeds.device), segment, packed.num_frames)
 
 
 def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:
@@ -111,4 +111,5 @@ def join(runs: Sequence[Prompt]) -> Prompt:
         torch.cat([run.role for run in runs]),
         torch.cat([run.frame for run in runs]),
         segment,
+        sum(run.num_frames for run in runs),
     )

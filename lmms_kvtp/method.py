@@ -93,7 +93,7 @@ class Method:
 
     def budgets(self, relevance: Tensor, capacity: int) -> Int[Tensor, " T"]:
         """Tokens that each frame keeps."""
-        return self.allocator.allocate(relevance, self.total(len(relevance), capacity), capacity)
+        return self.allocator.allocate(relevance.cpu(), self.total(len(relevance), capacity), capacity)
 
     def describe(self) -> dict[str, Any]:
         """Every part with every field, as plain values: the record of what ran."""

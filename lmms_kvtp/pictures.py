@@ -30,7 +30,7 @@ def encode_picture(vlm: VideoVLM, picture: Picture) -> Encoded:
     with meter.stage("preprocess"):
         pieces = vlm.tiling.pieces(picture)
         frames = Frames(pieces, torch.zeros(len(pieces)))
-        frames.pixels(vlm.pixel_spec)
+        frames.pixels(vlm.pixel_spec, vlm.device)
     with meter.stage("vision", vision_flops(vlm.vision, len(pieces))):
         packed = vlm.tiling.pack(picture, vlm.unpooled(vlm.look(frames)))
     meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, len(pieces))

@@ -151,13 +151,14 @@ def _sum(parts: Sequence[dict[str, Amount]]) -> dict[str, Amount]:
 def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation) -> SampleCost:
     packed, prompt = ready.packed, ready.prompt
     frames = sum(visual.num_frames for visual in packed)
+    kept, newlines = torch.stack([(prompt.role == role).sum() for role in (VISION, NEWLINE)]).tolist()
     lengths = generation.layer_lengths
-    selection = method.layer_pruning.flops(vlm.llm, lengths, prompt.role) if bool((prompt.role == VISION).any()) else 0
+    selection = method.layer_pruning.flops(vlm.llm, lengths, prompt.role) if kept else 0
     return SampleCost(
         num_frames=frames,
         tokens_before=sum(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in packed),
-        tokens_kept=int((prompt.role == VISION).sum()),
-        tokens_structural=int((prompt.role == NEWLINE).sum()),
+        tokens_kept=kept,
+        tokens_structural=newlines,
         prompt_tokens=prompt.length,
         output_tokens=generation.num_tokens,
         keep_ratio=method.keep_ratio,

@@ -69,8 +69,10 @@ def normalise(resized: UInt8[Tensor, "T h w 3"], mean: Channels, std: Channels) 
 
     The processor scales by 1 / 255 in float64 and rounds to float32: for each of the 256 bytes, that is byte / 255.
     """
-    pixels = torch.empty(len(resized), 3, *resized.shape[1:3])
-    return pixels.copy_(resized.permute(0, 3, 1, 2)).div_(255).sub_(_column(mean)).div_(_column(std))
+    pixels = torch.empty(len(resized), 3, *resized.shape[1:3], device=resized.device)
+    # tensors all, since on a GPU torch multiplies by the reciprocal of a plain number, and that is rounded
+    bytes_max, means, deviations = (_column(values).to(resized.device) for values in ((255.0,) * 3, mean, std))
+    return pixels.copy_(resized.permute(0, 3, 1, 2)).div_(bytes_max).sub_(means).div_(deviations)
 
 
 def _resize(frame: NDArray[np.uint8], resized: NDArray[np.uint8], size: tuple[int, int], resample: int) -> None:

@@ -31,12 +31,13 @@ def weigh(method: Method, visual: Encoded, question: Question, meter: Meter) -> 
 
 
 def scoring_flops(method: Method, num_frames: int, question: Question) -> int | None:
-    """Operations of scoring so many frames, and of the question's embedding where the pruner reads it, too.
+    """Operations of scoring so many frames, and of the question's embedding where only the pruner reads it.
 
     None: counted while they run.
     """
     scoring = method.scorer.flops(num_frames, question, method.encoder)
-    if scoring is None or "text" not in method.additions:
+    has_text = method.scorer.reader(method.encoder) is method.encoder
+    if scoring is None or has_text or "text" not in method.additions:
         return scoring
     text = method.encoder.relevance_flops(0, [question_text(question)])
     return None if text is None else scoring + text

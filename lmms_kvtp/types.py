@@ -49,10 +49,17 @@ class Frames:
             self._resized[spec] = self.shrink(spec, lambda: self.rgb)
         return self._resized[spec]
 
-    def pixels(self, spec: PixelSpec) -> Float[Tensor, "T 3 h w"]:
-        """Frames as `spec` wants them; two towers with equal specs share one preprocessing. Raises as `rgb`."""
+    def pixels(self, spec: PixelSpec, device: torch.device | None = None) -> Float[Tensor, "T 3 h w"]:
+        """Frames as `spec` wants them; two towers with equal specs share one preprocessing. Raises as `rgb`.
+
+        Args:
+            spec: what a tower wants.
+            device: where it reads, unless another tower made them before on its own; bytes go there, a quarter of what
+                pixels are, and become pixels there. None: the CPU.
+        """
         if spec not in self._prepared:
-            self._prepared[spec] = spec.normalise(self.resized(spec))
+            resized = self.resized(spec)
+            self._prepared[spec] = spec.normalise(resized if device is None else resized.to(device))
         return self._prepared[spec]
 
     @property
@@ -228,7 +235,8 @@ class PackedTokens:
 
     def counts(self) -> Int[Tensor, " T"]:
         """Kept tokens of each frame."""
-        return torch.bincount(self.frame, minlength=self.num_frames)
+        counts = torch.zeros(self.num_frames, dtype=torch.long, device=self.frame.device)
+        return counts.scatter_add_(0, self.frame, torch.ones_like(self.frame))  # bincount would wait for a GPU
 
 
 @dataclass(frozen=True)
@@ -242,6 +250,8 @@ class Prompt:
     """Frame of a vision or newline position, counted over all videos of the prompt; -1 for text."""
     segment: Int[Tensor, " L"] | None = None
     """`PackedTokens.segment` of a vision position, counted over all videos of the prompt; -1 elsewhere."""
+    num_frames: int = 0
+    """Of all videos of the prompt."""
 
     @property
     def length(self) -> int:

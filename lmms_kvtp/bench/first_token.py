@@ -85,6 +85,7 @@ def first_tokens(
     found: dict[str, list[FirstToken]] = {name: [] for name in methods}
     for number in range(warm + rounds):
         for name in list(methods)[:: -1 if number % 2 else 1]:
+            methods[name].encoder.forget_texts()
             made = _run(vlm, methods[name], video)
             if number >= warm:
                 found[name].append(made)

@@ -108,6 +108,7 @@ def _encode(vlm: VideoVLM, methods: Mapping[str, Method], order: Sequence[str], 
 def _answer(
     vlm: VideoVLM, method: Method, visual: Encoded, one: Asked, options: GenerationOptions, count: int
 ) -> tuple[Float[Tensor, " V"], Answer, PackedTokens]:
+    method.encoder.forget_texts()  # which another method has paid for
     question = Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
     ready = prepare(vlm, method, [visual], question, questions_on_video=count)
     logits = vlm.next_token_logits(ready.prompt, method.layer_pruning.stages())

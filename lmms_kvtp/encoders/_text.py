@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 
 REMEMBERED = 256
-"""Texts whose token ids an encoder keeps: scorer and ledger read the same question, in a sweep for every method."""
+"""Texts whose token ids and embeddings an encoder keeps: scorer, pruner and ledger read the same question, in a sweep
+for every method."""
 
 _AFTER_SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 

@@ -36,12 +36,22 @@ class TextSide:
     """Logarithm of the factor on cosines."""
     bias: float
 
-    @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
         """Embed texts, not normalised: a row for each piece that the tower can read."""
-        ids = torch.cat([self.token_ids(text) for text in texts])
-        pooled: Tensor = self.tower(input_ids=ids.to(self.device)).pooler_output
+        return torch.cat([self._known_text(text) for text in texts])
+
+    @cached_property
+    def _known_text(self) -> Callable[[str], Float[Tensor, "_ E"]]:
+        return lru_cache(REMEMBERED)(self._embed)
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Float[Tensor, "_ E"]:
+        pooled: Tensor = self.tower(input_ids=self.token_ids(text).to(self.device)).pooler_output
         return pooled.float()
+
+    def forget_texts(self) -> None:
+        """Embed texts anew from here on."""
+        self.__dict__.pop("_known_text", None)
 
     def token_ids(self, text: str) -> Int[Tensor, "p l"]:
         """The pieces of a text as the tower reads them."""

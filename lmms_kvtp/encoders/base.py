@@ -51,6 +51,10 @@ class FrameEncoder(ABC):
         """
         return None
 
+    def forget_texts(self) -> None:
+        """Embed texts anew from here on: before a measurement, so that it does its own work."""
+        self.__dict__.pop("_known_text", None)
+
     def check(self, needs: frozenset[str]) -> None:
         """Refuse what this encoder does not provide.
 

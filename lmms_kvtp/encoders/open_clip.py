@@ -1,8 +1,8 @@
 """Any image-text model of open_clip."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmms_kvtp.encoders._place import place
-from lmms_kvtp.encoders._text import split_text
+from lmms_kvtp.encoders._text import REMEMBERED, split_text
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.flops import cosine_flops
 from lmms_kvtp.flops.counter import counting, unfused
@@ -84,18 +84,30 @@ class OpenClip(FrameEncoder):
         self.check(needs)
         if not needs:
             return FrameFeatures(times=frames.times)
-        pixels = frames.pixels(self.pixel_spec).to(*place(self.device, self.dtype))
+        device, dtype = place(self.device, self.dtype)
+        pixels = frames.pixels(self.pixel_spec, device).to(device, dtype)
         return FrameFeatures(times=frames.times, image=self.model.encode_image(pixels).float())
 
-    @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
         """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
-        pieces = self._pieces(texts)
-        embedded: Tensor = self.model.encode_text(self.tokenizer(pieces).to(place(self.device, self.dtype)[0]))
+        return torch.cat([self._known_text(text) for text in texts])
+
+    @cached_property
+    def _known_text(self) -> Callable[[str], Float[Tensor, "_ E"]]:
+        return lru_cache(REMEMBERED)(self._embed)
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Float[Tensor, "_ E"]:
+        ids = self.tokenizer(self._known_pieces(text)).to(place(self.device, self.dtype)[0])
+        embedded: Tensor = self.model.encode_text(ids)
         return embedded.float()
 
-    def _pieces(self, texts: Sequence[str]) -> list[str]:
-        """Texts, cut where they are longer than the model reads."""
+    @cached_property
+    def _known_pieces(self) -> Callable[[str], list[str]]:
+        return lru_cache(REMEMBERED)(self._pieces)
+
+    def _pieces(self, text: str) -> list[str]:
+        """A text, cut where it is longer than the model reads."""
         limit = self.tokenizer.context_length
 
         def fits(text: str) -> bool:
@@ -103,13 +115,19 @@ class OpenClip(FrameEncoder):
             short, long = self.tokenizer([text])[0], self.tokenizer([text], context_length=2 * limit)[0]
             return torch.equal(short, long[:limit]) and bool((long[limit:] == long[-1]).all())
 
-        return [piece for text in texts for piece in split_text(text, fits)]
+        return split_text(text, fits)
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
         """Scaled cosines, shifted where the model has a bias (SigLIP), with what the model learned."""
         cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
-        bias = 0.0 if self.model.logit_bias is None else float(self.model.logit_bias)
-        return cosine * float(self.model.logit_scale.exp()) + bias
+        factor, bias = self._scale
+        return cosine * factor + bias
+
+    @cached_property
+    def _scale(self) -> tuple[float, float]:
+        """Factor and bias, read from the device once."""
+        bias = self.model.logit_bias
+        return float(self.model.logit_scale.exp()), 0.0 if bias is None else float(bias)
 
     def flops(self, num_frames: int, needs: frozenset[str]) -> int:
         """So many times those of one frame, which are counted once."""
@@ -117,7 +135,7 @@ class OpenClip(FrameEncoder):
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
         """Text tower, counted once for a row, and cosines, with the fusion head's share where there are three views."""
-        rows, (row, width) = len(self._pieces(texts)), self._row_flops
+        rows, (row, width) = sum(len(self._known_pieces(text)) for text in texts), self._row_flops
         return rows * row + cosine_flops(rows, num_frames, width, views)
 
     def companion(self, name: str) -> Path | None:

@@ -68,7 +68,7 @@ class Siglip(FrameEncoder):
         self.check(needs)
         if not needs:
             return FrameFeatures(times=frames.times)
-        pixels = frames.pixels(self.pixel_spec).to(self.model.device, self.model.dtype)
+        pixels = frames.pixels(self.pixel_spec, self.model.device).to(self.model.device, self.model.dtype)
         found = self._features(pixels, needs)
         patches = {name: pool_patches(found[name], self.grid, pool) for name in needs - {"image"}}
         return FrameFeatures(times=frames.times, image=found.get("image"), **patches)
@@ -98,7 +98,11 @@ class Siglip(FrameEncoder):
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
         """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
-        return torch.cat([self.embed_ids(ids) for text in texts for ids in self.token_ids(text)])
+        return torch.cat([self._known_text(text) for text in texts])
+
+    @cached_property
+    def _known_text(self) -> Callable[[str], Float[Tensor, "_ E"]]:
+        return lru_cache(REMEMBERED)(lambda text: torch.cat([self.embed_ids(ids) for ids in self.token_ids(text)]))
 
     def token_ids(self, text: str) -> list[Int[Tensor, "_ _l"]]:
         """The pieces of a text as the model reads them: rows of one length, or several such batches (`release`)."""
@@ -125,8 +129,13 @@ class Siglip(FrameEncoder):
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
         """Scaled and shifted cosines, with the model's learned scale and bias."""
         cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
-        scale, bias = (float(value) for value in (self.model.logit_scale, self.model.logit_bias))
-        return cosine * math.exp(scale) + bias
+        factor, bias = self._scale
+        return cosine * factor + bias
+
+    @cached_property
+    def _scale(self) -> tuple[float, float]:
+        """Factor and bias, read from the device once."""
+        return math.exp(float(self.model.logit_scale)), float(self.model.logit_bias)
 
     def flops(self, num_frames: int, needs: frozenset[str]) -> int:
         """Tower and pooling head once, and what single patches need beside them."""

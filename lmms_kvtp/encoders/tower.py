@@ -66,6 +66,11 @@ class Tower(FrameEncoder):
         """Embed texts, not normalised. A text of more tokens than the text side reads becomes several rows."""
         return self.text_side.encode_text(texts)
 
+    def forget_texts(self) -> None:
+        """Embed texts anew from here on."""
+        if "text_side" in self.__dict__:  # it is loaded
+            self.text_side.forget_texts()
+
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
         """Scaled and shifted cosines, with what was learned."""
         return self.text_side.logits(image, text)

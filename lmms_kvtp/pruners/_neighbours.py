@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import chunks, pack, refuse_nan
+from lmms_kvtp.pruners.base import chunks, pack, refuse
 from lmms_kvtp.types import FrameTokens, PackedTokens
 
 
@@ -23,27 +23,33 @@ def enrich(
     """
     packed = pack(tokens, tokens.embeds, keep)
     ends = [0, *packed.counts().cumsum(0).tolist()]
+    broken = torch.zeros_like(keep)
     for part in chunks(tokens.num_frames):
         kept = slice(ends[part.start], ends[part.stop])
         frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
-        rows = _enriched(tokens.embeds[part], attention[part], keys[part], frame, patch, neighbours)
+        cosines = _cosines(keys[part], frame, patch)
+        broken[packed.frame[kept], patch] = torch.isnan(cosines).any(dim=1)
+        rows = _enriched(tokens.embeds[part], attention[part], cosines, frame, patch, neighbours)
         packed.embeds[kept] = rows.to(packed.embeds.dtype)
+    refuse(broken, "keys")  # once, behind the loop: a GPU is waited for
     return packed
+
+
+def _cosines(keys: Float[Tensor, "F N C"], frame: Int[Tensor, " K"], patch: Int[Tensor, " K"]) -> Float[Tensor, "K N"]:
+    unit = F.normalize(keys.float(), dim=-1)
+    return (unit @ unit.transpose(1, 2))[frame, patch]
 
 
 def _enriched(
     embeds: Float[Tensor, "F N D"],
     attention: Float[Tensor, "F N"],
-    keys: Float[Tensor, "F N C"],
+    cosines: Float[Tensor, "K N"],
     frame: Int[Tensor, " K"],
     patch: Int[Tensor, " K"],
     neighbours: int,
 ) -> Float[Tensor, "K D"]:
-    unit = F.normalize(keys.float(), dim=-1)
-    cosines = (unit @ unit.transpose(1, 2))[frame, patch]  # [K, N]
-    refuse_nan(cosines, "keys")
     cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
-    capacity = keys.shape[1]
+    capacity = embeds.shape[1]
     near = cosines.topk(min(neighbours, capacity - 1), dim=1).indices
     members = torch.cat([patch[:, None], near], dim=1) + frame[:, None] * capacity
     weights = torch.cat([attention.new_ones(len(near), 1), attention[frame[:, None], near]], dim=1)

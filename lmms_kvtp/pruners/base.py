@@ -141,7 +141,16 @@ def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
     Raises:
         ValueError: one is NaN; the message names the first frames that hold one.
     """
-    frames = torch.isnan(scores.flatten(1)).any(dim=1)
+    refuse(torch.isnan(scores), what)
+
+
+def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
+    """Refuse what was found to hold NaN.
+
+    Raises:
+        ValueError: some is marked; the message names the first frames.
+    """
+    frames = broken.flatten(1).any(dim=1)
     if frames.any():
         raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
 

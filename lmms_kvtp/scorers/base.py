@@ -34,6 +34,10 @@ class FrameScorer(ABC):
             encoder: the one that made `features`; it embeds the question's text in the same space.
         """
 
+    def reader(self, encoder: FrameEncoder) -> object | None:
+        """What embeds the question for this scorer, which remembers it for others; None where nothing does."""
+        return None
+
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
         """Operations of `score` on so many frames (see `lmms_kvtp.flops`); None: counted while it runs."""
         return None

@@ -54,7 +54,7 @@ class KVTP(FrameScorer):
             ValueError: the question has no text, or the checkpoint is damaged or of another encoder.
         """
         assert features.image is not None
-        reader = self.text_side or encoder
+        reader = self.reader(encoder)
         text = reader.encode_text([question_text(question)])
         if not self.fusion:
             return reader.logits(features.image, text).amax(dim=0)
@@ -62,8 +62,13 @@ class KVTP(FrameScorer):
 
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
         """Text tower and cosines, with the head for three views of each frame."""
-        reader = self.text_side or encoder
-        return reader.relevance_flops(num_frames, [question_text(question)], views=3 if self.fusion else 1)
+        return self.reader(encoder).relevance_flops(
+            num_frames, [question_text(question)], views=3 if self.fusion else 1
+        )
+
+    def reader(self, encoder: FrameEncoder) -> FrameEncoder | TextSide:
+        """The checkpoint's text side, or the encoder."""
+        return self.text_side or encoder
 
     def head(self, encoder: FrameEncoder) -> FusionHead:
         """The fusion head that goes with `encoder`, read once."""

@@ -1,12 +1,15 @@
 """KVTP's relevance without a second vision tower."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.refine import question_text
 from lmms_kvtp.scorers._context import head_beside, in_context
 from lmms_kvtp.scorers.base import FrameScorer
@@ -36,7 +39,16 @@ class Shared(FrameScorer):
         """
         assert features.image is not None
         text = encoder.encode_text([question_text(question)])
-        return in_context(features.image, text, encoder.logits, head_beside(encoder))
+        return in_context(features.image, text, encoder.logits, self._head(encoder))
+
+    @cached_property
+    def _head(self) -> Callable[[FrameEncoder], FusionHead]:
+        """Reads the files of an encoder's head once."""
+        return lru_cache(1)(head_beside)
+
+    def reader(self, encoder: FrameEncoder) -> FrameEncoder:
+        """The encoder."""
+        return encoder
 
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
         """Text side and cosines, with the head for three views of each frame."""

@@ -32,6 +32,10 @@ class Similarity(FrameScorer):
         text = encoder.encode_text([question_text(question)])
         return encoder.logits(features.image, text).amax(dim=0)
 
+    def reader(self, encoder: FrameEncoder) -> FrameEncoder:
+        """The encoder."""
+        return encoder
+
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
         """Text tower and cosines."""
         return encoder.relevance_flops(num_frames, [question_text(question)])

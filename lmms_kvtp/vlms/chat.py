@@ -1,6 +1,7 @@
 """The chat template of LLaVA-Video (qwen_1_5) as token ids."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase
@@ -22,13 +23,18 @@ class Chat:
         """
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
-        start, end = self.marker("<|im_start|>"), self.end
-        before = [start, *self.plain(SYSTEM), end, *self.plain("\n"), start]
-        behind = [end, *self.plain("\n"), start, *self.plain("assistant\n")]
+        before, user, behind = self._template
         # text between two markers is split into words as a whole, so it is encoded as a whole
         if visuals:
-            return [*before, *self.plain("user\n")], [*self.plain(f"\n{text}"), *behind]
+            return [*before, *user], [*self.plain(f"\n{text}"), *behind]
         return [*before, *self.plain(f"user\n{text}"), *behind], []
+
+    @cached_property
+    def _template(self) -> tuple[list[int], list[int], list[int]]:
+        """What stands before the user's turn, at its begin, and behind it: the same for every question."""
+        start, end = self.marker("<|im_start|>"), self.end
+        before = [start, *self.plain(SYSTEM), end, *self.plain("\n"), start]
+        return before, self.plain("user\n"), [end, *self.plain("\n"), start, *self.plain("assistant\n")]
 
     @property
     def end(self) -> int:

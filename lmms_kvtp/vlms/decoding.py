@@ -140,6 +140,7 @@ def decode(
     devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
     penalty, settled = config.repetition_penalty or 1.0, copy.copy(config)
+    penalties = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
     settled.repetition_penalty = 1.0
     embeds, mask = pad_left(list(prompts))
     cache, reused = prefix.take(prompts[0]) if prefix else (None, 0)
@@ -153,7 +154,7 @@ def decode(
             attention_mask=mask,
             past_key_values=cache,
             generation_config=settled,
-            logits_processor=LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)]),
+            logits_processor=LogitsProcessorList(penalties),
             stopping_criteria=StoppingCriteriaList([first, *([texts] if texts else [])]),
         )
     total = now(embeds.device) - first.start
@@ -167,9 +168,9 @@ def decode(
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
     """The tokens up to the first end token, which is kept; behind it generate pads."""
-    ends = torch.isin(ids, torch.tensor(config.eos_token_id, device=ids.device)).nonzero().flatten().tolist()
-    kept: list[int] = (ids[: ends[0] + 1] if ends else ids).tolist()
-    return kept
+    made: list[int] = ids.tolist()
+    ends = [place for place, token in enumerate(made) if token in config.eos_token_id]
+    return made[: ends[0] + 1] if ends else made
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ class LlavaVideo(VideoVLM):
     @torch.inference_mode()
     def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
         """Run the vision tower on one chunk of frames: features of its patches, row by row."""
-        parts = torch.split(frames.pixels(self.pixel_spec), self.options.vision_batch)
+        parts = torch.split(frames.pixels(self.pixel_spec, self.device), self.options.vision_batch)
         with told(f"the vision tower on {len(frames.times)} frames, {len(parts[0])} at a time,", "lower vision_batch"):
             return torch.cat([self.network.tower(part.to(self.device, self.dtype)) for part in parts])
 
@@ -146,7 +146,8 @@ class LlavaVideo(VideoVLM):
             ValueError: `text` is empty.
         """
         before, behind = self.chat.around(text, visuals=bool(visuals))
-        runs, first_frame, first_segment = [text_run(self._embed(before))], 0, 0
+        embeds = self._embed([*before, *behind])  # one copy to the device
+        runs, first_frame, first_segment = [text_run(embeds[: len(before)])], 0, 0
         for visual in visuals:
             packed = replace(visual, embeds=visual.embeds.to(self.device, self.dtype))
             if visual.newline is not None and len(runs) > 1:  # images of one question, as in the original's prompts
@@ -154,7 +155,7 @@ class LlavaVideo(VideoVLM):
             runs.append(lay_out(packed, self.network.newline, self.newlines, first_frame, first_segment))
             first_frame += visual.num_frames
             first_segment += 0 if visual.segment is None or not len(visual.segment) else int(visual.segment.max()) + 1
-        prompt = join([*runs, text_run(self._embed(behind))])
+        prompt = join([*runs, text_run(embeds[len(before) :])])
         if prompt.length > self.limit:
             raise PromptTooLongError(prompt.length, self.limit, len(before) + len(behind))
         return prompt
@@ -194,7 +195,7 @@ class LlavaVideo(VideoVLM):
         config = self._settings(options)
         shared = None if stages or options.num_beams > 1 else prefix
         longest = max(prompts, key=lambda prompt: prompt.length)
-        doing = f"reading {len(prompts)} x {longest.length} positions ({int(longest.frame.max()) + 1} frames)"
+        doing = f"reading {len(prompts)} x {longest.length} positions ({longest.num_frames} frames)"
         lower = "lower batch_size, keep_ratio or max_frames_num"
         with told(doing, lower), layer_pruning(self.layers, stages, prompts[0]) as trace:
             embeds = [prompt.embeds for prompt in prompts]

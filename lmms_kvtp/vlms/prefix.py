@@ -30,8 +30,7 @@ class PrefixCache:
             return None, 0
         # the last position is always read again: its output is what an answer begins with
         length = min(len(before), len(embeds) - 1)
-        differ = (before[:length] != embeds[:length]).any(dim=1).nonzero()
-        shared = int(differ[0]) if len(differ) else length
+        shared = int((before[:length] == embeds[:length]).all(dim=1).long().cumprod(dim=0).sum())
         if not shared:
             return None, 0
         _crop(cache, shared)

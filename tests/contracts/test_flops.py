@@ -76,9 +76,10 @@ def test_projected_keys_cost_their_projection(encoder):
 
 @pytest.mark.parametrize("scorer", [cls() for cls in SCORERS] + [KVTP(fusion=False)], ids=repr)
 @pytest.mark.parametrize("stem", ["Which star is red?", "Who sings in the choir of the old town? " * 9])
-def test_scorers_need_the_operations_that_they_say(encoder, scorer, stem):
+def test_scorers_need_the_operations_that_they_say(scorer, stem):
     features = FrameFeatures(times=torch.arange(7.0), image=torch.rand(7, 32), tokens=torch.rand(7, 12, 8))
     question = Question(stem, stem=stem, spans=QUESTION.spans)
+    encoder = Siglip(TINY, device="cpu", attn_implementation="eager")  # another scorer's has read the question
     encoder.encode_text(["the weights load"])
     with counting() as found:
         scorer.score(features, question, encoder)

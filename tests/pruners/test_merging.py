@@ -79,3 +79,10 @@ def test_features_of_another_grid_are_refused_with_both_sizes():
     other = FrameTokens(tokens.embeds[:, :12], (3, 4))
     with pytest.raises(ValueError, match=r"keys is of 19 x 15 frames x patches, the tokens of 19 x 12"):
         ToMe().prune(other, features, torch.tensor([3] * 19))
+
+
+def test_keys_that_are_no_numbers_are_refused_with_their_frame_in_the_video():
+    tokens, features = video()
+    features.keys[17, 3, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"keys of frames \[17\] hold NaN"):
+        PruMerge().prune(tokens, features, torch.tensor(BUDGETS))
