@@ -1,9 +1,12 @@
-"""Wall time of a run on 10-minute 720p files, with and without decoding ahead and the frame cache.
+"""Wall time of a run on 720p files: decoded ahead, by several threads, kept on disk, against none of it.
 
-`python benchmarks/decode_ahead.py` takes turns between the variants, each in a process of its own with one thread, on
-the embedded model, and adds its rounds to benchmarks/results/decode_ahead.json; two free cores are needed. Sides are
-sums of the ledger's stages: what the decoder does (decode, preprocess), and what the model does (the rest). The clock
-starts when the model is loaded, and stops at the last answer: the start of the other process is inside.
+    python benchmarks/decode_ahead.py --length 10 --rounds 3     # decoding is the longer side
+    python benchmarks/decode_ahead.py --length 1.25 --rounds 3   # the model is
+
+Variants take turns, each in a process of its own, on the embedded model with one thread; two free cores are needed.
+Rounds are added to benchmarks/results/decode_ahead.json, and the table of docs/performance.md is made of that file.
+Sides are sums of the ledger's stages: what the decoder does (decode, preprocess), and what the model does (the rest).
+The clock starts when the model is loaded, and stops at the last answer: the start of the other process is inside.
 """
 
 import argparse
@@ -16,21 +19,30 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import long_videos
 from decoders import machine
 
+from lmms_kvtp.table import markdown, write_between
+
 RESULTS = Path(__file__).parent / "results" / "decode_ahead.json"
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+MINUTES = {"10": long_videos.COPIES, "1.25": 1}
+"""Lengths of a video, and of how many equal parts it is made."""
 TASK = "long_videos"
 OPTIONS = "A. red\nB. green\nC. blue\nD. white\nAnswer with the option's letter."
 QUESTIONS = tuple(f"What color is the {thing}?\n{OPTIONS}" for thing in ("star", "circle", "cross", "sky"))
 VARIANTS: dict[str, dict[str, str]] = {
     "in one process": {"decode_ahead_mib": "0"},
     "decode ahead": {"decode_ahead_mib": "1024"},
+    "decoder threads": {"decode_ahead_mib": "0", "num_threads": "2"},
     "frame cache, first run": {"decode_ahead_mib": "0", "frame_cache": "CACHE"},
     "frame cache, next run": {"decode_ahead_mib": "0", "frame_cache": "CACHE"},
     "decode ahead, preprocess=fast": {"decode_ahead_mib": "1024", "preprocess": "fast"},
 }
+EXACT = list(VARIANTS)[:-1]
+"""Variants whose answers are the same."""
 
 
 def answer(folder: Path, settings: dict[str, str]) -> dict[str, object]:
@@ -101,35 +113,78 @@ def spread(values: list[float]) -> dict[str, float]:
     return {name: round(of(values), 2) for name, of in (("median", statistics.median), ("min", min), ("max", max))}
 
 
+def table(rows: dict[str, Any]) -> str:
+    """For people: medians and ranges, by length of the videos."""
+    columns = {
+        "wall s": "wall_s",
+        "decoder s": "decoder_s",
+        "model s": "model_s",
+        "wall / larger side": "wall_over_larger_side",
+        "one process / this": "one_process_over_this",
+    }
+    lines = [
+        [row["minutes"], name, *(shown(found[column]) for column in columns.values())]
+        for row in rows.values()
+        for name, found in row["summary"].items()
+    ]
+    notes = [
+        f"{row['videos']} videos of {row['minutes']} minutes: {len(row['rounds'])} rounds, load average "
+        f"{row['machine']['load_before'][0]} before the last, answers {'equal' if all_equal(row) else 'DIFFER'}."
+        for row in rows.values()
+    ]
+    return "\n".join([markdown(["minutes", "", *columns], lines), "", *notes])
+
+
+def all_equal(row: dict[str, Any]) -> bool:
+    """Every variant that promises it gave the answers of one process."""
+    return all(found["same_answers"] for name, found in row["summary"].items() if name in EXACT)
+
+
+def shown(spread: dict[str, float]) -> str:
+    """A median with its range, to three digits."""
+    return "{median:.3g} ({min:.3g}-{max:.3g})".format(**spread)
+
+
+def videos(count: int, minutes: str) -> Path:
+    """A folder of so many files, made once: copies of one."""
+    folder = Path(tempfile.gettempdir()) / f"lmms_kvtp_decode_ahead_{count}x{minutes}"
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        if not (folder / f"{number}.mp4").exists():
+            shutil.copy(long_videos.make("h264", MINUTES[minutes]), folder / f"{number}.mp4")
+    return folder
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=6)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS)[:2])
+    """Add rounds, and write file and table anew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=3)
+    parser.add_argument("--length", choices=list(MINUTES), default="10", help="minutes of a video (default 10)")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=EXACT)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         folder, settings = json.loads(given.child)
         print(json.dumps(answer(Path(folder), settings)))
         return
-    folder = Path(tempfile.gettempdir()) / f"lmms_kvtp_decode_ahead_{given.videos}"
-    folder.mkdir(exist_ok=True)
-    for number in range(given.videos):
-        if not (folder / f"{number}.mp4").exists():
-            shutil.copy(long_videos.make("h264"), folder / f"{number}.mp4")
+    folder = videos(given.videos, given.length)
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    name = f"{given.videos} videos: {', '.join(given.variants)}"
-    told = "".join(f" {variant!r}" for variant in given.variants)
-    rounds = [*rows.get(name, {}).get("rounds", []), play(folder, given.variants)]
-    rows[name] = {
-        "command": f"python benchmarks/decode_ahead.py --videos {given.videos} --variants{told}",
-        "machine": machine(),
-        "videos": given.videos,
-        "questions_on_each": len(QUESTIONS),
-        "summary": summary(rounds),
-        "rounds": rounds,
-    }
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    print(RESULTS)
+    for _ in range(given.rounds):
+        name = f"{given.videos} videos of {given.length} minutes: {', '.join(given.variants)}"
+        rounds = [*rows.get(name, {}).get("rounds", []), play(folder, given.variants)]
+        rows[name] = {
+            "command": f"python benchmarks/decode_ahead.py --videos {given.videos} --length {given.length}",
+            "machine": machine(),
+            "videos": given.videos,
+            "minutes": given.length,
+            "questions_on_each": len(QUESTIONS),
+            "summary": summary(rounds),
+            "rounds": rounds,
+        }
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    write_between(PAGE, table(rows), "decode ahead")
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import pytest
 from lmms_eval.api.instance import Instance
 
+import lmms_kvtp.video
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 
 TASK = "skvqa_synth_look"
@@ -10,12 +11,19 @@ METHODS = {
     "random": {"scorer": "uniform", "allocator": "uniform", "pruner": "random"},
     "kvtp+prumerge": {"scorer": "similarity", "allocator": "softmax", "pruner": "prumerge"},
 }
-OFF = {"share_prefix": False, "batch_size": 1, "decode_ahead_mib": 0}
+OFF = {"share_prefix": False, "batch_size": 1, "decode_ahead_mib": 0, "num_threads": 1, "preprocess": "exact"}
+CACHED = {"frame_cache": "a folder of the method's own"}
 ON = {
+    "the defaults": {},
     "shared prefixes, videos ahead": {"share_prefix": True, "batch_size": 1, "decode_ahead_mib": 8},
     "batches, videos ahead": {"share_prefix": True, "batch_size": 3, "decode_ahead_mib": 8},
     "batches alone": {**OFF, "batch_size": 2},
     "other chunks": {**OFF, "chunk_size": 5, "vision_batch": 3},
+    "decoder threads": {**OFF, "num_threads": 3},
+    "frames to a cache": {**OFF, **CACHED},
+    "frames from a cache": {**OFF, **CACHED},
+    "frames from a cache, videos ahead": {**OFF, **CACHED, "decode_ahead_mib": 8},
+    "shared prefixes, all at once, videos ahead": {**CACHED, "decode_ahead_mib": 8, "num_threads": 0},
 }
 
 
@@ -44,6 +52,12 @@ def run(checkpoint, docs):
     return answer
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """For frames on disk; tests come in the order of ON."""
+    return tmp_path_factory.mktemp("frames")
+
+
 @pytest.fixture(scope="module", params=METHODS)
 def method(request, run):
     settings = METHODS[request.param]
@@ -51,9 +65,12 @@ def method(request, run):
 
 
 @pytest.mark.parametrize("options", ON)
-def test_answers_and_what_is_kept_are_those_of_a_run_without_it(run, method, options):
+def test_answers_and_what_is_kept_are_those_of_a_run_without_it(run, method, options, folder, monkeypatch):
     name, settings, alone, single = method
-    texts, counts = run(**settings, **ON[options])
+    speed = {**ON[options], **({"frame_cache": str(folder / name)} if "frame_cache" in ON[options] else {})}
+    opened, open_reader = [], lmms_kvtp.video.open_reader
+    monkeypatch.setattr(lmms_kvtp.video, "open_reader", lambda *given: opened.append(given) or open_reader(*given))
+    texts, counts = run(**settings, **speed)
     assert texts == alone
     assert [c["tokens_kept"] for c in counts] == [c["tokens_kept"] for c in single]
     assert [c["prompt_tokens"] for c in counts] == [c["prompt_tokens"] for c in single]
@@ -61,5 +78,11 @@ def test_answers_and_what_is_kept_are_those_of_a_run_without_it(run, method, opt
     used = {
         "ahead": all("waiting" in c["seconds"] for c in counts),
         "reused": any(c["reused_tokens"] for c in counts),
+        "decoded here": bool(opened),
     }
-    assert used == {"ahead": "ahead" in options, "reused": options.startswith("shared") and name == "random"}
+    assert used == {
+        "ahead": "ahead" in options,
+        "reused": options.startswith(("shared", "the defaults")) and name == "random",
+        "decoded here": "ahead" not in options and "from a cache" not in options,
+    }
+    assert bool(list(folder.glob(f"{name}/*.frames"))) >= ("cache" in options)
