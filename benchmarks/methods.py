@@ -23,7 +23,7 @@ TASK = "skvqa_synth_quick"
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 
-NEED_WEIGHTS = {"encoder": {"open_clip", "tower"}, "scorer": {"shared"}}
+NEED_WEIGHTS = {"encoder": {"open_clip"}}
 """Components whose weights do not come with the package."""
 
 SMALL = {

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     predictor = targets.add_parser("predictor", help="recall of key frames and the like, of several scorers")
     add_data_arguments(predictor)
-    predictor.add_argument("checkpoint", nargs="*", help="trained predictors: folders, hub ids, or tiny")
+    predictor.add_argument("checkpoint", nargs="*", help="trained predictors: folders, hub ids, tiny or tiny_shared")
     predictor.add_argument("--shared", metavar="MODEL", help="whose tower shared predictors read")
     predictor.add_argument("--split", default="val", choices=["train", "val", "test"], help="of synthetic videos")
     predictor.add_argument("--temperature", type=float, nargs="+", default=[2.0], help="one table each")
@@ -46,11 +46,10 @@ def main(arguments: argparse.Namespace) -> int:
         for label, settings in variants(arguments.ablate).items():
             candidates[f"{checkpoint}{label}"] = trained(checkpoint, plain, vlm, settings)
     candidates["oracle"] = oracle(plain)
-    tables = []
-    for temperature in TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature:
-        outcomes = compare(candidates, found, folder, temperature)
-        tables.append([[f"temperature {temperature:g}", *COLUMNS], *table(outcomes, UNTUNED)])
-    kinds, rows = by_kind(outcomes)
+    temperatures = TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature
+    outcomes = compare(candidates, found, folder, temperatures)
+    tables = [[[f"temperature {t:g}", *COLUMNS], *table(of_t, UNTUNED)] for t, of_t in outcomes.items()]
+    kinds, rows = by_kind(outcomes[temperatures[0]])
     if kinds:
         tables.append([["recall by kind", *kinds], *rows])
     for header, *lines in tables:

@@ -15,6 +15,7 @@ from lmms_kvtp.encoders._text_side import TextSide, load_text_side
 from lmms_kvtp.encoders._tower_head import TowerHead, load_tower_head
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.grid import GridPool
+from lmms_kvtp.shipped import TINY, checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures, Frames
 
 
@@ -28,8 +29,9 @@ class Tower(FrameEncoder):
     provides: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention", "keys"})
     training_free: ClassVar[bool] = False
 
-    pretrained: str = ""
-    """Folder that `lmms-kvtp train predictor --shared MODEL` wrote, for this very model."""
+    pretrained: str = TINY
+    """Folder that `lmms-kvtp train predictor --shared MODEL` wrote, for this very model; `tiny`: the shipped one of the
+    embedded model. A folder of that name is given as `./tiny`."""
     device: str | None = None
     """None: the GPU if there is one."""
 
@@ -56,7 +58,8 @@ class Tower(FrameEncoder):
         if patches.shape[2] != self.head.shape.width:
             raise ValueError(
                 f"encoder.pretrained={self.pretrained} was trained on a tower of width {self.head.shape.width}, this "
-                f"model's has {patches.shape[2]}; train one with `lmms-kvtp train predictor --shared MODEL`"
+                f"model's has {patches.shape[2]}; train one with `lmms-kvtp train predictor --shared MODEL`, and give "
+                "its folder"
             )
         image, attention, keys = self.head.look(patches.to(self.head.probe.device, torch.float32))
         found = {"image": image, "probe_attention": attention, "keys": keys}
@@ -94,11 +97,9 @@ class Tower(FrameEncoder):
         """The text side, loaded on first use."""
         return load_text_side(self._folder, place(self.device, "float32")[0])
 
-    @property
+    @cached_property
     def _folder(self) -> Path:
-        if not self.pretrained:
-            raise ValueError(
-                "encoder=tower (scorer=shared) needs encoder.pretrained=FOLDER; "
-                "`lmms-kvtp train predictor --shared MODEL --out FOLDER` writes one"
-            )
+        """Of the checkpoint; the shipped one's files are checked."""
+        if self.pretrained == TINY:
+            return checked(shipped_folder("tiny_shared"), "embedded shared predictor", "encoder.pretrained")
         return Path(self.pretrained)

@@ -20,8 +20,9 @@ from lmms_kvtp.types import FrameFeatures, Question
 class Shared(FrameScorer):
     """Relevance by a light head on the tower that the language model runs anyway, in the context of clip and video.
 
-    Implies `encoder=tower`; give the folder that training wrote as `encoder.pretrained`. At LLaVA-Video-7B it adds
-    less than 0.1 % to the operations of an answer, where KVTP's own predictor adds 15 % (docs/predictor.md).
+    Implies `encoder=tower`; give the folder that training wrote as `encoder.pretrained`. The embedded model's own is
+    shipped, and read where none is given. At LLaVA-Video-7B it adds less than 0.1 % to the operations of an answer,
+    where KVTP's own predictor adds 15 % (docs/predictor.md).
 
     Source: the objective and the fusion head are those of KVTP (arXiv 2503.10742); sharing the tower is ours.
     """

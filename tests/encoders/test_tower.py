@@ -129,9 +129,11 @@ def test_a_head_of_another_model_is_refused(folder):
         Tower(str(folder), device="cpu").encode(other, frozenset({"image"}), POOL)
 
 
-def test_a_missing_checkpoint_names_the_command_that_makes_one():
-    with pytest.raises(ValueError, match=r"needs encoder\.pretrained=FOLDER; `lmms-kvtp train predictor --shared"):
-        Tower().encode(frames(), frozenset({"image"}), POOL)
+def test_without_a_checkpoint_the_embedded_models_own_is_read_and_other_models_are_told_how_to_make_one():
+    own = Frames(torch.zeros(2, 6, 8, 3, dtype=torch.uint8), torch.arange(2.0), torch.randn(2, 35, 128))
+    assert Tower(device="cpu").encode(own, frozenset({"image"}), POOL).image.shape == (2, 128)
+    with pytest.raises(ValueError, match=r"pretrained=tiny was trained on .* 128, this model's has 24; train one with"):
+        Tower(device="cpu").encode(frames(), frozenset({"image"}), POOL)
 
 
 def test_a_text_side_of_another_width_is_refused(folder):

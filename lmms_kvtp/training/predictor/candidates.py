@@ -24,6 +24,8 @@ from lmms_kvtp.training.predictor.viewers import IMAGE, Embeddings, Patches, Vie
 from lmms_kvtp.types import FrameFeatures, Question
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
+TINY_SHARED = "tiny_shared"
+"""The shipped predictor that reads the embedded model's own tower."""
 UNTUNED = "untuned"
 """Row that the others are compared with."""
 
@@ -83,7 +85,7 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
     """A predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
 
     Args:
-        checkpoint: folder, hub id of a SigLIP, or `tiny` for the shipped one.
+        checkpoint: folder, hub id of a SigLIP, or `tiny` or `tiny_shared` for what is shipped.
         untuned: what a slim predictor reads frames with.
         vlm: what a shared predictor reads frames with.
         settings: fields of `KVTP` that win over the checkpoint's.
@@ -92,10 +94,10 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
         ValueError: a shared predictor, and no model.
     """
     folder, scorer = Path(checkpoint), KVTP(**settings)  # what `Shared` computes, with settings
-    if (folder / TOWER_HEAD).is_file():
+    if checkpoint == TINY_SHARED or (folder / TOWER_HEAD).is_file():
         if vlm is None:
             raise ValueError(f"{checkpoint} reads a model's own tower; give the model with --shared MODEL")
-        tower = Tower(checkpoint)
+        tower = Tower() if checkpoint == TINY_SHARED else Tower(checkpoint)
         return Candidate(Patches(vlm), tower, scorer, tower)
     if checkpoint == TINY or (folder / TEXT_WEIGHTS).is_file():
         return Candidate(Embeddings(untuned), untuned, replace(scorer, checkpoint=checkpoint))

@@ -32,26 +32,32 @@ class Outcome:
 
 @torch.inference_mode()
 def compare(
-    candidates: Mapping[str, Candidate], examples: Sequence[Example], folder: Path, temperature: float = 2.0
-) -> dict[str, Outcome]:
-    """Measure every candidate on every question.
+    candidates: Mapping[str, Candidate],
+    examples: Sequence[Example],
+    folder: Path,
+    temperatures: Sequence[float] = (2.0,),
+) -> dict[float, dict[str, Outcome]]:
+    """Measure every candidate on every question; each is scored once for all temperatures.
 
     Args:
         candidates: by the name of their row.
         examples: videos that cannot be used are left out, with a warning.
         folder: of what is cached of frames.
-        temperature: of the allocation that `budget_share`, `sparsity` and `calibration` tell of.
+        temperatures: of the allocation that `budget_share`, `sparsity` and `calibration` tell of.
+
+    Returns:
+        For each temperature, the outcome of each candidate.
 
     Raises:
         ValueError: no question has key frames.
     """
-    outcomes: dict[str, Outcome] = {}
+    outcomes = {temperature: {name: Outcome() for name in candidates} for temperature in temperatures}
     for name, candidate in candidates.items():
         seen, _ = FeatureCache(candidate.viewer, folder).see(examples)
-        outcomes[name] = Outcome()
+        own = {temperature: found[name] for temperature, found in outcomes.items()}
         for video in seen:
-            _measure(candidate, video, temperature, outcomes[name])
-        if not outcomes[name].key:
+            _measure(candidate, video, own)
+        if not all(outcome.key for outcome in own.values()):
             raise ValueError(f"none of the questions on {len(seen)} videos has frames above its mean relevance")
     return outcomes
 
@@ -82,18 +88,20 @@ def by_kind(outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[str]]
     return kinds, lines
 
 
-def _measure(candidate: Candidate, video: SeenVideo, temperature: float, outcome: Outcome) -> None:
-    """Add the questions on one video to `outcome`."""
+def _measure(candidate: Candidate, video: SeenVideo, outcomes: Mapping[float, Outcome]) -> None:
+    """Add the questions on one video to the outcome of each temperature."""
     features = candidate.features(video)
     questions = video.example.questions
     for number, (question, labels) in enumerate(zip(questions, video.labels(), strict=True)):
         scores = candidate.score(features, question, labels)
-        if (labels != labels[0]).any():
-            outcome.key.append((video.example.source, measure(scores, labels, temperature)))
-            outcome.kinds.extend(video.example.kinds[number : number + 1])
-        else:
-            outcome.flat.append(sparsity(scores, temperature))
-        outcome.gigaflops.append(candidate.gigaflops(len(labels), question, len(questions)))
+        gigaflops = candidate.gigaflops(len(labels), question, len(questions))
+        for temperature, outcome in outcomes.items():
+            if (labels != labels[0]).any():
+                outcome.key.append((video.example.source, measure(scores, labels, temperature)))
+                outcome.kinds.extend(video.example.kinds[number : number + 1])
+            else:
+                outcome.flat.append(sparsity(scores, temperature))
+            outcome.gigaflops.append(gigaflops)
 
 
 def _recalls(outcome: Outcome) -> Array:

@@ -82,8 +82,11 @@ def test_kinds_stay_beside_their_questions(untuned, tmp_path):
     spans = [((0.0, 1.0, 5.0),), (), ((3.0, 4.0, 5.0),)]
     asked = tuple(Question("", refined="who is it?", spans=span) for span in spans)
     video = Example(str(write_video(tmp_path / "v.mp4")), asked, kinds=("early", "whole", "late"))
-    (outcome,) = compare({"oracle": oracle(untuned)}, [video], tmp_path / "features").values()
-    assert outcome.kinds == ["early", "late"] and len(outcome.key) == 2 and len(outcome.flat) == 1
+    outcomes = compare({"oracle": oracle(untuned)}, [video], tmp_path / "features", (1.0, 4.0))
+    for outcome in (outcomes[1.0]["oracle"], outcomes[4.0]["oracle"]):
+        assert outcome.kinds == ["early", "late"] and len(outcome.key) == 2 and len(outcome.flat) == 1
+    sharp, soft = (outcomes[t]["oracle"].key[0][1] for t in (1.0, 4.0))
+    assert sharp["recall"] == soft["recall"] and sharp["sparsity"] > soft["sparsity"]
 
 
 def test_ablations_vary_one_setting_each():
