@@ -11,8 +11,8 @@ from checkpoints import write_tiny
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lmms_kvtp.cost import Meter
 from lmms_kvtp.encode import Encoded, encode_once
+from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.model_wrappers.sweep import Looks
 from lmms_kvtp.pipeline import fit, prepare
