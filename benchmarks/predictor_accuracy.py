@@ -51,9 +51,8 @@ def by_scorer(found: Mapping[str, Mapping[str, Run]]) -> tuple[list[str], list[l
             runs = {name: found[name][f"{SCORERS[name][0]}+{pruner} {100 * ratio:g}%"] for name in found}
             cells = [str(accuracy(run)) for run in runs.values()]
             gains = [difference(run, runs[UNTUNED]) for name, run in runs.items() if name != UNTUNED]
-            rows.append(
-                [f"{pruner}, {ratio:.0%}", *cells, *(f"{gain.mean:+.1f} ± {gain.stderr:.1f}" for gain in gains)]
-            )
+            cells += [f"{gain.mean:+.1f} ± {gain.stderr:.1f}" for gain in gains]
+            rows.append([f"{pruner}, {100 * ratio:g} %", *cells])
     return header, rows
 
 
