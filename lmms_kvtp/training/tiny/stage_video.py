@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lmms_kvtp.synth.dataset import SHIPPED_KINDS
+from lmms_kvtp.synth.questions import KINDS
 from lmms_kvtp.training.tiny.bank import Features
 from lmms_kvtp.training.tiny.curriculum import Coach, right_letters
 from lmms_kvtp.training.tiny.footage import Footage
@@ -40,8 +40,8 @@ class Cut:
 class VideoStage:
     """Settings of the video stage."""
 
-    cuts: tuple[Cut, ...] = (Cut(80, (16, 32), 6, 12, 4), Cut(60, (40, 64), 2, 16, 8), Cut(120, None, 2, 16, 16))
-    kinds: tuple[str, ...] = SHIPPED_KINDS
+    cuts: tuple[Cut, ...] = (Cut(80, (16, 32), 6, 12, 4), Cut(60, (40, 64), 2, 16, 8), Cut(200, None, 2, 16, 16))
+    kinds: tuple[str, ...] = KINDS
     odds: tuple[float, float, float] = (0.05, 0.2, 0.75)
     """Of steps with questions answered by a word, by one of the options, and by a letter."""
     mixed: bool = False
@@ -54,14 +54,16 @@ class VideoStage:
 VIDEO_STAGES = {
     "video": VideoStage(),
     "polish": VideoStage(
-        (Cut(60, (16, 40), 6, 12, 4), Cut(260, (48, 64), 2, 16, 16), Cut(110, None, 2, 16, 16)),
+        (Cut(40, (16, 40), 6, 12, 4), Cut(120, (48, 64), 2, 16, 16), Cut(90, None, 2, 16, 16)),
+        kinds=tuple(kind for kind in KINDS if kind != "main"),
         mixed=True,
         lr=1.2e-3,
         muon_lr=0.008,
         decay_from=0.3,
     ),
 }
-"""First short cuts, then whole videos; then all lengths, with less and less change."""
+"""First short cuts, then whole videos; then all lengths, with less and less change, and without the kind that is not
+learned in the time there is."""
 
 
 def train_video(
