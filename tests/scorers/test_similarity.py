@@ -66,6 +66,7 @@ def test_scoring_costs_one_pass_over_the_frames_and_a_question_none(encoder):
     with FlopCounterMode(display=False) as counter:
         described = encoder.encode(frames, Similarity.needs, GridPool("average", (6, 4)))
     assert counter.get_total_flops() == vision_flops(shape, 7) + pooling_head_flops(shape, 7)
+    encoder.forget_texts()
     with FlopCounterMode(display=False) as counter:
         Similarity().score(described, Question("Who?"), encoder)
     assert counter.get_total_flops() == text_counter.get_total_flops() + 2 * 7 * text.shape[1]

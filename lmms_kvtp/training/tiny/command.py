@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lmms_kvtp.training.tiny.progress import no_denormals
 from lmms_kvtp.training.tiny.run import train
 
 
@@ -24,5 +25,6 @@ def main(args: argparse.Namespace) -> None:
         if args.threads < 1:
             raise ValueError(f"--threads {args.threads} is below 1")
         torch.set_num_threads(args.threads)
-    report = train(args.seed, args.out, torch.device(args.device))
+    with no_denormals():
+        report = train(args.seed, args.out, torch.device(args.device))
     sys.stdout.write(json.dumps(report["accuracy_on_val"], indent=1) + "\n")

@@ -61,8 +61,6 @@ def train(seed: int, out: Path, device: torch.device, recipe: Recipe | None = No
         ValueError: `out/work` holds another run.
     """
     recipe, start, busy = recipe or Recipe(), time.time(), time.process_time()
-    # sharp attention leaves weights below 1e-38, and processors take up to ten times as long for each such number
-    torch.set_flush_denormal(True)
     geometry = recipe.geometry
     work = out / WORK
     log = Log(work / "log.jsonl")
