@@ -130,6 +130,8 @@ def answer_letters(exam: Exam) -> Gate:
 
 def random_against(exam: Exam) -> Gate:
     """The method is not random under another name, and no worse than random tokens."""
+    if exam.keeps_everything:
+        return Gate("random control", None, "the method keeps everything, and says so")
     drawn = exam.results(replace(exam.control, keep_ratio=exam.low.keep_ratio))
     own = exam.method.pruner
     if equal(drawn, exam.pruned) and type(own) is not type(exam.control.pruner):

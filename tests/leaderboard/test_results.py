@@ -16,9 +16,20 @@ SCHEMA = json.loads((FOLDER / "schema.json").read_text())
 BASE, OURS = [1, 1, 1, 1, 1, 0, 1, 1], [1, 1, 0, 1, 0, 0, 1, 0]
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "results").glob("*.json")), ids=lambda path: path.name)
-def test_every_stored_result_keeps_to_the_schema(path):
-    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+STORED = sorted((FOLDER / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.name)
+def test_every_stored_result_keeps_to_the_schema_and_is_of_committed_code(path):
+    result = json.loads(path.read_text())
+    jsonschema.validate(result, SCHEMA)
+    assert result["commit"] and result["dirty"] is False
+
+
+def test_all_tokens_and_six_methods_are_stored():
+    results = [json.loads(path.read_text()) for path in STORED]
+    assert {(result["keep_ratio"], result["questions"]) for result in results} == {(1.0, 100), (0.2, 100)}
+    assert len({result["method"] for result in results}) >= 7
 
 
 def stored(tmp_path, scores, **changes) -> Path:
