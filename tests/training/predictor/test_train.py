@@ -88,7 +88,11 @@ def test_a_killed_run_goes_on_to_the_same_result(run, tmp_path):
     (tmp_path / "epochs").mkdir()
     shutil.copytree(epochs[-2], tmp_path / "epochs" / epochs[-2].name)
     shutil.copy(out / "recipe.json", tmp_path)
+    state = tmp_path / "epochs" / epochs[-2].name / "trainer_state.json"
+    noted = json.loads(state.read_text())
+    state.write_text(json.dumps({**noted, "log_history": [*noted["log_history"], {"before the kill": 1.0}]}))
     resumed = train(fresh(), videos(12, 2), videos(4, 3), RECIPE, tmp_path)
+    assert {"before the kill": 1.0} in resumed["log"]  # a run from the start would end as well
     assert resumed["validation_after"] == report["validation_after"]
     ours, theirs = (Siglip(str(folder), device="cpu").model.state_dict() for folder in (tmp_path, out))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -99,9 +103,11 @@ def test_a_folder_of_another_recipe_is_refused(run):
         train(fresh(), videos(12, 2), videos(4, 3), replace(RECIPE, seed=1), run[1])
 
 
-def test_head_only_training_leaves_both_towers_alone(tmp_path):
+def test_head_only_training_leaves_both_towers_alone_and_names_lost_videos(tmp_path):
     recipe = replace(RECIPE, parts="head", epochs=1, head=FusionHead(clip_size=4))
-    train(fresh("head"), videos(3, 2), videos(2, 3), recipe, tmp_path / "whole", slim=tmp_path / "slim")
+    lost, slim_folder = ["v9.mp4: no frame decodes"], tmp_path / "slim"
+    report = train(fresh("head"), videos(3, 2), videos(2, 3), recipe, tmp_path / "whole", lost, slim_folder)
+    assert report["data"]["videos_left_out"] == 1 and report["data"]["left_out"] == lost
     tuned, video = Siglip(str(tmp_path / "whole"), device="cpu"), videos(4, 3)[0]
     before, after = encoder().model.state_dict(), tuned.model.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"logit_scale", "logit_bias"}
