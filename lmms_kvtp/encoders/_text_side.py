@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig, SiglipTextModel
 
-from lmms_kvtp.encoders._text import REMEMBERED, split_text
+from lmms_kvtp.encoders._text import REMEMBERED, RemembersTexts, split_text
 from lmms_kvtp.flops import TextShape, relevance_flops
 from lmms_kvtp.shipped import TINY, shipped_folder
 
@@ -27,7 +27,7 @@ UNTUNED = "untuned"
 
 
 @dataclass(frozen=True)
-class TextSide:
+class TextSide(RemembersTexts):
     """A text tower, its tokenizer, and the scale and bias of its logits."""
 
     tower: nn.Module
@@ -36,22 +36,11 @@ class TextSide:
     """Logarithm of the factor on cosines."""
     bias: float
 
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
-        """Embed texts, not normalised: a row for each piece that the tower can read."""
-        return torch.cat([self._known_text(text) for text in texts])
-
-    @cached_property
-    def _known_text(self) -> Callable[[str], Float[Tensor, "_ E"]]:
-        return lru_cache(REMEMBERED)(self._embed)
-
     @torch.no_grad()
-    def _embed(self, text: str) -> Float[Tensor, "_ E"]:
+    def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
+        """Embed one text, not normalised: a row for each piece that the tower can read."""
         pooled: Tensor = self.tower(input_ids=self.token_ids(text).to(self.device)).pooler_output
         return pooled.float()
-
-    def forget_texts(self) -> None:
-        """Embed texts anew from here on."""
-        self.__dict__.pop("_known_text", None)
 
     def token_ids(self, text: str) -> Int[Tensor, "p l"]:
         """The pieces of a text as the tower reads them."""

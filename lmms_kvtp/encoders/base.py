@@ -1,6 +1,6 @@
 """The interface of frame encoders."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -8,11 +8,12 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.encoders._text import RemembersTexts
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.types import FrameFeatures, Frames
 
 
-class FrameEncoder(ABC):
+class FrameEncoder(RemembersTexts):
     """An image-text model that describes frames; its weights load on first use."""
 
     provides: ClassVar[frozenset[str]] = frozenset()
@@ -27,10 +28,6 @@ class FrameEncoder(ABC):
         Raises:
             ValueError: `needs` holds something that this encoder does not provide.
         """
-
-    @abstractmethod
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
-        """Embed texts, not normalised. A text longer than the model reads becomes several rows."""
 
     @abstractmethod
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
@@ -50,10 +47,6 @@ class FrameEncoder(ABC):
         None: counted while it runs.
         """
         return None
-
-    def forget_texts(self) -> None:
-        """Embed texts anew from here on: before a measurement, so that it does its own work."""
-        self.__dict__.pop("_known_text", None)
 
     def check(self, needs: frozenset[str]) -> None:
         """Refuse what this encoder does not provide.

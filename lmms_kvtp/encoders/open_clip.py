@@ -88,16 +88,9 @@ class OpenClip(FrameEncoder):
         pixels = frames.pixels(self.pixel_spec, device).to(device, dtype)
         return FrameFeatures(times=frames.times, image=self.model.encode_image(pixels).float())
 
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
-        """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
-        return torch.cat([self._known_text(text) for text in texts])
-
-    @cached_property
-    def _known_text(self) -> Callable[[str], Float[Tensor, "_ E"]]:
-        return lru_cache(REMEMBERED)(self._embed)
-
     @torch.no_grad()
-    def _embed(self, text: str) -> Float[Tensor, "_ E"]:
+    def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
+        """Embed one text, not normalised: a row for each piece that the model can read."""
         ids = self.tokenizer(self._known_pieces(text)).to(place(self.device, self.dtype)[0])
         embedded: Tensor = self.model.encode_text(ids)
         return embedded.float()

@@ -96,13 +96,9 @@ class Siglip(FrameEncoder):
             features["patch_text"] = patches_in_joint_space(vision.head, hidden)
         return features
 
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
-        """Embed texts, not normalised. A text of more tokens than the model reads becomes several rows."""
-        return torch.cat([self._known_text(text) for text in texts])
-
-    @cached_property
-    def _known_text(self) -> Callable[[str], Float[Tensor, "_ E"]]:
-        return lru_cache(REMEMBERED)(lambda text: torch.cat([self.embed_ids(ids) for ids in self.token_ids(text)]))
+    def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
+        """Embed one text, not normalised: a row for each piece that the model can read."""
+        return torch.cat([self.embed_ids(ids) for ids in self.token_ids(text)])
 
     def token_ids(self, text: str) -> list[Int[Tensor, "_ _l"]]:
         """The pieces of a text as the model reads them: rows of one length, or several such batches (`release`)."""

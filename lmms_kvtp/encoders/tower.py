@@ -65,14 +65,9 @@ class Tower(FrameEncoder):
         found = {"image": image, "probe_attention": attention, "keys": keys}
         return FrameFeatures(times=times, **{name: found[name] for name in needs})
 
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
-        """Embed texts, not normalised. A text of more tokens than the text side reads becomes several rows."""
-        return self.text_side.encode_text(texts)
-
-    def forget_texts(self) -> None:
-        """Embed texts anew from here on."""
-        if "text_side" in self.__dict__:  # it is loaded
-            self.text_side.forget_texts()
+    def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
+        """Embed one text, not normalised: a row for each piece that the text side can read."""
+        return self.text_side.embed_text(text)
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
         """Scaled and shifted cosines, with what was learned."""

@@ -52,7 +52,7 @@ class Sized(FrameEncoder):
         """Refused."""
         raise ValueError("a forecast has no weights to encode frames with")
 
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "q E"]:
+    def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
         """Refused."""
         raise ValueError("a forecast has no weights to encode texts with")
 
