@@ -12,7 +12,7 @@ METHODS = {
     "kvtp+prumerge": {"scorer": "similarity", "allocator": "softmax", "pruner": "prumerge"},
 }
 OFF = {"share_prefix": False, "batch_size": 1, "decode_ahead_mib": 0, "num_threads": 1, "preprocess": "exact"}
-CACHED = {"frame_cache": "a folder of the method's own"}
+CACHED = {"frame_cache": "a folder of the test's own"}
 ON = {
     "the defaults": {},
     "shared prefixes, videos ahead": {"share_prefix": True, "batch_size": 1, "decode_ahead_mib": 8},
@@ -52,12 +52,6 @@ def run(checkpoint, docs):
     return answer
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """For frames on disk; tests come in the order of ON."""
-    return tmp_path_factory.mktemp("frames")
-
-
 @pytest.fixture(scope="module", params=METHODS)
 def method(request, run):
     settings = METHODS[request.param]
@@ -65,9 +59,11 @@ def method(request, run):
 
 
 @pytest.mark.parametrize("options", ON)
-def test_answers_and_what_is_kept_are_those_of_a_run_without_it(run, method, options, folder, monkeypatch):
+def test_answers_and_what_is_kept_are_those_of_a_run_without_it(run, method, options, tmp_path, monkeypatch):
     name, settings, alone, single = method
-    speed = {**ON[options], **({"frame_cache": str(folder / name)} if "frame_cache" in ON[options] else {})}
+    speed = {**ON[options], **({"frame_cache": str(tmp_path)} if "frame_cache" in ON[options] else {})}
+    if "from a cache" in options:
+        run(**settings, **OFF, frame_cache=str(tmp_path))
     opened, open_reader = [], lmms_kvtp.video.open_reader
     monkeypatch.setattr(lmms_kvtp.video, "open_reader", lambda *given: opened.append(given) or open_reader(*given))
     texts, counts = run(**settings, **speed)
@@ -85,4 +81,4 @@ def test_answers_and_what_is_kept_are_those_of_a_run_without_it(run, method, opt
         "reused": options.startswith(("shared", "the defaults")) and name == "random",
         "decoded here": "ahead" not in options and "from a cache" not in options,
     }
-    assert bool(list(folder.glob(f"{name}/*.frames"))) >= ("cache" in options)
+    assert bool(list(tmp_path.glob("*.frames"))) == ("frame_cache" in ON[options])
