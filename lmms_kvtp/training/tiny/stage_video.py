@@ -54,7 +54,7 @@ class VideoStage:
 VIDEO_STAGES = {
     "video": VideoStage(),
     "polish": VideoStage(
-        (Cut(40, (16, 40), 6, 12, 4), Cut(120, (48, 64), 2, 16, 16), Cut(90, None, 2, 16, 16)),
+        (Cut(60, (16, 40), 6, 12, 4), Cut(200, (48, 64), 2, 16, 16), Cut(190, None, 2, 16, 16)),
         kinds=tuple(kind for kind in KINDS if kind != "main"),
         mixed=True,
         lr=1.2e-3,
