@@ -2,7 +2,7 @@
 
 One file for each chunk of frames and each way to resize it: a hash of the rest, the shape, the bytes. Names are hashes
 of everything that the bytes depend on, so an entry is never out of date, only unused. Several processes may share a
-folder: a file appears whole or not at all, and one process at a time makes room.
+folder: a file appears whole or not at all, and one process at a time makes room and writes.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +37,7 @@ STALE_SECONDS = 3600.0
 """An unfinished file of this age has no writer any more."""
 ROOM = 0.9
 """Share of the limit that is left when the oldest entries have made room."""
-_HASH, _SHAPE = 32, struct.Struct(">4I")
+_HASH, _COUNT, _SHAPE = 32, 16, struct.Struct(">4I")
 
 
 class FrameCache:
@@ -55,7 +55,7 @@ class FrameCache:
         self.hits = self.misses = 0
         self._specs: set[PixelSpec] = set()
         self._is_writable = True
-        self._until_look = 0  # bytes that may be written before the folder's size is looked up again
+        self._has_looked = False
 
     def shelf(self, video: str) -> "Shelf":
         """The entries of one video file.
@@ -93,15 +93,16 @@ class FrameCache:
             return
         content = _SHAPE.pack(*frames.shape) + frames.contiguous().numpy().tobytes()
         size = _HASH + len(content)
+        if size > self.limit_bytes:
+            return
         part = self.folder / f".{name}.{os.getpid()}{PART}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._has_room(size):
-                return
-            with part.open("wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            part.replace(self.folder / name)
-            self._until_look -= size
+            with _locked(self.folder / ".lock") as ledger:
+                self._make_room(ledger, size)
+                with part.open("wb") as file:
+                    file.write(hashlib.sha256(content).digest() + content)
+                part.replace(self.folder / name)
         except OSError as error:
             self._give_up(error)
             with suppress(OSError):
@@ -116,26 +117,25 @@ class FrameCache:
                 self.folder,
             )
 
-    def _has_room(self, size: int) -> bool:
-        """Make room for an entry by removing the oldest ones; False for one that is larger than the limit."""
-        if size > self.limit_bytes:
-            return False
-        if size <= self._until_look:
-            return True
-        with (self.folder / ".lock").open("wb") as file:
-            _lock(file)
-            entries = sorted(self._entries())
+    def _make_room(self, ledger: BinaryIO, size: int) -> None:
+        """Count `size` more bytes in the ledger; where they are too many, remove the oldest entries first.
+
+        The ledger saves a look at every file for each entry. What it does not know of (files removed or copied by
+        hand, a writer that crashed) is found by the first look of each process, and before anything is removed.
+        """
+        held = int.from_bytes(ledger.read(), "little")
+        if not self._has_looked or held + size > self.limit_bytes:
+            self._has_looked, entries = True, sorted(self._entries())
             held = sum(length for _, length, _ in entries)
-            if held + size > self.limit_bytes:
-                for _, length, path in entries:
-                    if held + size <= ROOM * self.limit_bytes or held == 0:
-                        break
-                    with suppress(FileNotFoundError):
-                        os.unlink(path)
-                    held -= length
-            # other processes write meanwhile: a tenth of what is free may be used before the next look
-            self._until_look = max(size, (self.limit_bytes - held) // 10)
-        return True
+            most = self.limit_bytes * (ROOM if held + size > self.limit_bytes else 1)
+            while entries and held + size > most:
+                _, length, path = entries.pop(0)
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                held -= length
+        ledger.seek(0)
+        ledger.write((held + size).to_bytes(_COUNT, "little"))
+        ledger.flush()
 
     def _entries(self) -> list[tuple[int, int, str]]:
         """Time, length and path of each file; what crashed writers left is removed."""
@@ -214,10 +214,14 @@ def _version(name: str) -> str:
         return "none"
 
 
-def _lock(file: BinaryIO) -> None:
-    """Wait for other processes, until the file is closed; where there are no such locks, go without."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX)
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """A file that one process at a time has open; where there are no such locks, any number."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file

@@ -222,6 +222,34 @@ def test_several_processes_share_a_folder(clip, folder):
     assert 0 < sum(path.stat().st_size for path in entries(folder)) <= 6 * ENTRY
 
 
+def test_what_others_keep_counts(folder):
+    ours, other = (FrameCache(folder, 30 * ENTRY) for _ in range(2))
+    frames = torch.zeros(3, 10, 14, 3, dtype=torch.uint8)
+    for number, cache in enumerate([ours] + 29 * [other]):
+        cache.put(f"{number}.frames", frames)
+    assert len(entries(folder)) == 30
+    ours.put("last.frames", frames)
+    assert len(entries(folder)) == 27
+    assert (folder / "last.frames").exists()
+
+
+def test_entries_removed_by_hand_make_room(folder):
+    cache = FrameCache(folder, 2 * ENTRY)
+    for name in ("a.frames", "b.frames"):
+        cache.put(name, torch.zeros(3, 10, 14, 3, dtype=torch.uint8))
+        (folder / name).unlink()
+    for name in ("c.frames", "d.frames"):
+        cache.put(name, torch.zeros(3, 10, 14, 3, dtype=torch.uint8))
+    assert len(entries(folder)) == 2
+
+
+def test_entries_that_nothing_has_counted_count(folder):
+    for name in ("a.frames", "b.frames", "c.frames"):
+        FrameCache(folder, 2 * ENTRY).put(name, torch.zeros(3, 10, 14, 3, dtype=torch.uint8))
+        (folder / ".lock").unlink()
+        assert len(entries(folder)) <= 2
+
+
 def test_one_process_at_a_time_makes_room(clip, folder):
     folder.mkdir()
     waits = threading.Thread(target=pixels, args=(clip(), FrameCache(folder, 2**20)))
