@@ -9,12 +9,12 @@ from pathlib import Path
 
 from lmms_kvtp.leaderboard.cells import Cell, against, average, cell
 from lmms_kvtp.leaderboard.costs import SHARED
-from lmms_kvtp.leaderboard.discover import Found, LeftOut, discover
+from lmms_kvtp.leaderboard.discover import LeftOut
 from lmms_kvtp.leaderboard.entries import Entry, comparable
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, gates_of
 from lmms_kvtp.leaderboard.naming import names
 from lmms_kvtp.leaderboard.provenance import Provenance
-from lmms_kvtp.leaderboard.reading import Samples, reading
+from lmms_kvtp.leaderboard.reading import Readings, reading_runs
 from lmms_kvtp.leaderboard.stats import Estimate
 
 
@@ -72,20 +72,25 @@ def build(
         FileNotFoundError: there is no run.
         ValueError: no run is left.
     """
-    found, left = discover(folders)
+    with reading_runs(folders, processes) as runs:
+        return compare(runs, gates, allow)
+
+
+def compare(runs: Readings, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
+    """Put together the runs that can be compared; arguments and errors are those of `build`."""
     with _no_collection():
-        entries, unread = _cells(found, processes)
+        entries, unread = _cells(runs)
     kept, refused = [], []
     for task in sorted({entry.cell.task for entry in entries}):
         column, out = comparable([entry for entry in entries if entry.cell.task == task], gates, allow)
         kept += _against_bases(column)
         refused += out
     if not kept:
-        reasons = "".join(f"\n  {item.what}: {item.why}" for item in [*refused, *unread, *left])
+        reasons = "".join(f"\n  {item.what}: {item.why}" for item in [*refused, *unread, *runs.left])
         raise ValueError(f"no run is left to show:{reasons}")
     tasks = tuple(dict.fromkeys(entry.cell.task for entry in kept))
     rows = _rows(kept, tasks, gates)
-    left_out = (*refused, *unread, *left)
+    left_out = (*refused, *unread, *runs.left)
     return Board(tasks, tuple(rows), left_out, len(refused) + len(unread), tuple(_notes(rows)))
 
 
@@ -101,16 +106,13 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _cells(found: Sequence[Found], processes: int) -> tuple[list[Entry], list[LeftOut]]:
+def _cells(runs: Readings) -> tuple[list[Entry], list[LeftOut]]:
     entries, unread = [], []
-    whole = [(run, task, path) for run in found for task, path in run.samples.items()]
-    files = [Samples(path, run.provenance.label, task, run.results) for run, task, path in whole]
-    with reading(files, processes) as results:
-        for (run, task, _), result in zip(whole, results, strict=True):
-            try:
-                entries.append(Entry(run, cell(result())))
-            except ValueError as error:
-                unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
+    for (run, task), result in zip(runs.files, runs.results, strict=True):
+        try:
+            entries.append(Entry(run, cell(result())))
+        except ValueError as error:
+            unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
     return entries, unread
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.leaderboard.costs import CostSummary, summarise
+from lmms_kvtp.leaderboard.discover import Found, LeftOut, discover
 from lmms_kvtp.leaderboard.runs import Run, read_samples
 
 SHARE = 32 * 2**20
@@ -39,6 +40,17 @@ class Read:
     """None where no answer has its cost."""
     costless: int
     """Answers without cost, beside those that failed."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Runs that are being read."""
+
+    files: Sequence[tuple[Found, str]]
+    """Run and task of each sample file."""
+    results: Sequence[Callable[[], Read]]
+    """For each of `files`, see `reading`."""
+    left: Sequence[LeftOut]
 
 
 def read(samples: Samples) -> Read:
@@ -71,3 +83,14 @@ def reading(files: Sequence[Samples], processes: int) -> Iterator[list[Callable[
     # many small objects and no cycles: looking for cycles among them takes an eighth of the time
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=gc.disable) as pool:
         yield [pool.submit(read, file).result for file in files]
+
+
+@contextmanager
+def reading_runs(folders: Sequence[Path], processes: int) -> Iterator[Readings]:
+    """Find all runs and begin to read them, by at most so many processes; raises as `discover` does."""
+    found, left = discover(folders)
+    whole = [(run, task, path) for run in found for task, path in run.samples.items()]
+    with reading(
+        [Samples(path, run.provenance.label, task, run.results) for run, task, path in whole], processes
+    ) as results:
+        yield Readings([(run, task) for run, task, _ in whole], results, left)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
+
 from lmms_kvtp.cost import SampleCost
 from lmms_kvtp.leaderboard.scores import KINDS, VIDEOS, Layout, find, score
 
@@ -83,16 +85,23 @@ def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Ru
     """
     layout = Layout.of((config.get("configs") or {}).get(task) or {})
     records: dict[str, Record] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                record = _record(json.loads(line), layout)
+                record = _record(_parse(line), layout)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}:{number} is not a sample with a score: {error!r}") from error
             if record.question in records:
                 raise ValueError(f"{path}:{number} has question {record.question!r} again; two runs share this file")
             records[record.question] = record
     return Run(name, task, tuple(records[question] for question in sorted(records)), config)
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:  # NaN and lone surrogates, which the harness writes, are no JSON
+        return json.loads(line)
 
 
 def _record(row: dict[str, Any], layout: Layout) -> Record:

@@ -1,5 +1,6 @@
 """Many sample files, read by one process or by several."""
 
+import json
 import multiprocessing
 
 import pytest
@@ -30,6 +31,17 @@ def test_several_processes_read_what_one_reads(runs, monkeypatch):
     monkeypatch.setattr(module, "SHARE", 1)
     assert to_json(build([runs], processes=2)) == alone
     assert "broken" in alone and ":7 is not a sample with a score" in alone
+
+
+def test_what_only_pythons_json_reads_is_read(tmp_path):
+    rows = samples([1, 0])
+    rows[0]["resps"] = [["\ud800"]]
+    rows[1]["doc"] = {"length": float("nan"), "frames": 2**70}
+    write_base(tmp_path, [1, 0])
+    [path] = tmp_path.rglob("*_samples_*.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [row] = build([tmp_path]).rows
+    assert row.cells["skvqa_synth"].accuracy.mean == 50
 
 
 def test_processes_start_only_where_there_is_much_to_read(runs, monkeypatch):
