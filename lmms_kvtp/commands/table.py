@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ratios", default=",".join(map(str, RATIOS)), help="(default %(default)s)")
     parser.add_argument("--methods", default=",".join(METHODS), help="rows (default: all of the page)")
     parser.add_argument("--out", type=Path, required=True, help="the harness's files; a killed run goes on there")
+    parser.add_argument("--headline", action="store_true", help="only the main rows, those of every checkpoint")
     parser.add_argument("--no-figures", action="store_true", help="tables alone")
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     parser.add_argument("--into", type=Path, help="folder with README.md and docs/benchmark.md, to be written into")
@@ -40,26 +41,27 @@ def main(arguments: argparse.Namespace) -> int:
 
     checkpoints = arguments.checkpoints.split(",")
     ratios = [float(ratio) for ratio in arguments.ratios.split(",")]
-    cells = plan(arguments.methods.split(","), ratios)
+    main_cells = plan(HEADLINE, [HEADLINE_RATIO])
+    cells = main_cells if arguments.headline else plan(arguments.methods.split(","), ratios)
     folder: Path = arguments.out
     runs = _run(cells, arguments, checkpoints[0], folder / "seed0")
-    names = [cell.name for cell in plan(HEADLINE, [HEADLINE_RATIO])]
-    headline = {name: runs[name] for name in names if name in runs}
+    headline = {cell.name: runs[cell.name] for cell in main_cells if cell.name in runs}
     seeds = {"seed 0": headline}
     for number, checkpoint in enumerate(checkpoints[1:], start=1):
-        chosen = [cell for cell in plan(HEADLINE, [HEADLINE_RATIO]) if cell.name in headline]
+        chosen = [cell for cell in main_cells if cell.name in headline]
         seeds[f"seed {number}"] = _run(chosen, arguments, checkpoint, folder / f"seed{number}")
     partners = {cell.name: alone for cell in cells if (alone := _alone(cell)) in runs}
-    whole = embedded.table(runs, partners, SHIPPED_KINDS)
     short = embedded.table(headline, {n: p for n, p in partners.items() if {n, p} <= headline.keys()}, SHIPPED_KINDS)
-    tables = {"table": whole, "headline": short, "seeds": embedded.seeds_table(seeds)}
+    tables = {"headline": short, "seeds": embedded.seeds_table(seeds)}
+    if not arguments.headline:
+        tables["table"] = embedded.table(runs, partners, SHIPPED_KINDS)
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
     pages: Path = arguments.into or folder
     if arguments.into:
         write_between(pages / "README.md", tables["headline"], "headline")
         for name, text in tables.items():
             write_between(pages / "docs" / "benchmark.md", text, name)
-    if not arguments.no_figures:
+    if not (arguments.no_figures or arguments.headline):
         _draw(arguments, checkpoints[0], runs, ratios, pages / "docs" / "figures")
     return 0
 

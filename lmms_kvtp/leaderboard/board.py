@@ -1,9 +1,7 @@
 """Rows of a leaderboard from the runs that can be compared, and a list of what cannot be, with reasons."""
 
-import gc
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,8 +76,7 @@ def build(
 
 def compare(runs: Readings, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
     """Put together the runs that can be compared; arguments and errors are those of `build`."""
-    with _no_collection():
-        entries, unread = _cells(runs)
+    entries, unread = _cells(runs)
     kept, refused = [], []
     for task in sorted({entry.cell.task for entry in entries}):
         column, out = comparable([entry for entry in entries if entry.cell.task == task], gates, allow)
@@ -92,18 +89,6 @@ def compare(runs: Readings, gates: Sequence[GateRecord] = (), allow: Collection[
     rows = _rows(kept, tasks, gates)
     left_out = (*refused, *unread, *runs.left)
     return Board(tasks, tuple(rows), left_out, len(refused) + len(unread), tuple(_notes(rows)))
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Reading makes millions of small objects and no cycles: looking for cycles among them takes an eighth of it."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _cells(runs: Readings) -> tuple[list[Entry], list[LeftOut]]:

@@ -76,13 +76,29 @@ def reading(files: Sequence[Samples], processes: int) -> Iterator[list[Callable[
         files: in any order.
         processes: at most; there are fewer where there is little to read, and none beside this one for a few files.
     """
+    with _no_collection():
+        yield from _reading(files, processes)
+
+
+def _reading(files: Sequence[Samples], processes: int) -> Iterator[list[Callable[[], Read]]]:
     count = min(processes, len(files), sum(file.path.stat().st_size for file in files) // SHARE)
     if count < 2:
         yield [partial(read, file) for file in files]
         return
-    # many small objects and no cycles: looking for cycles among them takes an eighth of the time
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=gc.disable) as pool:
         yield [pool.submit(read, file).result for file in files]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Reading makes millions of small objects and no cycles, and looking for cycles among them takes long."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager
