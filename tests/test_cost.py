@@ -91,3 +91,7 @@ def test_the_first_visuals_of_a_process_are_in_no_mean_of_seconds():
     cold, warm = replace(COST, cold=True), COST
     assert timed([cold, warm, warm]) == [warm, warm]
     assert timed([cold]) == [cold]  # nothing else is there
+
+
+def test_a_cost_without_any_figure_has_the_defaults():
+    assert SampleCost.from_dict({}) == SampleCost()

@@ -63,8 +63,9 @@ VIDEO_STAGES = {
 }
 """First short cuts, then whole videos; then all lengths, with less and less change.
 
-At twice these learning rates the few frames of an event were lost again with every greater length (`color` fell from 94
-to 65 % of the training questions), and came back only while the rates fell.
+At twice these learning rates, and with questions of a kind that is not shipped, the few frames of an event were lost
+again with every greater length (`color` fell from 94 to 65 % of the training questions), and came back only while the
+rates fell.
 """
 
 
