@@ -127,7 +127,8 @@ def fit(
         packed = [visual.whole or select(method, visual, question, meter) for visual in encoded]
         text = "\n".join([visual.instruction for visual in encoded if visual.instruction] + [question.prompt])
         try:
-            return vlm.assemble(packed, text), packed
+            with meter.stage("prefill"):
+                return vlm.assemble(packed, text), packed
         except PromptTooLongError as error:
             share = (error.limit - error.text_tokens) / (error.length - error.text_tokens)
             if not fewer_frames or share <= 0 or all(visual.tokens.num_frames == 1 for visual in encoded):

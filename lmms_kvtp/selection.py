@@ -23,7 +23,9 @@ class Weighed:
 
 def weigh(method: Method, visual: Encoded, question: Question, meter: Meter) -> Weighed:
     """Score the frames, and give each its budget."""
-    with meter.stage("scorer", scoring_flops(method, visual.tokens.num_frames, question)):
+    with meter.stage("scorer"):  # to know the operations is to split the question into tokens
+        known = scoring_flops(method, visual.tokens.num_frames, question)
+    with meter.stage("scorer", known):
         features = _complete(method, visual, question)
         relevance = method.scorer.score(features, question, method.encoder)
     with meter.stage("pruner"):

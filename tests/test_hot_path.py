@@ -92,7 +92,8 @@ def method(folder: Path) -> Callable[[str], Method]:
 
 
 @pytest.mark.parametrize(("name", "most"), [("kvtp+random", 4), ("kvtp+prumerge", 5)])
-def test_the_host_waits_as_often_for_many_frames_as_for_few(vlm, method, name, most):
+def test_the_host_waits_as_often_for_many_frames_as_for_few(vlm, method, monkeypatch, name, most):
+    monkeypatch.setattr("lmms_kvtp.pruners.base.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
     made, waits = method(name), []
     for count in (4, 40):
         [encoded] = encode_once(vlm, [made], Clip(count))
@@ -139,6 +140,28 @@ def test_of_a_prompt_only_the_question_is_split_into_tokens(vlm, method, monkeyp
     for question in ASKED:
         prepare(vlm, made, [encoded], question)
     assert texts == [f"\n{question.prompt}" for question in ASKED]
+
+
+def test_splitting_the_question_and_laying_out_the_prompt_have_their_stages(vlm, method, monkeypatch):
+    made, stage, within = method("kvtp+random"), Meter.stage, dict[str, str]()
+    [encoded], ids, layout = encode_once(vlm, [made], Clip(5)), type(made.encoder).token_ids, LlavaVideo.assemble
+    running = [""]
+
+    @contextmanager
+    def named(meter: Meter, name: str, flops: int | None = 0) -> Iterator[None]:
+        running.append(name)
+        with stage(meter, name, flops):
+            yield
+        running.pop()
+
+    def noted(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (within.setdefault(key, running[-1]), call(*given))[1]
+
+    monkeypatch.setattr(Meter, "stage", named)
+    monkeypatch.setattr(type(made.encoder), "token_ids", noted("question", ids))
+    monkeypatch.setattr(LlavaVideo, "assemble", noted("prompt", layout))
+    prepare(vlm, made, [encoded], Question("How many?"))
+    assert within == {"question": "scorer", "prompt": "prefill"}
 
 
 def test_pixels_are_made_where_the_first_tower_reads_and_shared():

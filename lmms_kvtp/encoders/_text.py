@@ -2,6 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 
@@ -39,25 +40,29 @@ class RemembersTexts(ABC):
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Cut a text into pieces that fit: after sentences, else between words, else within a word.
 
-    Neighbours that fit together stay together.
+    Neighbours that fit together stay together; how many do is found by halving, for to ask is to split into tokens.
 
     Args:
         text: may be empty, which is one empty piece.
-        fits: a piece is short enough.
+        fits: a piece is short enough; so is then whatever it begins with.
 
     Raises:
         ValueError: not even a single character fits.
     """
     if fits(text):
         return [text]
-    pieces: list[str] = []
-    for part in _parts(text):
-        joined = f"{pieces[-1]} {part}" if pieces else part
-        if pieces and fits(joined):
-            pieces[-1] = joined
-        else:
-            pieces += split_text(part, fits)
+    parts, pieces = _parts(text), list[str]()
+    while parts:
+        pieces += split_text(parts.pop(0), fits)
+        count = _joining(pieces[-1], parts, fits)
+        pieces[-1] = " ".join([pieces[-1], *parts[:count]])
+        parts = parts[count:]
     return pieces
+
+
+def _joining(piece: str, parts: list[str], fits: Callable[[str], bool]) -> int:
+    """How many of the next parts fit together with a piece."""
+    return bisect_left(range(len(parts)), True, key=lambda more: not fits(" ".join([piece, *parts[: more + 1]])))
 
 
 def _parts(text: str) -> list[str]:

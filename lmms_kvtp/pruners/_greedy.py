@@ -15,7 +15,7 @@ def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:
         ValueError: a token is NaN.
     """
     parts = []
-    for part in chunks(len(embeds)):
+    for part in chunks(embeds):
         unit = F.normalize(embeds[part].float(), dim=-1)
         parts.append(1 - unit @ unit.transpose(1, 2))
     joined = torch.cat(parts)

@@ -16,7 +16,7 @@ def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:
         share: of the channels, in (0, 1]; at least one is returned.
     """
     count = embeds.shape[0] * embeds.shape[1]
-    parts = list(chunks(len(embeds)))
+    parts = list(chunks(embeds))
     mean = torch.stack([embeds[part].sum(dim=(0, 1), dtype=torch.float32) for part in parts]).sum(dim=0) / count
     spread = torch.stack([(embeds[part].float() - mean).square().sum(dim=(0, 1)) for part in parts]).sum(dim=0)
     kept = max(int(share * len(spread)), 1)
@@ -30,7 +30,7 @@ def unit(embeds: Float[Tensor, "*shape D"], channels: Int[Tensor, " c"]) -> Floa
 
 def frame_means(embeds: Float[Tensor, "T N D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "T c"]:
     """The mean unit vector of each frame."""
-    return torch.cat([unit(embeds[part], channels).mean(dim=1) for part in chunks(len(embeds))])
+    return torch.cat([unit(embeds[part], channels).mean(dim=1) for part in chunks(embeds)])
 
 
 def likeness(

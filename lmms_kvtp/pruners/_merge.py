@@ -22,7 +22,7 @@ def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"]) -> PackedTokens:
     frame, patch = torch.nonzero(owner == torch.arange(owner.shape[1], device=owner.device), as_tuple=True)
     embeds, size = tokens.embeds.new_empty(len(frame), tokens.embeds.shape[2]), torch.zeros(len(frame)).to(frame.device)
     start = 0
-    for part in chunks(len(owner)):
+    for part in chunks(owner):
         rows, sizes = means(tokens.embeds[part], owner[part])
         embeds[start : start + len(rows)], size[start : start + len(rows)] = rows.to(embeds.dtype), sizes
         start += len(rows)

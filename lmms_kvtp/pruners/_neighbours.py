@@ -24,7 +24,7 @@ def enrich(
     packed = pack(tokens, tokens.embeds, keep)
     ends = [0, *packed.counts().cumsum(0).tolist()]
     broken = torch.zeros_like(keep)
-    for part in chunks(tokens.num_frames):
+    for part in chunks(tokens.embeds):
         kept = slice(ends[part.start], ends[part.stop])
         frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
         cosines = _cosines(keys[part], frame, patch)

@@ -48,7 +48,7 @@ def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
 
 def mean_tokens(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T D"]:
     """The mean token of each frame, in float32."""
-    return torch.cat([embeds[part].mean(dim=1, dtype=torch.float32) for part in chunks(len(embeds))])
+    return torch.cat([embeds[part].mean(dim=1, dtype=torch.float32) for part in chunks(embeds)])
 
 
 def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
@@ -57,7 +57,7 @@ def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
     if count == 1:
         return torch.full(scene.shape[1:2], -torch.inf, device=scene.device)
     total = torch.zeros(scene.shape[1:], device=scene.device)
-    for part in chunks(count):
+    for part in chunks(scene):
         total += F.normalize(scene[part].float(), dim=2).sum(dim=0)
     return (total.square().sum(dim=1) - count) / (count * (count - 1))  # |sum of unit vectors|^2 holds all pairs
 

@@ -47,5 +47,5 @@ def still_and_moving(
 
 def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Tensor, "n D"]:
     """The mean over the rows of a group of each of its columns, in float32, a few frames at a time."""
-    sums = [flat[group[part]].sum(dim=0, dtype=torch.float32) for part in chunks(len(group))]
+    sums = [flat[group[part]].sum(dim=0, dtype=torch.float32) for part in chunks(group)]
     return torch.stack(sums).sum(dim=0) / len(group)

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
-FRAMES_AT_ONCE = 16
-"""Frames whose N x N matrices stand in memory together."""
+TOKENS_AT_ONCE = 16 * 14 * 14
+"""Tokens of frames that are worked on together, with the N x N matrix of each frame."""
 
 AXES = {"image": 1, "text": 0}
 """Axes that a feature shares with the tokens: frames, or none; frames and patches where nothing else is said."""
@@ -129,10 +129,12 @@ def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tenso
     return feature
 
 
-def chunks(num_frames: int) -> Iterator[slice]:
-    """Consecutive frames, FRAMES_AT_ONCE together."""
-    for start in range(0, num_frames, FRAMES_AT_ONCE):
-        yield slice(start, min(start + FRAMES_AT_ONCE, num_frames))
+def chunks(values: Shaped[Tensor, "T N *rest"]) -> Iterator[slice]:
+    """Consecutive frames that hold TOKENS_AT_ONCE tokens together, and one frame at least."""
+    num_frames, capacity = values.shape[:2]
+    together = max(1, TOKENS_AT_ONCE // max(1, capacity))
+    for start in range(0, num_frames, together):
+        yield slice(start, min(start + together, num_frames))
 
 
 def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:

@@ -55,7 +55,7 @@ class CDPruner(TokenPruner):
         """
         check(tokens, budgets)
         patches, text = read(features, "patch_text", tokens), read(features, "text", tokens)
-        weights = torch.cat([self._weights(patches[part], text) for part in chunks(len(patches))])
+        weights = torch.cat([self._weights(patches[part], text) for part in chunks(patches)])
         alike = distances(tokens.embeds).neg_().add_(1)
         return pack(tokens, tokens.embeds, diverse(alike, weights.to(alike.device), budgets))
 

@@ -100,7 +100,7 @@ class FastVid(ScenePruner):
             return owner.masked_fill(others, DROPPED), weight
         units = F.normalize(embeds[anchors].float(), dim=1).T
         nearest = [
-            (F.normalize(embeds[part][free[part]].float(), dim=1) @ units).argmax(dim=1) for part in chunks(len(embeds))
+            (F.normalize(embeds[part][free[part]].float(), dim=1) @ units).argmax(dim=1) for part in chunks(embeds)
         ]
         owner[others] = holds[torch.cat(nearest)]
         members = torch.bincount(owner[others], minlength=count).float()  # of each anchor, itself left out

@@ -106,7 +106,7 @@ class FlashVid(ScenePruner):
 def _suits(scene: Float[Tensor, "L N D"], means: Float[Tensor, "L D"]) -> Float[Tensor, "L N"]:
     """The relevance of each token to its scene."""
     mean = means.mean(dim=0)
-    return torch.cat([(1 + F.normalize(scene[part].float(), dim=2) @ mean) / 2 for part in chunks(len(scene))])
+    return torch.cat([(1 + F.normalize(scene[part].float(), dim=2) @ mean) / 2 for part in chunks(scene)])
 
 
 def _joints(

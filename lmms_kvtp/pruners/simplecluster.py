@@ -86,7 +86,7 @@ def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
         ValueError: a token is NaN.
     """
     unit = torch.empty_like(tokens.embeds)
-    for part in chunks(tokens.num_frames):
+    for part in chunks(tokens.embeds):
         rotated = rotate(tokens.embeds[part].float(), tokens.grid, base, part.start)
         unit[part] = rotated.div_(rotated.norm(dim=2, keepdim=True).clamp_min(1e-12))
     refuse_nan(unit.sum(dim=2), "tokens")

@@ -46,7 +46,7 @@ class ToMe(TokenPruner):
         merged = tokens.embeds.new_empty(int(budgets.sum()), tokens.embeds.shape[2])
         size = torch.zeros(tokens.embeds.shape[:2], device=merged.device)
         ends = [0, *budgets.cumsum(0).tolist()]
-        for part in chunks(tokens.num_frames):
+        for part in chunks(tokens.embeds):
             embeds, scale = tokens.embeds[part], torch.ones(size[part].shape, device=size.device)
             owner = self._merge(embeds, keys[part], wanted[part], scale)
             groups = group(owner, tokens.capacity, torch.arange(len(owner), device=owner.device))

@@ -41,7 +41,7 @@ class VidCom2(ScorePruner):
         channels = steady(tokens.embeds, self.channels)
         means = frame_means(tokens.embeds, channels)
         scores = []
-        for part in chunks(tokens.num_frames):
+        for part in chunks(tokens.embeds):
             vectors = unit(tokens.embeds[part], channels)
             to_video = likeness(vectors, means.mean(dim=0), self.widths)
             scores.append(to_video + likeness(vectors, means[part], self.widths))

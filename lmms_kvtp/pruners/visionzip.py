@@ -49,7 +49,7 @@ class VisionZip(TokenPruner):
         num_anchors = (budgets * self.contextual + 0.5).long()
         dominant = top(attention.float(), budgets - num_anchors)
         anchors = _every_step(~dominant, num_anchors.to(dominant.device))
-        owner = torch.cat([_assign(keys[part], dominant[part], anchors[part]) for part in chunks(len(budgets))])
+        owner = torch.cat([_assign(keys[part], dominant[part], anchors[part]) for part in chunks(keys)])
         return merge(tokens, owner)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:

@@ -43,7 +43,7 @@ class VidCom2(FrameScorer):
         tokens = features.tokens
         channels = steady(tokens, self.channels)
         video = frame_means(tokens, channels).mean(dim=0)
-        parts = [unit(tokens[part], channels) for part in chunks(len(tokens))]
+        parts = [unit(tokens[part], channels) for part in chunks(tokens)]
         return -torch.cat([likeness(part, video, self.widths).mean(dim=1) for part in parts])
 
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int:

@@ -38,6 +38,13 @@ def test_only_a_word_that_does_not_fit_is_cut_within():
     assert split_text("see abcdefgh now", at_most(5)) == ["see", "abcd", "efgh", "now"]
 
 
+def test_of_many_words_few_pieces_are_tried():
+    tried: list[str] = []
+    pieces = split_text("word " * 200, lambda text: (tried.append(text), len(text) < 250)[1])
+    assert len(pieces) == 4
+    assert len(tried) < 60
+
+
 def test_a_tower_that_reads_nothing_is_an_error():
     with pytest.raises(ValueError, match="'x' does not fit"):
         split_text("x y", at_most(0))

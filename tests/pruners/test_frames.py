@@ -14,7 +14,27 @@ from lmms_kvtp.pruners.vidcom2 import VidCom2
 from lmms_kvtp.pruners.visionzip import VisionZip
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
-BUDGETS = [15, 0, 1, 7, 8, 9, 4, 14, 2, 15, 3, 5, 6, 10, 11, 12, 13, 1, 7]  # more frames than one chunk holds
+BUDGETS = [
+    15,
+    0,
+    1,
+    7,
+    8,
+    9,
+    4,
+    14,
+    2,
+    15,
+    3,
+    5,
+    6,
+    10,
+    11,
+    12,
+    13,
+    1,
+    7,
+]  # more frames than one chunk of these tests holds
 
 
 def video(seed: int = 3) -> tuple[FrameTokens, FrameFeatures]:

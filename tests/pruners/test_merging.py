@@ -11,7 +11,27 @@ from lmms_kvtp.pruners.tome import ToMe
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 LOOPS = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "loops.py"))
-BUDGETS = [15, 0, 1, 7, 8, 9, 4, 14, 2, 15, 3, 5, 6, 10, 11, 12, 13, 1, 7]  # more frames than one chunk holds
+BUDGETS = [
+    15,
+    0,
+    1,
+    7,
+    8,
+    9,
+    4,
+    14,
+    2,
+    15,
+    3,
+    5,
+    6,
+    10,
+    11,
+    12,
+    13,
+    1,
+    7,
+]  # more frames than one chunk of these tests holds
 
 
 def video() -> tuple[FrameTokens, FrameFeatures]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lmms_kvtp.pruners._lattice import blocks, lattice
+from lmms_kvtp.pruners.base import chunks
 from lmms_kvtp.pruners.grid import Grid
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.pool import Pool
@@ -19,6 +20,16 @@ def video(frames: int = 4, grid: tuple[int, int] = (3, 4), key: str = "k") -> tu
 def kept(seed: int = 0, key: str = "k", frames: int = 4) -> list[list[int]]:
     packed = RandomTokens(seed).prune(*video(frames, key=key), torch.full((frames,), 5))
     return packed.patch.reshape(frames, 5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "starts"),
+    [((9, 20), [0, 3, 6]), ((3, 61, 2), [0, 1, 2]), ((61, 1), [0, 60]), ((2, 0), [0]), ((0, 4), [])],
+)
+def test_frames_are_worked_on_together_up_to_a_number_of_tokens(shape, starts):
+    parts = list(chunks(torch.zeros(shape)))  # 60 tokens, see conftest.py
+    assert [part.start for part in parts] == starts
+    assert [frame for part in parts for frame in range(part.start, part.stop)] == list(range(shape[0]))
 
 
 def test_none_keeps_whole_frames_and_names_the_way_out_of_a_partial_one():
