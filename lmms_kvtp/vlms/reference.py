@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from math import isqrt
 
 import torch
-from accelerate import init_empty_weights
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
+from torch import Tensor
 
 from lmms_kvtp.types import Frames, PackedTokens
+from lmms_kvtp.vlms.checkpoint import find_folder
+from lmms_kvtp.vlms.config import read_config
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
-from lmms_kvtp.vlms.names import HUGGING_FACE, choose
-from lmms_kvtp.vlms.network import Tower
+from lmms_kvtp.vlms.onevision import pool_by, transformers_model
 
 PUBLISHED = {
     "LLaVA-Video-7B-Qwen2": (
@@ -63,7 +62,7 @@ def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: st
         question: about them.
 
     Raises:
-        ValueError: the model is split over devices, or pools otherwise than transformers' class can.
+        ValueError: the model is split over devices.
     """
     against = _of_package if vlm.options.backend == "llava" else _of_transformers
     checks = [against(vlm, frames or _noise(), question)]
@@ -71,39 +70,19 @@ def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: st
     return checks
 
 
-def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneration:
-    """Transformers' own class of the family around the weights of `vlm`, which it shares."""
-    network = vlm.network
-    vision, text = cast(SiglipVisionConfig, cast(Tower, network.tower).encoder.config), network.llm.config
-    rows = text.vocab_size
-    config = LlavaOnevisionConfig(
-        vision_config=vision.to_dict(),
-        text_config=text.to_dict(),
-        image_token_index=rows,
-        video_token_index=rows + 1,
-        tie_word_embeddings=text.tie_word_embeddings,
-    )
-    config._attn_implementation = text._attn_implementation
-    with init_empty_weights(include_buffers=False):
-        model = LlavaOnevisionForConditionalGeneration(config)
-    own, names = network.state_dict(), model.state_dict()
-    layout = choose(HUGGING_FACE, list(own), names)
-    shared = {layout.name(name): tensor for name, tensor in own.items()}
-    norm = {name: torch.ones(vlm.vision.hidden) for name in layout.unused if name in names}  # what it returns is unused
-    model.load_state_dict({name: shared.get(name, norm.get(name)) for name in names}, assign=True)
-    nn.Module.to(model, vlm.device, vlm.dtype)
-    nn.Module.eval(model)
-    return model
-
-
 @torch.inference_mode()
 def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
-    """The tower, projector, pooling and language model of transformers, and newlines placed one by one."""
+    """The tower, projector, pooling and language model of transformers, and newlines placed one by one.
+
+    How it pools and where newlines stand is read anew: from the checkpoint and the options, not from the model.
+    """
     if vlm.options.device_map is not None:
         raise ValueError(f"device_map={vlm.options.device_map}: the comparison needs a model on one device")
-    if vlm.pool.mode != "bilinear":
-        raise ValueError(f"pooling {vlm.pool.mode}: transformers' class pools bilinearly; load with that to compare")
+    options, config = vlm.options, read_config(find_folder(vlm.name, vlm.options.revision))
+    pooling = options.mm_spatial_pool_mode or config.pool_mode
+    position = options.mm_newline_position or config.newline_position
     model = transformers_model(vlm)
+    pool_by(model, pooling)
     pixels = frames.pixels(vlm.pixel_spec).to(vlm.device, vlm.dtype)
     features = model.get_video_features(
         pixels[None],
@@ -113,14 +92,17 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     )
     features = getattr(features, "pooler_output", features)  # transformers < 5 returns the features
     tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last is its one newline
+    tokens = tokens.reshape(len(frames.times), -1, tokens.shape[-1])
     before, behind = vlm.chat.around(question, visuals=True)
     embed = model.get_input_embeddings()
     parts = [embed(torch.tensor(ids, device=vlm.device)) for ids in (before, behind)]
-    visual = _with_newlines(tokens, len(frames.times), vlm)
+    placed = {"row": "grid", "frame": "frame", "none": "no_token"}.get(options.newlines)
+    visual = _with_newlines(tokens, vlm.network.newline, placed or _position(position, config.merge_type))
     prompt = torch.cat([parts[0], visual, parts[1]])
     theirs = model(inputs_embeds=prompt[None], logits_to_keep=1).logits[0, -1]
     ours = vlm.next_token_logits(vlm.assemble([_all(vlm, frames)], question))
-    return Parity("transformers' LlavaOnevision", ours, theirs[: len(ours)].float(), _tolerance(vlm.dtype))
+    name = "transformers' LlavaOnevision" + ("" if pooling == "bilinear" else f" with {pooling} pooling")
+    return Parity(name, ours, theirs[: len(ours)].float(), _tolerance(vlm.dtype))
 
 
 def _of_package(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
@@ -130,20 +112,24 @@ def _of_package(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     return Parity("LLaVA-NeXT's own package", ours, theirs, _tolerance(vlm.dtype))
 
 
-def _with_newlines(tokens: Tensor, frames: int, vlm: LlavaVideo) -> Float[Tensor, "L D"]:
+def _position(stated: str, merge_type: str) -> str:
+    """Of newlines: a merge type of flat has none, one without unpad none behind the video."""
+    allowed = stated != "one_token" or "unpad" in merge_type
+    return stated if allowed and merge_type != "flat" else "no_token"
+
+
+def _with_newlines(tokens: Float[Tensor, "T N D"], newline: Float[Tensor, " D"], position: str) -> Float[Tensor, "L D"]:
     """Written down position by position."""
-    rows, columns = vlm.pool.grid
-    newline, placed = vlm.network.newline, []
-    position, merge = vlm.newlines.position, vlm.newlines.merge_type
-    for frame in range(frames):
-        for row in range(rows):
-            first = (frame * rows + row) * columns
-            placed += list(tokens[first : first + columns])
-            if position == "grid" and merge != "flat":
+    placed = []
+    for frame in tokens:
+        columns = isqrt(len(frame))
+        for first in range(0, len(frame), columns):
+            placed += list(frame[first : first + columns])
+            if position == "grid":
                 placed.append(newline)
-        if position == "frame" and merge != "flat":
+        if position == "frame":
             placed.append(newline)
-    if position == "one_token" and "unpad" in merge:
+    if position == "one_token":
         placed.append(newline)
     return torch.stack(placed)
 

@@ -20,8 +20,9 @@ from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.types import Frames, FrameTokens, GenerationOptions, PackedTokens, Picture
 from lmms_kvtp.vlms.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
+from lmms_kvtp.vlms.onevision import transformers_model
 from lmms_kvtp.vlms.prefix import PrefixCache
-from lmms_kvtp.vlms.reference import reference_logits, transformers_model
+from lmms_kvtp.vlms.reference import reference_logits
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 CHECKPOINT = GOLDENS / "llava_tiny9"

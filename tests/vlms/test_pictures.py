@@ -17,7 +17,7 @@ from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions, Picture, Question
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
-from lmms_kvtp.vlms.reference import transformers_model
+from lmms_kvtp.vlms.onevision import transformers_model
 
 SIDE = 66
 PAIRS = [[SIDE * rows, SIDE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]

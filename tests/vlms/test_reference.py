@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from lmms_kvtp.types import Frames
 from lmms_kvtp.vlms import reference
 from lmms_kvtp.vlms.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
-from lmms_kvtp.vlms.reference import PUBLISHED, Parity, _all, reference_logits, report, transformers_model
+from lmms_kvtp.vlms.onevision import transformers_model
+from lmms_kvtp.vlms.reference import PUBLISHED, Parity, _all, reference_logits, report
 
 QUESTION = "What is the person doing?"
 
@@ -69,6 +71,22 @@ def test_transformers_own_class_gives_the_same_logits(tiny_folder: Path, positio
     assert report([check]).startswith("ok   transformers' LlavaOnevision: largest difference")
 
 
+@pytest.mark.parametrize("pooling", ["bilinear", "average", "max"])
+@pytest.mark.parametrize("pretrained", ["tiny", str(GOLDEN)], ids=["embedded", "odd grid"])
+def test_each_pooling_stands_in_for_that_of_transformers_class(pretrained: str, pooling: str) -> None:
+    vlm = load_llava_video(pretrained, LoadOptions(device="cpu", mm_spatial_pool_mode=pooling))
+    [check] = reference_logits(vlm, frames(3), QUESTION)
+    assert check.difference < 1e-4
+    assert check.name == "transformers' LlavaOnevision" + ("" if pooling == "bilinear" else f" with {pooling} pooling")
+
+
+@pytest.mark.parametrize("newlines", ["row", "frame", "none"])
+def test_newlines_that_are_asked_for_stand_in_both(tiny_folder: Path, newlines: str) -> None:
+    vlm = load_llava_video(str(tiny_folder), LoadOptions(newlines=newlines, mm_newline_position="frame"))
+    [check] = reference_logits(vlm, frames(2), QUESTION)
+    assert check.difference < 1e-4
+
+
 def test_a_wrong_weight_is_seen(tiny_folder: Path) -> None:
     vlm = load_llava_video(str(tiny_folder))
     model = transformers_model(vlm)
@@ -80,8 +98,9 @@ def test_a_wrong_weight_is_seen(tiny_folder: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(tiny_folder: Path) -> None:
-    vlm = load_llava_video(str(tiny_folder), LoadOptions(mm_spatial_pool_mode="average"))
-    with pytest.raises(ValueError, match="pooling average: transformers' class pools bilinearly"):
+    vlm = load_llava_video(str(tiny_folder))
+    vlm.options = replace(vlm.options, device_map="auto")
+    with pytest.raises(ValueError, match="device_map=auto: the comparison needs a model on one device"):
         reference_logits(vlm)
 
 
