@@ -14,7 +14,7 @@ from lmms_kvtp.flops import VisionShape, pooling_head_flops, vision_flops
 from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.training.predictor.ablations import CLIP_SIZES, SHARES, variants
 from lmms_kvtp.training.predictor.candidates import baselines, oracle, trained
-from lmms_kvtp.training.predictor.compare import Outcome, by_kind, compare
+from lmms_kvtp.training.predictor.compare import COLUMNS, Outcome, by_kind, compare, table
 from lmms_kvtp.training.predictor.examples import Example
 from lmms_kvtp.training.predictor.features import SeenVideo
 from lmms_kvtp.types import Question
@@ -75,6 +75,12 @@ def test_recall_is_told_apart_by_kind_where_the_data_says_kinds():
         ["end", "where"],
         [["ours", "0.000", "0.750"]],
     )
+
+
+def test_recall_is_compared_video_by_video_in_whatever_order_they_came():
+    rows = [(f"{name}.mp4", dict.fromkeys(COLUMNS, value)) for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.4))]
+    [ours, _] = table({"ours": Outcome(rows, gigaflops=[1.0]), "base": Outcome(rows[::-1], gigaflops=[1.0])}, "base")
+    assert ours[-1] == "+0.000 [+0.000, +0.000]"
 
 
 def test_kinds_stay_beside_their_questions(untuned, tmp_path):

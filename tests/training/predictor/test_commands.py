@@ -114,6 +114,23 @@ def test_training_and_evaluation_read_refinements_of_an_index(refined, tmp_path)
     assert question.refined == wanted
 
 
+def test_synthetic_videos_are_those_of_the_split(example, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_data_arguments(parser)
+    (found,) = examples(parser.parse_args(["--synthetic", "1", "--fps", "0.25"]), "val", tmp_path)
+    assert (found.source, found.questions) == (example.source, example.questions)
+
+
+def test_training_makes_videos_of_the_training_split(tmp_path, monkeypatch, capsys):
+    def ensure(split, videos):
+        raise ValueError(f"{len(videos)} videos of {split}")
+
+    monkeypatch.setattr(cache, "ensure", ensure)
+    with pytest.raises(SystemExit):
+        main(["train", "predictor", "--synthetic", "3", "--pretrained", TINY, "--out", str(tmp_path)])
+    assert "3 videos of train" in capsys.readouterr().err
+
+
 def test_a_predictor_is_trained_and_compared(home, tmp_path, capsys):
     index, out = tmp_path / "index.jsonl", tmp_path / "out"
     lines = [

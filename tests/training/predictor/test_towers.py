@@ -91,11 +91,15 @@ def test_adapters_leave_the_logits_as_they_were_until_they_learn():
 
 
 def test_the_vision_tower_learns_from_pixels(tmp_path):
-    recipe = replace(RECIPE, parts="all", epochs=2, lr=1e-3, videos_per_step=2)
-    train(towers("all"), videos(4, 2, looks(3, 42, 42)), videos(2, 3, looks(3, 42, 42)), recipe, tmp_path)
+    recipe = replace(RECIPE, parts="all", epochs=2, lr=1e-3, videos_per_step=2, gradient_checkpointing=True)
+    made, passes = towers("all"), []
+    layer = made.siglip.text_model.encoder.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    train(made, videos(4, 2, looks(3, 42, 42)), videos(2, 3, looks(3, 42, 42)), recipe, tmp_path)
     before, after = towers().siglip.state_dict(), AutoModel.from_pretrained(tmp_path).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"text_model", "vision_model", "logit_scale", "logit_bias"}
+    assert sum(passes) == 2 * 2 * 4  # every activation is made twice
 
 
 def test_pixels_give_the_embeddings_that_the_encoder_gives():

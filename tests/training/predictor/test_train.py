@@ -6,47 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_predictors import RECIPE, encoder, fresh, videos
 from transformers import AutoModel
 
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.scorers.kvtp import KVTP
+from lmms_kvtp.shipped import MANIFEST, checked
 from lmms_kvtp.training.predictor.examples import Example
 from lmms_kvtp.training.predictor.features import SeenVideo
-from lmms_kvtp.training.predictor.objective import Objective
-from lmms_kvtp.training.predictor.recipe import Recipe
-from lmms_kvtp.training.predictor.towers import SiglipTowers
+from lmms_kvtp.training.predictor.recipe import last_checkpoint
 from lmms_kvtp.training.predictor.train import train
 from lmms_kvtp.types import FrameFeatures, Question
-
-TINY = Path(__file__).parent.parent.parent / "goldens" / "siglip_tiny"
-THINGS = ["cat", "dog", "sun"]
-RECIPE = Recipe(epochs=6, lr=5e-3, videos_per_step=4, objective=Objective(level="frame"))
-
-
-def videos(count: int, seed: int) -> list[SeenVideo]:
-    """Frames show one of three things each, in the space of random image embeddings; questions ask for a thing."""
-    draw = torch.Generator().manual_seed(seed)
-    looks = torch.randn(3, 32, generator=torch.Generator().manual_seed(1)) * 3
-    made = []
-    for number in range(count):
-        shown = torch.randint(0, 3, (10,), generator=draw)
-        image = looks[shown] + torch.randn(10, 32, generator=draw) * 0.3
-        questions = []
-        for thing, name in enumerate(THINGS):
-            spans = tuple((float(t), t + 1.0, 5.0) for t in range(10) if shown[t] == thing)
-            questions += [Question("", refined=f"find the {name}", spans=spans)] if spans else []
-        questions.append(Question("", refined="what is it all about", spans=()))
-        made.append(SeenVideo(Example(f"v{number}.mp4", tuple(questions)), image, torch.arange(10.0)))
-    return made
-
-
-def encoder() -> Siglip:
-    return Siglip(str(TINY), device="cpu")
-
-
-def fresh(parts="text") -> SiglipTowers:
-    return SiglipTowers(encoder(), parts)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +53,17 @@ def test_the_vision_tower_stays_as_it_was_and_the_text_tower_does_not(run):
     assert changed == {"text_model", "logit_scale", "logit_bias"}
 
 
+def test_the_best_epoch_is_kept_where_later_ones_are_worse(tmp_path):
+    """The validation videos show each thing as another one looks in training, so each epoch is worse than the last."""
+    checks = [replace(video, image=-video.image) for video in videos(4, 3)]
+    report = train(fresh(), videos(12, 2), checks, RECIPE, tmp_path)
+    recalls = [line["eval_recall"] for line in report["log"] if "eval_recall" in line]
+    assert report["validation_after"]["recall"] == max(recalls) > recalls[-1] + 0.05
+
+
 def test_a_killed_run_goes_on_to_the_same_result(run, tmp_path):
     report, out = run
+    assert last_checkpoint(out, RECIPE) == str(newest(out).parent)
     epochs = sorted((out / "epochs").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     (tmp_path / "epochs").mkdir()
     shutil.copytree(epochs[-2], tmp_path / "epochs" / epochs[-2].name)
@@ -209,6 +189,8 @@ def test_the_slim_form_scores_like_the_whole_one(run, tmp_path):
     untuned = KVTP().score(features, video.example.questions[0], encoder())
     assert not torch.allclose(slim, untuned, atol=0.1) and again["stopped_by"] is None
     assert not (tmp_path / "s" / "model.safetensors").exists()
+    assert set(json.loads((tmp_path / "s" / MANIFEST).read_text())) >= {"text.safetensors", "training.json"}
+    checked(tmp_path / "s", "predictor", "scorer.checkpoint")
 
 
 @pytest.mark.parametrize(
