@@ -52,7 +52,6 @@ class FrameCache:
         if limit_bytes < 1:
             raise ValueError(f"a frame cache of {limit_bytes} bytes holds nothing; give a limit above 0, or no folder")
         self.folder, self.limit_bytes = folder, limit_bytes
-        self.hits = self.misses = 0
         self._specs: set[PixelSpec] = set()
         self._is_writable = True
         self._has_looked = False
@@ -84,7 +83,6 @@ class FrameCache:
         except OSError as error:
             self._give_up(error)
             frames = None
-        self.hits, self.misses = self.hits + (frames is not None), self.misses + (frames is None)
         return frames
 
     def put(self, name: str, frames: UInt8[Tensor, "T h w 3"]) -> None:
@@ -121,10 +119,12 @@ class FrameCache:
         """Count `size` more bytes in the ledger; where they are too many, remove the oldest entries first.
 
         The ledger saves a look at every file for each entry. What it does not know of (files removed or copied by
-        hand, a writer that crashed) is found by the first look of each process, and before anything is removed.
+        hand, a writer that crashed) is found by the first look of each process, by one where the ledger is damaged, and
+        before anything is removed.
         """
-        held = int.from_bytes(ledger.read(), "little")
-        if not self._has_looked or held + size > self.limit_bytes:
+        count = ledger.read()
+        held = int.from_bytes(count, "little")
+        if not self._has_looked or len(count) != _COUNT or held + size > self.limit_bytes:
             self._has_looked, entries = True, sorted(self._entries())
             held = sum(length for _, length, _ in entries)
             most = self.limit_bytes * (ROOM if held + size > self.limit_bytes else 1)
@@ -135,7 +135,7 @@ class FrameCache:
                 held -= length
         ledger.seek(0)
         ledger.write((held + size).to_bytes(_COUNT, "little"))
-        ledger.flush()
+        ledger.truncate()  # behind a damaged count; writes it, too
 
     def _entries(self) -> list[tuple[int, int, str]]:
         """Time, length and path of each file; what crashed writers left is removed."""

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lmms_kvtp.decoders.index import read_index
 from lmms_kvtp.decoders.pyav import PyAVReader
+from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import Video, VideoError
 from lmms_kvtp.video import load_video, video_from_frames
@@ -74,6 +75,15 @@ def test_files_are_closed_when_the_last_chunk_is_out_or_nobody_wants_more(clip, 
         next(begun)
         begun.close()
     assert open_files() == before
+
+
+@pytest.mark.parametrize("asked", [{}, {"preprocess": "exact"}, {"preprocess": "fast"}])
+def test_frames_are_resized_exactly_unless_a_run_asks_for_speed(clip, asked, monkeypatch):
+    ways, resize = [], ResizedPixels.resize
+    monkeypatch.setattr(ResizedPixels, "resize", lambda spec, rgb, fast: ways.append(fast) or resize(spec, rgb, fast))
+    [frames] = load_video(clip(), FrameOptions(max_frames_num=3, force_sample=True, **asked)).chunks()
+    frames.resized(ResizedPixels((14, 10)))
+    assert ways == ["fast" in asked.values()]
 
 
 def test_a_video_can_be_sent_to_another_process(clip, numbers):
