@@ -1,7 +1,10 @@
-"""Writes result and sample files as lmms-eval 0.7.3 does with the plug-in."""
+"""Writes result and sample files as lmms-eval 0.7.3 does with the plug-in, and reads them as the leaderboard does."""
 
 import json
 from pathlib import Path
+
+from lmms_kvtp.leaderboard.board import Board, build
+from lmms_kvtp.leaderboard.reading import reading_runs
 
 PARTS = {
     "encoder": {"class": "lmms_kvtp.encoders.siglip:Siglip", "device": "cpu"},
@@ -11,6 +14,8 @@ PARTS = {
     "layer_pruning": {"class": "lmms_kvtp.layer_pruning.none:NoLayerPruning"},
 }
 ALL = {"pruner": {"class": "lmms_kvtp.pruners.none:Unpruned"}}
+BASE, OURS = [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 0, 0]
+"""Scores of the unpruned model, and of a method."""
 COST = {
     "num_frames": 7,
     "tokens_before": 100,
@@ -43,6 +48,7 @@ def results(task: str, parts=None, keep_ratio: float = 0.25, **changes) -> dict:
         "model": {"pretrained": changes.get("model", "tiny"), "dtype": "float32"},
         "frames": {"max_frames_num": changes.get("frames", 16), "chunk_size": changes.get("chunk_size", 16)},
         "weights": {"tiny": "abcdef0123456789"},
+        "seed": changes.get("seed", 0),
         "source": "5a",
         "versions": {"lmms_kvtp": changes.get("version", "0.1.0"), "torch": "2.15.0"},
         "tree": {"commit": "0123456789abcdef", "dirty": changes.get("dirty", False)},
@@ -76,3 +82,16 @@ def write_base(folder: Path, scores, task: str = "skvqa_synth", **changes) -> Pa
     """A run of the unpruned model."""
     cost = {**COST, "tokens_kept": 100, "keep_ratio": 1.0}
     return write_run(folder, samples(scores, cost=cost), task, ALL, 1.0, **changes)
+
+
+def write_pair(folder: Path, **changes) -> Path:
+    """The unpruned model and random tokens, on the same questions; `changes` are the latter's."""
+    write_base(folder / "full", BASE)
+    write_run(folder / "random", samples(OURS), **changes)
+    return folder
+
+
+def read_board(folder: Path, gates=(), allow=(), processes: int = 1) -> Board:
+    """The board of all runs below `folder`."""
+    with reading_runs([folder], processes) as runs:
+        return build(runs, gates, allow)

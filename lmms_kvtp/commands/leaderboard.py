@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.reading import reading_runs
 
     with reading_runs(arguments.runs, os.cpu_count() or 1) as runs:  # while this process loads the harness: seconds
-        from lmms_kvtp.leaderboard.board import compare
+        from lmms_kvtp.leaderboard.board import build
         from lmms_kvtp.leaderboard.formats import to_latex, to_markdown
         from lmms_kvtp.leaderboard.gates import find_gates, read_gates
         from lmms_kvtp.leaderboard.judging import judge
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
         from lmms_kvtp.leaderboard.reported import reported
         from lmms_kvtp.leaderboard.results import regressions, write_results
 
-        board = compare(runs, read_gates([*find_gates(arguments.runs), *arguments.gates]), arguments.allow)
+        board = build(runs, read_gates([*find_gates(arguments.runs), *arguments.gates]), arguments.allow)
     published = reported()
     judged = judge(board)
     pages = {

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from lmms_kvtp.leaderboard.cells import Cell, against, average, cell
 from lmms_kvtp.leaderboard.costs import SHARED
@@ -12,7 +11,7 @@ from lmms_kvtp.leaderboard.entries import Entry, comparable
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, gates_of
 from lmms_kvtp.leaderboard.naming import names
 from lmms_kvtp.leaderboard.provenance import Provenance
-from lmms_kvtp.leaderboard.reading import Readings, reading_runs
+from lmms_kvtp.leaderboard.reading import Readings
 from lmms_kvtp.leaderboard.stats import Estimate
 
 
@@ -55,27 +54,17 @@ class Board:
     notes: tuple[str, ...]
 
 
-def build(
-    folders: Sequence[Path], gates: Sequence[GateRecord] = (), allow: Collection[str] = (), processes: int = 1
-) -> Board:
-    """Read runs and put together those that can be compared.
+def build(runs: Readings, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
+    """Put together the runs that can be compared.
 
     Args:
-        folders: what `--output_path` of the harness was, or folders of these.
+        runs: that are being read.
         gates: what the doctor found.
         allow: names in ALLOW of what may be mixed.
-        processes: that read at the same time, at most.
 
     Raises:
-        FileNotFoundError: there is no run.
         ValueError: no run is left.
     """
-    with reading_runs(folders, processes) as runs:
-        return compare(runs, gates, allow)
-
-
-def compare(runs: Readings, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
-    """Put together the runs that can be compared; arguments and errors are those of `build`."""
     entries, unread = _cells(runs)
     kept, refused = [], []
     for task in sorted({entry.cell.task for entry in entries}):

@@ -5,9 +5,8 @@ import shutil
 import subprocess
 
 import pytest
-from harness_files import samples, write_base, write_run
+from harness_files import read_board, samples, write_base, write_run
 
-from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.page import to_html
 from lmms_kvtp.leaderboard.reported import reported
 
@@ -45,7 +44,7 @@ def page(tmp_path_factory):
     cost = {"tokens_before": 100, "tokens_kept": 9, "flops": {"vision": 5}}
     write_run(folder / "grid", samples([1, 0, 0, 0], cost=cost), parts=grid, keep_ratio=0.09)
     path = folder / "index.html"
-    path.write_text(to_html(build([folder]), reported(), {}).replace("</body>", STEPS))
+    path.write_text(to_html(read_board(folder), reported(), {}).replace("</body>", STEPS))
     return path
 
 

@@ -7,27 +7,24 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from harness_files import samples, write_base, write_run
+from harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
+from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.formats import escape_latex, shown, to_latex, to_markdown
 from lmms_kvtp.leaderboard.judging import judge
 from lmms_kvtp.leaderboard.page import to_html
-from lmms_kvtp.leaderboard.plots import Point, draw, pareto, points, side_by_side
+from lmms_kvtp.leaderboard.plots import Point, _mark, draw, pareto, points, side_by_side
 from lmms_kvtp.leaderboard.records import to_csv, to_json
 from lmms_kvtp.leaderboard.reported import reported
 from lmms_kvtp.leaderboard.stats import Estimate
 
-BASE, OURS = [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 0, 0]
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}$x_y$|`"
 
 
 @pytest.fixture
 def board(tmp_path):
-    write_base(tmp_path / "full", BASE)
-    write_run(tmp_path / "random", samples(OURS))
-    return build([tmp_path])
+    return read_board(write_pair(tmp_path))
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def hostile(tmp_path):
     parts = {"pruner": {"class": f"evil:{HOSTILE}"}}
     write_run(tmp_path / "run", rows, parts=parts, model=HOSTILE, model_args=HOSTILE, version=HOSTILE)
     (tmp_path / "<img src=x onerror=alert(3)>_results.json").write_text("not json")
-    return build([tmp_path])
+    return read_board(tmp_path)
 
 
 class Tags(HTMLParser):
@@ -77,11 +74,25 @@ def test_numbers_in_csv_are_in_full(board):
     assert float(random["difference"]) == pytest.approx(-100 / 3)
     assert (full["difference"], random["tokens_kept"], random["seconds"]) == ("", "25.0", "0.625")
     assert random["commit"] == "0123456789abcdef"
+    cell = board.rows[1].cells["skvqa_synth"]
+    for name in ("accuracy", "difference", "relative"):
+        assert float(random[name]) == getattr(cell, name).mean
+        assert float(random[f"{name}_stderr"]) == getattr(cell, name).stderr
+    assert (random["keep_ratio"], random["keep_ratio_measured"], random["flops"]) == ("0.25", "0.25", "8000000.0")
+
+
+def test_questions_that_failed_are_not_those_without_cost(tmp_path):
+    rows = samples(OURS, cost=None)
+    rows[0]["token_counts"] = [{"error": "gone"}]
+    write_run(tmp_path, rows)
+    board = read_board(tmp_path)
+    [row] = json.loads(to_json(board))["rows"]
+    assert (row["failed"], row["without_cost"], row["questions"], row["cost"]) == (1, 5, 6, None)
 
 
 def test_a_spreadsheet_runs_no_cell(tmp_path):
     write_run(tmp_path, samples(OURS), parts={"pruner": {"class": "evil:=cmd()"}})
-    [row] = csv.DictReader(io.StringIO(to_csv(build([tmp_path]))))
+    [row] = csv.DictReader(io.StringIO(to_csv(read_board(tmp_path))))
     assert row["method"] == "'=cmd()"
 
 
@@ -131,6 +142,22 @@ def test_the_page_loads_nothing_from_elsewhere(board):
     assert "default-src 'none'" in page
 
 
+def test_the_page_sorts_by_numbers_in_full_and_signs_what_is_gained(tmp_path):
+    write_base(tmp_path / "full", OURS)
+    write_run(tmp_path / "random", samples(BASE))
+    page = to_html(read_board(tmp_path), [], {})
+    assert '<td data-value="83.33333333333334">83.3 <span class="se">± 15.2</span></td>' in page
+    assert '<td data-value="33.33333333333333">+33.3 <span' in page
+
+
+def test_a_kind_that_a_run_lacks_leaves_its_place_empty(tmp_path):
+    write_base(tmp_path / "full", BASE)
+    write_run(tmp_path / "random", [row for row in samples(OURS) if row["kind"] == "end"])
+    page = to_html(read_board(tmp_path, allow=["questions"]), [], {})
+    assert "<th>color</th><th>end</th>" in page
+    assert '<td>random, 25%</td><td data-value="">-</td><td data-value="66.66666666666666">66.7' in page
+
+
 def test_the_page_has_a_plot_for_each_cost(board):
     page = Tags(to_html(board, reported(), judge(board)))
     assert page.tags.count("figure") == 3
@@ -147,21 +174,21 @@ def test_every_row_is_judged_against_all_tokens(board):
 
 def test_without_all_tokens_or_with_too_many_rows_nothing_is_judged(tmp_path, monkeypatch):
     write_run(tmp_path / "random", samples(OURS))
-    assert judge(build([tmp_path])) == {}
+    assert judge(read_board(tmp_path)) == {}
     write_base(tmp_path / "full", BASE)
     monkeypatch.setattr("lmms_kvtp.leaderboard.judging.MOST", 0)
-    assert judge(build([tmp_path])) == {}
+    assert judge(read_board(tmp_path)) == {}
 
 
 def test_a_run_without_cost_has_no_plot_and_says_so(tmp_path):
     write_run(tmp_path, samples(OURS, cost=None))
-    page = Tags(to_html(build([tmp_path]), [], {}))
+    page = Tags(to_html(read_board(tmp_path), [], {}))
     assert "figure" not in page.tags
     assert "no cost" in page.text
 
 
 def test_the_front_holds_what_nothing_beats():
-    places = [(3, 50.0), (1, 40.0), (2, 40.0), (2, 45.0), (5, 50.0), (2, 45.0)]
+    places = [(3, 50.0), (1, 40.0), (2, 40.0), (2, 45.0), (5, 50.0), (2, 45.0), (2, 42.0)]
     dots = [Point(str(i), float(x), y, 0.0) for i, (x, y) in enumerate(places)]
     assert [point.name for point in pareto(dots)] == ["1", "3", "5", "0"]
 
@@ -171,6 +198,7 @@ def test_plots_show_measured_costs(board):
     assert [(p.name, p.x, round(p.y, 1)) for p in tokens] == [("all tokens", 100.0, 83.3), ("random, 25%", 25.0, 50.0)]
     assert [p.x for p in flops] == [8e-6, 8e-6]
     assert [p.x for p in seconds] == [0.625, 0.625]
+    assert [p.error for p in tokens] == [row.cells["skvqa_synth"].accuracy.stderr for row in board.rows]
 
 
 def _axes():
@@ -200,6 +228,13 @@ def test_the_same_plot_is_the_same_file():
     assert "$c_d$" in drawn
 
 
+def test_a_bar_reaches_one_standard_error_to_either_side():
+    axes = Figure().subplots()
+    _mark(axes, Point("x", 1.0, 50.0, 5.0), "C0", "o", best=True, right=0.0)
+    [[segment]] = [lines.get_segments() for lines in axes.containers[0].lines[2]]
+    assert segment.tolist() == [[1.0, 45.0], [1.0, 55.0]]
+
+
 def test_what_is_not_known_is_a_dash():
     assert shown(None) == "-"
     assert shown(Estimate(float("nan"), float("nan"), 0)) == "-"
@@ -216,6 +251,17 @@ def test_the_command_writes_all_pages_and_fails_on_refused_runs(tmp_path, capsys
     write_run(tmp_path / "runs" / "random", samples(OURS), dirty=True)
     assert main(command) == 1
     assert main([*command, "--allow", "dirty"]) == 0
+    assert "| 0123456789 + changes |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_gates_are_found_among_the_runs_and_where_they_are_said_to_be(tmp_path, capsys, given):
+    write_pair(tmp_path / "runs")
+    record = tmp_path / ("elsewhere.json" if given else "runs/random_gates.json")
+    record.write_text(json.dumps({"method": PARTS, "gates": [{"name": "order", "passed": False}]}))
+    command = ["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert main([*command, *(["--gates", str(record)] if given else [])]) == 1
+    assert "gates failed: order" in capsys.readouterr().out
 
 
 def test_a_long_name_is_cut_in_the_legend():

@@ -1,13 +1,15 @@
 """Many sample files, read by one process or by several."""
 
+import gc
 import json
 import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-from harness_files import samples, write_base, write_run
+from harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard import reading as module
-from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.reading import Samples, reading
 from lmms_kvtp.leaderboard.records import to_json
 
@@ -27,9 +29,9 @@ def files(folder):
 
 
 def test_several_processes_read_what_one_reads(runs, monkeypatch):
-    alone = to_json(build([runs]))
+    alone = to_json(read_board(runs))
     monkeypatch.setattr(module, "SHARE", 1)
-    assert to_json(build([runs], processes=2)) == alone
+    assert to_json(read_board(runs, processes=2)) == alone
     assert "broken" in alone and ":7 is not a sample with a score" in alone
 
 
@@ -40,7 +42,7 @@ def test_what_only_pythons_json_reads_is_read(tmp_path):
     write_base(tmp_path, [1, 0])
     [path] = tmp_path.rglob("*_samples_*.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    [row] = build([tmp_path]).rows
+    [row] = read_board(tmp_path).rows
     assert row.cells["skvqa_synth"].accuracy.mean == 50
 
 
@@ -51,3 +53,14 @@ def test_processes_start_only_where_there_is_much_to_read(runs, monkeypatch):
     with reading(files(runs), processes=2) as results:
         assert len(multiprocessing.active_children()) == 2
         assert [len(results[place]().run.records) for place in (1, 2)] == [6, 6]
+        niceness = [os.getpriority(os.PRIO_PROCESS, child.pid) for child in multiprocessing.active_children()]
+        assert max(niceness) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)  # one of them may not have begun
+
+
+def test_nobody_who_reads_looks_for_cycles(runs):
+    with pytest.raises(KeyError), reading(files(runs), processes=1):
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=module._begin) as pool:
+        assert not pool.submit(gc.isenabled).result()

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from harness_files import samples, write_base, write_run
+from harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.board import build
 from lmms_kvtp.leaderboard.results import regressions, write_results
 
 FOLDER = Path(__file__).parents[2] / "leaderboard"
@@ -35,7 +34,7 @@ def test_all_tokens_and_six_methods_are_stored():
 def stored(tmp_path, scores, **changes) -> Path:
     write_base(tmp_path / "runs" / "full", BASE)
     write_run(tmp_path / "runs" / "random", samples(scores, **changes))
-    write_results(build([tmp_path / "runs"]), tmp_path / "results")
+    write_results(read_board(tmp_path / "runs"), tmp_path / "results")
     return tmp_path / "results"
 
 
@@ -55,25 +54,34 @@ def test_the_schema_refuses_a_row_without_command():
 
 def test_a_fall_beyond_the_noise_is_a_regression(tmp_path, capsys):
     folder = stored(tmp_path, BASE)
-    assert regressions(build([tmp_path / "runs"]), folder) == []
+    assert regressions(read_board(tmp_path / "runs"), folder) == []
     write_run(tmp_path / "runs" / "random", samples([0] * 8))
-    [line] = regressions(build([tmp_path / "runs"]), folder)
+    [line] = regressions(read_board(tmp_path / "runs"), folder)
     assert line == "random, skvqa_synth: 0.0 % now, 87.5 % in skvqa_synth__random__0.25.json"
     command = ["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--against", str(folder)]
     assert main(command) == 1
     assert f"! {line}" in capsys.readouterr().out
+    assert main([*command, "--results", str(folder)]) == 1, "compared with what was stored before"
+    assert json.loads((folder / "skvqa_synth__random__0.25.json").read_text())["accuracy"]["mean"] == 0
+    assert main(command) == 0
+
+
+def test_a_rise_is_no_regression(tmp_path):
+    folder = stored(tmp_path, [0] * 8)
+    write_run(tmp_path / "runs" / "random", samples(BASE))
+    assert regressions(read_board(tmp_path / "runs"), folder) == []
 
 
 def test_a_fall_within_the_noise_and_other_questions_are_none(tmp_path):
     folder = stored(tmp_path, OURS)
     write_run(tmp_path / "runs" / "random", samples([1, 1, 0, 0, 0, 0, 1, 0]))
-    assert regressions(build([tmp_path / "runs"]), folder) == []
+    assert regressions(read_board(tmp_path / "runs"), folder) == []
     write_run(tmp_path / "runs" / "random", samples([0] * 6))
-    assert regressions(build([tmp_path / "runs"], allow=["questions"]), folder) == []
+    assert regressions(read_board(tmp_path / "runs", allow=["questions"]), folder) == []
 
 
 def test_a_damaged_result_is_named(tmp_path):
     folder = stored(tmp_path, OURS)
     (folder / "skvqa_synth__random__0.25.json").write_text("{}")
     with pytest.raises(ValueError, match=r"random__0.25.json is no stored result: KeyError\('accuracy'\)"):
-        regressions(build([tmp_path / "runs"]), folder)
+        regressions(read_board(tmp_path / "runs"), folder)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lmms_kvtp.leaderboard.runs import read_runs
+from lmms_kvtp.leaderboard.runs import read_runs, read_samples
 from lmms_kvtp.leaderboard.stats import accuracy, difference
 from lmms_kvtp.leaderboard.summary import problems, summary
 
@@ -77,15 +77,25 @@ def test_runs_on_different_questions_are_not_compared(tmp_path):
 
 
 def test_the_summary_shows_measured_tokens_and_names_what_is_missing(tmp_path):
-    [full] = read_runs(write(tmp_path / "full", [sample(1, 1.0), sample(2, 1.0, "v1", "end")]))
+    cold = {**COST, "seconds": {"prefill": 50.0}, "cold": True}
+    [full] = read_runs(write(tmp_path / "full", [sample(1, 1.0, counts=cold), sample(2, 1.0, "v1", "end")]))
     broken = [sample(1, 0.0, counts={"error": "gone"}), sample(2, 1.0, "v1", "end", counts=None)]
     [other] = read_runs(write(tmp_path / "other", broken))
     lines = summary([full, other]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0][-2:] == ["color", "end"]
     assert cells[2][:6] == ["full", "25", "25.0%", "100.0 ± 0.0", "-", "0.50"]
-    assert cells[3][:3] == ["other", "-", "-"]
+    assert cells[3][:4] == ["other", "-", "-", "50.0 ± 50.0"]
+    assert cells[3][4].startswith("-50.0 ± ") and cells[3][5:] == ["-", "0", "100"]
     assert problems([full, other]) == [
         "other: 1 of 2 questions could not be answered, counted wrong",
         "other: 1 of 2 answers came from a cache, without cost",
     ]
+
+
+def test_a_task_names_its_own_cluster_before_the_usual_ones(tmp_path):
+    rows = [{**sample(1, 1.0, "the usual"), "clip": "its own"}]
+    write(tmp_path, rows)
+    [path] = tmp_path.rglob("*_samples_*.jsonl")
+    run = read_samples(path, "a", "skvqa_synth", {"configs": {"skvqa_synth": {"cluster_key": "clip"}}})
+    assert run.records[0].video == "its own"

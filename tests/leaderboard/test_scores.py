@@ -29,6 +29,10 @@ def test_a_metric_gives_the_score_where_the_row_has_none(item, value):
     assert score({"metric": item}, Layout(("absent", "metric"))) == value
 
 
+def test_the_first_metric_with_a_score_counts():
+    assert score({"one": {"score": 1.0}, "two": {"score": 0.0}}, Layout(("one", "two"))) == 1.0
+
+
 def test_video_mme_rows_are_read_without_any_task_settings():
     layout = Layout.of({})
     assert score(VIDEOMME, layout) == 1.0

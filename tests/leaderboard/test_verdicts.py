@@ -9,6 +9,7 @@ import scipy.stats
 from lmms_kvtp.leaderboard.runs import Record, Run
 from lmms_kvtp.leaderboard.stats import (
     Estimate,
+    Flips,
     bootstrap_interval,
     detectable,
     difference,
@@ -17,7 +18,7 @@ from lmms_kvtp.leaderboard.stats import (
     p_value,
     questions_needed,
 )
-from lmms_kvtp.leaderboard.verdicts import compare, verdict_table
+from lmms_kvtp.leaderboard.verdicts import Comparison, compare, verdict_table
 
 
 def run(name: str, scores: list, per_video: int = 2, task: str = "a") -> Run:
@@ -70,6 +71,21 @@ def test_questions_on_one_video_are_no_evidence_of_their_own():
     assert high - low == pytest.approx(2 * 1.96 * alone.stderr, rel=0.15)
 
 
+def test_videos_count_by_their_questions_in_the_interval():
+    """Half of the videos have one question, won; half have three, unchanged: 25 points, not 50."""
+    videos = [video for i in range(40) for video in ([i] if i % 2 else [i, i, i])]
+    records = [Record(f"q{n:05}", f"v{video}", "", float(video % 2), None, None) for n, video in enumerate(videos)]
+    ours, base = Run("x", "a", tuple(records), {}), run("y", [0.0] * len(records))
+    gap, (low, high) = difference(ours, base), bootstrap_interval(ours, base)
+    assert gap.mean == 25
+    assert (low, high) == pytest.approx((25 - 1.96 * gap.stderr, 25 + 1.96 * gap.stderr), abs=2)
+
+
+def test_runs_of_other_tasks_are_not_compared():
+    with pytest.raises(ValueError, match=r"x \(2 questions of a\) and y \(2 of b\) did not answer the same questions"):
+        difference(run("x", [1.0, 0.0]), run("y", [1.0, 0.0], task="b"))
+
+
 def test_one_video_has_no_interval():
     assert all(map(math.isnan, bootstrap_interval(run("x", [1.0, 0.0], 2), run("y", [0.0, 0.0], 2))))
 
@@ -81,6 +97,13 @@ def test_detectable_difference_and_questions_are_two_sides_of_one_formula():
     needed = questions_needed(gap)
     assert needed == math.ceil((z * 1.5 / 2.0) ** 2 * 400)
     assert detectable(Estimate(2.0, 1.5 * math.sqrt(400 / needed), needed)) == pytest.approx(2.0, abs=0.02)
+
+
+def test_videos_are_what_a_p_value_rests_on():
+    ours, base = run("x", [0.5, 1.0, 0.25, 0.0, 0.75, 0.5]), run("y", [0.0, 0.5, 0.25, 0.0, 0.5, 0.75])
+    [found] = compare([ours], base)
+    assert (found.videos, found.flips) == (3, None)
+    assert found.p_value == p_value(difference(ours, base), 3)
 
 
 def test_a_large_gain_is_better_and_a_large_loss_worse():
@@ -108,6 +131,7 @@ def test_many_methods_lower_what_counts_as_found():
     together = compare([slight, *same], run("base", base))
     assert together[0].verdict == "can't tell"
     assert together[0].p_corrected == pytest.approx(10 * together[0].p_value)
+    assert together[0].words.endswith("p = 0.078 after correction for several methods")
     assert together[0].p_value == pytest.approx(2 / 2**8)  # McNemar's, the larger: 8 gained, none lost
 
 
@@ -132,3 +156,21 @@ def test_a_score_that_is_no_number_is_named():
 def test_the_table_has_a_line_for_each_method():
     lines = verdict_table(compare([run("x", drawn(0.9, 60, 1))], run("y", drawn(0.2, 60, 2)))).splitlines()
     assert len(lines) == 3 and "| x " in lines[2] and "better" in lines[2]
+
+
+def test_every_cell_of_the_table_is_under_its_title():
+    words = "worse: -6.0 ± 2.0 points on 100 questions, p = 0.012 after correction"
+    found = Comparison("x", Estimate(-6.0, 2.0, 100), (-10.5, -1.5), 50, Flips(2, 8, 0.11), 0.004, 0.012, 5.6, 80)
+    head, _, row = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in verdict_table([found]).splitlines()
+    )
+    assert dict(zip(head, row, strict=True)) == {
+        "method": "x",
+        "difference": "-6.0 ± 2.0",
+        "95 %": "-10.5 to -1.5",
+        "gained / lost": "2 / 8",
+        "McNemar p": "0.11",
+        "p, corrected": "0.012",
+        "detectable": "5.6",
+        "verdict": words,
+    }
