@@ -1,7 +1,10 @@
-"""`lmms-kvtp doctor --reference`: a model's own logits against other implementations of it."""
+"""`lmms-kvtp doctor`: what it says of a method, and of a model's logits against other implementations of it."""
+
+import json
 
 import pytest
 from checkpoints import write_tiny
+from harness_files import ALL, samples, write_run
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.vlms import reference
@@ -46,3 +49,17 @@ def test_without_method_and_reference_both_are_named(capsys):
         main(["doctor", "--model", "tiny"])
     assert stopped.value.code == 2
     assert "give --method NAME to examine a method, or --reference to examine the model" in capsys.readouterr().err
+
+
+def test_a_gate_that_fails_is_shown_and_ends_in_an_error(tmp_path, capsys):
+    command = ["doctor", "--method", "grid", "--keep-ratio", "0.3", "--videos", "1", "--frames", "4"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "| passed |" in shown and "| -      |" in shown and "FAILED" not in shown
+    record = json.loads((tmp_path / "grid_gates.json").read_text())
+    assert (record["method"]["keep_ratio"], len(record["gates"])) == (0.3, 11)
+    settings = {"parts": ALL, "keep_ratio": 1.0, "model": "lmms-lab/LLaVA-Video-7B-Qwen2", "frames": 64}
+    baseline = write_run(tmp_path / "full", samples([0] * 100), "videomme", **settings)
+    assert main([*command, "--baseline", str(baseline), "--out", str(tmp_path / "with.json")]) == 1
+    assert "| published accuracy | FAILED |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "with.json").read_text())["gates"][-1]["passed"] is False
