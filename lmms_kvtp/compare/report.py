@@ -113,10 +113,10 @@ def recommend(found: Sequence[Summary], wanted: float) -> str:
             f"with 95 % confidence, with {gain} and {_speed(full, best)}.{also}{caution}"
         )
     near = max(pruned, key=lambda one: (one.agreement.mean, -one.kl.mean))
-    margin = Z * near.agreement.stderr
-    if near.agreement.mean >= wanted and videos > 1:
+    if near.agreement.mean >= wanted:
+        margin = f"±{Z * near.agreement.stderr:.1f} points" if videos > 1 else "other videos open"
         return (
-            f"Not sure yet: {near.name} agrees on {near.agreement} %, but {basis} leave ±{margin:.1f} points, so "
+            f"Not sure yet: {near.name} agrees on {near.agreement} %, but {basis} leave {margin}, so "
             f"{wanted:g} % is not shown. Add videos, or accept less with --agreement.{caution}"
         )
     return (

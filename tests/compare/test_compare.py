@@ -27,9 +27,9 @@ from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 HOSTILE = "<script>alert(1)</script>"
 
 
-def outcome(line, method, text="a", full="a", kl=0.0, seconds=1.0, kept=10, video="v.mp4", answer=None):
+def outcome(line, method, text="a", full="a", kl=0.0, seconds=1.0, kept=10, video="v.mp4", answer=None, peak=None):
     asked = Asked(line, Path(video), "what?", answer)
-    return Outcome(asked, method, text, full, kl, seconds, kept, 100, None)
+    return Outcome(asked, method, text, full, kl, seconds, kept, 100, peak)
 
 
 def many(method, agreeing, seconds=1.0, kept=10, videos=12):
@@ -86,7 +86,14 @@ def test_answers_agree_but_for_case_spaces_and_punctuation():
 
 @pytest.mark.parametrize(
     ("text", "answer", "right"),
-    [("B. a cat", "B", True), ("Bird", "B", False), ("a cat", "A cat.", True), ("A", None, None), ("", "A", False)],
+    [
+        ("B. a cat", "B", True),
+        ("Bird", "B", False),
+        ("a cat", "A cat.", True),
+        ("A", None, None),
+        ("", "A", False),
+        ("is it A", "A", False),
+    ],
 )
 def test_a_letter_is_looked_for_at_the_beginning(text, answer, right):
     assert outcome(1, "m", text, answer=answer).right is right
@@ -106,6 +113,19 @@ def test_the_table_has_a_dash_for_what_is_not_known():
     assert pruned == ["m", "10 (10.0%)", "100.0 ± 0.0", "-", "0.500 ± 0.000", "2.00 ± 0.00 s", "2.00x", "-"]
 
 
+def test_questions_without_answer_are_neither_right_nor_wrong():
+    given = [("A", "A"), ("B", "A"), ("B", None), ("B", None)]
+    [one] = summarise([outcome(i, "m", text, answer=answer) for i, (text, answer) in enumerate(given)])
+    assert (one.right.mean, one.right.count, one.agreement.count) == (50, 2, 4)
+
+
+def test_tokens_are_a_mean_and_memory_is_the_largest():
+    peaks = [3 * 2**30, None, 2**30]
+    [one] = summarise([outcome(i, "m", kept=10 * i, peak=peak) for i, peak in enumerate(peaks)])
+    assert (one.tokens_kept, one.tokens_before, one.peak_bytes) == (10, 100, 3 * 2**30)
+    assert rows([one])[0][-1] == "3.0 GiB"
+
+
 def test_the_fastest_of_the_methods_that_agree_is_recommended():
     found = summarise([*BASE, *many("slow", 24, 3.0), *many("fast", 24, 2.0), *many("wrong", 8, 0.1)])
     advice = recommend(found, 95.0)
@@ -119,7 +139,8 @@ def test_a_method_slower_than_all_tokens_is_said_to_be():
 
 
 def test_what_is_not_shown_is_not_recommended():
-    assert recommend(summarise([*BASE, *many("m", 23)]), 95.0).startswith("Not sure yet: m agrees on 95.8 ± 4.1 %")
+    unsure = recommend(summarise([*BASE, *many("m", 23)]), 95.0)
+    assert unsure.startswith("Not sure yet: m agrees on 95.8 ± 4.1 %, but 24 questions on 12 videos leave ±8.0 points")
     assert recommend(summarise([*BASE, *many("m", 12)]), 95.0).startswith("Keep all tokens, or try a higher ratio")
     assert "nothing to recommend" in recommend(summarise(BASE), 95.0)
 
@@ -130,6 +151,28 @@ def test_the_fastest_is_not_the_first_by_name_nor_the_first_in_order():
     assert "So do a slow one, m, which take longer." in recommend(found, 95.0)
 
 
+def test_of_equally_fast_methods_the_one_with_fewer_tokens_is_recommended():
+    found = summarise([*BASE, *many("more", 24, kept=30), *many("less", 24, kept=20), *many("most", 24, kept=40)])
+    assert recommend(found, 95.0).startswith("Take less: ")
+
+
+def test_what_is_asked_for_exactly_is_enough():
+    assert recommend(summarise([*BASE, *many("m", 24)]), 100.0).startswith("Take m: ")
+
+
+def test_one_video_shows_nothing():
+    full, one = [outcome(i, FULL) for i in range(4)], [outcome(i, "m") for i in range(4)]
+    advice = recommend(summarise(full + one), 95.0)
+    assert advice.startswith(
+        "Not sure yet: m agrees on 100.0 ± 0.0 %, but 4 questions on 1 video leave other videos open"
+    )
+
+
+def test_of_methods_that_agree_alike_the_less_divergent_is_the_closest():
+    near = [replace(one, kl=0.1) for one in many("near", 12)]
+    assert "The closest is near with" in recommend(summarise([*BASE, *many("far", 12), *near]), 95.0)
+
+
 def test_where_none_agrees_enough_the_closest_is_named():
     found = summarise([*BASE, *many("far", 3), *many("close", 12), *many("farther", 1)])
     assert recommend(found, 95.0).endswith("The closest is close with 50.0 ± 14.6 %.")
@@ -138,6 +181,7 @@ def test_where_none_agrees_enough_the_closest_is_named():
 def test_few_videos_carry_a_caution():
     few = many(FULL, 4, videos=2) + many("m", 4, videos=2)
     assert "With fewer than 10 videos the intervals mean little" in recommend(summarise(few), 95.0)
+    assert "fewer" not in recommend(summarise(many(FULL, 20, videos=10) + many("m", 20, videos=10)), 95.0)
 
 
 def test_the_worst_are_those_that_differ_and_then_the_most_divergent(tmp_path):
