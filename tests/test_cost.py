@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lmms_kvtp.cost import SampleCost, lookup, record, timed
+from lmms_kvtp.cost import SampleCost, forget, lookup, record, task_metrics, timed
 from lmms_kvtp.meter import Meter
 
 COST = SampleCost(
@@ -24,8 +24,15 @@ def test_shared_stages_are_divided_among_the_questions_on_a_video():
     assert COST.seconds_total == pytest.approx((0.6 + 0.9) / 3 + 0.25)
 
 
+def test_waiting_is_no_work_and_all_that_a_video_needs_is_shared():
+    seconds = {"decode": 1.0, "preprocess": 2.0, "vision": 4.0, "encoder": 8.0, "waiting": 16.0, "scorer": 32.0}
+    cost = SampleCost(seconds=seconds, questions_on_video=5)
+    assert cost.seconds_total == pytest.approx(15 / 5 + 32)
+    assert cost.first_token_seconds == 2 + 4 + 8 + 32
+
+
 def test_actual_ratio_is_measured_and_one_without_vision():
-    assert COST.keep_ratio_actual == 0.25
+    assert replace(COST, keep_ratio=0.5).keep_ratio_actual == 0.25
     assert SampleCost().keep_ratio_actual == 1.0
 
 
@@ -67,13 +74,15 @@ def test_a_meter_takes_operations_or_counts_them():
 
 
 def test_a_meter_adds_up_and_counts_failures():
-    meter = Meter(torch.device("cpu"), {"decode": 1.0})
+    before = {"decode": 1.0}
+    meter = Meter(torch.device("cpu"), before)
     with meter.stage("decode"):
         time.sleep(0.01)
     with pytest.raises(OSError), meter.stage("vision"):
         raise OSError
     assert meter.seconds["decode"] >= 1.01
     assert set(meter.seconds) == {"decode", "vision"}
+    assert before == {"decode": 1.0}
 
 
 def test_a_meter_knows_its_stages():
@@ -85,6 +94,10 @@ def test_a_task_finds_the_cost_of_its_document():
     record("a task:7", COST)
     assert lookup("a task:7") == COST
     assert lookup("a task:8") is None
+    assert task_metrics("a task:7") == {"vision_tokens_kept": 15.0, "keep_ratio_actual": 0.25, "seconds": 0.75}
+    assert set(task_metrics("a task:8").values()) == {None}
+    forget()
+    assert lookup("a task:7") is None
 
 
 def test_the_first_visuals_of_a_process_are_in_no_mean_of_seconds():

@@ -3,7 +3,7 @@
 import pytest
 
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.rows import PRESETS, settings_of
+from lmms_kvtp.rows import PRESETS, method_settings, settings_of
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -33,3 +33,11 @@ def test_scorer_and_allocator_may_be_named() -> None:
 def test_an_unknown_preset_is_named_with_near_ones() -> None:
     with pytest.raises(LookupError, match=r"'kvpt\+random': no preset named 'kvpt' before the \+; did you mean kvtp"):
         settings_of("kvpt+random", 0.2)
+
+
+def test_one_argument_is_a_short_name_or_settings_and_a_ratio_beside_it_counts() -> None:
+    assert method_settings("tome") == settings_of("tome", 0.2)
+    assert method_settings("tome", 0.35) == settings_of("tome", 0.35)
+    assert method_settings("pruner=tome,keep_ratio=0.1") == {"pruner": "tome", "keep_ratio": "0.1"}
+    assert method_settings("pruner=tome,keep_ratio=0.1", 0.35) == {"pruner": "tome", "keep_ratio": "0.35"}
+    assert method_settings("") == {}
