@@ -23,7 +23,7 @@ from lmms_kvtp.flops import (
     text_flops,
     vision_flops,
 )
-from lmms_kvtp.flops.counter import counting
+from lmms_kvtp.flops.counter import counting, unfused
 
 VISION = VisionShape(image_size=44, patch_size=6, hidden=24, intermediate=40, layers=3, heads=4)
 LLM = LLMShape(hidden=32, intermediate=56, layers=2, heads=4, kv_heads=2, head_dim=8, vocabulary=71)
@@ -153,3 +153,10 @@ def test_counting_sees_distances_that_torch_does_not():
         torch.cdist(torch.rand(2, 8, 5), torch.rand(2, 9, 5))
         torch.rand(3, 4) @ torch.rand(4, 7)
     assert found.flops == 2 * 30 * 40 * 5 + 2 * 2 * 8 * 9 * 5 + 2 * 3 * 4 * 7
+
+
+def test_counting_sees_into_torchs_own_attention_where_it_is_not_fused():
+    attention, tokens = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.rand(1, 5, 8)
+    with torch.inference_mode(), unfused(), counting() as found:
+        attention(tokens, tokens, tokens, need_weights=False)
+    assert found.flops == 4 * (2 * 5 * 8 * 8) + 2 * (2 * 5 * 5 * 8)

@@ -48,6 +48,7 @@ def ask(model: Model, method: str):
         "random",
         "visionzip",
         "cdpruner",
+        "cdpruner,scorer=uniform",
         "flashvid",
         "random,layer_pruning=fastv,layer_pruning.layer=1",
         "random,layer_pruning=pyramiddrop,layer_pruning.layers=0:1,layer_pruning.ratios=.5:.25",

@@ -47,13 +47,20 @@ def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
     cells = plan(arguments.methods.split(","), [float(ratio) for ratio in arguments.ratios.split(",")])
     runs = sweep(cells, arguments.tasks, arguments.model_args, arguments.out, arguments.limit)
+    sys.stdout.write(tables(runs))
+    return 0
+
+
+def tables(runs: Sequence[Run]) -> str:
+    """The table of each task, and below it what its reader must know."""
     from lmms_kvtp.leaderboard.summary import problems, summary  # loads the harness: seconds, so not for --help
 
+    text = ""
     for task in sorted({run.task for run in runs}):
         of_task = [run for run in runs if run.task == task]
         notes = "".join(f"! {line}\n" for line in problems(of_task))
-        sys.stdout.write(f"\n{task}\n{summary(of_task)}\n{notes}")
-    return 0
+        text += f"\n{task}\n{summary(of_task)}\n{notes}"
+    return text
 
 
 def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Cell]:

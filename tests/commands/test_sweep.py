@@ -1,9 +1,15 @@
 """What a sweep runs; that its answers are those of separate runs is shown in tests/e2e."""
 
+import json
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 
-from lmms_kvtp.commands.sweep import plan
+from lmms_kvtp.commands.sweep import plan, sweep, tables
 from lmms_kvtp.commands.table import _alone
+from lmms_kvtp.leaderboard.runs import Record, Run
 
 
 def test_the_plan_has_every_method_at_every_ratio_and_the_unpruned_model_once_and_first() -> None:
@@ -38,3 +44,36 @@ def test_rows_know_the_row_of_their_pruner_alone() -> None:
         "kvtp+grid 40%": "grid 40%",
         "oracle+tome 40%": "tome 40%",
     }
+
+
+def test_every_task_has_its_table_and_what_went_wrong_below_it() -> None:
+    def run(name: str, task: str, score: float, error: str | None = None) -> Run:
+        return Run(
+            name, task, (Record("q1", "v1", "", score, None, error), Record("q2", "v2", "", 1.0, None, error)), {}
+        )
+
+    runs = [run(name, task, float(name == "full")) for name in ("full", "random 20%") for task in ("two", "one")]
+    runs[2] = run("random 20%", "two", 0.0, "gone")
+    one, two = tables(runs).strip().split("\n\n")
+    assert one.splitlines()[0] == "one" and two.splitlines()[0] == "two"
+    assert [line.split("|")[1].strip() for line in one.splitlines()[3:5]] == ["full", "random 20%"]
+    assert one.splitlines()[-1] == "! random 20%: 2 of 2 answers came from a cache, without cost"
+    assert two.splitlines()[-1] == "! random 20%: 2 of 2 questions could not be answered, counted wrong"
+
+
+def test_a_pass_that_makes_no_answers_is_an_error_and_the_next_goes_on_from_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))  # the harness ends without a word
+    [cell] = plan(["random"], [0.2])
+    journal = tmp_path / cell.folder / "journal"
+    given = f"pretrained=tiny,scorer=uniform,allocator=uniform,pruner=random,keep_ratio=0.2,journal={journal}"
+    with pytest.raises(RuntimeError, match=f"the pass over the videos made no answers in {tmp_path}"):
+        sweep([cell], "task", "pretrained=tiny", tmp_path, 3)
+    assert json.loads((tmp_path / "cells.json").read_text()) == [given]
+    assert json.loads((tmp_path / "sweep.yaml").read_text())[0]["limit"] == 3
+    journal.mkdir(parents=True)
+    (journal / "20260101_journal_rank0.jsonl").write_text('{"journal": 1}\n{"key": "a"}\n')
+    with pytest.raises(RuntimeError):
+        sweep([cell], "task", "pretrained=tiny", tmp_path)
+    assert json.loads((tmp_path / "cells.json").read_text()) == [f"{given},resume={journal}"]

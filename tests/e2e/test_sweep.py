@@ -53,11 +53,19 @@ def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list
             assert (ours.cost.swept, theirs.cost.swept) == (True, False)
 
 
-def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run]) -> None:
+def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     [journal] = (folder / "swept" / CELLS[1].folder / "journal").glob("*.jsonl")
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:-2]))  # its last two answers are lost
-    again = sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
+    command = ["sweep", "--methods", "random,kvtp+prumerge,full", "--ratios", "0.3", "--tasks", TASK]
+    assert main([*command, "--limit", str(LIMIT), "--out", str(folder / "swept")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in shown if line.startswith("| ")] == [
+        "method",
+        *(cell.name for cell in CELLS),
+    ]
+    again = [read_runs(folder / "swept" / cell.folder, cell.name)[0] for cell in CELLS]
+    assert [len(run.records) for run in again] == [LIMIT] * 3
     assert [[r.score for r in run.records] for run in again] == [[r.score for r in run.records] for run in swept]
     kept = [r.cost.seconds for r in swept[0].records if r.cost]
     assert [r.cost.seconds for r in again[0].records if r.cost] == kept, "answers that were there are not made again"
