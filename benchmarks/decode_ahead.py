@@ -1,7 +1,9 @@
 """Wall time of a run on 720p files: decoded ahead, by several threads, kept on disk, against none of it.
 
     python benchmarks/decode_ahead.py --length 10 --rounds 2  # decoding is longer
+    python benchmarks/decode_ahead.py --videos 4 --variants "in one process" "decode ahead" "by two processes"
     python benchmarks/decode_ahead.py --length 1.25 --rounds 3 --variants "in one process" "decode ahead"  # model
+    python benchmarks/decode_ahead.py --videos 6 --length 1.25 --rounds 2 --variants "in one process" "decode ahead"
 
 Variants take turns, each in a process of its own, on the embedded model with one thread; two free cores are needed.
 Rounds are added to benchmarks/results/decode_ahead.json, and the table of docs/performance.md is made of that file.
@@ -37,11 +39,16 @@ OPTIONS = "A. red\nB. green\nC. blue\nD. white\nAnswer with the option's letter.
 QUESTIONS = tuple(f"What color is the {thing}?\n{OPTIONS}" for thing in ("star", "circle", "cross", "sky"))
 VARIANTS: dict[str, dict[str, str]] = {
     "in one process": {"decode_ahead_mib": "0"},
-    "decode ahead": {"decode_ahead_mib": "1024"},
+    "decode ahead": {"decode_ahead_mib": "1024", "decode_ahead_processes": "1"},
+    "by two processes": {"decode_ahead_mib": "1024", "decode_ahead_processes": "2"},
     "decoder threads": {"decode_ahead_mib": "0", "num_threads": "2"},
     "frame cache, first run": {"decode_ahead_mib": "0", "frame_cache": "CACHE"},
     "frame cache, next run": {"decode_ahead_mib": "0", "frame_cache": "CACHE"},
-    "decode ahead, preprocess=fast": {"decode_ahead_mib": "1024", "preprocess": "fast"},
+    "decode ahead, preprocess=fast": {
+        "decode_ahead_mib": "1024",
+        "decode_ahead_processes": "1",
+        "preprocess": "fast",
+    },
 }
 EXACT = list(VARIANTS)[:-1]
 """Variants whose answers are the same."""
@@ -125,7 +132,7 @@ def table(rows: dict[str, Any]) -> str:
         "one process / this": "one_process_over_this",
     }
     lines = [
-        [row["minutes"], name, *(shown(found[column]) for column in columns.values())]
+        [f"{row['videos']} x {row['minutes']} min", name, *(shown(found[column]) for column in columns.values())]
         for row in rows.values()
         for name, found in row["summary"].items()
     ]
@@ -134,7 +141,7 @@ def table(rows: dict[str, Any]) -> str:
         f"{row['machine']['load_before'][0]} before the last, answers {'equal' if all_equal(row) else 'DIFFER'}."
         for row in rows.values()
     ]
-    return "\n".join([markdown(["minutes", "", *columns], lines), "", *notes])
+    return "\n".join([markdown(["videos", "", *columns], lines), "", *notes])
 
 
 def all_equal(row: dict[str, Any]) -> bool:

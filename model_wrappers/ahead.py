@@ -1,4 +1,4 @@
-"""Decodes the next videos in another process, while the model works on this one."""
+"""Decodes the next videos in other processes, while the model works on this one."""
 
 import os
 import time
@@ -24,6 +24,8 @@ from lmms_kvtp.video import SampledVideo
 
 MIB = 2**20
 AUTO_MIB = 1024
+MOST_PROCESSES = 4
+"""Of `auto`: each holds half a GiB, and four decoders keep up with a fast GPU."""
 WORTH_BYTES = 64 * MIB
 """Videos of this size together take several times as long to decode as the other process takes to start."""
 
@@ -37,7 +39,8 @@ def decode_ahead(run: RunOptions, frames: FrameOptions, asks: Iterable[Ask]) -> 
     if room == 0 or not upcoming:
         yield None
         return
-    ahead = Ahead(upcoming, frames, room * MIB, run.video_seconds, cache_of(run))
+    processes = _free_cores() if run.decode_ahead_processes == "auto" else run.decode_ahead_processes
+    ahead = Ahead(upcoming, frames, room * MIB, run.video_seconds, cache_of(run), processes)
     try:
         yield ahead
     finally:
@@ -47,9 +50,18 @@ def decode_ahead(run: RunOptions, frames: FrameOptions, asks: Iterable[Ask]) -> 
 def _worth(upcoming: Sequence[tuple[str, ...]]) -> int:
     """MiB for frames that wait: none for few or small videos, or without a second core for each process of the run."""
     size = sum(os.path.getsize(visual) for visuals in upcoming for visual in visuals)
+    return AUTO_MIB if len(upcoming) > 1 and size >= WORTH_BYTES and _cores() >= 2 else 0
+
+
+def _free_cores() -> int:
+    """Processes that decode: one for each core but the model's, MOST_PROCESSES at most and one at least."""
+    return max(1, min(_cores() - 1, MOST_PROCESSES))
+
+
+def _cores() -> int:
+    """Of this process, where several processes of the run share the machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return AUTO_MIB if len(upcoming) > 1 and size >= WORTH_BYTES and cores >= 2 * processes else 0
+    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def cache_of(run: RunOptions) -> FrameCache | None:
@@ -92,7 +104,10 @@ class AheadVideo:
 
 
 class Ahead:
-    """Hands out videos in the order in which they were announced; any other order is possible, and slow."""
+    """Hands out videos in the order in which they were announced; any other order is possible, and slow.
+
+    Processes take turns: of two, one decodes every second video.
+    """
 
     def __init__(
         self,
@@ -101,16 +116,19 @@ class Ahead:
         limit_bytes: int,
         seconds: float,
         cache: FrameCache | None = None,
+        processes: int = 1,
     ) -> None:
         """Begin to decode."""
         self._place = {visuals: place for place, visuals in enumerate(upcoming)}
         jobs = partial(Jobs, options=options, cache=cache)
-        self._start = partial(Feed, announce=jobs, limit_bytes=limit_bytes, seconds=seconds)
+        self._count = min(processes, len(upcoming))
+        self._start = partial(Feed, announce=jobs, limit_bytes=limit_bytes // self._count, seconds=seconds)
         self._failed: dict[tuple[str, ...], Failed] = {}
         self._specs: frozenset[PixelSpec] = frozenset()
-        self._jobs = list(upcoming)
+        self._jobs: list[tuple[str, ...]] = []
         self._next = 0  # of the jobs
-        self._feed = self._start(self._jobs, specs=self._specs)
+        self._feeds: list[Feed] = []
+        self._begin(list(upcoming))
 
     def videos(self, visuals: tuple[str, ...]) -> list[Video] | None:
         """The videos of a sample, as soon as they are opened; None for one that was not announced.
@@ -124,9 +142,8 @@ class Ahead:
         if visuals in self._failed:
             raise self._failed[visuals].error()
         if visuals not in self._jobs[self._next :]:  # once more: a batch failed
-            self._feed.close()
-            self._jobs, self._next = [visuals, *self._jobs[self._next :]], 0
-            self._feed = self._start(self._jobs, specs=self._specs)
+            self.close()
+            self._begin([visuals, *self._jobs[self._next :]])
         number = self._jobs.index(visuals, self._next)
         self._next = number + 1
         start = time.perf_counter()
@@ -141,8 +158,14 @@ class Ahead:
         return videos
 
     def close(self) -> None:
-        """End the process and let go of what it decoded."""
-        self._feed.close()
+        """End the processes and let go of what they decoded."""
+        for feed in self._feeds:
+            feed.close()
+
+    def _begin(self, jobs: list[tuple[str, ...]]) -> None:
+        """Decode these from here on, in turns."""
+        self._jobs, self._next = jobs, 0
+        self._feeds = [self._start(jobs[first :: self._count], specs=self._specs) for first in range(self._count)]
 
     def _stream(self, number: int, video: SampledVideo, before: dict[str, float]) -> Iterator[Frames]:
         """Frames of one video; what was spent before the first counts there."""
@@ -157,15 +180,17 @@ class Ahead:
             yield frames
             if not frames.prepared <= self._specs:  # a tower wanted more: from now on it is made ahead
                 self._specs |= frames.prepared
-                self._feed.learn(self._specs)
+                for feed in self._feeds:
+                    feed.learn(self._specs)
             del frames, message  # before the next are taken in
 
     def _get(self, number: int) -> Message:
         """The next message about a sample; what is left of earlier ones is dropped."""
-        place, message = self._feed.get()
-        while place < number:
-            place, message = self._feed.get()
-        assert place == number
+        feed, wanted = self._feeds[number % self._count], number // self._count
+        place, message = feed.get()
+        while place < wanted:
+            place, message = feed.get()
+        assert place == wanted
         if isinstance(message, Failed):
             self._failed[self._jobs[number]] = message
             raise message.error()

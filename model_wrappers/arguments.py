@@ -28,11 +28,14 @@ class RunOptions:
     share_prefix: bool = True
     """With batch_size 1, questions on one video share the prefill of it, if they have no say in what is kept."""
     decode_ahead_mib: int | Literal["auto"] = "auto"
-    """Memory for frames of the next videos, which another process decodes meanwhile. auto: 1024 where that saves more
-    than the start of the process takes, else 0. 0: everything in this process, where a file that hangs or crashes its
+    """Memory for frames of the next videos, which other processes decode meanwhile. auto: 1024 where that saves more
+    than their start takes, else 0. 0: everything in this process, where a file that hangs or crashes its
     decoder takes the run along."""
+    decode_ahead_processes: int | Literal["auto"] = "auto"
+    """How many processes share that memory and the videos, in turns. auto: one for each core of this process but one,
+    four at most."""
     video_seconds: float = 600.0
-    """How long that process may work on one sample's videos, before it is ended and the sample has failed."""
+    """How long such a process may work on one sample's videos, before it is ended and the sample has failed."""
     frame_cache: str | None = None
     """Folder for resized frames, so that a later run neither decodes nor resizes them."""
     frame_cache_gib: float = 20.0
@@ -59,6 +62,9 @@ class RunOptions:
             raise ValueError(f"batch_size={self.batch_size} is below 1")
         if self.decode_ahead_mib != "auto" and self.decode_ahead_mib < 0:
             raise ValueError(f"decode_ahead_mib={self.decode_ahead_mib} is below 0; 0 decodes nothing ahead")
+        if self.decode_ahead_processes != "auto" and self.decode_ahead_processes < 1:
+            given = f"decode_ahead_processes={self.decode_ahead_processes}"
+            raise ValueError(f"{given} is below 1; decode_ahead_mib=0 decodes nothing ahead")
         if not self.frame_cache_gib > 0:
             raise ValueError(f"frame_cache_gib={self.frame_cache_gib:g} is not above 0; leave frame_cache out instead")
         if not self.video_seconds > 0:

@@ -13,7 +13,7 @@ import torch
 from lmms_eval.api.instance import Instance
 
 import lmms_kvtp.video
-from lmms_kvtp.model_wrappers.ahead import Ahead, _worth
+from lmms_kvtp.model_wrappers.ahead import Ahead, _free_cores, _worth
 from lmms_kvtp.model_wrappers.ahead_feed import Feed
 from lmms_kvtp.model_wrappers.journal import read
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
@@ -62,8 +62,8 @@ def ahead():
     """Makes what decodes ahead, and closes it."""
     made = []
 
-    def make(paths, limit_bytes=2**30, seconds=600.0, options=FRAMES):
-        made.append(Ahead([(path,) for path in paths], options, limit_bytes, seconds))
+    def make(paths, limit_bytes=2**30, seconds=600.0, options=FRAMES, processes=1):
+        made.append(Ahead([(path,) for path in paths], options, limit_bytes, seconds, processes=processes))
         return made[-1]
 
     yield make
@@ -90,8 +90,9 @@ def everything(video):
     return torch.cat([chunk.rgb for chunk in chunks]), torch.cat([chunk.times for chunk in chunks])
 
 
-def test_frames_are_those_of_this_process_in_order_and_in_any_other(paths, ahead):
-    one = ahead(paths)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_frames_are_those_of_this_process_in_order_and_in_any_other(paths, ahead, processes):
+    one = ahead(paths, processes=processes)
     for path in [paths[0], paths[2], paths[1]]:  # the last is asked for again, after it was passed over
         [video] = one.videos((path,))
         here = load_video(path, FRAMES)
@@ -100,13 +101,15 @@ def test_frames_are_those_of_this_process_in_order_and_in_any_other(paths, ahead
             assert torch.equal(found, wanted)
 
 
-def test_pixels_that_a_tower_asked_for_come_ready_with_the_next_videos(paths, ahead):
+def test_pixels_that_a_tower_asked_for_come_ready_with_the_next_videos(paths, ahead, tmp_path):
+    paths = [*paths, str(tmp_path / "again.mp4")]
+    os.symlink(paths[0], paths[-1])
     many = FrameOptions(max_frames_num=60, force_sample=True, chunk_size=3)  # more than the pipe itself holds
-    one, spec = ahead(paths, limit_bytes=1, options=many), ResizedPixels((14, 10))
-    for number, path in enumerate(paths[:2]):
+    one, spec = ahead(paths, limit_bytes=2, options=many, processes=2), ResizedPixels((14, 10))
+    for number, path in enumerate(paths):
         [video] = one.videos((path,))
         for frames in video.chunks():
-            if number:
+            if number >= 2:  # what each process begins with is begun before anything is asked for
                 assert frames.prepared == {spec}
                 assert not isinstance(frames._rgb, torch.Tensor)  # nobody reads them: they were not sent
                 assert frames.spent["preprocess"] > 0
@@ -115,18 +118,18 @@ def test_pixels_that_a_tower_asked_for_come_ready_with_the_next_videos(paths, ah
 
 def test_what_waits_stays_within_the_limit_and_one_chunk(paths, ahead):
     chunk = 3 * 96 * 64 * 3
-    small = ahead(paths, limit_bytes=chunk)
+    small = ahead(paths, limit_bytes=2 * chunk, processes=2)
     large = ahead(paths)
     for one in (small, large):
         deadline = time.monotonic() + 120
-        while one._feed.peak < chunk and time.monotonic() < deadline:
+        while one._feeds[0].peak < chunk and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1)
         for path in paths:
             [video] = one.videos((path,))
             assert len(everything(video)[0]) == 7
-    assert chunk <= small._feed.peak < 2.2 * chunk
-    assert large._feed.peak > 3 * chunk
+    assert all(chunk <= feed.peak < 1.5 * chunk for feed in small._feeds)
+    assert large._feeds[0].peak > 3 * chunk
 
 
 def test_an_error_belongs_to_its_video_and_is_the_same_as_in_this_process(paths, ahead, tmp_path):
@@ -145,7 +148,7 @@ def test_an_error_belongs_to_its_video_and_is_the_same_as_in_this_process(paths,
 
 def test_a_decoder_that_hangs_or_dies_fails_its_video_alone(paths, ahead, planted):
     hangs, crashes = str(planted / "hangs.mp4"), str(planted / "crashes.mp4")
-    one = ahead([hangs, paths[0], crashes, paths[1]], seconds=6.0)
+    one = ahead([hangs, paths[0], crashes, paths[1]], seconds=6.0, processes=2)
     with pytest.raises(VideoError, match=r"cannot read video .*hangs\.mp4: it takes longer than video_seconds=6;"):
         one.videos((hangs,))
     assert len(everything(one.videos((paths[0],))[0])[0]) == 7
@@ -156,11 +159,12 @@ def test_a_decoder_that_hangs_or_dies_fails_its_video_alone(paths, ahead, plante
 
 def test_process_and_thread_end_with_it_and_with_the_last_video(paths, ahead):
     for read_first in (0, 3):
-        one = ahead(paths)
+        one = ahead(paths, processes=2)
         for path in paths[:read_first]:
             everything(one.videos((path,))[0])
         one.close()
-        assert one._feed.process is None or one._feed.process.returncode is not None
+        assert len(one._feeds) == 2
+        assert all(feed.process is None or feed.process.returncode is not None for feed in one._feeds)
         assert "decode-ahead" not in [thread.name for thread in threading.enumerate()]
 
 
@@ -237,8 +241,8 @@ def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run([instance(i, path) for i, path in enumerate(paths)], decode_ahead_mib=64)
     assert "decode-ahead" not in [thread.name for thread in threading.enumerate()]
-    [feed] = feeds
-    assert feed.process.returncode is not None
+    assert feeds
+    assert all(feed.process.returncode is not None for feed in feeds)
     [journal] = (tmp_path / "journals").rglob("*.jsonl")
     assert len(read(journal).answers) == 1
 
@@ -283,6 +287,13 @@ def test_many_videos_need_few_open_files(paths, tmp_path):
         link.symlink_to(paths[0])
     made = subprocess.run([sys.executable, "-c", MANY, *map(str, many)], check=True, capture_output=True, text=True)
     assert made.stdout.strip() == "300"
+
+
+@pytest.mark.parametrize(("cores", "ranks", "processes"), [(1, 1, 1), (2, 1, 1), (3, 1, 2), (16, 1, 4), (16, 8, 1)])
+def test_as_many_processes_decode_as_there_are_cores_to_spare(cores, ranks, processes, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert _free_cores() == processes
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,13 @@ def test_device_map_of_one_device_is_that_device():
     assert parse_arguments({"device_map": "auto", "max_memory": "cpu=1GB"}).load.device_map == "auto"
 
 
+def test_at_least_one_process_decodes_ahead():
+    assert parse_arguments({}).run.decode_ahead_processes == "auto"
+    assert parse_arguments({"decode_ahead_processes": "3"}).run.decode_ahead_processes == 3
+    with pytest.raises(ValueError, match="decode_ahead_processes=0 is below 1; decode_ahead_mib=0 decodes nothing"):
+        parse_arguments({"decode_ahead_processes": "0"})
+
+
 def test_the_batch_size_is_a_positive_number():
     assert parse_arguments({"batch_size": "1"}).run.batch_size == 1
     assert parse_arguments({"batch_size": "4", "max_batch_size": 9}).run.batch_size == 4

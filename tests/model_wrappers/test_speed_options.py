@@ -22,7 +22,7 @@ ON = {
     "decoder threads": {**OFF, "num_threads": 3},
     "frames to a cache": {**OFF, **CACHED},
     "frames from a cache": {**OFF, **CACHED},
-    "frames from a cache, videos ahead": {**OFF, **CACHED, "decode_ahead_mib": 8},
+    "frames from a cache, videos ahead": {**OFF, **CACHED, "decode_ahead_mib": 8, "decode_ahead_processes": 2},
     "shared prefixes, all at once, videos ahead": {**CACHED, "decode_ahead_mib": 8, "num_threads": 0},
 }
 
