@@ -282,11 +282,11 @@ ahead.close()
 
 
 def test_many_videos_need_few_open_files(paths, tmp_path):
-    many = [tmp_path / f"{number}.mp4" for number in range(150)]
+    many = [tmp_path / f"{number}.mp4" for number in range(60)]  # more than the files that may be open
     for link in many:
         link.symlink_to(paths[0])
     made = subprocess.run([sys.executable, "-c", MANY, *map(str, many)], check=True, capture_output=True, text=True)
-    assert made.stdout.strip() == "300"
+    assert made.stdout.strip() == "120"
 
 
 @pytest.mark.parametrize(("cores", "ranks", "processes"), [(1, 1, 1), (2, 1, 1), (3, 1, 2), (16, 1, 4), (16, 8, 1)])
