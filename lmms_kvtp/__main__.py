@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 COMMANDS = {
     "list": ("lmms_kvtp.commands.components", "show every component with its paper and what it reads"),
@@ -27,10 +28,18 @@ COMMANDS = {
 """Name -> module with `add_arguments(parser)` and `main(arguments)`, and its line of help."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with an argument, and where the right ones are listed, without all of them before."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with one line."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit code. Bad input ends in one clear line, not in a traceback."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="lmms-kvtp", description="KVTP and other video-token pruners for lmms-eval.")
+    parser = Parser(prog="lmms-kvtp", description="KVTP and other video-token pruners for lmms-eval.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in arguments if not a.startswith("-")), None)
     for name, (module, text) in COMMANDS.items():
@@ -46,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, LookupError, OSError) as error:
+    except OSError as error:
+        file = error.filename and f"{error.filename}: {error.strerror}; check this path, or give another"
+        parser.exit(2, f"lmms-kvtp {options.command}: {file or error}\n")
+    except (ValueError, LookupError) as error:
         parser.exit(2, f"lmms-kvtp {options.command}: {error}\n")
 
 

@@ -47,7 +47,7 @@ class FusionHead:
             raise ValueError(f"clip_size={self.clip_size} is not a number of frames; the least is 1")
         if self.anchors < 0 or self.anchors == 1:
             raise ValueError(f"anchors={self.anchors} cannot tell places apart; use 2 or more, or 0 for none")
-        if min(self.local_weight, self.global_weight) < 0 or self.local_weight + self.global_weight > 1:
+        if not (self.local_weight >= 0 and self.global_weight >= 0 and self.local_weight + self.global_weight <= 1):
             raise ValueError(
                 f"local_weight={self.local_weight} and global_weight={self.global_weight} are not shares; "
                 "both are at least 0 and their sum is at most 1"

@@ -33,8 +33,8 @@ def resolve(package: str, name: str, base: type[C]) -> type[C]:
         base: the interface.
 
     Raises:
-        LookupError: nothing has that name; the message lists near matches and all names.
-        TypeError: what was found is not a concrete subclass of `base`.
+        LookupError: nothing has that name, and the message lists near matches and all names; or what was found is not
+            a concrete subclass of `base`.
     """
     if ":" in name:
         module_name, _, class_name = name.partition(":")
@@ -52,11 +52,17 @@ def resolve(package: str, name: str, base: type[C]) -> type[C]:
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     final = [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
     if len(final) != 1:
-        raise TypeError(f"{module.__name__} must hold exactly one {base.__name__}, found {len(final)}")
+        raise LookupError(
+            f"{module.__name__} must hold exactly one {base.__name__}, found {len(final)}; name one as "
+            f"{module.__name__}:Class"
+        )
     return _checked(final[0], name, base)
 
 
 def _checked(found: object, name: str, base: type[C]) -> type[C]:
-    if not (inspect.isclass(found) and issubclass(found, base) and not inspect.isabstract(found)):
-        raise TypeError(f"{name!r} is {found!r}, not a concrete {base.__name__}")
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise LookupError(f"{name!r} is {found!r}, no {base.__name__}; name a class that has it as a base")
+    if inspect.isabstract(found):
+        lacks = [name for name, own in inspect.getmembers(found) if getattr(own, "__isabstractmethod__", False)]
+        raise LookupError(f"{name!r} is an abstract {base.__name__}; it lacks {', '.join(lacks)}")
     return found

@@ -55,6 +55,29 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """As `at_least_one`, of something that there may be none of.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number, or below 0.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 0")
+    return int(text)
+
+
+def ratios(text: str) -> list[float]:
+    """Shares of vision tokens kept on the command line, `0.2,0.1`, as the `type` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: one of them is no number; whether it is a share is for those who use it.
+    """
+    try:
+        return [float(ratio) for ratio in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} are no numbers; give shares in (0, 1], such as 0.2,0.1") from error
+
+
 def _parse_union(choices: tuple[Any, ...], value: Any, name: str) -> Any:
     if type(None) in choices and (value is None or str(value).lower() in ("none", "")):
         return None

@@ -1,13 +1,15 @@
 """`--model_args`: what each argument means, and which are refused with what reason."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
-from lmms_kvtp.method import PARTS
+from lmms_kvtp.method import KVTP, PARTS, build_method
 from lmms_kvtp.resolve import near
 from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.values import parse
+from lmms_kvtp.values import pairs, parse
+from lmms_kvtp.vlms.checkpoint import find_folder, weight_files
+from lmms_kvtp.vlms.config import read_config
 from lmms_kvtp.vlms.llava_video import LoadOptions
 
 Images = Literal["frames", "tiles"]
@@ -141,6 +143,21 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
     return Arguments(
         RunOptions(**values["run"]), LoadOptions(**values["load"]), FrameOptions(**values["frames"]), method
     )
+
+
+def check_arguments(given: Sequence[str]) -> None:
+    """Refuse `--model_args` that runs would refuse once the harness has started, weights that are missing included.
+
+    Raises:
+        LookupError: an unknown argument or component.
+        ValueError: a value that does not fit, or no checkpoint.
+    """
+    read = [parse_arguments(pairs(text)) for text in given]
+    for arguments in read:
+        build_method(arguments.method, KVTP)
+    for name, revision in {(arguments.run.pretrained, arguments.load.revision): None for arguments in read}:
+        folder = find_folder(name, revision)
+        assert read_config(folder) and weight_files(folder)
 
 
 def _is_one_device(key: str, value: Any) -> bool:

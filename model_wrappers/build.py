@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from lmms_kvtp import __version__
+from lmms_kvtp.device import find_device
 from lmms_kvtp.layer_pruning.base import check_stages
 from lmms_kvtp.method import KVTP, PARTS, Method, build_method
 from lmms_kvtp.model_wrappers import fingerprint
@@ -75,16 +76,9 @@ def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:
     Raises:
         ValueError: there is no such device.
     """
-    try:
-        device = torch.device(wanted) if wanted else accelerator.device
-    except RuntimeError as error:
-        raise ValueError(f"device={wanted}: {error}") from error
-    if device.type != "cuda":
-        return device
-    if not torch.cuda.is_available():
-        raise ValueError(f"device={wanted}: this torch finds no GPU; leave device out, or install a build for this GPU")
     own: torch.device = accelerator.device
-    return own if accelerator.num_processes > 1 else device
+    device = find_device(wanted) if wanted else own
+    return own if device.type == "cuda" and accelerator.num_processes > 1 else device
 
 
 def _method(arguments: Arguments, device: torch.device, defaults: Mapping[str, Any]) -> Method:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lmms_kvtp.device import find_device
 from lmms_kvtp.forecast.models import find
 from lmms_kvtp.meter import Meter
 from lmms_kvtp.model_wrappers.ahead import decode_ahead
@@ -63,7 +64,7 @@ def build_for(arguments: Arguments) -> Built:
 
 def device_of(arguments: Arguments) -> tuple[torch.device, torch.dtype]:
     """Where the model of `arguments` runs, and in which number type."""
-    device = torch.device(arguments.load.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(arguments.load.device)
     automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
     return device, DTYPES.get(arguments.load.dtype, automatic)
 

@@ -35,7 +35,17 @@ def media_of(tasks: str, limit: int | None = None) -> list[Media]:
         limit: only the first so many questions of each.
 
     Raises:
-        LookupError: the harness knows no such task; the message has near names.
+        LookupError: the harness knows no such task, and the message has near names; or none is named.
+    """
+    names, manager = check_tasks(tasks)
+    return [_media(name, task, limit) for name, task in _tasks(get_task_dict(names, manager))]
+
+
+def check_tasks(tasks: str) -> tuple[list[str], TaskManager]:
+    """The names of tasks, and what knows them.
+
+    Raises:
+        LookupError: as `media_of`.
     """
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     manager = TaskManager(verbosity="ERROR")
@@ -44,8 +54,9 @@ def media_of(tasks: str, limit: int | None = None) -> list[Media]:
             close = get_close_matches(name, manager.all_tasks)
             hint = f"did you mean {', '.join(close)}?" if close else "`lmms-eval tasks` lists them"
             raise LookupError(f"no task named {name!r}; {hint}")
-    found = get_task_dict(names, manager)
-    return [_media(name, task, limit) for name, task in _tasks(found)]
+    if not names:
+        raise LookupError(f"tasks {tasks!r} name no task; `lmms-eval tasks` lists them")
+    return names, manager
 
 
 def _tasks(found: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

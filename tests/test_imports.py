@@ -24,6 +24,7 @@ LAYERS = [
         "grid",
         "drawing",
         "after_import",
+        "device",
         "shipped",
     ],
     ["cost", "meter", "layout", "tiles", "video", "frame_cache", "sampling", "decoders", "pixels", "refine", "fusion"],

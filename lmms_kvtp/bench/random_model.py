@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
+from lmms_kvtp.device import find_device
 from lmms_kvtp.encoders._siglip_config import siglip_config, text_config
 from lmms_kvtp.encoders._text_side import build_text_tower, save_text_side, save_tokenizer
 from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
@@ -37,7 +38,7 @@ def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
     Raises:
         ValueError: the weights are larger than the device's memory, or it cannot compute in the dtype.
     """
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(options.device)
     dtype = DTYPES.get(options.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
     check_dtype(device, dtype)
     needed, free = spec.parameters * dtype.itemsize, device_memory(device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmms_kvtp.rows import METHOD_HELP, method_settings
+from lmms_kvtp.values import at_least_one
 
 if TYPE_CHECKING:
     from lmms_kvtp.cost import SampleCost
@@ -27,15 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--videos", type=Path, metavar="FOLDER", help="ask one question about each video in it first")
     whole.add_argument("--question", default=QUESTION, help="with --videos (default %(default)r)")
     whole.add_argument("--model_args", default="pretrained=tiny", help="with --task or --videos (default %(default)s)")
-    whole.add_argument("--limit", type=int, help="only the first so many questions or videos")
+    whole.add_argument("--limit", type=at_least_one, help="only the first so many questions or videos")
     whole.add_argument("--random-weights", metavar="MODEL", help="llava-video-7b, llava-video-72b, tiny or a folder")
-    whole.add_argument("--frames", type=int, default=128, help="with --random-weights (default %(default)s)")
+    whole.add_argument("--frames", type=at_least_one, default=128, help="with --random-weights (default %(default)s)")
     whole.add_argument("--method", default="kvtp+prumerge", help=f"with --random-weights: {METHOD_HELP}")
     whole.add_argument("--keep-ratio", type=float, help="with --random-weights, over the one of --method")
     whole.add_argument("--encoder", default="so400m-384", help="with --random-weights: so400m-384, base-224 or shared")
     whole.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     whole.add_argument("--device", help="with --random-weights (default: the GPU if there is one)")
-    whole.add_argument("--rounds", type=int, default=3, help="with --random-weights; medians count (default 3)")
+    whole.add_argument(
+        "--rounds", type=at_least_one, default=3, help="with --random-weights; medians count (default 3)"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -85,8 +88,11 @@ def _costs(journals: Sequence[Path]) -> "list[SampleCost]":
 
 def _task(arguments: argparse.Namespace) -> str:
     """The harness runs in a process of its own; videos are decoded once more, alone, behind it."""
+    from lmms_kvtp.model_wrappers.arguments import check_arguments
     from lmms_kvtp.model_wrappers.preflight import media_of
 
+    check_arguments([arguments.model_args])
+    found = media_of(arguments.task, arguments.limit)
     with tempfile.TemporaryDirectory() as scratch:
         settings = f"{arguments.model_args},journal={scratch}"
         command = [sys.executable, "-m", "lmms_eval", "--model", "llava_video_kvtp", "--model_args", settings]
@@ -96,7 +102,6 @@ def _task(arguments: argparse.Namespace) -> str:
         if not any(Path(scratch).glob("*.jsonl")):
             raise ValueError(f"the run of {arguments.task} left no answers; the harness's messages stand above")
         costs = _costs([Path(scratch)])
-    found = media_of(arguments.task, arguments.limit)
     return _beside_floors(costs, [path for media in found for path in media.present], arguments.model_args)
 
 

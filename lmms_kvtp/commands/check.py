@@ -41,10 +41,13 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.model_wrappers.arguments import parse_arguments
     from lmms_kvtp.model_wrappers.preflight import media_of
     from lmms_kvtp.values import pairs
+    from lmms_kvtp.vlms.checkpoint import weight_files
 
     logger.disable("lmms_eval")  # it reports every file of other tasks that is none
     settings = parse_arguments(pairs(arguments.model_args))
     spec = find(settings.run.pretrained)
+    if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
+        weight_files(folder)
     method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
     found = media_of(arguments.tasks, arguments.limit)
     missing = [path for media in found for path in media.missing]
@@ -66,13 +69,12 @@ def _media_table(found: Sequence["Media"]) -> str:
 
 def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:
     """Print memory, disk and hours; whether they will do."""
-    import torch
-
+    from lmms_kvtp.device import find_device
     from lmms_kvtp.forecast.answer import forecast
     from lmms_kvtp.forecast.machine import device_memory, free_disk, hours, matrix_rate, memory
     from lmms_kvtp.forecast.models import find_encoder
 
-    device = torch.device(settings.load.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(settings.load.device)
     answers = max([media.output_tokens or settings.run.max_new_tokens for media in found], default=1)
     pool, frames = spec.pool(settings.load.mm_spatial_pool_mode), settings.frames.max_frames_num
     expected = forecast(spec, method, frames, pool, output_tokens=answers)

@@ -5,20 +5,22 @@ import json
 import sys
 from pathlib import Path
 
+from lmms_kvtp.values import at_least_one, not_negative, ratios
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, methods, model."""
     parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question, and answer where known")
     parser.add_argument("--methods", default="kvtp+prumerge,random", help="comma-separated, as in sweep")
     parser.add_argument("--method", action="append", default=[], help="one more, by its settings: a=b,c=d")
-    parser.add_argument("--ratios", default="0.5,0.2", help="comma-separated shares of vision tokens kept")
+    parser.add_argument("--ratios", type=ratios, default="0.5,0.2", help="comma-separated shares of vision tokens kept")
     parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
     parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
-    parser.add_argument("--max-frames", type=int, default=128, help="frames at most (default %(default)s)")
+    parser.add_argument("--max-frames", type=at_least_one, default=128, help="frames at most (default %(default)s)")
     parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="of an answer (default %(default)s)")
+    parser.add_argument("--max-new-tokens", type=at_least_one, default=32, help="of an answer (default %(default)s)")
     parser.add_argument("--agreement", type=float, default=95.0, help="in %%, that is asked of a method (default 95)")
-    parser.add_argument("--worst", type=int, default=20, help="samples with pictures (default %(default)s)")
+    parser.add_argument("--worst", type=not_negative, default=20, help="samples with pictures (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("compare"), help="folder (default %(default)s)")
 
 
@@ -34,10 +36,13 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.table import markdown
     from lmms_kvtp.visualize.methods import typed
 
-    asked = read(arguments.data)
-    ratios = [float(ratio) for ratio in arguments.ratios.split(",")]
     named = [name for name in arguments.methods.split(",") if name not in ("", "full")]
-    settings = typed(["full", *named, *arguments.method], ratios)
+    if not named + arguments.method:
+        raise ValueError(f"--methods {arguments.methods!r} leaves nothing to compare; name one, such as kvtp+prumerge")
+    if not 0 <= arguments.agreement <= 100:
+        raise ValueError(f"--agreement {arguments.agreement} is outside 0 to 100; it is a percentage, such as 95")
+    asked = read(arguments.data)
+    settings = typed(["full", *named, *arguments.method], arguments.ratios)
     model = load(arguments.pretrained, dtype=arguments.dtype)
     methods = {name: model.method(values) for name, values in settings.items()}
     frames = FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps)

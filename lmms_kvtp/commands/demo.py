@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmms_kvtp.commands.sweep import plan, sweep
 from lmms_kvtp.table import write_between
+from lmms_kvtp.values import at_least_one
 
 METHODS = ("full", "random", "hard+random", "kvtp+random", "kvtp+prumerge")
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to run and where to keep it."""
     parser.add_argument("--keep-ratio", type=float, default=0.2, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--full", action="store_true", help="the whole test split, not the quick subset")
-    parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")
     parser.add_argument("--into", type=Path, help="also put the table into this file, between its demo markers")
     parser.add_argument("--out", type=Path, help="keep the harness's files here (default: a temporary folder)")
 

@@ -12,7 +12,7 @@ from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.reproduce.paper import ROWS
 from lmms_kvtp.rows import METHOD_HELP, method_settings
 from lmms_kvtp.table import markdown, write_between
-from lmms_kvtp.values import pairs
+from lmms_kvtp.values import at_least_one, not_negative, pairs
 
 TERA = 1e12
 
@@ -30,7 +30,9 @@ So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, frames, method, and how to count."""
     parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, or a folder")
-    parser.add_argument("--frames", type=int, default=128, help="frames of the video (default 128, the paper's)")
+    parser.add_argument(
+        "--frames", type=at_least_one, default=128, help="frames of the video (default 128, the paper's)"
+    )
     parser.add_argument("--method", help=f"{METHOD_HELP}; without it the paper's rows are shown")
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept")
     parser.add_argument(
@@ -39,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["bilinear", "average", "max"],
         help="of patches; average as in the paper's evaluation, bilinear as the models were trained",
     )
-    parser.add_argument("--text-tokens", type=int, default=TEXT_TOKENS, help="prompt positions beside the video")
+    parser.add_argument(
+        "--text-tokens", type=not_negative, default=TEXT_TOKENS, help="prompt positions beside the video"
+    )
     parser.add_argument("--into", type=Path, help="put the paper's rows into this page, between markers")
     parser.add_argument("--profiler", choices=["thop", "torch"], help="also what THOP, or torch's counter, would count")
 

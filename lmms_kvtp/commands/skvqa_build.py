@@ -11,6 +11,7 @@ from lmms_kvtp.skvqa.locate import missing_message, scan, unpack
 from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
 from lmms_kvtp.skvqa.store import Store
+from lmms_kvtp.values import at_least_one
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--captioner", default=CAPTIONER, help="default %(default)s")
     parser.add_argument("--scorer", default="captioner", help="default %(default)s")
     parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
-    parser.add_argument("--limit", type=int, help="only the first so many questions, for a trial")
+    parser.add_argument("--limit", type=at_least_one, help="only the first so many questions, for a trial")
     _add_numbers(parser)
     add_endpoint_arguments(parser)
 

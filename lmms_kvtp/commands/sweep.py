@@ -8,9 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import lmms_kvtp.tasks
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.rows import FULL, settings_of
-from lmms_kvtp.values import at_least_one
+from lmms_kvtp.values import at_least_one, ratios
+
+
+class SweepError(ValueError):
+    """The pass over the videos broke off."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Cell:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to run, on what, and where it goes."""
     parser.add_argument("--methods", required=True, help="comma-separated: full, random, kvtp+prumerge, my_pkg:Mine")
-    parser.add_argument("--ratios", default="0.2", help="comma-separated shares of vision tokens kept (default 0.2)")
+    parser.add_argument("--ratios", type=ratios, default="0.2", help="shares of vision tokens kept (default 0.2)")
     parser.add_argument("--tasks", default="skvqa_synth_quick", help="as of lmms-eval (default %(default)s)")
     parser.add_argument("--model_args", default="pretrained=tiny", help="for all cells (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="one folder per cell; a killed sweep goes on there")
@@ -45,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
-    cells = plan(arguments.methods.split(","), [float(ratio) for ratio in arguments.ratios.split(",")])
+    cells = plan(arguments.methods.split(","), arguments.ratios)
     runs = sweep(cells, arguments.tasks, arguments.model_args, arguments.out, arguments.limit)
     sys.stdout.write(tables(runs))
     return 0
@@ -72,7 +77,7 @@ def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Cell]:
     """
     wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
     if wrong:
-        raise ValueError(f"--ratios: {wrong[0]} is outside (0, 1]; a ratio is the share of vision tokens kept")
+        raise ValueError(f"ratio {wrong[0]} is outside (0, 1]; it is the share of vision tokens kept")
     full = [Cell(FULL, 1.0, settings_of(FULL, 1.0))] if FULL in methods else []
     pruned = [name for name in dict.fromkeys(methods) if name != FULL]
     return full + [Cell(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in dict.fromkeys(ratios)]
@@ -89,14 +94,17 @@ def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int 
         limit: of questions per task.
 
     Raises:
-        RuntimeError: the pass over the videos broke off; what was answered stays, and the same command goes on there.
+        LookupError: no such task, component or argument.
+        ValueError: a value that does not fit, or no checkpoint.
+        SweepError: the pass over the videos broke off; what was answered stays, and the same command goes on there.
         FileNotFoundError: a cell left no results; the harness's messages stand above.
     """
+    check(cells, tasks, common)
     out.mkdir(parents=True, exist_ok=True)
     making, reading = [], []
     limits = {"limit": limit} if limit else {}
     for cell in cells:
-        given = ",".join([common, *(f"{name}={value}" for name, value in cell.settings.items())])
+        given = _given(common, cell)
         journal = out / cell.folder / "journal"
         resumed = f",resume={journal}" if any(journal.glob("*.jsonl")) else ""
         making.append(f"{given},journal={journal}{resumed}")
@@ -107,9 +115,25 @@ def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int 
     before = _count_answers(out)
     _harness(out / "sweep.yaml", [first])
     if _count_answers(out) == before:
-        raise RuntimeError(f"the pass over the videos made no answers in {out}; the harness's messages stand above")
+        raise SweepError(f"the pass over the videos made no answers in {out}; the harness's messages stand above")
     _harness(out / "cells.yaml", reading)
     return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
+
+
+def check(cells: Sequence[Cell], tasks: str, common: str) -> None:
+    """Refuse what the harness would refuse with many lines, half a minute later; raises as `sweep` does."""
+    from lmms_kvtp.model_wrappers.arguments import check_arguments
+
+    check_arguments([_given(common, cell) for cell in cells])
+    own = {file.stem for file in Path(lmms_kvtp.tasks.__path__[0]).rglob("*.yaml")}
+    if not set(tasks.split(",")) <= own:  # the harness reads 1,900 files to know its own
+        from lmms_kvtp.model_wrappers.preflight import check_tasks
+
+        check_tasks(tasks)
+
+
+def _given(common: str, cell: Cell) -> str:
+    return ",".join([common, *(f"{name}={value}" for name, value in cell.settings.items())])
 
 
 def _count_answers(out: Path) -> int:

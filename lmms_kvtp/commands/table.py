@@ -9,6 +9,7 @@ from lmms_kvtp.commands.sweep import Cell, plan, sweep
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.rows import FULL, settings_of
 from lmms_kvtp.table import write_between
+from lmms_kvtp.values import at_least_one, ratios
 
 PRUNERS = ("random", "grid", "prumerge", "tome")
 METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in ("kvtp", "oracle") for pruner in PRUNERS))
@@ -25,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which checkpoints, and where runs, tables and figures go."""
     parser.add_argument("--checkpoints", default="tiny", help="the first has all rows, others the main ones")
     parser.add_argument("--task", default="skvqa_synth", help="skvqa_synth (default) or skvqa_synth_quick")
-    parser.add_argument("--ratios", default=",".join(map(str, RATIOS)), help="(default %(default)s)")
+    parser.add_argument("--ratios", type=ratios, default=",".join(map(str, RATIOS)), help="(default %(default)s)")
     parser.add_argument("--methods", default=",".join(METHODS), help="rows (default: all of the page)")
     parser.add_argument("--out", type=Path, required=True, help="the harness's files; a killed run goes on there")
     parser.add_argument("--headline", action="store_true", help="only the main rows, those of every checkpoint")
     parser.add_argument("--no-figures", action="store_true", help="tables alone")
-    parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")
     parser.add_argument("--into", type=Path, help="folder with README.md and docs/benchmark.md, to be written into")
 
 
@@ -40,9 +41,8 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.synth.dataset import SHIPPED_KINDS
 
     checkpoints = arguments.checkpoints.split(",")
-    ratios = [float(ratio) for ratio in arguments.ratios.split(",")]
     main_cells = plan(HEADLINE, [HEADLINE_RATIO])
-    cells = main_cells if arguments.headline else plan(arguments.methods.split(","), ratios)
+    cells = main_cells if arguments.headline else plan(arguments.methods.split(","), arguments.ratios)
     folder: Path = arguments.out
     runs = _run(cells, arguments, checkpoints[0], folder / "seed0")
     headline = {cell.name: runs[cell.name] for cell in main_cells if cell.name in runs}
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         for name, text in tables.items():
             write_between(pages / "docs" / "benchmark.md", text, name)
     if not (arguments.no_figures or arguments.headline):
-        _draw(arguments, checkpoints[0], runs, ratios, pages / "docs" / "figures")
+        _draw(arguments, checkpoints[0], runs, arguments.ratios, pages / "docs" / "figures")
     return 0
 
 

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from lmms_kvtp.values import at_least_one
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is asked of which video, with which methods."""
@@ -13,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ratio", type=float, default=0.2, help="share kept by methods given by name (default 0.2)")
     parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
     parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
-    parser.add_argument("--max-frames", type=int, default=128, help="frames at most (default %(default)s)")
+    parser.add_argument("--max-frames", type=at_least_one, default=128, help="frames at most (default %(default)s)")
     parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")
-    parser.add_argument("--show", type=int, default=24, help="frames in the pictures (default %(default)s)")
+    parser.add_argument("--show", type=at_least_one, default=24, help="frames in the pictures (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("visualize"), help="folder (default %(default)s)")
 
 
@@ -32,8 +34,6 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.visualize.page import to_html
     from lmms_kvtp.visualize.picture import most_telling, pictures, reel
 
-    if arguments.show < 1:
-        raise ValueError(f"--show {arguments.show} shows no frame; give at least 1")
     settings = typed(arguments.method or ["full", "kvtp+prumerge", "random"], [arguments.ratio])
     video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
     model = load(arguments.pretrained, dtype=arguments.dtype)

@@ -165,9 +165,16 @@ class Siglip(FrameEncoder):
         """The two towers, loaded on first use.
 
         Raises:
-            ValueError: the checkpoint is no fixed-resolution SigLIP, or lacks weights.
+            ValueError: there is no checkpoint, or it is no fixed-resolution SigLIP, or lacks weights.
         """
-        config = AutoConfig.from_pretrained(self._source, revision=self.revision)
+        try:
+            config = AutoConfig.from_pretrained(self._source, revision=self.revision)
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"encoder.pretrained={self.pretrained} is no folder or hub id of a SigLIP: {reason}; give one, such as "
+                "google/siglip-so400m-patch14-384"
+            ) from error
         if config.model_type != "siglip" or not config.vision_config.to_dict().get("vision_use_head", True):
             raise ValueError(
                 f"encoder.pretrained={self.pretrained} is a {config.model_type} checkpoint; encoder=siglip reads "

@@ -78,7 +78,7 @@ def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
     if vocabulary > rows:
         raise CheckpointError(f"the tokenizer of {folder} has {vocabulary} entries, config.json says {rows}")
     network = build(config, vocabulary, attention)
-    files = _shards(folder)
+    files = weight_files(folder)
     found, own = _shapes(files), list(network.state_dict())
     layout = choose(config.layouts, own, found)
     names, unused = {layout.name(name): name for name in own}, set(layout.unused)
@@ -133,7 +133,12 @@ def _some(names: list[str], limit: int = 6) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _shards(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors.
+
+    Raises:
+        CheckpointError: there are none, or some are missing.
+    """
     if not (folder / INDEX).is_file():
         if not (folder / SINGLE).is_file():
             found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])

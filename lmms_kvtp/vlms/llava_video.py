@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from lmms_kvtp.device import find_device
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.layout import Newlines, join, lay_out, text_run
@@ -233,7 +234,7 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         CheckpointError: there is no such checkpoint; the message says what was found.
     """
     options = options or LoadOptions()
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(options.device)
     automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
     placement = Placement(
         device,

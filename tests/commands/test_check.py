@@ -15,6 +15,7 @@ from lmms_kvtp.forecast.machine import hours, memory
 from lmms_kvtp.forecast.models import find
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.rows import method_settings
+from lmms_kvtp.vlms.tiny import tiny_folder
 
 
 def module(name: str):
@@ -126,3 +127,12 @@ def test_the_tasks_of_this_package_are_known():
     code = "import lmms_kvtp.model_wrappers.preflight, lmms_eval.tasks; print(lmms_eval.tasks._lmms_kvtp)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
+
+
+def test_a_checkpoint_without_weights_is_no_checkpoint(tmp_path, capsys):
+    for file in tiny_folder().glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", "--tasks", "skvqa_synth", "--model_args", f"pretrained={tmp_path}"])
+    assert stopped.value.code == 2
+    assert "lacks 1 of 1 shards of model.safetensors.index.json: model.safetensors" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_what_is_named_twice_is_one_cell() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.5, -0.2, float("nan")])
 def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match=r"outside \(0, 1\]; a ratio is the share of vision tokens kept"):
+    with pytest.raises(ValueError, match=r"outside \(0, 1\]; it is the share of vision tokens kept"):
         plan(["random"], [0.2, ratio])
 
 

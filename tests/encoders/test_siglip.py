@@ -251,3 +251,11 @@ def test_a_checkpoint_of_another_kind_is_refused(checkpoint, change):
     (checkpoint / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(ValueError, match=r"siglip is a \w+ checkpoint; encoder=siglip reads SigLIP"):
         _ = Siglip(str(checkpoint), device="cpu").model
+
+
+@pytest.mark.parametrize("given", ["", '{"model_type": "llava_qwen"}'])
+def test_what_is_no_checkpoint_is_named(tmp_path, given):
+    if given:
+        (tmp_path / "config.json").write_text(given)
+    with pytest.raises(ValueError, match=rf"{tmp_path} is no folder or hub id of a SigLIP: .*; give one"):
+        assert Siglip(str(tmp_path), device="cpu").model

@@ -79,4 +79,4 @@ def test_the_command_draws_a_page_and_a_png(tmp_path, capsys):
     assert png.width > 1000
     with pytest.raises(SystemExit):
         main([*command, "--show", "0"])
-    assert "--show 0 shows no frame" in capsys.readouterr().err
+    assert "argument --show: 0 is no whole number of at least 1" in capsys.readouterr().err

@@ -55,6 +55,8 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         ValueError: an argument does not fit, or training broke off because a loss was not finite.
     """
+    if args.slim is not None and args.parts == "all":
+        raise ValueError("--slim with --parts all: a trained vision tower has no slim form; leave it out and use --out")
     process = PartialState(cpu=not torch.cuda.is_available())  # of several, each takes a GPU of its own, or gloo
     values = {cls: {name: getattr(args, name) for name in names} for cls, names in FIELDS.items()}
     head, objective = FusionHead(**values[FusionHead]), Objective(clip_size=args.clip_size, **values[Objective])

@@ -14,13 +14,16 @@ from lmms_kvtp.skvqa.backends.choose import add_endpoint_arguments, choose_refin
 from lmms_kvtp.skvqa.refinement import RULE, remember
 from lmms_kvtp.skvqa.store import Store
 from lmms_kvtp.training.predictor.examples import Example, read_index, synthetic
+from lmms_kvtp.values import at_least_one
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """An index with its videos, or videos of the embedded benchmark."""
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
-    parser.add_argument("--synthetic", type=int, help="so many videos of the embedded benchmark instead of an index")
+    parser.add_argument(
+        "--synthetic", type=at_least_one, help="so many videos of the embedded benchmark instead of an index"
+    )
     parser.add_argument(
         "--pretrained",
         default=Siglip().pretrained,
@@ -85,10 +88,12 @@ def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Exampl
     """Split by video into the larger part and `share` of the videos, at least one.
 
     Raises:
-        ValueError: there are fewer than two videos.
+        ValueError: there are fewer than two videos, or `share` is none.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"validation={share} is outside (0, 1); it is the share of the videos, such as 0.1")
     if len(found) < 2:
         raise ValueError(f"{len(found)} videos cannot be split into training and validation; give at least 2")
     order = np.random.default_rng(seed).permutation(len(found))
-    count = max(1, round(share * len(found)))
+    count = min(max(1, round(share * len(found))), len(found) - 1)
     return [found[i] for i in sorted(order[count:])], [found[i] for i in sorted(order[:count])]

@@ -1,5 +1,6 @@
 """What KVTP's relevance predictor is trained for."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,11 @@ class Objective:
     """Frames of a clip."""
     flatness: float = 0.0
     """Weight of sum (logit - mean logit)^2 on questions whose labels are all equal; 0 as in the paper."""
+
+    def __post_init__(self) -> None:
+        """Refuse a weight that rewards what it should hold down."""
+        if not (self.flatness >= 0 and math.isfinite(self.flatness)):
+            raise ValueError(f"flatness={self.flatness} is no weight; give a number of at least 0, such as 0.3")
 
     def __call__(self, logits: Float[Tensor, "q T"], labels: Float[Tensor, " T"]) -> Float[Tensor, ""]:
         """Loss of one question; its pieces of text compete for each frame or clip.

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,7 +46,13 @@ class Recipe:
     objective: Objective = field(default_factory=Objective)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run here, before any video is read."""
+        """Refuse what cannot run here, or trains nothing, before any video is read."""
+        for name in ("epochs", "videos_per_step", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; give a whole number of at least 1")
+        for name in ("lr", "head_lr"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name}={getattr(self, name)} is no learning rate; give one of at least 0, like 3e-4")
         needed = REPORTERS[self.report_to]
         if needed and not any(map(importlib.util.find_spec, needed)):
             raise ValueError(

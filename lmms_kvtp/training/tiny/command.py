@@ -7,24 +7,24 @@ from pathlib import Path
 
 import torch
 
+from lmms_kvtp.device import find_device
 from lmms_kvtp.training.tiny.progress import no_denormals
 from lmms_kvtp.training.tiny.run import train
+from lmms_kvtp.values import at_least_one, not_negative
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Seed, output folder, device and threads."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and draws (the shipped model: 0)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; the same number gives the same result")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of weights and draws (the shipped model: 0)")
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--threads", type=at_least_one, help="CPU threads; the same number gives the same result")
 
 
 def main(args: argparse.Namespace) -> None:
     """Train, and print the accuracies on held-out videos."""
     if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"--threads {args.threads} is below 1")
         torch.set_num_threads(args.threads)
     with no_denormals():
-        report = train(args.seed, args.out, torch.device(args.device))
+        report = train(args.seed, args.out, find_device(args.device))
     sys.stdout.write(json.dumps(report["accuracy_on_val"], indent=1) + "\n")

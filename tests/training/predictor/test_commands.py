@@ -98,6 +98,10 @@ def test_validation_videos_are_not_trained_on():
     assert held_out(examples, 0.25, seed=3) == (training, validation) != held_out(examples, 0.25, seed=4)
     with pytest.raises(ValueError, match="1 videos cannot be split"):
         held_out(examples[:1], 0.5, seed=0)
+    for share in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"validation={share} is outside \(0, 1\); it is the share of the videos"):
+            held_out(examples, share, seed=0)
+    assert [len(part) for part in held_out(examples[:2], 0.9, seed=0)] == [1, 1]
 
 
 @pytest.mark.parametrize("refined", [True, False])
