@@ -1,0 +1,116 @@
+"""What is measured of each method on a video that all of them share."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import write_tiny
+from small_videos import write_video
+
+from lmms_kvtp.api import Model
+from lmms_kvtp.compare.data import Asked
+from lmms_kvtp.compare.measure import FULL, Outcome, _outcome, divergence, measure
+from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.encode import encode_once
+from lmms_kvtp.method import Method
+from lmms_kvtp.pipeline import Answer, prepare
+from lmms_kvtp.pruners.random import RandomTokens
+from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.types import Question
+from lmms_kvtp.video import load_video
+from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
+
+FRAMES = FrameOptions(max_frames_num=4)
+ALL = "scorer=uniform,allocator=uniform,pruner=none,keep_ratio=1,encoder.device=cpu"
+
+
+@dataclass(frozen=True)
+class SlowAtFirst(RandomTokens):
+    """Loads something when it is first called."""
+
+    loaded: list = field(default_factory=list, compare=False)
+
+    def score(self, tokens, features):
+        if not self.loaded:
+            time.sleep(2)
+        self.loaded.append(tokens.key)
+        return super().score(tokens, features)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Model:
+    folder = write_tiny(tmp_path_factory.mktemp("models") / "random")
+    return Model(load_llava_video(str(folder), LoadOptions(device="cpu")))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return write_video(tmp_path_factory.mktemp("videos") / "0.mp4", seconds=4, seed=0)
+
+
+def measured(model: Model, video: Path, questions: int, **methods: Method) -> list[Outcome]:
+    """Of so many questions on one video, by all tokens and then by `methods`."""
+    asked = [Asked(n, video, f"Question {n}?", None) for n in range(1, questions + 1)]
+    made = measure(model.vlm, {**methods, FULL: model.method(ALL)}, asked, FRAMES, 2)
+    return [outcome for outcome, _ in made]
+
+
+def test_what_loads_on_first_use_is_in_no_reported_time(model, video):
+    slow = replace(model.method(ALL), pruner=SlowAtFirst(), keep_ratio=0.5)
+    made = measured(model, video, 2, slow=slow)
+    assert [outcome.method for outcome in made] == [FULL, "slow"] * 2
+    assert len(slow.pruner.loaded) == 3
+    assert max(outcome.seconds_to_first for outcome in made) < 2
+
+
+def test_divergence_is_from_all_tokens_on_the_same_question(model, video):
+    random = replace(model.method(ALL), pruner=RandomTokens(), keep_ratio=0.3)
+    made = measured(model, video, 2, random=random)
+    loaded = load_video(video, FRAMES)
+
+    def logits(method: Method, text: str) -> torch.Tensor:
+        [encoded] = encode_once(model.vlm, [method], loaded)
+        return model.vlm.next_token_logits(prepare(model.vlm, method, [encoded], Question(text)).prompt, ())
+
+    for full, pruned in (made[:2], made[2:]):
+        parts = [logits(method, full.asked.question) for method in (model.method(ALL), random)]
+        assert (full.kl, full.agrees) == (0.0, True)
+        assert pruned.kl == pytest.approx(divergence(*parts), rel=1e-3)
+        assert pruned.kl != pytest.approx(divergence(*parts[::-1]), rel=1e-2)
+
+
+def test_what_layers_drop_is_in_the_divergence(model, video):
+    fastv = model.method(f"{ALL},layer_pruning=fastv,layer_pruning.layer=1")
+    assert [outcome.kl > 0 for outcome in measured(model, video, 1, fastv=fastv)] == [False, True]
+
+
+def test_every_method_embeds_the_question_itself(model, video, monkeypatch):
+    methods = [replace(model.method("encoder.device=cpu"), pruner=RandomTokens(seed)) for seed in (1, 2)]
+    embed, embedded = type(methods[0].encoder).embed_text, []
+
+    def counted(encoder, text):
+        embedded.append(text)
+        return embed(encoder, text)
+
+    monkeypatch.setattr(type(methods[0].encoder), "embed_text", counted)
+    measured(model, video, 1, one=methods[0], two=methods[1])
+    assert len(embedded) == 2 * 2  # the warm-up, too
+
+
+def test_questions_on_one_video_share_its_vision(model, video, monkeypatch):
+    project = type(model.vlm).project
+
+    def slow(vlm, patches):
+        time.sleep(0.5)
+        return project(vlm, patches)
+
+    monkeypatch.setattr(type(model.vlm), "project", slow)
+    assert min(outcome.seconds_to_first for outcome in measured(model, video, 4)) < 0.5
+
+
+def test_the_first_token_waits_for_no_other():
+    cost = SampleCost(seconds={"vision": 6.0, "prefill": 1.0, "generate": 4.0}, questions_on_video=3)
+    asked = Asked(1, Path("a.mp4"), "?", None)
+    assert _outcome(asked, "m", Answer("a", cost), 0.0, "a").seconds_to_first == 3.0
