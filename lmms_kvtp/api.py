@@ -15,7 +15,7 @@ from lmms_kvtp.types import GenerationOptions, Question
 from lmms_kvtp.values import pairs, parse
 from lmms_kvtp.video import load_video
 from lmms_kvtp.vlms.base import VideoVLM
-from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
+from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions, load_llava_video
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> M
 
     Args:
         pretrained: folder, hub id, or `tiny` for the embedded model.
-        options: fields of `LoadOptions`, such as `dtype="bfloat16"`.
+        options: fields of `LoadOptions`, such as `dtype="bfloat16"`; `torch_dtype` and `newline` as in `--model_args`.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -93,9 +93,14 @@ def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> M
 
 
 def load_options(settings: Mapping[str, Any]) -> LoadOptions:
-    """Read fields of `LoadOptions`, as text or as values; raises as `load` does."""
+    """Read fields of `LoadOptions`, or their aliases, as text or as values; raises as `load` does."""
     hints = get_type_hints(LoadOptions)
-    for name in settings:
+    values: dict[str, Any] = {}
+    for given, value in settings.items():
+        name = ALIASES.get(given, given)
         if name not in hints:
-            raise LookupError(f"unknown option {name!r}; {near(name, [f.name for f in fields(LoadOptions)])}")
-    return LoadOptions(**{name: parse(hints[name], value, name) for name, value in settings.items()})
+            raise LookupError(f"unknown option {given!r}; {near(given, [f.name for f in fields(LoadOptions)])}")
+        if name in values:
+            raise ValueError(f"{given}={value} sets {name} twice; give it once")
+        values[name] = parse(hints[name], value, given)
+    return LoadOptions(**values)

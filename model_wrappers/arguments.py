@@ -10,7 +10,7 @@ from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.values import pairs, parse
 from lmms_kvtp.vlms.checkpoint import find_folder, weight_files
 from lmms_kvtp.vlms.config import read_config
-from lmms_kvtp.vlms.llava_video import LoadOptions
+from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]
 
@@ -20,7 +20,7 @@ class RunOptions:
     """Settings of a run beside those of model, frames and method."""
 
     pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2"
-    """Folder or hub id of a checkpoint in LLaVA-Video's original layout; `tiny` is the embedded model."""
+    """Folder or hub id of a checkpoint, in the original or Hugging Face's layout; `tiny` is the embedded model."""
     overwrite: bool = True
     """False: the checkpoint's own pooling and newlines, so that naming others is an error."""
     max_new_tokens: int = 1024
@@ -87,8 +87,7 @@ class Arguments:
 GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
 
 RENAMED = {
-    "torch_dtype": ("load", "dtype"),
-    "newline": ("load", "newlines"),
+    **{alias: ("load", name) for alias, name in ALIASES.items()},
     "backend": ("load", "backend"),
     "video_fps": ("frames", "fps"),
     "video_decode_backend": ("frames", "backend"),
@@ -122,7 +121,7 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         ValueError: a value that does not fit, or that is refused; the message says why.
     """
     owner = {f.name: (group, f.name) for group, options in GROUPS.items() for f in fields(options)} | RENAMED
-    plain = sorted({*owner} - {"dtype", "newlines"})
+    plain = sorted({*owner} - {*ALIASES.values()})
     values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     method: dict[str, Any] = {}
     for key, value in settings.items():

@@ -9,7 +9,7 @@ from checkpoints import write_tiny
 
 import lmms_kvtp
 from lmms_kvtp import load
-from lmms_kvtp.api import Model
+from lmms_kvtp.api import Model, load_options
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import GenerationOptions, VideoError
 from lmms_kvtp.vlms.config import CheckpointError
@@ -90,6 +90,16 @@ def test_mistakes_are_named(model: Model, video: Path, tmp_path: Path) -> None:
         model.answer(tmp_path / "missing.mp4", "What?")
     with pytest.raises(ValueError, match="the question is empty"):
         model.answer(video, "  ", "keep_ratio=1,pruner=none,scorer=uniform")
+
+
+def test_options_also_have_their_names_of_model_args() -> None:
+    assert load_options({"torch_dtype": "float32", "newline": "row"}) == load_options(
+        {"dtype": "float32", "newlines": "row"}
+    )
+    with pytest.raises(ValueError, match="torch_dtype=float32 sets dtype twice; give it once"):
+        load_options({"dtype": "bfloat16", "torch_dtype": "float32"})
+    with pytest.raises(ValueError, match="torch_dtype='float8' is not one of"):
+        load_options({"torch_dtype": "float8"})
 
 
 def test_the_package_has_load_without_importing_it_beforehand() -> None:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--model", default="tiny", help="folder or hub id (default: the embedded model)")
-    parser.add_argument("--model_args", default="", help="how it is loaded: dtype=bfloat16,device=cuda, ...")
+    parser.add_argument("--model_args", default="", help="how it is loaded: torch_dtype=bfloat16,device=cuda, ...")
     parser.add_argument(
         "--videos", type=at_least_one, default=6, help="synthetic videos, four questions on each (default 6)"
     )

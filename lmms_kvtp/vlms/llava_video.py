@@ -32,6 +32,10 @@ from lmms_kvtp.vlms.tiny import tiny_folder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
+"""Other names of options: those of lmms-eval's stock wrapper, and of the documentation."""
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """How a checkpoint is loaded and run."""
@@ -51,6 +55,7 @@ class LoadOptions:
     offload_folder: str | None = None
     """With `device_map`, for weights that fit in no memory."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Of tower and language model, as transformers names them."""
     mm_spatial_pool_mode: Literal["bilinear", "average", "max"] | None = None
     """None: what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
     mm_newline_position: Literal["grid", "frame", "one_token", "no_token"] | None = None
