@@ -1,7 +1,12 @@
-"""Reads settings that arrive as text from the command line."""
+"""Settings that arrive as text from the command line: how they are read, and what they mean."""
 
 import argparse
+import ast
+import inspect
+import textwrap
 import types
+from dataclasses import is_dataclass
+from itertools import pairwise
 from typing import Any, Literal, Union, get_args, get_origin
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -76,6 +81,18 @@ def ratios(text: str) -> list[float]:
         return [float(ratio) for ratio in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} are no numbers; give shares in (0, 1], such as 0.2,0.1") from error
+
+
+def meanings(cls: type[Any]) -> dict[str, str]:
+    """The string under each field of a class and of its bases."""
+    found: dict[str, str] = {}
+    for owner in reversed([base for base in cls.__mro__ if is_dataclass(base)]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return found
 
 
 def _parse_union(choices: tuple[Any, ...], value: Any, name: str) -> Any:

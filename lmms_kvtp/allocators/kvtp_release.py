@@ -25,6 +25,7 @@ class KvtpRelease(BudgetAllocator):
     paper: ClassVar[str] = "KVTP, arXiv 2503.10742 (released code)"
 
     temperature: float = 2.0
+    """> 0; large values tend to uniform budgets."""
     rule: Rule = "floor"
     """floor: int(N * rate), the release's counts for PruMerge; complement: N - int(N * (1 - rate)), those for ToMe."""
     base_rate: float | None = None

@@ -31,10 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole.add_argument("--limit", type=at_least_one, help="only the first so many questions or videos")
     whole.add_argument("--random-weights", metavar="MODEL", help="llava-video-7b, llava-video-72b, tiny or a folder")
     whole.add_argument("--frames", type=at_least_one, default=128, help="with --random-weights (default %(default)s)")
-    whole.add_argument("--method", default="kvtp+prumerge", help=f"with --random-weights: {METHOD_HELP}")
+    methods = f"with --random-weights: {METHOD_HELP} (default %(default)s)"
+    whole.add_argument("--method", default="kvtp+prumerge", help=methods)
     whole.add_argument("--keep-ratio", type=float, help="with --random-weights, over the one of --method")
-    whole.add_argument("--encoder", default="so400m-384", help="with --random-weights: so400m-384, base-224 or shared")
-    whole.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    encoders = "with --random-weights: so400m-384 (default), base-224 or shared"
+    whole.add_argument("--encoder", default="so400m-384", help=encoders)
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    whole.add_argument("--dtype", default="auto", choices=dtypes, help="with --random-weights")
     whole.add_argument("--device", help="with --random-weights (default: the GPU if there is one)")
     whole.add_argument(
         "--rounds", type=at_least_one, default=3, help="with --random-weights; medians count (default 3)"

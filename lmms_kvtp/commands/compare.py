@@ -11,9 +11,11 @@ from lmms_kvtp.values import at_least_one, not_negative, ratios
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, methods, model."""
     parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question, and answer where known")
-    parser.add_argument("--methods", default="kvtp+prumerge,random", help="comma-separated, as in sweep")
-    parser.add_argument("--method", action="append", default=[], help="one more, by its settings: a=b,c=d")
-    parser.add_argument("--ratios", type=ratios, default="0.5,0.2", help="comma-separated shares of vision tokens kept")
+    parser.add_argument("--methods", default="kvtp+prumerge,random", help="as in sweep (default %(default)s)")
+    parser.add_argument("--method", action="append", default=[], help="repeatable: one more, by its settings, a=b,c=d")
+    parser.add_argument(
+        "--ratios", type=ratios, default="0.5,0.2", help="shares of vision tokens kept (default %(default)s)"
+    )
     parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
     parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
     parser.add_argument("--max-frames", type=at_least_one, default=128, help="frames at most (default %(default)s)")

@@ -1,20 +1,19 @@
 """`lmms-kvtp list`: every component, with its paper, where it works, what it reads and what it promises."""
 
 import argparse
-import ast
 import inspect
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.method import PARTS
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.table import markdown, write_between
+from lmms_kvtp.values import meanings
 
 MARKER = "components"
 """Between `<!-- components -->` and `<!-- /components -->` a page holds all tables."""
@@ -83,25 +82,13 @@ def details(part: str, name: str, width: int) -> str:
     package, base = PARTS[part]
     cls = resolve(package, name, base)
     cells = dict(zip(HEADER[2:], _row(part, cls)[1:], strict=True))
-    meanings = _meanings(cls)
+    told = meanings(cls)
     lines = [f"{part}={name}", "", inspect.getdoc(cls) or "", "", *(f"{key}: {value}" for key, value in cells.items())]
     for field in fields(cls) if is_dataclass(cls) else ():
         default = "(none: it has to be given)" if field.default is MISSING else repr(field.default)
         lines += ["", f"{part}.{field.name}={default}"]
-        lines += textwrap.wrap(meanings.get(field.name, ""), width, initial_indent="  ", subsequent_indent="  ")
+        lines += textwrap.wrap(told.get(field.name, ""), width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
-
-
-def _meanings(cls: type[Any]) -> dict[str, str]:
-    """The string under each field of a class and of its bases."""
-    found: dict[str, str] = {}
-    for owner in reversed([base for base in cls.__mro__ if is_dataclass(base)]):
-        tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
-        body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
-        for field, text in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
-    return found
 
 
 def components(parts: list[str] | None = None) -> str:

@@ -11,7 +11,7 @@ from lmms_kvtp.values import at_least_one
 
 METHODS = ("full", "random", "hard+random", "kvtp+random", "kvtp+prumerge")
 
-NOTE = """TOY: a 2-million-parameter model on synthetic videos. It shows how the methods work and fail;
+NOTE = """TOY: a model of 3.3 million parameters on synthetic videos. It shows how the methods work and fail;
 it does not reproduce the paper's numbers. Accuracy in %, standard errors clustered by video."""
 
 

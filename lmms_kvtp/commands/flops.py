@@ -34,16 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames", type=at_least_one, default=128, help="frames of the video (default 128, the paper's)"
     )
     parser.add_argument("--method", help=f"{METHOD_HELP}; without it the paper's rows are shown")
-    parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept")
+    parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
     parser.add_argument(
         "--pool",
         default="average",
         choices=["bilinear", "average", "max"],
-        help="of patches; average as in the paper's evaluation, bilinear as the models were trained",
+        help="of patches; average (default) as in the paper's evaluation, bilinear as the models were trained",
     )
-    parser.add_argument(
-        "--text-tokens", type=not_negative, default=TEXT_TOKENS, help="prompt positions beside the video"
-    )
+    text = "prompt positions beside the video (default %(default)s)"
+    parser.add_argument("--text-tokens", type=not_negative, default=TEXT_TOKENS, help=text)
     parser.add_argument("--into", type=Path, help="put the paper's rows into this page, between markers")
     parser.add_argument("--profiler", choices=["thop", "torch"], help="also what THOP, or torch's counter, would count")
 

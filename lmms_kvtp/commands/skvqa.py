@@ -24,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ]:
         action = _action(actions, name, text)
         action.add_argument("index", type=Path, help="a file, or a folder with one file for each data set")
-        _add_criteria(action)
+        if name == "stats":  # what is valid does not depend on what the filter keeps
+            _add_criteria(action)
     differ = _action(actions, "diff", "where two indexes of one data set differ")
-    differ.add_argument("a", type=Path)
-    differ.add_argument("b", type=Path)
+    differ.add_argument("a", type=Path, help="a file of an index")
+    differ.add_argument("b", type=Path, help="another of the same data set")
     _add_criteria(differ)
     merger = _action(actions, "merge", "several files of one data set as one")
-    merger.add_argument("index", type=Path, nargs="+")
+    merger.add_argument("index", type=Path, nargs="+", help="files, or folders of files")
     merger.add_argument("--out", type=Path, required=True, help="the file to write")
     installer = _action(actions, "install", "put an index where the tasks find it without being told")
     installer.add_argument("index", type=Path, help="a file, or a folder with one file for each data set")

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=Path, nargs="+", required=True, help="a folder, or archives to unpack")
     parser.add_argument("--out", type=Path, required=True, help="folder of the index; a killed build goes on there")
     parser.add_argument("--store", type=Path, help="file of finished calls (default: OUT/calls.sqlite)")
-    parser.add_argument("--captioner", default=CAPTIONER, help="default %(default)s")
-    parser.add_argument("--scorer", default="captioner", help="default %(default)s")
+    parser.add_argument("--captioner", default=CAPTIONER, help="see below (default %(default)s)")
+    parser.add_argument("--scorer", default="captioner", help="see below (default %(default)s)")
     parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions, for a trial")
     _add_numbers(parser)
@@ -43,16 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_numbers(parser: argparse.ArgumentParser) -> None:
     numbers = [
-        ("--max-frames-num", int, 128),
-        ("--fps", float, 1.0),
-        ("--clip-size", int, CLIP_SIZE),
-        ("--temperature", float, TEMPERATURE),
-        ("--alpha", float, ALPHA),
-        ("--beta", float, BETA),
-        ("--min-frames", int, MIN_FRAMES),
+        ("--max-frames-num", int, 128, "frames of a video at most"),
+        ("--fps", float, 1.0, "frames per second of video, where they are not too many"),
+        ("--clip-size", int, CLIP_SIZE, "frames of a clip"),
+        ("--temperature", float, TEMPERATURE, "of the softmax over clips"),
+        ("--alpha", float, ALPHA, "share of the tokens that the rates are of"),
+        ("--beta", float, BETA, "least sparsity, for the statistics"),
+        ("--min-frames", int, MIN_FRAMES, "least frames, for the statistics"),
     ]
-    for name, kind, default in numbers:
-        parser.add_argument(name, type=kind, default=default, help="default %(default)s")
+    for name, kind, default, text in numbers:
+        parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
 
 
 def main(arguments: argparse.Namespace) -> int:

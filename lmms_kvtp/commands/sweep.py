@@ -10,8 +10,10 @@ from pathlib import Path
 
 import lmms_kvtp.tasks
 from lmms_kvtp.leaderboard.runs import Run, read_runs
-from lmms_kvtp.rows import FULL, settings_of
+from lmms_kvtp.rows import FULL, PRESETS, settings_of
 from lmms_kvtp.values import at_least_one, ratios
+
+METHODS = f"comma-separated: full, a pruner, PRESET+pruner ({', '.join(PRESETS)}), or scorer/allocator+pruner"
 
 
 class SweepError(ValueError):
@@ -40,7 +42,7 @@ class Cell:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to run, on what, and where it goes."""
-    parser.add_argument("--methods", required=True, help="comma-separated: full, random, kvtp+prumerge, my_pkg:Mine")
+    parser.add_argument("--methods", required=True, help=METHODS)
     parser.add_argument("--ratios", type=ratios, default="0.2", help="shares of vision tokens kept (default 0.2)")
     parser.add_argument("--tasks", default="skvqa_synth_quick", help="as of lmms-eval (default %(default)s)")
     parser.add_argument("--model_args", default="pretrained=tiny", help="for all cells (default %(default)s)")

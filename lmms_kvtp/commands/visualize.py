@@ -6,12 +6,15 @@ from pathlib import Path
 
 from lmms_kvtp.values import at_least_one
 
+METHODS = ("full", "kvtp+prumerge", "random")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is asked of which video, with which methods."""
-    parser.add_argument("video", type=Path)
+    parser.add_argument("video", type=Path, help="a file, or a folder of image files")
     parser.add_argument("question", help="all of the text that the model gets, options included")
-    parser.add_argument("--method", action="append", help="kvtp+prumerge, random, or settings as in --model_args")
+    names = f"repeatable: kvtp+prumerge and the like, or settings as in --model_args (default {', '.join(METHODS)})"
+    parser.add_argument("--method", action="append", help=names)
     parser.add_argument("--ratio", type=float, default=0.2, help="share kept by methods given by name (default 0.2)")
     parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
     parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
@@ -34,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.visualize.page import to_html
     from lmms_kvtp.visualize.picture import most_telling, pictures, reel
 
-    settings = typed(arguments.method or ["full", "kvtp+prumerge", "random"], [arguments.ratio])
+    settings = typed(arguments.method or METHODS, [arguments.ratio])
     video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
     model = load(arguments.pretrained, dtype=arguments.dtype)
     methods = {name: model.method(text) for name, text in settings.items()}

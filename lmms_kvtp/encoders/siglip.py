@@ -53,6 +53,7 @@ class Siglip(FrameEncoder):
     device: str | None = None
     """None: the GPU if there is one."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Of the towers, as transformers names them."""
     key_source: Literal["head_input", "projected"] = "head_input"
     """head_input: the tower's normalised output, KVTP's release calls that keys. projected: the pooling head's keys."""
     text_chunks: Literal["split", "release"] = "split"

@@ -20,6 +20,7 @@ class RandomTokens(ScorePruner):
     """
 
     seed: int = 0
+    """Of the draw; from `lmms-eval`, the run's `seed` where none is given."""
 
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
         """Draw a number for each token."""

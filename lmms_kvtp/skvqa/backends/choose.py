@@ -26,10 +26,10 @@ def add_endpoint_arguments(parser: ArgumentParser) -> None:
         ("--retries", int, 6, "of a request"),
         ("--price-input", float, 0.0, "dollars for a million input tokens"),
         ("--price-output", float, 0.0, "dollars for a million output tokens"),
-        ("--budget", float, None, "dollars, over all starts with the same store of calls"),
     ]
     for name, kind, default, text in numbers:
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
+    parser.add_argument("--budget", type=float, help="dollars, over all starts with the same store (default: no limit)")
 
 
 @dataclass(frozen=True)

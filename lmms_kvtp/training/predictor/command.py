@@ -18,6 +18,7 @@ from lmms_kvtp.training.predictor.objective import Objective
 from lmms_kvtp.training.predictor.recipe import Recipe
 from lmms_kvtp.training.predictor.towers import SharedTowers, SiglipTowers, Towers
 from lmms_kvtp.training.predictor.train import train
+from lmms_kvtp.values import meanings
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 FIELDS: dict[type[Any], tuple[str, ...]] = {
@@ -39,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
-        hints, defaults = get_type_hints(cls), cls()
+        hints, defaults, told = get_type_hints(cls), cls(), meanings(cls)
         for name in names:
-            flag, value = f"--{name.replace('_', '-')}", getattr(defaults, name)
+            flag, value, meaning = f"--{name.replace('_', '-')}", getattr(defaults, name), told[name].replace("%", "%%")
             if isinstance(value, bool):
-                parser.add_argument(flag, action="store_true")
+                parser.add_argument(flag, action="store_true", help=meaning)
             else:
-                choices = get_args(hints[name]) or None
-                parser.add_argument(flag, type=type(value), default=value, choices=choices, help="default %(default)s")
+                choices, text = get_args(hints[name]) or None, f"{meaning} (default %(default)s)"
+                parser.add_argument(flag, type=type(value), default=value, choices=choices, help=text)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -14,11 +14,13 @@ from lmms_kvtp.skvqa.backends.choose import add_endpoint_arguments, choose_refin
 from lmms_kvtp.skvqa.refinement import RULE, remember
 from lmms_kvtp.skvqa.store import Store
 from lmms_kvtp.training.predictor.examples import Example, read_index, synthetic
-from lmms_kvtp.values import at_least_one
+from lmms_kvtp.values import at_least_one, meanings
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """An index with its videos, or videos of the embedded benchmark."""
+    frames, told = FrameOptions(), meanings(FrameOptions)
+    place = "(default: features, below --out in training and here in evaluation)"
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
     parser.add_argument(
@@ -30,9 +32,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)",
     )
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
-    parser.add_argument("--features", type=Path, help="folder of cached image features, and of a model's refinements")
-    parser.add_argument("--max-frames-num", type=int, default=FrameOptions().max_frames_num)
-    parser.add_argument("--fps", type=float, default=FrameOptions().fps)
+    parser.add_argument("--features", type=Path, help=f"cached image features, and a model's refinements {place}")
+    for name in ("max_frames_num", "fps"):
+        flag, value = f"--{name.replace('_', '-')}", getattr(frames, name)
+        parser.add_argument(flag, type=type(value), default=value, help=f"{told[name]} (default %(default)s)")
     add_endpoint_arguments(parser)
 
 

@@ -23,6 +23,7 @@ class Objective:
     """
 
     level: Literal["clip", "frame"] = "clip"
+    """What has a label. clip: as the release, by its first frame. frame: as the paper's equation."""
     pooling: Literal["softmax", "max"] = "softmax"
     """How the logits of a clip become one; only read at the level of clips."""
     clip_size: int = 8
