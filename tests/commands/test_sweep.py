@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.commands.sweep import plan, sweep, tables
+from lmms_kvtp.commands.sweep import SweepError, plan, sweep, tables
 from lmms_kvtp.commands.table import _alone
 from lmms_kvtp.leaderboard.runs import Record, Run
 
@@ -68,12 +68,12 @@ def test_a_pass_that_makes_no_answers_is_an_error_and_the_next_goes_on_from_what
     [cell] = plan(["random"], [0.2])
     journal = tmp_path / cell.folder / "journal"
     given = f"pretrained=tiny,scorer=uniform,allocator=uniform,pruner=random,keep_ratio=0.2,journal={journal}"
-    with pytest.raises(RuntimeError, match=f"the pass over the videos made no answers in {tmp_path}"):
-        sweep([cell], "task", "pretrained=tiny", tmp_path, 3)
+    with pytest.raises(SweepError, match=f"the pass over the videos made no answers in {tmp_path}"):
+        sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path, 3)
     assert json.loads((tmp_path / "cells.json").read_text()) == [given]
     assert json.loads((tmp_path / "sweep.yaml").read_text())[0]["limit"] == 3
     journal.mkdir(parents=True)
     (journal / "20260101_journal_rank0.jsonl").write_text('{"journal": 1}\n{"key": "a"}\n')
-    with pytest.raises(RuntimeError):
-        sweep([cell], "task", "pretrained=tiny", tmp_path)
+    with pytest.raises(SweepError):
+        sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path)
     assert json.loads((tmp_path / "cells.json").read_text()) == [f"{given},resume={journal}"]
