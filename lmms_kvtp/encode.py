@@ -64,7 +64,8 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
         del frames, seen  # before the next chunk is decoded
     joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
     refuse_broken(joined)
-    described = {encoder: FrameFeatures.cat(parts) for encoder, parts in features.items()}
+    # an encoder may have a device of its own; pruners hold features against tokens
+    described = {encoder: FrameFeatures.cat(parts).to(joined.embeds.device) for encoder, parts in features.items()}
     meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, joined.num_frames)
     visuals = []
     for method in methods:

@@ -193,6 +193,10 @@ class FrameFeatures:
         """Keep some frames only."""
         return self._map(lambda column: column[0][frames.to(column[0].device)], [self])
 
+    def to(self, device: torch.device) -> "FrameFeatures":
+        """All fields but the times on one device."""
+        return replace(self._map(lambda column: column[0].to(device), [self]), times=self.times)
+
     @staticmethod
     def cat(parts: "list[FrameFeatures]") -> "FrameFeatures":
         """Join the chunks of one video; every chunk has the same fields."""

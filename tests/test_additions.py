@@ -76,3 +76,14 @@ def test_a_tower_that_overflows_is_named_before_pruners_see_its_tokens(tmp_path,
     next(vlm.network.projector.parameters()).data[0, 0] = value
     with pytest.raises(ValueError, match=r"vision tokens of frames \[0, 1, 2\] are NaN or infinite; .* dtype=bfloat16"):
         encode(vlm, method(), Clip())
+
+
+def test_features_go_where_the_tokens_are(tmp_path, monkeypatch):
+    vlm = load_llava_video(str(write_tiny(tmp_path / "random", siglip=False)), LoadOptions(device="cpu"))
+    moved, to = [], FrameFeatures.to
+    monkeypatch.setattr(FrameFeatures, "to", lambda own, device: moved.append(device) or to(own, device))
+    encoded = encode(vlm, method(pruner="prumerge", **{"encoder.pretrained": str(SIGLIP)}), Clip())
+    assert moved == [encoded.tokens.embeds.device]  # an encoder may run on another one
+    elsewhere = to(encoded.features, torch.device("meta"))
+    assert elsewhere.keys.is_meta and elsewhere.probe_attention.is_meta
+    assert torch.equal(elsewhere.times, torch.arange(3.0))

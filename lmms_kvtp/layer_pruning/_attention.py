@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.layer_pruning._cut import take
 from lmms_kvtp.layer_pruning.base import StageInput
 
 
@@ -68,11 +69,11 @@ def check_ratio(name: str, ratio: float) -> None:
 def _project(inputs: StageInput, rows: Int[Tensor, " R"]) -> tuple[Float[Tensor, "g q R d"], Float[Tensor, "g 1 K d"]]:
     """Queries of `rows` and keys of all positions: g key heads, each with the q query heads that share it."""
     layer: Any = inputs.layer
-    attention = layer.self_attn
-    normed = layer.input_layernorm(inputs.hidden)
-    keys = attention.k_proj(normed).unflatten(-1, (-1, 1, attention.head_dim))  # [K, g, 1, d]
+    attention, home = layer.self_attn, inputs.hidden.device
+    normed = layer.input_layernorm(inputs.hidden)  # on another device where the layer is the first one there
+    keys = attention.k_proj(normed).to(home).unflatten(-1, (-1, 1, attention.head_dim))  # [K, g, 1, d]
     shape = (keys.shape[1], -1, attention.head_dim)
-    queries = attention.q_proj(normed[rows]).unflatten(-1, shape)  # [R, g, q, d]
+    queries = attention.q_proj(take(normed, rows, 0)).to(home).unflatten(-1, shape)  # [R, g, q, d]
     return queries.permute(1, 2, 0, 3), keys.permute(1, 2, 0, 3)
 
 

@@ -172,8 +172,8 @@ class LlavaVideo(VideoVLM):
         return lru_cache(16)(partial(decoding.settings, self.defaults, self.chat.end, self.chat.pad))
 
     def _embed(self, ids: list[int]) -> Float[Tensor, "l D"]:
-        embed = self.network.llm.get_input_embeddings()
-        return cast(Tensor, embed(torch.tensor(ids, dtype=torch.long, device=self.device)))
+        embed = self.network.llm.get_input_embeddings()  # of a split model, maybe on another device than the newline
+        return cast(Tensor, embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(self.device))
 
     @torch.inference_mode()
     def generate(
