@@ -41,7 +41,7 @@ def read_hf_config(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     for part, kind in PARTS.items():
         if config.get(part, {}).get("model_type", kind) != kind:
             raise CheckpointError(f"{part} of {where} is of type {config[part]['model_type']!r}; known: {kind!r}")
-    text = _filled(Qwen2Config(**config["text_config"]))
+    text = _filled(Qwen2Config(**config["text_config"]), where)
     vision = {**SiglipVisionConfig(**config.get("vision_config", {})).to_dict()}
     defaults = LlavaOnevisionConfig()  # for fields that a file leaves out
     tied = config["text_config"].get("tie_word_embeddings", False) or config.get("tie_word_embeddings", False)
@@ -77,8 +77,19 @@ def _layers_that_run(config: Mapping[str, Any], layers: int, where: str) -> int:
     return layers + 1 + layer
 
 
-def _filled(config: Qwen2Config) -> dict[str, Any]:
-    """All fields, also those that a file leaves out."""
+def _filled(config: Qwen2Config, where: str) -> dict[str, Any]:
+    """All fields, also those that a file leaves out.
+
+    Raises:
+        CheckpointError: positions are scaled, or a window slides: no released checkpoint of the family has either.
+    """
     values = config.to_dict()
     rope = cast(Mapping[str, Any], values.get("rope_parameters") or values)  # transformers < 5 has rope_theta alone
+    scaling = rope.get("rope_scaling") or rope
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind != "default" or values.get("use_sliding_window"):
+        raise CheckpointError(
+            f"text_config of {where} has rope type {kind!r} and use_sliding_window={values.get('use_sliding_window')}; "
+            "known: 'default' and False"
+        )
     return values | {"rope_theta": rope["rope_theta"]}

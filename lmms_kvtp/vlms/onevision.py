@@ -33,9 +33,10 @@ def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneratio
     own, names = network.state_dict(), model.state_dict()
     layout = choose(HUGGING_FACE, list(own), names)
     shared = {layout.name(name): tensor for name, tensor in own.items()}
-    norm = {name: torch.ones(vlm.vision.hidden) for name in layout.unused if name in names}  # what it returns is unused
+    size, dtype = vlm.vision.hidden, vlm.dtype
+    norm = {name: torch.ones(size, dtype=dtype) for name in layout.unused if name in names}  # what it returns is unused
     model.load_state_dict({name: shared.get(name, norm.get(name)) for name in names}, assign=True)
-    nn.Module.to(model, vlm.device, vlm.dtype)
+    nn.Module.to(model, vlm.device)  # in no number type: rotary frequencies stay in float32
     nn.Module.eval(model)
     return model
 

@@ -87,6 +87,16 @@ def test_newlines_that_are_asked_for_stand_in_both(tiny_folder: Path, newlines: 
     assert check.difference < 1e-4
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_positions_are_those_of_the_model(tiny_folder: Path, dtype: str) -> None:
+    vlm = load_llava_video(str(tiny_folder), LoadOptions(dtype=dtype))
+    assert reference_logits(vlm, frames(8), QUESTION)[0].passed
+    model = transformers_model(vlm)
+    assert {weight.dtype for weight in model.parameters()} == {vlm.dtype}
+    theirs = model.get_decoder().rotary_emb.inv_freq
+    assert torch.equal(theirs, vlm.network.llm.model.rotary_emb.inv_freq) and theirs.dtype == torch.float32
+
+
 def test_a_wrong_weight_is_seen(tiny_folder: Path) -> None:
     vlm = load_llava_video(str(tiny_folder))
     model = transformers_model(vlm)
@@ -156,6 +166,8 @@ def test_markers_of_visuals_are_never_answered(converted: Path) -> None:
         ({"vision_feature_layer": [-2, -1]}, r"vision_feature_layer=\[-2, -1\]"),
         ({"text_config": {"model_type": "llama"}}, "text_config of .* is of type 'llama'; known: 'qwen2'"),
         ({"projector_hidden_act": "relu"}, "projector_hidden_act='relu'"),
+        ({"text_config": {"use_sliding_window": True}}, "use_sliding_window=True; known: 'default' and False"),
+        ({"text_config": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}}, "rope type 'linear'"),
     ],
 )
 def test_other_models_in_this_layout_are_refused(
