@@ -177,7 +177,7 @@ class Shelf:
         return frames
 
     def _name(self, spec: PixelSpec, indices: Sequence[int], fast: bool) -> str:
-        told = (self.video, tuple(indices), type(spec).__module__, repr(spec), fast, _makers())
+        told = (self.video, tuple(indices), type(spec).__module__, repr(spec), fast, makers())
         return hashlib.sha256(repr(told).encode()).hexdigest()[:40] + SUFFIX
 
 
@@ -203,7 +203,8 @@ def _read(file: BufferedReader) -> UInt8[Tensor, "T h w 3"]:
 
 
 @cache
-def _makers() -> tuple[str, ...]:
+def makers() -> tuple[str, ...]:
+    """Names and versions of the packages that make the bytes of frames."""
     return tuple(f"{name} {_version(name)}" for name in MAKERS)
 
 

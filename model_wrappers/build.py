@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from lmms_kvtp import __version__
 from lmms_kvtp.device import find_device
+from lmms_kvtp.frame_cache import makers
 from lmms_kvtp.layer_pruning.base import check_stages
 from lmms_kvtp.method import KVTP, PARTS, Method, build_method
 from lmms_kvtp.model_wrappers import fingerprint
@@ -110,13 +111,14 @@ def _setup(arguments: Arguments, vlm: LlavaVideo, method: Method) -> dict[str, A
         "too_long": arguments.run.too_long,
         "images": arguments.run.images,
         "seed": arguments.run.seed,
-        "weights": {arguments.run.pretrained: fingerprint.of_path(checkpoint), **fingerprint.of_settings(parts)},
+        "weights": {arguments.run.pretrained: fingerprint.of_weights(checkpoint), **fingerprint.of_settings(parts)},
         "source": fingerprint.digest(fingerprint.of_source(modules)),
         "versions": {
             "lmms_kvtp": __version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "lmms_eval")},
         },
+        "decoders": makers(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(setup, default=str))  # equal to itself after a file
     return plain

@@ -9,8 +9,14 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.shipped import TINY, shipped_folder
+
 EDGE = 1 << 16
 """Bytes read at either end of a large file."""
+SPOTS, SPOT = 256, 1 << 12
+"""Places inside a large file of weights, and bytes read at each: training may leave both ends as they were."""
+FOLDERS = ("pretrained", "checkpoint")
+"""Settings that name files or folders; the value of another is taken for a path where a slash is in it."""
 
 
 def digest(value: object) -> str:
@@ -18,29 +24,50 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
-def of_path(path: Path) -> str:
-    """Fingerprint a file or a folder by names, sizes and content; of large files, the content of both ends."""
+def of_path(path: Path, spots: int = 0) -> str:
+    """Fingerprint a file or a folder by names, sizes and content; of large files, the content of both ends.
+
+    Args:
+        path: of the file or folder.
+        spots: places between the ends of a large file that are read, too.
+    """
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        return digest([(str(file.relative_to(path)), of_path(file)) for file in inside])
+        return digest([(str(file.relative_to(path)), of_path(file, spots)) for file in inside])
     size = path.stat().st_size
     with path.open("rb") as file:
         content = file.read(EDGE)
         if size > EDGE:
+            for spot in range(1, spots + 1):
+                file.seek(max(EDGE, size * spot // (spots + 1)))
+                content += file.read(SPOT)
             file.seek(max(EDGE, size - EDGE))
             content += file.read(EDGE)
     return f"{size}-{hashlib.sha256(content).hexdigest()[:32]}"
 
 
-def of_settings(settings: Any) -> dict[str, str]:
-    """Fingerprint every file or folder that plain values, nested or not, name as an existing path."""
+def of_weights(path: Path) -> str:
+    """Fingerprint a checkpoint: one that was trained further in its place has another."""
+    return of_path(path, SPOTS)
+
+
+def of_settings(settings: Any, names_folder: bool = False) -> dict[str, str]:
+    """Fingerprint every file or folder that plain values, nested or not, name as an existing path.
+
+    Args:
+        settings: the values.
+        names_folder: they stand under one of FOLDERS: `tiny` then is the shipped one.
+    """
     if isinstance(settings, Mapping):
-        settings = list(settings.values())
+        found = [of_settings(value, name in FOLDERS) for name, value in settings.items()]
+        return {path: mark for part in found for path, mark in part.items()}
     if isinstance(settings, list | tuple):
-        return {path: mark for value in settings for path, mark in of_settings(value).items()}
-    if isinstance(settings, str) and "/" in settings and Path(settings).exists():
-        return {settings: of_path(Path(settings))}
-    return {}
+        return {path: mark for value in settings for path, mark in of_settings(value, names_folder).items()}
+    if not isinstance(settings, str) or not (names_folder or "/" in settings):
+        return {}
+    if names_folder and settings == TINY:
+        return {TINY: of_weights(shipped_folder(""))}
+    return {settings: of_weights(Path(settings))} if settings and Path(settings).exists() else {}
 
 
 def of_source(modules: Iterable[str]) -> dict[str, str]:

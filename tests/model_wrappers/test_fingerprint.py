@@ -1,8 +1,14 @@
 """Fingerprints change with what they stand for, and with nothing else."""
 
+import shutil
 import sys
 
+import pytest
+import torch
+from safetensors.torch import save_file
+
 from lmms_kvtp.model_wrappers import fingerprint
+from lmms_kvtp.shipped import shipped_folder
 
 
 def test_the_order_of_keys_does_not_matter():
@@ -39,6 +45,38 @@ def test_settings_that_name_files_are_found_wherever_they_stand(tmp_path):
     (tmp_path / "head.pt").write_bytes(b"weights")
     settings = {"scorer": {"checkpoint": str(tmp_path / "head.pt"), "name": "kvtp"}, "encoder": ["google/none", 3]}
     assert set(fingerprint.of_settings(settings)) == {str(tmp_path / "head.pt")}
+
+
+def test_a_folder_without_a_slash_is_found_where_a_setting_names_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("predictor", "main"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "head").write_text("1")
+    settings = {"scorer": {"checkpoint": "predictor"}, "encoder": {"pretrained": "google/none", "revision": "main"}}
+    before = fingerprint.of_settings(settings)
+    assert set(before) == {"predictor"}  # a branch of the hub is no folder here
+    (tmp_path / "predictor" / "head").write_text("2")
+    assert fingerprint.of_settings(settings) != before
+
+
+@pytest.mark.parametrize("part", [{"checkpoint": "tiny"}, {"pretrained": "tiny"}])
+def test_shipped_weights_count_where_a_part_names_them(part, tmp_path, monkeypatch):
+    shutil.copytree(shipped_folder("tiny_shared"), tmp_path / "tiny_shared")
+    monkeypatch.setattr(fingerprint, "shipped_folder", tmp_path.joinpath)
+    before = fingerprint.of_settings({"scorer": part})
+    (tmp_path / "tiny_shared" / "fusion.json").write_text("{}")
+    assert set(before) == {"tiny"} and fingerprint.of_settings({"scorer": part}) != before
+
+
+def test_weights_that_were_trained_in_their_middle_are_others(tmp_path):
+    weights = {f"layer_{number:02}": torch.zeros(2**15) for number in range(64)}
+    save_file(weights, tmp_path / "model.safetensors")
+    before = fingerprint.of_weights(tmp_path)
+    for trained in ("layer_07", "layer_32", "layer_50"):
+        save_file({**weights, trained: torch.ones(2**15)}, tmp_path / "model.safetensors")
+        assert fingerprint.of_weights(tmp_path) != before
+    save_file(weights, tmp_path / "model.safetensors")
+    assert fingerprint.of_weights(tmp_path) == before
 
 
 def test_source_follows_the_imports_of_a_package_and_leaves_others_out(tmp_path, monkeypatch):
