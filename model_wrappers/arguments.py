@@ -1,5 +1,6 @@
 """`--model_args`: what each argument means, and which are refused with what reason."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
@@ -13,6 +14,8 @@ from lmms_kvtp.vlms.config import read_config
 from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]
+MOST_SECONDS = 1e6
+"""Days that a video may take; the system's clocks for a wait hold no more than a few weeks."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,16 @@ class RunOptions:
         if self.decode_ahead_processes != "auto" and self.decode_ahead_processes < 1:
             given = f"decode_ahead_processes={self.decode_ahead_processes}"
             raise ValueError(f"{given} is below 1; decode_ahead_mib=0 decodes nothing ahead")
-        if not self.frame_cache_gib > 0:
-            raise ValueError(f"frame_cache_gib={self.frame_cache_gib:g} is not above 0; leave frame_cache out instead")
-        if not self.video_seconds > 0:
-            raise ValueError(f"video_seconds={self.video_seconds:g} is not above 0; give seconds, 600 unless told")
+        if not 0 < self.frame_cache_gib < math.inf:
+            raise ValueError(
+                f"frame_cache_gib={self.frame_cache_gib:g} is not above 0 and finite; give what the disk can hold, or "
+                "leave frame_cache out"
+            )
+        if not 0 < self.video_seconds <= MOST_SECONDS:
+            raise ValueError(
+                f"video_seconds={self.video_seconds:g} is not above 0 and at most {MOST_SECONDS:g}; give seconds, 600 "
+                "unless told"
+            )
 
 
 @dataclass(frozen=True)
