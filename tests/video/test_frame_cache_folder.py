@@ -97,13 +97,13 @@ def test_an_entry_appears_whole_while_other_writers_wait(folder, monkeypatch):
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                seen.append((target.exists(), part.stat().st_size))
+                seen.append((target.exists(), part.suffix, part.stat().st_size))
         return replace(part, target)
 
     seen, replace = [], Path.replace
     monkeypatch.setattr(Path, "replace", watched)
     fill(FrameCache(folder, 2**20), "a")
-    assert seen == [(False, ENTRY)]
+    assert seen == [(False, ".part", ENTRY)]
     assert entries(folder) == ["a.frames"]
 
 
@@ -139,6 +139,16 @@ def test_what_others_keep_counts(folder):
     fill(ours, "last")
     assert len(entries(folder)) == 27
     assert "last.frames" in entries(folder)
+
+
+@pytest.mark.parametrize("oldest", ["ab", "ej", "hi"])
+def test_the_oldest_go_first_in_whatever_order_a_folder_lists_them(folder, oldest):
+    cache = FrameCache(folder, 10 * ENTRY)
+    fill(cache, *"abcdefghij")
+    for name in "abcdefghij":
+        os.utime(folder / f"{name}.frames", ns=(0, 5 - (name in oldest)))
+    fill(cache, "k")
+    assert sorted(entries(folder)) == [f"{name}.frames" for name in "abcdefghijk" if name not in oldest]
 
 
 def test_entries_removed_by_hand_make_room(folder):
