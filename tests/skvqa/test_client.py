@@ -8,6 +8,7 @@ import pytest
 from lmms_kvtp.skvqa.answers import read_scores
 from lmms_kvtp.skvqa.ask import ask
 from lmms_kvtp.skvqa.backends.base import BudgetError, ChatError, ChatRequest
+from lmms_kvtp.skvqa.backends.choose import spent
 from lmms_kvtp.skvqa.budget import Prices, Spent
 from lmms_kvtp.skvqa.client import Endpoint
 from lmms_kvtp.skvqa.store import Store
@@ -106,6 +107,15 @@ def test_tokens_are_counted_by_step_and_model(start_stub, store):
     assert (used.input_tokens, used.output_tokens) == (3000, 30)
     assert (chat.spent.input_tokens, chat.spent.output_tokens) == (3000, 30)
     assert chat.prices.cost(3000, 30) == pytest.approx((3000 * 2 + 30 * 5) / 1e6)
+
+
+def test_a_later_start_goes_on_with_what_was_spent_at_its_own_endpoints(store):
+    for number, (step, model) in enumerate(
+        [("score", "paid"), ("refine", "paid"), ("score", "also"), ("score", "free")]
+    ):
+        store.put(f"key{number}", "5", step, model, 10**number, 2 * 10**number)
+    assert spent(["endpoint:paid", "endpoint:also", "rule", "free"], store) == Spent(111, 222)
+    assert spent(["endpoint:other", "none"], store) == Spent(0, 0)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

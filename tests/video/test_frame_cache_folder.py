@@ -61,6 +61,13 @@ def test_the_limit_counts_whole_files_to_the_byte(folder, limit, kept, writers):
     assert len(entries(folder)) == kept
 
 
+def test_an_entry_larger_than_the_limit_leaves_the_others_there(folder):
+    cache = FrameCache(folder, ENTRY)
+    fill(cache, "a")
+    cache.put("large.frames", FRAMES.repeat(2, 1, 1, 1))
+    assert entries(folder) == ["a.frames"]
+
+
 def test_the_ledger_saves_looks_at_the_folder(folder, looks):
     ours, other = (FrameCache(folder, 2**20) for _ in range(2))
     for number in range(9):

@@ -72,6 +72,15 @@ def test_a_long_question_is_measured_as_the_scorer_reads_it(model):
     assert found["auroc"] == 1
 
 
+@pytest.mark.parametrize(
+    ("parts", "towers"), [("head", set()), ("text", {"text_model"}), ("all", {"text_model", "vision_model"})]
+)
+def test_only_the_parts_asked_for_are_given_to_the_optimizer(parts, towers):
+    made = Predictor(fresh(parts), RECIPE.head, RECIPE.objective)
+    learned = {name.removeprefix("towers.siglip.") for name, each in made.named_parameters() if each.requires_grad}
+    assert {name.split(".")[0] for name in learned} == {"log_tau", "logit_scale", "logit_bias"} | towers
+
+
 def test_every_question_of_a_step_counts_the_same(model):
     lessons = [lesson(made, model.towers) for made in videos(3, 2)]
     alone = [len(one.labels) * model([one])["loss"] for one in lessons]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import write_tiny
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 from lmms_kvtp.encoders.siglip import Siglip
@@ -150,6 +151,21 @@ def test_a_shared_towers_head_learns_and_serves_through_the_scorer(vlm, folder, 
         half.describe(video.image, video.times, frozenset({"image"})), video.example.questions[0], half
     )
     torch.testing.assert_close(slim, scores, atol=0.1, rtol=0.02)
+    assert precisions(tmp_path) == {torch.float32} and precisions(tmp_path / "slim") == {torch.float16}
+
+
+def precisions(folder: Path) -> set[torch.dtype]:
+    """Of the matrices; logit scale and bias are two numbers beside them."""
+    files = [load_file(folder / f"{side}.safetensors") for side in ("tower_head", "text")]
+    return {value.dtype for file in files for value in file.values() if value.ndim}
+
+
+@pytest.mark.parametrize(("parts", "sides"), [("head", {"head"}), ("text", {"head", "text_model"})])
+def test_a_shared_towers_head_always_learns(vlm, folder, parts, sides):
+    made = SharedTowers(vlm, Siglip(str(folder / "siglip"), device="cpu"), parts)
+    model = Predictor(made, RECIPE.head, RECIPE.objective)
+    learned = {name.removeprefix("towers.") for name, each in model.named_parameters() if each.requires_grad}
+    assert {name.split(".")[0] for name in learned} == {"log_tau", "logit_scale", "logit_bias"} | sides
 
 
 def test_a_shared_head_starts_from_the_siglip_of_the_tower(vlm, folder):

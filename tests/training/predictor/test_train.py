@@ -189,6 +189,8 @@ def test_the_slim_form_scores_like_the_whole_one(run, tmp_path):
     untuned = KVTP().score(features, video.example.questions[0], encoder())
     assert not torch.allclose(slim, untuned, atol=0.1) and again["stopped_by"] is None
     assert not (tmp_path / "s" / "model.safetensors").exists()
+    tower = [value for value in load_file(tmp_path / "s" / "text.safetensors").values() if value.ndim]
+    assert {value.dtype for value in tower} == {torch.float16}
     assert set(json.loads((tmp_path / "s" / MANIFEST).read_text())) >= {"text.safetensors", "training.json"}
     checked(tmp_path / "s", "predictor", "scorer.checkpoint")
 
