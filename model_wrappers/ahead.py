@@ -16,7 +16,7 @@ from lmms_kvtp.model_wrappers.ahead_feed import Feed
 from lmms_kvtp.model_wrappers.ahead_worker import Chunk, End, Failed, Jobs, Message, Opened
 from lmms_kvtp.model_wrappers.arguments import RunOptions
 from lmms_kvtp.model_wrappers.requests import Ask
-from lmms_kvtp.model_wrappers.visuals import to_videos
+from lmms_kvtp.model_wrappers.visuals import are_images, to_videos
 from lmms_kvtp.pixel_spec import PixelSpec
 from lmms_kvtp.sampling import FrameOptions
 from lmms_kvtp.types import Frames, Video
@@ -34,6 +34,8 @@ WORTH_BYTES = 64 * MIB
 def decode_ahead(run: RunOptions, frames: FrameOptions, asks: Iterable[Ask]) -> Iterator["Ahead | None"]:
     """Decode the videos of `asks`, in their order, for as long as the block lasts; None where that is not wanted."""
     found = dict.fromkeys(ask.visuals for ask in asks)
+    if run.images == "tiles":  # these are never asked for as frames
+        found = {visuals: None for visuals in found if not are_images(visuals)}
     upcoming = [visuals for visuals in found if visuals and all(Path(visual).exists() for visual in visuals)]
     room = _worth(upcoming) if run.decode_ahead_mib == "auto" else run.decode_ahead_mib
     if room == 0 or not upcoming:

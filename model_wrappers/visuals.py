@@ -49,10 +49,15 @@ def to_pictures(visuals: Sequence[Any], name: str) -> list[Picture]:
     Raises:
         VideoError: an image file cannot be read.
     """
-    if not {_kind(visual) for visual in visuals} <= {"image", "image file"}:
+    if not are_images(visuals):
         return []
     pictures = [MemoryReader([visual], name).read([0])[0] for visual in visuals]
     return [Picture(f"{name} {place}", rgb, len(pictures) == 1) for place, rgb in enumerate(pictures)]
+
+
+def are_images(visuals: Sequence[Any]) -> bool:
+    """All of them are images or image files; so are none at all."""
+    return {_kind(visual) for visual in visuals} <= {"image", "image file"}
 
 
 def _kind(visual: Any) -> str:

@@ -138,13 +138,18 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """Hold conversations: the task makes each turn from the answers so far, and tokens are selected anew for it."""
         results = []
         with self._running(requests) as session:
-            answerer, answers = make_answerer(self.arguments, self.built, session), []
-            for request in tqdm(requests, desc="Answering", disable=self.rank != 0):
-                texts, rounds = ([""], []) if is_padding(request) else self._converse(answerer, request)
-                answers += rounds
-                results.append(replace(result(rounds, self.built.vlm.toy), text=texts))
+            answerer, answers = make_answerer(self.arguments, self.built, session), dict[Place, Answer]()
+            failure: SampleError | None = None
+            try:
+                for request in tqdm(requests, desc="Answering", disable=self.rank != 0):
+                    texts, rounds = ([""], []) if is_padding(request) else self._converse(answerer, request)
+                    answers |= {(own_rank(), len(answers) + turn): answer for turn, answer in enumerate(rounds)}
+                    results.append(replace(result(rounds, self.built.vlm.toy), text=texts))
+            except SampleError as error:
+                failure = error
+            everywhere = send_back(answers, failure)
             say_resumed(self.arguments.run, session, session.resumed)
-            self._conclude(session, [answer for theirs in gather(answers) for answer in theirs])
+            self._conclude(session, list(everywhere.values()))
         return results
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:

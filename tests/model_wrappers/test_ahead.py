@@ -7,14 +7,18 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
+from PIL import Image
 
 import lmms_kvtp.video
-from lmms_kvtp.model_wrappers.ahead import Ahead, _free_cores, _worth
+from lmms_kvtp.model_wrappers.ahead import Ahead, _free_cores, _worth, decode_ahead
 from lmms_kvtp.model_wrappers.ahead_feed import Feed
+from lmms_kvtp.model_wrappers.arguments import RunOptions
+from lmms_kvtp.model_wrappers.direct import ask_about
 from lmms_kvtp.model_wrappers.journal import read
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 from lmms_kvtp.pixels import ResizedPixels
@@ -69,6 +73,18 @@ def ahead():
     yield make
     for one in made:
         one.close()
+
+
+def test_images_that_are_seen_in_tiles_are_not_decoded_as_frames(docs, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    picture, film = ask_about(tmp_path / "a.png", "What?", 4), ask_about(Path(docs[0]["video_path"]), "What?", 4)
+    for images, asks, expected in (
+        ("tiles", [picture], None),
+        ("tiles", [picture, film], [film.visuals]),
+        ("frames", [picture, film], [picture.visuals, film.visuals]),
+    ):
+        with decode_ahead(RunOptions(images=images, decode_ahead_mib=64), FRAMES, asks) as found:
+            assert (found and list(found._place)) == expected
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from loguru import logger
 
 from lmms_kvtp.cost import lookup
 from lmms_kvtp.model_wrappers.answering import SampleError
+from lmms_kvtp.model_wrappers.exchange import send_back
 from lmms_kvtp.model_wrappers.journal import read
 from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
 
@@ -238,6 +239,24 @@ def test_conversations_select_tokens_anew_for_each_turn(build, docs):
     assert [turn["tokens_kept"] > 0 for turn in turns] == [True, True, False]
 
 
+def test_a_conversation_that_fails_is_told_to_all_ranks(build, monkeypatch):
+    told = []
+
+    def listened(answers, failure):
+        told.append((len(answers), failure))
+        return send_back(answers, failure)  # that it ends all ranks is tested with two of them in test_exchange.py
+
+    def next_turn(doc, previous_output, round_idx, previous_round_info):
+        return ["/no/such.mp4"], "And then?", False, previous_output, None
+
+    monkeypatch.setattr("lmms_kvtp.model_wrappers.wrapper.send_back", listened)
+    arguments = ("What?", {"max_new_tokens": 1}, Task().doc_to_visual, next_turn, 0, TASK, "test")
+    request = Instance("generate_until_multi_round", arguments, 0, {"task": TASK, "doc_id": 0, "repeats": 1})
+    with pytest.raises(SampleError, match=r"no/such\.mp4") as caught:
+        build().generate_until_multi_round([request])
+    assert told == [(0, caught.value)]
+
+
 def test_log_likelihoods_are_refused_with_the_reason(build):
     with pytest.raises(NotImplementedError, match=r"some_ll asks for log-likelihoods.*every score would be wrong"):
         build().loglikelihood([SimpleNamespace(task_name="some_ll")])
@@ -252,6 +271,7 @@ def test_the_effective_method_and_versions_go_into_the_results(build, tmp_path):
     assert told["method"]["pruner"]["class"] == "lmms_kvtp.pruners.random:RandomTokens"
     assert told["method"]["pruner"]["seed"] == told["seed"] == 7
     assert {"torch", "transformers", "lmms_eval", "lmms_kvtp"} <= set(told["versions"])
+    assert {"av", "pillow", "torch"} <= {maker.split()[0] for maker in told["decoders"]}
     assert (told["toy"], told["failed"], told["resumed"]) == (False, 0, 0)
     assert json.loads(json.dumps(told)) == told
     assert [path.parent.name for path in (tmp_path / "out").rglob("*_journal_rank0.jsonl")] == ["some__model"]
