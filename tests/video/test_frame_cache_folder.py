@@ -204,7 +204,7 @@ def test_a_file_is_told_from_others_by_size_time_and_both_ends(tmp_path):
 
 def test_other_versions_of_what_makes_the_bytes_make_them_again(clip, folder, monkeypatch):
     keep(clip(), FrameCache(folder, 2**20))
-    makers, plain = lmms_kvtp.frame_cache._makers, lmms_kvtp.frame_cache.version
+    makers, plain = lmms_kvtp.frame_cache.makers, lmms_kvtp.frame_cache.version
     for name in MAKERS:
         makers.cache_clear()
         newer = lambda asked, name=name: "99" if asked == name else plain(asked)  # noqa: E731
