@@ -56,13 +56,13 @@ class FrameCache:
         self._is_writable = True
         self._has_looked = False
 
-    def shelf(self, video: str) -> "Shelf":
-        """The entries of one video file.
+    def shelf(self, video: str, backend: str) -> "Shelf":
+        """The entries of one video file as one decoder reads it: another may refuse what is damaged.
 
         Raises:
             OSError: there is no such file.
         """
-        return Shelf(self, identity(video))
+        return Shelf(self, f"{identity(video)} {backend}")
 
     def has(self, name: Callable[[PixelSpec], str]) -> bool:
         """Whether there is an entry for everything that was ever asked for, as far as can be told without reading."""
@@ -157,7 +157,7 @@ class Shelf:
 
     cache: FrameCache = field(repr=False)
     video: str
-    """Its identity."""
+    """Its identity, and who decodes it."""
 
     def has(self, indices: Sequence[int], fast: bool) -> bool:
         """Whether these frames need not be decoded, by all that is known of what will be asked for."""

@@ -105,7 +105,7 @@ def load_video(
     index = read_index(path)
     indices, times = _choose(path, index.num_frames, index.avg_fps, options)
     opener = partial(open_reader, index, indices.tolist(), options)
-    shelf = cache.shelf(path) if cache else None
+    shelf = cache.shelf(path, options.backend) if cache else None
     return _video(path, Path(path).stem, indices, times, index.num_frames / index.avg_fps, options, opener, shelf)
 
 

@@ -93,6 +93,12 @@ def test_entries_belong_to_a_video_its_frames_and_a_way_to_resize_them(clip, fol
     assert len(entries(folder)) == before + 6
 
 
+def test_what_one_decoder_read_another_reads_itself(clip, folder):
+    cache = FrameCache(folder, 2**20)
+    for backend in ("auto", "pyav", "decord"):
+        assert pixels(clip(), cache, replace(FRAMES, backend=backend))[1] == 7
+
+
 def test_the_same_video_elsewhere_finds_its_entries(clip, folder, tmp_path):
     pixels(clip(), FrameCache(folder, 2**20))
     shutil.copy2(clip(), tmp_path / "moved.mp4")
