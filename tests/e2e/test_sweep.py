@@ -10,7 +10,6 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.sweep import plan, sweep
-from lmms_kvtp.commands.table import HEADLINE
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 
 TASK, LIMIT = "skvqa_synth_quick", 5
@@ -69,21 +68,6 @@ def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run], capsys: 
     assert [[r.score for r in run.records] for run in again] == [[r.score for r in run.records] for run in swept]
     kept = [r.cost.seconds for r in swept[0].records if r.cost]
     assert [r.cost.seconds for r in again[0].records if r.cost] == kept, "answers that were there are not made again"
-
-
-def test_the_main_rows_of_the_page_leave_its_other_table_alone(tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
-    readme, page = tmp_path / "README.md", tmp_path / "docs" / "benchmark.md"
-    blocks = {name: f"<!-- {name} -->\n{name} of old\n<!-- /{name} -->\n" for name in ("headline", "seeds", "table")}
-    readme.write_text(blocks["headline"])
-    page.write_text("".join(blocks.values()))
-    where = ["--task", TASK, "--limit", "1", "--out", str(tmp_path / "runs"), "--into", str(tmp_path)]
-    assert main(["table", "--headline", *where]) == 0
-    assert [line.split()[1] for line in readme.read_text().splitlines()[3:-1]] == list(HEADLINE)
-    assert blocks["table"] in page.read_text()
-    assert readme.read_text() in page.read_text()
-    assert page.read_text().count("| kvtp+prumerge 20%") == 2
-    assert not list(tmp_path.rglob("*.svg"))
 
 
 def texts(folder: Path) -> dict[str, str]:

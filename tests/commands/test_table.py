@@ -1,0 +1,58 @@
+"""What `lmms-kvtp table` writes of finished runs, and where; that sweeps finish is tests/e2e/test_sweep.py's matter."""
+
+from pathlib import Path
+
+import pytest
+from harness_files import BASE, OURS, samples, write_base, write_run
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.commands import table
+from lmms_kvtp.commands.table import HEADLINE
+from lmms_kvtp.leaderboard.runs import read_runs
+
+OLD = {name: f"<!-- {name} -->\n{name} of old\n<!-- /{name} -->\n" for name in ("headline", "seeds", "table")}
+
+
+@pytest.fixture(autouse=True)
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of all cells that are asked for stand there already."""
+
+    def sweep(cells, task, common, out, limit):
+        for cell in cells:
+            if cell.method == "full":
+                write_base(out / cell.folder, BASE)
+            else:
+                write_run(out / cell.folder, samples(OURS), keep_ratio=cell.keep_ratio)
+        return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
+
+    monkeypatch.setattr(table, "sweep", sweep)
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> tuple[Path, Path]:
+    """A README and a page, with what an earlier command wrote."""
+    (tmp_path / "docs").mkdir()
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "benchmark.md"
+    readme.write_text(OLD["headline"])
+    page.write_text("".join(OLD.values()))
+    return readme, page
+
+
+def test_the_main_rows_of_the_page_leave_its_other_table_alone(tmp_path: Path, pages: tuple[Path, Path]) -> None:
+    readme, page = pages
+    assert main(["table", "--headline", "--out", str(tmp_path / "runs"), "--into", str(tmp_path)]) == 0
+    assert [line.split()[1] for line in readme.read_text().splitlines()[3:-1]] == list(HEADLINE)
+    assert OLD["table"] in page.read_text()
+    assert readme.read_text() in page.read_text()
+    assert page.read_text().count("| kvtp+prumerge 20%") == 2
+    assert not list(tmp_path.rglob("*.svg"))
+
+
+def test_all_rows_take_the_place_of_all_tables(tmp_path: Path, pages: tuple[Path, Path]) -> None:
+    readme, page = pages
+    where = ["--out", str(tmp_path / "runs"), "--into", str(tmp_path), "--no-figures"]
+    assert main(["table", "--ratios", "0.1,0.2", *where]) == 0
+    assert readme.read_text() in page.read_text()
+    assert not any(text in page.read_text() for text in OLD.values())
+    assert page.read_text().count("| kvtp+prumerge 20%") == 3
+    assert page.read_text().count("| tome 10%") == 1
