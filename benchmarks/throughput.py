@@ -1,6 +1,6 @@
 """Questions per second on the embedded benchmark: everything shared and decoded ahead, against one by one.
 
-    python benchmarks/throughput.py --videos 2 --rounds 3 --write
+    python benchmarks/throughput.py --videos 2 --rounds 6 --write
 
 `alone` answers each question as if it were the only one: the video is read, encoded and pruned for it. `together` is a
 run as the wrapper makes it: questions on a video share its encoding and, where they may, its prefill, and another
