@@ -147,6 +147,7 @@ def test_what_is_no_component_is_said_to_be_none(name, message, capsys):
         (["--patience", "0"], "patience=0 is below 1"),
         (["--videos-per-step", "0"], "videos_per_step=0 is below 1"),
         (["--lr", "nan"], "lr=nan is no learning rate; give one of at least 0"),
+        (["--lr", "inf"], "lr=inf is no learning rate; give one of at least 0"),
         (["--head-lr", "-1"], "head_lr=-1.0 is no learning rate; give one of at least 0"),
         (["--flatness", "-1"], "flatness=-1.0 is no weight; give a number of at least 0"),
         (["--flatness", "inf"], "flatness=inf is no weight"),
