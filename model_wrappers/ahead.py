@@ -25,7 +25,7 @@ from lmms_kvtp.video import SampledVideo
 MIB = 2**20
 AUTO_MIB = 1024
 MOST_PROCESSES = 4
-"""Of `auto`: each holds half a GiB, and four decoders keep up with a fast GPU."""
+"""Of `auto`: each holds half a GiB."""
 WORTH_BYTES = 64 * MIB
 """Videos of this size together take several times as long to decode as the other process takes to start."""
 

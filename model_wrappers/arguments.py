@@ -15,7 +15,7 @@ from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]
 MOST_SECONDS = 1e6
-"""Days that a video may take; the system's clocks for a wait hold no more than a few weeks."""
+"""Of one video: more than eleven days; a wait of more than a few weeks is more than the system can count."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def check_arguments(given: Sequence[str]) -> None:
         build_method(arguments.method, KVTP)
     for name, revision in {(arguments.run.pretrained, arguments.load.revision): None for arguments in read}:
         folder = find_folder(name, revision)
-        assert read_config(folder) and weight_files(folder)
+        read_config(folder)
+        weight_files(folder)
 
 
 def _is_one_device(key: str, value: Any) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_tokens import BUDGETS, video
 
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.cdpruner import CDPruner
@@ -13,44 +14,6 @@ from lmms_kvtp.pruners.prumerge_plus import PruMergePlus, comb
 from lmms_kvtp.pruners.vidcom2 import VidCom2
 from lmms_kvtp.pruners.visionzip import VisionZip
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
-
-BUDGETS = [
-    15,
-    0,
-    1,
-    7,
-    8,
-    9,
-    4,
-    14,
-    2,
-    15,
-    3,
-    5,
-    6,
-    10,
-    11,
-    12,
-    13,
-    1,
-    7,
-]  # more frames than one chunk of these tests holds
-
-
-def video(seed: int = 3) -> tuple[FrameTokens, FrameFeatures]:
-    generator = torch.Generator().manual_seed(seed)
-    frames = len(BUDGETS)
-    return (
-        FrameTokens(torch.randn(frames, 15, 8, generator=generator), (3, 5)),
-        FrameFeatures(
-            times=torch.zeros(frames),
-            probe_attention=torch.rand(frames, 15, generator=generator),
-            column_attention=torch.rand(frames, 15, generator=generator),
-            keys=torch.randn(frames, 15, 6, generator=generator),
-            patch_text=torch.randn(frames, 15, 9, generator=generator),
-            text=torch.randn(2, 9, generator=generator),
-        ),
-    )
 
 
 def prune(pruner: TokenPruner, given: tuple[FrameTokens, FrameFeatures] | None = None) -> list[PackedTokens]:

@@ -5,46 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_tokens import BUDGETS, video
 
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.tome import ToMe
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 LOOPS = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "loops.py"))
-BUDGETS = [
-    15,
-    0,
-    1,
-    7,
-    8,
-    9,
-    4,
-    14,
-    2,
-    15,
-    3,
-    5,
-    6,
-    10,
-    11,
-    12,
-    13,
-    1,
-    7,
-]  # more frames than one chunk of these tests holds
-
-
-def video() -> tuple[FrameTokens, FrameFeatures]:
-    generator = torch.Generator().manual_seed(3)
-    frames = len(BUDGETS)
-    return (
-        FrameTokens(torch.randn(frames, 15, 8, generator=generator), (3, 5)),
-        FrameFeatures(
-            times=torch.zeros(frames),
-            probe_attention=torch.rand(frames, 15, generator=generator),
-            keys=torch.randn(frames, 15, 6, generator=generator),
-        ),
-    )
 
 
 @pytest.mark.parametrize("neighbours", [0, 4, 14, 32])
