@@ -3,11 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 
 class Stub:
@@ -30,17 +27,3 @@ class Stub:
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
-
-
-@pytest.fixture
-def start_stub(tmp_path: Path) -> Iterator[Callable[..., Stub]]:
-    """Starts servers that end with the test."""
-    started: list[Stub] = []
-
-    def start(delay: float = 0.0) -> Stub:
-        started.append(Stub(tmp_path / f"requests{len(started)}.jsonl", delay))
-        return started[-1]
-
-    yield start
-    for stub in started:
-        stub.stop()
