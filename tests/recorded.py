@@ -55,7 +55,7 @@ def typed() -> dict[str, Any]:
         "presets": {name: dict(settings) for name, settings in PRESETS.items()},
         "model_args": {name: default for group in model_args.GROUPS for name, default in _typed(group)},
         "renamed": {name: target for name, (_, target) in model_args.RENAMED.items() if name == "video_fps"},
-        "only": {name: [str(value) for value in values] for name, (values, _) in model_args.ONLY.items()},
+        "only": {name: list(values) for name, (values, _) in model_args.ONLY.items()},
         "without_effect": sorted(model_args.WITHOUT_EFFECT),
         "generation": sorted(decoding.HONOURED),
         "models": {name: list(aliases) for name, (_, aliases) in MODELS.items()},
