@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.pruners.random import RandomTokens
+from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.similarity import Similarity
-from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens, Question
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import long_videos
-from decoders import machine
+from helpers.decoders import machine
 
-from lmms_kvtp.table import markdown, write_between
+from lmms_kvtp.rendering import markdown, write_between
 
 RESULTS = Path(__file__).parent / "results" / "decode_ahead.json"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -60,8 +60,8 @@ def answer(folder: Path, settings: dict[str, str]) -> dict[str, object]:
     from lmms_eval.api.instance import Instance
 
     from lmms_kvtp.bench.waterfall import DECODER, WAITING, one_after_the_other, stage_seconds
-    from lmms_kvtp.model_wrappers.journal import read
-    from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+    from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+    from lmms_kvtp.run.journal import read
 
     torch.set_num_threads(1)
     paths = sorted(str(path) for path in folder.glob("*.mp4"))

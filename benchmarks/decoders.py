@@ -21,11 +21,11 @@ import long_videos
 import numpy as np
 import torch
 
-from lmms_kvtp.decoders import pyav
-from lmms_kvtp.decoders.base import Reader
-from lmms_kvtp.decoders.decord import DecordReader, objection
-from lmms_kvtp.decoders.index import VideoIndex, read_index
-from lmms_kvtp.decoders.pyav import PyAVReader
+from lmms_kvtp.video import pyav
+from lmms_kvtp.video.decord import DecordReader, objection
+from lmms_kvtp.video.index import VideoIndex, read_index
+from lmms_kvtp.video.pyav import PyAVReader
+from lmms_kvtp.video.reader import Reader
 
 CHUNK = 16
 RESULTS = Path(__file__).parent / "results" / "decoders.json"

@@ -27,13 +27,13 @@ import torch
 
 from lmms_kvtp.bench.first_token import FirstToken, first_tokens, median_cost, preprocess_seconds, random_pixels
 from lmms_kvtp.bench.random_model import ENCODERS, random_llava, random_parts
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.forecast.machine import matrix_rate
 from lmms_kvtp.forecast.models import Spec, find
 from lmms_kvtp.method import KVTP, Method, build_method
-from lmms_kvtp.pixels import ResizedPixels
-from lmms_kvtp.rows import FULL, settings_of
-from lmms_kvtp.table import markdown
+from lmms_kvtp.presets import FULL, settings_of
+from lmms_kvtp.rendering import markdown
+from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.llava_video import LoadOptions
 
 TARGETS = {"so400m-384": {0.2: 1.8, 0.1: 2.0}, "base-224": {0.2: 2.8, 0.1: 3.4}, "shared": {0.2: 2.8, 0.1: 3.4}}

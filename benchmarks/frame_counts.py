@@ -29,10 +29,11 @@ from lmms_kvtp.api import load
 from lmms_kvtp.drawing import drawing, to_svg
 from lmms_kvtp.encode import encode
 from lmms_kvtp.pipeline import finish, prepare
-from lmms_kvtp.rows import settings_of
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import GenerationOptions, Question
-from lmms_kvtp.video import load_video
+from lmms_kvtp.presets import settings_of
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
 
 COUNTS = (64, 128, 256, 512, 1024)
 FULL = 128

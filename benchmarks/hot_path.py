@@ -19,7 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.table import markdown, write_between
+from lmms_kvtp.rendering import markdown, write_between
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "hot_path.json"
@@ -70,9 +70,9 @@ def main() -> None:
 
 def question_texts() -> dict[str, Any]:
     """A video of the embedded benchmark, and more than a dozen questions on it."""
-    from lmms_kvtp.synth import cache
-    from lmms_kvtp.synth.questions import ask
-    from lmms_kvtp.synth.script import write_script
+    from lmms_kvtp.embedded import cache
+    from lmms_kvtp.embedded.questions import ask
+    from lmms_kvtp.embedded.script import write_script
 
     asked = [question.prompt for question in ask(write_script(0, "test"))]
     return {"video": str(cache.video("test", 0)), "questions": (asked * 14)[: WARM + 12]}

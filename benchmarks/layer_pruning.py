@@ -35,7 +35,7 @@ from lmms_kvtp.layer_pruning.base import Stage, StageInput, layer_pruning
 from lmms_kvtp.layer_pruning.fastv import FastV
 from lmms_kvtp.layer_pruning.prunevid import PruneVid
 from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
-from lmms_kvtp.table import markdown, write_between
+from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.types import TEXT, VISION, Prompt
 
 RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parents[1] / "docs" / "layer_pruning.md"

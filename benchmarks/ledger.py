@@ -24,12 +24,14 @@ import torch
 
 from lmms_kvtp import pipeline
 from lmms_kvtp.api import Model, load
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.meter import Meter
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import Encoded, encode
-from lmms_kvtp.meter import Meter
 from lmms_kvtp.pipeline import finish, prepare
-from lmms_kvtp.rows import method_settings
-from lmms_kvtp.types import Frames, GenerationOptions, Question
+from lmms_kvtp.presets import method_settings
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import Frames
 
 METHODS = ("random", "prumerge", "kvtp+prumerge", "kvtp+tome", "visionzip", "simplecluster", "flashvid")
 QUESTIONS = 8

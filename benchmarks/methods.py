@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp import __version__
+from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.method import PARTS
-from lmms_kvtp.plugin import MODELS
+from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.resolve import available
-from lmms_kvtp.table import markdown, write_between
 
 TASK = "skvqa_synth_quick"
 RESULTS = Path(__file__).parent / "results" / "methods.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lmms_kvtp.flops import (
+from lmms_kvtp.cost.flops import (
     LLMShape,
     TextShape,
     VisionShape,
@@ -24,8 +24,8 @@ from lmms_kvtp.flops import (
     relevance_flops,
     vision_flops,
 )
-from lmms_kvtp.fusion import FusionHead
-from lmms_kvtp.table import markdown
+from lmms_kvtp.rendering import markdown
+from lmms_kvtp.scorers.parts.fusion import FusionHead
 
 FRAMES, GRID, TEXT_TOKENS = 128, 14, 64
 QUESTION_PIECES = 1

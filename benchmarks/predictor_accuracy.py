@@ -16,9 +16,9 @@ from lmms_kvtp import __version__
 from lmms_kvtp.commands.sweep import plan, sweep
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import accuracy, difference
-from lmms_kvtp.rows import FULL
-from lmms_kvtp.table import markdown, write_between
-from lmms_kvtp.training.predictor.ablations import TEMPERATURES
+from lmms_kvtp.predictor.ablations import TEMPERATURES
+from lmms_kvtp.presets import FULL
+from lmms_kvtp.rendering import markdown, write_between
 
 TASK = "skvqa_synth_quick"
 PRUNERS, RATIOS, RATIO = ("prumerge", "random"), (0.2, 0.1), 0.1

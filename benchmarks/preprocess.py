@@ -14,12 +14,12 @@ from pathlib import Path
 import long_videos
 import numpy as np
 import torch
-from decoders import machine
+from helpers.decoders import machine
 from PIL import Image
 
-from lmms_kvtp.pixels import ResizedPixels
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.video import load_video
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.pixels import ResizedPixels
+from lmms_kvtp.video.sampling import FrameOptions
 
 RESULTS = Path(__file__).parent / "results" / "preprocess.json"
 SPEC = ResizedPixels((384, 384))

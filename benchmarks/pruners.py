@@ -22,8 +22,8 @@ from pruning import cpu_name, spread, status
 
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.resolve import available, resolve
-from lmms_kvtp.table import markdown, write_between
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 FRAMES, GRID, WIDTH, KEY_WIDTH, RATIO = 128, (14, 14), 3584, 1152, 0.2

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, __version__
 
-from lmms_kvtp.flops import LLMShape, prefill_flops
+from lmms_kvtp.cost.flops import LLMShape, prefill_flops
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.vlms.decoding import decode, settings
 from lmms_kvtp.vlms.prefix import PrefixCache

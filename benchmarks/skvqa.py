@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.skvqa.answers import read_scores
-from lmms_kvtp.skvqa.ask import ask
-from lmms_kvtp.skvqa.backends.base import ChatRequest
-from lmms_kvtp.skvqa.client import Endpoint
 from lmms_kvtp.skvqa.entry import Entry, make
 from lmms_kvtp.skvqa.index import write
-from lmms_kvtp.skvqa.store import Store
+from lmms_kvtp.skvqa_build.answers import read_scores
+from lmms_kvtp.skvqa_build.ask import ask
+from lmms_kvtp.skvqa_build.chat import ChatRequest
+from lmms_kvtp.skvqa_build.endpoint import Endpoint
+from lmms_kvtp.skvqa_build.store import Store
 
 DELAY = 1.0
 """Seconds that the stub takes for an answer."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from decoders import machine
+from helpers.decoders import machine
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 TASK = "soak"
@@ -86,7 +86,7 @@ def answer(paths: list[str], cache: Path) -> list[Note]:
     import torch
     from lmms_eval.api.instance import Instance
 
-    from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+    from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 
     torch.set_num_threads(1)
     model = LlavaVideoKvtp(

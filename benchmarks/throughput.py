@@ -28,20 +28,20 @@ from typing import Any
 import torch
 
 from lmms_kvtp.bench.waterfall import DECODER
-from lmms_kvtp.cost import SHARED, SampleCost
-from lmms_kvtp.model_wrappers.ahead import decode_ahead
-from lmms_kvtp.model_wrappers.answering import Answerer, make_answerer
-from lmms_kvtp.model_wrappers.arguments import Arguments, parse_arguments
-from lmms_kvtp.model_wrappers.build import Built, build
-from lmms_kvtp.model_wrappers.requests import Ask, read_question
-from lmms_kvtp.model_wrappers.session import Session
+from lmms_kvtp.cost.sample import SHARED, SampleCost
+from lmms_kvtp.embedded import cache
+from lmms_kvtp.embedded.questions import ask
+from lmms_kvtp.embedded.script import write_script
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.rows import method_settings
-from lmms_kvtp.synth import cache
-from lmms_kvtp.synth.questions import ask
-from lmms_kvtp.synth.script import write_script
-from lmms_kvtp.table import markdown, write_between
+from lmms_kvtp.presets import method_settings
+from lmms_kvtp.rendering import markdown, write_between
+from lmms_kvtp.run.answerer import Answerer, make_answerer
+from lmms_kvtp.run.asks import Ask, read_question
+from lmms_kvtp.run.build import Built, build
+from lmms_kvtp.run.options import Arguments, parse_arguments
+from lmms_kvtp.run.session import Session
 from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.ahead.ahead import decode_ahead
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 COMMANDS = {
-    "list": ("lmms_kvtp.commands.components", "show every component with its paper and what it reads"),
+    "list": ("lmms_kvtp.commands.list", "show every component with its paper and what it reads"),
     "demo": ("lmms_kvtp.commands.demo", "compare methods on the embedded model through the harness"),
     "skvqa": ("lmms_kvtp.commands.skvqa", "build, check and compare indexes of SparseKV-QA"),
     "leaderboard": ("lmms_kvtp.commands.leaderboard", "make tables, plots and a page of finished runs"),

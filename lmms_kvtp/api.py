@@ -9,11 +9,12 @@ from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.pipeline import answer as answer_all
+from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import near
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import GenerationOptions, Question
-from lmms_kvtp.values import pairs, parse
-from lmms_kvtp.video import load_video
+from lmms_kvtp.settings import pairs, parse
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions, load_llava_video
 

@@ -14,8 +14,8 @@ from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.resolve import near, resolve
 from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.settings import parse
 from lmms_kvtp.types import ADDED
-from lmms_kvtp.values import parse
 
 PARTS: dict[str, tuple[str, type[Any]]] = {
     "encoder": ("lmms_kvtp.encoders", FrameEncoder),

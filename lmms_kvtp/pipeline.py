@@ -6,22 +6,15 @@ from typing import TypeVar
 
 import torch
 
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.flops import decode_flops, prefill_flops
+from lmms_kvtp.cost.meter import Meter
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import Encoded, encode
-from lmms_kvtp.flops import decode_flops, prefill_flops
-from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import Method
+from lmms_kvtp.questions import Question
 from lmms_kvtp.selection import select
-from lmms_kvtp.types import (
-    NEWLINE,
-    VISION,
-    Generation,
-    GenerationOptions,
-    PackedTokens,
-    Prompt,
-    Question,
-    Video,
-)
+from lmms_kvtp.types import NEWLINE, VISION, Generation, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.video.frames import Video
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.prefix import PrefixCache
 

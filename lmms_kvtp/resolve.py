@@ -20,7 +20,7 @@ def near(name: str, known: list[str]) -> str:
 def available(package: str) -> list[str]:
     """Names that `resolve` knows: the files of `package` but base.py, and installed entry points of that group."""
     path = importlib.import_module(package).__path__
-    files = {m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.name.startswith("_")}
+    files = {m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.ispkg}
     return sorted(files | {entry.name for entry in entry_points(group=package)})
 
 

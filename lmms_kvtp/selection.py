@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded
-from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import Method
-from lmms_kvtp.refine import question_text
-from lmms_kvtp.types import FrameFeatures, PackedTokens, Question
+from lmms_kvtp.questions import Question, question_text
+from lmms_kvtp.types import FrameFeatures, PackedTokens
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 
 EQUAL = {"scorer": "uniform", "allocator": "uniform"}
 """The same budget for every frame, whatever the question."""

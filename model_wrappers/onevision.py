@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from lmms_kvtp.model_wrappers.arguments import Images
-from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+from lmms_kvtp.run.options import Images
 
 
 class LlavaOnevisionKvtp(LlavaVideoKvtp):

@@ -17,20 +17,20 @@ from tqdm import tqdm
 
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.frame_cache import FrameCache
+from lmms_kvtp.harness.start import open_session
 from lmms_kvtp.method import Method
-from lmms_kvtp.model_wrappers.ahead import Ahead, cache_of, decode_ahead
-from lmms_kvtp.model_wrappers.answering import make_answerer
-from lmms_kvtp.model_wrappers.arguments import Arguments, Images, parse_arguments
-from lmms_kvtp.model_wrappers.build import build
-from lmms_kvtp.model_wrappers.exchange import Place
-from lmms_kvtp.model_wrappers.looking import look_at
-from lmms_kvtp.model_wrappers.requests import Ask
-from lmms_kvtp.model_wrappers.session import Session
-from lmms_kvtp.model_wrappers.start import open_session
-from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.sampling import FrameOptions
+from lmms_kvtp.run.answerer import make_answerer
+from lmms_kvtp.run.asks import Ask
+from lmms_kvtp.run.build import build
+from lmms_kvtp.run.looking import look_at
+from lmms_kvtp.run.options import Arguments, Images, parse_arguments
+from lmms_kvtp.run.ranks import Place
+from lmms_kvtp.run.session import Session
+from lmms_kvtp.video.ahead.ahead import Ahead, cache_of, decode_ahead
+from lmms_kvtp.video.cache import FrameCache
+from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from helpers.stub import Stub
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from stub import Stub
 
 install_import_hook("lmms_kvtp", "beartype.beartype")
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=False, max_examples=50)
@@ -25,3 +26,19 @@ def start_stub(tmp_path: Path) -> Iterator[Callable[..., Stub]]:
     yield start
     for stub in started:
         stub.stop()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint, written once."""
+    from helpers import checkpoints  # after the import hook
+
+    return checkpoints.write_tiny(tmp_path_factory.mktemp("models") / "random")
+
+
+@pytest.fixture(scope="session")
+def lookalike() -> ModuleType:
+    """What writes small benchmarks."""
+    from helpers import lookalike
+
+    return lookalike

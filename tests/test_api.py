@@ -5,14 +5,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from checkpoints import write_tiny
+from helpers.checkpoints import write_tiny
 
 import lmms_kvtp
 from lmms_kvtp import load
 from lmms_kvtp.api import Model, load_options
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import GenerationOptions, VideoError
-from lmms_kvtp.vlms.config import CheckpointError
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.sampling import FrameOptions
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 
 SHORT = GenerationOptions(max_new_tokens=5)
 
@@ -104,6 +105,6 @@ def test_options_also_have_their_names_of_model_args() -> None:
 
 def test_the_package_has_load_without_importing_it_beforehand() -> None:
     assert lmms_kvtp.load is load
-    assert "load" not in vars(lmms_kvtp)  # tests/test_imports.py: importing the package loads nothing heavy
+    assert "load" not in vars(lmms_kvtp)  # tests/house/test_imports.py: importing the package loads nothing heavy
     with pytest.raises(AttributeError, match="module 'lmms_kvtp' has no attribute 'laod'"):
         _ = lmms_kvtp.laod

@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import answer
-from lmms_kvtp.pixel_spec import PixelSpec
-from lmms_kvtp.pixels import ResizedPixels
-from lmms_kvtp.types import Frames, GenerationOptions, Question
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.pixel_spec import PixelSpec
+from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.base import VideoVLM
 
 QUESTION = Question(

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
+from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.device import find_device
-from lmms_kvtp.encoders._siglip_config import siglip_config, text_config
-from lmms_kvtp.encoders._text_side import build_text_tower, save_text_side, save_tokenizer
-from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
-from lmms_kvtp.flops import TextShape, VisionShape
+from lmms_kvtp.encoders.parts.siglip_config import siglip_config, text_config
+from lmms_kvtp.encoders.parts.text_side import build_text_tower, save_text_side, save_tokenizer
+from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.forecast.machine import device_memory
 from lmms_kvtp.forecast.models import Spec
-from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.resolve import near
-from lmms_kvtp.vlms.checkpoint import load_tokenizer
-from lmms_kvtp.vlms.devices import Placement, check_dtype
+from lmms_kvtp.video.pixels import ResizedPixels
+from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype
+from lmms_kvtp.vlms.checkpoint.load import load_tokenizer
+from lmms_kvtp.vlms.checkpoint.network import build
 from lmms_kvtp.vlms.llava_video import DTYPES, LlavaVideo, LoadOptions
-from lmms_kvtp.vlms.network import build
 from lmms_kvtp.vlms.tiny import tiny_folder
 
 SPREAD = 0.02

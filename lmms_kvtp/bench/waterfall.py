@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from lmms_kvtp.cost import SHARED, STAGES, WAITING, SampleCost
-from lmms_kvtp.table import markdown
+from lmms_kvtp.cost.sample import SHARED, STAGES, WAITING, SampleCost
+from lmms_kvtp.rendering import markdown
 
 DECODER = ("decode", "preprocess")
 """Stages that another process can take over."""

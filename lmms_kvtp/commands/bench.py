@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmms_kvtp.rows import METHOD_HELP, method_settings
-from lmms_kvtp.values import at_least_one
+from lmms_kvtp.presets import METHOD_HELP, method_settings
+from lmms_kvtp.settings import at_least_one
 
 if TYPE_CHECKING:
-    from lmms_kvtp.cost import SampleCost
+    from lmms_kvtp.cost.sample import SampleCost
 
 QUESTION = "What happens in this video?"
 
@@ -79,7 +79,7 @@ def _counted(costs: "Sequence[SampleCost]") -> str:
 
 
 def _costs(journals: Sequence[Path]) -> "list[SampleCost]":
-    from lmms_kvtp.model_wrappers.journal import read
+    from lmms_kvtp.run.journal import read
 
     costs = [answer.cost for path in journals for answer in read(path).answers.values()]
     if not costs:
@@ -91,8 +91,8 @@ def _costs(journals: Sequence[Path]) -> "list[SampleCost]":
 
 def _task(arguments: argparse.Namespace) -> str:
     """The harness runs in a process of its own; videos are decoded once more, alone, behind it."""
-    from lmms_kvtp.model_wrappers.arguments import check_arguments
-    from lmms_kvtp.model_wrappers.preflight import media_of
+    from lmms_kvtp.harness.preflight import media_of
+    from lmms_kvtp.run.options import check_arguments
 
     check_arguments([arguments.model_args])
     found = media_of(arguments.task, arguments.limit)
@@ -109,9 +109,9 @@ def _task(arguments: argparse.Namespace) -> str:
 
 
 def _videos(arguments: argparse.Namespace) -> str:
-    from lmms_kvtp.model_wrappers.arguments import parse_arguments
-    from lmms_kvtp.model_wrappers.direct import answer_directly, ask_about, build_for, find_videos
-    from lmms_kvtp.values import pairs
+    from lmms_kvtp.bench.folder import answer_directly, ask_about, build_for, find_videos
+    from lmms_kvtp.run.options import parse_arguments
+    from lmms_kvtp.settings import pairs
 
     settings = parse_arguments({"allow_toy": True, **pairs(arguments.model_args)})
     paths = find_videos(arguments.videos)[: arguments.limit]
@@ -127,11 +127,11 @@ def _videos(arguments: argparse.Namespace) -> str:
 def _beside_floors(costs: "list[SampleCost]", paths: Sequence[str], model_args: str) -> str:
     import torch
 
+    from lmms_kvtp.bench.folder import decoder_alone, device_of
     from lmms_kvtp.bench.waterfall import stage_floors, waterfall
     from lmms_kvtp.forecast.machine import matrix_rate
-    from lmms_kvtp.model_wrappers.arguments import parse_arguments
-    from lmms_kvtp.model_wrappers.direct import decoder_alone, device_of
-    from lmms_kvtp.values import pairs
+    from lmms_kvtp.run.options import parse_arguments
+    from lmms_kvtp.settings import pairs
 
     settings = parse_arguments(pairs(model_args))
     device, dtype = device_of(settings)

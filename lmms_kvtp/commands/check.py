@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmms_kvtp.table import markdown
-from lmms_kvtp.values import at_least_one
+from lmms_kvtp.rendering import markdown
+from lmms_kvtp.settings import at_least_one
 
 if TYPE_CHECKING:
     import torch
 
     from lmms_kvtp.forecast.answer import Forecast
     from lmms_kvtp.forecast.models import Spec
+    from lmms_kvtp.harness.preflight import Media
     from lmms_kvtp.method import Method
-    from lmms_kvtp.model_wrappers.arguments import Arguments
-    from lmms_kvtp.model_wrappers.preflight import Media
+    from lmms_kvtp.run.options import Arguments
 
 SHOWN = 20
 GIB = 2**30
@@ -37,11 +37,11 @@ def main(arguments: argparse.Namespace) -> int:
     from loguru import logger
 
     from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.harness.preflight import media_of
     from lmms_kvtp.method import KVTP, build_method
-    from lmms_kvtp.model_wrappers.arguments import parse_arguments
-    from lmms_kvtp.model_wrappers.preflight import media_of
-    from lmms_kvtp.values import pairs
-    from lmms_kvtp.vlms.checkpoint import weight_files
+    from lmms_kvtp.run.options import parse_arguments
+    from lmms_kvtp.settings import pairs
+    from lmms_kvtp.vlms.checkpoint.load import weight_files
 
     logger.disable("lmms_eval")  # it reports every file of other tasks that is none
     settings = parse_arguments(pairs(arguments.model_args))
@@ -118,8 +118,8 @@ def _dtype(name: str, device: "torch.device") -> "torch.dtype":
 
 def _reading(found: Sequence["Media"], settings: "Arguments") -> float:
     """Seconds to read one video: the first that can be read is timed."""
-    from lmms_kvtp.types import VideoError
-    from lmms_kvtp.video import load_video
+    from lmms_kvtp.video.frames import VideoError
+    from lmms_kvtp.video.load import load_video
 
     for path in [path for media in found for path in media.present if Path(path).is_file()][:3]:
         begin = time.perf_counter()

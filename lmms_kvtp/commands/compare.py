@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from lmms_kvtp.values import at_least_one, not_negative, ratios
+from lmms_kvtp.settings import at_least_one, not_negative, ratios
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +34,8 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.compare.page import to_html
     from lmms_kvtp.compare.report import HEADER, recommend, rows, summarise
     from lmms_kvtp.compare.worst import Worst
-    from lmms_kvtp.sampling import FrameOptions
-    from lmms_kvtp.table import markdown
+    from lmms_kvtp.rendering import markdown
+    from lmms_kvtp.video.sampling import FrameOptions
     from lmms_kvtp.visualize.methods import typed
 
     named = [name for name in arguments.methods.split(",") if name not in ("", "full")]

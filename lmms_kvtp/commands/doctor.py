@@ -5,9 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-from lmms_kvtp.rows import METHOD_HELP, method_settings
-from lmms_kvtp.table import markdown
-from lmms_kvtp.values import at_least_one, pairs
+from lmms_kvtp.presets import METHOD_HELP, method_settings
+from lmms_kvtp.rendering import markdown
+from lmms_kvtp.settings import at_least_one, pairs
 
 SHOWN = {True: "passed", False: "FAILED", None: "-"}
 
@@ -59,8 +59,8 @@ def main(arguments: argparse.Namespace) -> int:
 def _compare(pretrained: str, settings: dict[str, str]) -> int:
     """Print a line for each reference there is for this model; 1 where one differs."""
     from lmms_kvtp.api import load_options
+    from lmms_kvtp.doctor.reference import PUBLISHED, reference_logits, report
     from lmms_kvtp.vlms.llava_video import load_llava_video
-    from lmms_kvtp.vlms.reference import PUBLISHED, reference_logits, report
 
     vlm = load_llava_video(pretrained, load_options(settings))
     checks = reference_logits(vlm)

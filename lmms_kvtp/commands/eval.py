@@ -14,7 +14,7 @@ ABLATIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, on which videos."""
-    from lmms_kvtp.training.predictor.data_arguments import add_data_arguments
+    from lmms_kvtp.commands.predictor_data import add_data_arguments
 
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     predictor = targets.add_parser("predictor", help="recall of key frames and the like, of several scorers")
@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write one Markdown table for each temperature; differences are to the untuned model."""
-    from lmms_kvtp.table import markdown
-    from lmms_kvtp.training.predictor.ablations import TEMPERATURES, variants
-    from lmms_kvtp.training.predictor.candidates import UNTUNED, baselines, oracle, trained
-    from lmms_kvtp.training.predictor.compare import COLUMNS, by_kind, compare, table
-    from lmms_kvtp.training.predictor.data_arguments import examples, untuned
+    from lmms_kvtp.commands.predictor_data import examples, untuned
+    from lmms_kvtp.predictor.ablations import TEMPERATURES, variants
+    from lmms_kvtp.predictor.candidates import UNTUNED, baselines, oracle, trained
+    from lmms_kvtp.predictor.compare import COLUMNS, by_kind, compare, table
+    from lmms_kvtp.rendering import markdown
     from lmms_kvtp.vlms.llava_video import load_llava_video
 
     folder = arguments.features or Path("features")

@@ -9,10 +9,10 @@ from lmms_kvtp.forecast.conventions import FULL, MEANING, conventions
 from lmms_kvtp.forecast.models import Spec, find, find_encoder
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.method import KVTP, Method, build_method
+from lmms_kvtp.presets import METHOD_HELP, method_settings
+from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.reproduce.paper import ROWS
-from lmms_kvtp.rows import METHOD_HELP, method_settings
-from lmms_kvtp.table import markdown, write_between
-from lmms_kvtp.values import at_least_one, not_negative, pairs
+from lmms_kvtp.settings import at_least_one, not_negative, pairs
 
 TERA = 1e12
 

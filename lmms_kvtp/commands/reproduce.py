@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from lmms_kvtp.rendering import markdown
 from lmms_kvtp.reproduce.plan import TARGETS, Plan, Setting, plan
-from lmms_kvtp.table import markdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,13 +5,13 @@ import logging
 import sys
 from pathlib import Path
 
+from lmms_kvtp.settings import at_least_one
 from lmms_kvtp.skvqa.entry import DATASETS
 from lmms_kvtp.skvqa.layouts import LAYOUTS, expected, read_questions
-from lmms_kvtp.skvqa.locate import missing_message, scan, unpack
 from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
-from lmms_kvtp.skvqa.store import Store
-from lmms_kvtp.values import at_least_one
+from lmms_kvtp.skvqa_build.locate import missing_message, scan, unpack
+from lmms_kvtp.skvqa_build.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ captions), siglip or siglip:CHECKPOINT (frames, no captions). refiner: rule or e
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to build, from what, with which models."""
-    from lmms_kvtp.skvqa.backends.choose import add_endpoint_arguments
+    from lmms_kvtp.commands.endpoints import add_endpoint_arguments
 
     layouts = "\n".join(expected(name) for name in LAYOUTS)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -57,9 +57,9 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Build; 1 where calls failed, 2 where nothing could be built."""
-    from lmms_kvtp.skvqa.backends.base import BudgetError, ChatError
-    from lmms_kvtp.skvqa.backends.choose import choose, prices_of, spent
-    from lmms_kvtp.skvqa.build import build, save
+    from lmms_kvtp.commands.endpoints import choose, prices_of, spent
+    from lmms_kvtp.skvqa_build.build import build, save
+    from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
 
     criteria = Criteria(arguments.beta, arguments.min_frames)
     questions = read_questions(arguments.dataset, arguments.annotations)[: arguments.limit]

@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Import; 1 where items could not be read or matched."""
-    from lmms_kvtp.sampling import FrameOptions
     from lmms_kvtp.skvqa.index import write
-    from lmms_kvtp.skvqa.locate import scan
-    from lmms_kvtp.skvqa.release import match, read_release
-    from lmms_kvtp.skvqa.store import Store
-    from lmms_kvtp.skvqa.videos import sample_clips
+    from lmms_kvtp.skvqa_build.locate import scan
+    from lmms_kvtp.skvqa_build.release import match, read_release
+    from lmms_kvtp.skvqa_build.store import Store
+    from lmms_kvtp.skvqa_build.videos import sample_clips
+    from lmms_kvtp.video.sampling import FrameOptions
 
     criteria = Criteria(arguments.beta, arguments.min_frames)
     questions = read_questions(arguments.dataset, arguments.annotations)

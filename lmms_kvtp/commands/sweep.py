@@ -10,8 +10,8 @@ from pathlib import Path
 
 import lmms_kvtp.tasks
 from lmms_kvtp.leaderboard.runs import Run, read_runs
-from lmms_kvtp.rows import FULL, PRESETS, settings_of
-from lmms_kvtp.values import at_least_one, ratios
+from lmms_kvtp.presets import FULL, PRESETS, settings_of
+from lmms_kvtp.settings import at_least_one, ratios
 
 METHODS = f"comma-separated: full, a pruner, PRESET+pruner ({', '.join(PRESETS)}), or scorer/allocator+pruner"
 
@@ -124,12 +124,12 @@ def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int 
 
 def check(cells: Sequence[Cell], tasks: str, common: str) -> None:
     """Refuse what the harness would refuse with many lines, half a minute later; raises as `sweep` does."""
-    from lmms_kvtp.model_wrappers.arguments import check_arguments
+    from lmms_kvtp.run.options import check_arguments
 
     check_arguments([_given(common, cell) for cell in cells])
     own = {file.stem for file in Path(lmms_kvtp.tasks.__path__[0]).rglob("*.yaml")}
     if not set(tasks.split(",")) <= own:  # the harness reads 1,900 files to know its own
-        from lmms_kvtp.model_wrappers.preflight import check_tasks
+        from lmms_kvtp.harness.preflight import check_tasks
 
         check_tasks(tasks)
 

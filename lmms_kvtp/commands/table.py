@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lmms_kvtp.commands.sweep import Cell, plan, sweep
 from lmms_kvtp.leaderboard.runs import Run
-from lmms_kvtp.rows import FULL, settings_of
-from lmms_kvtp.table import write_between
-from lmms_kvtp.values import at_least_one, ratios
+from lmms_kvtp.presets import FULL, settings_of
+from lmms_kvtp.rendering import write_between
+from lmms_kvtp.settings import at_least_one, ratios
 
 PRUNERS = ("random", "grid", "prumerge", "tome")
 METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in ("kvtp", "oracle") for pruner in PRUNERS))
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run what is missing, print the tables, and write pages and figures."""
+    from lmms_kvtp.embedded.dataset import SHIPPED_KINDS
     from lmms_kvtp.leaderboard import embedded  # loads the harness: seconds, so not for --help
-    from lmms_kvtp.synth.dataset import SHIPPED_KINDS
 
     checkpoints = arguments.checkpoints.split(",")
     main_cells = plan(HEADLINE, [HEADLINE_RATIO])

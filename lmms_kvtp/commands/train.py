@@ -2,8 +2,8 @@
 
 import argparse
 
-from lmms_kvtp.training.predictor import command as predictor
-from lmms_kvtp.training.tiny import command as tiny
+from lmms_kvtp.commands import train_predictor as predictor
+from lmms_kvtp.commands import train_tiny as tiny
 
 TARGETS = {"tiny": tiny, "predictor": predictor}
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmms_kvtp.values import at_least_one
+from lmms_kvtp.settings import at_least_one
 
 METHODS = ("full", "kvtp+prumerge", "random")
 
@@ -27,11 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write OUT/index.html and OUT/frames.png, and print the answers."""
     from lmms_kvtp.api import load
-    from lmms_kvtp.refine import refine
-    from lmms_kvtp.sampling import FrameOptions
-    from lmms_kvtp.table import markdown
-    from lmms_kvtp.types import Question
-    from lmms_kvtp.video import load_video
+    from lmms_kvtp.questions import Question, refine
+    from lmms_kvtp.rendering import markdown
+    from lmms_kvtp.video.load import load_video
+    from lmms_kvtp.video.sampling import FrameOptions
     from lmms_kvtp.visualize.figures import sheet
     from lmms_kvtp.visualize.methods import typed
     from lmms_kvtp.visualize.page import to_html

@@ -14,10 +14,11 @@ from lmms_kvtp.compare.data import Asked
 from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, finish, prepare
-from lmms_kvtp.refine import refine
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import GenerationOptions, PackedTokens, Question, Video
-from lmms_kvtp.video import load_video
+from lmms_kvtp.questions import Question, refine
+from lmms_kvtp.types import GenerationOptions, PackedTokens
+from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 
 FULL = "all tokens"

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from lmms_kvtp.compare.measure import FULL, Kept, Outcome
-from lmms_kvtp.types import PackedTokens, Video
+from lmms_kvtp.types import PackedTokens
+from lmms_kvtp.video.frames import Video
 from lmms_kvtp.visualize.page import jpeg
 from lmms_kvtp.visualize.picture import DROPPED, KEPT, Reel, lit, reel
 

@@ -16,8 +16,10 @@ from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Prepared, finish, prepare
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.random import RandomTokens
+from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.uniform import Uniform as SameRelevance
-from lmms_kvtp.types import GenerationOptions, Question, Video
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import Video
 from lmms_kvtp.vlms.base import VideoVLM
 
 LOW = 0.1

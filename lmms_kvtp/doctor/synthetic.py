@@ -4,16 +4,17 @@ from typing import Any, cast
 
 from lmms_kvtp.doctor.exam import Asked, Exam
 from lmms_kvtp.doctor.expected import Expected
+from lmms_kvtp.doctor.reference import reference_logits
+from lmms_kvtp.embedded import cache
+from lmms_kvtp.embedded.dataset import build
+from lmms_kvtp.embedded.parse import LETTERS, chosen_letter
 from lmms_kvtp.method import Method
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.synth import cache
-from lmms_kvtp.synth.dataset import build
-from lmms_kvtp.synth.parse import LETTERS, chosen_letter
-from lmms_kvtp.types import Question, Video
-from lmms_kvtp.video import load_video
+from lmms_kvtp.questions import Question
+from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import LlavaVideo
-from lmms_kvtp.vlms.reference import reference_logits
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 QUESTIONS = 4

@@ -8,9 +8,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.encoders._text import RemembersTexts
+from lmms_kvtp.encoders.parts.text import RemembersTexts
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.types import FrameFeatures, Frames
+from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.video.frames import Frames
 
 
 class FrameEncoder(RemembersTexts):
@@ -38,7 +39,7 @@ class FrameEncoder(RemembersTexts):
         return None
 
     def flops(self, num_frames: int, needs: frozenset[str]) -> int | None:
-        """Operations of `encode` on so many frames (see `lmms_kvtp.flops`); None: counted while it runs."""
+        """Operations of `encode` on so many frames (see `lmms_kvtp.cost.flops`); None: counted while it runs."""
         return None
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int | None:

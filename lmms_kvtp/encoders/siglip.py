@@ -15,21 +15,16 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, SiglipModel
 from transformers.utils.hub import cached_file
 
-from lmms_kvtp.encoders._maps import (
-    mean_column,
-    outputs_of,
-    patches_in_joint_space,
-    pool_patches,
-    projected_keys,
-)
-from lmms_kvtp.encoders._place import place
-from lmms_kvtp.encoders._text import REMEMBERED
-from lmms_kvtp.encoders._text_side import padded_pieces, siglip_source, text_shape
+from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.flops import VisionShape, features_flops, relevance_flops
+from lmms_kvtp.encoders.parts.maps import mean_column, outputs_of, patches_in_joint_space, pool_patches, projected_keys
+from lmms_kvtp.encoders.parts.place import place
+from lmms_kvtp.encoders.parts.text import REMEMBERED
+from lmms_kvtp.encoders.parts.text_side import padded_pieces, siglip_source, text_shape
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.pixels import ResizedPixels
-from lmms_kvtp.types import FEATURES, FrameFeatures, Frames
+from lmms_kvtp.types import FEATURES, FrameFeatures
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.pixels import ResizedPixels
 
 
 @dataclass(frozen=True)

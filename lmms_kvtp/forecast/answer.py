@@ -8,9 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.cost import SampleCost
-from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.flops import (
+from lmms_kvtp.cost.flops import (
     decode_flops,
     features_flops,
     prefill_flops,
@@ -18,13 +16,17 @@ from lmms_kvtp.flops import (
     relevance_flops,
     vision_flops,
 )
+from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.layout import Newlines, lay_out
 from lmms_kvtp.method import Method
 from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.questions import Question
 from lmms_kvtp.selection import scoring_flops
-from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, Frames, FrameTokens, Question
+from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, FrameTokens
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.vlms.layout import Newlines, lay_out
 
 TEXT_TOKENS = 120
 """Prompt positions beside the video: chat template, question, four options and the instruction."""

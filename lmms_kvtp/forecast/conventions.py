@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lmms_kvtp.cost import SampleCost
-from lmms_kvtp.flops import LLMShape
+from lmms_kvtp.cost.flops import LLMShape
+from lmms_kvtp.cost.sample import SampleCost
 
 FULL, CAUSAL, LLM, MACS, FASTV = "full", "causal", "LLM only", "MACs", "FastV formula"
 MEANING = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lmms_kvtp.cost import SampleCost
-from lmms_kvtp.flops import LLMShape
+from lmms_kvtp.cost.flops import LLMShape
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.forecast.models import Spec
 
 UTILISATION = 0.4

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.flops import LLMShape, TextShape, VisionShape
+from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.layout import Newlines
-from lmms_kvtp.pixels import ResizedPixels
 from lmms_kvtp.resolve import near
-from lmms_kvtp.vlms.config import SO400M, LlavaConfig, read_config, read_json
-from lmms_kvtp.vlms.network import llm_shape, vision_shape
+from lmms_kvtp.video.pixels import ResizedPixels
+from lmms_kvtp.vlms.checkpoint.config import SO400M, LlavaConfig, read_config, read_json
+from lmms_kvtp.vlms.checkpoint.network import llm_shape, vision_shape
+from lmms_kvtp.vlms.layout import Newlines
 from lmms_kvtp.vlms.tiny import tiny_folder
 
 SIGLIP = "google/siglip-so400m-patch14-384"

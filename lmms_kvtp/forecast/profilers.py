@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import SiglipModel
 
-from lmms_kvtp.cost import SampleCost
-from lmms_kvtp.encoders._siglip_config import siglip_config
-from lmms_kvtp.flops.counter import counting
+from lmms_kvtp.cost.counter import counting
+from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.encoders.parts.siglip_config import siglip_config
 from lmms_kvtp.forecast.models import Encoder, Spec
-from lmms_kvtp.vlms.network import Network, build
+from lmms_kvtp.vlms.checkpoint.network import Network, build
 
 Profiler = Literal["thop", "torch"]
 MISSES = (

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lmms_kvtp.flops import LLMShape
-from lmms_kvtp.layer_pruning._cut import Inputs, cut_cache, cut_inputs, cut_keys
+from lmms_kvtp.cost.flops import LLMShape
+from lmms_kvtp.layer_pruning.parts.cut import Inputs, cut_cache, cut_inputs, cut_keys
 from lmms_kvtp.types import VISION, Prompt
 
 
@@ -73,7 +73,7 @@ class LayerPruner(ABC):
         return ()
 
     def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int | None:
-        """Operations of the selections alone (see `lmms_kvtp.flops`); None: the ledger leaves them out.
+        """Operations of the selections alone (see `lmms_kvtp.cost.flops`); None: the ledger leaves them out.
 
         Args:
             shape: of the language model.

@@ -7,9 +7,9 @@ from typing import ClassVar
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lmms_kvtp.flops import LLMShape, selection_flops
-from lmms_kvtp.layer_pruning._attention import check_ratio, highest, last_query_attention
+from lmms_kvtp.cost.flops import LLMShape, selection_flops
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage, StageInput
+from lmms_kvtp.layer_pruning.parts.attention import check_ratio, highest, last_query_attention
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.flops import LLMShape
+from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage
 
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.flops import LLMShape, selection_flops
-from lmms_kvtp.layer_pruning._attention import check_ratio, check_scores, unrotated_attention
+from lmms_kvtp.cost.flops import LLMShape, selection_flops
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage, StageInput
+from lmms_kvtp.layer_pruning.parts.attention import check_ratio, check_scores, unrotated_attention
 from lmms_kvtp.types import TEXT, VISION
 
 

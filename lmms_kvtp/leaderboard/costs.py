@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lmms_kvtp.cost import SampleCost, timed
+from lmms_kvtp.cost.sample import SampleCost, timed
 
 SHARED = "shared"
 """Stands beside seconds of a sweep."""

@@ -9,7 +9,7 @@ from typing import Any
 from lmms_kvtp.drawing import drawing, to_svg
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
-from lmms_kvtp.table import markdown
+from lmms_kvtp.rendering import markdown
 
 NONE = "-"
 

@@ -10,7 +10,7 @@ from lmms_kvtp.leaderboard.costs import CostSummary
 from lmms_kvtp.leaderboard.reported import Reported
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
-from lmms_kvtp.table import markdown
+from lmms_kvtp.rendering import markdown
 
 MISSING = "-"
 LATEX = {

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.leaderboard.scores import KINDS, VIDEOS, Layout, find, score
 
 RESULTS, SAMPLES = "_results.json", "_samples_"

@@ -5,13 +5,13 @@ from typing import cast
 
 import torch
 
+from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.refine import refine
+from lmms_kvtp.predictor.measure import sparsity
+from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.scorers.similarity import Similarity
-from lmms_kvtp.synth import cache, dataset
-from lmms_kvtp.training.predictor.measure import sparsity
-from lmms_kvtp.types import FrameFeatures, Question
-from lmms_kvtp.video import load_video
+from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.video.load import load_video
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from lmms_kvtp.cost import timed
+from lmms_kvtp.cost.sample import timed
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import accuracy, difference
-from lmms_kvtp.table import markdown
+from lmms_kvtp.rendering import markdown
 
 MISSING = "-"
 

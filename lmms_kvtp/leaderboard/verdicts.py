@@ -17,7 +17,7 @@ from lmms_kvtp.leaderboard.stats import (
     p_value,
     questions_needed,
 )
-from lmms_kvtp.table import markdown
+from lmms_kvtp.rendering import markdown
 
 LEVEL = 0.05
 """A difference is told from none where the corrected p-value is below."""

@@ -58,7 +58,7 @@ class TokenPruner(ABC):
         """
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int | None:
-        """Operations of `prune` (see `lmms_kvtp.flops`); None: known when it has run.
+        """Operations of `prune` (see `lmms_kvtp.cost.flops`); None: known when it has run.
 
         Then they are what it tells, or else are counted while it runs, which takes time of its own.
         """

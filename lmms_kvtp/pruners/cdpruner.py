@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.flops import pairs_flops
-from lmms_kvtp.pruners._greedy import distances
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, read, refuse_nan
+from lmms_kvtp.pruners.parts.spread import distances
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 LEAST = 3e-3

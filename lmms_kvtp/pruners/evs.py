@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners._temporal import change
 from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
+from lmms_kvtp.pruners.parts.temporal import change
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
-from lmms_kvtp.flops import pairs_flops
-from lmms_kvtp.pruners._dpc import peak_scores
-from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._scenes import ScenePruner, join
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import check, chunks, read, top
+from lmms_kvtp.pruners.parts.density_peaks import peak_scores
+from lmms_kvtp.pruners.parts.merge import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.scenes import ScenePruner, join
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.flops import pairs_flops
-from lmms_kvtp.pruners._bags import group, group_sums
-from lmms_kvtp.pruners._dpc import density_peaks
-from lmms_kvtp.pruners._greedy import distances, farthest
-from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._scenes import ScenePruner, join, mean_tokens
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import check, chunks, read, refuse_nan
+from lmms_kvtp.pruners.parts.bags import group, group_sums
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks
+from lmms_kvtp.pruners.parts.merge import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.scenes import ScenePruner, join, mean_tokens
+from lmms_kvtp.pruners.parts.spread import distances, farthest
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

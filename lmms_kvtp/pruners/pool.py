@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners._lattice import blocks
-from lmms_kvtp.pruners._merge import DROPPED, merge
 from lmms_kvtp.pruners.base import TokenPruner, check
+from lmms_kvtp.pruners.parts.lattice import blocks
+from lmms_kvtp.pruners.parts.merge import DROPPED, merge
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners._neighbours import enrich
 from lmms_kvtp.pruners.base import TokenPruner, check, read, top
+from lmms_kvtp.pruners.parts.neighbours import enrich
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

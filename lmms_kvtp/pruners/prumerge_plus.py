@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.flops import pairs_flops
-from lmms_kvtp.pruners._neighbours import enrich
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner, check, read, top
+from lmms_kvtp.pruners.parts.neighbours import enrich
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
-from lmms_kvtp.flops import pairs_flops
-from lmms_kvtp.pruners._dpc import density_peaks
-from lmms_kvtp.pruners._merge import DROPPED, merge_video
-from lmms_kvtp.pruners._scenes import mean_tokens, segment, stillness
-from lmms_kvtp.pruners._still import affordable, averages, still_and_moving
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner, check
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks
+from lmms_kvtp.pruners.parts.merge import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.scenes import mean_tokens, segment, stillness
+from lmms_kvtp.pruners.parts.still import affordable, averages, still_and_moving
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

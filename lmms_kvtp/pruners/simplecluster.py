@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.flops import pairs_flops
-from lmms_kvtp.pruners._bags import group, group_sums
-from lmms_kvtp.pruners._lattice import lattice
-from lmms_kvtp.pruners._merge import merge_video
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, refuse_nan
+from lmms_kvtp.pruners.parts.bags import group, group_sums
+from lmms_kvtp.pruners.parts.lattice import lattice
+from lmms_kvtp.pruners.parts.merge import merge_video
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 ROWS_AT_ONCE = 2048

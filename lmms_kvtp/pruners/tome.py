@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners._bags import Groups, group, group_sums
-from lmms_kvtp.pruners._matching import match
 from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read
+from lmms_kvtp.pruners.parts.bags import Groups, group, group_sums
+from lmms_kvtp.pruners.parts.matching import match
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.flops import pairs_flops
-from lmms_kvtp.pruners._merge import DROPPED, merge
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read, refuse_nan, top
+from lmms_kvtp.pruners.parts.merge import DROPPED, merge
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.leaderboard.stats import accuracy
+from lmms_kvtp.rendering import markdown
 from lmms_kvtp.reproduce.paper import TASKS
 from lmms_kvtp.reproduce.plan import HARNESS_TASKS, Plan, Step
-from lmms_kvtp.table import markdown
 
 NOT_RUN = "not run"
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import FrameFeatures
 
 
 class FrameScorer(ABC):
@@ -39,5 +40,5 @@ class FrameScorer(ABC):
         return None
 
     def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
-        """Operations of `score` on so many frames (see `lmms_kvtp.flops`); None: counted while it runs."""
+        """Operations of `score` on so many frames (see `lmms_kvtp.cost.flops`); None: counted while it runs."""
         return None

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.encoders._text_side import WEIGHTS as TEXT_WEIGHTS
-from lmms_kvtp.encoders._text_side import TextSide, load_text_side
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.fusion import SETTINGS, WEIGHTS, FusionHead
-from lmms_kvtp.refine import question_text
-from lmms_kvtp.scorers._context import head_beside, in_context
+from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
+from lmms_kvtp.encoders.parts.text_side import TextSide, load_text_side
+from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.scorers.base import FrameScorer
+from lmms_kvtp.scorers.parts.context import head_beside, in_context
+from lmms_kvtp.scorers.parts.fusion import SETTINGS, WEIGHTS, FusionHead
 from lmms_kvtp.shipped import TINY, checked, shipped_folder
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.relevance import MOST_RELEVANT
+from lmms_kvtp.questions import MOST_RELEVANT, Question
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 SLACK = 1e-3
 """Seconds by which containers round the times of frames."""

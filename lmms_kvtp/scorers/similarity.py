@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.refine import question_text
+from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 
 @dataclass(frozen=True)

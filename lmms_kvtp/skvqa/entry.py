@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from lmms_kvtp.relevance import MOST_RELEVANT
+from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE, clip_bounds, clip_rates, sparsity_of
 
 SCHEMA = 1

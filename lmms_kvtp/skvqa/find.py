@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.skvqa.entry import Entry
-from lmms_kvtp.skvqa.files import write_whole
 from lmms_kvtp.skvqa.index import dumps_all, files, read
 
 VARIABLE = "LMMS_KVTP_SKVQA_INDEX"

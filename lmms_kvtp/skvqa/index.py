@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.skvqa.entry import DATASETS, Entry, EntryError, dumps, loads
-from lmms_kvtp.skvqa.files import write_whole
 
 SHOWN = 20
 """Problems that a message lists."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lmms_kvtp.rendering import markdown
 from lmms_kvtp.skvqa.entry import DATASETS, Entry
-from lmms_kvtp.table import markdown
 
 BETA = 2.0
 """Least ratio of the highest to the mean rate; the paper varies it from 1.5 to 2.3 (figure 6)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lmms_kvtp.rows import FULL, method_settings
+from lmms_kvtp.presets import FULL, method_settings
 
 
 def typed(texts: Sequence[str], ratios: Sequence[float]) -> dict[str, dict[str, str]]:

@@ -9,12 +9,14 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded, encode_once
-from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, finish, prepare
+from lmms_kvtp.questions import Question
 from lmms_kvtp.selection import Weighed, weigh
-from lmms_kvtp.types import GenerationOptions, PackedTokens, Question, Video
+from lmms_kvtp.types import GenerationOptions, PackedTokens
+from lmms_kvtp.video.frames import Video
 from lmms_kvtp.visualize.links import NOWHERE, owners
 from lmms_kvtp.vlms.base import VideoVLM
 

@@ -14,18 +14,19 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from lmms_kvtp.device import find_device
 from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
-from lmms_kvtp.layout import Newlines, join, lay_out, text_run
-from lmms_kvtp.pixels import ResizedPixels
-from lmms_kvtp.types import Frames, FrameTokens, Generation, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.chat import Chat
-from lmms_kvtp.vlms.checkpoint import find_folder, load_generation_config, load_network, load_tokenizer
-from lmms_kvtp.vlms.config import LlavaConfig, read_config
-from lmms_kvtp.vlms.devices import Placement, check_dtype
-from lmms_kvtp.vlms.llava_package import load_package
-from lmms_kvtp.vlms.memory import told
-from lmms_kvtp.vlms.network import Network, llm_shape, vision_shape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, read_config
+from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype
+from lmms_kvtp.vlms.checkpoint.llava_package import load_package
+from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, load_network, load_tokenizer
+from lmms_kvtp.vlms.checkpoint.memory import told
+from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
+from lmms_kvtp.vlms.layout import Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiny import tiny_folder
 
@@ -61,7 +62,7 @@ class LoadOptions:
     mm_newline_position: Literal["grid", "frame", "one_token", "no_token"] | None = None
     """None: what the checkpoint was trained with."""
     newlines: Literal["auto", "row", "frame", "none"] = "auto"
-    """Of pruned frames; see `lmms_kvtp.layout.Newlines`."""
+    """Of pruned frames; see `lmms_kvtp.vlms.layout.Newlines`."""
     vision_batch: int = 16
     """Frames that the tower sees at once; bounds its memory, changes no result beyond rounding."""
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lmms_kvtp import shipped
-from lmms_kvtp.vlms.config import CheckpointError
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 
 NAME = shipped.TINY
 MANIFEST = shipped.MANIFEST

@@ -12,9 +12,9 @@ from loguru import logger
 from lmms_kvtp.skvqa.entry import Entry
 from lmms_kvtp.skvqa.find import NoIndexError, digest, entries, locate
 from lmms_kvtp.skvqa.identity import EVALUATED
-from lmms_kvtp.skvqa.locate import missing_message
 from lmms_kvtp.skvqa.settings import MISSING_VARIABLE, criteria, ignore_missing
 from lmms_kvtp.skvqa.stats import apply
+from lmms_kvtp.skvqa_build.locate import missing_message
 
 Doc = Mapping[str, Any]
 

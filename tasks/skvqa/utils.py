@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from lmms_kvtp.cost import task_metrics
+from lmms_kvtp.cost.sample import task_metrics
 from lmms_kvtp.skvqa.identity import EVALUATED
 
 Doc = Mapping[str, Any]

@@ -5,9 +5,9 @@ from typing import Any
 
 from loguru import logger
 
-from lmms_kvtp.cost import task_metrics
-from lmms_kvtp.synth import cache, dataset
-from lmms_kvtp.synth.parse import chosen_letter
+from lmms_kvtp.cost.sample import task_metrics
+from lmms_kvtp.embedded import cache, dataset
+from lmms_kvtp.embedded.parse import chosen_letter
 
 Doc = Mapping[str, Any]
 

@@ -10,14 +10,16 @@ import torch
 
 from lmms_kvtp.bench.first_token import PixelVideo, first_tokens, random_pixels
 from lmms_kvtp.bench.random_model import random_llava, random_parts, write_siglip
+from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.flops import TextShape, VisionShape
 from lmms_kvtp.forecast.models import find
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.pipeline import answer
-from lmms_kvtp.rows import settings_of
-from lmms_kvtp.types import FEATURES, Frames, GenerationOptions, Question
-from lmms_kvtp.video import video_from_frames
+from lmms_kvtp.presets import settings_of
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import FEATURES, GenerationOptions
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.load import video_from_frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 VISION, TEXT = VisionShape(42, 7, 24, 40, 3, 3), TextShape(24, 40, 2, 24)

@@ -3,7 +3,7 @@
 import pytest
 
 from lmms_kvtp.bench.waterfall import one_after_the_other, side_by_side, stage_floors, stage_seconds, waterfall
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.sample import SampleCost
 
 SHARED = {"decode": 6.0, "preprocess": 1.5, "vision": 3.0, "encoder": 0.6, "waiting": 4.5}
 COSTS = [

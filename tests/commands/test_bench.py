@@ -1,13 +1,13 @@
 """`lmms-kvtp bench e2e` on journals."""
 
 import pytest
-from checkpoints import write_tiny
-from lookalike import write_video
+from helpers.checkpoints import write_tiny
+from helpers.lookalike import write_video
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.cost import SampleCost
-from lmms_kvtp.model_wrappers.journal import Journal
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.run.journal import Journal
 
 
 def journal(folder, rank, **cost):

@@ -1,6 +1,5 @@
 """`lmms-kvtp check` on a small task in the harness's own form, with real files."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,33 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import lookalike
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.forecast.answer import forecast
 from lmms_kvtp.forecast.machine import hours, memory
 from lmms_kvtp.forecast.models import find
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.rows import method_settings
+from lmms_kvtp.presets import method_settings
 from lmms_kvtp.vlms.tiny import tiny_folder
-
-
-def module(name: str):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 @pytest.fixture
 def task(tmp_path, monkeypatch):
     """Three videos with two questions each; the last video is missing."""
-    docs = module("lookalike").write_task(tmp_path / "lookalike_check", "lookalike_check", videos=3, questions=2)
+    docs = lookalike.write_task(tmp_path / "lookalike_check", "lookalike_check", videos=3, questions=2)
     gone = Path(docs[0]["video_path"]).parent / "clip2.mp4"
     os.remove(gone)
     monkeypatch.chdir(tmp_path / "lookalike_check")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    import lmms_kvtp.model_wrappers.preflight as preflight
+    import lmms_kvtp.harness.preflight as preflight
 
     manager = preflight.TaskManager
     monkeypatch.setattr(
@@ -124,7 +117,7 @@ def test_wrong_settings_are_refused_before_tasks_are_looked_for(arguments, messa
 
 def test_the_tasks_of_this_package_are_known():
     """In a process of its own: here the harness's models, and the plug-ins with them, may have been imported before."""
-    code = "import lmms_kvtp.model_wrappers.preflight, lmms_eval.tasks; print(lmms_eval.tasks._lmms_kvtp)"
+    code = "import lmms_kvtp.harness.preflight, lmms_eval.tasks; print(lmms_eval.tasks._lmms_kvtp)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
 

@@ -4,7 +4,7 @@ import pytest
 
 from lmms_kvtp.commands.demo import METHODS
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.rows import settings_of
+from lmms_kvtp.presets import settings_of
 
 
 @pytest.mark.parametrize("name", METHODS)

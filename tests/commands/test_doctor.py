@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from checkpoints import write_tiny
-from harness_files import ALL, samples, write_run
+from helpers.checkpoints import write_tiny
+from helpers.harness_files import ALL, samples, write_run
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.vlms import reference
+from lmms_kvtp.doctor import reference
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """`lmms-kvtp skvqa` on finished indexes."""
 
 import pytest
-from skvqa.entries import long_entry
+from helpers.skvqa_entries import long_entry
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.skvqa.entry import dumps

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from harness_files import BASE, OURS, samples, write_base, write_run
+from helpers.harness_files import BASE, OURS, samples, write_base, write_run
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands import table

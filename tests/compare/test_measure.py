@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import write_tiny
-from small_videos import write_video
+from helpers.checkpoints import write_tiny
+from helpers.small_videos import write_video
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.compare.data import Asked
 from lmms_kvtp.compare.measure import FULL, Outcome, _outcome, divergence, measure
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import encode_once
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, prepare
 from lmms_kvtp.pruners.random import RandomTokens
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import Question
-from lmms_kvtp.video import load_video
+from lmms_kvtp.questions import Question
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 FRAMES = FrameOptions(max_frames_num=4)

@@ -1,20 +1,15 @@
 """What every layer pruner must do, by name, at its default settings on a model of 28 layers."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import decoders
 from transformers import DynamicCache
 
 from lmms_kvtp.layer_pruning.base import LayerPruner, check_stages, layer_pruning
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.types import VISION
-
-SPEC = importlib.util.spec_from_file_location("decoders", Path(__file__).parents[1] / "decoders.py")
-decoders = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(decoders)
 
 PACKAGE, LAYERS = "lmms_kvtp.layer_pruning", 28
 KEEP_ALL = {"none": {}, "fastv": {"ratio": 1.0}, "prunevid": {"alpha": 1.0}, "pyramiddrop": {"ratios": (1.0, 1.0, 1.0)}}

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.types import ADDED, FEATURES, FrameFeatures, Question
+from lmms_kvtp.types import ADDED, FEATURES, FrameFeatures
 
 SCORERS = [resolve("lmms_kvtp.scorers", name, FrameScorer) for name in available("lmms_kvtp.scorers")]
 ENCODER = Siglip(str(Path(__file__).parent.parent / "goldens" / "siglip_tiny"), device="cpu")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checkpoints import write_tiny
+from helpers.checkpoints import write_tiny
 
 from lmms_kvtp.encode import encode
 from lmms_kvtp.encoders.base import FrameEncoder
@@ -10,9 +10,11 @@ from lmms_kvtp.layer_pruning.base import LayerPruner
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.pipeline import Prepared, prepare
 from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.types import Frames, GenerationOptions, Question
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 PRUNERS, ENCODERS = available("lmms_kvtp.pruners"), available("lmms_kvtp.encoders")

@@ -1,7 +1,7 @@
 """The random model that is examined."""
 
 import pytest
-from checkpoints import write_tiny
+from helpers.checkpoints import write_tiny
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 import pytest
-from small_exams import GATE, exam
+from helpers.small_exams import GATE, exam
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Exam
 from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.synthetic import reference
+from lmms_kvtp.embedded.parse import chosen_letter
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.random import RandomTokens
-from lmms_kvtp.synth.parse import chosen_letter
 
 
 def test_random_under_another_name_is_caught(model):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from harness_files import ALL, sample, write_run
+from helpers.harness_files import ALL, sample, write_run
 
 from lmms_kvtp.doctor import expected
 from lmms_kvtp.doctor.expected import Expected, published, recorded

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_exams import GATE, exam, failed, found
+from helpers.small_exams import GATE, exam, failed, found
 
 from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.allocators.softmax import Softmax
@@ -237,7 +237,7 @@ def test_a_changed_baseline_is_caught(model, monkeypatch):
 
 def test_published_logits_that_differ_are_named_by_the_gate(model, monkeypatch):
     name = Path(model.vlm.name).name
-    monkeypatch.setattr("lmms_kvtp.vlms.reference.PUBLISHED", {name: ((0.0, 0.0, 0.0),) * 3})
+    monkeypatch.setattr("lmms_kvtp.doctor.reference.PUBLISHED", {name: ((0.0, 0.0, 0.0),) * 3})
     assert found(model, "baseline_logits") == {"baseline logits"}
 
 

@@ -1,6 +1,5 @@
 """The harness's own command line with our model: one whole run, one that is killed and resumed, one with a typo."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -8,21 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from helpers import checkpoints, lookalike
 
 TASK = "skvqa_synth_look"
 VIDEOS, QUESTIONS = 5, 4
 METHOD = "keep_ratio=0.4,allocator.temperature=1"
-
-
-def module_at(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Harness:
@@ -30,8 +21,8 @@ class Harness:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.checkpoint = module_at("checkpoints").write_tiny(folder / "models" / "random")
-        module_at("lookalike").write_task(folder / "task", TASK, VIDEOS, QUESTIONS)
+        self.checkpoint = checkpoints.write_tiny(folder / "models" / "random")
+        lookalike.write_task(folder / "task", TASK, VIDEOS, QUESTIONS)
 
     def start(self, name, model="llava_video_kvtp", task=TASK, arguments=""):
         out = self.folder / name

@@ -1,16 +1,15 @@
 """From look-alike data to the table: indexes built from images, then the group `skvqa` through the harness, offline."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import hub, skvqa_lookalikes
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.vlms.tiny import tiny_folder
@@ -19,18 +18,10 @@ TASKS = ["skvqa_egoschema", "skvqa_nextqa", "skvqa_videomme"]
 GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
 
 
-def module_at(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(name).name, Path(__file__).parents[1] / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Results and samples of one run with the relevance of the index itself, which lies in the hub's cache."""
-    folder, look = tmp_path_factory.mktemp("skvqa"), module_at("skvqa_lookalikes")
+    folder, look = tmp_path_factory.mktemp("skvqa"), skvqa_lookalikes
     home = folder / "hf"
     look.write_harness_cache(home)
     rows = {"videomme": look.videomme_rows(2, 2), "egoschema": look.egoschema_rows(2), "nextqa": look.nextqa_rows(2, 2)}
@@ -40,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         build += ["--out", folder / "index", "--captioner", "none", "--scorer", f"siglip:{tiny_folder() / 'siglip'}"]
         assert main([str(part) for part in build]) == 0
     index = {f"{name}.jsonl": (folder / "index" / f"{name}.jsonl").read_bytes() for name in rows}
-    module_at("skvqa/hub").write_hub(home / "hub", "somebody/skvqa", index)
+    hub.write_hub(home / "hub", "somebody/skvqa", index)
     settings = "pretrained=tiny,allow_toy=true,keep_ratio=0.4,scorer=oracle,allocator.temperature=1,pruner=random"
     command = [sys.executable, "-P", "-m", "lmms_eval", "--model", "llava_video_kvtp", "--model_args", settings]
     command += ["--tasks", "skvqa", "--output_path", str(folder / "out"), "--log_samples"]

@@ -1,26 +1,17 @@
 """Look-alikes of stock tasks through the harness's command line: in one process, in batches, and on two ranks."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import checkpoints, stock
 
 METHOD = "keep_ratio=0.4,scorer=uniform,allocator=uniform,pruner=random,max_frames_num=7"
-
-
-def module_at(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Runs:
@@ -28,8 +19,8 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
-        self.checkpoint = module_at("checkpoints").write_tiny(folder / "models" / "random")
-        self.docs = module_at("stock").write_tasks(folder / "tasks", self.home)
+        self.checkpoint = checkpoints.write_tiny(folder / "models" / "random")
+        self.docs = stock.write_tasks(folder / "tasks", self.home)
 
     def run(self, name: str, launcher: list[str], *more: str) -> None:
         command = [

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lmms_kvtp.cost.counter import counting, unfused
 from lmms_kvtp.encoders.open_clip import OpenClip
-from lmms_kvtp.flops.counter import counting, unfused
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.pixels import ResizedPixels
-from lmms_kvtp.types import Frames
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.pixels import ResizedPixels
 
 POOL = GridPool("average", (6, 4))
 CLIP = {

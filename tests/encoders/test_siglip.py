@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SiglipModel
 
-from lmms_kvtp.encoders._maps import pool_patches
+from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops, vision_flops
+from lmms_kvtp.encoders.parts.maps import pool_patches
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.flops import VisionShape, pooling_head_flops, vision_flops
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.types import FEATURES, Frames
+from lmms_kvtp.types import FEATURES
+from lmms_kvtp.video.frames import Frames
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 TINY = GOLDENS / "siglip_tiny"

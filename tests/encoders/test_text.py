@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.encoders._text import split_text
+from lmms_kvtp.encoders.parts.text import split_text
 
 
 def at_most(characters: int) -> Callable[[str], bool]:

@@ -9,15 +9,16 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SiglipModel
 
-from lmms_kvtp.encoders._text_side import load_text_side, save_text_side
-from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead, load_tower_head
+from lmms_kvtp.cost.flops import TextShape, VisionShape, pooling_head_flops, text_flops
+from lmms_kvtp.encoders.parts.text_side import load_text_side, save_text_side
+from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead, load_tower_head
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import Tower
-from lmms_kvtp.flops import TextShape, VisionShape, pooling_head_flops, text_flops
-from lmms_kvtp.fusion import FusionHead
 from lmms_kvtp.grid import GridPool
+from lmms_kvtp.questions import Question
+from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.scorers.shared import Shared
-from lmms_kvtp.types import Frames, Question
+from lmms_kvtp.video.frames import Frames
 
 SIGLIP = Path(__file__).parent.parent / "goldens" / "siglip_tiny"
 SHAPE = HeadShape(width=24, intermediate=40, heads=3, embed=32)

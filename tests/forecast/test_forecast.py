@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.flops import LLMShape, selection_flops
+from lmms_kvtp.cost.flops import LLMShape, selection_flops
 from lmms_kvtp.forecast.answer import forecast
 from lmms_kvtp.forecast.conventions import conventions, fastv_formula
 from lmms_kvtp.forecast.models import find, find_encoder
 from lmms_kvtp.forecast.profilers import Profiled
 from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.presets import method_settings
 from lmms_kvtp.reproduce.paper import TABLE2, TABLE3
-from lmms_kvtp.rows import method_settings
 
 MODELS = ("llava-video-7b", "llava-video-72b")
 

@@ -1,13 +1,7 @@
-"""Models, prompts and the plain loop of tests/decoders.py, as fixtures."""
-
-import importlib.util
-from pathlib import Path
+"""Models, prompts and the plain loop of tests/helpers/decoders.py, as fixtures."""
 
 import pytest
-
-SPEC = importlib.util.spec_from_file_location("decoders", Path(__file__).parents[1] / "decoders.py")
-decoders = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(decoders)
+from helpers import decoders
 
 
 @pytest.fixture(scope="session", params=["eager", "sdpa"])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmms_kvtp.layer_pruning._cut import cut_inputs, cut_keys
+from lmms_kvtp.layer_pruning.parts.cut import cut_inputs, cut_keys
 
 KEPT = torch.tensor([0, 2, 5, 6])
 

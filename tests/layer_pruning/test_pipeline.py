@@ -1,16 +1,17 @@
 """Layer pruning behind scorer, allocator and pruner of a whole method, and what it is charged with."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import checkpoints
 
-from lmms_kvtp.flops import decode_flops, prefill_flops
+from lmms_kvtp.cost.flops import decode_flops, prefill_flops
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.pipeline import answer
-from lmms_kvtp.types import TEXT, VISION, Frames, GenerationOptions, PackedTokens, Question
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import TEXT, VISION, GenerationOptions, PackedTokens
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 OPTIONS = GenerationOptions(max_new_tokens=5)
@@ -29,9 +30,6 @@ class Clip:
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("checkpoints", Path(__file__).parents[1] / "checkpoints.py")
-    checkpoints = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(checkpoints)
     folder = checkpoints.write_tiny(tmp_path_factory.mktemp("models") / "random")
     return load_llava_video(str(folder), LoadOptions(device="cpu"))
 

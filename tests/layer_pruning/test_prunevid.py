@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaForCausalLM
 
-from lmms_kvtp.layer_pruning._attention import unrotated_attention
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
+from lmms_kvtp.layer_pruning.parts.attention import unrotated_attention
 from lmms_kvtp.layer_pruning.prunevid import PruneVid
 from lmms_kvtp.types import NEWLINE, TEXT, VISION, Prompt
 

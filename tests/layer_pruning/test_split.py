@@ -7,8 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
-from lmms_kvtp.layer_pruning._attention import last_query_attention, unrotated_attention
 from lmms_kvtp.layer_pruning.base import StageInput
+from lmms_kvtp.layer_pruning.parts.attention import last_query_attention, unrotated_attention
 
 COUNT, WIDTH, HEAD = 10, 32, 8
 

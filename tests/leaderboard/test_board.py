@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from harness_files import ALL, BASE, COST, OURS, read_board, sample, samples, write_base, write_pair, write_run
+from helpers.harness_files import ALL, BASE, COST, OURS, read_board, sample, samples, write_base, write_pair, write_run
 
 from lmms_kvtp.leaderboard.formats import to_markdown
 from lmms_kvtp.leaderboard.judging import judge

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from harness_files import read_board, samples, write_base, write_run
+from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard.page import to_html
 from lmms_kvtp.leaderboard.reported import reported

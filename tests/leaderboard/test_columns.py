@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
+from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
 
 from lmms_kvtp.leaderboard.entries import ALLOW
 from lmms_kvtp.leaderboard.gates import gates_of, read_gates

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.leaderboard import embedded
 from lmms_kvtp.leaderboard.runs import Record, Run
 

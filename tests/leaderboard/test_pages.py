@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
+from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
 from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main

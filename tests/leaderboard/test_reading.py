@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-from harness_files import read_board, samples, write_base, write_run
+from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard import reading as module
 from lmms_kvtp.leaderboard.reading import Samples, reading

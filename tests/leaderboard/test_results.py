@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from harness_files import read_board, samples, write_base, write_run
+from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.leaderboard.results import regressions, write_results

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lmms_eval import models
 
-from lmms_kvtp.plugin import MODELS
+from lmms_kvtp.harness.plugin import MODELS
 
 ROWS = {
     "llava_video": ("uniform", "uniform", "none", "none", 1.0),

@@ -1,18 +1,16 @@
 """The model id of LLaVA-OneVision, on a checkpoint with one newline behind the video."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers import checkpoints
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
-from lmms_kvtp.model_wrappers.answering import SampleError
+from lmms_kvtp.harness.plugin import MODELS
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.model_wrappers.onevision import LlavaOnevisionKvtp
-from lmms_kvtp.model_wrappers.wrapper import LlavaVideoKvtp
-from lmms_kvtp.plugin import MODELS
-from lmms_kvtp.vlms.config import CheckpointError
+from lmms_kvtp.run.answerer import SampleError
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 
 TASK = "some_task"
 FULL = {"scorer": "uniform", "allocator": "uniform", "pruner": "none", "keep_ratio": 1, "device": "cpu"}
@@ -21,10 +19,6 @@ FULL = {"scorer": "uniform", "allocator": "uniform", "pruner": "none", "keep_rat
 @pytest.fixture(scope="module")
 def onevision(tmp_path_factory):
     """A configuration as LLaVA-OneVision's, which leaves the newline's place to its default."""
-    path = Path(__file__).parents[1] / "checkpoints.py"
-    spec = importlib.util.spec_from_file_location("checkpoints", path)
-    checkpoints = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(checkpoints)
     fields = {"mm_newline_position": "one_token", "image_aspect_ratio": "anyres_max_9"}
     fields["image_grid_pinpoints"] = [[66, 66], [66, 132], [132, 66], [132, 132]]
     return checkpoints.write_tiny(tmp_path_factory.mktemp("onevision"), siglip=False, fields=fields)

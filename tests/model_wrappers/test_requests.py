@@ -6,17 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lmms_kvtp.model_wrappers.requests import (
-    Ask,
-    check_files,
-    flatten,
-    name_visuals,
-    read_ask,
-    read_question,
-    read_visuals,
-    split_prompt,
-)
-from lmms_kvtp.types import GenerationOptions, Question
+from lmms_kvtp.model_wrappers.requests import read_ask
+from lmms_kvtp.questions import Question
+from lmms_kvtp.run.asks import Ask, check_files, flatten, name_visuals, read_question, read_visuals, split_prompt
+from lmms_kvtp.types import GenerationOptions
 
 PROMPT = "Watch.\nWhat is red?\nA. the ball\nB. the sky\nC. a dog\nAnswer with the option's letter directly."
 

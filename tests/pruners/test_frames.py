@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_tokens import BUDGETS, video
+from helpers.small_tokens import BUDGETS, video
 
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.cdpruner import CDPruner

@@ -11,8 +11,8 @@ import torch
 
 from lmms_kvtp.allocators.kvtp_release import counts
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.pruners._matching import match
 from lmms_kvtp.pruners.base import pack, top
+from lmms_kvtp.pruners.parts.matching import match
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.tome import ToMe
 from lmms_kvtp.types import FrameFeatures, FrameTokens

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from lmms_kvtp.allocators.base import largest_remainder
-from lmms_kvtp.pruners._dpc import density_peaks
 from lmms_kvtp.pruners.holitom import HoliTom, windows
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 

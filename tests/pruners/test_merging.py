@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_tokens import BUDGETS, video
+from helpers.small_tokens import BUDGETS, video
 
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.tome import ToMe

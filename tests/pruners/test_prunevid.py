@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lmms_kvtp.pruners import _dpc
-from lmms_kvtp.pruners._dpc import density_peaks, peak_scores
-from lmms_kvtp.pruners._scenes import mean_tokens, refine, segment, stillness
-from lmms_kvtp.pruners._still import averages
+from lmms_kvtp.pruners.parts import density_peaks as _dpc
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks, peak_scores
+from lmms_kvtp.pruners.parts.scenes import mean_tokens, refine, segment, stillness
+from lmms_kvtp.pruners.parts.still import averages
 from lmms_kvtp.pruners.prunevid import PruneVid
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.vcast import VCast
 from lmms_kvtp.scorers.vidcom2 import VidCom2
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 ENCODER = Siglip("no/weights", device="cpu")
 """Never loaded."""

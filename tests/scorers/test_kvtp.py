@@ -8,12 +8,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_kvtp import shipped
-from lmms_kvtp.encoders._text_side import save_text_side
+from lmms_kvtp.encoders.parts.text_side import save_text_side
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.fusion import FusionHead
+from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
+from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.scorers.similarity import Similarity
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 TINY = GOLDENS / "siglip_tiny"

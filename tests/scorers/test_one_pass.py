@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_tiny
+from helpers.checkpoints import write_tiny
 from torch import nn
 
-from lmms_kvtp.encoders._text_side import save_text_side
-from lmms_kvtp.encoders._tower_head import HeadShape, TowerHead
+from lmms_kvtp.encoders.parts.text_side import save_text_side
+from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import Method, build_method
 from lmms_kvtp.pipeline import answer
-from lmms_kvtp.types import Frames, GenerationOptions, Question
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
 COUNT = 5

@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms_kvtp.allocators.softmax import Softmax
+from lmms_kvtp.embedded.dataset import build
+from lmms_kvtp.embedded.questions import relevance_of
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.oracle import Oracle
-from lmms_kvtp.synth.dataset import build
-from lmms_kvtp.synth.questions import relevance_of
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 NOBODY = Siglip("no/such/checkpoint")
 

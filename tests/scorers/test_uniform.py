@@ -1,8 +1,9 @@
 import torch
 
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.uniform import Uniform
-from lmms_kvtp.types import FrameFeatures, Question
+from lmms_kvtp.types import FrameFeatures
 
 
 def test_every_frame_is_as_relevant_as_any_other_and_nothing_is_loaded():

@@ -3,9 +3,9 @@ import math
 from dataclasses import replace
 
 import pytest
+from helpers.skvqa_entries import entry
 from hypothesis import given
 from hypothesis import strategies as st
-from skvqa.entries import entry
 
 from lmms_kvtp.skvqa.entry import EntryError, dumps, loads
 from lmms_kvtp.skvqa.rates import clip_rates, sparsity_of
@@ -47,7 +47,7 @@ def test_a_line_has_the_fields_that_the_predictor_trains_on():
 
 
 def test_the_predictor_trains_on_an_index(tmp_path):
-    from lmms_kvtp.training.predictor.examples import read_index
+    from lmms_kvtp.predictor.examples import read_index
 
     (tmp_path / "videomme.jsonl").write_text(dumps(entry()))
     [example] = read_index(tmp_path / "videomme.jsonl", tmp_path)

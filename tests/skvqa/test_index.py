@@ -2,11 +2,11 @@ import os
 from dataclasses import replace
 
 import pytest
-from skvqa.entries import entry, long_entry
+from helpers.skvqa_entries import entry, long_entry
 
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.skvqa.compare import diff, merge
 from lmms_kvtp.skvqa.entry import DATASETS, dumps
-from lmms_kvtp.skvqa.files import write_whole
 from lmms_kvtp.skvqa.index import IndexFileError, files, read, write
 from lmms_kvtp.skvqa.stats import Criteria, apply, report, statistics
 

@@ -4,11 +4,11 @@ import tarfile
 import zipfile
 
 import pytest
-from skvqa_lookalikes import WRITERS, nextqa_rows, videomme_rows, write_frames, write_json, write_parquet
+from helpers.skvqa_lookalikes import WRITERS, nextqa_rows, videomme_rows, write_frames, write_json, write_parquet
 
 from lmms_kvtp.skvqa.layouts import LAYOUTS, LayoutError, read_questions
-from lmms_kvtp.skvqa.locate import ArchiveError, scan, unpack
 from lmms_kvtp.skvqa.tables import TableError
+from lmms_kvtp.skvqa_build.locate import ArchiveError, scan, unpack
 
 COUNTS = {
     "videomme": 4,

@@ -7,16 +7,17 @@ from typing import Any
 
 import datasets
 import pytest
+from helpers.hub import write_hub
+from helpers.skvqa_entries import long_entry
+from helpers.skvqa_lookalikes import egoschema_rows, nextqa_rows, videomme_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from skvqa.entries import long_entry
-from skvqa.hub import write_hub
-from skvqa_lookalikes import egoschema_rows, nextqa_rows, videomme_rows
 
-from lmms_kvtp.skvqa import find, prompts
+from lmms_kvtp.skvqa import find
 from lmms_kvtp.skvqa.find import NoIndexError
 from lmms_kvtp.skvqa.index import IndexFileError, dumps_all, write
 from lmms_kvtp.skvqa.layouts import LAYOUTS
+from lmms_kvtp.skvqa_build import prompts
 from lmms_kvtp.tasks.skvqa import documents, utils
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
@@ -80,7 +81,7 @@ def test_the_full_task_asks_everything_with_or_without_an_index(home: Path) -> N
 
 
 def test_spans_reach_the_oracle(home: Path) -> None:
-    from lmms_kvtp.model_wrappers.requests import read_question
+    from lmms_kvtp.run.asks import read_question
 
     entry = long_entry("uuid-1", 128, 5.0, dataset="egoschema")
     edges = tuple((8.0 * clip, 8.0 * clip + 8) for clip in range(16))

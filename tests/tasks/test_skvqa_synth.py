@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lmms_kvtp.synth import VERSION, dataset
-from lmms_kvtp.synth.questions import KINDS, ask
-from lmms_kvtp.synth.script import write_script
+from lmms_kvtp.embedded import VERSION, dataset
+from lmms_kvtp.embedded.questions import KINDS, ask
+from lmms_kvtp.embedded.script import write_script
 from lmms_kvtp.tasks.skvqa_synth import utils
 
 TASKS = Path(utils.__file__).parents[1]
@@ -106,7 +106,7 @@ def test_letters_and_texts_are_scored_and_the_unreadable_is_wrong(text: str, sco
 
 
 def test_costs_of_our_wrapper_reach_the_row() -> None:
-    from lmms_kvtp.cost import SampleCost, record
+    from lmms_kvtp.cost.sample import SampleCost, record
 
     assert utils.process_results(DOC, ["C"])["vision_tokens_kept"] is None
     cost = SampleCost(num_frames=7, tokens_before=252, tokens_kept=63, seconds={"prefill": 0.5, "generate": 0.25})

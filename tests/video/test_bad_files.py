@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import VideoError
-from lmms_kvtp.video import load_video
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
 
 BACKENDS = pytest.mark.parametrize("backend", ["auto", "decord", "pyav"])
 FRONT = {"movflags": "faststart"}

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lmms_kvtp.decoders.auto import AutoReader, _warn_once, open_reader
-from lmms_kvtp.decoders.decord import objection
-from lmms_kvtp.decoders.index import read_index
-from lmms_kvtp.decoders.pyav import DamagedError, PyAVReader
-from lmms_kvtp.sampling import FrameOptions
-from lmms_kvtp.types import VideoError
+from lmms_kvtp.video.decord import objection
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.index import read_index
+from lmms_kvtp.video.open import AutoReader, _warn_once, open_reader
+from lmms_kvtp.video.pyav import DamagedError, PyAVReader
+from lmms_kvtp.video.sampling import FrameOptions
 
 QUIET = "log-level=none:pools=1:frame-threads=1"
 GAPS = np.cumsum(np.random.default_rng(1).integers(1, 9, 50)).tolist()
@@ -140,8 +140,8 @@ def test_rotated_videos_come_out_upright_from_both(clip, tmp_path, degrees, matr
 
 def test_pyav_is_loaded_before_decord_whose_codecs_would_replace_its_own(clip):
     code = (
-        "import sys; from lmms_kvtp.video import load_video\n"
-        "from lmms_kvtp.sampling import FrameOptions\n"
+        "import sys; from lmms_kvtp.video.load import load_video\n"
+        "from lmms_kvtp.video.sampling import FrameOptions\n"
         f"list(load_video({str(clip())!r}, FrameOptions(backend='decord')).chunks()); names = list(sys.modules)\n"
         "assert names.index('av') < names.index('decord')"
     )
@@ -151,7 +151,7 @@ def test_pyav_is_loaded_before_decord_whose_codecs_would_replace_its_own(clip):
 @pytest.fixture
 def warnings(caplog):
     _warn_once.cache_clear()
-    caplog.set_level(logging.INFO, logger="lmms_kvtp.decoders.auto")
+    caplog.set_level(logging.INFO, logger="lmms_kvtp.video.open")
     return lambda level: [record.getMessage() for record in caplog.records if record.levelno == level]
 
 

@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from checkpoints import write_tiny
+from helpers.checkpoints import write_tiny
+from helpers.small_videos import write_video
 from PIL import Image
-from small_videos import write_video
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.cost import SampleCost
+from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.visualize.methods import typed
 from lmms_kvtp.visualize.picture import DROPPED, KEPT, MERGED, Picture, lit, most_telling

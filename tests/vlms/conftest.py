@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from checkpoints import write_tiny
+from helpers.checkpoints import write_tiny
 
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 

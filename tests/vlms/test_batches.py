@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms_kvtp.flops import LLMShape, prefill_flops
+from lmms_kvtp.cost.flops import LLMShape, prefill_flops
 from lmms_kvtp.method import Method, build_method
 from lmms_kvtp.pipeline import Answer, answer
-from lmms_kvtp.types import Frames, GenerationOptions, PackedTokens, Prompt, Question
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import write_tiny
+from helpers.checkpoints import write_tiny
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lmms_kvtp.api import Model
+from lmms_kvtp.cost.counter import counting, unfused
 from lmms_kvtp.encode import encode
-from lmms_kvtp.flops.counter import counting, unfused
 from lmms_kvtp.pipeline import answer
-from lmms_kvtp.rows import settings_of
-from lmms_kvtp.types import Frames, GenerationOptions, Question
+from lmms_kvtp.presets import settings_of
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 CHUNK = 8

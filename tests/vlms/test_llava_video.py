@@ -6,25 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import IMAGE_SIZE, PATCH_SIZE, write_tiny
+from helpers.checkpoints import IMAGE_SIZE, PATCH_SIZE, write_tiny
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
+from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded
-from lmms_kvtp.meter import Meter
 from lmms_kvtp.method import build_method
+from lmms_kvtp.questions import Question
 from lmms_kvtp.selection import select
-from lmms_kvtp.types import (
-    NEWLINE,
-    TEXT,
-    VISION,
-    FrameFeatures,
-    Frames,
-    FrameTokens,
-    GenerationOptions,
-    Prompt,
-    Question,
-)
+from lmms_kvtp.types import NEWLINE, TEXT, VISION, FrameFeatures, FrameTokens, GenerationOptions, Prompt
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.base import PromptTooLongError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 

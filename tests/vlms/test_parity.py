@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lmms_kvtp.grid import GridPool
-from lmms_kvtp.types import Frames, FrameTokens, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.types import FrameTokens, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
@@ -144,7 +145,7 @@ def test_every_array_is_compared() -> None:
     compared |= {f"pooled_{mode}" for mode in ("bilinear", "average", "max")}
     compared |= {f"input_ids_{prompt}" for prompt in ("plain", "time", "text_only")}
     compared |= {"tower_embeddings", "tower_features", "projected", "frames_uint8", "pixel_values"}
-    elsewhere = {"big_frame_uint8", "big_pixel_values"}  # tests/test_pixels.py
+    elsewhere = {"big_frame_uint8", "big_pixel_values"}  # tests/video/test_pixels.py
     unused = {"tower_post_layernorm", "trunc_plain_bilinear_grid/logits_last", *arrays_of("scores_top2_gap")}
     assert names == compared | elsewhere | unused
     assert {(FACTS["runs"][run]["pool"], FACTS["runs"][run]["newline"]) for run in RUNS} == {

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import GOLDEN, write_tiny
+from helpers.checkpoints import GOLDEN, write_tiny
 from transformers import AutoTokenizer, Qwen2Config
 
+from lmms_kvtp.cost.flops import vision_flops
+from lmms_kvtp.doctor.onevision import transformers_model
 from lmms_kvtp.encode import Encoded
-from lmms_kvtp.flops import vision_flops
 from lmms_kvtp.method import build_method
 from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.pipeline import finish, prepare
-from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions, Picture, Question
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions
+from lmms_kvtp.video.frames import Picture
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
-from lmms_kvtp.vlms.onevision import transformers_model
 
 SIDE = 66
 PAIRS = [[SIDE * rows, SIDE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmms_kvtp.flops import LLMShape, VisionShape
-from lmms_kvtp.vlms.checkpoint import check_layout, expected_shapes, load_network
-from lmms_kvtp.vlms.config import LlavaConfig, read_config
-from lmms_kvtp.vlms.devices import Placement
-from lmms_kvtp.vlms.names import ORIGINAL
-from lmms_kvtp.vlms.network import build, llm_shape, vision_shape
+from lmms_kvtp.cost.flops import LLMShape, VisionShape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, read_config
+from lmms_kvtp.vlms.checkpoint.devices import Placement
+from lmms_kvtp.vlms.checkpoint.load import check_layout, expected_shapes, load_network
+from lmms_kvtp.vlms.checkpoint.network import build, llm_shape, vision_shape
+from lmms_kvtp.vlms.checkpoint.tensor_names import ORIGINAL
 
 REAL = {
     "architectures": ["LlavaQwenForCausalLM"],

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lmms_kvtp.vlms import tiny
-from lmms_kvtp.vlms.checkpoint import find_folder
-from lmms_kvtp.vlms.config import CheckpointError
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
+from lmms_kvtp.vlms.checkpoint.load import find_folder
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 

@@ -3,15 +3,17 @@
 import math
 from pathlib import Path
 
-import checkpoints
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import checkpoints
 
-from lmms_kvtp.layout import Newlines, lay_out
 from lmms_kvtp.method import build_method
 from lmms_kvtp.pipeline import answer
-from lmms_kvtp.types import Frames, GenerationOptions, PackedTokens, Question
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import GenerationOptions, PackedTokens
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.vlms.layout import Newlines, lay_out
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 FRAMES = 3

@@ -1,0 +1,134 @@
+"""`lmms-kvtp list`: every component, with its paper, where it works, what it reads and what it promises."""
+
+import argparse
+import inspect
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_kvtp.method import PARTS
+from lmms_kvtp.rendering import markdown, write_between
+from lmms_kvtp.resolve import available, resolve
+from lmms_kvtp.settings import meanings
+
+MARKER = "components"
+"""Between `<!-- components -->` and `<!-- /components -->` a page holds all tables."""
+
+HEADER = ["name", "what it does", "paper", "stage", "reads", "query-aware", "training-free", "exact", "more"]
+
+STAGES = {
+    "encoder": "once per video",
+    "scorer": "once per question",
+    "allocator": "once per question",
+    "pruner": "before the language model",
+}
+"""When the components of a part work; layer pruners name their layers."""
+
+INDENT = 6
+"""Columns left of a component's text on the terminal."""
+
+MORE = {
+    "identity_at_full": "identity at 100 %",
+    "conserves_mass": "merges all",
+    "temporal": "knows the order of frames",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One component, one part, or all of them; on the terminal, or into a page."""
+    parser.add_argument("part", nargs="?", choices=list(PARTS), help="only this part")
+    parser.add_argument("name", nargs="?", help="one component, or package.module:Class, with all of its settings")
+    parser.add_argument("--into", type=Path, help="put all tables into this file, between its components markers")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write lines that fit the terminal; a page gets Markdown tables.
+
+    Raises:
+        LookupError: there is no such component; with near matches.
+    """
+    if arguments.into:
+        write_between(arguments.into, components(), MARKER)
+        return 0
+    width = shutil.get_terminal_size((100, 24)).columns
+    if arguments.name:
+        sys.stdout.write(f"{details(arguments.part, arguments.name, width)}\n")
+        return 0
+    for part in [arguments.part] if arguments.part else PARTS:
+        sys.stdout.write(f"\n{listing(part, width)}\n")
+    sys.stdout.write("\nlmms-kvtp list PART NAME shows the settings of one, such as: lmms-kvtp list pruner tome\n")
+    return 0
+
+
+def listing(part: str, width: int) -> str:
+    """The components of a part, a paragraph each, in lines of at most `width` characters."""
+    package, base = PARTS[part]
+    lines = [f"{part}=NAME"]
+    for name in available(package):
+        cells = dict(zip(HEADER[1:], _row(part, resolve(package, name, base)), strict=True))
+        facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
+        texts = textwrap.wrap(cells["what it does"], width - INDENT) + textwrap.wrap("; ".join(facts), width - INDENT)
+        lines.append(f"  {name}")
+        lines += [" " * INDENT + text for text in texts]
+    return "\n".join(lines)
+
+
+def details(part: str, name: str, width: int) -> str:
+    """All that a component says of itself, and its settings with their defaults; raises as `resolve` does."""
+    package, base = PARTS[part]
+    cls = resolve(package, name, base)
+    cells = dict(zip(HEADER[2:], _row(part, cls)[1:], strict=True))
+    told = meanings(cls)
+    lines = [f"{part}={name}", "", inspect.getdoc(cls) or "", "", *(f"{key}: {value}" for key, value in cells.items())]
+    for field in fields(cls) if is_dataclass(cls) else ():
+        default = "(none: it has to be given)" if field.default is MISSING else repr(field.default)
+        lines += ["", f"{part}.{field.name}={default}"]
+        lines += textwrap.wrap(told.get(field.name, ""), width, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def components(parts: list[str] | None = None) -> str:
+    """The tables of some parts, or of all, in Markdown, as docs/methods.md shows them."""
+    return "\n\n".join(f"### {part}\n\n{components_table(part)}" for part in parts or PARTS)
+
+
+def components_table(part: str) -> str:
+    """The table of one part's components in Markdown."""
+    package, base = PARTS[part]
+    classes = {name: resolve(package, name, base) for name in available(package)}
+    return markdown(HEADER, [[f"`{name}`", *_row(part, cls)] for name, cls in classes.items()])
+
+
+def _row(part: str, cls: type[Any]) -> list[str]:
+    stage = STAGES.get(part) or _layers(cls)
+    reads = ", ".join(sorted(getattr(cls, "needs", None) or getattr(cls, "provides", None) or ())) or "-"
+    flags = ", ".join(text for name, text in MORE.items() if getattr(cls, name, False)) or "-"
+    aware, free = (_yes(getattr(cls, name, None)) for name in ("query_aware", "training_free"))
+    return [_summary(cls), getattr(cls, "paper", "") or "-", stage, reads, aware, free, EXACT[part](cls), flags]
+
+
+def _summary(cls: type[Any]) -> str:
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _layers(cls: type[Any]) -> str:
+    layers = [str(stage.layer) for stage in cls().stages()]
+    return f"before layer {', '.join(layers)}" if layers else "-"
+
+
+def _yes(flag: bool | None) -> str:
+    return {True: "yes", False: "no", None: "-"}[flag]
+
+
+EXACT: dict[str, Callable[[type[Any]], str]] = {
+    "encoder": lambda cls: "-",
+    "scorer": lambda cls: "-",
+    "allocator": lambda cls: _yes(cls.exact),
+    "pruner": lambda cls: "each frame" if cls.scope == "frame" else "the total",
+    "layer_pruning": lambda cls: "rounded" if cls().stages() else "-",
+}
+"""How exactly the components of a part keep what they were given."""

@@ -1,0 +1,102 @@
+"""The command-line arguments that say which videos and questions, shared by training and evaluation."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lmms_kvtp.commands.endpoints import add_endpoint_arguments, choose_refiner
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.predictor.examples import Example, read_index, synthetic
+from lmms_kvtp.questions import Refiner, Remembered, refine
+from lmms_kvtp.settings import at_least_one, meanings
+from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
+from lmms_kvtp.skvqa_build.refinement import RULE, remember
+from lmms_kvtp.skvqa_build.store import Store
+from lmms_kvtp.video.sampling import FrameOptions
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """An index with its videos, or videos of the embedded benchmark."""
+    frames, told = FrameOptions(), meanings(FrameOptions)
+    place = "(default: features, below --out in training and here in evaluation)"
+    parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
+    parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
+    parser.add_argument(
+        "--synthetic", type=at_least_one, help="so many videos of the embedded benchmark instead of an index"
+    )
+    parser.add_argument(
+        "--pretrained",
+        default=Siglip().pretrained,
+        help="the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)",
+    )
+    parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
+    parser.add_argument("--features", type=Path, help=f"cached image features, and a model's refinements {place}")
+    for name in ("max_frames_num", "fps"):
+        flag, value = f"--{name.replace('_', '-')}", getattr(frames, name)
+        parser.add_argument(flag, type=type(value), default=value, help=f"{told[name]} (default %(default)s)")
+    add_endpoint_arguments(parser)
+
+
+def untuned(args: argparse.Namespace) -> Siglip:
+    """What training starts from, and what predictors are compared with.
+
+    In float32 for both, so that one cache of features serves both; mixed precision keeps its weights so, too.
+    """
+    return Siglip(args.pretrained, dtype="float32")
+
+
+def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
+    """All videos that the arguments name, with questions as scorers read them.
+
+    Args:
+        args: of the command line.
+        split: of synthetic videos.
+        folder: where a model's refinements are kept.
+
+    Raises:
+        ValueError: neither or both of --index and --synthetic are given, the index is damaged, or the refiner cannot
+            be used.
+    """
+    if (args.index is None) == (args.synthetic is None):
+        raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")
+    if args.refiner == RULE:
+        return _read(args, split, refine)
+    unknown: list[tuple[str, tuple[str, ...]]] = []
+
+    def note(stem: str, options: Sequence[str] = ()) -> str:
+        unknown.append((stem, tuple(options)))
+        return stem
+
+    store = Store(folder / "refinements.sqlite")
+    chat = choose_refiner(args, store)
+    _read(args, split, note)
+    try:
+        return _read(args, split, remember(chat, store, unknown))
+    except (ChatError, BudgetError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Example]:
+    """The examples; `refiner` refines what --refined does not know."""
+    frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
+    known = refiner if args.refined is None else Remembered.load(args.refined, refiner)
+    if args.index is not None:
+        return read_index(args.index, args.videos, frames, known)
+    return synthetic(split, range(args.synthetic), frames, known)
+
+
+def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Split by video into the larger part and `share` of the videos, at least one.
+
+    Raises:
+        ValueError: there are fewer than two videos, or `share` is none.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"validation={share} is outside (0, 1); it is the share of the videos, such as 0.1")
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} videos cannot be split into training and validation; give at least 2")
+    order = np.random.default_rng(seed).permutation(len(found))
+    count = min(max(1, round(share * len(found))), len(found) - 1)
+    return [found[i] for i in sorted(order[count:])], [found[i] for i in sorted(order[:count])]

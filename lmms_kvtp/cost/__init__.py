@@ -1,0 +1,1 @@
+"""What an answer cost: tokens, operations, seconds and bytes."""

@@ -1,0 +1,62 @@
+"""Measures what the stages of an answer take."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from lmms_kvtp.cost.counter import Counted, counting
+from lmms_kvtp.cost.sample import STAGES
+
+
+class Meter:
+    """Sums seconds and operations per stage, and watches the accelerator's memory.
+
+    Waits for the accelerator at the edges of a stage, so that its work is counted.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        seconds: dict[str, float] | None = None,
+        flops: dict[str, int] | None = None,
+        peak_bytes: int | None = None,
+    ) -> None:
+        """Start at what was spent before, or at nothing."""
+        self.device = device
+        self.seconds, self.flops, self.peak_bytes = dict(seconds or {}), dict(flops or {}), peak_bytes
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    @contextmanager
+    def stage(self, name: str, flops: int | None = 0) -> Iterator[None]:
+        """Add the time inside the block to `name`, also when it fails.
+
+        Args:
+            name: one of STAGES.
+            flops: operations of the block; None: they are counted while it runs, which takes time of its own.
+        """
+        self._wait()
+        start = time.perf_counter()
+        found = Counted(flops or 0)
+        try:
+            with nullcontext(found) if flops is not None else counting() as found:
+                yield
+            self._wait()
+        finally:
+            self.add(name, time.perf_counter() - start)
+        if found.flops:
+            self.flops[name] = self.flops.get(name, 0) + found.flops
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds measured elsewhere."""
+        if name not in STAGES:
+            raise KeyError(f"no stage {name!r}; stages: {', '.join(STAGES)}")
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if self.device.type == "cuda":
+            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,1 +1,0 @@
-"""Ways to read the frames of a video file: decord and PyAV, and what tells which of them gets them right."""

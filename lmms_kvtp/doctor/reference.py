@@ -1,0 +1,173 @@
+"""Whether a loaded model computes what it should: against transformers' own class, and against published logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.doctor.onevision import pool_by, transformers_model
+from lmms_kvtp.types import PackedTokens
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.vlms.checkpoint.config import read_config
+from lmms_kvtp.vlms.checkpoint.load import find_folder
+from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+
+PUBLISHED = {
+    "LLaVA-Video-7B-Qwen2": (
+        (1.8369, 3.4141, 1.2607),
+        (-1.1689, -1.5059, 1.4453),
+        (3.0625, 6.0078, 11.7266),
+    )
+}
+"""Logits of token ids 0 to 2 behind each of the first three tokens of every prompt, which come before any visual.
+
+Source: the script that converts this family for transformers records them, in float16, as extended for this
+checkpoint; see docs/models.md.
+"""
+QUESTION = "What happens in the video?"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two ways to the same logits."""
+
+    name: str
+    ours: Tensor
+    reference: Tensor
+    tolerance: float
+    """Largest difference that rounding explains."""
+
+    @property
+    def difference(self) -> float:
+        """The largest between two logits."""
+        return float((self.ours.float() - self.reference.float()).abs().max())
+
+    @property
+    def passed(self) -> bool:
+        """They agree within the tolerance."""
+        return self.difference <= self.tolerance
+
+
+def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: str = QUESTION) -> list[Parity]:
+    """Hold a model's logits, without pruning, against every reference there is for it.
+
+    Of a model by LLaVA-NeXT's package (`backend=llava`) it is the other way round: the package is the reference for
+    this package's own modules, which load the checkpoint once more.
+
+    Args:
+        vlm: the model; transformers' class shares its weights.
+        frames: what it is asked about; None for some that are drawn at random.
+        question: about them.
+
+    Raises:
+        ValueError: the model is split over devices.
+    """
+    against = _of_package if vlm.options.backend == "llava" else _of_transformers
+    checks = [against(vlm, frames or _noise(), question)]
+    checks += [_published(vlm, name) for name in PUBLISHED if name in vlm.name]
+    return checks
+
+
+@torch.inference_mode()
+def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
+    """The tower, projector, pooling and language model of transformers, and newlines placed one by one.
+
+    How it pools and where newlines stand is read anew: from the checkpoint and the options, not from the model.
+    """
+    if vlm.options.device_map is not None:
+        raise ValueError(f"device_map={vlm.options.device_map}: the comparison needs a model on one device")
+    options, config = vlm.options, read_config(find_folder(vlm.name, vlm.options.revision))
+    pooling = options.mm_spatial_pool_mode or config.pool_mode
+    position = options.mm_newline_position or config.newline_position
+    model = transformers_model(vlm)
+    pool_by(model, pooling)
+    pixels = frames.pixels(vlm.pixel_spec).to(vlm.device, vlm.dtype)
+    features = model.get_video_features(
+        pixels[None],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        output_hidden_states=True,
+    )
+    features = getattr(features, "pooler_output", features)  # transformers < 5 returns the features
+    tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last is its one newline
+    tokens = tokens.reshape(len(frames.times), -1, tokens.shape[-1])
+    before, behind = vlm.chat.around(question, visuals=True)
+    embed = model.get_input_embeddings()
+    parts = [embed(torch.tensor(ids, device=vlm.device)) for ids in (before, behind)]
+    placed = {"row": "grid", "frame": "frame", "none": "no_token"}.get(options.newlines)
+    visual = _with_newlines(tokens, vlm.network.newline, placed or _position(position, config.merge_type))
+    prompt = torch.cat([parts[0], visual, parts[1]])
+    theirs = model(inputs_embeds=prompt[None], logits_to_keep=1).logits[0, -1]
+    ours = vlm.next_token_logits(vlm.assemble([_all(vlm, frames)], question))
+    name = "transformers' LlavaOnevision" + ("" if pooling == "bilinear" else f" with {pooling} pooling")
+    return Parity(name, ours, theirs[: len(ours)].float(), _tolerance(vlm.dtype))
+
+
+def _of_package(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
+    """LLaVA-NeXT's tower, projector and language model, and ours."""
+    own = load_llava_video(vlm.name, replace(vlm.options, backend="transformers"))
+    theirs, ours = (v.next_token_logits(v.assemble([_all(v, frames)], question)) for v in (vlm, own))
+    return Parity("LLaVA-NeXT's own package", ours, theirs, _tolerance(vlm.dtype))
+
+
+def _position(stated: str, merge_type: str) -> str:
+    """Of newlines: a merge type of flat has none, one without unpad none behind the video."""
+    allowed = stated != "one_token" or "unpad" in merge_type
+    return stated if allowed and merge_type != "flat" else "no_token"
+
+
+def _with_newlines(tokens: Float[Tensor, "T N D"], newline: Float[Tensor, " D"], position: str) -> Float[Tensor, "L D"]:
+    """Written down position by position."""
+    placed = []
+    for frame in tokens:
+        columns = isqrt(len(frame))
+        for first in range(0, len(frame), columns):
+            placed += list(frame[first : first + columns])
+            if position == "grid":
+                placed.append(newline)
+        if position == "frame":
+            placed.append(newline)
+    if position == "one_token":
+        placed.append(newline)
+    return torch.stack(placed)
+
+
+@torch.inference_mode()
+def _published(vlm: LlavaVideo, name: str) -> Parity:
+    """The first three tokens of a prompt, and the logits behind each."""
+    ids = vlm.chat.around(QUESTION, visuals=True)[0][:3]
+    logits = vlm.network.llm(input_ids=torch.tensor([ids], device=vlm.device)).logits[0, :, :3]
+    tolerance = 0.2 if vlm.dtype == torch.bfloat16 else 0.02  # logits to 12, published from float16
+    return Parity(f"published logits of {name}", logits.float().cpu(), torch.tensor(PUBLISHED[name]), tolerance)
+
+
+def _all(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
+    """Every token of some frames."""
+    tokens = vlm.encode(frames)
+    count, capacity, width = tokens.embeds.shape
+    place = torch.arange(count * capacity, device=tokens.embeds.device)
+    embeds = tokens.embeds.reshape(-1, width)
+    return PackedTokens(embeds, place // capacity, place % capacity, torch.ones_like(place).float(), tokens.grid, count)
+
+
+def _noise(count: int = 3) -> Frames:
+    rng = torch.Generator().manual_seed(0)
+    rgb = torch.randint(0, 256, (count, 90, 160, 3), generator=rng, dtype=torch.uint8)
+    return Frames(rgb, torch.arange(count).float())
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Of logits around 10: some hundred roundings."""
+    return {torch.float32: 1e-3, torch.float16: 0.1}.get(dtype, 0.5)
+
+
+def report(checks: Sequence[Parity]) -> str:
+    """A line for each."""
+    return "\n".join(
+        f"{'ok  ' if check.passed else 'FAIL'} {check.name}: largest difference {check.difference:.2g}, "
+        f"allowed {check.tolerance:g}"
+        for check in checks
+    )

@@ -1,0 +1,136 @@
+"""The folder of encoded videos: made on first use, checked at every use, shared by any number of processes."""
+
+import hashlib
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from lmms_kvtp.embedded import VERSION
+from lmms_kvtp.embedded.encode import PART, encode_bytes, write_whole
+from lmms_kvtp.embedded.script import Script, write_script
+
+HOME_VARIABLE = "LMMS_KVTP_HOME"
+MEAN_BYTES = 110_000  # of a video
+STALE_SECONDS = 3600.0  # an unfinished file of this age has no writer any more
+
+_SEAL = struct.Struct(">I4s16s16s32s")  # an mp4 box that players skip: size, "free", magic, script, content
+_MAGIC = b"lmms_kvtp synth\0"
+
+Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
+
+
+class CacheError(OSError):
+    """The cache folder cannot be read or written."""
+
+
+def folder() -> Path:
+    """Where this version's videos live: below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
+    home = os.environ.get(HOME_VARIABLE)
+    if home:
+        return Path(home).expanduser() / f"synth-v{VERSION}"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lmms_kvtp" / f"synth-v{VERSION}"
+
+
+def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -> dict[str, Path]:
+    """Make the videos that are missing, damaged or of another version; several processes may do so at once.
+
+    Args:
+        split: train, val or test.
+        seeds: the videos wanted.
+        progress: called after each video with the number done and the number to do.
+
+    Returns:
+        The path of each video, by its script's key, in the order of `seeds`.
+
+    Raises:
+        CacheError: the folder is read-only, full or no folder.
+    """
+    scripts = [write_script(seed, split) for seed in seeds]
+    paths = {script.key: folder() / f"{script.key}.mp4" for script in scripts}
+    lacking = [script for script in scripts if not _is_whole(paths[script.key], script)]
+    if lacking:
+        prepare(len(lacking))
+        log.info("making %d synthetic videos in %s", len(lacking), folder())
+    turn = os.getpid() % max(1, len(lacking))  # processes start at different videos and share the work
+    for done, script in enumerate(lacking[turn:] + lacking[:turn], start=1):
+        if not _is_whole(paths[script.key], script):
+            _make(paths[script.key], script, len(lacking) - done + 1)
+        if progress is not None:
+            progress(done, len(lacking))
+    return paths
+
+
+def video(split: str, seed: int) -> Path:
+    """One video, made if need be.
+
+    Raises:
+        CacheError: the folder is read-only, full or no folder.
+    """
+    (path,) = ensure(split, [seed]).values()
+    return path
+
+
+def missing(split: str, seeds: Iterable[int]) -> list[int]:
+    """Those of the seeds whose video `ensure` would have to make."""
+    scripts = [write_script(seed, split) for seed in seeds]
+    return [script.seed for script in scripts if not _is_whole(folder() / f"{script.key}.mp4", script)]
+
+
+def prepare(num_videos: int) -> None:
+    """Create the folder, and sweep what crashed processes left, before `num_videos` are written to it.
+
+    Raises:
+        CacheError: the folder cannot be created or written.
+    """
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        for part in folder().glob(f".*{PART}"):
+            with suppress(FileNotFoundError):  # its writer has just finished, or another process swept it
+                if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                    part.unlink()
+        probe = folder() / f".probe-{os.getpid()}"
+        write_whole(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        raise _cache_error(error, num_videos) from error
+
+
+def fingerprint(script: Script) -> bytes:
+    """16 bytes that change with the script or the generator's version."""
+    return hashlib.sha256(f"{VERSION}:{script!r}".encode()).digest()[:16]
+
+
+def _make(path: Path, script: Script, num_left: int) -> None:
+    content = encode_bytes(script)
+    seal = _SEAL.pack(_SEAL.size, b"free", _MAGIC, fingerprint(script), hashlib.sha256(content).digest())
+    try:
+        write_whole(path, content + seal)
+    except OSError as error:
+        raise _cache_error(error, num_left) from error
+
+
+def _is_whole(path: Path, script: Script) -> bool:
+    """True for a file that this version made from this script and that nobody has cut or changed since."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _cache_error(error, 1) from error
+    content, seal = data[: -_SEAL.size], data[-_SEAL.size :]
+    expected = _SEAL.pack(_SEAL.size, b"free", _MAGIC, fingerprint(script), hashlib.sha256(content).digest())
+    return seal == expected
+
+
+def _cache_error(error: OSError, num_videos: int) -> CacheError:
+    megabytes = max(1, round(num_videos * MEAN_BYTES / 1e6))
+    return CacheError(
+        f"cannot use the cache folder {folder()} for {num_videos} more synthetic video{'s' * (num_videos != 1)} "
+        f"(about {megabytes} MB): {error}; free some space there, or set {HOME_VARIABLE} to a writable folder"
+    )

@@ -1,0 +1,129 @@
+"""Pictures of a script's shots: 96x96 RGB, textures frozen within a shot so that H.264 compresses them well."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import cos, pi, sin
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms_kvtp.embedded.script import COLORS, DECOYS, GLYPHS, SIZE, Shot, Sprite
+from lmms_kvtp.embedded.textures import texture
+
+Picture = npt.NDArray[np.uint8]
+Field = npt.NDArray[np.float64]
+
+SHAPES = GLYPHS + DECOYS
+INKS = {
+    "red": (228, 38, 44),
+    "yellow": (252, 214, 32),
+    "green": (46, 184, 72),
+    "blue": (44, 88, 240),
+    "purple": (166, 52, 206),
+    "white": (250, 250, 250),
+}
+OUTLINE = (18, 18, 26)
+FINE = 4  # sub-pixels a side, for smooth edges
+
+
+def draw(shot: Shot, time: float) -> Picture:
+    """The frame of `shot` at `time` (s from the start of the video), [96, 96, 3]."""
+    canvas = texture(shot.place, shot.texture_seed).copy()
+    for sprite in _stack(shot):
+        ink, clear = _stamp(sprite.shape, sprite.color, sprite.size)
+        rows, columns = _box(sprite, shot, time)
+        canvas[rows, columns] = canvas[rows, columns] * clear + ink
+    return (canvas + 0.5).astype(np.uint8)
+
+
+def labels(shot: Shot, time: float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """What stands at each pixel: the index in SHAPES and in COLORS, -1 for the background; both [96, 96]."""
+    shapes = np.full((SIZE, SIZE), -1, np.int8)
+    colors = shapes.copy()
+    for sprite in _stack(shot):
+        inside = _masks(sprite.shape, sprite.size)[0] > 0.5
+        box = _box(sprite, shot, time)
+        shapes[box][inside] = SHAPES.index(sprite.shape)
+        colors[box][inside] = COLORS.index(sprite.color)
+    return shapes, colors
+
+
+def _stack(shot: Shot) -> tuple[Sprite, ...]:
+    return shot.clutter if shot.event is None else (*shot.clutter, shot.event)
+
+
+def _box(sprite: Sprite, shot: Shot, time: float) -> tuple[slice, slice]:
+    passed = time - shot.start
+    left = round(sprite.x + sprite.dx * passed - sprite.size / 2)
+    top = round(sprite.y + sprite.dy * passed - sprite.size / 2)
+    left, top = (min(max(corner, 0), SIZE - sprite.size) for corner in (left, top))
+    return slice(top, top + sprite.size), slice(left, left + sprite.size)
+
+
+@lru_cache(maxsize=1024)
+def _stamp(shape: str, color: str, size: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Light that a sprite adds, and the share of the background that it lets through."""
+    fill, edge = _masks(shape, size)
+    cover = np.maximum(fill, edge)[..., None]
+    ink = fill[..., None] * np.array(INKS[color]) + (cover - fill[..., None]) * np.array(OUTLINE)
+    return ink.astype(np.float32), (1 - cover).astype(np.float32)
+
+
+@lru_cache(maxsize=256)
+def _masks(shape: str, size: int) -> tuple[Field, Field]:
+    """Coverage of each pixel by the shape, and by the shape with its outline; both [size, size]."""
+    fine = size * FINE
+    axis = ((np.arange(fine) + 0.5) / fine * 2 - 1) * (size / (size - 2.4))  # leaves room for the outline
+    u, v = np.meshgrid(axis, axis)
+    inside = _INSIDE[shape](u, v)
+    edge = inside.copy()
+    reach = FINE + 1
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            if down**2 + right**2 <= reach**2:
+                edge |= np.roll(inside, (down, right), (0, 1))
+    fill, cover = (mask.reshape(size, FINE, size, FINE).mean((1, 3)) for mask in (inside, edge))
+    return fill, cover
+
+
+def _polygon(*points: tuple[float, float]) -> Callable[[Field, Field], npt.NDArray[np.bool_]]:
+    def inside(u: Field, v: Field) -> npt.NDArray[np.bool_]:
+        odd = np.zeros(u.shape, bool)
+        for (x1, y1), (x2, y2) in zip(points, points[1:] + points[:1], strict=True):
+            if y1 != y2:
+                odd ^= ((y1 > v) != (y2 > v)) & (u < (x2 - x1) * (v - y1) / (y2 - y1) + x1)
+        return odd
+
+    return inside
+
+
+def _corners(count: int, turn: float, *radii: float) -> list[tuple[float, float]]:
+    angles = [turn + 2 * pi * i / count for i in range(count)]
+    return [(radii[i % len(radii)] * cos(a), radii[i % len(radii)] * sin(a)) for i, a in enumerate(angles)]
+
+
+def _heart(u: Field, v: Field) -> npt.NDArray[np.bool_]:
+    x, y = u * 1.18, 0.1 - v * 1.18
+    return (x**2 + y**2 - 1) ** 3 - x**2 * y**3 < 0
+
+
+def _spiral(u: Field, v: Field) -> npt.NDArray[np.bool_]:
+    radius, turn = np.hypot(u, v), np.arctan2(v, u) / (2 * pi)
+    arm = (radius * 1.75 - turn) % 1
+    return (radius < 0.98) & (arm < 0.5)
+
+
+_INSIDE: dict[str, Callable[[Field, Field], npt.NDArray[np.bool_]]] = {
+    "star": _polygon(*_corners(10, -pi / 2, 1.0, 0.47)),
+    "heart": _heart,
+    "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 0.95),
+    "triangle": _polygon((0.0, -0.9), (0.98, 0.85), (-0.98, 0.85)),
+    "ring": lambda u, v: abs(np.hypot(u, v) - 0.74) < 0.23,
+    "arrow": _polygon((-0.98, -0.3), (0.05, -0.3), (0.05, -0.9), (0.98, 0.0), (0.05, 0.9), (0.05, 0.3), (-0.98, 0.3)),
+    "moon": lambda u, v: (np.hypot(u, v) < 0.97) & (np.hypot(u - 0.5, v + 0.12) > 0.74),
+    "bolt": _polygon((-0.3, -1.0), (0.5, -1.0), (0.18, -0.3), (0.75, -0.3), (-0.4, 1.0), (-0.12, 0.14), (-0.7, 0.14)),
+    "circle": lambda u, v: np.hypot(u, v) < 0.9,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.8,
+    "hexagon": _polygon(*_corners(6, 0.0, 0.98)),
+    "spiral": _spiral,
+}

@@ -1,0 +1,151 @@
+"""Multiple-choice questions about a script, each with the stretches of video that hold its answer."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+
+from lmms_kvtp.embedded.script import COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite, sampled_times
+
+LETTERS = ("A", "B", "C", "D")
+WORDING = {
+    "color": "What color is the {glyph}?",
+    "where": "In which place does the {glyph} appear?",
+    "scene": "Which of these places is shown?",
+    "main": "Which place is shown most?",
+    "start": "Which place is shown first?",
+    "end": "Which place is shown last?",
+}
+KINDS = tuple(WORDING)
+KEY_KINDS = ("color", "where")
+GLOBAL_KINDS = ("scene", "main", "start", "end")
+INSTRUCTION = "Answer with the option's letter from the given choices directly."
+
+MAIN_MARGIN = 0.15  # of the sampled frames, between the two most shown places
+
+Spans = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with four options; `spans` (s) hold its answer, none means that the whole video does."""
+
+    kind: str
+    text: str
+    options: tuple[str, str, str, str]
+    answer: str
+    spans: Spans
+
+    @property
+    def answer_text(self) -> str:
+        """The right option."""
+        return self.options[LETTERS.index(self.answer)]
+
+    @property
+    def prompt(self) -> str:
+        """The question as a model reads it: stem, lettered options, instruction."""
+        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)]
+        return "\n".join([self.text, *lines, INSTRUCTION])
+
+    def with_answer_at(self, letter: str) -> "Question":
+        """The same question with its answer swapped to another letter."""
+        options = list(self.options)
+        here, there = LETTERS.index(self.answer), LETTERS.index(letter)
+        options[here], options[there] = options[there], options[here]
+        return Question(self.kind, self.text, (options[0], options[1], options[2], options[3]), letter, self.spans)
+
+
+def ask(script: Script) -> list[Question]:
+    """All questions that a video allows: two about each event, three or four about the whole; options shuffled."""
+    rng = np.random.RandomState([crc32(script.key.encode()), 1])
+    asked = []
+    for index, shot in enumerate(script.shots):
+        if shot.event is not None:
+            asked += _about_event(rng, script, index, shot, shot.event)
+    return asked + _about_whole(rng, script)
+
+
+def relevance(question: Question, times: Sequence[float]) -> list[float]:
+    """1.0 for each frame time (s) that lies in the question's spans, else 0.0; all equal for whole-video questions."""
+    return relevance_of(question.spans, times)
+
+
+def relevance_of(spans: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
+    """As `relevance`, from bare (start, end) pairs in seconds, as a harness document holds them."""
+    slack = 1e-3  # containers round frame rates
+    return [float(not spans or any(start - slack <= t < end - slack for start, end in spans)) for t in times]
+
+
+def words() -> tuple[str, ...]:
+    """Every word and sign of prompts and answers, and the decoys' names, sorted: a vocabulary for a tokenizer."""
+    text = " ".join([*WORDING.values(), INSTRUCTION, *LETTERS, *PLACES, *COLORS, *GLYPHS, *DECOYS, "."])
+    return tuple(sorted(set(split_words(text.replace("{glyph}", "")))))
+
+
+def split_words(text: str) -> list[str]:
+    """Words (letters and apostrophes) and single signs of a text, white space dropped."""
+    return re.findall(r"[A-Za-z']+|[^\sA-Za-z']", text)
+
+
+def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: Shot, event: Sprite) -> list[Question]:
+    before, after = script.shots[index - 1], script.shots[index + 1]
+    span = (shot.start, shot.end)
+    places = [
+        [before.place, after.place],
+        [_main_place(script)[0]],
+        [s.place for s in script.events],
+        [s.place for s in script.shots],
+        PLACES,
+    ]
+    colors = [s.event.color for s in script.events if s.event is not None]
+    return [
+        _question(rng, "color", event.shape, event.color, [colors, COLORS], (span,)),
+        _question(rng, "where", event.shape, shot.place, places, (span,)),
+    ]
+
+
+def _about_whole(rng: np.random.RandomState, script: Script) -> list[Question]:
+    first, last = script.shots[0], script.shots[-1]
+    main, margin = _main_place(script)
+    shown = [s.place for s in script.shots]
+    places = [[main], shown, PLACES]
+    asked = [_scene(rng, script)]
+    if margin >= MAIN_MARGIN:
+        asked.append(_question(rng, "main", "", main, places, ()))
+    asked.append(_question(rng, "start", "", first.place, places, ((first.start, first.end),)))
+    asked.append(_question(rng, "end", "", last.place, places, ((last.start, last.end),)))
+    return asked
+
+
+def _scene(rng: np.random.RandomState, script: Script) -> Question:
+    """About a place of the shots without event, against three that are never shown."""
+    shown = {shot.place for shot in script.shots}
+    context = sorted({shot.place for shot in script.shots if shot.event is None})
+    place = context[rng.randint(len(context))]
+    spans = tuple((shot.start, shot.end) for shot in script.shots if shot.place == place)
+    return _question(rng, "scene", "", place, [sorted(set(PLACES) - shown)], spans)
+
+
+def _main_place(script: Script) -> tuple[str, float]:
+    """The place of most sampled frames, and its lead over the next as a share of all frames."""
+    frames = Counter(script.shot_at(time).place for time in sampled_times(script))
+    (main, most), (_, second) = frames.most_common(2)
+    return main, (most - second) / sum(frames.values())
+
+
+def _question(
+    rng: np.random.RandomState, kind: str, glyph: str, answer: str, pools: Sequence[Sequence[str]], spans: Spans
+) -> Question:
+    """Wrong options come from the first pool that still has some, in random order, then from the next."""
+    options = [answer]
+    for pool in pools:
+        fresh = sorted(set(pool) - set(options))
+        options += [fresh[i] for i in rng.permutation(len(fresh))]
+    options = options[:4]
+    a, b, c, d = (options[i] for i in rng.permutation(4))
+    letter = LETTERS[(a, b, c, d).index(answer)]
+    spans = tuple((round(start, 3), round(end, 3)) for start, end in spans)  # 29.6 + 1.6 is more than 31.2
+    return Question(kind, WORDING[kind].format(glyph=glyph), (a, b, c, d), letter, spans)

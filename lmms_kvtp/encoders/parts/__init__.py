@@ -1,0 +1,1 @@
+"""Shared by encoders; no component is in here."""

@@ -1,0 +1,46 @@
+"""Configs of SigLIP's towers, from their sizes alone."""
+
+from transformers import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
+
+from lmms_kvtp.cost.flops import TextShape, VisionShape
+
+VOCABULARY = 32000
+"""Of the released SigLIPs."""
+
+
+def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> SiglipConfig:
+    """Both towers.
+
+    Args:
+        vision: sizes of the tower.
+        text: sizes of the text tower; its heads are as wide as the vision tower's.
+        positions: of a text, padded.
+        vocabulary: of the tokenizer, whose last token stands for beginning, end and padding.
+    """
+    tower = SiglipVisionConfig(
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        hidden_size=vision.hidden,
+        intermediate_size=vision.intermediate,
+        num_hidden_layers=vision.layers,
+        num_attention_heads=vision.heads,
+    )
+    words = text_config(text, vision.hidden // vision.heads, positions, vocabulary)
+    return SiglipConfig(text_config=words.to_dict(), vision_config=tower.to_dict())
+
+
+def text_config(text: TextShape, head_width: int, positions: int, vocabulary: int) -> SiglipTextConfig:
+    """The text tower alone; arguments as of `siglip_config`."""
+    last = vocabulary - 1
+    return SiglipTextConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=positions,
+        hidden_size=text.hidden,
+        intermediate_size=text.intermediate,
+        num_hidden_layers=text.layers,
+        num_attention_heads=max(1, text.hidden // head_width),
+        projection_size=text.projection,
+        bos_token_id=last,
+        eos_token_id=last,
+        pad_token_id=last,
+    )

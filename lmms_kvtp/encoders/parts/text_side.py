@@ -1,0 +1,172 @@
+"""The text half of a SigLIP, in files of its own: for a predictor whose frames come from elsewhere."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig, SiglipTextModel
+
+from lmms_kvtp.cost.flops import TextShape, relevance_flops
+from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, split_text
+from lmms_kvtp.shipped import TINY, shipped_folder
+
+CONFIG, WEIGHTS = "text.json", "text.safetensors"
+SCALE, BIAS = "logit_scale", "logit_bias"
+UNTUNED = "untuned"
+"""In text.json, in place of sizes: the SigLIP whose text tower reads questions as it is."""
+
+
+@dataclass(frozen=True)
+class TextSide(RemembersTexts):
+    """A text tower, its tokenizer, and the scale and bias of its logits."""
+
+    tower: nn.Module
+    tokenizer: Any
+    scale: float
+    """Logarithm of the factor on cosines."""
+    bias: float
+
+    @torch.no_grad()
+    def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
+        """Embed one text, not normalised: a row for each piece that the tower can read."""
+        pooled: Tensor = self.tower(input_ids=self.token_ids(text).to(self.device)).pooler_output
+        return pooled.float()
+
+    def token_ids(self, text: str) -> Int[Tensor, "p l"]:
+        """The pieces of a text as the tower reads them."""
+        return self._known_ids(text)
+
+    @cached_property
+    def _known_ids(self) -> Callable[[str], Int[Tensor, "p l"]]:
+        limit = self.tower.get_parameter("embeddings.position_embedding.weight").shape[0]
+        return lru_cache(REMEMBERED)(partial(padded_pieces, tokenizer=self.tokenizer, limit=limit))
+
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
+        """Scaled and shifted cosines.
+
+        Raises:
+            ValueError: text and frames are of different widths.
+        """
+        if image.shape[1] != text.shape[1]:
+            raise ValueError(
+                f"a text side of width {text.shape[1]} cannot be compared with frames of width {image.shape[1]}; "
+                "give the predictor that was trained for this encoder"
+            )
+        cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
+        return cosine * math.exp(self.scale) + self.bias
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
+        """Text tower and cosines."""
+        lengths = [len(row) for text in texts for row in self.token_ids(text)]
+        return relevance_flops(text_shape(self.tower.config), lengths, num_frames, views)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower is."""
+        return next(self.tower.parameters()).device
+
+
+def save_text_side(
+    folder: Path, tower: nn.Module, tokenizer: Any, scale: float, bias: float, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write what `load_text_side` reads."""
+    config: Any = tower.config
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tower.state_dict().items()}
+    _write(folder, config.to_diff_dict(), tensors, scale, bias)
+    save_tokenizer(folder, tokenizer)
+
+
+def save_untuned_text_side(folder: Path, pretrained: str, scale: float, bias: float) -> None:
+    """Write what `load_text_side` reads of a text side of which only scale and bias are its own.
+
+    Args:
+        folder: of the predictor.
+        pretrained: folder or hub id of the SigLIP with the text tower, or tiny.
+        scale: logarithm of the factor on cosines.
+        bias: of the logits.
+    """
+    _write(folder, {UNTUNED: pretrained}, {}, scale, bias)
+
+
+def _write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], scale: float, bias: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    save_file({**tensors, SCALE: torch.tensor(scale), BIAS: torch.tensor(bias)}, folder / WEIGHTS)
+
+
+def save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Write a tokenizer so that transformers 4 can read what 5 wrote, too."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name in ("is_local", "local_files_only"):  # of the process that wrote it
+        settings.pop(name, None)
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide:
+    """Read what `save_text_side` or `save_untuned_text_side` wrote, in float32.
+
+    Raises:
+        ValueError: a file is missing, damaged or of other shapes; the message names the folder and the reason.
+    """
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+        scale, bias = (float(tensors.pop(name)) for name in (SCALE, BIAS))
+        if UNTUNED in settings:
+            source = siglip_source(settings[UNTUNED])
+            tower: nn.Module = SiglipModel.from_pretrained(source, dtype=torch.float32).text_model
+        else:
+            source = str(folder)
+            tower = build_text_tower(SiglipTextConfig(**settings))
+            tower.load_state_dict(tensors)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"no text side of a predictor in {folder}: {error}") from error
+    return TextSide(tower.to(device or torch.device("cpu")).eval().requires_grad_(False), tokenizer, scale, bias)
+
+
+def text_shape(config: Any) -> TextShape:
+    """Sizes of a SigLIP's text tower."""
+    return TextShape(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size)
+
+
+def siglip_source(pretrained: str) -> str:
+    """Folder or hub id that `pretrained` stands for; `tiny` is the embedded model's SigLIP."""
+    return str(shipped_folder(pretrained) / "siglip") if pretrained == TINY else pretrained
+
+
+def build_text_tower(config: SiglipTextConfig) -> nn.Module:
+    """A text tower without trained weights, as `SiglipModel.text_model` is one."""
+    model = SiglipTextModel(config)
+    return dict(model.named_children()).get("text_model", model)  # transformers < 5 has one level more
+
+
+def padded_pieces(text: str, tokenizer: Any, limit: int) -> Int[Tensor, "p l"]:
+    """Token ids of a text, in pieces of at most `limit` tokens, each ended and padded as the model was trained."""
+
+    def fits(piece: str) -> bool:
+        return bool(len(tokenizer(piece, verbose=False).input_ids) <= limit)
+
+    padded = tokenizer(
+        split_text(text.lower(), fits),  # SigLIP 2's tokenizer leaves lowering to the caller
+        padding="max_length",
+        padding_side="right",
+        max_length=limit,
+        return_tensors="pt",
+    )
+    ids: Tensor = padded.input_ids
+    return ids

@@ -1,0 +1,93 @@
+"""Generation settings of a task or of `--gen_kwargs`, as options of ours: honoured, or refused by name."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from transformers import GenerationConfig
+
+from lmms_kvtp.settings import parse
+from lmms_kvtp.types import GenerationOptions
+
+log = logging.getLogger(__name__)
+
+HONOURED = ("max_new_tokens", "temperature", "top_p", "num_beams", "do_sample", "until", "seed")
+OF_SAMPLING = ("top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Settings of transformers that greedy decoding does not read."""
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "num_return_sequences": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "use_cache": (True,),
+}
+"""Values with which settings of transformers change nothing."""
+
+
+def read_options(settings: Mapping[str, Any], defaults: GenerationOptions) -> GenerationOptions:
+    """Read the generation settings of one request.
+
+    Decoding is greedy unless a temperature above 0, or `do_sample` with no temperature, asks for sampling;
+    `do_sample: false` always means greedy.
+
+    Args:
+        settings: as the task's YAML and `--gen_kwargs` give them.
+        defaults: where they are silent.
+
+    Raises:
+        ValueError: a setting that would change the answer is not supported, or has an impossible value.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    temperature = parse(float, given.get("temperature", 1.0 if given.get("do_sample") else 0.0), "temperature")
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature} is negative; 0 means greedy decoding")
+    if not given.get("do_sample", True):
+        temperature = 0.0
+    for name in given.keys() - set(HONOURED):
+        _check_other(name, given[name], greedy=temperature == 0)
+    top_p = parse(float, given.get("top_p", 1.0), "top_p") if temperature > 0 else 1.0
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} is outside (0, 1]; leave it out, or sample with a temperature above 0")
+    until = given.get("until", ())
+    return replace(
+        defaults,
+        max_new_tokens=_at_least_one(given, "max_new_tokens", defaults.max_new_tokens),
+        temperature=temperature,
+        top_p=None if top_p == 1 else top_p,
+        num_beams=_at_least_one(given, "num_beams", defaults.num_beams),
+        until=tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop),
+        seed=parse(int, given.get("seed", defaults.seed), "seed"),
+    )
+
+
+def _at_least_one(settings: Mapping[str, Any], name: str, default: int) -> int:
+    value: int = parse(int, settings.get(name, default), name)
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
+    return value
+
+
+def _check_other(name: str, value: Any, greedy: bool) -> None:
+    if name not in _of_transformers():
+        _say_unused(name, str(value))
+    elif value not in NEUTRAL.get(name, ()) and not (greedy and name in OF_SAMPLING):
+        raise ValueError(
+            f"generation setting {name}={value} would change the answer and is not supported; take it out of "
+            f"--gen_kwargs or of the task; supported: {', '.join(HONOURED)}"
+        )
+
+
+@cache
+def _of_transformers() -> frozenset[str]:
+    """Settings that transformers would read."""
+    config: dict[str, Any] = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
+    return frozenset(config)
+
+
+@cache
+def _say_unused(name: str, value: str) -> None:
+    log.warning("generation setting %s=%s is no setting of decoding; it is not used", name, value)

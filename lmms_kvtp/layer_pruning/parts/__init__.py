@@ -1,0 +1,1 @@
+"""Shared by layer pruners; no component is in here."""

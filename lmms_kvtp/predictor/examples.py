@@ -1,0 +1,142 @@
+"""What the predictor learns from: videos, questions on them, and how relevant each frame is."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_kvtp.embedded import cache
+from lmms_kvtp.embedded.questions import ask
+from lmms_kvtp.embedded.script import write_script
+from lmms_kvtp.questions import MOST_RELEVANT, Question, Refiner, refine
+from lmms_kvtp.video.sampling import FrameOptions
+
+CLIP_SIZE = 8
+"""Frames of a clip, where an index does not say."""
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """Relevance of consecutive clips of the frames that were sampled when the video was scored."""
+
+    scores: tuple[float, ...]
+    num_frames: int
+    clip_size: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A video with questions whose relevant spans, or clips, are known."""
+
+    source: str
+    """Path of the video."""
+    questions: tuple[Question, ...]
+    """With `refined` and `spans`; () for spans means that the whole video is relevant."""
+    frames: FrameOptions = FrameOptions()  # noqa: RUF009  # frozen, as plain values are
+    clips: tuple[ClipScores | None, ...] = ()
+    """For each question, scores that count instead of its spans; () where no question has any."""
+    kinds: tuple[str, ...] = ()
+    """Of each question, by which measures are listed apart; () where the data does not say."""
+
+
+def synthetic(
+    split: str, videos: Iterable[int], frames: FrameOptions | None = None, refiner: Refiner = refine
+) -> list[Example]:
+    """Videos of the embedded benchmark, made if need be, with all questions that they allow.
+
+    Args:
+        split: train, val or test.
+        videos: numbers of the videos.
+        frames: which frames are sampled.
+        refiner: makes what scorers read of a question.
+    """
+    chosen = list(videos)
+    paths = cache.ensure(split, chosen)
+    return [
+        Example(
+            str(paths[script.key]),
+            tuple(
+                Question(
+                    prompt=asked.prompt,
+                    stem=asked.text,
+                    options=asked.options,
+                    refined=refiner(asked.text, asked.options),
+                    doc_key=f"{script.key}-{asked.kind}",
+                    spans=tuple((start, end, MOST_RELEVANT) for start, end in asked.spans),
+                )
+                for asked in asked_of
+            ),
+            frames or FrameOptions(),
+            kinds=tuple(asked.kind for asked in asked_of),
+        )
+        for script in (write_script(number, split) for number in chosen)
+        for asked_of in [ask(script)]
+    ]
+
+
+def read_index(
+    path: Path, videos: Path, frames: FrameOptions | None = None, refiner: Refiner = refine
+) -> list[Example]:
+    """Examples of an index of JSON lines, one question a line, grouped by video.
+
+    A line has `video` (below the folder `videos`), `question`, and its relevance on a scale of 0 to 5: `spans` as
+    [[start s, end s, score], ...], or, as an index of SparseKV-QA has it, `clip_scores` of clips of `clip_size` out of
+    `num_frames` frames. It may have `options` and `refined`; without the latter `refiner` refines the question.
+
+    Raises:
+        ValueError: a line is damaged or incomplete, or a score is out of range; the message names file and line.
+    """
+    grouped: dict[str, list[tuple[Question, ClipScores | None]]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError(f"it holds a {type(entry).__name__}, wanted an object")
+            asked = (_question(entry, f"{path.name}:{number}", refiner), _clips(entry))
+            grouped.setdefault(str(videos / entry["video"]), []).append(asked)
+        except KeyError as error:
+            raise ValueError(f"{path}, line {number}: it has no {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
+    return [
+        Example(
+            source,
+            tuple(question for question, _ in asked),
+            frames or FrameOptions(),
+            tuple(clips for _, clips in asked),
+        )
+        for source, asked in grouped.items()
+    ]
+
+
+def _question(entry: dict[str, Any], key: str, refiner: Refiner) -> Question:
+    options = tuple(map(str, entry.get("options", ())))
+    refined = entry.get("refined") or refiner(entry["question"], options)
+    return Question(entry["question"], entry["question"], options, refined, key, _spans(entry))
+
+
+def _spans(entry: dict[str, Any]) -> tuple[tuple[float, float, float], ...] | None:
+    if "clip_scores" in entry:
+        edges = zip(entry.get("edges", ()), entry["clip_scores"], strict=False)
+        return tuple((float(start), float(end), float(score)) for (start, end), score in edges) or None
+    if "spans" not in entry:
+        raise ValueError('it has neither "spans" nor "clip_scores": nothing says which frames are relevant')
+    spans = tuple((float(start), float(end), float(score)) for start, end, score in entry["spans"])
+    bad = [span for span in spans if not (0 <= span[2] <= MOST_RELEVANT and span[0] <= span[1])]
+    if bad:
+        raise ValueError(f"span {bad[0]} is not a start, a later end and a score of 0 to {MOST_RELEVANT:g}")
+    return spans
+
+
+def _clips(entry: dict[str, Any]) -> ClipScores | None:
+    if "clip_scores" not in entry:
+        return None
+    scores = tuple(float(score) for score in entry["clip_scores"])
+    num_frames, clip_size = int(entry["num_frames"]), int(entry.get("clip_size", CLIP_SIZE))
+    bad = [score for score in scores if not 0 <= score <= MOST_RELEVANT]
+    if bad:
+        raise ValueError(f"clip score {bad[0]:g} is not on the scale of 0 to {MOST_RELEVANT:g}")
+    if num_frames < 1 or clip_size < 1 or len(scores) != -(-num_frames // clip_size):
+        raise ValueError(f"{len(scores)} clip scores do not fit {num_frames} frames in clips of {clip_size}")
+    return ClipScores(scores, num_frames, clip_size)

@@ -1,0 +1,111 @@
+"""The relevance predictor as a trainable module: two towers and the context fusion head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lmms_kvtp.predictor.features import SeenVideo
+from lmms_kvtp.predictor.objective import Objective
+from lmms_kvtp.predictor.towers import Towers
+from lmms_kvtp.questions import question_text
+from lmms_kvtp.scorers.parts.fusion import FusionHead
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A video with its questions, as the module reads them."""
+
+    image: Float[Tensor, "T *seen"]
+    ids: Int[Tensor, "p l"]
+    """Token ids of every piece of every question."""
+    owner: Int[Tensor, " p"]
+    """The question that each piece belongs to."""
+    labels: Float[Tensor, "q T"]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Lesson":
+        """The same on a device; accelerate calls this."""
+        return Lesson(*(getattr(self, part.name).to(device, non_blocking=non_blocking) for part in fields(self)))
+
+    def only(self, questions: Int[Tensor, " k"]) -> "Lesson":
+        """The lesson with some of its questions, which are in order."""
+        pieces = torch.isin(self.owner, questions)
+        owner = torch.searchsorted(questions, self.owner[pieces])
+        return Lesson(self.image, self.ids[pieces], owner, self.labels[questions])
+
+
+def lesson(video: SeenVideo, towers: Towers) -> Lesson:
+    """Put a video's questions into tokens, as the scorer will at inference."""
+    pieces = [towers.token_ids(question_text(question)) for question in video.example.questions]
+    owner = [index for index, ids in enumerate(pieces) for _ in ids]
+    return Lesson(video.image, torch.cat(pieces), torch.tensor(owner), video.labels())
+
+
+class Predictor(nn.Module):
+    """Logits of every frame for every question, and their loss."""
+
+    def __init__(self, towers: Towers, head: FusionHead, objective: Objective) -> None:
+        """Freeze what `towers` do not train; temperatures and offsets of `head` become parameters."""
+        super().__init__()
+        self.towers = towers
+        device = towers.logit_scale.device
+        self.log_tau = nn.Parameter(head.log_tau.clone().float().to(device))
+        width = towers.text_model.get_parameter("head.bias").shape[0]
+        self.offsets = nn.Parameter(torch.zeros(head.anchors, width, device=device), requires_grad=head.anchors > 0)
+        self.head, self.objective = head, objective
+        trained = tuple(towers.trained())
+        for name, parameter in towers.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
+
+    def forward(self, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+        """Mean loss over all questions.
+
+        Raises:
+            FloatingPointError: the loss is not finite, here or in another process; no parameter has been changed by it.
+        """
+        losses = [
+            self.objective(logits, labels)
+            for each in lessons
+            for logits, labels in zip(self.logits(each), each.labels, strict=True)
+        ]
+        loss = torch.stack(losses).mean()
+        if not _everywhere(torch.isfinite(loss)):
+            raise FloatingPointError(f"the loss is {_written(loss)}; lower the learning rate, or look at the labels")
+        return {"loss": loss}
+
+    def logits(self, each: Lesson) -> list[Float[Tensor, "_ T"]]:
+        """For each question, the mixed logits of its pieces."""
+        text = F.normalize(self.towers.read(each.ids), dim=-1)
+        scale, bias = self.towers.logit_scale.float().exp(), self.towers.logit_bias.float()
+        head = self.trained_head()
+        mixed = head.mix([text @ view.T * scale + bias for view in head.views(self.towers.see(each.image))])
+        return [mixed[each.owner == question] for question in range(len(each.labels))]
+
+    def trained_head(self) -> FusionHead:
+        """The head with its temperatures and offsets as they are now."""
+        return replace(self.head, log_tau=self.log_tau, offsets=self.offsets)
+
+    def save(self, folder: Path, slim: Path | None = None) -> None:
+        """Write a folder that `encoder.pretrained` takes, and maybe the slim form, both with the fusion head."""
+        self.towers.save(folder)
+        self.trained_head().save(folder)
+        if slim is not None:
+            self.towers.save_slim(slim)
+            self.trained_head().save(slim)
+
+
+def _everywhere(fine: Bool[Tensor, ""]) -> bool:
+    """True in all processes; else one would stop and the others wait for its gradients."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return bool(fine)
+    agreed = fine.int()
+    torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+    return bool(agreed)
+
+
+def _written(loss: Float[Tensor, ""]) -> str:
+    return "not finite in another process" if torch.isfinite(loss) else f"{loss.item()}"

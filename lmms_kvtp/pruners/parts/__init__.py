@@ -1,0 +1,1 @@
+"""Shared by pruners; no component is in here."""

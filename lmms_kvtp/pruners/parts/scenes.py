@@ -1,0 +1,109 @@
+"""Scenes of a video, and what stays still in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import ClassVar, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmms_kvtp.pruners.base import TokenPruner, chunks
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks
+from lmms_kvtp.pruners.parts.merge import DROPPED
+
+L = TypeVar("L")
+
+
+@dataclass(frozen=True)
+class ScenePruner(TokenPruner):
+    """A pruner that cuts the video where frames differ most, and keeps exactly the budgets of each scene's frames."""
+
+    scope: ClassVar[Literal["frame", "video"]] = "video"
+
+    scenes: int = 8
+    """Least number of scenes, where there are as many frames."""
+    scene_threshold: float = 0.9
+    """Frames whose cosine with the one before is lower start a scene."""
+
+    def __post_init__(self) -> None:
+        """Refuse a video without scenes."""
+        if self.scenes < 1:
+            raise ValueError(f"scenes={self.scenes} must be at least 1")
+
+    def cut(self, frames: Float[Tensor, "T E"]) -> list[int]:
+        """Lengths of the scenes; raises as the function does."""
+        return cut(frames, self.scenes, self.scene_threshold)
+
+
+def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
+    """Owners of the tokens of consecutive scenes, numbered within each scene, as numbers through the video."""
+    ends = torch.tensor([len(owner) for owner in owners]).cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    moved = [torch.where(owner == DROPPED, DROPPED, owner + start) for owner, start in zip(owners, starts, strict=True)]
+    return torch.cat(moved)
+
+
+def mean_tokens(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T D"]:
+    """The mean token of each frame, in float32."""
+    return torch.cat([embeds[part].mean(dim=1, dtype=torch.float32) for part in chunks(embeds)])
+
+
+def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
+    """The mean cosine between two different frames at each position; -inf for a single frame."""
+    count = len(scene)
+    if count == 1:
+        return torch.full(scene.shape[1:2], -torch.inf, device=scene.device)
+    total = torch.zeros(scene.shape[1:], device=scene.device)
+    for part in chunks(scene):
+        total += F.normalize(scene[part].float(), dim=2).sum(dim=0)
+    return (total.square().sum(dim=1) - count) / (count * (count - 1))  # |sum of unit vectors|^2 holds all pairs
+
+
+def cut(frames: Float[Tensor, "T E"], at_least: int, threshold: float) -> list[int]:
+    """Lengths of scenes that end where the cosine of consecutive frames is below a threshold.
+
+    Where that gives fewer than `at_least` scenes, they also end at the least similar of the other frames.
+
+    Raises:
+        ValueError: a frame is NaN.
+    """
+    cosines = F.cosine_similarity(frames[1:].float(), frames[:-1].float(), dim=1).cpu()
+    if torch.isnan(cosines).any():
+        raise ValueError("similarities of frames hold NaN; look at the image features and their dtype")
+    ends = cosines < threshold
+    ends[cosines.argsort(stable=True)[: at_least - 1]] = True
+    edges = [0, *(torch.nonzero(ends).flatten() + 1).tolist(), len(frames)]
+    return [stop - start for start, stop in pairwise(edges)]
+
+
+def segment(frames: Float[Tensor, "T D"], num_clusters: int, neighbours: int) -> list[int]:
+    """Lengths of the scenes: runs of frames of one cluster, after short runs have joined their neighbours.
+
+    Source: PruneVid (arXiv 2412.16117), section 3.2.
+    """
+    labels = density_peaks(frames, max(num_clusters, 1), neighbours)
+    return [length for _, length in _runs(refine(labels.tolist()))]
+
+
+def refine(labels: list[int]) -> list[int]:
+    """Keep the longest runs of each label, if longer than one frame; other runs join the longer run beside them.
+
+    Runs join from left to right, and count as part of what they joined; of two equal neighbours the left one wins.
+    """
+    longest = {label: max(length for other, length in _runs(labels) if other == label) for label in labels}
+    settled = [label if n == longest[label] > 1 else None for label, n in _runs(labels) for _ in range(n)]
+    while None in settled:
+        runs = _runs(settled)
+        gap = [label for label, _ in runs].index(None)
+        left = runs[gap - 1] if gap else (0, 0)
+        right = runs[gap + 1] if gap + 1 < len(runs) else (0, 0)
+        runs[gap] = (left[0] if left[1] >= right[1] else right[0], runs[gap][1])
+        settled = [label for label, n in runs for _ in range(n)]
+    return [label for label in settled if label is not None]
+
+
+def _runs(labels: Sequence[L]) -> list[tuple[L, int]]:
+    return [(label, len(list(run))) for label, run in groupby(labels)]

@@ -1,0 +1,165 @@
+"""What of a question a relevance scorer reads: short, without instructions, letters or hints at the position."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as the harness sends it, and as a relevance scorer reads it."""
+
+    prompt: str
+    """All of the text that the model gets: question, options, instructions."""
+    stem: str = ""
+    """The bare question, where the task gives it."""
+    options: tuple[str, ...] = ()
+    refined: str = ""
+    """What the scorer reads; see `lmms_kvtp.questions`."""
+    doc_key: str = ""
+    """Names the document within all tasks of a run."""
+    spans: tuple[tuple[float, float, float], ...] | None = None
+    """Ground-truth relevance as (start s, end s, score of 0 to 5), where the task has it; () means the whole video."""
+
+
+MAX_WORDS = 40
+"""Words of a refined question: about what fits in the 64 text tokens of SigLIP."""
+
+_SENTENCE = re.compile(r"(?<=[.?!:])\s+|\n+")
+_INSTRUCTION = re.compile(
+    r"^\W*(please\b|(select|choose|pick|answer|respond|reply|give|output|return|provide|think)\b(?!.*\?)"
+    r"|(your|the best) answer\b|.*\b(only|just|directly)\b.*\b(letter|option|choice|word|phrase)s?\b(?!.*\?)"
+    r"|question\W*$|options?\W*$|choices?\W*$)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"^\s*(question|q)\s*\d*\s*:\s*", re.IGNORECASE)
+_SOURCE = re.compile(
+    r",?\s*\b(as shown|as seen|shown|seen|according to|based on|in|from|throughout|of)\s+(the|this)\s+"
+    r"(given\s+|whole\s+|entire\s+)?(video|clip|footage)( clip)?\b,?",
+    re.IGNORECASE,
+)
+_POSITION = re.compile(
+    r",?\s*\b(near|at|towards?|in)\s+the\s+(very\s+)?(beginning|start|middle|end)\b(\s+of\s+(the|this)\s+(video|clip))?",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"^\s*\(?[A-Za-z][.):]\s*")
+_LEADING = re.compile(r"^(a|an|the|to|it is|it's|he is|she is|they are)\s+", re.IGNORECASE)
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """Makes of a bare question and its options what relevance scorers read: `refine`, or what is `Remembered`.
+
+    Refinement by a large language model is made for many questions at once, and then remembered.
+    """
+
+    def __call__(self, stem: str, options: Sequence[str] = ()) -> str:
+        """Refine one question."""
+        ...
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Refinements that were made before; other questions are left to another refiner."""
+
+    refined: Mapping[str, str]
+    """By bare question and options, as `_identity` writes them."""
+    otherwise: "Refiner | None" = None
+    """Refines what is not remembered; None: fixed rules."""
+
+    def __call__(self, stem: str, options: Sequence[str] = ()) -> str:
+        """Look up a question, whatever its case, spaces and letters before options."""
+        return self.refined.get(_identity(stem, options)) or (self.otherwise or refine)(stem, options)
+
+    @staticmethod
+    def of(refined: Mapping[tuple[str, tuple[str, ...]], str]) -> "Remembered":
+        """Refinements by stem and options."""
+        return Remembered({_identity(*asked): text for asked, text in refined.items()})
+
+    @staticmethod
+    def load(path: Path, otherwise: "Refiner | None" = None) -> "Remembered":
+        """Read `question`, `options` and `refined` of each line of an index; lines without the latter say nothing.
+
+        Raises:
+            ValueError: a line is damaged, or two lines refine one question differently; the message names it.
+        """
+        found: dict[str, str] = {}
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                key, text = _identity(entry["question"], entry.get("options", ())), entry.get("refined")
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: no question of an index ({error!r})") from error
+            if text and found.setdefault(key, str(text)) != text:
+                raise ValueError(f"{path}, line {number}: refines {entry['question']!r} otherwise than an earlier line")
+        return Remembered(found, otherwise)
+
+
+def _identity(stem: str, options: Sequence[str]) -> str:
+    parts = [stem, *(_LETTER.sub("", option) for option in options)]
+    return "\n".join(" ".join(part.split()).lower() for part in parts)
+
+
+def question_text(question: Question) -> str:
+    """What scorers read of a question: its refined form, else stem and options as they are, else the whole prompt.
+
+    Raises:
+        ValueError: the question has no text at all.
+    """
+    text = (question.refined or with_choices(question.stem, question.options) or question.prompt).strip()
+    if not text:
+        raise ValueError(
+            f"question {question.doc_key!r} has no text to compare frames with; give it a prompt, or use scorer=uniform"
+        )
+    return text
+
+
+def with_choices(stem: str, options: Sequence[str]) -> str:
+    """Stem and options in one line, in the form of the paper's listing 1."""
+    if not stem or not options:
+        return stem
+    return f"{stem} Choices: {', '.join(options)}."
+
+
+def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -> str:
+    """Shorten and de-bias a question by fixed rules.
+
+    Instructions, labels, letters, "in the video" and hints at the position ("near the end") are dropped where
+    something else remains; the options stay, all cut to the same number of words if the whole is too long.
+
+    Source: the refinement that KVTP (arXiv 2503.10742), section 3, asks of GPT-4o, with listing 1 as the example;
+    these rules are ours.
+
+    Args:
+        stem: the bare question.
+        options: with or without letters.
+        max_words: > 0; the stem itself is never cut.
+    """
+    asked = " ".join(_without(_INSTRUCTION, [part for part in _SENTENCE.split(stem) if part.strip()]))
+    for pattern in (_LABEL, _SOURCE, _POSITION):
+        shorter = pattern.sub("", asked)
+        asked = shorter if re.search(r"\w{2,}.*\w{2,}", shorter) else asked
+    asked = re.sub(r"\s+([?.!,])", r"\1", " ".join(asked.split()))
+    choices = [_bare(option) for option in options]
+    longest = max((len(choice.split()) for choice in choices), default=0)
+    while longest > 1 and len(with_choices(asked, choices).split()) > max_words:
+        longest -= 1
+        choices = [" ".join(choice.split()[:longest]) for choice in choices]
+    return with_choices(asked[:1].upper() + asked[1:], choices)
+
+
+def _without(pattern: re.Pattern[str], sentences: Sequence[str]) -> Sequence[str]:
+    kept = [sentence for sentence in sentences if not pattern.search(sentence)]
+    return kept or sentences
+
+
+def _bare(option: str) -> str:
+    text = _LETTER.sub("", " ".join(option.split())).rstrip(" .;,")
+    return (_LEADING.sub("", text) or text or option).strip()
+
+
+MOST_RELEVANT = 5.0
+"""Scores go from 0, irrelevant, to this: the labels of KVTP (arXiv 2503.10742) and of SparseKV-QA."""

@@ -1,0 +1,1 @@
+"""Answers many questions on many videos; no harness in here."""

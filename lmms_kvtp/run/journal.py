@@ -1,0 +1,99 @@
+"""Answers on disk as they come, so that a run that dies at 99 % loses nothing; one JSON line for each."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.pipeline import Answer
+
+FORMAT = 1
+PATTERN = "*_journal_rank*.jsonl"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal of one process: a first line that says how answers are made, then the answers."""
+
+    path: Path
+
+    @staticmethod
+    def create(folder: Path, stamp: str, rank: int, setup: Mapping[str, Any]) -> "Journal":
+        """Start a new file, `<stamp>_journal_rank<rank>.jsonl`, never one that exists.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path, number = folder / f"{stamp}_journal_rank{rank}.jsonl", 1
+        while True:
+            try:
+                path.touch(exist_ok=False)
+                break
+            except FileExistsError:  # another run of this second
+                number += 1
+                path = folder / f"{stamp}-{number}_journal_rank{rank}.jsonl"
+        journal = Journal(path)
+        journal._append({"journal": FORMAT, "setup": setup})
+        return journal
+
+    def write(self, key: str, document: str, answer: Answer) -> None:
+        """Append an answer; it is on disk when this returns."""
+        line = {"key": key, "document": document, "text": answer.text, "cost": answer.cost.to_dict()}
+        self._append(line | ({} if answer.error is None else {"error": answer.error}))
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Record:
+    """What journals hold."""
+
+    answers: Mapping[str, Answer]
+    """By key; samples that failed are left out, to be tried again."""
+    setups: tuple[Mapping[str, Any], ...]
+    """How answers were made, one for each journal."""
+
+    def difference(self, setup: Mapping[str, Any]) -> list[str]:
+        """What differs from `setup` in the journal that is nearest to it; nothing when one is the same."""
+        differences = [sorted(k for k in {*old, *setup} if old.get(k) != setup.get(k)) for old in self.setups]
+        return min(differences, key=len, default=[])
+
+
+def read(path: Path) -> Record:
+    """Read one journal, or all below a folder. A line that was torn when the process died is left out.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: the file is no journal of this format.
+    """
+    files = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
+    if not files or not path.exists():
+        raise FileNotFoundError(f"no journal to resume from at {path}; it is named like {PATTERN}, beside the results")
+    answers: dict[str, Answer] = {}
+    setups = []
+    for first, *lines in filter(None, map(_lines, files)):
+        setups.append(first["setup"])
+        for line in lines:
+            if "error" not in line:
+                answers[line["key"]] = Answer(line["text"], SampleCost.from_dict(line["cost"]))
+    return Record(answers, tuple(setups))
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; none if its process died at once."""
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last is empty, or torn
+    try:
+        values: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is damaged: {error}; resume from another journal, or remove its bad lines") from error
+    if values and values[0].get("journal") != FORMAT:
+        raise ValueError(f"{file} is not a journal of format {FORMAT}; leave it out, or run without resume")
+    return values

@@ -1,0 +1,188 @@
+"""`--model_args`: what each argument means, and which are refused with what reason."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_type_hints
+
+from lmms_kvtp.method import KVTP, PARTS, build_method
+from lmms_kvtp.resolve import near
+from lmms_kvtp.settings import pairs, parse
+from lmms_kvtp.video.sampling import FrameOptions
+from lmms_kvtp.vlms.checkpoint.config import read_config
+from lmms_kvtp.vlms.checkpoint.load import find_folder, weight_files
+from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
+
+Images = Literal["frames", "tiles"]
+MOST_SECONDS = 1e6
+"""Of one video: more than eleven days; a wait of more than a few weeks is more than the system can count."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Settings of a run beside those of model, frames and method."""
+
+    pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2"
+    """Folder or hub id of a checkpoint, in the original or Hugging Face's layout; `tiny` is the embedded model."""
+    overwrite: bool = True
+    """False: the checkpoint's own pooling and newlines, so that naming others is an error."""
+    max_new_tokens: int = 1024
+    """Where the task sets none, as in the stock wrapper."""
+    batch_size: int = 1
+    """Questions that the language model reads at once, when it decodes greedily and drops nothing inside."""
+    share_prefix: bool = True
+    """With batch_size 1, questions on one video share the prefill of it, if they have no say in what is kept."""
+    decode_ahead_mib: int | Literal["auto"] = "auto"
+    """Memory for frames of the next videos, which other processes decode meanwhile. auto: 1024 where that saves more
+    than their start takes, else 0. 0: everything in this process, where a file that hangs or crashes its
+    decoder takes the run along."""
+    decode_ahead_processes: int | Literal["auto"] = "auto"
+    """How many processes share that memory and the videos, in turns. auto: one for each core of this process but one,
+    four at most."""
+    video_seconds: float = 600.0
+    """How long such a process may work on one sample's videos, before it is ended and the sample has failed."""
+    frame_cache: str | None = None
+    """Folder for resized frames, so that a later run neither decodes nor resizes them."""
+    frame_cache_gib: float = 20.0
+    """What that folder may hold; the oldest frames make room for new ones."""
+    images: Images = "frames"
+    """What a task's images are. frames: those of one video. tiles: one image in the checkpoint's tiles, several in one
+    square each, and none of them pruned."""
+    seed: int = 0
+    """Of sampling, and of every part of the method that draws at random and was given no seed."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """skip: a sample that fails counts as an empty answer; its error is recorded, counted and printed."""
+    too_long: Literal["error", "fewer_frames"] = "error"
+    """What to do with a prompt that does not fit in the model's context. The question is never cut."""
+    allow_toy: bool = False
+    """Let the embedded model answer other tasks than skvqa_synth."""
+    resume: str | None = None
+    """A journal, or a folder of them, whose answers are used where nothing that they depend on has changed."""
+    journal: str = "auto"
+    """Folder for this run's journal, or none. auto: beside the results, or where there are none the cache folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty batch, and limits under which nothing can be read."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} is below 1")
+        if self.decode_ahead_mib != "auto" and self.decode_ahead_mib < 0:
+            raise ValueError(f"decode_ahead_mib={self.decode_ahead_mib} is below 0; 0 decodes nothing ahead")
+        if self.decode_ahead_processes != "auto" and self.decode_ahead_processes < 1:
+            given = f"decode_ahead_processes={self.decode_ahead_processes}"
+            raise ValueError(f"{given} is below 1; decode_ahead_mib=0 decodes nothing ahead")
+        if not 0 < self.frame_cache_gib < math.inf:
+            raise ValueError(
+                f"frame_cache_gib={self.frame_cache_gib:g} is not above 0 and finite; give what the disk can hold, or "
+                "leave frame_cache out"
+            )
+        if not 0 < self.video_seconds <= MOST_SECONDS:
+            raise ValueError(
+                f"video_seconds={self.video_seconds:g} is not above 0 and at most {MOST_SECONDS:g}; give seconds, 600 "
+                "unless told"
+            )
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """All of `--model_args`, checked."""
+
+    run: RunOptions
+    load: LoadOptions
+    frames: FrameOptions
+    method: Mapping[str, Any]
+    """Parts, their fields, and keep_ratio, for `build_method`."""
+
+
+GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
+
+RENAMED = {
+    **{alias: ("load", name) for alias, name in ALIASES.items()},
+    "backend": ("load", "backend"),
+    "video_fps": ("frames", "fps"),
+    "video_decode_backend": ("frames", "backend"),
+}
+"""Names of the stock wrapper, or of the documentation, and the options and fields that they set."""
+
+ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "conv_template": (("qwen_1_5",), "LLaVA-Video on Qwen2 knows no other chat template"),
+    "mm_spatial_pool_stride": ((2,), "LLaVA-Video's code pools with stride 2 whatever its config says"),
+    "mm_resampler_type": (("spatial_pool",), "LLaVA-Video has no other resampler"),
+    "truncate_context": ((False,), "a question is never cut; see too_long"),
+    "use_cache": ((True,), "without key-value cache answers are the same and take longer"),
+    "add_faster_video": ((False,), "the released models do not use slow and fast frames"),
+    "token_strategy": (("single",), "a video stands once in the prompt"),
+    "customized_config": ((None, "none", "None"), "the checkpoint's config.json is read; pass single settings"),
+}
+"""Stock arguments of which some values only are possible, and why."""
+
+WITHOUT_EFFECT = (
+    *("truncation", "mm_spatial_pool_out_channels", "mm_resampler_location", "delay_load", "tie_weights"),
+    *("faster_token_stride", "max_batch_size"),
+)
+"""Stock arguments that have no effect on answers in the stock wrapper either."""
+
+
+def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
+    """Read what the harness passes on from `--model_args`, `--device` and `--batch_size`.
+
+    Raises:
+        LookupError: an unknown argument; the message lists near matches.
+        ValueError: a value that does not fit, or that is refused; the message says why.
+    """
+    owner = {f.name: (group, f.name) for group, options in GROUPS.items() for f in fields(options)} | RENAMED
+    plain = sorted({*owner} - {*ALIASES.values()})
+    values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    method: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key.split(".")[0] in PARTS or key == "keep_ratio":
+            method[key] = value
+        elif key in ONLY:
+            _check_only(key, value)
+        elif key in WITHOUT_EFFECT:
+            pass
+        elif key not in plain:
+            raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, 'keep_ratio'])}")
+        else:
+            group, name = owner["device" if _is_one_device(key, value) else key]
+            parsed = parse(get_type_hints(GROUPS[group])[name], value, key)
+            if values[group].setdefault(name, parsed) != parsed:
+                raise ValueError(f"{key}={value} contradicts {name}={values[group][name]}, the same setting; pass one")
+    _check_together(values["run"], values["load"])
+    return Arguments(
+        RunOptions(**values["run"]), LoadOptions(**values["load"]), FrameOptions(**values["frames"]), method
+    )
+
+
+def check_arguments(given: Sequence[str]) -> None:
+    """Refuse `--model_args` that runs would refuse once the harness has started, weights that are missing included.
+
+    Raises:
+        LookupError: an unknown argument or component.
+        ValueError: a value that does not fit, or no checkpoint.
+    """
+    read = [parse_arguments(pairs(text)) for text in given]
+    for arguments in read:
+        build_method(arguments.method, KVTP)
+    for name, revision in {(arguments.run.pretrained, arguments.load.revision): None for arguments in read}:
+        folder = find_folder(name, revision)
+        read_config(folder)
+        weight_files(folder)
+
+
+def _is_one_device(key: str, value: Any) -> bool:
+    return key == "device_map" and str(value).split(":")[0] in ("cuda", "cpu", "mps")
+
+
+def _check_only(key: str, value: Any) -> None:
+    possible, reason = ONLY[key]
+    if value not in possible:
+        raise ValueError(f"{key}={value} is not possible, only {key}={possible[0]}: {reason}")
+
+
+def _check_together(run: Mapping[str, Any], load: Mapping[str, Any]) -> None:
+    """Refuse settings that contradict each other."""
+    for name in ("mm_spatial_pool_mode", "mm_newline_position"):
+        if not run.get("overwrite", True) and load.get(name) is not None:
+            raise ValueError(
+                f"overwrite=false keeps the checkpoint's setting; leave out {name}={load[name]} or overwrite"
+            )

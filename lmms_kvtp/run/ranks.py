@@ -1,0 +1,97 @@
+"""Ranks exchange questions, so that those on one video meet on one rank, and send the answers back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.run.answerer import SampleError
+from lmms_kvtp.run.asks import IN_MEMORY, Ask
+
+Value = TypeVar("Value")
+Place = tuple[int, int]
+"""Rank of the harness's request, and its number there."""
+
+
+def gather(value: Value) -> list[Value]:
+    """What every rank has, in their order; all ranks call this together. One process has a list of its own."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def own_rank() -> int:
+    """Of this process; 0 where there is one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def share_out(asks: Mapping[int, Ask]) -> tuple[dict[Place, Ask], list[Ask]]:
+    """Questions that this rank is to answer, by where they were asked, and those of all ranks as far as known here.
+
+    All ranks call this together.
+
+    Args:
+        asks: questions that the harness gave to this rank, by their number.
+    """
+    can_go = {i: replace(ask, load=partial(list, ask.visuals)) for i, ask in asks.items() if _can_travel(ask)}
+    gathered = gather([(i, ask.visuals, can_go.get(i)) for i, ask in asks.items()])
+    rank = own_rank()
+    known = {(owner, i): ask for owner, theirs in enumerate(gathered) for i, _, ask in theirs if ask}
+    known |= {(rank, i): ask for i, ask in asks.items()}
+    shares = divide([[(i, visuals, ask is not None) for i, visuals, ask in theirs] for theirs in gathered])
+    return {place: known[place] for place in shares[rank]}, list(known.values())
+
+
+def send_back(answers: Mapping[Place, Answer], failure: SampleError | None) -> dict[Place, Answer]:
+    """The answers of all ranks, by where they were asked; all ranks call this together, also where one has failed.
+
+    Raises:
+        SampleError: on every rank, when one has failed.
+    """
+    gathered = gather((dict(answers), str(failure) if failure else None))
+    if failure:
+        raise failure
+    for rank, (_, error) in enumerate(gathered):
+        if error:
+            raise SampleError(f"on rank {rank}: {error}")
+    return {place: answer for theirs, _ in gathered for place, answer in theirs.items()}
+
+
+def divide(asked: Sequence[Sequence[tuple[int, tuple[str, ...], bool]]]) -> list[list[Place]]:
+    """Give each video with its questions to the rank that has least to do, the largest first.
+
+    Args:
+        asked: of each rank, number, visuals, and whether the question may go to another rank.
+
+    Returns:
+        The questions of each rank, in the order in which the videos were met.
+    """
+    groups: dict[object, list[Place]] = {}
+    load = [0] * len(asked)
+    owner: dict[Place, int] = {}
+    for rank, questions in enumerate(asked):
+        for i, visuals, travels in questions:
+            if travels:
+                groups.setdefault(visuals or (rank, i), []).append((rank, i))  # text alone goes anywhere
+            else:
+                owner[rank, i] = rank
+                load[rank] += 1
+    for places in sorted(groups.values(), key=len, reverse=True):
+        rank = load.index(min(load))
+        load[rank] += len(places) + 1  # the video has to be read, too
+        owner |= dict.fromkeys(places, rank)
+    return [[place for place in _ordered(asked) if owner[place] == rank] for rank in range(len(asked))]
+
+
+def _ordered(asked: Sequence[Sequence[tuple[int, tuple[str, ...], bool]]]) -> list[Place]:
+    return [(rank, i) for rank, questions in enumerate(asked) for i, _, _ in questions]
+
+
+def _can_travel(ask: Ask) -> bool:
+    """Images in memory stay where they are."""
+    return not any(IN_MEMORY.match(path) for path in ask.visuals)

@@ -1,0 +1,1 @@
+"""Shared by scorers; no component is in here."""

@@ -1,1 +1,0 @@
-"""What captions clips, refines questions and scores clips."""

@@ -1,0 +1,1 @@
+"""Builds SparseKV-QA: captions, refined questions, scores."""

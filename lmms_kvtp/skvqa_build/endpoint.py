@@ -1,0 +1,200 @@
+"""Any OpenAI-compatible endpoint (vLLM, SGLang, OpenAI), through the `openai` client."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lmms_kvtp.skvqa_build.budget import Prices, Purse, Spent
+from lmms_kvtp.skvqa_build.chat import Chat, ChatError, ChatReply, ChatRequest, Then
+from lmms_kvtp.video.frames import Frames, VideoError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+JPEG_QUALITY = 85
+NO_KEY = "none"
+"""Sent to a server of one's own, which asks for no key."""
+PATIENCE = 12
+"""Requests without an answer, one after the other, that end a build."""
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint(Chat):
+    """Keeps at most `concurrency` requests in flight.
+
+    The client retries 408, 409, 429 and 5xx answers, timeouts and lost connections with exponential backoff, and
+    heeds Retry-After. A request that fails nevertheless, or that the server refuses as malformed, counts as failed; a
+    refused key or an unknown model ends the build.
+    """
+
+    model: str
+    base_url: str | None = None
+    """None: what the variable OPENAI_BASE_URL says, else OpenAI's own."""
+    api_key: str | None = field(default=None, repr=False)
+    """None: what the variable OPENAI_API_KEY says; a named server may do without."""
+    concurrency: int = 8
+    timeout: float = 120.0
+    """Seconds for one attempt."""
+    retries: int = 6
+    seed: int = 0
+    prices: Prices = Prices()  # noqa: RUF009  # frozen, as plain values are
+    spent: Spent = field(default_factory=Spent)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that ask for nothing.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        if self.concurrency < 1 or self.retries < 0 or not self.timeout > 0:
+            raise ValueError(
+                f"concurrency={self.concurrency}, retries={self.retries}, timeout={self.timeout:g}: wanted at least "
+                "1, at least 0 and more than 0"
+            )
+
+    @property
+    def name(self) -> str:
+        """The model's name; not the address, under which the same model may move."""
+        return self.model
+
+    @property
+    def identity(self) -> str:
+        """The name: what a server has behind it, no client knows."""
+        return self.model
+
+    def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
+        """Answer all requests; see `Chat`."""
+        return asyncio.run(self._complete(iter(requests), then))
+
+    async def _complete(self, requests: Iterator[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
+        from openai import AsyncOpenAI, OpenAIError
+
+        lost: list[tuple[ChatRequest, str]] = []
+        turn, stopping, strikes = asyncio.Lock(), asyncio.Event(), _Strikes(self.base_url or "the endpoint")
+        purse = Purse(self.model, self.prices, self.spent)
+
+        async def worker(client: "AsyncOpenAI") -> None:
+            while not stopping.is_set():
+                async with turn:  # one at a time: the iterator decodes videos
+                    request = await asyncio.to_thread(next, requests, None)
+                if request is None:
+                    return
+                while request is not None and not stopping.is_set():
+                    try:
+                        async with purse.pay_for(request, stopping) as paid:
+                            if not paid:
+                                return
+                            reply = await self._call(client, request)
+                            purse.count(request, reply)
+                    except _LostError as error:
+                        log.warning("%s of %s failed: %s", request.step, request.subject, error)
+                        lost.append((request, str(error)))
+                        strikes.count(error)
+                        break
+                    strikes.forget()
+                    request = then(request, reply)
+
+        try:
+            client = AsyncOpenAI(
+                api_key=self.api_key or os.environ.get("OPENAI_API_KEY") or (self.base_url and NO_KEY),
+                base_url=self.base_url,
+                max_retries=self.retries,
+                timeout=self.timeout,
+            )
+        except OpenAIError as error:
+            raise ChatError(f"cannot use an OpenAI-compatible endpoint: {error}") from error
+        async with client:
+            workers = [asyncio.create_task(worker(client)) for _ in range(self.concurrency)]
+            await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            stopping.set()  # the others finish the call that they are in: it is paid for
+            for result in await asyncio.gather(*workers, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+        return lost
+
+    async def _call(self, client: "AsyncOpenAI", request: ChatRequest) -> ChatReply:
+        import openai
+
+        try:
+            messages = await asyncio.to_thread(_messages, request)
+        except VideoError as error:
+            raise _LostError(str(error), counts=False) from error
+        try:
+            completion = await client.chat.completions.create(
+                model=self.model,
+                messages=messages,
+                max_tokens=request.max_new_tokens,
+                temperature=0,
+                seed=self.seed,
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise ChatError(
+                f"{self.base_url or 'the endpoint'} refuses model {self.model!r}: {error}; check --endpoint, the "
+                "model's name and OPENAI_API_KEY, and start again: finished calls are kept"
+            ) from error
+        except (openai.OpenAIError, json.JSONDecodeError) as error:
+            raise _LostError(f"{type(error).__name__}: {error}") from error
+        choices = getattr(completion, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise _LostError(f"an answer without a message: {str(completion)[:200]}")
+        usage = completion.usage
+        return ChatReply(
+            choices[0].message.content or "",
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+        )
+
+
+class _LostError(Exception):
+    """One request has no answer."""
+
+    def __init__(self, reason: str, counts: bool = True) -> None:
+        super().__init__(reason)
+        self.counts = counts
+        """The endpoint is to blame."""
+
+
+@dataclass
+class _Strikes:
+    """Gives up when an endpoint loses many requests in a row, instead of losing all that are left."""
+
+    address: str
+    row: int = 0
+
+    def forget(self) -> None:
+        self.row = 0
+
+    def count(self, error: _LostError) -> None:
+        self.row += error.counts
+        if self.row >= PATIENCE:
+            raise ChatError(
+                f"{self.row} requests in a row got no answer from {self.address}, the last: {error}; finished calls "
+                "are kept, start again when it is up"
+            )
+
+
+def _messages(request: ChatRequest) -> Any:
+    content: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
+    if request.frames is not None:
+        content += [{"type": "image_url", "image_url": {"url": url}} for url in _urls(request.frames())]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content if len(content) > 1 else request.text}]
+    for turn in request.turns:
+        messages += [{"role": "assistant", "content": turn.answer}, {"role": "user", "content": turn.complaint}]
+    return messages
+
+
+def _urls(frames: Frames) -> Iterator[str]:
+    from PIL import Image
+
+    for rgb in frames.rgb:
+        buffer = io.BytesIO()
+        Image.fromarray(rgb.cpu().numpy()).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+        yield "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

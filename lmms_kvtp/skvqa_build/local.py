@@ -1,0 +1,92 @@
+"""A vision-language model of ours: it captions clips, and its language model scores them from text alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.questions import MOST_RELEVANT
+from lmms_kvtp.skvqa_build.chat import Chat, ChatReply, ChatRequest, Then
+from lmms_kvtp.skvqa_build.prompts import prompt
+from lmms_kvtp.skvqa_build.weights import weights_of
+from lmms_kvtp.types import GenerationOptions, PackedTokens
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.vlms import tiny
+from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+
+
+@dataclass(frozen=True, eq=False)
+class LocalModel(Chat):
+    """Answers one request after the other, greedily; loads on first use."""
+
+    pretrained: str
+    """Folder, hub id, or `tiny`."""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint."""
+        return self.pretrained
+
+    @property
+    def checkpoint(self) -> str:
+        """Folder or hub id of the weights."""
+        return str(tiny.tiny_folder()) if self.pretrained == tiny.NAME else self.pretrained
+
+    @cached_property
+    def identity(self) -> str:
+        """The checkpoint and, where it is a folder, its files."""
+        return f"{self.name} {weights_of(self.checkpoint)}"
+
+    @cached_property
+    def vlm(self) -> LlavaVideo:
+        """The loaded model.
+
+        Raises:
+            CheckpointError: there is none of that name.
+        """
+        return load_llava_video(self.pretrained)
+
+    def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
+        """Answer all requests; see `Chat`."""
+        lost = []
+        for first in requests:
+            request: ChatRequest | None = first
+            while request is not None:
+                try:
+                    reply = self._reply(request)
+                except VideoError as error:
+                    lost.append((request, str(error)))
+                    break
+                request = then(request, reply)
+        return lost
+
+    def _reply(self, request: ChatRequest) -> ChatReply:
+        turns = [text for turn in request.turns for text in (turn.answer, turn.complaint)]
+        text = "\n\n".join([request.text, *filter(None, turns)])
+        visuals = [] if request.frames is None else [whole(self.vlm, request)]
+        assembled = self.vlm.assemble(visuals, text)
+        [generation] = self.vlm.generate([assembled], GenerationOptions(max_new_tokens=request.max_new_tokens))
+        return ChatReply(generation.text, assembled.length, generation.num_tokens)
+
+    def rate(self, caption: str, question: str) -> float:
+        """How relevant a clip is: the digit from 0 to 5 that the language model finds most likely as an answer.
+
+        A small model rarely writes a whole table of scores without a slip; it cannot help but rank six digits.
+        """
+        text = prompt("score_one", caption=caption, question=question)
+        logits = self.vlm.next_token_logits(self.vlm.assemble([], text))
+        digits = [self.vlm.chat.plain(str(score)) for score in range(int(MOST_RELEVANT) + 1)]
+        if any(len(ids) != 1 for ids in digits):
+            raise ValueError(f"{self.name} has no token for each digit; score with another model, or scorer text")
+        return float(logits[[ids[0] for ids in digits]].argmax())
+
+
+def whole(vlm: VideoVLM, request: ChatRequest) -> PackedTokens:
+    """All vision tokens of the request's frames."""
+    assert request.frames is not None
+    tokens = vlm.encode(request.frames())
+    keep = torch.ones(tokens.embeds.shape[:2], dtype=torch.bool, device=tokens.embeds.device)
+    return pack(tokens, tokens.embeds, keep)

@@ -1,0 +1,124 @@
+"""Finds the video files of a data set below a folder, and unpacks archives into one."""
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lmms_kvtp.skvqa.layouts import LayoutError, expected
+from lmms_kvtp.video.load import IMAGE_SUFFIXES
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+SHOWN = 20
+"""Missing videos that have a line of their own in a message."""
+
+
+class ArchiveError(ValueError):
+    """An archive is damaged, or has a member that would leave the folder."""
+
+
+@dataclass(frozen=True)
+class VideoFolder:
+    """The videos below a folder, by their name without extension: files, and folders of frames."""
+
+    root: Path
+    found: Mapping[str, tuple[Path, ...]]
+
+    def find(self, name: str) -> Path | None:
+        """The video of that name, wherever it lies below the folder; of several, the one in the named subfolder."""
+        wanted = PurePosixPath(name)
+        stem = wanted.stem if wanted.suffix.lower() in SUFFIXES else wanted.name
+        paths = self.found.get(stem, ())
+        if len(paths) > 1:
+            inside = [path for path in paths if path.parent.as_posix().endswith(wanted.parent.as_posix())]
+            paths = tuple(inside) or paths
+        return paths[0] if paths else None
+
+    def find_all(self, dataset: str, names: Iterable[str], skip_missing: bool = False) -> dict[str, Path]:
+        """The files of all names; a name without file is left out if `skip_missing`.
+
+        Raises:
+            LayoutError: files are missing; the message lists them.
+        """
+        paths = {name: self.find(name) for name in dict.fromkeys(names)}
+        missing = [name for name, path in paths.items() if path is None]
+        if missing and not skip_missing:
+            raise LayoutError(missing_message(dataset, self.root, missing, len(paths)))
+        return {name: path for name, path in paths.items() if path is not None}
+
+
+def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
+    """Which videos are not there, all of them, and what is expected."""
+    shown = "".join(f"\n  {name}" for name in missing[:SHOWN])
+    more = f"\n  and {len(missing) - SHOWN} more: {', '.join(missing[SHOWN:])}" if len(missing) > SHOWN else ""
+    return f"{len(missing)} of {total} videos are not below {root}:{shown}{more}\n{expected(dataset)}"
+
+
+def scan(root: Path) -> VideoFolder:
+    """Find all video files and folders of image files below a folder.
+
+    Raises:
+        LayoutError: it is no folder.
+    """
+    if not root.is_dir():
+        raise LayoutError(f"no folder of videos at {root}")
+    found: dict[str, list[Path]] = {}
+    frames: dict[str, list[Path]] = {}
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner.sort()
+        for name in sorted(names):
+            path = Path(folder) / name
+            if path.suffix.lower() in SUFFIXES:
+                found.setdefault(path.stem, []).append(path)
+        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            frames.setdefault(Path(folder).name, []).append(Path(folder))
+    everything = {stem: (*found.get(stem, ()), *frames.get(stem, ())) for stem in [*found, *frames]}  # files first
+    return VideoFolder(root, everything)
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """Unpack a zip or tar file; nothing is written if any member has an absolute path or leaves the folder.
+
+    A file that is there already with its full size is not written again.
+
+    Raises:
+        ArchiveError: the archive is damaged, no archive, or has such a member.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            _unpack_zip(archive, into)
+        elif tarfile.is_tarfile(archive):
+            _unpack_tar(archive, into)
+        else:
+            raise ArchiveError(f"{archive} is neither a zip nor a tar file")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise ArchiveError(f"cannot unpack {archive}: {error}; download it again") from error
+
+
+def _unpack_zip(archive: Path, into: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        members = opened.infolist()
+        _check_members(archive, [member.filename for member in members])
+        for member in members:
+            there = into / member.filename
+            if not (there.is_file() and there.stat().st_size == member.file_size):
+                opened.extract(member, into)
+
+
+def _unpack_tar(archive: Path, into: Path) -> None:
+    with tarfile.open(archive) as opened:
+        members = opened.getmembers()
+        _check_members(archive, [member.name for member in members])
+        for member in members:
+            there = into / member.name
+            if not (there.is_file() and there.stat().st_size == member.size):
+                opened.extract(member, into, filter="data")
+
+
+def _check_members(archive: Path, names: list[str]) -> None:
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+            raise ArchiveError(f"{archive} has the member {name!r}, which lies outside of the folder; nothing unpacked")

@@ -1,0 +1,99 @@
+"""Step 1: which frames of a video are seen, and its clips."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from lmms_kvtp.skvqa.rates import CLIP_SIZE, clip_bounds
+from lmms_kvtp.skvqa_build.store import Store, content_key
+from lmms_kvtp.video.frames import Frames, VideoError
+from lmms_kvtp.video.load import SampledVideo, image_files, load_video
+from lmms_kvtp.video.sampling import FrameOptions
+
+FINGERPRINT_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A sampled video, without its pixels."""
+
+    path: Path
+    key: str
+    """Stands for the file's content and the frames chosen of it."""
+    num_frames: int
+    duration: float
+    times: tuple[float, ...]
+    """Seconds of the frames."""
+    options: FrameOptions
+    clip_size: int
+
+    @cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last frame of each clip."""
+        return clip_bounds(self.num_frames, self.clip_size)
+
+    @property
+    def edges(self) -> tuple[tuple[float, float], ...]:
+        """Seconds from which to which each clip lasts: up to the next one's first frame, the last to the end."""
+        starts = [self.times[first] for first, _ in self.bounds]
+        ends = [*starts[1:], max(self.duration, self.times[-1])]
+        return tuple(zip(starts, ends, strict=True))
+
+    def frames(self, clip: int) -> Frames:
+        """Decode the frames of one clip.
+
+        Raises:
+            VideoError: the file cannot be read, or has changed since it was sampled.
+        """
+        first, last = self.bounds[clip]
+        part = slice(first, last + 1)
+        video = _opened(self.path, self.key, replace(self.options, chunk_size=self.clip_size))
+        if len(video.indices) != self.num_frames:
+            raise VideoError(f"{self.path} has changed since its frames were chosen; start again")
+        chosen = replace(video, indices=video.indices[part], times=video.times[part])
+        return next(chosen.chunks())
+
+
+def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int = CLIP_SIZE) -> Clips:
+    """Choose the frames of a file, or of a folder of frames, by LLaVA-Video's rule; the store remembers them.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    key = content_key("frames", fingerprint(path), options.max_frames_num, options.fps, options.force_sample, clip_size)
+    known = store.get(key)
+    if known is None:
+        video = load_video(path, options)
+        known = json.dumps([video.duration, [round(time, 3) for time in video.times.tolist()]])
+        store.put(key, known, "frames")
+    duration, times = json.loads(known)
+    return Clips(path, key, len(times), float(duration), tuple(map(float, times)), options, clip_size)
+
+
+def fingerprint(path: Path) -> str:
+    """Stands for a file's content: its size, and the bytes at its start, middle and end. Whole videos are too long.
+
+    For a folder of frames: the names and sizes of all of them, and the bytes of the first, the middle and the last.
+
+    Raises:
+        VideoError: a folder without frames.
+    """
+    if path.is_dir():
+        files = [Path(file) for file in image_files(path)]
+        sizes = [(file.name, file.stat().st_size) for file in files]
+        return content_key(sizes, [fingerprint(files[number]) for number in (0, len(files) // 2, -1)])
+    size = path.stat().st_size
+    content = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in (0, size // 2, max(0, size - FINGERPRINT_BYTES)):
+            file.seek(start)
+            content.update(file.read(FINGERPRINT_BYTES))
+    return content.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, key: str, options: FrameOptions) -> SampledVideo:
+    """A sampled file with its packet index, which is large: only those of a few videos stay, for their next clips."""
+    return load_video(path, options)

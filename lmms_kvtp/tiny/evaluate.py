@@ -1,0 +1,80 @@
+"""Accuracy of a trained model on held-out videos, decoded from H.264: all tokens, a random fifth, and none at all."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, SiglipModel
+
+from lmms_kvtp.embedded.questions import LETTERS, ask
+from lmms_kvtp.embedded.script import SIZE, write_script
+from lmms_kvtp.tiny.bank import tower_features
+from lmms_kvtp.tiny.footage import film
+from lmms_kvtp.tiny.language import answer_logits
+from lmms_kvtp.tiny.packing import Packed, pack
+from lmms_kvtp.tiny.progress import Log
+from lmms_kvtp.tiny.student import Student
+
+KEPT = 0.2
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the language model may see of one video."""
+
+    full: Float[Tensor, "1 C D"]
+    random: Float[Tensor, "1 R D"]
+    blind: Float[Tensor, "1 P D"]
+
+
+@torch.no_grad()
+def evaluate(
+    student: Student,
+    siglip: SiglipModel,
+    tokenizer: PreTrainedTokenizerBase,
+    videos: Sequence[int],
+    split: str,
+    device: torch.device,
+    log: Log,
+) -> dict[str, dict[str, float]]:
+    """Accuracy by view and kind of question; an answer is the letter that the model would say freely."""
+    hits: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in Views.__annotations__}
+    for index in log.steps(f"evaluate on {split}", len(videos)):
+        script = write_script(videos[index], split)
+        rgb = torch.from_numpy(film(script, SIZE)["rgb"])
+        features = tower_features(siglip.vision_model, rgb, device, exact=True)
+        questions = ask(script)
+        text = pack(tokenizer, [[(q.prompt, q.answer) for q in questions]], len(questions)).to(device)
+        views = show(student, features, np.random.default_rng(videos[index]))
+        for name in hits:
+            logits, targets = answer_logits(student.llm, getattr(views, name), text)
+            for question, right in zip(questions, _right(logits, targets, text), strict=True):
+                hits[name][question.kind].append(right)
+    result = {name: {kind: float(np.mean(found)) for kind, found in kinds.items()} for name, kinds in hits.items()}
+    for name, kinds in hits.items():
+        result[name]["mean of kinds"] = float(np.mean(list(result[name].values())))
+        result[name]["questions"] = float(sum(map(len, kinds.values())))
+    return result
+
+
+def show(student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Generator) -> Views:
+    """All tokens; a fifth of each frame's, in raster order with a newline behind each frame; nothing."""
+    rows = student.project(features[None])
+    full = student.with_newlines(rows)
+    cells = rows[0].flatten(1, 2)
+    keep = max(1, round(KEPT * cells.shape[1]))
+    kept = np.stack([np.sort(rng.permutation(cells.shape[1])[:keep]) for _ in range(len(cells))])
+    chosen = cells.gather(1, torch.from_numpy(kept).to(cells.device)[..., None].expand(-1, -1, cells.shape[2]))
+    few = student.with_newlines(chosen[None, :, None])
+    return Views(*(student.with_prefix(part) for part in (full, few, full[:, :0])))
+
+
+def _right(logits: Tensor, targets: Tensor, text: Packed) -> list[bool]:
+    """The letter is the most likely token of all, not only among letters."""
+    answers = torch.eq(logits.argmax(-1), targets)[::2]
+    assert len(answers) == int(text.letters.sum()) and len(LETTERS) == 4
+    return [bool(right) for right in answers]

@@ -1,1 +1,0 @@
-"""Recipes: the tiny model that ships with the package, and the relevance predictor."""

@@ -1,0 +1,1 @@
+"""From a file, a folder of frames or images in memory to pixels."""

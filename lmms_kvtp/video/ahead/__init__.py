@@ -1,0 +1,1 @@
+"""Decodes the frames of the next videos in other processes."""

@@ -1,0 +1,90 @@
+"""decord: what LLaVA-Video reads videos with, and what reads damaged frames without complaint."""
+
+from collections.abc import Sequence
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.index import VideoIndex
+from lmms_kvtp.video.reader import Reader
+
+CONTAINERS = ("mp4", "matroska")
+NO_DUPLICATES = "0.0000001"
+"""decord's fault_tol: the share of frames that it may replace by copies of others; for 0 it sets no limit."""
+
+
+class DecordError(VideoError):
+    """decord cannot read a video, or not right."""
+
+
+def objection(index: VideoIndex) -> str | None:
+    """Why decord would give wrong frames without a word; None where it gives the right ones.
+
+    decord 0.6.0 counts frames from a key frame on, and so errs wherever fewer come out after a seek than lie between
+    the key frame and the wanted one: open groups of pictures (x265 makes them unless told not to), gradual refresh,
+    hidden frames, formats without an index.
+    """
+    if not any(name in index.container.split(",") for name in CONTAINERS):
+        return f"it loses count of frames after a seek in {index.container.split(',')[0]} files"
+    if index.stamps is None:
+        return "it loses count of frames without time stamps of their own"
+    if index.hidden_frames:
+        return "it counts the hidden frames of an edit list"
+    if not index.clean_keys:
+        return "it loses count of frames that reach across key frames"
+    return None
+
+
+class DecordReader(Reader):
+    """Reads a file whose frames decord gets right."""
+
+    def __init__(self, index: VideoIndex, num_threads: int) -> None:
+        """Open the file.
+
+        Args:
+            index: of the file.
+            num_threads: of the decoder; 0 for as many as there are cores.
+
+        Raises:
+            DecordError: decord is not installed, has an `objection`, or cannot open the file.
+        """
+        reason = objection(index)
+        if reason:
+            raise _error(index.path, reason)
+        self._path = index.path
+        try:
+            import decord  # after PyAV, whose codec libraries decord's older ones would replace; the index needed it
+        except (ImportError, OSError) as error:
+            raise _error(index.path, "it is not installed here", error) from error
+        self._errors = (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, RuntimeError)
+        self._as_torch = decord.bridge.use_torch
+        try:
+            self._reader = decord.VideoReader(index.path, num_threads=num_threads, fault_tol=NO_DUPLICATES)
+        except self._errors as error:
+            raise _error(index.path, "it cannot open it", error) from error
+        if len(self._reader) != index.num_frames:
+            detail = f"{len(self._reader)} where {index.num_frames} are"
+            raise _error(index.path, "it finds another number of frames", detail)
+
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
+        """Decode frames.
+
+        Raises:
+            DecordError: decord fails, or would put a copy of another frame in the place of one.
+        """
+        try:
+            with self._as_torch():
+                frames: Tensor = self._reader.get_batch(list(indices))
+        except self._errors as error:
+            raise _error(self._path, "it fails to decode it", error) from error
+        return frames
+
+    def close(self) -> None:
+        """Let go of file and threads."""
+        del self._reader
+
+
+def _error(path: str, reason: str, detail: object = "") -> DecordError:
+    cause = ": ".join([reason, *str(detail).strip().splitlines()[:1]])
+    return DecordError(f"decord cannot read video {path}: {cause}; set video_decode_backend=auto")

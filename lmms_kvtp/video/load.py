@@ -1,0 +1,195 @@
+"""Videos: which of their frames the model sees, at which seconds, read a bounded number at a time."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from lmms_kvtp.video.cache import FrameCache, Shelf
+from lmms_kvtp.video.frames import Frames, VideoError
+from lmms_kvtp.video.images import Images, MemoryReader
+from lmms_kvtp.video.index import read_index
+from lmms_kvtp.video.open import open_reader
+from lmms_kvtp.video.pixel_spec import PixelSpec, Shrink
+from lmms_kvtp.video.reader import LateReader, Reader
+from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
+
+FOLDER_FPS = 3.0
+"""Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, eq=False)
+class SampledVideo:
+    """Implements `types.Video`. Holds no pixels and no open file, so that it can go to another process."""
+
+    source: str
+    key: str
+    indices: Int[Tensor, " T"]
+    times: Float[Tensor, " T"]
+    duration: float
+    instruction: str
+    chunk_size: int
+    """Frames that stand in memory at a time."""
+    open: Callable[[], Reader] = field(repr=False)
+    fast: bool = False
+    """How frames are resized: see `pixel_spec.PixelSpec`."""
+    shelf: Shelf | None = None
+    """Where resized frames are kept on disk."""
+
+    def chunks(self) -> Iterator[Frames]:
+        """Decode the frames, at most `chunk_size` at a time; each call starts from the beginning.
+
+        Frames that are kept on disk are decoded only when they are asked for as they are in the video.
+
+        Raises:
+            VideoError: a frame cannot be read; the message has path and cause.
+        """
+        with closing(LateReader(self.open)) as reader:
+            for start in range(0, len(self.indices), self.chunk_size):
+                part = slice(start, start + self.chunk_size)
+                # no name here for the frames: they go when whoever asked for them lets go of them
+                yield Frames(self._decode(part, reader), self.times[part], shrink=self.shrink(part))
+
+    def _decode(self, part: slice, reader: Reader) -> UInt8[Tensor, "t H W 3"] | Callable[[], Tensor]:
+        indices = self.indices[part].tolist()
+        if self.shelf is not None and self.shelf.has(indices, self.fast):
+            return partial(self.read, part)
+        return reader.read(indices)
+
+    def read(self, part: slice) -> UInt8[Tensor, "t H W 3"]:
+        """Decode some of the frames, by themselves; raises as `chunks`."""
+        with closing(self.open()) as reader:
+            return reader.read(self.indices[part].tolist())
+
+    def shrink(self, part: slice) -> Shrink:
+        """How some of the frames are resized."""
+        if self.shelf is None:
+            return partial(resize, fast=self.fast)
+        return partial(self.shelf.shrink, indices=self.indices[part].tolist(), fast=self.fast)
+
+
+def resize(
+    spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], fast: bool = False
+) -> UInt8[Tensor, "T h w 3"]:
+    """Implements `pixel_spec.Shrink`: makes what no cache keeps."""
+    return spec.resize(rgb(), fast)
+
+
+def load_video(
+    source: str | PathLike[str], options: FrameOptions | None = None, cache: FrameCache | None = None
+) -> SampledVideo:
+    """Choose the frames of a video file, or of a folder of image files; nothing is decoded yet.
+
+    The key is the file's name without folder and extension: the same wherever the data set lies.
+
+    Args:
+        source: a file, or a folder whose image files are `FOLDER_FPS` frames a second.
+        options: which frames, and how they are read.
+        cache: keeps the resized frames of files on disk.
+
+    Raises:
+        VideoError: no such file, no video in it, a part of it is missing, or no frame can be chosen.
+    """
+    options = options or FrameOptions()
+    path = fspath(source)
+    if Path(path).is_dir():
+        return video_from_frames(image_files(path), Path(path).name, FOLDER_FPS, options=options)
+    index = read_index(path)
+    indices, times = _choose(path, index.num_frames, index.avg_fps, options)
+    opener = partial(open_reader, index, indices.tolist(), options)
+    shelf = cache.shelf(path, options.backend) if cache else None
+    return _video(path, Path(path).stem, indices, times, index.num_frames / index.avg_fps, options, opener, shelf)
+
+
+def image_files(folder: str | PathLike[str]) -> list[str]:
+    """The image files in a folder by their numbers, so that frame 10 comes behind frame 9.
+
+    Raises:
+        VideoError: there is none.
+    """
+    found = [str(path) for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise VideoError(f"cannot read video {fspath(folder)}: it is a folder without image files ({kinds})")
+    return sorted(found, key=_numbered)
+
+
+def video_from_frames(
+    frames: Images,
+    key: str,
+    fps: float = 1.0,
+    times: Sequence[float] | None = None,
+    options: FrameOptions | None = None,
+) -> SampledVideo:
+    """Make a video of frames in memory, or of image files, which are read as they are needed.
+
+    Args:
+        frames: uint8 of shape [T, H, W, 3], as tensor or array, or a list of images or image files in order.
+        key: names the video, the same on all machines.
+        fps: frames per second of video.
+        times: the second of each frame; None where `fps` says it.
+        options: which of the frames; None for all of them.
+
+    Raises:
+        VideoError: there are no frames, or they are not uint8 RGB.
+        ValueError: there is not one time for each frame.
+    """
+    reader = MemoryReader(frames, key)
+    options = options or FrameOptions(max_frames_num=len(reader), force_sample=True)
+    indices, seconds = _choose(key, len(reader), fps, options)
+    duration = len(reader) / fps
+    if times is not None:
+        if len(times) != len(reader):
+            raise ValueError(f"{len(times)} times for the {len(reader)} frames of {key}; give one for each frame")
+        seconds = torch.tensor(times, dtype=torch.float64)[indices]
+        duration = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)  # the last lasts as long as the others
+    return _video(key, key, indices, seconds, duration, options, partial(_same, reader))
+
+
+def _choose(
+    source: str, num_frames: int, avg_fps: float, options: FrameOptions
+) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"]]:
+    try:
+        return sample(num_frames, avg_fps, options)
+    except VideoError as error:
+        raise VideoError(f"cannot sample video {source}: {error}") from error
+
+
+def _video(
+    source: str,
+    key: str,
+    indices: Int[Tensor, " T"],
+    times: Float[Tensor, " T"],
+    duration: float,
+    options: FrameOptions,
+    opener: Callable[[], Reader],
+    shelf: Shelf | None = None,
+) -> SampledVideo:
+    return SampledVideo(
+        source=source,
+        key=key,
+        indices=indices,
+        times=times.float(),
+        duration=duration,
+        instruction=time_instruction(times.tolist(), duration) if options.add_time_instruction else "",
+        chunk_size=options.chunk_size,
+        open=opener,
+        fast=options.preprocess == "fast",
+        shelf=shelf,
+    )
+
+
+def _numbered(path: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def _same(reader: Reader) -> Reader:
+    return reader

@@ -1,0 +1,94 @@
+"""PyAV, which is the faster one; decord for damaged frames, which it hands out as the codec patches them."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from lmms_kvtp.video.decord import DecordError, DecordReader
+from lmms_kvtp.video.index import VideoIndex
+from lmms_kvtp.video.pyav import DamagedError, PyAVReader
+from lmms_kvtp.video.reader import Reader
+from lmms_kvtp.video.sampling import FrameOptions
+
+log = logging.getLogger(__name__)
+
+
+def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions) -> Reader:
+    """Open a video to read the `wanted` frames, in ascending order.
+
+    Raises:
+        VideoError: the backend that `options` names cannot read the file, or not right.
+    """
+
+    def pyav() -> Reader:
+        return PyAVReader(index, wanted, options.num_threads)
+
+    def decord() -> Reader:
+        return DecordReader(index, options.num_threads)
+
+    openers: dict[str, Callable[[], Reader]] = {
+        "auto": lambda: AutoReader(pyav, decord),
+        "decord": decord,
+        "pyav": pyav,
+    }
+    return openers[options.backend]()
+
+
+class AutoReader(Reader):
+    """Reads with PyAV until a frame is damaged, and with decord from there on, as far as it reads the file right."""
+
+    def __init__(self, pyav: Callable[[], Reader], decord: Callable[[], Reader]) -> None:
+        """Open the file with PyAV.
+
+        Raises:
+            VideoError: it cannot be opened.
+        """
+        self._decord = decord
+        self._reader = pyav()
+
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
+        """Decode frames.
+
+        Raises:
+            VideoError: neither decoder can, or a frame is missing, in whose place decord might put another.
+        """
+        try:
+            return self._reader.read(indices)
+        except DamagedError as error:
+            frames = self._instead(error, indices)
+            if frames is None:
+                raise
+            log.info("%s; decord reads it", error)
+            _warn_once()
+            return frames
+
+    def close(self) -> None:
+        """Let go of file and threads."""
+        self._reader.close()
+
+    def _instead(self, error: DamagedError, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"] | None:
+        """The frames as decord has them, which reads from now on; None where it cannot."""
+        try:
+            reader = self._decord()
+        except DecordError as objection:
+            log.info("%s: %s", error, objection)
+            return None
+        try:
+            frames = reader.read(indices)
+        except DecordError as failure:
+            reader.close()
+            log.info("%s: %s", error, failure)
+            return None
+        self._reader.close()
+        self._reader = reader
+        return frames
+
+
+@functools.cache
+def _warn_once() -> None:
+    log.warning(
+        "frames of some videos are damaged; decord reads these as its codec patches them (level INFO names them)"
+    )

@@ -1,0 +1,139 @@
+"""PyAV: reads what FFmpeg reads, and finds frames by their time stamps."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.index import WAY_OUT, VideoIndex, open_video
+from lmms_kvtp.video.reader import Reader
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+else:
+    VideoFrame = Any  # PyAV is imported where it is used
+
+SKIPPING = ("h264", "hevc")
+"""Decoders that can leave out single frames, those that no other frame needs, and change nothing in the others."""
+
+
+class DamagedError(VideoError):
+    """A frame does not decode as it should; the codec might patch it."""
+
+
+class PyAVReader(Reader):
+    """Decodes from the last key frame before each wanted frame on, and converts only wanted ones."""
+
+    def __init__(self, index: VideoIndex, wanted: Sequence[int], num_threads: int) -> None:
+        """Open the file.
+
+        Args:
+            index: of the file.
+            wanted: all that `read` will be asked for; of the others, frames that no frame needs are not decoded.
+            num_threads: of the decoder; 0 for as many as there are cores.
+
+        Raises:
+            VideoError: the file cannot be opened.
+        """
+        self._index = index
+        self._wanted = set() if index.stamps is None else set(index.stamps[list(wanted)].tolist())
+        self._stack = ExitStack()
+        self._container, self._stream = self._stack.enter_context(open_video(index.path))
+        self._stream.codec_context.thread_count = num_threads
+        self._stream.codec_context.thread_type = "AUTO"
+        self._frames = self._decode()
+        self._at = -1  # the frame that was found last
+        self._rgb: NDArray[np.uint8] = np.empty((0, 0, 3), dtype=np.uint8)  # and its pixels
+
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
+        """Decode frames.
+
+        Raises:
+            DamagedError: a frame is damaged.
+            VideoError: a frame is missing, or frames differ in size.
+        """
+        pictures = [self._picture(index) for index in indices]
+        shapes = {picture.shape for picture in pictures}
+        if len(shapes) > 1:
+            raise VideoError(f"cannot read video {self._index.path}: its frames change size, {shapes}; {WAY_OUT}")
+        return torch.from_numpy(np.stack(pictures))
+
+    def close(self) -> None:
+        """Let go of file and threads."""
+        self._frames = iter(())  # it holds this reader, which holds it: the decoder would stay until Python looks
+        self._stack.close()
+
+    def _picture(self, index: int) -> NDArray[np.uint8]:
+        if index != self._at:
+            self._rgb = _to_rgb(self._find(index))
+            self._at = index
+        return self._rgb
+
+    def _find(self, index: int) -> VideoFrame:
+        import av
+
+        cause, kind = "missing", VideoError
+        for start in self._starts(index):
+            try:
+                if start is not None:
+                    self._container.seek(start, stream=self._stream)
+                    self._frames = self._decode()
+                position, frame = next(found for found in self._frames if found[0] >= index)
+            except StopIteration:
+                continue
+            except av.FFmpegError as error:
+                cause, kind = f"damaged ({error.strerror})", DamagedError
+                continue
+            if position == index and not frame.is_corrupt:
+                return frame
+            if position == index:
+                cause, kind = "damaged", DamagedError
+        raise kind(f"cannot read video {self._index.path}: frame {index} is {cause}; {WAY_OUT}")
+
+    def _starts(self, index: int) -> Iterator[int | None]:
+        """Where to begin looking for a frame: None for "go on from here", else a key frame's stamp, ever earlier."""
+        stamps, keys = self._index.stamps, self._index.key_stamps
+        if stamps is None:
+            yield None
+            return
+        here, there = np.searchsorted(keys, stamps[[max(self._at, 0), index]], side="right").tolist()
+        if index > self._at and here == there:
+            yield None
+        for place in sorted({max(0, there - back) for back in (1, 2, 4, len(keys))}, reverse=True):
+            yield int(keys[place]) if len(keys) else int(stamps[0])
+
+    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
+        """Frames from here on, in order of presentation, with their positions."""
+        context, stamps = self._stream.codec_context, self._index.stamps
+        count = 0
+        for packet in self._container.demux(self._stream):
+            if stamps is not None and context.name in SKIPPING:  # without stamps, all frames are counted
+                context.skip_frame = "DEFAULT" if packet.pts in self._wanted else "NONREF"
+            for frame in context.decode(packet):
+                yield (count if stamps is None else _position(stamps, frame.pts)), frame
+                count += 1
+
+
+def _position(stamps: NDArray[np.int64], stamp: int | None) -> int:
+    place = int(np.searchsorted(stamps, -1 if stamp is None else stamp))
+    return place if place < len(stamps) and stamps[place] == stamp else -1
+
+
+def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The frame upright, in decord's colours: by the matrix and range that the stream names, else BT.601."""
+    from av.video.reformatter import ColorRange, Colorspace
+
+    rgb = frame.to_ndarray(
+        format="rgb24",
+        src_color_range=frame.color_range,
+        dst_color_range=ColorRange.MPEG,  # PyAV looks at colours only where source and destination differ
+        dst_colorspace=Colorspace.ITU601,
+    )
+    turns, rest = divmod(frame.rotation, 90)
+    return np.rot90(rgb, 0 if rest else turns)

@@ -1,0 +1,173 @@
+"""Checkpoints of LLaVA-Video: folder or hub id -> a network with all its weights."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
+
+from lmms_kvtp.vlms import tiny
+from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, read_json
+from lmms_kvtp.vlms.checkpoint.devices import Placement
+from lmms_kvtp.vlms.checkpoint.network import Network, build
+from lmms_kvtp.vlms.checkpoint.tensor_names import EMBEDDINGS, HEAD, choose
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+Shape = tuple[int, ...]
+
+
+def find_folder(pretrained: str, revision: str | None = None) -> Path:
+    """The embedded model, a folder on this machine, or the download of a model of the Hugging Face hub.
+
+    Raises:
+        CheckpointError: neither is there.
+    """
+    if pretrained == tiny.NAME:
+        return tiny.checked(tiny.tiny_folder())
+    path = Path(pretrained).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{pretrained} is a file; {WANTED}: give its folder")
+    try:
+        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=PATTERNS))
+    except (OSError, ValueError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise CheckpointError(
+            f"{pretrained!r} is no folder here, and the hub gave no model of that name{at}: {error}"
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it lacks the chat markers.
+    """
+    try:
+        # a config is given because the folder's own has a model_type that transformers does not know
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder} has no tokenizer that transformers can read: {error}") from error
+    missing = [marker for marker in ("<|im_start|>", "<|im_end|>") if marker not in tokenizer.get_vocab()]
+    if missing:
+        raise CheckpointError(f"the tokenizer of {folder} lacks {', '.join(missing)}; {WANTED}")
+    return tokenizer
+
+
+def load_generation_config(folder: Path) -> GenerationConfig:
+    """Decoding defaults of the checkpoint; transformers' own where it says nothing."""
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_dict({})
+
+
+def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: str, placement: Placement) -> Network:
+    """Read all weights, one tensor at a time, straight to where they belong.
+
+    Raises:
+        CheckpointError: a shard is missing or broken, or keys or shapes are not those of the layout.
+    """
+    rows = int(config.llm["vocab_size"])
+    if vocabulary > rows:
+        raise CheckpointError(f"the tokenizer of {folder} has {vocabulary} entries, config.json says {rows}")
+    network = build(config, vocabulary, attention)
+    files = weight_files(folder)
+    found, own = _shapes(files), list(network.state_dict())
+    layout = choose(config.layouts, own, found)
+    names, unused = {layout.name(name): name for name in own}, set(layout.unused)
+    if config.llm["tie_word_embeddings"]:
+        names.pop(layout.name(HEAD))
+        unused.add(layout.name(HEAD))
+    check_layout(expected_shapes(network, names, rows), found, unused, folder)
+    with placement.onto(network) as put:
+        for file in files:
+            with _opened(file) as shard:
+                for key in filter(names.__contains__, shard.keys()):
+                    put(names[key], _read(shard, key, vocabulary if names[key] in (EMBEDDINGS, HEAD) else None))
+    return network
+
+
+def expected_shapes(network: Network, names: Mapping[str, str], rows: int) -> dict[str, Shape]:
+    """Shapes that a checkpoint has for `network`, which may have fewer rows of vocabulary.
+
+    Args:
+        network: as `build` made it.
+        names: of the checkpoint's tensors and of the network's.
+        rows: of the checkpoint's vocabulary.
+    """
+    own = network.state_dict()
+    shapes = {key: tuple(own[name].shape) for key, name in names.items()}
+    return {key: (rows, *shape[1:]) if names[key] in (EMBEDDINGS, HEAD) else shape for key, shape in shapes.items()}
+
+
+def check_layout(expected: Mapping[str, Shape], found: Mapping[str, Shape], unused: set[str], where: Path) -> None:
+    """Hold a checkpoint's tensors against the layout: each is read or known to be unused, none is missing.
+
+    Raises:
+        CheckpointError: with the names of missing, unexpected and misshaped tensors.
+    """
+    problems = {
+        "missing": sorted(set(expected) - set(found)),
+        "unexpected": sorted(set(found) - set(expected) - unused),
+        "misshaped": [
+            f"{key} {found[key]} instead of {shape}"
+            for key, shape in sorted(expected.items())
+            if key in found and found[key] != shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"{kind} ({len(keys)}): {_some(keys)}" for kind, keys in problems.items() if keys]
+        raise CheckpointError(
+            f"the tensors of {where} are not those that its config.json describes; {'; '.join(lines)}"
+        )
+
+
+def _some(names: list[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors.
+
+    Raises:
+        CheckpointError: there are none, or some are missing.
+    """
+    if not (folder / INDEX).is_file():
+        if not (folder / SINGLE).is_file():
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+            raise CheckpointError(f"{folder} has neither {INDEX} nor {SINGLE}, found {found}; {WANTED}")
+        return [folder / SINGLE]
+    files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {len(missing)} of {len(files)} shards of {INDEX}: {_some(missing)}")
+    return [folder / name for name in files]
+
+
+def _shapes(files: list[Path]) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for file in files:
+        with _opened(file) as shard:
+            shapes |= {key: tuple(shard.get_slice(key).get_shape()) for key in shard.keys()}  # noqa: SIM118
+    return shapes
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def _read(shard: Any, key: str, rows: int | None) -> Tensor:
+    tensor: Tensor = shard.get_tensor(key) if rows is None else shard.get_slice(key)[:rows]
+    return tensor

@@ -1,0 +1,85 @@
+"""The parts of LLaVA-Video as transformers' own modules."""
+
+from typing import cast
+
+import torch
+from accelerate import init_empty_weights
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+
+from lmms_kvtp.cost.flops import LLMShape, VisionShape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
+
+
+class Tower(nn.Module):
+    """A SigLIP tower up to the output of its last layer, without normalisation and pooling head."""
+
+    def __init__(self, siglip: nn.Module) -> None:
+        """Share the modules of a SiglipVisionModel."""
+        super().__init__()
+        core = dict(siglip.named_children()).get("vision_model", siglip)  # transformers < 5 has one level more
+        self.embeddings, self.encoder = core.get_submodule("embeddings"), core.get_submodule("encoder")
+
+    def forward(self, pixels: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T P d"]:
+        """Features of the patches, row by row."""
+        return cast(Tensor, self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state)
+
+
+class Network(nn.Module):
+    """All weights of one model."""
+
+    def __init__(self, tower: nn.Module, projector: nn.Sequential, newline: Tensor, llm: Qwen2ForCausalLM) -> None:
+        """Join the parts, the tower one that gives features of patches, row by row; nothing is copied."""
+        super().__init__()
+        self.tower, self.projector, self.newline, self.llm = tower, projector, nn.Parameter(newline), llm
+
+    def features(self, pixels: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T P D"]:
+        """Patches in the language model's space, before pooling."""
+        return cast(Tensor, self.projector(self.tower(pixels)))
+
+
+def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
+    """A network without weights: its parameters are on the meta device.
+
+    Args:
+        config: of the checkpoint.
+        vocabulary: rows of the embeddings and of the head, at most those of the checkpoint.
+        attention: transformers' name of the attention implementation.
+    """
+    vision = SiglipVisionConfig(
+        **config.vision
+        | {"num_hidden_layers": config.vision_layers, "vision_use_head": False, "attn_implementation": attention}
+    )
+    text = Qwen2Config(**config.llm | {"vocab_size": vocabulary, "attn_implementation": attention})
+    inner, outer = vision.hidden_size, text.hidden_size
+    with init_empty_weights(include_buffers=False):
+        tower = Tower(SiglipVisionModel(vision))
+        projector = nn.Sequential(nn.Linear(inner, outer), nn.GELU(), nn.Linear(outer, outer))
+        network = Network(tower, projector, torch.empty(outer, device="meta"), Qwen2ForCausalLM(text))
+    return network.requires_grad_(False).eval()
+
+
+def vision_shape(config: LlavaConfig) -> VisionShape:
+    """Sizes of the tower, for cost formulas."""
+    return VisionShape(
+        image_size=config.vision["image_size"],
+        patch_size=config.vision["patch_size"],
+        hidden=config.vision["hidden_size"],
+        intermediate=config.vision["intermediate_size"],
+        layers=config.vision_layers,
+        heads=config.vision["num_attention_heads"],
+    )
+
+
+def llm_shape(config: LlavaConfig, vocabulary: int) -> LLMShape:
+    """Sizes of the language model, for cost formulas."""
+    return LLMShape(
+        hidden=config.llm["hidden_size"],
+        intermediate=config.llm["intermediate_size"],
+        layers=config.llm["num_hidden_layers"],
+        heads=config.llm["num_attention_heads"],
+        kv_heads=config.llm["num_key_value_heads"],
+        head_dim=config.llm["hidden_size"] // config.llm["num_attention_heads"],
+        vocabulary=vocabulary,
+    )

@@ -1,0 +1,231 @@
+"""The harness model `llava_video_kvtp`: requests in, answers with their costs out."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from lmms_kvtp.cost.sample import forget, record
+from lmms_kvtp.harness.counts import result
+from lmms_kvtp.harness.gen_kwargs import read_options
+from lmms_kvtp.harness.plugin import check_harness, cli_arguments, publish
+from lmms_kvtp.harness.report import report
+from lmms_kvtp.harness.start import open_session, say_resumed
+from lmms_kvtp.model_wrappers.requests import is_padding, read_ask
+from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.run.answerer import Answerer, SampleError, make_answerer
+from lmms_kvtp.run.asks import Ask, check_files, flatten, read_visuals
+from lmms_kvtp.run.build import build, choose_device
+from lmms_kvtp.run.options import Images, RunOptions, parse_arguments
+from lmms_kvtp.run.ranks import Place, gather, own_rank, send_back, share_out
+from lmms_kvtp.run.session import Session
+from lmms_kvtp.run.tree import tree
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.ahead.ahead import decode_ahead
+
+EMBEDDED = "skvqa_synth"
+"""Tasks whose names begin like this are made for the embedded model."""
+
+
+class LlavaVideoKvtp(lmms):  # type: ignore[misc]
+    """LLaVA-Video with pruned vision tokens; KVTP with PruMerge where no other parts are named.
+
+    A subclass with other `defaults` is another model id; see docs/add_a_pruner.md.
+    """
+
+    is_simple = True
+    pretrained: ClassVar[str] = RunOptions.pretrained
+    """The checkpoint where `--model_args` names none."""
+    images: ClassVar[Images] = RunOptions.images
+    """What a task's images are where `--model_args` does not say."""
+    defaults: ClassVar[Mapping[str, str]] = {}
+    """The method where `--model_args` is silent, as far as it differs from KVTP with PruMerge."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Load model and method.
+
+        Args:
+            settings: `--model_args`, whose names hold dots and cannot be parameters, and `batch_size` and `device`.
+        """
+        super().__init__()
+        check_harness()
+        self.arguments = parse_arguments({"pretrained": self.pretrained, "images": self.images, **settings})
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if self.arguments.load.device_map and self._world_size > 1:
+            raise ValueError(
+                f"device_map={self.arguments.load.device_map} splits the model of one process, and {self._world_size} "
+                "were started: start one, or leave device_map out"
+            )
+        self._device = choose_device(self.arguments.load.device, self.accelerator)
+        self.built = build(self.arguments, self._device, self.defaults)
+        self.session: Session | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model; the harness puts its own small tensors there."""
+        return self._device
+
+    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """Answer questions, video by video; all requests of a run arrive in one call, over all tasks.
+
+        Raises:
+            SampleError: a sample cannot be answered, and errors are not skipped.
+        """
+        with self._running(requests) as session:
+            asks = {i: self._ask(request) for i, request in enumerate(requests) if not is_padding(request)}
+            own, everywhere = share_out(asks)
+            if self.arguments.run.on_error == "raise":
+                check_files(everywhere)
+            say_resumed(self.arguments.run, session, sum(session.has(ask) for ask in own.values()))
+            made: dict[Place, Answer] = {}
+            failure: SampleError | None = None
+            try:
+                for place, answer in self._answer_all(session, own):
+                    made[place] = answer
+            except SampleError as error:
+                failure = error
+            answers = send_back(made, failure)
+            mine = {i: answers[place] for place in answers for rank, i in [place] if rank == own_rank()}
+            for i, ask in asks.items():
+                if mine[i].error is None:
+                    record(ask.question.doc_key, mine[i].cost)
+            self._conclude(session, list(answers.values()))
+        return [
+            result([mine[i]], self.built.vlm.toy) if i in mine else GenerationResult("") for i in range(len(requests))
+        ]
+
+    def _answer_all(self, session: Session, asks: Mapping[Place, Ask]) -> Iterator[tuple[Place, Answer]]:
+        """Known answers first, then video by video, in batches."""
+        sharing = Counter(ask.visuals for ask in asks.values())
+        first: dict[tuple[str, ...], int] = {}
+        for number, ask in enumerate(asks.values()):
+            first.setdefault(ask.visuals, number)
+        order = sorted(asks, key=lambda place: (not session.has(asks[place]), first[asks[place].visuals]))
+        run = self.arguments.run
+        size = run.batch_size
+        new = [asks[place] for place in order if not session.has(asks[place])]
+        with (
+            decode_ahead(run, self.arguments.frames, new) as ahead,
+            tqdm(total=len(order), desc="Answering", disable=self.rank != 0) as bar,
+        ):
+            answerer = make_answerer(self.arguments, self.built, session, ahead=ahead)
+            for start in range(0, len(order), size):
+                batch = order[start : start + size]
+                for place, answer in zip(
+                    batch, answerer.answer([asks[place] for place in batch], sharing), strict=True
+                ):
+                    yield place, answer
+                    bar.update()
+
+    def _conclude(self, session: Session, answers: Sequence[Answer]) -> None:
+        """Say what happened on all ranks."""
+        ranks = gather((session.resumed, session.failures))
+        failures = [failure for _, theirs in ranks for failure in theirs]
+        session.resumed_elsewhere = sum(resumed for resumed, _ in ranks) - session.resumed
+        session.failed_elsewhere = len(failures) - len(session.failures)
+        report(answers, failures, self.built.vlm.toy)
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """Hold conversations: the task makes each turn from the answers so far, and tokens are selected anew for it."""
+        results = []
+        with self._running(requests) as session:
+            answerer, answers = make_answerer(self.arguments, self.built, session), dict[Place, Answer]()
+            failure: SampleError | None = None
+            try:
+                for request in tqdm(requests, desc="Answering", disable=self.rank != 0):
+                    texts, rounds = ([""], []) if is_padding(request) else self._converse(answerer, request)
+                    answers |= {(own_rank(), len(answers) + turn): answer for turn, answer in enumerate(rounds)}
+                    results.append(replace(result(rounds, self.built.vlm.toy), text=texts))
+            except SampleError as error:
+                failure = error
+            everywhere = send_back(answers, failure)
+            say_resumed(self.arguments.run, session, session.resumed)
+            self._conclude(session, list(everywhere.values()))
+        return results
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Refused: the harness garbles these responses before it scores them."""
+        tasks = ", ".join(sorted({request.task_name for request in requests}))
+        raise NotImplementedError(
+            f"{tasks} asks for log-likelihoods. lmms-eval 0.7.3 turns these responses into text before it scores them, "
+            "so every score would be wrong; choose a variant of the task that generates its answer"
+        )
+
+    def _converse(self, answerer: Answerer, request: Any) -> tuple[list[str], list[Answer]]:
+        prompt, _, doc_to_visual, next_turn, *_ = request.args
+        doc = self._document(request)
+        load: Callable[[], list[Any]] = partial(read_visuals, doc_to_visual, doc)
+        texts: list[str] = []
+        rounds: list[Answer] = []
+        done, state = False, None
+        while not done:
+            ask = self._ask(request, prompt, load)
+            rounds += answerer.answer([ask])
+            if rounds[-1].error is None:
+                record(ask.question.doc_key, rounds[-1].cost)
+            texts.append(rounds[-1].text)
+            visuals, prompt, done, texts, state = next_turn(
+                doc, previous_output=texts, round_idx=len(rounds), previous_round_info=state
+            )
+            texts, load = list(texts), partial(flatten, visuals)
+        return texts, rounds
+
+    def _document(self, request: Any) -> Mapping[str, Any]:
+        doc_id, task, split = request.args[-3:]
+        doc: Mapping[str, Any] = self.task_dict[task][split][doc_id]
+        return doc
+
+    def _ask(self, request: Any, prompt: str | None = None, load: Callable[[], list[Any]] | None = None) -> Ask:
+        doc = self._document(request)
+        defaults = GenerationOptions(max_new_tokens=self.arguments.run.max_new_tokens, seed=self.arguments.run.seed)
+        options = read_options(request.args[1], defaults)
+        load = load or partial(read_visuals, request.args[2], doc)
+        ask = read_ask(request, doc, options, request.args[0] if prompt is None else prompt, load)
+        assert self.session
+        repeat = self.session.count(ask)  # `--repeats` sends the same request several times
+        return replace(ask, options=replace(options, seed=options.seed + repeat))
+
+    @contextmanager
+    def _running(self, requests: Sequence[Any]) -> Iterator[Session]:
+        """The session of this run, which the results tell of; where it breaks off, the way to go on is shown."""
+        self._check_toy({request.task_name for request in requests})
+        command = cli_arguments(requests)
+        if self.session is None:
+            forget()  # costs of an earlier run in this process
+            self.session = open_session(self.arguments.run, self.built.setup, command, self.rank)
+        journal = self.session.journal
+        try:
+            yield self.session
+        except (SampleError, KeyboardInterrupt):
+            if journal:
+                logger.error(f"all answers so far are in {journal.path}; go on with resume={journal.path}")
+            raise
+        finally:
+            run, ended = self.arguments.run, self.session
+            told = {
+                "tree": tree(),
+                "journal": str(journal.path) if journal else None,
+                "resumed": ended.resumed + ended.resumed_elsewhere,
+                "failed": len(ended.failures) + ended.failed_elsewhere,
+                "batch_size": run.batch_size,
+                "share_prefix": run.share_prefix,
+            }
+            publish(command, {**self.built.setup, **told})
+
+    def _check_toy(self, tasks: set[str]) -> None:
+        other = sorted(task for task in tasks if not task.startswith(EMBEDDED))
+        if self.built.vlm.toy and other and not self.arguments.run.allow_toy:
+            raise ValueError(
+                f"pretrained=tiny is a toy made for {EMBEDDED}; on {', '.join(other)} its answers mean nothing. "
+                "Name a real checkpoint, or set allow_toy=true"
+            )

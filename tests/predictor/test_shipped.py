@@ -1,0 +1,51 @@
+"""The embedded predictors: small, whole, and fit for the embedded model."""
+
+import json
+
+import pytest
+import torch
+
+from lmms_kvtp.api import load
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.predictor.candidates import UNTUNED, baselines, trained
+from lmms_kvtp.predictor.compare import compare
+from lmms_kvtp.predictor.examples import synthetic
+from lmms_kvtp.predictor.measure import mean_by_video
+from lmms_kvtp.questions import Question
+from lmms_kvtp.scorers.kvtp import KVTP
+from lmms_kvtp.scorers.similarity import Similarity
+from lmms_kvtp.shipped import checked, shipped_folder
+from lmms_kvtp.types import FrameFeatures
+
+SHIPPED = {"tiny_predictor": "tiny", "tiny_shared": "tower of tiny, text side of tiny"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_they_are_small_and_whole_and_say_how_they_were_trained(name):
+    files = [path for path in checked(shipped_folder(name), name, "setting").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 1e6
+    notes = json.loads((shipped_folder(name) / "training.json").read_text())
+    assert notes["stopped_by"] is None and notes["started_from"] == SHIPPED[name]
+    assert notes["validation_after"]["recall"] > notes["validation_before"]["recall"] + 0.03
+
+
+def test_it_scores_frames_of_the_embedded_siglip_otherwise_than_the_untuned_one():
+    encoder = Siglip("tiny", device="cpu")
+    width = encoder.model.config.text_config.projection_size
+    features = FrameFeatures(torch.arange(9.0), torch.randn(9, width, generator=torch.manual_seed(1)))
+    question = Question("", refined="What color is the star? Choices: red, blue.")
+    tuned, untuned = (s.score(features, question, encoder) for s in (KVTP(checkpoint="tiny"), Similarity()))
+    assert tuned.shape == (9,) and torch.isfinite(tuned).all()
+    assert not torch.allclose(tuned, untuned, atol=0.1)
+
+
+def test_one_finds_more_key_frames_than_the_untuned_scorer_and_the_shared_one_far_more_than_chance(
+    tmp_path, monkeypatch
+):
+    """On two videos of the validation split; docs/predictor.md has fifty."""
+    monkeypatch.setenv("LMMS_KVTP_HOME", str(tmp_path))
+    found, untuned, vlm = synthetic("val", [0, 1]), Siglip("tiny", device="cpu", dtype="float32"), load("tiny").vlm
+    rows = {name: trained(name, untuned, vlm, {}) for name in ("tiny", "tiny_shared")}
+    (outcomes,) = compare(baselines(untuned) | rows, found, tmp_path / "features").values()
+    recall = {name: mean_by_video(outcome.key)["recall"] for name, outcome in outcomes.items()}
+    assert recall["tiny"] > recall[UNTUNED] + 0.05 and recall["tiny_shared"] > recall["uniform"] + 0.3

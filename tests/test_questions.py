@@ -1,0 +1,104 @@
+import json
+
+import pytest
+
+from lmms_kvtp.questions import Question, Remembered, question_text, refine, with_choices
+
+
+def test_scorers_read_the_refined_question_first_then_stem_and_options_then_the_prompt():
+    whole = {"prompt": "Prompt.", "stem": "Who?", "options": ("A man", "A dog"), "refined": "Short?"}
+    assert question_text(Question(**whole)) == "Short?"
+    assert question_text(Question(**{**whole, "refined": ""})) == "Who? Choices: A man, A dog."
+    assert question_text(Question(**{**whole, "refined": "", "options": ()})) == "Who?"
+    assert question_text(Question("Prompt.")) == "Prompt."
+
+
+def test_a_question_without_text_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"question 'task:7' has no text .* scorer=uniform"):
+        question_text(Question(" \n", doc_key="task:7"))
+
+
+def test_the_papers_own_example_loses_letters_position_and_articles():
+    stem = "what did the baby do after throwing the green cup away while on the floor near the end"
+    options = ["A. clap proudly", "B. the lady sitting down", "C. lay on floor", "D. just picked it up", "E. crawl"]
+    assert refine(stem, options) == (
+        "What did the baby do after throwing the green cup away while on the floor "
+        "Choices: clap proudly, lady sitting down, lay on floor, just picked it up, crawl."
+    )
+
+
+@pytest.mark.parametrize(
+    ("stem", "short"),
+    [
+        ("Question: Who sings?\nAnswer with the option's letter from the given choices directly.", "Who sings?"),
+        ("Select the best answer to the following question based on the video. Who sings?", "Who sings?"),
+        ("According to the video, who sings?", "Who sings?"),
+        ("In the video, what color is the star?", "What color is the star?"),
+        ("What happens at the end of the video?", "What happens?"),
+        ("Who sings? Respond with only the letter (A, B, C or D) of the correct option.", "Who sings?"),
+        ("Which place is shown first?", "Which place is shown first?"),
+        ("Please describe it.", "Please describe it."),
+        ("In which quarter of the video does the star appear?", "In which quarter does the star appear?"),
+        (
+            "Can you choose the letter that the man only wrote once?",
+            "Can you choose the letter that the man only wrote once?",
+        ),
+    ],
+)
+def test_instructions_labels_and_hints_at_the_position_go(stem, short):
+    assert refine(stem) == short
+
+
+@pytest.mark.parametrize(
+    ("option", "bare"),
+    [("A. A red cup.", "red cup"), ("(b) to sing", "sing"), ("C) the", "the"), ("A", "A"), ("red;", "red"), ("", "")],
+)
+def test_options_lose_letter_article_and_full_stop(option, bare):
+    assert refine("Who?", [option, "x"]) == f"Who? Choices: {bare}, x."
+
+
+def test_long_options_are_cut_alike_and_the_stem_never():
+    stem = "What does the man do?"
+    options = ["one two three four five six", "seven eight", "nine ten eleven twelve"]
+    assert refine(stem, options, 14) == "What does the man do? Choices: one two three, seven eight, nine ten eleven."
+    assert refine(stem, options, 1) == "What does the man do? Choices: one, seven, nine."
+
+
+def test_as_many_words_stay_as_are_allowed():
+    options = ["red big car", "blue small bus"]
+    whole = "Which one? Choices: red big car, blue small bus."
+    assert refine("Which one?", options, max_words=9) == whole
+    assert refine("Which one?", options, max_words=8) == "Which one? Choices: red big, blue small."
+
+
+def test_refining_twice_changes_nothing():
+    once = refine("Question: in the video, who sings near the end?", ())
+    assert refine(once) == once
+
+
+def test_a_stem_without_options_stands_alone():
+    assert with_choices("Who?", []) == "Who?"
+    assert with_choices("", ["a"]) == ""
+
+
+def remembered(folder, *entries) -> Remembered:
+    path = folder / "index.jsonl"
+    path.write_text("\n".join(map(json.dumps, entries)))
+    return Remembered.load(path)
+
+
+def test_an_index_remembers_refinements_whatever_letters_stand_before_the_options(tmp_path):
+    entry = {"question": "Who sings?", "options": ["a man", "a dog"], "refined": "Singer? Choices: man, dog."}
+    refiner = remembered(tmp_path, entry, {"question": "Why?"})
+    assert refiner("who  sings?", ["A. a man", "B. a dog"]) == "Singer? Choices: man, dog."
+    assert refiner("Who sings?", ["a man", "a cat"]) == refine("Who sings?", ["a man", "a cat"])
+    assert refiner("Why?") == refine("Why?")
+
+
+def test_an_index_that_contradicts_itself_or_is_damaged_is_refused_by_line(tmp_path):
+    entry = {"question": "Who?", "refined": "Who is it?"}
+    with pytest.raises(ValueError, match=r"index\.jsonl, line 2: refines 'Who\?' otherwise than an earlier line"):
+        remembered(tmp_path, entry, {**entry, "refined": "Which man?"})
+    for bad in ({"refined": "Who?"}, [], {"question": 3, "refined": "x"}):
+        with pytest.raises(ValueError, match=r"index\.jsonl, line 2: no question of an index"):
+            remembered(tmp_path, entry, bad)

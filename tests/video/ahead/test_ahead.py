@@ -1,0 +1,328 @@
+"""Decoding ahead: the same answers, in order, within a limit of memory, whatever happens to the process."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lmms_eval.api.instance import Instance
+from PIL import Image
+
+import lmms_kvtp.video.load
+from lmms_kvtp.bench.folder import ask_about
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+from lmms_kvtp.run.journal import read
+from lmms_kvtp.run.options import RunOptions
+from lmms_kvtp.video.ahead.ahead import Ahead, _free_cores, _worth, decode_ahead
+from lmms_kvtp.video.ahead.feed import Feed
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.pixels import ResizedPixels
+from lmms_kvtp.video.sampling import FrameOptions
+
+TASK = "skvqa_synth_look"
+FRAMES = FrameOptions(max_frames_num=7, force_sample=True, chunk_size=3)
+PLANTED = """
+import os
+import time
+
+import lmms_kvtp.video.load as video
+
+read_index = video.read_index
+
+
+def planted(path):
+    if path.endswith("hangs.mp4"):
+        time.sleep(3600)
+    if path.endswith("crashes.mp4"):
+        os.kill(os.getpid(), 11)
+    if path.endswith("hungry.mp4"):
+        bytearray(1 << 50)
+    return read_index(path)
+
+
+video.read_index = planted
+"""
+
+
+@pytest.fixture(scope="module")
+def docs(lookalike, tmp_path_factory):
+    return lookalike.write_task(tmp_path_factory.mktemp("task"), TASK, videos=3, questions=2)
+
+
+@pytest.fixture
+def paths(docs):
+    return sorted({doc["video_path"] for doc in docs})
+
+
+@pytest.fixture
+def ahead():
+    """Makes what decodes ahead, and closes it."""
+    made = []
+
+    def make(paths, limit_bytes=2**30, seconds=600.0, options=FRAMES, processes=1):
+        made.append(Ahead([(path,) for path in paths], options, limit_bytes, seconds, processes=processes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_images_that_are_seen_in_tiles_are_not_decoded_as_frames(docs, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    picture, film = ask_about(tmp_path / "a.png", "What?", 4), ask_about(Path(docs[0]["video_path"]), "What?", 4)
+    for images, asks, expected in (
+        ("tiles", [picture], None),
+        ("tiles", [picture, film], [film.visuals]),
+        ("frames", [picture, film], [picture.visuals, film.visuals]),
+    ):
+        with decode_ahead(RunOptions(images=images, decode_ahead_mib=64), FRAMES, asks) as found:
+            assert (found and list(found._place)) == expected
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Files on which the decoder of the other process hangs, or ends it; this process is as always."""
+    import lmms_kvtp.video.ahead.feed as module
+
+    (tmp_path / "planted_decoder.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    start = "import planted_decoder; from"
+    monkeypatch.setattr(module, "START", module.START.replace("from", start, 1))
+    for name in ("hangs.mp4", "crashes.mp4", "hungry.mp4"):
+        (tmp_path / name).write_bytes(b"as if it were a video")
+    return tmp_path
+
+
+def everything(video):
+    chunks = list(video.chunks())
+    return torch.cat([chunk.rgb for chunk in chunks]), torch.cat([chunk.times for chunk in chunks])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_frames_are_those_of_this_process_in_order_and_in_any_other(paths, ahead, processes):
+    one = ahead(paths, processes=processes)
+    for path in [paths[0], paths[2], paths[1]]:  # the last is asked for again, after it was passed over
+        [video] = one.videos((path,))
+        here = load_video(path, FRAMES)
+        assert (video.key, video.source, video.duration) == (here.key, here.source, here.duration)
+        for found, wanted in zip(everything(video), everything(here), strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_pixels_that_a_tower_asked_for_come_ready_with_the_next_videos(paths, ahead, tmp_path):
+    paths = [*paths, str(tmp_path / "again.mp4")]
+    os.symlink(paths[0], paths[-1])
+    many = FrameOptions(max_frames_num=60, force_sample=True, chunk_size=3)  # more than the pipe itself holds
+    one, spec = ahead(paths, limit_bytes=2, options=many, processes=2), ResizedPixels((14, 10))
+    for number, path in enumerate(paths):
+        [video] = one.videos((path,))
+        for frames in video.chunks():
+            if number >= 2:  # what each process begins with is begun before anything is asked for
+                assert frames.prepared == {spec}
+                assert not isinstance(frames._rgb, torch.Tensor)  # nobody reads them: they were not sent
+                assert frames.spent["preprocess"] > 0
+            assert torch.equal(frames.pixels(spec), spec(frames.rgb))
+
+
+def test_what_waits_stays_within_the_limit_and_one_chunk(paths, ahead):
+    chunk = 3 * 96 * 64 * 3
+    small = ahead(paths, limit_bytes=2 * chunk, processes=2)
+    large = ahead(paths)
+    for one in (small, large):
+        deadline = time.monotonic() + 120
+        while one._feeds[0].peak < chunk and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        for path in paths:
+            [video] = one.videos((path,))
+            assert len(everything(video)[0]) == 7
+    assert all(chunk <= feed.peak < 1.5 * chunk for feed in small._feeds)
+    assert large._feeds[0].peak > 3 * chunk
+
+
+def test_an_error_belongs_to_its_video_and_is_the_same_as_in_this_process(paths, ahead, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    with pytest.raises(VideoError) as here:
+        load_video(bad, FRAMES)
+    one = ahead([paths[0], str(bad), paths[1]])
+    assert len(everything(one.videos((paths[0],))[0])[0]) == 7
+    for _ in range(2):
+        with pytest.raises(VideoError) as there:
+            one.videos((str(bad),))
+        assert str(there.value) == str(here.value)
+    assert len(everything(one.videos((paths[1],))[0])[0]) == 7
+
+
+def test_a_decoder_that_hangs_or_dies_fails_its_video_alone(paths, ahead, planted):
+    hangs, crashes = str(planted / "hangs.mp4"), str(planted / "crashes.mp4")
+    one = ahead([hangs, paths[0], crashes, paths[1]], seconds=6.0, processes=2)
+    with pytest.raises(VideoError, match=r"cannot read video .*hangs\.mp4: it takes longer than video_seconds=6;"):
+        one.videos((hangs,))
+    assert len(everything(one.videos((paths[0],))[0])[0]) == 7
+    with pytest.raises(VideoError, match=r"crashes\.mp4: it ends the decoder's process \(exit code -11\)"):
+        one.videos((crashes,))
+    assert len(everything(one.videos((paths[1],))[0])[0]) == 7
+
+
+def test_process_and_thread_end_with_it_and_with_the_last_video(paths, ahead):
+    for read_first in (0, 3):
+        one = ahead(paths, processes=2)
+        for path in paths[:read_first]:
+            everything(one.videos((path,))[0])
+        one.close()
+        assert len(one._feeds) == 2
+        assert all(feed.process is None or feed.process.returncode is not None for feed in one._feeds)
+        assert "decode-ahead" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.fixture
+def run(checkpoint, docs, tmp_path):
+    """Answer requests with pruning at random."""
+
+    def answer(requests, **settings):
+        random = {"scorer": "uniform", "allocator": "uniform", "pruner": "random", "keep_ratio": 0.4}
+        common = {"pretrained": str(checkpoint), "journal": str(tmp_path / "journals"), "device": "cpu"}
+        model = LlavaVideoKvtp(**common | random | settings)
+        model.task_dict[TASK] = {"test": docs}
+        answers = model.generate_until(requests)
+        costs = [cost for *_, cost in costs_of(model)]
+        return [answer.text for answer in answers], model.session, costs
+
+    return answer
+
+
+def costs_of(model):
+    return [(key, answer.cost) for key, answer in read(model.session.journal.path).answers.items()]
+
+
+def instance(doc_id, path):
+    arguments = (f"What is thing {doc_id}?", {"max_new_tokens": 4}, lambda doc: [path], doc_id, TASK, "test")
+    return Instance("generate_until", arguments, 0, {"task": TASK, "doc_id": doc_id, "repeats": 1, "version": 1.5})
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_answers_are_the_same_with_it_and_without(run, docs, batch_size):
+    requests = [instance(i, doc["video_path"]) for i, doc in enumerate(docs)]
+    texts, _, costs = run(requests, decode_ahead_mib=0, batch_size=batch_size)
+    ahead, _, costs_ahead = run(requests, decode_ahead_mib=64, batch_size=batch_size)
+    assert ahead == texts
+    assert len(set(texts)) > 2
+    assert not any("waiting" in cost.seconds for cost in costs)
+    assert all({"waiting", "decode", "preprocess"} <= set(cost.seconds) for cost in costs_ahead)
+
+
+def test_a_run_goes_on_past_a_video_that_hangs_and_one_that_crashes(run, docs, paths, planted):
+    bad = [str(planted / f"{name}.mp4") for name in ("hangs", "crashes", "hungry")]
+    files = [bad[0], paths[0], bad[1], paths[1], bad[2], paths[2]]
+    requests = [instance(i, path) for i, path in enumerate(files)]
+    start = time.monotonic()
+    texts, session, _ = run(requests, decode_ahead_mib=64, video_seconds=4, on_error="skip")
+    assert [bool(text) for text in texts] == [False, True] * 3
+    assert len(session.failures) == 3
+    for failure, cause in zip(session.failures, ("video_seconds=4", "exit code -11", "MemoryError"), strict=True):
+        assert cause in failure
+    assert time.monotonic() - start < 300
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a process that a shell started in the background ignores Ctrl-C."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+def test_ctrl_c_ends_the_process_and_keeps_what_was_answered(run, paths, tmp_path, monkeypatch, ctrl_c):
+    def answered(self, ask, *rest):
+        if len(kept) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        kept.append(ask)
+        return prepare(self, ask, *rest)
+
+    from lmms_kvtp.run.answerer import Answerer
+
+    feeds, begin = [], Feed._run
+    monkeypatch.setattr(Feed, "_run", lambda feed: (feeds.append(feed), begin(feed)))
+    kept, prepare = [], Answerer._encode
+    monkeypatch.setattr(Answerer, "_encode", answered)
+    with pytest.raises(KeyboardInterrupt):
+        run([instance(i, path) for i, path in enumerate(paths)], decode_ahead_mib=64)
+    assert "decode-ahead" not in [thread.name for thread in threading.enumerate()]
+    assert feeds
+    assert all(feed.process.returncode is not None for feed in feeds)
+    [journal] = (tmp_path / "journals").rglob("*.jsonl")
+    assert len(read(journal).answers) == 1
+
+
+def test_frames_that_an_earlier_run_kept_are_not_decoded(run, docs, tmp_path, monkeypatch):
+    requests = [instance(i, doc["video_path"]) for i, doc in enumerate(docs)]
+    texts, _, _ = run(requests)
+    kept, _, _ = run(requests, decode_ahead_mib=64, frame_cache=str(tmp_path / "cache"))
+    assert kept == texts
+    refuse = lambda *_: pytest.fail("a file was opened to decode it")  # noqa: E731
+    monkeypatch.setattr(lmms_kvtp.video, "open_reader", refuse)
+    found, _, _ = run(requests, frame_cache=str(tmp_path / "cache"))
+    assert found == texts
+
+
+def test_no_process_for_want_of_files_is_an_error_with_a_way_out(paths, ahead):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+    try:
+        with pytest.raises(RuntimeError, match=r"no process .* Too many open files.*; set decode_ahead_mib=0"):
+            ahead(paths).videos((paths[0],))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+MANY = """
+import resource, sys
+from lmms_kvtp.video.ahead.ahead import Ahead
+from lmms_kvtp.video.sampling import FrameOptions
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+paths = sys.argv[1:]
+ahead = Ahead([(path,) for path in paths], FrameOptions(max_frames_num=2, force_sample=True), 2**20, 600.0)
+print(sum(len(chunk.times) for path in paths for video in ahead.videos((path,)) for chunk in video.chunks()))
+ahead.close()
+"""
+
+
+def test_many_videos_need_few_open_files(paths, tmp_path):
+    many = [tmp_path / f"{number}.mp4" for number in range(60)]  # more than the files that may be open
+    for link in many:
+        link.symlink_to(paths[0])
+    made = subprocess.run([sys.executable, "-c", MANY, *map(str, many)], check=True, capture_output=True, text=True)
+    assert made.stdout.strip() == "120"
+
+
+@pytest.mark.parametrize(("cores", "ranks", "processes"), [(1, 1, 1), (2, 1, 1), (3, 1, 2), (16, 1, 4), (16, 8, 1)])
+def test_as_many_processes_decode_as_there_are_cores_to_spare(cores, ranks, processes, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert _free_cores() == processes
+
+
+@pytest.mark.parametrize(
+    ("count", "mib", "cores", "processes", "room"),
+    [(2, 40, 2, 1, 1024), (2, 40, 3, 2, 0), (1, 80, 2, 1, 0), (2, 20, 2, 1, 0), (2, 40, 1, 1, 0), (2, 40, 4, 2, 1024)],
+)
+def test_it_begins_by_itself_where_it_pays(count, mib, cores, processes, room, tmp_path, monkeypatch):
+    upcoming = []
+    for number in range(count):
+        path = tmp_path / f"{number}.mp4"
+        with path.open("wb") as file:
+            file.truncate(mib * 2**20)
+        upcoming.append((str(path),))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert _worth(upcoming) == room

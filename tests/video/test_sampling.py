@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
+
+GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "frame_sampling.json").read_text())
+RATES = st.one_of(st.sampled_from([0.4, 0.5, 0.8, 1.5, 2.5, 12.5, 24000 / 1001, 25.0, 29.97]), st.floats(0.1, 240))
+
+
+@pytest.mark.parametrize("case", GOLDENS, ids=[f"case{number}" for number in range(len(GOLDENS))])
+def test_the_reference_chooses_the_same_frames(case):
+    options = FrameOptions(case["max_frames_num"], float(case["fps"]), case["force_sample"])
+    if "error" in case:
+        with pytest.raises(VideoError, match="rounds to 0"):
+            sample(case["total_frames"], case["avg_fps"], options)
+        return
+    indices, times = sample(case["total_frames"], case["avg_fps"], options)
+    assert indices.tolist() == case["frame_idx"]
+    assert ",".join(f"{time:.2f}s" for time in times.tolist()) == case["frame_time"]
+    duration = case["total_frames"] / case["avg_fps"]
+    assert duration == case["video_time"]
+    sentence = time_instruction(times.tolist(), duration)
+    assert f"lasts for {case['video_time']:.2f} seconds, and {len(indices)} frames" in sentence
+    assert f" located at {case['frame_time']}.Please" in sentence
+
+
+def slowly(num_frames: int, avg_fps: float, limit: int, fps: float, force: bool) -> tuple[list[int], list[float]]:
+    step, chosen = round(avg_fps / fps), []
+    index = 0
+    while not force and index < num_frames:
+        chosen.append(index)
+        index += step
+    if not force and len(chosen) <= limit:
+        return chosen, [index / step for index in chosen]
+    gap = (num_frames - 1) / (limit - 1) if limit > 1 else 0
+    spread = [int(place * gap) for place in range(limit)]
+    if limit > 1:
+        spread[-1] = num_frames - 1
+    return spread, [index / avg_fps for index in spread]
+
+
+@given(
+    num_frames=st.integers(1, 5000),
+    avg_fps=RATES,
+    limit=st.integers(1, 200),
+    fps=st.sampled_from([0.5, 1.0, 2.0, 4.0]),
+    force=st.booleans(),
+)
+def test_frames_are_those_of_a_slow_reading_of_the_rule(num_frames, avg_fps, limit, fps, force):
+    options = FrameOptions(max_frames_num=limit, fps=fps, force_sample=force)
+    if round(avg_fps / fps) == 0 and not force:
+        with pytest.raises(VideoError, match="force_sample=true"):
+            sample(num_frames, avg_fps, options)
+        return
+    indices, times = sample(num_frames, avg_fps, options)
+    assert (indices.tolist(), times.tolist()) == slowly(num_frames, avg_fps, limit, fps, force)
+    assert indices.tolist() == sorted(indices.tolist())
+    assert 0 <= indices.min() <= indices.max() < num_frames
+
+
+def test_a_video_below_half_the_rate_names_rates_and_ways_out():
+    with pytest.raises(VideoError, match=r"0\.4 frames .* fps=1 .* force_sample=true, or fps below 0\.8"):
+        sample(64, 0.4, FrameOptions())
+    indices, _ = sample(64, 0.4, FrameOptions(fps=0.79))
+    assert indices.tolist() == list(range(64))
+    indices, times = sample(64, 0.4, FrameOptions(max_frames_num=3, force_sample=True))
+    assert (indices.tolist(), times.tolist()) == ([0, 31, 63], [0.0, 77.5, 157.5])
+
+
+@pytest.mark.parametrize(("num_frames", "avg_fps"), [(0, 30.0), (5, 0.0), (5, float("nan")), (5, float("inf"))])
+def test_no_frames_or_no_rate_is_an_error(num_frames, avg_fps):
+    with pytest.raises(VideoError, match="no frames to sample" if num_frames == 0 else "no frame rate"):
+        sample(num_frames, avg_fps, FrameOptions())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_frames_num", 0), ("chunk_size", 0), ("fps", 0.0), ("fps", float("nan")), ("num_threads", -1)],
+)
+def test_settings_that_ask_for_nothing_are_refused_by_name_and_value(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        FrameOptions(**{field: value})
+
+
+def test_the_time_instruction_is_the_sentence_of_the_training_data():
+    assert time_instruction([0.0, 1.5], 3.004) == (
+        "The video lasts for 3.00 seconds, and 2 frames are uniformly sampled from it. These frames are located at "
+        "0.00s,1.50s.Please answer the following questions related to this video."
+    )
