@@ -26,11 +26,11 @@ import numpy as np
 import torch
 
 from lmms_kvtp.api import load
-from lmms_kvtp.drawing import drawing, to_svg
 from lmms_kvtp.encode import encode
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
+from lmms_kvtp.rendering import drawing, to_svg
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions

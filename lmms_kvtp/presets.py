@@ -1,5 +1,7 @@
 """Short names of methods: `random`, `kvtp+prumerge`, `oracle/aks+grid`, `my_pkg.pruners:Mine`."""
 
+from collections.abc import Sequence
+
 from lmms_kvtp.resolve import near
 from lmms_kvtp.settings import pairs
 
@@ -57,3 +59,29 @@ def settings_of(name: str, keep_ratio: float) -> dict[str, str]:
     if preset not in PRESETS:
         raise LookupError(f"method {name!r}: no preset named {preset!r} before the +; {near(preset, list(PRESETS))}")
     return {**PRESETS[preset], "pruner": pruner, "keep_ratio": f"{keep_ratio:g}"}
+
+
+def typed(texts: Sequence[str], ratios: Sequence[float]) -> dict[str, dict[str, str]]:
+    """Settings, as of --model_args, by the name of their row.
+
+    Args:
+        texts: each `kvtp+prumerge`, as in `lmms-kvtp sweep`, which is taken at every ratio; or settings with their own
+            ratio, `pruner=tome,keep_ratio=0.1`.
+        ratios: shares of vision tokens kept.
+
+    Raises:
+        LookupError: a short name is unknown.
+        ValueError: a ratio is outside (0, 1], or settings are no pairs.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for ratio in ratios:
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio {ratio} is outside (0, 1]; it is the share of vision tokens kept")
+    for text in texts:
+        if "=" in text:
+            found[text] = method_settings(text)
+            continue
+        for ratio in ratios:
+            name = "all tokens" if text == FULL else f"{text} {100 * ratio:g}%"
+            found[name] = method_settings(text, ratio)
+    return found

@@ -34,9 +34,9 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.compare.page import to_html
     from lmms_kvtp.compare.report import HEADER, recommend, rows, summarise
     from lmms_kvtp.compare.worst import Worst
+    from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.sampling import FrameOptions
-    from lmms_kvtp.visualize.methods import typed
 
     named = [name for name in arguments.methods.split(",") if name not in ("", "full")]
     if not named + arguments.method:

@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write OUT/index.html and OUT/frames.png, and print the answers."""
     from lmms_kvtp.api import load
+    from lmms_kvtp.presets import typed
     from lmms_kvtp.questions import Question, refine
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.load import load_video
     from lmms_kvtp.video.sampling import FrameOptions
     from lmms_kvtp.visualize.figures import sheet
-    from lmms_kvtp.visualize.methods import typed
     from lmms_kvtp.visualize.page import to_html
     from lmms_kvtp.visualize.picture import most_telling, pictures, reel
 

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.parts.text import RemembersTexts
-from lmms_kvtp.grid import GridPool
-from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 
 

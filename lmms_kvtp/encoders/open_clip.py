@@ -15,12 +15,11 @@ from torch import Tensor
 
 from lmms_kvtp.cost.counter import counting, unfused
 from lmms_kvtp.cost.flops import cosine_flops
+from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.encoders.parts.place import place
 from lmms_kvtp.encoders.parts.text import REMEMBERED, split_text
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.resolve import near
-from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels, normalise
 

@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.encoders.parts.place import place
 from lmms_kvtp.encoders.parts.text_side import TextSide, load_text_side
 from lmms_kvtp.encoders.parts.tower_head import TowerHead, load_tower_head
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.shipped import TINY, checked, shipped_folder
-from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.resolve import near
+from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.checkpoint.config import SO400M, LlavaConfig, read_config, read_json
 from lmms_kvtp.vlms.checkpoint.network import llm_shape, vision_shape

@@ -6,10 +6,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lmms_kvtp.drawing import drawing, to_svg
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
-from lmms_kvtp.rendering import markdown
+from lmms_kvtp.rendering import drawing, markdown, to_svg
 
 NONE = "-"
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmms_kvtp.drawing import drawing, to_svg
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.costs import CostSummary
+from lmms_kvtp.rendering import drawing, to_svg
 
 AXES: Mapping[str, Callable[[CostSummary], float | None]] = {
     "vision tokens that entered the language model": lambda cost: cost.tokens_kept,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.grid import GridPool
+from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 

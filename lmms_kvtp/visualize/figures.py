@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lmms_kvtp.drawing import drawing, to_png, to_svg
+from lmms_kvtp.rendering import drawing, to_png, to_svg
 from lmms_kvtp.visualize.picture import Picture, Reel, lit
 
 COLUMNS = 8

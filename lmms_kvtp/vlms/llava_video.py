@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.device import find_device
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
-from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms import decoding

@@ -12,9 +12,8 @@ from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.text_side import save_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.resolve import available, resolve
-from lmms_kvtp.types import FEATURES, FrameFeatures
+from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 
 GOLDENS = Path(__file__).parent.parent / "goldens"

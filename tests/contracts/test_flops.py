@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from lmms_kvtp.cost.counter import counting
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.scorers.similarity import Similarity
-from lmms_kvtp.types import FEATURES, FrameFeatures, FrameTokens
+from lmms_kvtp.types import FEATURES, FrameFeatures, FrameTokens, GridPool
 from lmms_kvtp.video.frames import Frames
 
 TINY = str(Path(__file__).parent.parent / "goldens" / "siglip_tiny")

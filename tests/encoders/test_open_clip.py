@@ -9,7 +9,7 @@ from PIL import Image
 
 from lmms_kvtp.cost.counter import counting, unfused
 from lmms_kvtp.encoders.open_clip import OpenClip
-from lmms_kvtp.grid import GridPool
+from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
 

@@ -13,8 +13,7 @@ from transformers import SiglipModel
 from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops, vision_flops
 from lmms_kvtp.encoders.parts.maps import pool_patches
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.grid import GridPool
-from lmms_kvtp.types import FEATURES
+from lmms_kvtp.types import FEATURES, GridPool
 from lmms_kvtp.video.frames import Frames
 
 GOLDENS = Path(__file__).parent.parent / "goldens"

@@ -14,10 +14,10 @@ from lmms_kvtp.encoders.parts.text_side import load_text_side, save_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead, load_tower_head
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import Tower
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.scorers.shared import Shared
+from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.frames import Frames
 
 SIGLIP = Path(__file__).parent.parent / "goldens" / "siglip_tiny"

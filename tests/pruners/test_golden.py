@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from lmms_kvtp.allocators.kvtp_release import counts
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.pruners.base import pack, top
 from lmms_kvtp.pruners.parts.matching import match
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.tome import ToMe
-from lmms_kvtp.types import FrameFeatures, FrameTokens
+from lmms_kvtp.types import FrameFeatures, FrameTokens, GridPool
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 RELEASE = np.load(GOLDENS / "kvtp_pruners.npz")

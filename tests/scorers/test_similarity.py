@@ -8,10 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops, vision_flops
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.grid import GridPool
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.similarity import Similarity
-from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 
 GOLDENS = Path(__file__).parent.parent / "goldens"

@@ -12,7 +12,7 @@ from PIL import Image
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.visualize.methods import typed
+from lmms_kvtp.presets import typed
 from lmms_kvtp.visualize.picture import DROPPED, KEPT, MERGED, Picture, lit, most_telling
 
 HOSTILE = "</h1><script>alert(1)</script><img src=x onerror=alert(2)>$x_y$?"

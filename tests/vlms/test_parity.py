@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms_kvtp.grid import GridPool
-from lmms_kvtp.types import FrameTokens, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.types import FrameTokens, GenerationOptions, GridPool, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmms_kvtp.grid import GridPool
+from lmms_kvtp.types import GridPool
 
 
 @contextmanager
