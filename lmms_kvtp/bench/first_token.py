@@ -17,8 +17,7 @@ from lmms_kvtp.pipeline import answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.video.pixel_spec import PixelSpec
-from lmms_kvtp.video.pixels import ResizedPixels
+from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
 from lmms_kvtp.vlms.base import VideoVLM
 
 QUESTION = Question(

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lmms_kvtp.video.pixel_spec import PixelSpec
+from lmms_kvtp.video.pixels import PixelSpec
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lmms_kvtp.video.pixel_spec import PixelSpec, Shrink, resize
+from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.images import Images, MemoryReader
 from lmms_kvtp.video.index import read_index
 from lmms_kvtp.video.open import open_reader
-from lmms_kvtp.video.pixel_spec import PixelSpec, Shrink
+from lmms_kvtp.video.pixels import PixelSpec, Shrink
 from lmms_kvtp.video.reader import LateReader, Reader
 from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
 

@@ -12,7 +12,7 @@ from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.video.pixel_spec import PixelSpec
+from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiles import Tiling
 

@@ -18,7 +18,7 @@ from lmms_kvtp.video.ahead.worker import Chunk, End, Failed, Jobs, Message, Open
 from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.video.load import SampledVideo
-from lmms_kvtp.video.pixel_spec import PixelSpec
+from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.video.visuals import are_images, to_videos
 

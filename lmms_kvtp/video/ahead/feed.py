@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from lmms_kvtp.video.ahead.worker import Failed, Finished, Jobs, Message
-from lmms_kvtp.video.pixel_spec import PixelSpec
+from lmms_kvtp.video.pixels import PixelSpec
 
 START = "import sys; sys.path[:] = {path!r}; from lmms_kvtp.video.ahead.worker import main; main()"
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.load import SampledVideo
-from lmms_kvtp.video.pixel_spec import PixelSpec
+from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.video.visuals import to_videos
 
