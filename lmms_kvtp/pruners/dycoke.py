@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
-from lmms_kvtp.pruners.parts.lattice import lattice
-from lmms_kvtp.pruners.parts.temporal import change
+from lmms_kvtp.pruners.parts.scenes import change
+from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
-from lmms_kvtp.pruners.parts.temporal import change
+from lmms_kvtp.pruners.parts.scenes import change
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.pruners.base import TokenPruner, check, pack
-from lmms_kvtp.pruners.parts.lattice import lattice
+from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

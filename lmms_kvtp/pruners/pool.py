@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.pruners.base import TokenPruner, check
-from lmms_kvtp.pruners.parts.lattice import blocks
-from lmms_kvtp.pruners.parts.merge import DROPPED, merge
+from lmms_kvtp.pruners.parts.groups import DROPPED, merge
+from lmms_kvtp.pruners.parts.spread import blocks
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

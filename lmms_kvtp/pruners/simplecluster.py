@@ -9,9 +9,8 @@ from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, refuse_nan
-from lmms_kvtp.pruners.parts.bags import group, group_sums
-from lmms_kvtp.pruners.parts.lattice import lattice
-from lmms_kvtp.pruners.parts.merge import merge_video
+from lmms_kvtp.pruners.parts.groups import group, group_sums, merge_video
+from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 ROWS_AT_ONCE = 2048

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.flashvid import FlashVid
-from lmms_kvtp.pruners.parts import bags as _bags
-from lmms_kvtp.pruners.parts.lattice import lattice
+from lmms_kvtp.pruners.parts import groups as _bags
 from lmms_kvtp.pruners.parts.scenes import cut
+from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.pruners.simplecluster import SimpleCluster, _owners, directions, rotate
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 

@@ -11,9 +11,8 @@ import torch
 
 from lmms_kvtp.allocators.kvtp_release import counts
 from lmms_kvtp.pruners.base import pack, top
-from lmms_kvtp.pruners.parts.matching import match
 from lmms_kvtp.pruners.prumerge import PruMerge
-from lmms_kvtp.pruners.tome import ToMe
+from lmms_kvtp.pruners.tome import ToMe, match
 from lmms_kvtp.types import FrameFeatures, FrameTokens, GridPool
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

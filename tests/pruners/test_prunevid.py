@@ -9,8 +9,7 @@ import torch
 
 from lmms_kvtp.pruners.parts import density_peaks as _dpc
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks, peak_scores
-from lmms_kvtp.pruners.parts.scenes import mean_tokens, refine, segment, stillness
-from lmms_kvtp.pruners.parts.still import averages
+from lmms_kvtp.pruners.parts.scenes import averages, mean_tokens, refine, segment, stillness
 from lmms_kvtp.pruners.prunevid import PruneVid
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
