@@ -13,8 +13,7 @@ from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
 from lmms_kvtp.encoders.parts.text_side import TextSide, load_text_side
 from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.scorers.parts.context import head_beside, in_context
-from lmms_kvtp.scorers.parts.fusion import SETTINGS, WEIGHTS, FusionHead
+from lmms_kvtp.scorers.parts.fusion import SETTINGS, WEIGHTS, FusionHead, head_beside, in_context
 from lmms_kvtp.shipped import TINY, checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.scorers.parts.context import head_beside, in_context
-from lmms_kvtp.scorers.parts.fusion import FusionHead
+from lmms_kvtp.scorers.parts.fusion import FusionHead, head_beside, in_context
 from lmms_kvtp.types import FrameFeatures
 
 

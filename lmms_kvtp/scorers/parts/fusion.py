@@ -1,7 +1,8 @@
 """KVTP's context fusion head: what a frame shows, what its clip shows, and what the whole video shows."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lmms_kvtp.encoders.base import FrameEncoder
 
 SETTINGS, WEIGHTS = "fusion.json", "fusion.safetensors"
 """Files of a trained head, beside the image-text model's own."""
@@ -140,3 +143,27 @@ def pool_clips(
         return torch.amax(by_clip, dim=-1)
     weighted = by_clip.softmax(dim=-1) * by_clip.masked_fill(by_clip == -torch.inf, 0.0)
     return torch.sum(weighted, dim=-1)
+
+
+logger = logging.getLogger(__name__)
+Logits = Callable[[Float[Tensor, "T E"], Float[Tensor, "q F"]], Float[Tensor, "q T"]]
+
+
+def in_context(
+    image: Float[Tensor, "T E"], text: Float[Tensor, "q F"], logits: Logits, head: FusionHead
+) -> Float[Tensor, " T"]:
+    """Logits of frame, clip and video, mixed (eq. 10 of KVTP); of a question in several pieces, the best counts."""
+    return head.mix([logits(view, text) for view in head.views(image)]).amax(dim=0)
+
+
+def head_beside(encoder: FrameEncoder) -> FusionHead:
+    """The fusion head that was trained with the encoder's weights; where there is none, the head before training.
+
+    Raises:
+        ValueError: its files are damaged.
+    """
+    settings, weights = encoder.companion(SETTINGS), encoder.companion(WEIGHTS)
+    if settings is None or weights is None:
+        logger.info("no trained fusion head beside the encoder; using the head as it is before training")
+        return FusionHead()
+    return FusionHead.load(settings, weights)
