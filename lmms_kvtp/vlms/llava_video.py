@@ -20,10 +20,9 @@ from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.chat import Chat
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, read_config
-from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype
+from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype, told
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
 from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, load_network, load_tokenizer
-from lmms_kvtp.vlms.checkpoint.memory import told
 from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.prefix import PrefixCache

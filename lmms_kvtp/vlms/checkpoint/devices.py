@@ -1,5 +1,6 @@
 """Where the tensors of a network go: to one device, or split over several by accelerate."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,3 +150,30 @@ def read_memory(text: str | None) -> dict[str | int, int] | None:
         except ValueError as error:
             raise ValueError(f"max_memory={text}: {part!r} is not of the form 0=40GiB or cpu=100GiB") from error
     return memory
+
+
+WANTED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]*)", re.IGNORECASE)
+
+
+class OutOfMemoryError(RuntimeError):
+    """An allocation failed; the message says what for, how much was wanted, and what to lower."""
+
+
+@contextmanager
+def told(doing: str, lower: str) -> Iterator[None]:
+    """Turn a failed allocation of torch inside the block into one line.
+
+    Args:
+        doing: what the memory was for, with its sizes.
+        lower: the settings that need less.
+
+    Raises:
+        OutOfMemoryError: an allocation failed; every other error passes.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's own type covers accelerators only
+        wanted = WANTED.search(str(error))
+        if wanted is None:
+            raise
+        raise OutOfMemoryError(f"out of memory: {doing} wanted {wanted[1].strip()} more; {lower}") from None

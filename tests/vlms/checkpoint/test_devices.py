@@ -10,7 +10,7 @@ from torch import Tensor
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.checkpoint import devices
-from lmms_kvtp.vlms.checkpoint.memory import OutOfMemoryError, told
+from lmms_kvtp.vlms.checkpoint.devices import OutOfMemoryError, told
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 from lmms_kvtp.vlms.prefix import PrefixCache
 
