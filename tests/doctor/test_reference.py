@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.doctor import reference
-from lmms_kvtp.doctor.onevision import transformers_model
-from lmms_kvtp.doctor.reference import PUBLISHED, Parity, _all, reference_logits, report
+from lmms_kvtp.doctor.reference import PUBLISHED, Parity, _all, reference_logits, report, transformers_model
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video

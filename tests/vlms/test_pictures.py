@@ -11,7 +11,7 @@ from helpers.checkpoints import GOLDEN, write_tiny
 from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.cost.flops import vision_flops
-from lmms_kvtp.doctor.onevision import transformers_model
+from lmms_kvtp.doctor.reference import transformers_model
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.method import build_method
 from lmms_kvtp.pictures import encode_picture

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import modeling_utils
 
-from lmms_kvtp.doctor.onevision import transformers_model
-from lmms_kvtp.doctor.reference import reference_logits
+from lmms_kvtp.doctor.reference import reference_logits, transformers_model
 from lmms_kvtp.layer_pruning.fastv import FastV
 from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.types import FrameTokens, GenerationOptions, PackedTokens
