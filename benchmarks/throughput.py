@@ -38,8 +38,8 @@ from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.run.answerer import Answerer, make_answerer
 from lmms_kvtp.run.asks import Ask, read_question
 from lmms_kvtp.run.build import Built, build
+from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments, parse_arguments
-from lmms_kvtp.run.session import Session
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.ahead.ahead import decode_ahead
 

@@ -25,10 +25,10 @@ from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, SampleError, make_answerer
 from lmms_kvtp.run.asks import Ask, check_files, flatten, read_visuals
 from lmms_kvtp.run.build import build, choose_device
+from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Images, RunOptions, parse_arguments
 from lmms_kvtp.run.ranks import Place, gather, own_rank, send_back, share_out
-from lmms_kvtp.run.session import Session
-from lmms_kvtp.run.tree import tree
+from lmms_kvtp.run.source import tree
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.ahead.ahead import decode_ahead
 

@@ -24,10 +24,10 @@ from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import make_answerer
 from lmms_kvtp.run.asks import Ask
 from lmms_kvtp.run.build import build
+from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.looking import look_at
 from lmms_kvtp.run.options import Arguments, Images, parse_arguments
 from lmms_kvtp.run.ranks import Place
-from lmms_kvtp.run.session import Session
 from lmms_kvtp.video.ahead.ahead import Ahead, cache_of, decode_ahead
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.sampling import FrameOptions

@@ -13,8 +13,8 @@ from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import make_answerer
 from lmms_kvtp.run.asks import Ask, read_question
 from lmms_kvtp.run.build import Built, build
+from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments
-from lmms_kvtp.run.session import Session
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.ahead.ahead import decode_ahead
 from lmms_kvtp.video.load import load_video

@@ -10,9 +10,8 @@ from loguru import logger
 
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.harness.plugin import run_folder
-from lmms_kvtp.run.journal import Journal, read
+from lmms_kvtp.run.journal import Journal, Session, read
 from lmms_kvtp.run.options import RunOptions
-from lmms_kvtp.run.session import Session
 
 
 def open_session(run: RunOptions, setup: Mapping[str, Any], command: Namespace | None, rank: int) -> Session:

@@ -11,9 +11,9 @@ from lmms_kvtp.encode import Encoded
 from lmms_kvtp.pipeline import Answer, Prepared, finish, prepare
 from lmms_kvtp.run.asks import Ask
 from lmms_kvtp.run.build import Built
+from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.looking import look_at
 from lmms_kvtp.run.options import Arguments, Images
-from lmms_kvtp.run.session import Session
 from lmms_kvtp.video.ahead.ahead import Ahead, cache_of
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.sampling import FrameOptions

@@ -8,8 +8,7 @@ from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.run.asks import Ask
-from lmms_kvtp.run.journal import Journal, Record, read
-from lmms_kvtp.run.session import Session
+from lmms_kvtp.run.journal import Journal, Record, Session, read
 from lmms_kvtp.types import GenerationOptions
 
 SETUP = {"method": {"pruner": "tome"}, "source": "abc"}

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from lmms_kvtp.run.tree import tree
+from lmms_kvtp.run.source import tree
 
 
 @pytest.fixture
