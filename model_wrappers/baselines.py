@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+from lmms_kvtp.run.options import Images
 
 EQUAL = {"scorer": "uniform", "allocator": "uniform"}
 """The same budget for every frame, whatever the question."""
@@ -57,3 +58,10 @@ class LlavaVideoPruneVid(LlavaVideoKvtp):
         "keep_ratio": "0.5",
         "layer_pruning": "prunevid",
     }
+
+
+class LlavaOnevisionKvtp(LlavaVideoKvtp):
+    """LLaVA-OneVision with pruned vision tokens; KVTP with PruMerge where no other parts are named."""
+
+    pretrained: ClassVar[str] = "lmms-lab/llava-onevision-qwen2-7b-ov"
+    images: ClassVar[Images] = "tiles"

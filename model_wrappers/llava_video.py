@@ -15,11 +15,9 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_kvtp.cost.sample import forget, record
-from lmms_kvtp.harness.counts import result
 from lmms_kvtp.harness.gen_kwargs import read_options
 from lmms_kvtp.harness.plugin import check_harness, cli_arguments, publish
-from lmms_kvtp.harness.report import report
-from lmms_kvtp.harness.start import open_session, say_resumed
+from lmms_kvtp.harness.results import open_session, report, result, say_resumed
 from lmms_kvtp.model_wrappers.requests import is_padding, read_ask
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, SampleError, make_answerer

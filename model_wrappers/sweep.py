@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.harness.start import open_session
+from lmms_kvtp.harness.results import open_session
 from lmms_kvtp.method import Method
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.pipeline import Answer

@@ -3,7 +3,7 @@
 from lmms_eval.api.instance import unwrap_generation_output
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.harness.counts import result
+from lmms_kvtp.harness.results import result
 from lmms_kvtp.pipeline import Answer
 
 COST = SampleCost(num_frames=3, tokens_before=20, tokens_kept=5, prompt_tokens=31, output_tokens=2)

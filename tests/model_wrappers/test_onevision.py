@@ -7,8 +7,8 @@ from lmms_eval.api.instance import Instance
 from PIL import Image
 
 from lmms_kvtp.harness.plugin import MODELS
+from lmms_kvtp.model_wrappers.baselines import LlavaOnevisionKvtp
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
-from lmms_kvtp.model_wrappers.onevision import LlavaOnevisionKvtp
 from lmms_kvtp.run.answerer import SampleError
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 

@@ -1,0 +1,131 @@
+"""Begins a run: where its journal goes, and what it resumes from."""
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.utils import get_datetime_str
+from loguru import logger
+
+from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.embedded import cache
+from lmms_kvtp.harness.plugin import run_folder
+from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.run.journal import Journal, Session, read
+from lmms_kvtp.run.options import RunOptions
+
+
+def open_session(run: RunOptions, setup: Mapping[str, Any], command: Namespace | None, rank: int) -> Session:
+    """Read what is resumed from, and start the journal of this process.
+
+    Args:
+        run: settings.
+        setup: everything that all answers depend on.
+        command: the harness's command line; None when the run was started from Python.
+        rank: of this process.
+
+    Raises:
+        FileNotFoundError: there is nothing to resume from.
+        OSError: the journal's folder cannot be written.
+    """
+    earlier = read(Path(run.resume)) if run.resume else None
+    folder = journal_folder(run.journal, command)
+    if folder is None:
+        return Session(setup, None, earlier)
+    stamp = get_datetime_str(timezone=getattr(command, "timezone", "UTC"))  # as in the names of the results
+    journal = Journal.create(folder, stamp, rank, setup)
+    logger.info(f"answers are written to {journal.path} as they come")
+    return Session(setup, journal, earlier)
+
+
+def journal_folder(wanted: str, command: Namespace | None) -> Path | None:
+    """Where the journal goes; None for nowhere."""
+    if wanted == "none":
+        return None
+    if wanted != "auto":
+        return Path(wanted)
+    return run_folder(command) or cache.folder().parent / "journals"
+
+
+def say_resumed(run: RunOptions, session: Session, count: int) -> None:
+    """Say how many answers come from an earlier run, and why there are none if so."""
+    if session.earlier is None:
+        return
+    logger.info(f"resumed {count} answers from {run.resume}")
+    changed = session.earlier.difference(session.setup)
+    if changed and not count and session.earlier.answers:
+        logger.warning(
+            f"{len(session.earlier.answers)} answers in {run.resume} are not used: "
+            f"that run differs in {', '.join(changed)}"
+        )
+
+
+@dataclass
+class CostCounts(TokenCounts):  # type: ignore[misc]
+    """Token counts with the ledger of each answer beside them: `token_counts` of a sample file."""
+
+    answers: tuple[Answer, ...] = ()
+    """One; of a conversation, one for each turn."""
+    toy: bool = False
+    """Made by the embedded model."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the harness's counts, the cost, and an error or a TOY mark where there is one."""
+        values: dict[str, Any] = super().to_dict()
+        ledgers = [_ledger(answer) for answer in self.answers]
+        values |= ledgers[0] if len(ledgers) == 1 else {"rounds": ledgers}
+        return values | ({"toy": True} if self.toy else {})
+
+
+def result(answers: Sequence[Answer], toy: bool) -> GenerationResult:
+    """Wrap answers for the harness. `input_tokens` is what the language model's prefill really processed."""
+    costs = [answer.cost for answer in answers if answer.error is None]
+    counts = CostCounts(
+        input_tokens=sum(cost.prompt_tokens for cost in costs) if costs else None,
+        output_tokens=sum(cost.output_tokens for cost in costs) if costs else None,
+        answers=tuple(answers),
+        toy=toy,
+    )
+    return GenerationResult("".join(answer.text for answer in answers[-1:]), counts)
+
+
+def _ledger(answer: Answer) -> dict[str, Any]:
+    return answer.cost.to_dict() if answer.error is None else {"error": answer.error}
+
+
+SHOWN = 5
+TOY = "TOY: the embedded model made these answers; they show how methods work and fail, and reproduce no paper's number"
+
+
+def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> None:
+    """Say what failed, and give the harness its throughput summary.
+
+    Args:
+        answers: of all processes.
+        failures: subject and cause of each sample that failed.
+        toy: the embedded model made them.
+    """
+    if failures:
+        more = f"\n  and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
+        lines = "".join(f"\n  {failure}" for failure in failures[:SHOWN])
+        logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:{lines}{more}")
+    costs = [answer.cost for answer in answers if answer.error is None]
+    if costs:
+        _log_throughput(costs)
+    if toy:
+        logger.warning(TOY)
+
+
+def _log_throughput(costs: Sequence[SampleCost]) -> None:
+    seconds = sum(cost.seconds_total for cost in costs)
+    tokens = sum(cost.output_tokens for cost in costs)
+    means = {
+        "num_requests": len(costs),
+        "vision_tokens_kept": sum(cost.tokens_kept for cost in costs) / len(costs),
+        "keep_ratio_actual": sum(cost.keep_ratio_actual for cost in costs) / len(costs),
+    }
+    log_metrics(seconds, tokens, tokens / seconds if seconds else 0.0, means)
