@@ -29,11 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write OUT/index.html, OUT/compare.md and OUT/outcomes.jsonl, and print table and recommendation."""
     from lmms_kvtp.api import load
-    from lmms_kvtp.compare.data import read
-    from lmms_kvtp.compare.measure import FULL, measure
-    from lmms_kvtp.compare.page import to_html
+    from lmms_kvtp.compare.measure import FULL, measure, read
+    from lmms_kvtp.compare.page import Worst, to_html
     from lmms_kvtp.compare.report import HEADER, recommend, rows, summarise
-    from lmms_kvtp.compare.worst import Worst
     from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.sampling import FrameOptions

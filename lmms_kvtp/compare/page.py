@@ -1,12 +1,69 @@
 """A comparison on one's own data as one HTML page that needs no network. Every text in it is escaped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from jinja2 import Environment, StrictUndefined
 
+from lmms_kvtp.compare.measure import FULL, Kept, Outcome
 from lmms_kvtp.compare.report import HEADER, Summary, rows
-from lmms_kvtp.compare.worst import Case
+from lmms_kvtp.types import PackedTokens
+from lmms_kvtp.video.frames import Video
+from lmms_kvtp.visualize.page import jpeg
+from lmms_kvtp.visualize.picture import DROPPED, KEPT, Reel, lit, reel
+
+FRAMES = 8
+"""In a picture: those that lost least, and the ends."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An outcome and its picture."""
+
+    outcome: Outcome
+    frames: list[tuple[float, int, str]]
+    """Seconds, tokens kept, and a JPEG in base64."""
+
+
+@dataclass
+class Worst:
+    """Collects the worst outcomes as they come; pictures are made only of those."""
+
+    count: int
+    cases: list[Case] = field(default_factory=list)
+    read: Callable[[Video], Reel] = reel
+    _last: tuple[Video, Reel] | None = None
+
+    def add(self, outcome: Outcome, kept: Kept) -> None:
+        """Consider an outcome: answers that differ come first, then the larger divergence."""
+        if outcome.method == FULL or self.count == 0 or (outcome.agrees and outcome.kl == 0):
+            return
+        if len(self.cases) == self.count and rank(outcome) >= rank(self.cases[-1].outcome):
+            return
+        if self._last is None or self._last[0] is not kept.video:
+            self._last = kept.video, self.read(kept.video)
+        self.cases.append(Case(outcome, _frames(kept.packed, self._last[1])))
+        self.cases.sort(key=lambda case: rank(case.outcome))
+        del self.cases[self.count :]
+
+
+def rank(outcome: Outcome) -> tuple[bool, float]:
+    """Smaller is worse."""
+    return outcome.agrees, -outcome.kl
+
+
+def _frames(packed: PackedTokens, frames: Reel) -> list[tuple[float, int, str]]:
+    capacity = packed.grid[0] * packed.grid[1]
+    state = torch.full((packed.num_frames, capacity), DROPPED)
+    state[packed.frame.cpu(), packed.patch.cpu()] = KEPT
+    counts = packed.counts().cpu()
+    ends = {0, packed.num_frames - 1}
+    ranked = [t for t in counts.argsort(descending=True, stable=True).tolist() if t not in ends]
+    chosen = sorted({*ends, *ranked[: FRAMES - len(ends)]})
+    return [(float(frames.times[t]), int(counts[t]), jpeg(lit(frames.rgb[t], state[t], packed.grid))) for t in chosen]
+
 
 TEMPLATE = Path(__file__).parent / "page.html"
 

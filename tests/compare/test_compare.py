@@ -11,10 +11,9 @@ from helpers.checkpoints import write_tiny
 from helpers.small_videos import write_video
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.compare.data import Asked, read
-from lmms_kvtp.compare.measure import FULL, Kept, Outcome, divergence, plain
+from lmms_kvtp.compare.measure import FULL, Asked, Kept, Outcome, divergence, plain, read
+from lmms_kvtp.compare.page import Worst
 from lmms_kvtp.compare.report import recommend, rows, summarise
-from lmms_kvtp.compare.worst import Worst
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.visualize.picture import Reel

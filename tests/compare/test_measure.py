@@ -10,8 +10,7 @@ from helpers.checkpoints import write_tiny
 from helpers.small_videos import write_video
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.compare.data import Asked
-from lmms_kvtp.compare.measure import FULL, Outcome, _outcome, divergence, measure
+from lmms_kvtp.compare.measure import FULL, Asked, Outcome, _outcome, divergence, measure
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import encode_once
 from lmms_kvtp.method import Method
