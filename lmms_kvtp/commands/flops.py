@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmms_kvtp.forecast.answer import TEXT_TOKENS, Forecast, forecast
-from lmms_kvtp.forecast.conventions import FULL, MEANING, conventions
+from lmms_kvtp.forecast.answer import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
 from lmms_kvtp.forecast.models import Spec, find, find_encoder
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.method import KVTP, Method, build_method

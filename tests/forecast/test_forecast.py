@@ -6,8 +6,7 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.cost.flops import LLMShape, selection_flops
-from lmms_kvtp.forecast.answer import forecast
-from lmms_kvtp.forecast.conventions import conventions, fastv_formula
+from lmms_kvtp.forecast.answer import conventions, fastv_formula, forecast
 from lmms_kvtp.forecast.models import find, find_encoder
 from lmms_kvtp.forecast.profilers import Profiled
 from lmms_kvtp.method import KVTP, build_method
