@@ -38,8 +38,8 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.api import load
     from lmms_kvtp.doctor.expected import recorded
     from lmms_kvtp.doctor.gates import examine, published_accuracy
-    from lmms_kvtp.doctor.record import to_record, write_record
     from lmms_kvtp.doctor.synthetic import synthetic_exam
+    from lmms_kvtp.leaderboard.gates import to_record, write_record
 
     model = load(arguments.model, **pairs(arguments.model_args))
     method = model.method(method_settings(arguments.method, arguments.keep_ratio))

@@ -20,17 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the pages and print the table; 1 where runs were refused or a row is worse than its stored result."""
-    from lmms_kvtp.leaderboard.reading import reading_runs
+    from lmms_kvtp.leaderboard.discover import reading_runs
 
     with reading_runs(arguments.runs, os.cpu_count() or 1) as runs:  # while this process loads the harness: seconds
         from lmms_kvtp.leaderboard.board import build
-        from lmms_kvtp.leaderboard.formats import to_latex, to_markdown
         from lmms_kvtp.leaderboard.gates import find_gates, read_gates
-        from lmms_kvtp.leaderboard.judging import judge
+        from lmms_kvtp.leaderboard.outputs import to_csv, to_json, to_latex, to_markdown
         from lmms_kvtp.leaderboard.page import to_html
-        from lmms_kvtp.leaderboard.records import to_csv, to_json
-        from lmms_kvtp.leaderboard.reported import reported
+        from lmms_kvtp.leaderboard.provenance import reported
         from lmms_kvtp.leaderboard.results import regressions, write_results
+        from lmms_kvtp.leaderboard.verdicts import judge
 
         board = build(runs, read_gates([*find_gates(arguments.runs), *arguments.gates]), arguments.allow)
     published = reported()

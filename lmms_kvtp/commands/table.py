@@ -83,7 +83,7 @@ def _draw(
     arguments: argparse.Namespace, checkpoint: str, runs: Mapping[str, Run], ratios: Sequence[float], folder: Path
 ) -> None:
     from lmms_kvtp.leaderboard import embedded
-    from lmms_kvtp.leaderboard.sparsity import sparsities
+    from lmms_kvtp.leaderboard.embedded import sparsities
 
     full = runs[FULL]
     lines = {name: [runs[Cell(name, ratio, {}).name] for ratio in ratios] for name in DRAWN}

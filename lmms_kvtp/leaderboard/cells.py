@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lmms_kvtp.leaderboard.costs import CostSummary
-from lmms_kvtp.leaderboard.reading import Read
-from lmms_kvtp.leaderboard.runs import Record, Run
+from lmms_kvtp.leaderboard.discover import Read
+from lmms_kvtp.leaderboard.runs import CostSummary, Record, Run
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference, estimate
 
 SPARSITY_EDGES = (0.0, 1.5, 2.0, 3.0, 5.0)

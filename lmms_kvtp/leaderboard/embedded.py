@@ -2,13 +2,24 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
+import torch
+
+from lmms_kvtp.embedded import cache, dataset
+from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
+from lmms_kvtp.predictor.measure import sparsity
+from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.rendering import drawing, markdown, to_svg
+from lmms_kvtp.scorers.similarity import Similarity
+from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.vlms.llava_video import load_llava_video
 
 NONE = "-"
 
@@ -111,3 +122,28 @@ def _plot(file: Path, xlabel: str) -> Iterator[Any]:
 def _line(axes: Any, x: Sequence[float], y: Sequence[Estimate], name: str) -> None:
     means, errors = [e.mean for e in y], [e.stderr for e in y]
     axes.errorbar(x, means, errors, marker="o", markersize=4, capsize=2, linewidth=1.4, label=name)
+
+
+@torch.inference_mode()
+def sparsities(num_videos: int, checkpoint: str, temperature: float = 1.0) -> dict[str, float]:
+    """Largest over mean rate (eq. 1 of KVTP) of each question on the first videos of the test split, by question.
+
+    Args:
+        num_videos: how many.
+        checkpoint: of a model with a SigLIP beside it, as the embedded one.
+        temperature: of the softmax over frames; 1 for the labels of SparseKV-QA.
+    """
+    vlm = load_llava_video(checkpoint)
+    encoder, scorer = Siglip(vlm.default_encoder, device="cpu"), Similarity()
+    found = {}
+    for (split, seed), documents in groupby(
+        dataset.build("test", num_videos), key=lambda doc: (str(doc["split"]), int(str(doc["seed"])))
+    ):
+        chunks = load_video(cache.video(split, seed)).chunks()
+        features = FrameFeatures.cat([encoder.encode(frames, frozenset({"image"}), vlm.pool) for frames in chunks])
+        for doc in documents:
+            text, options = str(doc["question"]), tuple(cast(list[str], doc["options"]))
+            question = Question(prompt=text, stem=text, options=options, refined=refine(text, options))
+            scores = scorer.score(features, question, encoder)
+            found[str(doc["question_id"])] = sparsity(scores, temperature)
+    return found

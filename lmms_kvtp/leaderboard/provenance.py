@@ -1,8 +1,10 @@
 """What ran: a short label, the whole method, the command, the commit, read from the harness's results file."""
 
+import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 NAMES = {
@@ -131,3 +133,47 @@ def _class(method: Mapping[str, Any], part: str) -> str:
 def _file(method: Mapping[str, Any], part: str) -> str:
     """The name in --model_args of a component of ours."""
     return str((method.get(part) or {}).get("class", "")).partition(":")[0].rpartition(".")[2]
+
+
+def names(records: Sequence[Provenance]) -> list[str]:
+    """Labels, with the settings that tell rows of one label and ratio apart."""
+    found = []
+    for record in records:
+        same = [other for other in records if (other.label, other.keep_ratio) == (record.label, record.keep_ratio)]
+        flat = [_flat(other) for other in same]
+        told = [key for key in sorted(set().union(*flat)) if len({str(one.get(key)) for one in flat}) > 1]
+        mine = _flat(record)
+        found.append(record.label + (f" ({', '.join(f'{key}={mine.get(key)}' for key in told)})" if told else ""))
+    return found
+
+
+def _flat(record: Provenance) -> dict[str, str]:
+    nested = {part: values for part, values in record.method.items() if isinstance(values, Mapping)}
+    flat = {f"{part}.{key}": str(value) for part, values in nested.items() for key, value in values.items()}
+    return flat | {"model": record.model, "frames": json.dumps(record.frames)}
+
+
+FILE = Path(__file__).parent / "reported.json"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A published row."""
+
+    model: str
+    """With frames and data: only rows that share it can be compared."""
+    method: str
+    keep_ratio: float
+    source: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy in %, by benchmark."""
+    relative: float | None = None
+    """Mean accuracy over the paper's benchmarks, in % of its own unpruned model."""
+    relative_flops: float | None = None
+    """In % of the unpruned model, by the paper's own count."""
+    note: str = ""
+
+
+def reported() -> list[Reported]:
+    """All published rows, in the order of the file."""
+    return [Reported(**row) for row in json.loads(FILE.read_text(encoding="utf-8"))]

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.cells import Cell
-from lmms_kvtp.leaderboard.records import row_json
+from lmms_kvtp.leaderboard.outputs import row_json
 
 SIGMAS = 2.0
 """Standard errors of the difference by which a row must fall to count as worse."""

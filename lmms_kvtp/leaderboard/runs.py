@@ -1,14 +1,86 @@
 """Reads what a harness run wrote: one record per question, with its score and its cost."""
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import orjson
 
-from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.leaderboard.scores import KINDS, VIDEOS, Layout, find, score
+from lmms_kvtp.cost.sample import SampleCost, timed
+
+PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"))
+"""Fields of a metric's item that hold what was answered and what is right."""
+VIDEOS = ("video_id", "videoID", "video_idx", "video", "video_name")
+KINDS = ("kind", "task_category", "task_type", "question_type", "type")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a task's sample rows have what a leaderboard needs."""
+
+    metrics: tuple[str, ...] = ()
+    """Names in the task's `metric_list`; their items may hold the score."""
+    score_key: str = "score"
+    cluster_key: str = "video_id"
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> "Layout":
+        """Read the harness's record of a task; settings that it lacks keep their defaults."""
+        listed = config.get("metric_list") or ()
+        names = tuple(str(entry["metric"]) for entry in listed if isinstance(entry, Mapping) and "metric" in entry)
+        return Layout(names, str(config.get("score_key") or "score"), str(config.get("cluster_key") or "video_id"))
+
+
+def score(row: Mapping[str, Any], layout: Layout) -> float:
+    """The score of a sample, in [0, 1].
+
+    Found at the top of the row, else in the first metric's item that has a number, or an answer beside the right one.
+
+    Raises:
+        KeyError: nothing of that kind is there.
+        ValueError: it is NaN or outside [0, 1].
+    """
+    for found in _scores(row, layout):
+        if not 0 <= found <= 1:  # NaN, too
+            raise ValueError(f"score {found:g} is not within 0 and 1")
+        return found
+    raise KeyError(f"no score; looked for {layout.score_key} and for items of {', '.join(layout.metrics) or 'metrics'}")
+
+
+def _scores(row: Mapping[str, Any], layout: Layout) -> Iterator[float]:
+    if isinstance(row.get(layout.score_key), int | float):
+        yield float(row[layout.score_key])
+    for item in _items(row, layout):
+        if isinstance(item, int | float):
+            yield float(item)
+        elif isinstance(item, Mapping):
+            if isinstance(item.get(layout.score_key), int | float):
+                yield float(item[layout.score_key])
+            for ours, right in PAIRS:
+                if ours in item and right in item:
+                    yield float(str(item[ours]).strip().lower() == str(item[right]).strip().lower())
+
+
+def find(row: Mapping[str, Any], names: Sequence[str], layout: Layout) -> Any:
+    """The first of `names` at the top of a row, or else in an item of a metric; None where there is none."""
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    for item in _items(row, layout):
+        if isinstance(item, Mapping):
+            for name in names:
+                if item.get(name) is not None:
+                    return item[name]
+    return None
+
+
+def _items(row: Mapping[str, Any], layout: Layout) -> Iterator[Any]:
+    names = layout.metrics or tuple(name for name in row if name.endswith("_score"))
+    return (row[name] for name in names if row.get(name) is not None)
+
 
 RESULTS, SAMPLES = "_results.json", "_samples_"
 """What the harness's file names hold, behind the time of the run."""
@@ -118,4 +190,58 @@ def _record(row: dict[str, Any], layout: Layout) -> Record:
         cost=SampleCost.from_dict(counts) if "tokens_kept" in counts else None,
         error=counts.get("error"),
         sparsity=None if sparsity is None else float(sparsity),
+    )
+
+
+SHARED = "shared"
+"""Stands beside seconds of a sweep."""
+
+
+@dataclass(frozen=True)
+class CostSummary:
+    """Means per question over the answers that carry their cost."""
+
+    count: int
+    """Answers with cost."""
+    tokens_before: float
+    tokens_kept: float
+    tokens_structural: float
+    prompt_tokens: float
+    flops: float | None
+    """All stages that have a closed form; None where an answer lacks them. Convention: docs/costs.md."""
+    seconds: float
+    """Shared stages divided among the questions on a video, without each process's first video, its warm-up."""
+    peak_bytes: int | None
+    """The largest; None on a CPU."""
+    swept: bool = False
+    """Seconds are of a sweep, whose methods share encoders: no measure of this one."""
+
+    @property
+    def seconds_text(self) -> str:
+        """`0.52`, and `0.52 shared` of a sweep."""
+        return f"{self.seconds:.2f}" + (f" {SHARED}" if self.swept else "")
+
+    @property
+    def keep_ratio(self) -> float:
+        """Vision tokens that entered the language model over those of the unpruned model."""
+        return self.tokens_kept / self.tokens_before if self.tokens_before else 1.0
+
+
+def summarise(costs: Sequence[SampleCost]) -> CostSummary | None:
+    """Means of costs; None where there are none."""
+    if not costs:
+        return None
+    count = len(costs)
+    flops = [sum(cost.flops.values()) for cost in costs]
+    peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
+    return CostSummary(
+        count=count,
+        tokens_before=sum(cost.tokens_before for cost in costs) / count,
+        tokens_kept=sum(cost.tokens_kept for cost in costs) / count,
+        tokens_structural=sum(cost.tokens_structural for cost in costs) / count,
+        prompt_tokens=sum(cost.prompt_tokens for cost in costs) / count,
+        flops=sum(flops) / count if all(flops) else None,
+        seconds=fmean([cost.seconds_total for cost in timed(costs)]),
+        peak_bytes=max(peaks, default=None),
+        swept=any(cost.swept for cost in costs),
     )

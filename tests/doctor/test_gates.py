@@ -11,9 +11,8 @@ from helpers.small_exams import GATE, exam, failed, found
 from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.doctor.gates import GATES, examine
-from lmms_kvtp.doctor.record import to_record, write_record
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage
-from lmms_kvtp.leaderboard.gates import gates_of, read_gates
+from lmms_kvtp.leaderboard.gates import gates_of, read_gates, to_record, write_record
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.random import RandomTokens

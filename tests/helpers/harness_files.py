@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from lmms_kvtp.leaderboard.board import Board, build
-from lmms_kvtp.leaderboard.reading import reading_runs
+from lmms_kvtp.leaderboard.discover import reading_runs
 
 PARTS = {
     "encoder": {"class": "lmms_kvtp.encoders.siglip:Siglip", "device": "cpu"},

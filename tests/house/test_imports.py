@@ -103,7 +103,7 @@ def test_tasks_import_nothing_that_loads_a_model(path):
     assert ours <= TASKS_MAY_IMPORT
 
 
-@pytest.mark.parametrize("module", ["lmms_kvtp", "lmms_kvtp.leaderboard.reading"])
+@pytest.mark.parametrize("module", ["lmms_kvtp", "lmms_kvtp.leaderboard.discover"])
 def test_importing_the_package_or_what_processes_read_with_loads_nothing_heavy(module):
     code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

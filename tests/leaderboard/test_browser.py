@@ -8,7 +8,7 @@ import pytest
 from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard.page import to_html
-from lmms_kvtp.leaderboard.reported import reported
+from lmms_kvtp.leaderboard.provenance import reported
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
 
-from lmms_kvtp.leaderboard.entries import ALLOW
+from lmms_kvtp.leaderboard.board import ALLOW
 from lmms_kvtp.leaderboard.gates import gates_of, read_gates
-from lmms_kvtp.leaderboard.judging import judge
+from lmms_kvtp.leaderboard.verdicts import judge
 
 
 def names(board) -> list[str]:

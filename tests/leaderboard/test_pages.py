@@ -11,13 +11,11 @@ from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_
 from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.formats import escape_latex, shown, to_latex, to_markdown
-from lmms_kvtp.leaderboard.judging import judge
-from lmms_kvtp.leaderboard.page import to_html
-from lmms_kvtp.leaderboard.plots import Point, _mark, draw, pareto, points, side_by_side
-from lmms_kvtp.leaderboard.records import to_csv, to_json
-from lmms_kvtp.leaderboard.reported import reported
+from lmms_kvtp.leaderboard.outputs import escape_latex, shown, to_csv, to_json, to_latex, to_markdown
+from lmms_kvtp.leaderboard.page import Point, _mark, draw, pareto, points, side_by_side, to_html
+from lmms_kvtp.leaderboard.provenance import reported
 from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.verdicts import judge
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}$x_y$|`"
 
@@ -176,7 +174,7 @@ def test_without_all_tokens_or_with_too_many_rows_nothing_is_judged(tmp_path, mo
     write_run(tmp_path / "random", samples(OURS))
     assert judge(read_board(tmp_path)) == {}
     write_base(tmp_path / "full", BASE)
-    monkeypatch.setattr("lmms_kvtp.leaderboard.judging.MOST", 0)
+    monkeypatch.setattr("lmms_kvtp.leaderboard.verdicts.MOST", 0)
     assert judge(read_board(tmp_path)) == {}
 
 
@@ -202,7 +200,7 @@ def test_plots_show_measured_costs(board):
 
 
 def _axes():
-    from lmms_kvtp.leaderboard.plots import AXES
+    from lmms_kvtp.leaderboard.page import AXES
 
     return AXES
 

@@ -9,9 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from helpers.harness_files import read_board, samples, write_base, write_run
 
-from lmms_kvtp.leaderboard import reading as module
-from lmms_kvtp.leaderboard.reading import Samples, reading
-from lmms_kvtp.leaderboard.records import to_json
+from lmms_kvtp.leaderboard import discover as module
+from lmms_kvtp.leaderboard.discover import Samples, reading
+from lmms_kvtp.leaderboard.outputs import to_json
 
 
 @pytest.fixture

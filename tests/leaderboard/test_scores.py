@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmms_kvtp.leaderboard.scores import KINDS, VIDEOS, Layout, find, score
+from lmms_kvtp.leaderboard.runs import KINDS, VIDEOS, Layout, find, score
 
 VIDEOMME = {
     "doc_id": 3,
