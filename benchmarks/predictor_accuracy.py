@@ -16,7 +16,7 @@ from lmms_kvtp import __version__
 from lmms_kvtp.commands.sweep import plan, sweep
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import accuracy, difference
-from lmms_kvtp.predictor.ablations import TEMPERATURES
+from lmms_kvtp.predictor.compare import TEMPERATURES
 from lmms_kvtp.presets import FULL
 from lmms_kvtp.rendering import markdown, write_between
 

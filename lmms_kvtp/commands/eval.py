@@ -32,9 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write one Markdown table for each temperature; differences are to the untuned model."""
     from lmms_kvtp.commands.predictor_data import examples, untuned
-    from lmms_kvtp.predictor.ablations import TEMPERATURES, variants
-    from lmms_kvtp.predictor.candidates import UNTUNED, baselines, oracle, trained
-    from lmms_kvtp.predictor.compare import COLUMNS, by_kind, compare, table
+    from lmms_kvtp.predictor.compare import (
+        COLUMNS,
+        TEMPERATURES,
+        UNTUNED,
+        baselines,
+        by_kind,
+        compare,
+        oracle,
+        table,
+        trained,
+        variants,
+    )
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.vlms.llava_video import load_llava_video
 

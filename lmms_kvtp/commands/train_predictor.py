@@ -12,7 +12,7 @@ from transformers import set_seed
 from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held_out, untuned
 from lmms_kvtp.predictor.features import FeatureCache
 from lmms_kvtp.predictor.measure import MEASURES
-from lmms_kvtp.predictor.objective import Objective
+from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers, Towers
 from lmms_kvtp.predictor.train import train

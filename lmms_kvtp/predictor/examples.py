@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import write_script
 from lmms_kvtp.questions import MOST_RELEVANT, Question, Refiner, refine
+from lmms_kvtp.scorers.oracle import span_scores
 from lmms_kvtp.video.sampling import FrameOptions
 
 CLIP_SIZE = 8
@@ -140,3 +145,31 @@ def _clips(entry: dict[str, Any]) -> ClipScores | None:
     if num_frames < 1 or clip_size < 1 or len(scores) != -(-num_frames // clip_size):
         raise ValueError(f"{len(scores)} clip scores do not fit {num_frames} frames in clips of {clip_size}")
     return ClipScores(scores, num_frames, clip_size)
+
+
+class FrameCountError(ValueError):
+    """An index scored another number of frames than the video gives."""
+
+
+def labels_of(example: Example, times: Float[Tensor, " T"]) -> Float[Tensor, "q T"]:
+    """Relevance of each frame to each question, 0 to 5.
+
+    Args:
+        example: questions with spans or clip scores.
+        times: seconds of the frames.
+
+    Raises:
+        FrameCountError: there are scores of another number of frames.
+    """
+    rows = []
+    for question, clips in zip(example.questions, example.clips or [None] * len(example.questions), strict=True):
+        if clips is None:
+            rows.append(span_scores(question.spans or (), times))
+        elif clips.num_frames != len(times):
+            raise FrameCountError(
+                f"question {question.doc_key} has scores of {clips.num_frames} frames, the video gives {len(times)}; "
+                "sample it as the index did (--max-frames-num, --fps)"
+            )
+        else:
+            rows.append(torch.tensor(clips.scores).repeat_interleave(clips.clip_size)[: len(times)])
+    return torch.stack(rows)

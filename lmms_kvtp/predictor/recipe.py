@@ -11,7 +11,7 @@ from typing import Any, Literal
 from transformers.trainer_utils import get_last_checkpoint
 
 from lmms_kvtp.files import write_whole
-from lmms_kvtp.predictor.objective import Objective
+from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.towers import Parts
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 

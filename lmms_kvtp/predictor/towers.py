@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer, save_untuned_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.viewers import Embeddings, Patches, Pixels, Viewer
+from lmms_kvtp.predictor.features import Embeddings, Patches, Pixels, Viewer
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 Parts = Literal["head", "text", "all"]

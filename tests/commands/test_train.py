@@ -15,8 +15,7 @@ from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor.examples import Example, synthetic
-from lmms_kvtp.predictor.features import FeatureCache
-from lmms_kvtp.predictor.viewers import Embeddings
+from lmms_kvtp.predictor.features import Embeddings, FeatureCache
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions

@@ -7,7 +7,7 @@ import torch
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import SeenVideo
-from lmms_kvtp.predictor.objective import Objective
+from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import Parts, SiglipTowers
 from lmms_kvtp.questions import Question

@@ -11,9 +11,19 @@ from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops, vision_flops
 from lmms_kvtp.encoders.parts.text_side import save_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.ablations import CLIP_SIZES, SHARES, variants
-from lmms_kvtp.predictor.candidates import baselines, oracle, trained
-from lmms_kvtp.predictor.compare import COLUMNS, Outcome, by_kind, compare, table
+from lmms_kvtp.predictor.compare import (
+    CLIP_SIZES,
+    COLUMNS,
+    SHARES,
+    Outcome,
+    baselines,
+    by_kind,
+    compare,
+    oracle,
+    table,
+    trained,
+    variants,
+)
 from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import SeenVideo
 from lmms_kvtp.questions import Question

@@ -3,8 +3,7 @@ import json
 import pytest
 import torch
 
-from lmms_kvtp.predictor.examples import read_index, synthetic
-from lmms_kvtp.predictor.labels import FrameCountError, labels_of
+from lmms_kvtp.predictor.examples import FrameCountError, labels_of, read_index, synthetic
 
 
 def index(folder, *entries):

@@ -12,10 +12,8 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import SeenVideo
 from lmms_kvtp.predictor.measure import measure
-from lmms_kvtp.predictor.model import Lesson, Predictor, lesson
-from lmms_kvtp.predictor.objective import Objective
-from lmms_kvtp.predictor.train import train, useful_part
-from lmms_kvtp.predictor.trainer import evaluate, make_trainer
+from lmms_kvtp.predictor.model import Lesson, Objective, Predictor, lesson
+from lmms_kvtp.predictor.train import evaluate, make_trainer, train, useful_part
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.types import FrameFeatures

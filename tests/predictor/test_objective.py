@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import SiglipModel
 
-from lmms_kvtp.predictor.objective import Objective
+from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

@@ -7,8 +7,7 @@ import torch
 
 from lmms_kvtp.api import load
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.candidates import UNTUNED, baselines, trained
-from lmms_kvtp.predictor.compare import compare
+from lmms_kvtp.predictor.compare import UNTUNED, baselines, compare, trained
 from lmms_kvtp.predictor.examples import synthetic
 from lmms_kvtp.predictor.measure import mean_by_video
 from lmms_kvtp.questions import Question

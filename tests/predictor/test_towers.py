@@ -12,14 +12,12 @@ from transformers import AutoModel
 
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import Tower
-from lmms_kvtp.predictor.adapters import add_adapters, merge_adapters
 from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import SeenVideo
-from lmms_kvtp.predictor.model import Predictor, lesson
-from lmms_kvtp.predictor.objective import Objective
+from lmms_kvtp.predictor.model import Objective, Predictor, lesson
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers
-from lmms_kvtp.predictor.train import _checkpoint_layers, train
+from lmms_kvtp.predictor.train import _checkpoint_layers, add_adapters, merge_adapters, train
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.shared import Shared
 from lmms_kvtp.video.frames import Frames
