@@ -17,8 +17,7 @@ from typing import Any
 
 from lmms_kvtp.skvqa.entry import Entry, make
 from lmms_kvtp.skvqa.index import write
-from lmms_kvtp.skvqa_build.answers import read_scores
-from lmms_kvtp.skvqa_build.ask import ask
+from lmms_kvtp.skvqa_build.ask import ask, read_scores
 from lmms_kvtp.skvqa_build.chat import ChatRequest
 from lmms_kvtp.skvqa_build.endpoint import Endpoint
 from lmms_kvtp.skvqa_build.store import Store

@@ -105,9 +105,8 @@ def _captioner(name: str, endpoints: _Endpoints) -> Chat | None:
 
 def _scorer(name: str, captioner: Chat | None, endpoints: _Endpoints) -> ClipScorer:
     from lmms_kvtp.encoders.siglip import Siglip
-    from lmms_kvtp.skvqa_build.endpoint_scorer import ChatScorer
     from lmms_kvtp.skvqa_build.local import LocalModel
-    from lmms_kvtp.skvqa_build.scorers import ImageSimilarity, LanguageModel, TextSimilarity
+    from lmms_kvtp.skvqa_build.scorers import ChatScorer, ImageSimilarity, LanguageModel, TextSimilarity
 
     kind, _, checkpoint = name.partition(":")
     if kind == "siglip":

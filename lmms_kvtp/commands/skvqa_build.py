@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lmms_kvtp.settings import at_least_one
 from lmms_kvtp.skvqa.entry import DATASETS
-from lmms_kvtp.skvqa.layouts import LAYOUTS, expected, read_questions
+from lmms_kvtp.skvqa.layouts import LAYOUTS, expected, missing_message, read_questions
 from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
-from lmms_kvtp.skvqa_build.locate import missing_message, scan, unpack
+from lmms_kvtp.skvqa_build.locate import scan, unpack
 from lmms_kvtp.skvqa_build.store import Store
 
 log = logging.getLogger(__name__)

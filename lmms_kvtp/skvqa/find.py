@@ -10,6 +10,7 @@ from pathlib import Path
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.skvqa.entry import Entry
 from lmms_kvtp.skvqa.index import dumps_all, files, read
+from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria
 
 VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
 HOME_VARIABLE = "LMMS_KVTP_HOME"
@@ -158,3 +159,37 @@ def _from_hub(setting: str, dataset: str) -> Path:
             f"{VARIABLE}={setting} is neither a file nor a folder, and the hub has no {dataset}.jsonl of a data "
             f"set of that name: {error}"
         ) from error
+
+
+BETA_VARIABLE = "LMMS_KVTP_SKVQA_BETA"
+FRAMES_VARIABLE = "LMMS_KVTP_SKVQA_MIN_FRAMES"
+MISSING_VARIABLE = "LMMS_KVTP_SKVQA_MISSING"
+
+
+def criteria() -> Criteria:
+    """Beta and the least number of frames.
+
+    Raises:
+        ValueError: a variable holds no number, or one that is out of range.
+    """
+    return Criteria(_number(BETA_VARIABLE, BETA), int(_number(FRAMES_VARIABLE, float(MIN_FRAMES))))
+
+
+def ignore_missing() -> bool:
+    """Missing videos are left to the model.
+
+    Raises:
+        ValueError: the variable holds another word.
+    """
+    word = os.environ.get(MISSING_VARIABLE, "error")
+    if word not in ("error", "ignore"):
+        raise ValueError(f"{MISSING_VARIABLE}={word!r}: wanted error or ignore")
+    return word == "ignore"
+
+
+def _number(variable: str, default: float) -> float:
+    text = os.environ.get(variable, "").strip()
+    try:
+        return float(text) if text else default
+    except ValueError as error:
+        raise ValueError(f"{variable}={text!r} is not a number") from error

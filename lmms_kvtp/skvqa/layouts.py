@@ -5,8 +5,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.skvqa import identity
+from lmms_kvtp.skvqa import layouts as identity
 from lmms_kvtp.skvqa.tables import Row, rows
+
+Row = Mapping[str, Any]
+
+
+def videomme(row: Row) -> tuple[str, str]:
+    """Question and video of a row of Video-MME."""
+    return str(row["question_id"]), str(row["videoID"])
+
+
+def egoschema(row: Row) -> tuple[str, str]:
+    """Of EgoSchema, which asks one question on each video."""
+    return str(row["video_idx"]), str(row["video_idx"])
+
+
+def nextqa(row: Row) -> tuple[str, str]:
+    """Of NExT-QA, which numbers the questions of each video."""
+    return f"{row['video']}-{row['qid']}", str(row["video"])
+
+
+EVALUATED: Mapping[str, Callable[[Row], tuple[str, str]]] = {
+    "videomme": videomme,
+    "egoschema": egoschema,
+    "nextqa": nextqa,
+}
+"""Data sets with a task."""
 
 
 @dataclass(frozen=True)
@@ -202,3 +227,14 @@ def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
         raise ValueError(f"has options that are no texts: {values!r}")
     return tuple(value.strip() for value in values)
+
+
+SHOWN = 20
+"""Missing videos that have a line of their own in a message."""
+
+
+def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
+    """Which videos are not there, all of them, and what is expected."""
+    shown = "".join(f"\n  {name}" for name in missing[:SHOWN])
+    more = f"\n  and {len(missing) - SHOWN} more: {', '.join(missing[SHOWN:])}" if len(missing) > SHOWN else ""
+    return f"{len(missing)} of {total} videos are not below {root}:{shown}{more}\n{expected(dataset)}"

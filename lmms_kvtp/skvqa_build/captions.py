@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from lmms_kvtp.skvqa_build.answers import read_caption
-from lmms_kvtp.skvqa_build.ask import Failure, ask
+from lmms_kvtp.skvqa_build.ask import Failure, ask, read_caption
 from lmms_kvtp.skvqa_build.chat import Chat, ChatRequest
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import Store, content_key

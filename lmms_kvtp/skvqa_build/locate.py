@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lmms_kvtp.skvqa.layouts import LayoutError, expected
+from lmms_kvtp.skvqa.layouts import LayoutError, missing_message
 from lmms_kvtp.video.load import IMAGE_SUFFIXES
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-SHOWN = 20
-"""Missing videos that have a line of their own in a message."""
 
 
 class ArchiveError(ValueError):
@@ -47,13 +45,6 @@ class VideoFolder:
         if missing and not skip_missing:
             raise LayoutError(missing_message(dataset, self.root, missing, len(paths)))
         return {name: path for name, path in paths.items() if path is not None}
-
-
-def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
-    """Which videos are not there, all of them, and what is expected."""
-    shown = "".join(f"\n  {name}" for name in missing[:SHOWN])
-    more = f"\n  and {len(missing) - SHOWN} more: {', '.join(missing[SHOWN:])}" if len(missing) > SHOWN else ""
-    return f"{len(missing)} of {total} videos are not below {root}:{shown}{more}\n{expected(dataset)}"
 
 
 def scan(root: Path) -> VideoFolder:

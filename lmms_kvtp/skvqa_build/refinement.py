@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lmms_kvtp.questions import MAX_WORDS, Remembered, refine
 from lmms_kvtp.skvqa.layouts import SourceQuestion
-from lmms_kvtp.skvqa_build.answers import read_question
-from lmms_kvtp.skvqa_build.ask import Asked, ask
+from lmms_kvtp.skvqa_build.ask import Asked, ask, read_question
 from lmms_kvtp.skvqa_build.chat import Chat, ChatRequest
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import Store

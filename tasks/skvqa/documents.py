@@ -10,11 +10,9 @@ from typing import Any
 from loguru import logger
 
 from lmms_kvtp.skvqa.entry import Entry
-from lmms_kvtp.skvqa.find import NoIndexError, digest, entries, locate
-from lmms_kvtp.skvqa.identity import EVALUATED
-from lmms_kvtp.skvqa.settings import MISSING_VARIABLE, criteria, ignore_missing
+from lmms_kvtp.skvqa.find import MISSING_VARIABLE, NoIndexError, criteria, digest, entries, ignore_missing, locate
+from lmms_kvtp.skvqa.layouts import EVALUATED, missing_message
 from lmms_kvtp.skvqa.stats import apply
-from lmms_kvtp.skvqa_build.locate import missing_message
 
 Doc = Mapping[str, Any]
 

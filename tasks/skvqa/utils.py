@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from lmms_kvtp.cost.sample import task_metrics
-from lmms_kvtp.skvqa.identity import EVALUATED
+from lmms_kvtp.skvqa.layouts import EVALUATED
 
 Doc = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.skvqa_build.answers import AnswerError, read_caption, read_question, read_scores
+from lmms_kvtp.skvqa_build.ask import AnswerError, read_caption, read_question, read_scores
 
 BOUNDS = [(0, 7), (8, 15), (16, 19)]
 GOOD = '{"scores": {"8-15": 5, "0-7": 0, "16-19": 2}}'

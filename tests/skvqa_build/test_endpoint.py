@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmms_kvtp.commands.endpoints import spent
-from lmms_kvtp.skvqa_build.answers import read_scores
-from lmms_kvtp.skvqa_build.ask import ask
+from lmms_kvtp.skvqa_build.ask import ask, read_scores
 from lmms_kvtp.skvqa_build.budget import Prices, Spent
 from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError, ChatRequest
 from lmms_kvtp.skvqa_build.endpoint import Endpoint

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from lmms_kvtp.skvqa.rates import clip_rates
 from lmms_kvtp.skvqa_build.ask import ask
 from lmms_kvtp.skvqa_build.chat import ChatRequest
-from lmms_kvtp.skvqa_build.endpoint_scorer import scoring_prompt
 from lmms_kvtp.skvqa_build.local import LocalModel
-from lmms_kvtp.skvqa_build.scorers import OneByOne
+from lmms_kvtp.skvqa_build.scorers import OneByOne, scoring_prompt
 from lmms_kvtp.skvqa_build.scoring import MAX_CAPTION, Scoreable, below_best
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import Clips
