@@ -9,7 +9,7 @@ import torch
 
 from lmms_kvtp.device import find_device
 from lmms_kvtp.settings import at_least_one, not_negative
-from lmms_kvtp.tiny.progress import no_denormals
+from lmms_kvtp.tiny.loop import no_denormals
 from lmms_kvtp.tiny.run import train
 
 

@@ -12,11 +12,9 @@ from transformers import PreTrainedTokenizerBase, SiglipModel
 
 from lmms_kvtp.embedded.questions import LETTERS, ask
 from lmms_kvtp.embedded.script import SIZE, write_script
-from lmms_kvtp.tiny.bank import tower_features
-from lmms_kvtp.tiny.footage import film
-from lmms_kvtp.tiny.language import answer_logits
-from lmms_kvtp.tiny.packing import Packed, pack
-from lmms_kvtp.tiny.progress import Log
+from lmms_kvtp.tiny.footage import film, tower_features
+from lmms_kvtp.tiny.language import Packed, answer_logits, pack
+from lmms_kvtp.tiny.loop import Log
 from lmms_kvtp.tiny.student import Student
 
 KEPT = 0.2

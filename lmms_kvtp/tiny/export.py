@@ -17,8 +17,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from lmms_kvtp.tiny.geometry import Geometry
-from lmms_kvtp.tiny.student import Student
+from lmms_kvtp.tiny.student import Geometry, Student
 from lmms_kvtp.vlms.checkpoint.save import save_tokenizer
 
 VISION_FIELDS = (

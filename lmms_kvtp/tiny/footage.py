@@ -6,19 +6,24 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import av
 import numpy as np
 import numpy.typing as npt
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 from tqdm import tqdm
+from transformers import SiglipVisionModel
 
 from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.draw import SHAPES, labels
 from lmms_kvtp.embedded.encode import encode_bytes
-from lmms_kvtp.embedded.script import PLACES, SIZE, Script, sampled_times, write_script
+from lmms_kvtp.embedded.script import PLACES, SIZE, Script, Shot, sampled_times, write_script
+from lmms_kvtp.tiny.loop import FloatAttention, Log
 
 Array = npt.NDArray[np.generic]
 BACKGROUND = len(SHAPES)
@@ -120,3 +125,103 @@ def _patches(shapes: npt.NDArray[np.int8], colors: npt.NDArray[np.int8], side: i
     shape = np.where(empty, BACKGROUND, counts.argmax(-1)).astype(np.int8)
     weight = np.minimum(1, most / (COVERED * size * size)).astype(np.float32)
     return shape, np.where(empty, -1, color).astype(np.int8), weight
+
+
+@dataclass(frozen=True)
+class Reel:
+    """Which frames of a training video to show, and the script that they tell."""
+
+    frames: list[int]
+    """Into the video's sampled frames."""
+    script: Script
+
+
+def whole(video: int) -> Reel:
+    """The video as it is."""
+    script = write_script(video, "train")
+    return Reel(list(range(len(sampled_times(script)))), script)
+
+
+def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Reel:
+    """About `num_frames` frames of a training video, as a script at one frame a second.
+
+    Shots next to an event stay, so that order questions keep their answers; of other shots some go.
+
+    Args:
+        video: number of the training video.
+        num_frames: frames wanted; kept exactly whenever the video has as many and its events leave room.
+        rng: draws which frames stay.
+    """
+    script = write_script(video, "train")
+    shot_of = np.array([script.shots.index(script.shot_at(time)) for time in sampled_times(script)])
+    last = len(script.shots) - 1
+    needed = {0, last}
+    for index, shot in enumerate(script.shots):
+        if shot.event is not None:
+            needed |= {index - 1, index, index + 1}
+    counts = np.zeros(last + 1, int)
+    counts[sorted(needed & set(shot_of.tolist()))] = 1
+    capacity = np.bincount(shot_of, minlength=last + 1)
+    wanted = min(num_frames, len(shot_of))
+    while counts.sum() < wanted:
+        which = int(rng.integers(last + 1))
+        more = min(int(rng.integers(1, 4)), int(capacity[which] - counts[which]), int(wanted - counts.sum()))
+        counts[which] += max(more, 0)
+    frames: list[int] = []
+    shots: list[Shot] = []
+    for index, count in enumerate(counts.tolist()):
+        if count:
+            own = np.flatnonzero(shot_of == index)
+            first = int(own[rng.integers(len(own) - count + 1)])
+            shots.append(replace(script.shots[index], start=float(len(frames)), end=float(len(frames) + count)))
+            frames += range(first, first + count)
+    key = f"reel-{video}-{rng.integers(2**31)}"
+    return Reel(frames, Script(key, video, 1.0, float(len(frames)), tuple(shots)))
+
+
+def normalise(rgb: UInt8[Tensor, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
+    """Pixels in -1 to 1, as SigLIP's processor makes them."""
+    return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+Features = npt.NDArray[np.float16]
+"""[F, s, s, E]"""
+
+
+@torch.no_grad()
+def tower_features(
+    tower: SiglipVisionModel, rgb: UInt8[Tensor, "b H W 3"], device: torch.device, exact: bool = False
+) -> Float[Tensor, "b s s E"]:
+    """Hidden states before the tower's last layer, as LLaVA-Video reads them; `exact` for float32 throughout."""
+    pixels = normalise(rgb).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=not exact), FloatAttention():
+        hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
+    side = round(hidden.shape[1] ** 0.5)
+    features: Tensor = hidden.float().unflatten(1, (side, side))
+    return features
+
+
+def load_bank(
+    folder: Path,
+    footage: Footage,
+    tower: SiglipVisionModel,
+    device: torch.device,
+    log: Log,
+    stamp: str,
+) -> Features:
+    """Features of all footage, from `folder` if they were made by the tower that `stamp` names."""
+    batch = 256
+    path, note = folder / "features.npy", folder / "features.json"
+    shape = (*footage.shapes.shape, tower.config.hidden_size)
+    wanted = {"tower": stamp, "shape": list(shape)}
+    if not note.exists() or json.loads(note.read_text()) != wanted:
+        note.unlink(missing_ok=True)
+        bank = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        for index in log.steps("bank", -(-shape[0] // batch)):
+            rows = slice(index * batch, (index + 1) * batch)
+            rgb = torch.from_numpy(np.array(footage.rgb[rows]))
+            bank[rows] = tower_features(tower, rgb, device).half().cpu().numpy()
+        bank.flush()
+        note.write_text(json.dumps(wanted))
+    loaded: Features = np.load(path, mmap_mode="r")
+    return loaded

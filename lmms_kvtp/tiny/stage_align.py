@@ -12,10 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lmms_kvtp.tiny.bank import Features
-from lmms_kvtp.tiny.footage import Footage
-from lmms_kvtp.tiny.optimize import Optimizer
-from lmms_kvtp.tiny.progress import Log, autocast
+from lmms_kvtp.tiny.footage import Features, Footage
+from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
 from lmms_kvtp.tiny.stage_soft import PLACE_WEIGHT, Lexicon
 from lmms_kvtp.tiny.student import Student
 

@@ -18,13 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from lmms_kvtp.embedded.draw import SHAPES
 from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, Question
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES, Script
-from lmms_kvtp.tiny.curriculum import Coach, right_letters
-from lmms_kvtp.tiny.language import answer_logits
-from lmms_kvtp.tiny.optimize import Optimizer
-from lmms_kvtp.tiny.packing import SUFFIX, Asked, pack, word_id
-from lmms_kvtp.tiny.progress import Log, autocast
-from lmms_kvtp.tiny.riddles import Riddler
-from lmms_kvtp.tiny.sketch import Symbols, sketch, symbols
+from lmms_kvtp.tiny.language import SUFFIX, Asked, answer_logits, pack, word_id
+from lmms_kvtp.tiny.lessons import Coach, Riddler, Symbols, right_letters, sketch, symbols
+from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
 from lmms_kvtp.tiny.student import EMBEDDING_STD, Student
 
 ABOUT = re.compile(f"({'|'.join(GLYPHS)}).*")

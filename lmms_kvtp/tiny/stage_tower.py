@@ -8,17 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, SiglipModel
 
 from lmms_kvtp.embedded.draw import SHAPES
 from lmms_kvtp.embedded.script import COLORS, PLACES
-from lmms_kvtp.tiny.footage import BACKGROUND, Footage
-from lmms_kvtp.tiny.geometry import Geometry
-from lmms_kvtp.tiny.optimize import Optimizer
-from lmms_kvtp.tiny.phrases import all_phrases
-from lmms_kvtp.tiny.progress import FloatAttention, Log, autocast
+from lmms_kvtp.tiny.footage import BACKGROUND, Footage, normalise
+from lmms_kvtp.tiny.lessons import all_phrases
+from lmms_kvtp.tiny.loop import FloatAttention, Log, Optimizer, autocast
+from lmms_kvtp.tiny.student import Geometry
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,6 @@ def patch_labels(footage: Footage, frames: np.ndarray, device: torch.device) -> 
     bare = unclear | (shapes == BACKGROUND)
     shape, color = shapes.masked_fill(unclear, -100), colors.masked_fill(bare, -100)
     return PatchLabels(shape.to(device), color.to(device), places.to(device))
-
-
-def normalise(rgb: UInt8[Tensor, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
-    """Pixels in -1 to 1, as SigLIP's processor makes them."""
-    return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def augment(pixels: Float[Tensor, "b 3 H W"], rng: torch.Generator) -> Float[Tensor, "b 3 H W"]:

@@ -10,14 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.embedded.dataset import SHIPPED_KINDS
-from lmms_kvtp.tiny.bank import Features
-from lmms_kvtp.tiny.curriculum import Coach, right_letters
-from lmms_kvtp.tiny.footage import Footage
-from lmms_kvtp.tiny.language import answer_logits
-from lmms_kvtp.tiny.optimize import Optimizer
-from lmms_kvtp.tiny.packing import Packed, pack
-from lmms_kvtp.tiny.progress import Log, autocast
-from lmms_kvtp.tiny.reel import Reel, shorten, whole
+from lmms_kvtp.tiny.footage import Features, Footage, Reel, shorten, whole
+from lmms_kvtp.tiny.language import Packed, answer_logits, pack
+from lmms_kvtp.tiny.lessons import Coach, right_letters
+from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
 from lmms_kvtp.tiny.stage_soft import CHOSEN, LETTERED, SPOKEN, say
 from lmms_kvtp.tiny.student import Student
 

@@ -8,12 +8,8 @@ import pytest
 from lmms_kvtp.embedded.draw import SHAPES, draw
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES, Script, sampled_times, write_script
-from lmms_kvtp.tiny.curriculum import Coach
-from lmms_kvtp.tiny.footage import BACKGROUND, film
-from lmms_kvtp.tiny.phrases import all_phrases
-from lmms_kvtp.tiny.reel import shorten, whole
-from lmms_kvtp.tiny.riddles import Riddler
-from lmms_kvtp.tiny.sketch import EMPTY, sketch, symbols
+from lmms_kvtp.tiny.footage import BACKGROUND, film, shorten, whole
+from lmms_kvtp.tiny.lessons import EMPTY, Coach, Riddler, all_phrases, sketch, symbols
 from lmms_kvtp.tiny.stage_soft import SPOKEN, say
 
 

@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms_kvtp.tiny.geometry import Geometry
-from lmms_kvtp.tiny.language import answer_logits
-from lmms_kvtp.tiny.packing import IGNORE, PREFIX, SUFFIX, pack
-from lmms_kvtp.tiny.student import Student
+from lmms_kvtp.tiny.language import IGNORE, PREFIX, SUFFIX, answer_logits, pack
+from lmms_kvtp.tiny.student import Geometry, Student
 from lmms_kvtp.tiny.tokenizer import IM_END, language_tokenizer
 
 GEOMETRY = Geometry(vision_width=20, llm_width=48, llm_layers=3, llm_heads=6, llm_kv_heads=2, llm_mlp=40)

@@ -13,15 +13,13 @@ from transformers import SiglipModel
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import write_script
 from lmms_kvtp.tiny import run
-from lmms_kvtp.tiny.bank import tower_features
-from lmms_kvtp.tiny.geometry import Geometry
-from lmms_kvtp.tiny.language import answer_logits
-from lmms_kvtp.tiny.packing import pack
+from lmms_kvtp.tiny.footage import tower_features
+from lmms_kvtp.tiny.language import answer_logits, pack
 from lmms_kvtp.tiny.stage_align import AlignStage
 from lmms_kvtp.tiny.stage_soft import SoftStage
 from lmms_kvtp.tiny.stage_tower import TowerStage
 from lmms_kvtp.tiny.stage_video import Cut, VideoStage
-from lmms_kvtp.tiny.student import Student
+from lmms_kvtp.tiny.student import Geometry, Student
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import load_llava_video

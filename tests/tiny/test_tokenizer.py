@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from lmms_kvtp.embedded.questions import ask, words
 from lmms_kvtp.embedded.script import COLORS, DECOYS, GLYPHS, PLACES, write_script
-from lmms_kvtp.tiny.geometry import Geometry
-from lmms_kvtp.tiny.packing import PREFIX, SUFFIX, word_id
+from lmms_kvtp.tiny.language import PREFIX, SUFFIX, word_id
 from lmms_kvtp.tiny.run import make_tokenizers
+from lmms_kvtp.tiny.student import Geometry
 
 LETTERS, CAPTIONS = make_tokenizers(Geometry())
 
