@@ -7,7 +7,7 @@ from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.reference import reference_logits
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.embedded.dataset import build
-from lmms_kvtp.embedded.parse import LETTERS, chosen_letter
+from lmms_kvtp.embedded.questions import LETTERS, chosen_letter
 from lmms_kvtp.method import Method
 from lmms_kvtp.questions import Question
 from lmms_kvtp.video.frames import Video

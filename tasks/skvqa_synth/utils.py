@@ -7,7 +7,7 @@ from loguru import logger
 
 from lmms_kvtp.cost.sample import task_metrics
 from lmms_kvtp.embedded import cache, dataset
-from lmms_kvtp.embedded.parse import chosen_letter
+from lmms_kvtp.embedded.questions import chosen_letter
 
 Doc = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Exam
 from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.synthetic import reference
-from lmms_kvtp.embedded.parse import chosen_letter
+from lmms_kvtp.embedded.questions import chosen_letter
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.random import RandomTokens
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.embedded.parse import chosen_letter
+from lmms_kvtp.embedded.questions import chosen_letter
 
 COLORS = ("red", "blue", "white", "green")
 

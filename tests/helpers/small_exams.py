@@ -8,7 +8,7 @@ from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Asked, Exam
 from lmms_kvtp.doctor.gates import GATES, Gate
 from lmms_kvtp.doctor.synthetic import reference
-from lmms_kvtp.embedded.parse import chosen_letter
+from lmms_kvtp.embedded.questions import chosen_letter
 from lmms_kvtp.questions import Question
 from lmms_kvtp.video.frames import Frames
 
