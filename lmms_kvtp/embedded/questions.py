@@ -151,8 +151,6 @@ def _question(
     return Question(kind, WORDING[kind].format(glyph=glyph), (a, b, c, d), letter, spans)
 
 
-LETTERS = "ABCD"
-
 _ALONE = re.compile(r"\W*([A-Da-d])\W*")
 _FIRST = re.compile(r"\W*([A-D])\s*[.):,\]]")
 _NAMED = re.compile(r"\b(?i:answer|option|choice)\b(?:\s+(?i:is))?\W*\b([A-D])\b(?!\s+[a-z])")

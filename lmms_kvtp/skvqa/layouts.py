@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.skvqa import layouts as identity
 from lmms_kvtp.skvqa.tables import Row, rows
-
-Row = Mapping[str, Any]
 
 
 def videomme(row: Row) -> tuple[str, str]:
@@ -54,17 +51,17 @@ class LayoutError(ValueError):
 
 
 def _videomme(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = identity.videomme(row)
+    name, video = videomme(row)
     return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["options"]))]
 
 
 def _egoschema(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = identity.egoschema(row)
+    name, video = egoschema(row)
     return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["option"]))]
 
 
 def _nextqa(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = identity.nextqa(row)
+    name, video = nextqa(row)
     options = _texts([row[f"a{index}"] for index in range(5)])
     return [SourceQuestion(name, video, video, _text(row["question"]), options)]
 
