@@ -97,7 +97,7 @@ def together(arguments: Arguments, built: Built, asked: Sequence[Sequence[Ask]])
     everything = [question for of_video in asked for question in of_video]
     sharing = {of_video[0].visuals: len(of_video) for of_video in asked}
     timed = asked[1 : len(asked) - BEHIND]
-    with decode_ahead(arguments.run, arguments.frames, everything) as ahead:
+    with decode_ahead(arguments.run.ahead, arguments.frames, (ask.visuals for ask in everything)) as ahead:
         answerer = make_answerer(arguments, built, Session(built.setup, None, None), ahead=ahead)
         list(answerer.answer(asked[0], sharing))
         answers: list[Answer] = []

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -55,9 +55,9 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             frames.pixels(vlm.pixel_spec, vlm.device)
         count = len(frames.times)
         with meter.stage("vision", vision_flops(vlm.vision, count)):
-            seen = vlm.look(frames)
+            seen = vlm.see(frames)
             tokens.append(vlm.project(seen))
-        frames = replace(frames, tower=seen)
+        frames = frames.seen(seen)
         for encoder, wanted in needs.items():
             with own[encoder].stage("encoder", encoder.flops(count, wanted) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)

@@ -7,12 +7,13 @@ from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.pruners.base import refuse_broken
 from lmms_kvtp.types import FrameFeatures, FrameTokens
-from lmms_kvtp.video.frames import Frames, Picture
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.tiles import StillImage
 
 
 @torch.inference_mode()
-def encode_picture(vlm: VideoVLM, picture: Picture) -> Encoded:
+def encode_picture(vlm: VideoVLM, still: StillImage) -> Encoded:
     """Encode an image as the model's own way with images has it; no method prunes what comes of it.
 
     Its tiles are no frames, and no encoder's features lie on their grid. It counts as one frame, all of whose tokens
@@ -29,13 +30,13 @@ def encode_picture(vlm: VideoVLM, picture: Picture) -> Encoded:
         )
     meter = Meter(vlm.device)
     with meter.stage("preprocess"):
-        pieces = vlm.tiling.pieces(picture)
+        pieces = vlm.tiling.pieces(still)
         frames = Frames(pieces, torch.zeros(len(pieces)))
         frames.pixels(vlm.pixel_spec, vlm.device)
     with meter.stage("vision", vision_flops(vlm.vision, len(pieces))):
-        packed = vlm.tiling.pack(picture, vlm.unpooled(vlm.look(frames)))
+        packed = vlm.tiling.pack(still, vlm.unpooled(vlm.see(frames)))
     meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, len(pieces))
-    tokens = FrameTokens(packed.embeds[None], packed.grid, picture.key)
+    tokens = FrameTokens(packed.embeds[None], packed.grid, still.key)
     refuse_broken(tokens)
     nothing = FrameFeatures(times=torch.zeros(1))
     return Encoded(tokens, nothing, "", dict(meter.seconds), dict(meter.flops), whole=packed)

@@ -21,6 +21,11 @@ def shipped_folder(name: str) -> Path:
     return Path(lmms_kvtp.__file__).parent / "assets" / name
 
 
+def tiny_folder() -> Path:
+    """Where the embedded model lies."""
+    return shipped_folder(TINY)
+
+
 def checked(folder: Path, what: str, setting: str) -> Path:
     """Hold every file that the manifest names against its SHA-256.
 

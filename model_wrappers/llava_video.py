@@ -113,7 +113,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         size = run.batch_size
         new = [asks[place] for place in order if not session.has(asks[place])]
         with (
-            decode_ahead(run, self.arguments.frames, new) as ahead,
+            decode_ahead(run.ahead, self.arguments.frames, (ask.visuals for ask in new)) as ahead,
             tqdm(total=len(order), desc="Answering", disable=self.rank != 0) as bar,
         ):
             answerer = make_answerer(self.arguments, self.built, session, ahead=ahead)

@@ -28,7 +28,7 @@ from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.looking import look_at
 from lmms_kvtp.run.options import Arguments, Images, parse_arguments
 from lmms_kvtp.run.ranks import Place
-from lmms_kvtp.video.ahead.ahead import Ahead, cache_of, decode_ahead
+from lmms_kvtp.video.ahead.ahead import Ahead, decode_ahead
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
@@ -74,11 +74,11 @@ class KvtpSweep(LlavaVideoKvtp):
         order = sorted(asks, key=lambda place: first[asks[place].visuals])
         new = [asks[place] for place in order if not all(record.has(asks[place]) for record in sessions)]
         with (
-            decode_ahead(self.arguments.run, self.arguments.frames, new) as ahead,
+            decode_ahead(self.arguments.run.ahead, self.arguments.frames, (ask.visuals for ask in new)) as ahead,
             tqdm(total=len(order) * len(built), desc="Answering", disable=self.rank != 0) as bar,
         ):
             methods, run = [own.method for own in built], self.arguments.run
-            looks = Looks(self.built.vlm, methods, self.arguments.frames, ahead, cache_of(run), run.images)
+            looks = Looks(self.built.vlm, methods, self.arguments.frames, ahead, run.cache, run.images)
             answerers = [
                 make_answerer(given, replace(own, method=looks.methods[number]), record, looks.of(number))
                 for number, (given, own, record) in enumerate(zip(arguments, built, sessions, strict=True))

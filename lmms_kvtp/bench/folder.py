@@ -49,7 +49,7 @@ def answer_directly(arguments: Arguments, built: Built, asks: Sequence[Ask]) -> 
         SampleError: one cannot be answered, and errors are not skipped.
     """
     sharing, answers = Counter(ask.visuals for ask in asks), list[Answer]()
-    with decode_ahead(arguments.run, arguments.frames, asks) as ahead:
+    with decode_ahead(arguments.run.ahead, arguments.frames, (ask.visuals for ask in asks)) as ahead:
         answerer = make_answerer(arguments, built, Session(built.setup, None, None), ahead=ahead)
         for start in range(0, len(asks), arguments.run.batch_size):
             answers += answerer.answer(asks[start : start + arguments.run.batch_size], sharing)

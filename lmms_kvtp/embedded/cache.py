@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmms_kvtp.embedded import VERSION
-from lmms_kvtp.embedded.encode import PART, encode_bytes, write_whole
+from lmms_kvtp.embedded.draw import encode_bytes
 from lmms_kvtp.embedded.script import Script, write_script
+from lmms_kvtp.files import HOME_VARIABLE, PART, home, write_atomically
 
-HOME_VARIABLE = "LMMS_KVTP_HOME"
 MEAN_BYTES = 110_000  # of a video
 STALE_SECONDS = 3600.0  # an unfinished file of this age has no writer any more
 
@@ -29,12 +29,8 @@ class CacheError(OSError):
 
 
 def folder() -> Path:
-    """Where this version's videos live: below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
-    home = os.environ.get(HOME_VARIABLE)
-    if home:
-        return Path(home).expanduser() / f"synth-v{VERSION}"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lmms_kvtp" / f"synth-v{VERSION}"
+    """Where this version's videos live, below the package's home folder."""
+    return home() / f"synth-v{VERSION}"
 
 
 def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -> dict[str, Path]:
@@ -95,7 +91,7 @@ def prepare(num_videos: int) -> None:
                 if time.time() - part.stat().st_mtime > STALE_SECONDS:
                     part.unlink()
         probe = folder() / f".probe-{os.getpid()}"
-        write_whole(probe, b"")
+        write_atomically(probe, b"")
         probe.unlink()
     except OSError as error:
         raise _cache_error(error, num_videos) from error
@@ -110,7 +106,7 @@ def _make(path: Path, script: Script, num_left: int) -> None:
     content = encode_bytes(script)
     seal = _SEAL.pack(_SEAL.size, b"free", _MAGIC, fingerprint(script), hashlib.sha256(content).digest())
     try:
-        write_whole(path, content + seal)
+        write_atomically(path, content + seal)
     except OSError as error:
         raise _cache_error(error, num_left) from error
 

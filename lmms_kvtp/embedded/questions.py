@@ -68,17 +68,6 @@ def ask(script: Script) -> list[Question]:
     return asked + _about_whole(rng, script)
 
 
-def relevance(question: Question, times: Sequence[float]) -> list[float]:
-    """1.0 for each frame time (s) that lies in the question's spans, else 0.0; all equal for whole-video questions."""
-    return relevance_of(question.spans, times)
-
-
-def relevance_of(spans: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
-    """As `relevance`, from bare (start, end) pairs in seconds, as a harness document holds them."""
-    slack = 1e-3  # containers round frame rates
-    return [float(not spans or any(start - slack <= t < end - slack for start, end in spans)) for t in times]
-
-
 def words() -> tuple[str, ...]:
     """Every word and sign of prompts and answers, and the decoys' names, sorted: a vocabulary for a tokenizer."""
     text = " ".join([*WORDING.values(), INSTRUCTION, *LETTERS, *PLACES, *COLORS, *GLYPHS, *DECOYS, "."])

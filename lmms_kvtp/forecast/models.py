@@ -6,12 +6,12 @@ from typing import Any
 
 from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
 from lmms_kvtp.resolve import near
+from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.checkpoint.config import SO400M, LlavaConfig, read_config, read_json
 from lmms_kvtp.vlms.checkpoint.network import llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines
-from lmms_kvtp.vlms.tiny import tiny_folder
 
 SIGLIP = "google/siglip-so400m-patch14-384"
 QWEN2_TOKENS = 151646

@@ -106,7 +106,7 @@ class Patches(Viewer):
 
     def view(self, frames: Frames) -> Float[Tensor, "T N C"]:
         """Run the tower and pool."""
-        return self.vlm.pool(self.vlm.look(frames).float()).half()
+        return self.vlm.pool(self.vlm.see(frames).float()).half()
 
 
 def _weights(encoder: Siglip) -> Sequence[Path]:

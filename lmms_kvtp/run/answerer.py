@@ -14,7 +14,7 @@ from lmms_kvtp.run.build import Built
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.looking import look_at
 from lmms_kvtp.run.options import Arguments, Images
-from lmms_kvtp.video.ahead.ahead import Ahead, cache_of
+from lmms_kvtp.video.ahead.ahead import Ahead
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.prefix import PrefixCache
@@ -129,5 +129,5 @@ def make_answerer(
     """What answers the questions of a run, as its arguments have it."""
     run = arguments.run
     fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
-    cache, images = cache_of(run), run.images
+    cache, images = run.cache, run.images
     return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look, ahead, cache, images)

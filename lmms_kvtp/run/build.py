@@ -13,17 +13,18 @@ from accelerate import Accelerator
 
 from lmms_kvtp import __version__
 from lmms_kvtp.device import find_device
+from lmms_kvtp.files import content_key
 from lmms_kvtp.layer_pruning.base import check_stages
 from lmms_kvtp.method import KVTP, PARTS, Method, build_method
-from lmms_kvtp.run import source as fingerprint
 from lmms_kvtp.run.options import Arguments
+from lmms_kvtp.run.source import of_settings, of_source, of_weights
 from lmms_kvtp.video.cache import makers
 from lmms_kvtp.vlms.checkpoint.load import find_folder
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 CODE = (
     *("lmms_kvtp.encode", "lmms_kvtp.selection", "lmms_kvtp.pipeline", "lmms_kvtp.pictures"),
-    *(f"lmms_kvtp.model_wrappers.{name}" for name in ("requests", "decoding", "visuals")),
+    *("lmms_kvtp.run.asks", "lmms_kvtp.harness.gen_kwargs", "lmms_kvtp.video.load"),
 )
 """Modules that every answer passes through, beside those of the model and of the method's parts."""
 
@@ -111,8 +112,8 @@ def _setup(arguments: Arguments, vlm: LlavaVideo, method: Method) -> dict[str, A
         "too_long": arguments.run.too_long,
         "images": arguments.run.images,
         "seed": arguments.run.seed,
-        "weights": {arguments.run.pretrained: fingerprint.of_weights(checkpoint), **fingerprint.of_settings(parts)},
-        "source": fingerprint.digest(fingerprint.of_source(modules)),
+        "weights": {arguments.run.pretrained: of_weights(checkpoint), **of_settings(parts)},
+        "source": content_key(of_source(modules)),
         "versions": {
             "lmms_kvtp": __version__,
             "python": platform.python_version(),

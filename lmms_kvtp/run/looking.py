@@ -10,8 +10,8 @@ from lmms_kvtp.run.options import Images
 from lmms_kvtp.video.ahead.ahead import Ahead, videos_of
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.video.visuals import to_pictures
 from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.tiles import still_images
 
 
 def look_at(
@@ -38,7 +38,7 @@ def look_at(
         VideoError: a video or image cannot be read.
         ValueError: visuals are of several kinds, or the model has no way of its own with images.
     """
-    pictures = to_pictures(ask.load(), " ".join(ask.visuals)) if images == "tiles" else []
+    pictures = still_images(ask.load(), " ".join(ask.visuals)) if images == "tiles" else []
     if pictures:
         return [[encode_picture(vlm, picture)] * len(methods) for picture in pictures]
-    return [encode_once(vlm, methods, video) for video in videos_of(ask, frames, ahead, cache)]
+    return [encode_once(vlm, methods, video) for video in videos_of(ask.visuals, ask.load, frames, ahead, cache)]

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lmms_kvtp.files import write_whole
+from lmms_kvtp.files import home, write_whole
 from lmms_kvtp.skvqa.entry import Entry
 from lmms_kvtp.skvqa.index import dumps_all, files, read
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria
 
 VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
-HOME_VARIABLE = "LMMS_KVTP_HOME"
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,7 @@ class NoIndexError(LookupError):
 
 def cache_folder() -> Path:
     """Where `lmms-kvtp skvqa install` puts indexes: below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
-    home = os.environ.get(HOME_VARIABLE)
-    if home:
-        return Path(home).expanduser() / "skvqa"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmms_kvtp" / "skvqa"
+    return home() / "skvqa"
 
 
 def locate(dataset: str) -> Path:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from lmms_kvtp.files import content_key
 from lmms_kvtp.skvqa_build.ask import Failure, ask, read_caption
 from lmms_kvtp.skvqa_build.chat import Chat, ChatRequest
 from lmms_kvtp.skvqa_build.prompts import prompt
-from lmms_kvtp.skvqa_build.store import Store, content_key
+from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import Clips
 
 MAX_NEW_TOKENS = 256

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from transformers import SiglipVisionModel
 
 from lmms_kvtp.embedded import VERSION
-from lmms_kvtp.embedded.draw import SHAPES, labels
-from lmms_kvtp.embedded.encode import encode_bytes
+from lmms_kvtp.embedded.draw import SHAPES, encode_bytes, labels
 from lmms_kvtp.embedded.script import PLACES, SIZE, Script, Shot, sampled_times, write_script
 from lmms_kvtp.tiny.loop import FloatAttention, Log
 

@@ -64,21 +64,21 @@ class VideoVLM(ABC):
         """Everything that answers depend on beside method and frames, as plain values for results."""
 
     @abstractmethod
-    def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
+    def see(self, frames: Frames) -> Float[Tensor, "T P C"]:
         """Run the vision tower on one chunk of frames: features of its patches, row by row."""
 
     @abstractmethod
     def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
-        """Run projector and pooling on what `look` returned."""
+        """Run projector and pooling on what `see` returned."""
 
     @abstractmethod
     def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
-        """Run the projector alone on what `look` returned: patches of an image's tiles."""
+        """Run the projector alone on what `see` returned: patches of an image's tiles."""
 
     @final
     def encode(self, frames: Frames) -> FrameTokens:
         """Run tower, projector and pooling on one chunk of frames."""
-        return self.project(self.look(frames))
+        return self.project(self.see(frames))
 
     @abstractmethod
     def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.device import find_device
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
+from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
@@ -26,7 +27,6 @@ from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, 
 from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.prefix import PrefixCache
-from lmms_kvtp.vlms.tiny import tiny_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -125,7 +125,7 @@ class LlavaVideo(VideoVLM):
         }
 
     @torch.inference_mode()
-    def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
+    def see(self, frames: Frames) -> Float[Tensor, "T P C"]:
         """Run the vision tower on one chunk of frames: features of its patches, row by row."""
         parts = torch.split(frames.pixels(self.pixel_spec, self.device), self.options.vision_batch)
         with told(f"the vision tower on {len(frames.times)} frames, {len(parts[0])} at a time,", "lower vision_batch"):
@@ -133,13 +133,13 @@ class LlavaVideo(VideoVLM):
 
     @torch.inference_mode()
     def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
-        """Run projector and pooling on what `look` returned."""
+        """Run projector and pooling on what `see` returned."""
         parts = torch.split(patches, self.options.vision_batch)
         return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
 
     @torch.inference_mode()
     def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
-        """Run the projector alone on what `look` returned: patches of an image's tiles."""
+        """Run the projector alone on what `see` returned: patches of an image's tiles."""
         return torch.cat([self.network.projector(part) for part in torch.split(patches, self.options.vision_batch)])
 
     @torch.inference_mode()

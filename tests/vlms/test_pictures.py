@@ -18,8 +18,8 @@ from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions
-from lmms_kvtp.video.frames import Picture
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+from lmms_kvtp.vlms.tiles import StillImage
 
 SIDE = 66
 PAIRS = [[SIDE * rows, SIDE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
@@ -50,14 +50,14 @@ def converted(
     return load_llava_video(str(folder))
 
 
-def picture(height: int, width: int, alone: bool = True, seed: int = 0) -> Picture:
+def picture(height: int, width: int, alone: bool = True, seed: int = 0) -> StillImage:
     rng = torch.Generator().manual_seed(seed)
-    return Picture("noise", torch.randint(0, 256, (height, width, 3), generator=rng, dtype=torch.uint8), alone)
+    return StillImage("noise", torch.randint(0, 256, (height, width, 3), generator=rng, dtype=torch.uint8), alone)
 
 
 @torch.inference_mode()
 def sequence(
-    model: transformers.LlavaOnevisionForConditionalGeneration, vlm: LlavaVideo, pictures: list[Picture]
+    model: transformers.LlavaOnevisionForConditionalGeneration, vlm: LlavaVideo, pictures: list[StillImage]
 ) -> list[torch.Tensor]:
     """What transformers' class puts into the prompt for each image, from the same pixels."""
     assert vlm.tiling
@@ -77,7 +77,7 @@ def sequence(
 
 
 def assembled(
-    vlm: LlavaVideo, pictures: list[Picture], text: str = "What is it?"
+    vlm: LlavaVideo, pictures: list[StillImage], text: str = "What is it?"
 ) -> tuple[torch.Tensor, list[Encoded]]:
     encoded = [encode_picture(vlm, one) for one in pictures]
     return vlm.assemble([one.whole for one in encoded if one.whole], text), encoded

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.frames import Frames, VideoError
-from lmms_kvtp.video.load import SampledVideo
+from lmms_kvtp.video.load import SampledVideo, to_videos
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.video.visuals import to_videos
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Chunk:
         total = {stage: self.spent.get(stage, 0.0) + spent.get(stage, 0.0) for stage in {**self.spent, **spent}}
         rgb = partial(video.read, part) if self.rgb is None else torch.from_numpy(self.rgb)
         resized = {spec: torch.from_numpy(frames) for spec, frames in self.resized.items()}
-        return Frames(rgb, self.times, spent=total, shrink=video.shrink(part), _resized=resized)
+        return Frames.of_resized(resized, rgb, self.times, total, video.shrink(part))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
-from lmms_kvtp.vlms import tiny
+from lmms_kvtp.shipped import TINY, ShippedError, checked, tiny_folder
 from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, read_json
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.network import Network, build
@@ -28,8 +28,11 @@ def find_folder(pretrained: str, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: neither is there.
     """
-    if pretrained == tiny.NAME:
-        return tiny.checked(tiny.tiny_folder())
+    if pretrained == TINY:
+        try:
+            return checked(tiny_folder(), "embedded model", "pretrained")
+        except ShippedError as error:
+            raise CheckpointError(str(error)) from error
     path = Path(pretrained).expanduser()
     if path.is_dir():
         return path
