@@ -52,10 +52,11 @@ def checked(folder: Path, what: str, setting: str) -> Path:
     return folder
 
 
-def write_manifest(folder: Path) -> None:
-    """Note the digest of every file in `folder`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+def write_manifest(folder: Path, leave_out: str = "") -> None:
+    """Note the digest of every file in `folder`, but for those in its folder `leave_out`."""
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    shipped = {name: path for name, path in files.items() if name.parts[0] not in (leave_out, MANIFEST)}
+    digests = {name.as_posix(): _sha256(path) for name, path in shipped.items()}
     (folder / MANIFEST).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 

@@ -18,7 +18,6 @@ from lmms_kvtp.run.options import Arguments
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.ahead.ahead import decode_ahead
 from lmms_kvtp.video.load import load_video
-from lmms_kvtp.vlms.llava_video import DTYPES
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
 """Of files that count as videos in a folder."""
@@ -58,15 +57,7 @@ def answer_directly(arguments: Arguments, built: Built, asks: Sequence[Ask]) -> 
 
 def build_for(arguments: Arguments) -> Built:
     """Model and method of `arguments`, KVTP with PruMerge where they name none."""
-    device, _ = device_of(arguments)
-    return build(arguments, device, {})
-
-
-def device_of(arguments: Arguments) -> tuple[torch.device, torch.dtype]:
-    """Where the model of `arguments` runs, and in which number type."""
-    device = find_device(arguments.load.device)
-    automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return device, DTYPES.get(arguments.load.dtype, automatic)
+    return build(arguments, find_device(arguments.load.device), {})
 
 
 def decoder_alone(paths: Sequence[str], arguments: Arguments) -> dict[str, float]:

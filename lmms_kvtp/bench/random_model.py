@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
-from lmms_kvtp.device import find_device
-from lmms_kvtp.encoders.parts.siglip_config import siglip_config, text_config
+from lmms_kvtp.device import place
+from lmms_kvtp.encoders.parts.siglip_config import BASE, SO400M, siglip_config, text_config
 from lmms_kvtp.encoders.parts.text_side import build_text_tower, save_text_side, save_tokenizer
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.forecast.machine import device_memory
@@ -21,13 +21,10 @@ from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype
 from lmms_kvtp.vlms.checkpoint.load import load_tokenizer
 from lmms_kvtp.vlms.checkpoint.network import build
-from lmms_kvtp.vlms.llava_video import DTYPES, LlavaVideo, LoadOptions
+from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions
 
 SPREAD = 0.02
 """Standard deviation of the weights: that of transformers' own start, with which bfloat16 stays finite."""
-SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152))
-BASE = (VisionShape(224, 16, 768, 3072, 12, 12), TextShape(768, 3072, 12, 768))
-"""Sizes of siglip-so400m-patch14-384 and siglip-base-patch16-224."""
 ENCODERS = ("so400m-384", "base-224", "shared")
 """Names that `random_parts` knows."""
 
@@ -38,8 +35,7 @@ def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
     Raises:
         ValueError: the weights are larger than the device's memory, or it cannot compute in the dtype.
     """
-    device = find_device(options.device)
-    dtype = DTYPES.get(options.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    device, dtype = place(options.device, options.dtype)
     check_dtype(device, dtype)
     needed, free = spec.parameters * dtype.itemsize, device_memory(device)
     if options.device_map is None and needed > free:

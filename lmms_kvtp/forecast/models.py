@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
+from lmms_kvtp.encoders.parts.siglip_config import SO400M
 from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms.checkpoint.config import SO400M, LlavaConfig, read_config, read_json
+from lmms_kvtp.vlms.checkpoint.config import VISION, LlavaConfig, read_json
+from lmms_kvtp.vlms.checkpoint.load import read_config
 from lmms_kvtp.vlms.checkpoint.network import llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines
 
@@ -76,7 +78,7 @@ def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: in
         "vocab_size": 152064,
         "tie_word_embeddings": False,
     }
-    return LlavaConfig(llm, dict(SO400M), "bilinear", "grid", "spatial_unpad", 32768, 151645)
+    return LlavaConfig(llm, dict(VISION), "bilinear", "grid", "spatial_unpad", 32768, 151645)
 
 
 def known() -> dict[str, LlavaConfig]:
@@ -131,7 +133,7 @@ class Encoder:
 def find_encoder(pretrained: str) -> Encoder | None:
     """Sizes of a SigLIP by its hub id or folder; None where they are not known without its files."""
     if pretrained == SIGLIP:
-        return Encoder(VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152), 64)
+        return Encoder(*SO400M, 64)
     if not (Path(pretrained) / "config.json").is_file():
         return None
     from transformers import SiglipConfig

@@ -12,8 +12,7 @@ from lmms_kvtp.settings import pairs, parse
 from lmms_kvtp.video.ahead.ahead import AheadOptions
 from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms.checkpoint.config import read_config
-from lmms_kvtp.vlms.checkpoint.load import find_folder, weight_files
+from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config, weight_files
 from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]

@@ -42,7 +42,7 @@ class Decoded:
     """Positions of the prompt whose keys and values were there before."""
 
 
-class FirstToken(StoppingCriteria):
+class FirstTokenClock(StoppingCriteria):
     """Stops nothing; notes when the first token was there."""
 
     def __init__(self, device: torch.device) -> None:
@@ -136,7 +136,7 @@ def decode(
         prefix: of the prompt before, for one prompt without beams; afterwards it holds this one.
     """
     until = [stop for stop in options.until if stop]
-    texts, first = UntilText(tokenizer, until) if until else None, FirstToken(prompts[0].device)
+    texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(prompts[0].device)
     devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
     penalty, settled = config.repetition_penalty or 1.0, copy.copy(config)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from lmms_kvtp.device import find_device
+from lmms_kvtp.device import place
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
@@ -20,16 +20,19 @@ from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.chat import Chat
-from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, read_config
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
 from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype, told
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
-from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, load_network, load_tokenizer
+from lmms_kvtp.vlms.checkpoint.load import (
+    find_folder,
+    load_generation_config,
+    load_network,
+    load_tokenizer,
+    read_config,
+)
 from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.prefix import PrefixCache
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
 """Other names of options: those of lmms-eval's stock wrapper, and of the documentation."""
@@ -238,16 +241,9 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         CheckpointError: there is no such checkpoint; the message says what was found.
     """
     options = options or LoadOptions()
-    device = find_device(options.device)
-    automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
-    placement = Placement(
-        device,
-        DTYPES.get(options.dtype, automatic),
-        options.device_map,
-        options.max_memory,
-        options.offload_folder,
-    )
-    check_dtype(placement.device, placement.dtype)
+    device, dtype = place(options.device, options.dtype)
+    check_dtype(device, dtype)
+    placement = Placement(device, dtype, options.device_map, options.max_memory, options.offload_folder)
     folder = find_folder(pretrained, options.revision)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     defaults = load_generation_config(folder)

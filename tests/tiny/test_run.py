@@ -26,7 +26,7 @@ from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 CPU = torch.device("cpu")
-RECIPE = run.Recipe(
+RECIPE = run.TrainingPlan(
     geometry=Geometry(
         vision_width=16, vision_layers=2, vision_heads=2, vision_mlp=24, text_layers=1,
         llm_width=24, llm_layers=2, llm_heads=6, llm_kv_heads=2, llm_mlp=40,

@@ -105,12 +105,14 @@ def _write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tens
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Write a tokenizer so that transformers 4 can read what 5 wrote, too."""
+    """Write a tokenizer so that transformers 4 can read what 5 wrote: 5 reads the older names, too."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     for name in ("is_local", "local_files_only"):  # of the process that wrote it
         settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -47,7 +47,7 @@ def load_package(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
         CheckpointError: the checkpoint is in Hugging Face's layout, which the package does not read.
         ValueError: the package is not there, or cannot load as asked.
     """
-    if config.layouts != (ORIGINAL,):
+    if config.tensor_names != (ORIGINAL,):
         raise CheckpointError(f"backend=llava reads the original layout, {folder} is in Hugging Face's")
     if placement.strategy not in (None, "auto"):
         raise ValueError(f"device_map={placement.strategy}: backend=llava splits by device_map=auto only")

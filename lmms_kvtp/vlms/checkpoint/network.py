@@ -12,7 +12,7 @@ from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
 
 
-class Tower(nn.Module):
+class VisionTower(nn.Module):
     """A SigLIP tower up to the output of its last layer, without normalisation and pooling head."""
 
     def __init__(self, siglip: nn.Module) -> None:
@@ -54,7 +54,7 @@ def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
     text = Qwen2Config(**config.llm | {"vocab_size": vocabulary, "attn_implementation": attention})
     inner, outer = vision.hidden_size, text.hidden_size
     with init_empty_weights(include_buffers=False):
-        tower = Tower(SiglipVisionModel(vision))
+        tower = VisionTower(SiglipVisionModel(vision))
         projector = nn.Sequential(nn.Linear(inner, outer), nn.GELU(), nn.Linear(outer, outer))
         network = Network(tower, projector, torch.empty(outer, device="meta"), Qwen2ForCausalLM(text))
     return network.requires_grad_(False).eval()

@@ -10,8 +10,9 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
-from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, SO400M
-from lmms_kvtp.vlms.checkpoint.network import Network, Tower
+from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION
+from lmms_kvtp.vlms.checkpoint.network import Network, VisionTower
 from lmms_kvtp.vlms.checkpoint.tensor_names import HEAD, ORIGINAL
 
 RELEASED = {
@@ -64,11 +65,11 @@ def save_original(
         "tokenizer_model_max_length": tokenizer.model_max_length,
     }
     _write(folder / "config.json", RELEASED | own | dict(fields or {}))
-    _write(folder / "vision_config.json", {name: vision.to_dict()[name] for name in SO400M})
+    _write(folder / "vision_config.json", {name: vision.to_dict()[name] for name in VISION})
     if generation is not None:
         _write(folder / "generation_config.json", generation)
     save_tokenizer(folder, tokenizer)
-    weights = _weights(Network(Tower(tower), projector, newline, llm), tower, vision.num_hidden_layers - 1)
+    weights = _weights(Network(VisionTower(tower), projector, newline, llm), tower, vision.num_hidden_layers - 1)
     if llm.config.tie_word_embeddings:
         del weights[ORIGINAL.name(HEAD)]
     save_torch_state_dict(
@@ -96,18 +97,6 @@ def _llm_fields(config: Qwen2Config) -> dict[str, Any]:
     rope = cast(Mapping[str, Any], values.get("rope_parameters") or values)  # transformers < 5 has rope_theta alone
     others = ("bos_token_id", "eos_token_id", "tie_word_embeddings", "hidden_act")
     return {name: values.get(name) for name in LLM_FIELDS + others} | {"rope_theta": rope["rope_theta"]}
-
-
-def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a tokenizer so that transformers 4 can read what 5 wrote: 5 reads the older names too."""
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("tokenizer_class") == "TokenizersBackend":
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(settings.get("extra_special_tokens"), list):
-        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
-    _write(path, settings)
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
