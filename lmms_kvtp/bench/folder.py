@@ -17,10 +17,7 @@ from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.ahead.ahead import decode_ahead
-from lmms_kvtp.video.load import load_video
-
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
-"""Of files that count as videos in a folder."""
+from lmms_kvtp.video.load import VIDEO_SUFFIXES, load_video
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -29,9 +26,9 @@ def find_videos(folder: Path) -> list[Path]:
     Raises:
         ValueError: there are none; the message names the endings that count.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
     if not found:
-        raise ValueError(f"{folder} holds no video; files ending in {', '.join(SUFFIXES)} count")
+        raise ValueError(f"{folder} holds no video; files ending in {', '.join(VIDEO_SUFFIXES)} count")
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.cache import fingerprint
-from lmms_kvtp.embedded.questions import KINDS, LETTERS, Question, ask
+from lmms_kvtp.embedded.questions import KINDS, LETTERS, ScriptQuestion, ask
 from lmms_kvtp.embedded.script import Script, write_script
 from lmms_kvtp.questions import MOST_RELEVANT
 
@@ -77,7 +77,7 @@ def check_pins(split: str, pinned: Iterable[Mapping[str, str]]) -> None:
             )
 
 
-def _choose(asked: Counter[tuple[str, ...]], pool: list[Question], rng: np.random.RandomState) -> Question:
+def _choose(asked: Counter[tuple[str, ...]], pool: list[ScriptQuestion], rng: np.random.RandomState) -> ScriptQuestion:
     """The question whose answer has been rarest so far, with that answer at the rarest letter."""
     kind = pool[0].kind
     (answer,) = _least(asked, sorted({(kind, "answer", q.answer_text) for q in pool}), 1, rng)
@@ -95,7 +95,7 @@ def _least(
     return sorted((keys[i] for i in order), key=lambda key: asked[key])[:count]
 
 
-def _document(script: Script, split: str, question: Question) -> Document:
+def _document(script: Script, split: str, question: ScriptQuestion) -> Document:
     return {
         "question_id": f"{script.key}-{question.kind}",
         "video_id": script.key,

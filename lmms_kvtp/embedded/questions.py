@@ -30,7 +30,7 @@ Spans = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class Question:
+class ScriptQuestion:
     """A question with four options; `spans` (s) hold its answer, none means that the whole video does."""
 
     kind: str
@@ -50,15 +50,17 @@ class Question:
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)]
         return "\n".join([self.text, *lines, INSTRUCTION])
 
-    def with_answer_at(self, letter: str) -> "Question":
+    def with_answer_at(self, letter: str) -> "ScriptQuestion":
         """The same question with its answer swapped to another letter."""
         options = list(self.options)
         here, there = LETTERS.index(self.answer), LETTERS.index(letter)
         options[here], options[there] = options[there], options[here]
-        return Question(self.kind, self.text, (options[0], options[1], options[2], options[3]), letter, self.spans)
+        return ScriptQuestion(
+            self.kind, self.text, (options[0], options[1], options[2], options[3]), letter, self.spans
+        )
 
 
-def ask(script: Script) -> list[Question]:
+def ask(script: Script) -> list[ScriptQuestion]:
     """All questions that a video allows: two about each event, three or four about the whole; options shuffled."""
     rng = np.random.RandomState([crc32(script.key.encode()), 1])
     asked = []
@@ -79,7 +81,9 @@ def split_words(text: str) -> list[str]:
     return re.findall(r"[A-Za-z']+|[^\sA-Za-z']", text)
 
 
-def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: Shot, event: Sprite) -> list[Question]:
+def _about_event(
+    rng: np.random.RandomState, script: Script, index: int, shot: Shot, event: Sprite
+) -> list[ScriptQuestion]:
     before, after = script.shots[index - 1], script.shots[index + 1]
     span = (shot.start, shot.end)
     places = [
@@ -96,7 +100,7 @@ def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: S
     ]
 
 
-def _about_whole(rng: np.random.RandomState, script: Script) -> list[Question]:
+def _about_whole(rng: np.random.RandomState, script: Script) -> list[ScriptQuestion]:
     first, last = script.shots[0], script.shots[-1]
     main, margin = _main_place(script)
     shown = [s.place for s in script.shots]
@@ -109,7 +113,7 @@ def _about_whole(rng: np.random.RandomState, script: Script) -> list[Question]:
     return asked
 
 
-def _scene(rng: np.random.RandomState, script: Script) -> Question:
+def _scene(rng: np.random.RandomState, script: Script) -> ScriptQuestion:
     """About a place of the shots without event, against three that are never shown."""
     shown = {shot.place for shot in script.shots}
     context = sorted({shot.place for shot in script.shots if shot.event is None})
@@ -127,7 +131,7 @@ def _main_place(script: Script) -> tuple[str, float]:
 
 def _question(
     rng: np.random.RandomState, kind: str, glyph: str, answer: str, pools: Sequence[Sequence[str]], spans: Spans
-) -> Question:
+) -> ScriptQuestion:
     """Wrong options come from the first pool that still has some, in random order, then from the next."""
     options = [answer]
     for pool in pools:
@@ -137,7 +141,7 @@ def _question(
     a, b, c, d = (options[i] for i in rng.permutation(4))
     letter = LETTERS[(a, b, c, d).index(answer)]
     spans = tuple((round(start, 3), round(end, 3)) for start, end in spans)  # 29.6 + 1.6 is more than 31.2
-    return Question(kind, WORDING[kind].format(glyph=glyph), (a, b, c, d), letter, spans)
+    return ScriptQuestion(kind, WORDING[kind].format(glyph=glyph), (a, b, c, d), letter, spans)
 
 
 _ALONE = re.compile(r"\W*([A-Da-d])\W*")

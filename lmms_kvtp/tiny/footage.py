@@ -127,7 +127,7 @@ def _patches(shapes: npt.NDArray[np.int8], colors: npt.NDArray[np.int8], side: i
 
 
 @dataclass(frozen=True)
-class Reel:
+class Excerpt:
     """Which frames of a training video to show, and the script that they tell."""
 
     frames: list[int]
@@ -135,13 +135,13 @@ class Reel:
     script: Script
 
 
-def whole(video: int) -> Reel:
+def whole(video: int) -> Excerpt:
     """The video as it is."""
     script = write_script(video, "train")
-    return Reel(list(range(len(sampled_times(script)))), script)
+    return Excerpt(list(range(len(sampled_times(script)))), script)
 
 
-def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Reel:
+def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Excerpt:
     """About `num_frames` frames of a training video, as a script at one frame a second.
 
     Shots next to an event stay, so that order questions keep their answers; of other shots some go.
@@ -175,7 +175,7 @@ def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Reel:
             shots.append(replace(script.shots[index], start=float(len(frames)), end=float(len(frames) + count)))
             frames += range(first, first + count)
     key = f"reel-{video}-{rng.integers(2**31)}"
-    return Reel(frames, Script(key, video, 1.0, float(len(frames)), tuple(shots)))
+    return Excerpt(frames, Script(key, video, 1.0, float(len(frames)), tuple(shots)))
 
 
 def normalise(rgb: UInt8[Tensor, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:

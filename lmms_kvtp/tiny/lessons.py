@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from lmms_kvtp.embedded.draw import SHAPES
-from lmms_kvtp.embedded.questions import GLOBAL_KINDS, INSTRUCTION, KEY_KINDS, KINDS, LETTERS, WORDING, Question, ask
+from lmms_kvtp.embedded.questions import (
+    GLOBAL_KINDS,
+    INSTRUCTION,
+    KEY_KINDS,
+    KINDS,
+    LETTERS,
+    WORDING,
+    ScriptQuestion,
+    ask,
+)
 from lmms_kvtp.embedded.script import CAST, COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite
 from lmms_kvtp.tiny.language import Asked
 
@@ -25,7 +34,7 @@ class Coach:
         self.rng = rng
         self.accuracy = dict.fromkeys(KINDS, 0.25)
 
-    def draw(self, script: Script, count: int, kinds: Sequence[str] = KINDS) -> list[Question]:
+    def draw(self, script: Script, count: int, kinds: Sequence[str] = KINDS) -> list[ScriptQuestion]:
         """`count` questions on a video, of some kinds, with the letters of their options shuffled."""
         pool = [question for question in ask(script) if question.kind in kinds]
         there = Counter(question.kind for question in pool)
@@ -33,7 +42,7 @@ class Coach:
         chosen = self.rng.choice(len(pool), count, p=odds / odds.sum())
         return [pool[i].with_answer_at(LETTERS[self.rng.integers(4)]) for i in chosen]
 
-    def note(self, questions: Sequence[Question], right: Tensor) -> None:
+    def note(self, questions: Sequence[ScriptQuestion], right: Tensor) -> None:
         """Take in which answers were right."""
         for question, hit in zip(questions, right.tolist(), strict=True):
             self.accuracy[question.kind] += 0.02 * (hit - self.accuracy[question.kind])

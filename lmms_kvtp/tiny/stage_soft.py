@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.embedded.draw import SHAPES
-from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, Question
+from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, ScriptQuestion
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES, Script
 from lmms_kvtp.tiny.language import SUFFIX, Asked, answer_logits, pack, word_id
 from lmms_kvtp.tiny.lessons import Coach, Riddler, Symbols, right_letters, sketch, symbols
@@ -107,7 +107,7 @@ class Lexicon:
         return PLACE_WEIGHT * places[where][:, :, None] + things + noise
 
 
-def say(question: Question, mode: int, bare: bool = False) -> Asked:
+def say(question: ScriptQuestion, mode: int, bare: bool = False) -> Asked:
     """The question with its answer's word; with options and that word; or with options and its letter."""
     if bare and question.kind != "scene":
         return ABOUT.sub(r"\1", question.text), f" {question.answer_text}"
@@ -139,7 +139,7 @@ def train_soft(
     nothing = torch.zeros(1, 0, student.newline.shape[0], device=device)
     for step in log.steps(name, stage.steps):
         mode = int(dice.choice(4, p=stage.odds))
-        questions: list[Question] = []
+        questions: list[ScriptQuestion] = []
         if mode == RIDDLE:
             video = nothing
             text = pack(tokenizer, [[riddler.draw(stage.bare) for _ in range(stage.riddles)]], 1, suffix)

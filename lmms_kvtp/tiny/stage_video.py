@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.embedded.dataset import SHIPPED_KINDS
-from lmms_kvtp.tiny.footage import Features, Footage, Reel, shorten, whole
+from lmms_kvtp.tiny.footage import Excerpt, Features, Footage, shorten, whole
 from lmms_kvtp.tiny.language import Packed, answer_logits, pack
 from lmms_kvtp.tiny.lessons import Coach, right_letters
 from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
@@ -93,7 +93,7 @@ def train_video(
             groups = [[(video, shorten(video, length, dice)) for video in videos]]
         total = 0.0
         for group in groups:
-            questions = [coaches[mode].draw(reel.script, cut.questions, stage.kinds) for _, reel in group]
+            questions = [coaches[mode].draw(excerpt.script, cut.questions, stage.kinds) for _, excerpt in group]
             asked = [[say(question, mode) for question in row] for row in questions]
             text = pack(tokenizer, asked, cut.per_row).to(device)
             loss, right = _pass(student, footage, bank, group, text, device)
@@ -111,12 +111,12 @@ def _pass(
     student: Student,
     footage: Footage,
     bank: Features,
-    group: list[tuple[int, Reel]],
+    group: list[tuple[int, Excerpt]],
     text: Packed,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Loss, and which answers are right, of some videos of one length."""
-    rows = [footage.starts[video] + np.array(reel.frames) for video, reel in group]
+    rows = [footage.starts[video] + np.array(excerpt.frames) for video, excerpt in group]
     features = torch.from_numpy(np.stack([bank[row] for row in rows])).to(device).float()
     with autocast(device):
         video = student.with_prefix(student.with_newlines(student.project(features)))

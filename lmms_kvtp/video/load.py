@@ -24,6 +24,7 @@ from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
 
 FOLDER_FPS = 3.0
 """Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 

@@ -10,7 +10,7 @@ from lmms_kvtp.embedded.questions import (
     INSTRUCTION,
     KINDS,
     LETTERS,
-    Question,
+    ScriptQuestion,
     ask,
     chosen_letter,
     split_words,
@@ -21,7 +21,7 @@ from lmms_kvtp.embedded.script import Script, sampled_times, write_script
 SCRIPTS = [write_script(seed, "train") for seed in range(60)]
 
 
-def answers(script: Script, question: Question) -> list[str]:
+def answers(script: Script, question: ScriptQuestion) -> list[str]:
     """All right answers, from what each sampled frame shows."""
     frames = [script.shot_at(time) for time in sampled_times(script)]
     glyphs = {shot.event.shape for shot in script.events if shot.event}
