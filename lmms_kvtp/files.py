@@ -11,15 +11,15 @@ from typing import Any
 
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 PART = ".part"
-"""Ends the names of unfinished files."""
+"""Suffix of unfinished files."""
 PIECE = 1 << 16
 """Bytes read at each place of a file that is fingerprinted: whole videos and weights are too long."""
 WEIGHT_SPOTS = 64
-"""Places read inside a file of weights: training may leave both ends as they were."""
+"""Number of places read inside a file of weights: training may leave both ends as they were."""
 
 
 def home() -> Path:
-    """Folder for what outlives a run: $LMMS_KVTP_HOME, else lmms_kvtp in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Name the folder for what outlives a run: $LMMS_KVTP_HOME, else lmms_kvtp in $XDG_CACHE_HOME, else in ~/.cache."""
     given = os.environ.get(HOME_VARIABLE)
     if given:
         return Path(given).expanduser()
@@ -70,13 +70,13 @@ def is_shown(file: Path) -> bool:
 
 
 def fingerprint(path: Path, spots: int = 1, counts: Callable[[Path], bool] = is_shown) -> str:
-    """A hash of a file's size and of the bytes at its start, at its end and at `spots` places between.
+    """Hash a file's size and the bytes at its start, at its end and at `spots` places between.
 
-    A folder's is the hash of the names and fingerprints of the files below it.
+    For a folder, hash the names and fingerprints of the files below it.
 
     Args:
         path: of the file or folder.
-        spots: places between both ends.
+        spots: number of places between both ends.
         counts: tells which files of a folder count.
 
     Raises:

@@ -7,9 +7,9 @@ from pathlib import Path
 import lmms_kvtp
 
 TINY = "tiny"
-"""Where a checkpoint is named: the one that is shipped; a folder of that name is given as `./tiny`."""
+"""Name of the shipped checkpoint in settings; a folder of that name is given as `./tiny`."""
 MANIFEST = "sha256.json"
-"""In a shipped folder: the digest of every other file, by its name."""
+"""File in a shipped folder with the digest of every other file."""
 
 
 class ShippedError(ValueError):
@@ -17,12 +17,12 @@ class ShippedError(ValueError):
 
 
 def shipped_folder(name: str) -> Path:
-    """Where the package has the weights of that name."""
+    """Find the package's folder with the weights of that name."""
     return Path(lmms_kvtp.__file__).parent / "assets" / name
 
 
 def tiny_folder() -> Path:
-    """Where the embedded model lies."""
+    """Find the folder of the embedded model."""
     return shipped_folder(TINY)
 
 
@@ -30,9 +30,9 @@ def checked(folder: Path, what: str, setting: str) -> Path:
     """Hold every file that the manifest names against its SHA-256.
 
     Args:
-        folder: with the weights.
-        what: they are, for messages.
-        setting: that takes a folder in their place, for messages.
+        folder: the folder with the weights.
+        what: the name of the weights in messages.
+        setting: the setting that takes a folder in their place, for messages.
 
     Raises:
         ShippedError: a file is missing or differs.

@@ -29,7 +29,7 @@ class CacheError(OSError):
 
 
 def folder() -> Path:
-    """Where this version's videos live, below the package's home folder."""
+    """Name the folder of this version's videos, below the package's home."""
     return home() / f"synth-v{VERSION}"
 
 
@@ -63,7 +63,7 @@ def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -
 
 
 def video(split: str, seed: int) -> Path:
-    """One video, made if need be.
+    """Find one video, and make it if need be.
 
     Raises:
         CacheError: the folder is read-only, full or no folder.
@@ -73,7 +73,7 @@ def video(split: str, seed: int) -> Path:
 
 
 def missing(split: str, seeds: Iterable[int]) -> list[int]:
-    """Those of the seeds whose video `ensure` would have to make."""
+    """List the seeds whose video `ensure` would have to make."""
     scripts = [write_script(seed, split) for seed in seeds]
     return [script.seed for script in scripts if not _is_whole(folder() / f"{script.key}.mp4", script)]
 
@@ -98,7 +98,7 @@ def prepare(num_videos: int) -> None:
 
 
 def fingerprint(script: Script) -> bytes:
-    """16 bytes that change with the script or the generator's version."""
+    """Hash a script and the generator's version, in 16 bytes."""
     return hashlib.sha256(f"{VERSION}:{script!r}".encode()).digest()[:16]
 
 
@@ -112,7 +112,7 @@ def _make(path: Path, script: Script, num_left: int) -> None:
 
 
 def _is_whole(path: Path, script: Script) -> bool:
-    """True for a file that this version made from this script and that nobody has cut or changed since."""
+    """Whether this version made the file from this script, and nobody has cut or changed it since."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about a script, each with the stretches of video that hold its answer."""
+"""Multiple-choice questions about a script, with the spans of video that answer them, and the reading of answers."""
 
 import re
 from collections import Counter
@@ -31,7 +31,7 @@ Spans = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class ScriptQuestion:
-    """A question with four options; `spans` (s) hold its answer, none means that the whole video does."""
+    """A question with four options. Its answer lies in `spans` (s); without any, in the whole video."""
 
     kind: str
     text: str
@@ -41,17 +41,17 @@ class ScriptQuestion:
 
     @property
     def answer_text(self) -> str:
-        """The right option."""
+        """Text of the right option."""
         return self.options[LETTERS.index(self.answer)]
 
     @property
     def prompt(self) -> str:
-        """The question as a model reads it: stem, lettered options, instruction."""
+        """Text that a model reads: stem, lettered options, instruction."""
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)]
         return "\n".join([self.text, *lines, INSTRUCTION])
 
     def with_answer_at(self, letter: str) -> "ScriptQuestion":
-        """The same question with its answer swapped to another letter."""
+        """Move the answer to another letter, and the option there to the answer's."""
         options = list(self.options)
         here, there = LETTERS.index(self.answer), LETTERS.index(letter)
         options[here], options[there] = options[there], options[here]
@@ -61,7 +61,7 @@ class ScriptQuestion:
 
 
 def ask(script: Script) -> list[ScriptQuestion]:
-    """All questions that a video allows: two about each event, three or four about the whole; options shuffled."""
+    """Ask all questions that a video allows: two about each event, three or four about the whole."""
     rng = np.random.RandomState([crc32(script.key.encode()), 1])
     asked = []
     for index, shot in enumerate(script.shots):
@@ -71,13 +71,13 @@ def ask(script: Script) -> list[ScriptQuestion]:
 
 
 def words() -> tuple[str, ...]:
-    """Every word and sign of prompts and answers, and the decoys' names, sorted: a vocabulary for a tokenizer."""
+    """List, for a tokenizer, every word and sign of prompts and answers, and the names of decoys, sorted."""
     text = " ".join([*WORDING.values(), INSTRUCTION, *LETTERS, *PLACES, *COLORS, *GLYPHS, *DECOYS, "."])
     return tuple(sorted(set(split_words(text.replace("{glyph}", "")))))
 
 
 def split_words(text: str) -> list[str]:
-    """Words (letters and apostrophes) and single signs of a text, white space dropped."""
+    """Split a text into words (letters and apostrophes) and single signs; white space goes."""
     return re.findall(r"[A-Za-z']+|[^\sA-Za-z']", text)
 
 
@@ -114,7 +114,7 @@ def _about_whole(rng: np.random.RandomState, script: Script) -> list[ScriptQuest
 
 
 def _scene(rng: np.random.RandomState, script: Script) -> ScriptQuestion:
-    """About a place of the shots without event, against three that are never shown."""
+    """Ask about a place of the shots without event; the other options are never shown."""
     shown = {shot.place for shot in script.shots}
     context = sorted({shot.place for shot in script.shots if shot.event is None})
     place = context[rng.randint(len(context))]
@@ -123,7 +123,7 @@ def _scene(rng: np.random.RandomState, script: Script) -> ScriptQuestion:
 
 
 def _main_place(script: Script) -> tuple[str, float]:
-    """The place of most sampled frames, and its lead over the next as a share of all frames."""
+    """Find the place of most sampled frames, and its lead over the next as a share of all frames."""
     frames = Counter(script.shot_at(time).place for time in sampled_times(script))
     (main, most), (_, second) = frames.most_common(2)
     return main, (most - second) / sum(frames.values())
@@ -132,7 +132,7 @@ def _main_place(script: Script) -> tuple[str, float]:
 def _question(
     rng: np.random.RandomState, kind: str, glyph: str, answer: str, pools: Sequence[Sequence[str]], spans: Spans
 ) -> ScriptQuestion:
-    """Wrong options come from the first pool that still has some, in random order, then from the next."""
+    """Put a question; wrong options are drawn from the first pool that still has some, then from the next."""
     options = [answer]
     for pool in pools:
         fresh = sorted(set(pool) - set(options))
@@ -151,7 +151,7 @@ _BARE = re.compile(r"\b([B-D])\b|\bA\b(?!\s+[a-z])")  # "A red one" has an artic
 
 
 def chosen_letter(text: str, options: Sequence[str]) -> str | None:
-    """The letter that an answer means, or None where it means none or several.
+    """Read the letter that an answer means; None where it means none or several.
 
     A letter counts before an option's words, so that "B. red" is B whatever B says.
 

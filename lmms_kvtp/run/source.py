@@ -18,7 +18,7 @@ FOLDERS = ("pretrained", "checkpoint")
 
 
 def of_weights(path: Path) -> str:
-    """Fingerprint a checkpoint: one that was trained further in its place has another."""
+    """Fingerprint a checkpoint; one that was trained further in its place has another."""
     return fingerprint(path, WEIGHT_SPOTS)
 
 
@@ -27,7 +27,7 @@ def of_settings(settings: Any, names_folder: bool = False) -> dict[str, str]:
 
     Args:
         settings: the values.
-        names_folder: they stand under one of FOLDERS: `tiny` then is the shipped one.
+        names_folder: whether they stand under one of FOLDERS, where `tiny` is the shipped one.
     """
     if isinstance(settings, Mapping):
         found = [of_settings(value, name in FOLDERS) for name, value in settings.items()]
@@ -87,14 +87,14 @@ def _imports(source: str, package: str) -> Iterator[str]:
 
 
 CODE = ("lmms_kvtp", "tasks", "model_wrappers", "setup.cfg")
-"""What answers and scores come from; changes elsewhere in a checkout, in docs or results, count for nothing."""
+"""Parts of a checkout that answers and scores come from; changes elsewhere, in docs or results, do not count."""
 
 
 def tree(folder: Path | None = None) -> dict[str, Any]:
-    """Commit and state of a checkout; nothing where the package is installed without one, or git is missing.
+    """Name commit and state of a checkout; nothing where the package is installed without one, or git is missing.
 
     Args:
-        folder: of the checkout; that of this package by default.
+        folder: the checkout; this package's own by default.
     """
     folder = folder or Path(lmms_kvtp.__file__).parents[1]
     if not (folder / ".git").exists():

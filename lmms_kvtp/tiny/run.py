@@ -55,12 +55,12 @@ FIELDS = {
     "tokenizer_padding_side": "right",
     "use_mm_proj": True,
 }
-"""Fields of config.json beside those that every checkpoint of the original layout has."""
+"""Fields of the model's config.json that released checkpoints lack or set otherwise."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything that decides the result, beside the seed."""
+    """Everything beside the seed that decides the result."""
 
     geometry: Geometry = field(default_factory=Geometry)
     num_videos: int = 400
@@ -69,14 +69,14 @@ class TrainingPlan:
     align: AlignStage = field(default_factory=AlignStage)
     video: dict[str, VideoStage] = field(default_factory=lambda: dict(VIDEO_STAGES))
     held_out: int = 50
-    """Videos of the val split in the final evaluation."""
+    """Number of videos of the val split in the final evaluation."""
 
 
 def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None = None) -> dict[str, Any]:
     """Train a tiny model and write it to `out`; stages that `out/work` holds already are not done again.
 
     Args:
-        seed: of weights and of all draws; the videos are the same for every seed.
+        seed: draws weights and everything else but the videos, which are the same for every seed.
         out: becomes the checkpoint folder.
         device: to train on.
         plan: sizes and settings.
@@ -155,7 +155,7 @@ class Stages:
         note.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 
     def run(self, name: str, model: nn.Module, lesson: Callable[[], None]) -> None:
-        """Bring `model` to the end of a stage: from disk, or by `lesson`, whose result is then kept."""
+        """Bring `model` to the end of a stage: read it from disk, or run `lesson` and keep its result."""
         path = self.folder / f"{name}.pt"
         if path.exists():
             kept = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,7 +170,7 @@ class Stages:
 
 
 def make_tokenizers(geometry: Geometry) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
-    """Of the language model, and of the text tower."""
+    """Train the tokenizers of the language model and of the text tower."""
     prompts = [question.prompt for seed in range(40) for question in ask(write_script(seed, "train"))]
     letters = language_tokenizer([PREFIX, SUFFIX, *prompts, *(f" {word}" for word in (*words(), *words()))])
     captions = text_tokenizer([phrase.text for phrase in all_phrases()], geometry.text_positions)
@@ -220,6 +220,6 @@ def _digest(model: nn.Module) -> str:
 
 
 def _code() -> str:
-    """The git commit of a source checkout, else the version of the package."""
+    """Name the git commit of a source checkout, else the version of the package."""
     commit = tree().get("commit")
     return f"{__version__} at {commit}" if commit else __version__

@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 GIB = 2**30
 MAKERS = ("av", "decord", "pillow", "torch")
-"""Packages whose next version might make other bytes."""
+"""Packages of which another version may make other bytes."""
 SUFFIX = ".frames"
 STALE_SECONDS = 3600.0
-"""An unfinished file of this age has no writer any more."""
+"""Age from which an unfinished file has no writer any more."""
 ROOM = 0.9
 """Share of the limit that is left when the oldest entries have made room."""
 _HASH, _COUNT, _SHAPE = 32, 16, struct.Struct(">4I")
@@ -137,7 +137,7 @@ class FrameCache:
         ledger.truncate()  # behind a damaged count; writes it, too
 
     def _entries(self) -> list[tuple[int, int, str]]:
-        """Time, length and path of each file; what crashed writers left is removed."""
+        """List time, length and path of each entry, and remove what crashed writers left."""
         entries = []
         with os.scandir(self.folder) as files:
             for file in files:

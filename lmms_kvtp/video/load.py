@@ -1,4 +1,4 @@
-"""Videos: which of their frames the model sees, at which seconds, read a bounded number at a time."""
+"""From a file, a folder of frames or images to a video whose frames are read a bounded number at a time."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -142,7 +142,7 @@ def video_from_frames(
         key: a name for the video that is the same on all machines.
         fps: frames per second of video.
         times: the second of each frame; None where they follow from `fps`.
-        options: which of the frames; None for all of them.
+        options: which of the frames are chosen; None for all of them.
 
     Raises:
         VideoError: there are no frames, or they are not uint8 RGB.
@@ -168,7 +168,7 @@ def to_videos(
     Args:
         visuals: as a task gives them.
         name: the key of a video made of images in memory.
-        options: which frames.
+        options: which frames are chosen.
         cache: keeps resized frames of video files on disk.
 
     Raises:

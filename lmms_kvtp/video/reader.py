@@ -23,7 +23,7 @@ class Reader(ABC):
         """Decode frames, counted in order of presentation.
 
         Args:
-            indices: ascending, repeats allowed; calls go forward through the video.
+            indices: ascending indices, repeats allowed; calls go forward through the video.
 
         Raises:
             VideoError: a frame cannot be decoded.
@@ -31,7 +31,7 @@ class Reader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of file and threads."""
+        """Close the file and end the threads."""
 
 
 class LateReader(Reader):
@@ -48,7 +48,7 @@ class LateReader(Reader):
         return self._reader.read(indices)
 
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Close what was opened."""
         if self._reader:
             self._reader.close()
 
@@ -80,7 +80,7 @@ class MemoryReader(Reader):
         self._frames, self._name = frames, name
 
     def __len__(self) -> int:
-        """Frames in the video."""
+        """Count the frames."""
         return len(self._frames)
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:

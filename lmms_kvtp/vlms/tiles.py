@@ -20,7 +20,7 @@ from lmms_kvtp.video.reader import MemoryReader
 BACKGROUND = 127
 """Grey level around an image that is made a square: SigLIP's mean, 0.5, of 255."""
 ENLARGED = 1.1
-"""By how much a side may exceed that of the most tiles before the map is made smaller."""
+"""Factor by which a side may exceed that of the most tiles before the map is made smaller."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Tiling:
     patches: int
     """Rows of a tile's patches."""
     most: int
-    """Tiles whose patches all stay; of more, the map is made smaller."""
+    """Number of tiles whose patches all stay; the map of more tiles is made smaller."""
     rounded: bool = False
-    """True: lengths are rounded to seven digits before they are cut to whole patches, as transformers' class does."""
+    """Whether lengths are rounded to seven digits before they are cut to whole patches, as by transformers' class."""
 
     def pieces(self, still: StillImage) -> UInt8[Tensor, "n h w 3"]:
-        """What the tower sees of an image: one padded square, or the whole and its tiles, row by row."""
+        """Cut an image into what the tower sees: one padded square, or the whole and its tiles, row by row."""
         image = Image.fromarray(still.rgb.numpy())
         if not still.alone:
             return _stack([_padded(image, (max(image.size), max(image.size)), BACKGROUND)])
@@ -81,7 +81,7 @@ class Tiling:
         return _stack([image.resize((self.side, self.side)), *tiles])
 
     def best(self, height: int, width: int) -> tuple[int, int]:
-        """The resolution in which most of an image's pixels are seen; of these, the one with the least padding."""
+        """Choose the resolution that shows most of an image's pixels; of equal ones, that with the least padding."""
 
         def seen(resolution: tuple[int, int]) -> tuple[int, int]:
             scale = min(resolution[1] / width, resolution[0] / height)
@@ -135,7 +135,7 @@ class Tiling:
 def read_tiling(
     aspect: object, pinpoints: object, merge_type: str, side: int, patches: int, hugging_face: bool = False
 ) -> Tiling | None:
-    """The tiling that config.json describes; None where it describes none that fits the tower.
+    """Read the tiling that config.json describes; None where it describes none that fits the tower.
 
     Args:
         aspect: `image_aspect_ratio`, `anyres_max_9` or the like.
@@ -165,7 +165,7 @@ def _pairs(pinpoints: object, side: int) -> list[tuple[int, int]]:
 
 
 def _fitted(image: Image.Image, height: int, width: int) -> tuple[int, int]:
-    """Width and height of an image that fills one side of a resolution and keeps its shape."""
+    """Scale width and height of an image so that it fills one side of a resolution and keeps its shape."""
     across, down = width / image.width, height / image.height
     if across < down:
         return width, min(math.ceil(image.height * across), height)

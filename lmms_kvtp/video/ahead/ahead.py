@@ -20,9 +20,9 @@ from lmms_kvtp.video.sampling import FrameOptions
 MIB = 2**20
 AUTO_MIB = 1024
 MOST_PROCESSES = 4
-"""Of `auto`: each holds half a GiB."""
+"""Most processes that `auto` starts: each holds half a GiB."""
 WORTH_BYTES = 64 * MIB
-"""Videos of this size together take several times as long to decode as the other process takes to start."""
+"""Size of all videos from which decoding ahead pays: decoding then takes several times as long as a process start."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Ahead:
         cache: FrameCache | None = None,
         processes: int = 1,
     ) -> None:
-        """Begin to decode."""
+        """Begin to decode `upcoming`, the paths of each sample's visuals."""
         self.places = {visuals: place for place, visuals in enumerate(upcoming)}
         jobs = partial(Jobs, options=options, cache=cache)
         self._count = min(processes, len(upcoming))
@@ -150,22 +150,22 @@ class Ahead:
         self._failed: dict[tuple[str, ...], Failed] = {}
         self._specs: frozenset[PixelSpec] = frozenset()
         self._jobs: list[tuple[str, ...]] = []
-        self._next = 0  # of the jobs
+        self._next = 0  # place in the jobs
         self.feeds: list[Feed] = []
         self._begin(list(upcoming))
 
     def videos(self, visuals: tuple[str, ...]) -> list[Video] | None:
-        """The videos of a sample, as soon as they are opened; None for one that was not announced.
+        """Wait until the videos of a sample are opened, and hand them out; None for a sample that was not announced.
 
         Raises:
-            VideoError: a video cannot be read. So it is each time: what hung once is not tried again.
+            VideoError: a video cannot be read. It is raised again each time: what hung once is not tried again.
             ValueError: visuals are of several kinds, or of one that is no video.
         """
         if visuals not in self.places:
             return None
         if visuals in self._failed:
             raise self._failed[visuals].error()
-        if visuals not in self._jobs[self._next :]:  # once more: a batch failed
+        if visuals not in self._jobs[self._next :]:  # it is asked for once more, as a batch failed
             self.close()
             self._begin([visuals, *self._jobs[self._next :]])
         number = self._jobs.index(visuals, self._next)
@@ -186,12 +186,12 @@ class Ahead:
             feed.close()
 
     def _begin(self, jobs: list[tuple[str, ...]]) -> None:
-        """Decode these from here on, in turns."""
+        """Start processes that decode `jobs`, in turns."""
         self._jobs, self._next = jobs, 0
         self.feeds = [self._start(jobs[first :: self._count], specs=self._specs) for first in range(self._count)]
 
     def _stream(self, number: int, video: SampledVideo, before: dict[str, float]) -> Iterator[Frames]:
-        """Frames of one video; what was spent before the first counts there."""
+        """Give the frames of one video; the seconds in `before` count as the first frames' own."""
         first = 0
         while True:
             message = self._get(number)
@@ -208,7 +208,7 @@ class Ahead:
             del frames, message  # before the next are taken in
 
     def _get(self, number: int) -> Message:
-        """The next message about a sample; what is left of earlier ones is dropped."""
+        """Wait for the next message about a sample; messages about earlier samples are dropped."""
         feed, wanted = self.feeds[number % self._count], number // self._count
         place, message = feed.get()
         while place < wanted:

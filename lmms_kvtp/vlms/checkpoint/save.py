@@ -1,4 +1,4 @@
-"""Writes checkpoints of the original LLaVA-Video layout, such as the embedded model's."""
+"""The writer of checkpoints in the original LLaVA-Video layout, such as the embedded model's."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ RELEASED = {
     "mm_spatial_pool_stride": 2,
     "use_sliding_window": False,
 }
-"""Fields of config.json as in the released checkpoints; the tower's name is theirs, its sizes are in another file."""
+"""Fields of config.json as in the released checkpoints. The tower's sizes stand in vision_config.json."""
 
 
 def save_original(
@@ -50,14 +50,14 @@ def save_original(
         folder: made if it is not there; files in it are overwritten.
         llm: a language model with as many rows of vocabulary as the checkpoint is to have.
         tower: a SigLIP vision model, with or without its last layer and its head; these two are not written.
-        vision: of the tower with all layers.
+        vision: config of the tower with all layers.
         projector: linear, GELU, linear.
         newline: the learned embedding.
         tokenizer: with `<|im_start|>` and `<|im_end|>`.
-        fields: of config.json, over those of the released checkpoints.
-        generation: content of generation_config.json.
-        dtype: of the weights in the files.
-        shard_size: bytes of a weights file, or text like "5GB".
+        fields: fields of config.json that replace or join those of the released checkpoints.
+        generation: content of generation_config.json; None writes no such file.
+        dtype: number type of the weights in the files.
+        shard_size: largest weights file, in bytes or as text like "5GB".
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = _llm_fields(llm.config) | {
@@ -87,7 +87,7 @@ def _weights(network: Network, tower: nn.Module, layers: int) -> dict[str, Tenso
 
 
 def _layer(name: str) -> int:
-    """The tower's layer of a tensor; -1 for others."""
+    """Read the number of the tower's layer that a tensor belongs to; -1 for others."""
     behind = name.partition("tower.encoder.layers.")[2]
     return int(behind.split(".")[0]) if behind else -1
 
