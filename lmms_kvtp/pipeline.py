@@ -1,6 +1,6 @@
 """From videos and questions to answers with their costs: the order of the steps, and nothing else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -29,39 +29,26 @@ class Answer:
     """Why the sample could not be answered; None when it was."""
 
 
-@torch.inference_mode()
 def answer(
-    vlm: VideoVLM,
-    method: Method,
-    videos: Sequence[Video],
-    questions: Sequence[Question],
-    options: GenerationOptions | None = None,
-    fewer_frames: bool = False,
-    batch_size: int = 1,
-) -> Iterator[Answer]:
-    """Answer questions on the same videos, encoding these once.
-
-    Where the question decides nothing about what is kept, the questions also share the prefill of what precedes them.
+    vlm: VideoVLM, method: Method, videos: Sequence[Video], question: Question, options: GenerationOptions | None = None
+) -> Answer:
+    """Answer one question on some videos; `run.answerer` does so for many, which share what they can.
 
     Args:
         vlm: the model.
         method: what is kept of each frame.
-        videos: what every question is about; none for a question of text alone.
-        questions: answered in order, each batch as soon as it is asked for.
-        options: how answers are decoded.
-        fewer_frames: leave out frames, evenly, when a prompt does not fit; otherwise that is an error.
-        batch_size: prompts that the language model reads at once, if greedily; above 1 no prefill is shared.
+        videos: what the question is about; none for a question of text alone.
+        question: what is asked.
+        options: how the answer is decoded.
 
     Raises:
         VideoError: a video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+        PromptTooLongError: the prompt does not fit in the model's context.
     """
     encoded = [encode(vlm, method, video) for video in videos]
-    prefix = PrefixCache() if batch_size == 1 and len(questions) > 1 and not method.query_aware else None
-    for start in range(0, len(questions), batch_size):
-        batch = questions[start : start + batch_size]
-        ready = [prepare(vlm, method, encoded, question, fewer_frames, len(questions)) for question in batch]
-        yield from finish(vlm, method, ready, options or GenerationOptions(), prefix)
+    ready = prepare(vlm, method, encoded, question)
+    [made] = finish(vlm, method, [ready], options or GenerationOptions())
+    return made
 
 
 @dataclass(frozen=True)

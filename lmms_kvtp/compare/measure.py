@@ -4,17 +4,20 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.encode import Encoded, encode_once
+from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Answer, finish, prepare
+from lmms_kvtp.pipeline import Answer, Prepared
 from lmms_kvtp.questions import Question, refine
+from lmms_kvtp.run.answerer import Answerer, unrecorded
+from lmms_kvtp.run.asks import Ask, ask_about
+from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video
@@ -126,44 +129,58 @@ def measure(
         max_new_tokens: of an answer.
 
     Raises:
-        VideoError: a video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+        SampleError: a video cannot be read, or a prompt does not fit in the model's context.
     """
     order = [FULL, *(name for name in methods if name != FULL)]
+    run = RunOptions(share_prefix=False)  # each answer's time is that of a question asked alone
+    watch = Prompts(vlm, [methods[name].layer_pruning.stages() for name in order])
+    answerer = Answerer([unrecorded(vlm, methods[name], run) for name in order], frames, watch)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    videos: dict[Path, list[Asked]] = {}
-    for one in asked:
-        videos.setdefault(one.video, []).append(one)
-    for number, (path, questions) in enumerate(videos.items(), start=1):
-        log.info("%d of %d videos: %s, %d questions", number, len(videos), path.name, len(questions))
+    by_video: dict[Path, dict[int, Asked]] = {}
+    for number, one in enumerate(asked):
+        by_video.setdefault(one.video, {})[number] = one
+    for count, (path, questions) in enumerate(by_video.items(), start=1):
+        log.info("%d of %d videos: %s, %d questions", count, len(by_video), path.name, len(questions))
+        asks = {number: ask_about([str(path)], _question(one), options) for number, one in questions.items()}
+        if count == 1:  # what loads and compiles on first use is in no time that is reported
+            first = next(iter(asks))
+            for _ in Answerer(answerer.lanes, frames).answer_all({first: asks[first]}):
+                _forget(answerer)
         video = load_video(path, frames)
-        if number == 1:  # what loads and compiles on first use is in no time that is reported
-            for name, warm in _encode(vlm, methods, order, video).items():
-                _answer(vlm, methods[name], warm, questions[0], options, len(questions))
-        encoded = _encode(vlm, methods, order, video)
-        for one in questions:
-            base: tuple[Float[Tensor, " V"], str] | None = None
-            for name in order:
-                logits, answer, packed = _answer(vlm, methods[name], encoded[name], one, options, len(questions))
-                base = base or (logits, answer.text)
-                yield _outcome(one, name, answer, divergence(base[0], logits), base[1]), Kept(video, packed)
+        base: dict[int, tuple[Float[Tensor, " V"], str]] = {}
+        for lane, number, answer in answerer.answer_all(asks):
+            logits, packed = watch.last
+            full, text = base.setdefault(number, (logits, answer.text))
+            outcome = _outcome(questions[number], order[lane], answer, divergence(full, logits), text)
+            yield outcome, Kept(video, packed)
+            _forget(answerer)
 
 
-def _encode(vlm: VideoVLM, methods: Mapping[str, Method], order: Sequence[str], video: Video) -> dict[str, Encoded]:
-    """The video as each method reads it."""
-    return dict(zip(order, encode_once(vlm, [methods[name] for name in order], video), strict=True))
+def _forget(answerer: Answerer) -> None:
+    """Let each method pay for reading the question, although the encoder is shared."""
+    for lane in answerer.lanes:
+        lane.built.method.encoder.forget_texts()
 
 
-@torch.inference_mode()
-def _answer(
-    vlm: VideoVLM, method: Method, visual: Encoded, one: Asked, options: GenerationOptions, count: int
-) -> tuple[Float[Tensor, " V"], Answer, PackedTokens]:
-    method.encoder.forget_texts()  # which another method has paid for
-    question = Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
-    ready = prepare(vlm, method, [visual], question, questions_on_video=count)
-    logits = vlm.next_token_logits(ready.prompt, method.layer_pruning.stages())
-    [answer] = finish(vlm, method, [ready], options)
-    return logits.float().cpu(), answer, ready.packed[0]
+@dataclass
+class Prompts:
+    """Reads the first token's logits of each prompt, before it is answered."""
+
+    vlm: VideoVLM
+    stages: Sequence[Sequence[Stage]]
+    """Layer pruning of each lane."""
+    last: tuple[Float[Tensor, " V"], PackedTokens] = field(init=False)
+    """Logits of the last prompt, and the tokens in it."""
+
+    @torch.inference_mode()
+    def __call__(self, lane: int, ask: Ask, ready: Prepared) -> None:
+        """Read one prompt."""
+        logits = self.vlm.next_token_logits(ready.prompt, self.stages[lane])
+        self.last = logits.float().cpu(), ready.packed[0]
+
+
+def _question(one: Asked) -> Question:
+    return Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
 
 
 def _outcome(one: Asked, name: str, answer: Answer, kl: float, full_text: str) -> Outcome:

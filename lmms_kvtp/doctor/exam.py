@@ -13,13 +13,17 @@ from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Prepared, finish, prepare
+from lmms_kvtp.pipeline import Prepared, prepare
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.questions import Question
+from lmms_kvtp.run.answerer import Answerer, unrecorded
+from lmms_kvtp.run.asks import ask_about
+from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.scorers.uniform import Uniform as SameRelevance
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 
 LOW = 0.1
@@ -138,9 +142,12 @@ class Exam:
         return self.results(self.low)
 
     def answers(self, method: Method) -> list[str]:
-        """To all questions."""
-        ready = [prepare(self.vlm, method, [video], asked.question) for video, asked in self.pairs]
-        return [finish(self.vlm, method, [one], OPTIONS)[0].text for one in ready]
+        """Answers of a method to all questions."""
+        asks = {n: ask_about([video], asked.question, OPTIONS) for n, (video, asked) in enumerate(self.pairs)}
+        alone = RunOptions(share_prefix=False)  # each answer is made whole
+        made = Answerer([unrecorded(self.vlm, method, alone)], FrameOptions()).answer_all(asks)
+        texts = {number: answer.text for _, number, answer in made}
+        return [texts[number] for number in asks]
 
     @cached_property
     def own_answers(self) -> list[str]:

@@ -8,16 +8,16 @@ from typing import Any
 from PIL.Image import Image
 
 from lmms_kvtp.video.cache import FrameCache
-from lmms_kvtp.video.frames import Picture
+from lmms_kvtp.video.frames import Picture, Video
 from lmms_kvtp.video.images import MemoryReader
-from lmms_kvtp.video.load import FOLDER_FPS, IMAGE_SUFFIXES, SampledVideo, image_files, load_video, video_from_frames
+from lmms_kvtp.video.load import FOLDER_FPS, IMAGE_SUFFIXES, image_files, load_video, video_from_frames
 from lmms_kvtp.video.sampling import FrameOptions
 
 
-def to_videos(
-    visuals: Sequence[Any], name: str, options: FrameOptions, cache: FrameCache | None = None
-) -> list[SampledVideo]:
-    """Each path of a video is a video; images, image files, or the image files of a folder are the frames of one.
+def to_videos(visuals: Sequence[Any], name: str, options: FrameOptions, cache: FrameCache | None = None) -> list[Video]:
+    """Make videos of visuals: of each path of a video; of images, image files or a folder of these, one video.
+
+    Videos in memory stay as they are.
 
     Args:
         visuals: as a task gives them.
@@ -30,6 +30,8 @@ def to_videos(
         ValueError: visuals are of several kinds, or of one that is no video.
     """
     fps = 1.0
+    if all(isinstance(visual, Video) for visual in visuals):
+        return list(visuals)
     if len(visuals) == 1 and isinstance(visuals[0], str) and Path(visuals[0]).is_dir():
         visuals, fps = image_files(visuals[0]), FOLDER_FPS
     kinds = {_kind(visual) for visual in visuals}

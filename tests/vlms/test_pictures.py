@@ -12,9 +12,8 @@ from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.cost.flops import vision_flops
 from lmms_kvtp.doctor.reference import transformers_model
-from lmms_kvtp.encode import Encoded
+from lmms_kvtp.encode import Encoded, encode_picture
 from lmms_kvtp.method import build_method
-from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions

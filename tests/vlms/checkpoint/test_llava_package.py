@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import modeling_utils
 
 from lmms_kvtp.doctor.reference import reference_logits, transformers_model
+from lmms_kvtp.encode import encode_picture
 from lmms_kvtp.layer_pruning.fastv import FastV
-from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.types import FrameTokens, GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Frames, Picture
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
