@@ -14,10 +14,9 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_kvtp.cost.sample import forget, record
-from lmms_kvtp.harness.gen_kwargs import read_options
 from lmms_kvtp.harness.plugin import check_harness, cli_arguments, publish
+from lmms_kvtp.harness.requests import is_padding, read_ask, read_options
 from lmms_kvtp.harness.results import open_session, report, result, say_resumed
-from lmms_kvtp.model_wrappers.requests import is_padding, read_ask
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, Lane, SampleError
 from lmms_kvtp.run.asks import Ask, check_files, flatten, read_visuals

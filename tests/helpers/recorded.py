@@ -21,7 +21,7 @@ from helpers.stub import Stub
 from PIL import Image
 
 from lmms_kvtp.__main__ import COMMANDS, main
-from lmms_kvtp.harness import gen_kwargs as decoding
+from lmms_kvtp.harness import requests as decoding
 from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.leaderboard.provenance import _label
 from lmms_kvtp.method import PARTS
