@@ -11,6 +11,7 @@ from lmms_eval.utils import simple_parse_args_string
 
 from lmms_kvtp.harness.results import open_session
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+from lmms_kvtp.run.answerer import Lane
 from lmms_kvtp.run.build import build
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments, parse_arguments
