@@ -17,15 +17,9 @@ from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 class Shuffled(RandomTokens):
     """Keeps as many tokens as it should, but hands them over in the wrong order."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"],
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """The right number of tokens, each in another one's place."""
-        packed = super().prune(tokens, features, budgets, relevance)
+        packed = super().prune(tokens, features, budgets)
         order = torch.randperm(len(packed.embeds), generator=torch.Generator().manual_seed(0))
         return replace(packed, embeds=packed.embeds[order])
 

@@ -51,7 +51,7 @@ def select(method: Method, visual: Encoded, question: Question, meter: Meter) ->
     pruner = method.pruner
     known = 0 if pruner.tells_flops else pruner.flops(visual.tokens, given.features, given.budgets)
     with meter.stage("pruner", known):
-        packed = pruner.prune(visual.tokens, given.features, given.budgets, given.relevance)
+        packed = pruner.prune(visual.tokens, given.features, given.budgets)
     if packed.flops:
         meter.flops["pruner"] = meter.flops.get("pruner", 0) + packed.flops
     return packed

@@ -38,20 +38,13 @@ class TokenPruner(ABC):
     """What it needs depends on what it finds: `PackedTokens.flops` tells, and `flops` cannot."""
 
     @abstractmethod
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t.
 
         Args:
             tokens: never changed.
             features: with the fields named in `needs`.
             budgets: integers in [0, N], on the CPU.
-            relevance: the scores that the budgets came from, for pruners that weight tokens by them.
 
         Raises:
             ValueError: budgets do not fit the frames, a feature in `needs` is missing, or scores are NaN.
@@ -73,13 +66,7 @@ class ScorePruner(TokenPruner):
         """Higher is more worth keeping."""
 
     @final
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep the top `budgets[t]` of each frame; ties go to the earlier patch."""
         check(tokens, budgets)
         return pack(tokens, tokens.embeds, top(self.score(tokens, features), budgets))

@@ -49,13 +49,7 @@ class HoliTom(TokenPruner):
         if not 0 <= self.centre_weight <= 1:
             raise ValueError(f"centre_weight={self.centre_weight} is outside [0, 1]; the other members share the rest")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         attention = read(features, "column_attention", tokens).float()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.pruners.base import TokenPruner, check, read, top
@@ -34,13 +34,7 @@ class PruMerge(TokenPruner):
         if self.neighbours < 0:
             raise ValueError(f"neighbours={self.neighbours} must be >= 0")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep the `budgets[t]` tokens of highest attention of frame t, in raster order."""
         check(tokens, budgets)
         attention, keys = read(features, "probe_attention", tokens).float(), read(features, "keys", tokens)

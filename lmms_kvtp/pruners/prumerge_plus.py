@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
@@ -37,13 +37,7 @@ class PruMergePlus(TokenPruner):
         if not 0 <= self.spaced <= 1:
             raise ValueError(f"spaced={self.spaced} is outside [0, 1]; it is a part of the budget")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t, in raster order."""
         check(tokens, budgets)
         attention, keys = read(features, "probe_attention", tokens).float(), read(features, "keys", tokens)

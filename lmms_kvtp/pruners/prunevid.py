@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
@@ -43,13 +43,7 @@ class PruneVid(TokenPruner):
     neighbours: int = 7
     """Of density-peak clustering."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         embeds, total = tokens.embeds, int(budgets.sum())

@@ -47,7 +47,7 @@ def test_pruners_need_the_operations_that_they_say(cls, budgets, alike):
     tokens = FrameTokens(torch.randn(frames, 12, 8, generator=draw) + alike * scenes, (3, 4))
     features = FrameFeatures(times=torch.arange(frames).float(), **made)
     with counting() as found:
-        packed = cls().prune(tokens, features, wanted, torch.linspace(0, 1, frames))
+        packed = cls().prune(tokens, features, wanted)
     known = packed.flops if cls.tells_flops else cls().flops(tokens, features, wanted)
     assert known == found.flops, f"{name_of(cls)} tells {known} operations, torch counts {found.flops}"
     assert cls.tells_flops or not packed.flops

@@ -46,7 +46,7 @@ def possible(cls: type[TokenPruner], budgets: list[int], patches: int) -> torch.
 
 
 def prune(cls: type[TokenPruner], tokens: FrameTokens, features: FrameFeatures, budgets: torch.Tensor) -> PackedTokens:
-    return cls().prune(tokens, features, budgets, torch.linspace(-1, 2, len(budgets)))
+    return cls().prune(tokens, features, budgets)
 
 
 def same(first: PackedTokens, second: PackedTokens) -> bool:
@@ -145,10 +145,10 @@ def test_reads_no_more_than_it_declares_and_says_what_is_missing(cls):
 @every
 def test_leaves_its_inputs_and_the_global_random_state_alone(cls):
     tokens, features = video(cls, 5, (3, 4))
-    wanted, relevance = possible(cls, [12, 0, 5, 1, 7], 12), torch.linspace(-1, 2, 5)
-    given_tensors = [tokens.embeds, wanted, relevance, *(getattr(features, name) for name in cls.needs)]
+    wanted = possible(cls, [12, 0, 5, 1, 7], 12)
+    given_tensors = [tokens.embeds, wanted, *(getattr(features, name) for name in cls.needs)]
     before, state = [tensor.clone() for tensor in given_tensors], torch.get_rng_state()
-    packed = cls().prune(tokens, features, wanted, relevance)
+    packed = cls().prune(tokens, features, wanted)
     packed.embeds.zero_()
     assert all(torch.equal(old, new) for old, new in zip(before, given_tensors, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
@@ -160,9 +160,9 @@ def test_one_video_never_changes_another(cls):
     wanted = possible(cls, [3, 9, 0, 12, 5, 1], 12)
     fresh = prune(cls, *second, wanted)
     pruner = cls()
-    pruner.prune(*first, possible(cls, [1, 2, 3, 11], 12), torch.zeros(4))
+    pruner.prune(*first, possible(cls, [1, 2, 3, 11], 12))
     torch.rand(3)
-    assert same(pruner.prune(*second, wanted, torch.linspace(-1, 2, 6)), fresh)
+    assert same(pruner.prune(*second, wanted), fresh)
 
 
 @every
