@@ -9,7 +9,7 @@ from torch import Tensor
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.questions import Question
-from lmms_kvtp.scorers.similarity import Similarity
+from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -25,8 +25,10 @@ class Shuffled(RandomTokens):
 
 
 @dataclass(frozen=True)
-class Inverted(Similarity):
+class Inverted(KVTP):
     """Takes the frames that fit the question least for the best."""
+
+    fusion: bool = False
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Relevance with the wrong sign."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from lmms_kvtp.cost.counter import undeclared_flops
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 TOKENS_AT_ONCE = 16 * 14 * 14
@@ -34,8 +35,6 @@ class TokenPruner(ABC):
     """Where the method comes from: a name and an arXiv id."""
     training_free: ClassVar[bool] = True
     """Nothing in it was trained for pruning."""
-    tells_flops: ClassVar[bool] = False
-    """What it needs depends on what it finds: `PackedTokens.flops` tells, and `flops` cannot."""
 
     @abstractmethod
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
@@ -51,11 +50,12 @@ class TokenPruner(ABC):
         """
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int | None:
-        """Operations of `prune` (see `lmms_kvtp.cost.flops`); None: known when it has run.
+        """Operations of `prune` (see `lmms_kvtp.cost.flops`), where matrix products are among them.
 
-        Then they are what it tells, or else are counted while it runs, which takes time of its own.
+        None: known only after pruning, for then `PackedTokens.flops` carries them. A pruner outside this package that
+        leaves this method out has them counted while it runs, which takes time of its own.
         """
-        return None
+        return undeclared_flops(self)
 
 
 class ScorePruner(TokenPruner):

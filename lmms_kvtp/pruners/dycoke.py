@@ -52,10 +52,6 @@ class DyCoke(TokenPruner):
         scores[0] = lattice(int(shares[0]), *tokens.grid).to(scores)
         return pack(tokens, tokens.embeds, top(scores, shares))
 
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0
-
 
 def _shares(budgets: Int[Tensor, " T"], whole: Bool[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
     """Whole frames first, what is left in proportion to the budgets."""

@@ -32,7 +32,3 @@ class EfficientVideoSampling(TokenPruner):
         scores[0] = torch.inf
         keep = top(scores.reshape(1, -1), budgets.sum()[None])
         return pack(tokens, tokens.embeds, keep.reshape(scores.shape))
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

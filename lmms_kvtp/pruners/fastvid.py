@@ -31,7 +31,6 @@ class FastVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
     paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
-    tells_flops: ClassVar[bool] = True
 
     context: float = 0.4
     """Part of the budget, rounded to the nearest token, that goes to anchors."""

@@ -33,7 +33,6 @@ class FlashVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     paper: ClassVar[str] = "FlashVID, arXiv 2602.08024"
-    tells_flops: ClassVar[bool] = True
 
     salient: float = 0.7
     """Part of a frame's budget, rounded to the nearest token, that is selected and not merged."""

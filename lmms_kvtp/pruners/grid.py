@@ -24,7 +24,3 @@ class Grid(TokenPruner):
         lattices = {budget: lattice(budget, *tokens.grid) for budget in set(budgets.tolist())}
         keep = torch.stack([lattices[budget] for budget in budgets.tolist()])
         return pack(tokens, tokens.embeds, keep.to(tokens.embeds.device))
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

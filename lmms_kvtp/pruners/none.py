@@ -33,7 +33,3 @@ class Unpruned(TokenPruner):
             )
         keep = (budgets > 0).to(tokens.embeds.device)[:, None].expand(-1, tokens.capacity)
         return pack(tokens, tokens.embeds, keep)
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

@@ -30,7 +30,3 @@ class Pool(TokenPruner):
         owner = torch.stack([cuts[budget] for budget in budgets.tolist()])
         owner[budgets == 0] = DROPPED
         return merge(tokens, owner.to(tokens.embeds.device))
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

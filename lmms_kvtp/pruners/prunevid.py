@@ -34,7 +34,6 @@ class PruneVid(TokenPruner):
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "PruneVid, arXiv 2412.16117"
-    tells_flops: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least similarity of a static position."""
@@ -65,3 +64,6 @@ class PruneVid(TokenPruner):
                 flops += pairs_flops(len(points), len(points), flat.shape[1])
         packed = merge_video(tokens, owner)
         return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
+        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
