@@ -66,7 +66,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             tokens.append(vlm.project(seen))
         frames = replace(frames, tower=seen)
         for encoder, wanted in needs.items():
-            with own[encoder].stage("encoder", encoder.flops(count, wanted) if wanted else 0):
+            with own[encoder].stage("encoder", encoder.flops(count, wanted, vlm.pool) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
             features[encoder].append(part)
         del frames, seen  # before the next chunk is decoded
@@ -79,7 +79,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     for method in methods:
         spent, seconds, flops = own[method.encoder], dict(meter.seconds), dict(meter.flops)
         if method.needs:
-            alone = method.encoder.flops(joined.num_frames, method.needs)
+            alone = method.encoder.flops(joined.num_frames, method.needs, vlm.pool)
             seconds |= spent.seconds
             flops["encoder"] = spent.flops.get("encoder", 0) if alone is None else alone
         seen_by = described[method.encoder]

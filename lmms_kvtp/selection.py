@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmms_kvtp.cost.counter import undeclared_flops
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.method import Method
@@ -24,35 +25,30 @@ class Weighed:
 def weigh(method: Method, visual: Encoded, question: Question, meter: Meter) -> Weighed:
     """Score the frames, and give each its budget."""
     with meter.stage("scorer"):  # to know the operations is to split the question into tokens
-        known = scoring_flops(method, visual.tokens.num_frames, question)
-    with meter.stage("scorer", known):
+        embedding = text_flops(method, question)
+    with meter.stage("scorer", embedding):
         features = _complete(method, visual, question)
+        scoring = method.scorer.flops(features, question, method.encoder)
+    with meter.stage("scorer", scoring):
         relevance = method.scorer.score(features, question, method.encoder)
     with meter.stage("pruner"):
         return Weighed(features, relevance, method.budgets(relevance, visual.tokens.capacity))
 
 
-def scoring_flops(method: Method, num_frames: int, question: Question) -> int | None:
-    """Operations of scoring so many frames, and of the question's embedding where only the pruner reads it.
-
-    None: counted while they run.
-    """
-    scoring = method.scorer.flops(num_frames, question, method.encoder)
-    has_text = method.scorer.reader(method.encoder) is method.encoder
-    if scoring is None or has_text or "text" not in method.additions:
-        return scoring
-    text = method.encoder.relevance_flops(0, [question_text(question)])
-    return None if text is None else scoring + text
+def text_flops(method: Method, question: Question) -> int | None:
+    """Operations of the question's embedding, where a part reads it as a feature; None: counted while it runs."""
+    return method.encoder.relevance_flops(0, [question_text(question)]) if "text" in method.additions else 0
 
 
 def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> PackedTokens:
     """Score the frames, give each its budget, and prune."""
     given = weigh(method, visual, question, meter)
     pruner = method.pruner
-    known = 0 if pruner.tells_flops else pruner.flops(visual.tokens, given.features, given.budgets)
-    with meter.stage("pruner", known):
-        packed = pruner.prune(visual.tokens, given.features, given.budgets, given.relevance)
-    if packed.flops:
+    told = pruner.flops(visual.tokens, given.features, given.budgets)
+    told = undeclared_flops(pruner) if told is None else told
+    with meter.stage("pruner", told):
+        packed = pruner.prune(visual.tokens, given.features, given.budgets)
+    if packed.flops and told is not None:  # else they were counted
         meter.flops["pruner"] = meter.flops.get("pruner", 0) + packed.flops
     return packed
 

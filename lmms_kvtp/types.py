@@ -107,7 +107,7 @@ class PackedTokens:
     segment: Int[Tensor, " K"] | None = None
     """Group within which a layer pruner selects, numbered from 0, where the pruner made groups; frames otherwise."""
     flops: int = 0
-    """Operations of the pruner, where they depend on what it found and it tells (`TokenPruner.tells_flops`)."""
+    """Operations of the pruner, where they depend on what it found; `TokenPruner.flops` tells the others beforehand."""
     newline: Bool[Tensor, " K"] | None = None
     """Tokens that a newline follows, where these are tiles of an image; None for frames, where the model has a rule."""
 

@@ -172,7 +172,7 @@ class Siglip(FrameEncoder):
         """Factor and bias, read from the device once."""
         return math.exp(float(self.model.logit_scale)), float(self.model.logit_bias)
 
-    def flops(self, num_frames: int, needs: frozenset[str]) -> int:
+    def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
         """Tower and pooling head once, and what single patches need beside them."""
         return features_flops(self.vision, num_frames, needs, self.key_source == "projected") if needs else 0
 

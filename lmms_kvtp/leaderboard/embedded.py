@@ -16,7 +16,7 @@ from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
 from lmms_kvtp.predictor.measure import sparsity
 from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.rendering import drawing, markdown, to_svg
-from lmms_kvtp.scorers.similarity import Similarity
+from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.types import FrameFeatures
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.vlms.llava_video import load_llava_video
@@ -134,7 +134,7 @@ def sparsities(num_videos: int, checkpoint: str, temperature: float = 1.0) -> di
         temperature: of the softmax over frames; 1 for the labels of SparseKV-QA.
     """
     vlm = load_llava_video(checkpoint)
-    encoder, scorer = Siglip(vlm.default_encoder, device="cpu"), Similarity()
+    encoder, scorer = Siglip(vlm.default_encoder, device="cpu"), KVTP(fusion=False)
     found = {}
     for (split, seed), documents in groupby(
         dataset.build("test", num_videos), key=lambda doc: (str(doc["split"]), int(str(doc["seed"])))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.presets import word_of
+
 NAMES = {
     ("uniform", "uniform"): "",
     ("similarity", "softmax"): "KVTP",
@@ -17,8 +19,8 @@ NAMES = {
     ("similarity", "kvtp_release"): "KVTP as released",
 }
 """Names of scorer and allocator -> how the papers call the pair."""
-PLAIN = {"RandomTokens": "random", "Unpruned": "", "NoLayerPruning": ""}
-"""Classes whose names are not those of a paper's method."""
+PLAIN = {"RandomTokens": "random", "Unpruned": "", "NoLayerPruning": "", "prumerge_plus": "PruMergePlus"}
+"""Classes and words whose names are not those of a paper's method."""
 
 NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
 """Frame settings that change how frames are read, not which."""
@@ -120,9 +122,9 @@ def command(config: Mapping[str, Any]) -> str:
 
 def _label(method: Mapping[str, Any]) -> str:
     """`KVTP + PruMerge`, `FastV`, `all tokens`: as the papers name their rows."""
-    budgets = _file(method, "scorer"), _file(method, "allocator")
+    budgets = word_of("scorer", method), word_of("allocator", method)
     parts = [NAMES.get(budgets, "/".join(budgets))]
-    parts += [PLAIN.get(name, name) for name in (_class(method, "pruner"), _class(method, "layer_pruning"))]
+    parts += [_title(method, part) for part in ("pruner", "layer_pruning")]
     return " + ".join(part for part in parts if part) or "all tokens"
 
 
@@ -130,9 +132,9 @@ def _class(method: Mapping[str, Any], part: str) -> str:
     return str((method.get(part) or {}).get("class", "")).rpartition(":")[2]
 
 
-def _file(method: Mapping[str, Any], part: str) -> str:
-    """The name in --model_args of a component of ours."""
-    return str((method.get(part) or {}).get("class", "")).partition(":")[0].rpartition(".")[2]
+def _title(method: Mapping[str, Any], part: str) -> str:
+    name = _class(method, part)
+    return PLAIN.get(word_of(part, method), PLAIN.get(name, name))
 
 
 def names(records: Sequence[Provenance]) -> list[str]:

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
 from lmms_kvtp.encoders.parts.tower_head import SETTINGS as TOWER_HEAD
@@ -22,10 +21,9 @@ from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure,
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
-from lmms_kvtp.scorers.similarity import Similarity
 from lmms_kvtp.scorers.uniform import Uniform
 from lmms_kvtp.shipped import TINY
-from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 TINY_SHARED = "tiny_shared"
@@ -56,28 +54,22 @@ class Candidate:
         """Score the frames."""
         return labels if self.scorer is None else self.scorer.score(features, question, self.encoder).cpu()
 
-    def gigaflops(self, num_frames: int, question: Question, questions_on_video: int) -> float:
+    def gigaflops(self, features: FrameFeatures, question: Question, questions_on_video: int) -> float:
         """10^9 operations for one question; those on frames are shared by the questions on a video."""
         if self.scorer is None or not self.scorer.needs:
             return 0.0
-        own = self.scorer.flops(num_frames, question, self.encoder) or 0
-        return (own + self._flops_of_frames(num_frames) / questions_on_video) / 1e9
+        own = self.scorer.flops(features, question, self.encoder) or 0
+        return (own + self._flops_of_frames(len(features.times)) / questions_on_video) / 1e9
 
     def _flops_of_frames(self, num_frames: int) -> float:
-        if self.tower is None:
-            return float(self.encoder.flops(num_frames, IMAGE) or 0)
-        shape = self.tower.head.shape
-        own = VisionShape(0, 1, shape.width, shape.intermediate, 0, shape.heads)
-        into_text = 2 * shape.width * shape.embed if shape.width != shape.embed else 0
-        assert isinstance(self.viewer, Patches)
-        rows, columns = self.viewer.vlm.pool.grid
-        return float(pooling_head_flops(own, num_frames, patches=rows * columns) + num_frames * into_text)
+        pool = self.viewer.vlm.pool if isinstance(self.viewer, Patches) else GridPool("average", (1, 1))
+        return float(self.encoder.flops(num_frames, IMAGE, pool) or 0)
 
 
 def baselines(untuned: Siglip) -> dict[str, Candidate]:
     """What trained predictors are held against, but for the oracle."""
     seen = Embeddings(untuned)
-    return {"uniform": Candidate(seen, untuned, Uniform()), UNTUNED: Candidate(seen, untuned, Similarity())}
+    return {"uniform": Candidate(seen, untuned, Uniform()), UNTUNED: Candidate(seen, untuned, KVTP(fusion=False))}
 
 
 def oracle(untuned: Siglip) -> Candidate:
@@ -97,7 +89,7 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
     Raises:
         ValueError: a shared predictor, and no model.
     """
-    folder, scorer = Path(checkpoint), KVTP(**settings)  # what `Shared` computes, with settings
+    folder, scorer = Path(checkpoint), KVTP(**settings)
     if checkpoint == TINY_SHARED or (folder / TOWER_HEAD).is_file():
         if vlm is None:
             raise ValueError(f"{checkpoint} reads a model's own tower; give the model with --shared MODEL")
@@ -191,7 +183,7 @@ def _measure(candidate: Candidate, video: SeenVideo, outcomes: Mapping[float, Ou
     questions = video.example.questions
     for number, (question, labels) in enumerate(zip(questions, video.labels(), strict=True)):
         scores = candidate.score(features, question, labels)
-        gigaflops = candidate.gigaflops(len(labels), question, len(questions))
+        gigaflops = candidate.gigaflops(features, question, len(questions))
         for temperature, outcome in outcomes.items():
             if (labels != labels[0]).any():
                 outcome.key.append((video.example.source, measure(scores, labels, temperature)))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from lmms_kvtp.cost.counter import undeclared_flops
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 TOKENS_AT_ONCE = 16 * 14 * 14
@@ -34,35 +35,27 @@ class TokenPruner(ABC):
     """Where the method comes from: a name and an arXiv id."""
     training_free: ClassVar[bool] = True
     """Nothing in it was trained for pruning."""
-    tells_flops: ClassVar[bool] = False
-    """What it needs depends on what it finds: `PackedTokens.flops` tells, and `flops` cannot."""
 
     @abstractmethod
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t.
 
         Args:
             tokens: never changed.
             features: with the fields named in `needs`.
             budgets: integers in [0, N], on the CPU.
-            relevance: the scores that the budgets came from, for pruners that weight tokens by them.
 
         Raises:
             ValueError: budgets do not fit the frames, a feature in `needs` is missing, or scores are NaN.
         """
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int | None:
-        """Operations of `prune` (see `lmms_kvtp.cost.flops`); None: known when it has run.
+        """Operations of `prune` (see `lmms_kvtp.cost.flops`), where matrix products are among them.
 
-        Then they are what it tells, or else are counted while it runs, which takes time of its own.
+        None: known only after pruning, for then `PackedTokens.flops` carries them. A pruner outside this package that
+        leaves this method out has them counted while it runs, which takes time of its own.
         """
-        return None
+        return undeclared_flops(self)
 
 
 class ScorePruner(TokenPruner):
@@ -73,13 +66,7 @@ class ScorePruner(TokenPruner):
         """Higher is more worth keeping."""
 
     @final
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep the top `budgets[t]` of each frame; ties go to the earlier patch."""
         check(tokens, budgets)
         return pack(tokens, tokens.embeds, top(self.score(tokens, features), budgets))

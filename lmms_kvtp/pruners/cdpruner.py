@@ -41,13 +41,7 @@ class CDPruner(TokenPruner):
     """similar: patches like the question weigh most, as the paper says. dissimilar: the release's sign, for patches of
     CLIP's last layers, which resemble a text least where it applies."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t.
 
         Raises:

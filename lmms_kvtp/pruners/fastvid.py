@@ -31,7 +31,6 @@ class FastVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
     paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
-    tells_flops: ClassVar[bool] = True
 
     context: float = 0.4
     """Part of the budget, rounded to the nearest token, that goes to anchors."""
@@ -50,13 +49,7 @@ class FastVid(ScenePruner):
         if self.interval < 1:
             raise ValueError(f"interval={self.interval} must be at least 1")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens of each scene as its frames have budgets."""
         check(tokens, budgets)
         attention, embeds = read(features, "probe_attention", tokens).float(), tokens.embeds

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
@@ -24,13 +24,7 @@ class MaxMin(TokenPruner):
 
     paper: ClassVar[str] = "DivPrune, arXiv 2503.02175"
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` mutually distant tokens of frame t."""
         check(tokens, budgets)
         return pack(tokens, tokens.embeds, farthest(distances(tokens.embeds), budgets))

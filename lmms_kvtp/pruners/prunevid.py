@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
@@ -34,7 +34,6 @@ class PruneVid(TokenPruner):
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "PruneVid, arXiv 2412.16117"
-    tells_flops: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least similarity of a static position."""
@@ -43,13 +42,7 @@ class PruneVid(TokenPruner):
     neighbours: int = 7
     """Of density-peak clustering."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         embeds, total = tokens.embeds, int(budgets.sum())
@@ -71,3 +64,6 @@ class PruneVid(TokenPruner):
                 flops += pairs_flops(len(points), len(points), flat.shape[1])
         packed = merge_video(tokens, owner)
         return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
+        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""

@@ -42,13 +42,7 @@ class SimpleCluster(TokenPruner):
     base: float = 10_000.0
     """Of the rotary embedding's wavelengths."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many clusters as all budgets together."""
         check(tokens, budgets)
         seeds = torch.stack([lattice(budget, *tokens.grid) for budget in budgets.tolist()]).to(tokens.embeds.device)

@@ -87,13 +87,7 @@ class ToMe(TokenPruner):
     """paper: means weighted by size. release: KVTP's code, where even positions absorb odd ones, means are plain and
     take the largest norm of what they merge, so that no mass is conserved."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Merge frame t down to `budgets[t]` tokens."""
         check(tokens, budgets)
         keys = read(features, "keys", tokens)

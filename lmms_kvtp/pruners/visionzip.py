@@ -36,13 +36,7 @@ class VisionZip(TokenPruner):
         if not 0 <= self.contextual <= 1:
             raise ValueError(f"contextual={self.contextual} is outside [0, 1]; it is a part of the budget")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t, dominant and contextual."""
         check(tokens, budgets)
         attention, keys = read(features, "column_attention", tokens), read(features, "keys", tokens)

@@ -46,7 +46,3 @@ class VidCom2(FrameScorer):
         video = frame_means(tokens, channels).mean(dim=0)
         parts = [unit(tokens[part], channels) for part in chunks(tokens)]
         return -torch.cat([likeness(part, video, self.widths).mean(dim=1) for part in parts])
-
-    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int:
-        """No matrix products."""
-        return 0

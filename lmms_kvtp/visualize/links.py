@@ -61,7 +61,7 @@ def owners(method: Method, tokens: FrameTokens, given: Weighed, packed: PackedTo
 def _again(method: Method, tokens: FrameTokens, given: Weighed) -> PackedTokens | None:
     try:
         features = _normal(given.features)
-        return method.pruner.prune(tokens, features, given.budgets.clone(), given.relevance.clone())
+        return method.pruner.prune(tokens, features, given.budgets.clone())
     except RuntimeError:  # an operation that autograd refuses, such as writing into its input
         return None
 

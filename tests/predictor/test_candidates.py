@@ -28,6 +28,7 @@ from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import SeenVideo
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.parts.fusion import FusionHead
+from lmms_kvtp.types import FrameFeatures
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 TINY = Path(__file__).parents[1] / "goldens" / "siglip_tiny"
@@ -66,16 +67,17 @@ def test_a_shared_predictor_needs_its_model_and_costs_its_head_alone(tmp_path):
     video = SeenVideo(VIDEO.example, torch.randn(7, cells, 24).half(), torch.arange(7.0))
     assert row.score(row.features(video), QUESTION, LABELS).shape == (7,)
     head = pooling_head_flops(VisionShape(0, 1, 24, 40, 0, 3), 7, patches=cells)
-    own = row.scorer.flops(7, QUESTION, row.encoder)
-    assert row.gigaflops(7, QUESTION, 2) == pytest.approx((own + head / 2) / 1e9)
+    own = row.scorer.flops(row.features(video), QUESTION, row.encoder)
+    assert row.gigaflops(row.features(video), QUESTION, 2) == pytest.approx((own + head / 2) / 1e9)
 
 
 def test_frames_are_paid_for_once_per_video_and_the_oracle_is_free(untuned):
     rows, shape = baselines(untuned), untuned.vision
+    seen = FrameFeatures(torch.arange(7.0))
     frames = vision_flops(shape, 7) + pooling_head_flops(shape, 7)
-    text = rows["untuned"].scorer.flops(7, QUESTION, untuned)
-    assert rows["untuned"].gigaflops(7, QUESTION, 4) == pytest.approx((text + frames / 4) / 1e9)
-    assert rows["uniform"].gigaflops(7, QUESTION, 4) == oracle(untuned).gigaflops(7, QUESTION, 4) == 0
+    text = rows["untuned"].scorer.flops(seen, QUESTION, untuned)
+    assert rows["untuned"].gigaflops(seen, QUESTION, 4) == pytest.approx((text + frames / 4) / 1e9)
+    assert rows["uniform"].gigaflops(seen, QUESTION, 4) == oracle(untuned).gigaflops(seen, QUESTION, 4) == 0
     assert torch.equal(oracle(untuned).score(oracle(untuned).features(VIDEO), QUESTION, LABELS), LABELS)
 
 

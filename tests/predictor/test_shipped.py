@@ -12,7 +12,6 @@ from lmms_kvtp.predictor.examples import synthetic
 from lmms_kvtp.predictor.measure import mean_by_video
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
-from lmms_kvtp.scorers.similarity import Similarity
 from lmms_kvtp.shipped import checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures
 
@@ -33,7 +32,7 @@ def test_it_scores_frames_of_the_embedded_siglip_otherwise_than_the_untuned_one(
     width = encoder.model.config.text_config.projection_size
     features = FrameFeatures(torch.arange(9.0), torch.randn(9, width, generator=torch.manual_seed(1)))
     question = Question("", refined="What color is the star? Choices: red, blue.")
-    tuned, untuned = (s.score(features, question, encoder) for s in (KVTP(checkpoint="tiny"), Similarity()))
+    tuned, untuned = (s.score(features, question, encoder) for s in (KVTP(checkpoint="tiny"), KVTP(fusion=False)))
     assert tuned.shape == (9,) and torch.isfinite(tuned).all()
     assert not torch.allclose(tuned, untuned, atol=0.1)
 

@@ -19,7 +19,7 @@ from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers
 from lmms_kvtp.predictor.train import _checkpoint_layers, add_adapters, merge_adapters, train
 from lmms_kvtp.questions import Question
-from lmms_kvtp.scorers.shared import Shared
+from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
@@ -142,13 +142,11 @@ def test_a_shared_towers_head_learns_and_serves_through_the_scorer(vlm, folder, 
     assert report["validation_after"]["auroc"] > 0.9 > report["validation_before"]["auroc"]
     tower, video = Tower(str(tmp_path), device="cpu"), validation[0]
     features = tower.describe(video.image, video.times, frozenset({"image"}))
-    scores = Shared().score(features, video.example.questions[0], tower)
+    scores = KVTP().score(features, video.example.questions[0], tower)
     key = video.labels()[0] > 0
     assert scores[key].min() > scores[~key].max()
     half = Tower(str(tmp_path / "slim"), device="cpu")
-    slim = Shared().score(
-        half.describe(video.image, video.times, frozenset({"image"})), video.example.questions[0], half
-    )
+    slim = KVTP().score(half.describe(video.image, video.times, frozenset({"image"})), video.example.questions[0], half)
     torch.testing.assert_close(slim, scores, atol=0.1, rtol=0.02)
     assert precisions(tmp_path) == {torch.float32} and precisions(tmp_path / "slim") == {torch.float16}
 

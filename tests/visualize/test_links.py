@@ -34,7 +34,7 @@ def asked(pruner: TokenPruner, budgets=BUDGETS):
         keys = torch.randn(T, N, DK, generator=generator)
         features = FrameFeatures(torch.arange(T) * 1.0, probe_attention=attention, keys=keys)
         given = Weighed(features, torch.zeros(T), torch.tensor(budgets))
-        packed = pruner.prune(tokens, features, given.budgets, given.relevance)
+        packed = pruner.prune(tokens, features, given.budgets)
     method = Method(Siglip(), Uniform(), Equal(), pruner, keep_ratio=0.5)
     return method, tokens, given, packed
 
@@ -97,17 +97,17 @@ def test_merged_patches_are_linked_to_where_they_went():
 class Detached(Grid):
     """Leaves no gradient."""
 
-    def prune(self, tokens, features, budgets, relevance=None):
-        return super().prune(FrameTokens(tokens.embeds.detach(), GRID, "v"), features, budgets, relevance)
+    def prune(self, tokens, features, budgets):
+        return super().prune(FrameTokens(tokens.embeds.detach(), GRID, "v"), features, budgets)
 
 
 @dataclass(frozen=True)
 class InPlace(Grid):
     """Does what autograd refuses."""
 
-    def prune(self, tokens, features, budgets, relevance=None):
+    def prune(self, tokens, features, budgets):
         tokens.embeds.mul_(1.0)
-        return super().prune(tokens, features, budgets, relevance)
+        return super().prune(tokens, features, budgets)
 
 
 @pytest.mark.parametrize("pruner", [Detached(), InPlace()], ids=["detached", "in place"])
