@@ -36,8 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.method is None:
         raise ValueError("give --method NAME to examine a method, or --reference to examine the model")
     from lmms_kvtp.api import load
-    from lmms_kvtp.doctor.expected import recorded
-    from lmms_kvtp.doctor.gates import examine, published_accuracy
+    from lmms_kvtp.doctor.expected import published_accuracy, recorded
+    from lmms_kvtp.doctor.gates import examine
     from lmms_kvtp.doctor.synthetic import synthetic_exam
     from lmms_kvtp.leaderboard.gates import to_record, write_record
 

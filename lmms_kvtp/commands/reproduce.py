@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     sys.stdout.write(_shown(chosen))
     if arguments.dry_run or not any(step.folder for step in chosen.steps):
         return 0
-    from lmms_kvtp.reproduce.beside import beside  # loads the harness: seconds, so not for a dry run
+    from lmms_kvtp.reproduce.plan import beside
 
     sys.stdout.write(f"\n{beside(chosen)}\n")
     return 0

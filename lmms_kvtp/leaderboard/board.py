@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmms_kvtp.leaderboard.cells import Cell, against, average, cell
 from lmms_kvtp.leaderboard.discover import Found, LeftOut, Readings
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, gates_of
 from lmms_kvtp.leaderboard.provenance import Provenance, names
 from lmms_kvtp.leaderboard.runs import SHARED
 from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.task_score import Cell, against, average, cell
 
 FACETS = {
     "tasks": "version of the task",

@@ -6,8 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.doctor.gates import Gate
 from lmms_kvtp.method import Method
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What one gate found."""
+
+    name: str
+    passed: bool | None
+    """None: it does not apply, or nothing can be said."""
+    detail: str
+
 
 PATTERN = "*gates*.json"
 NOT_RUN = "not run"

@@ -10,11 +10,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.cells import Cell
-from lmms_kvtp.leaderboard.outputs import MISSING, commit, percent, shown
 from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.runs import CostSummary
 from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.tables import MISSING, commit, percent, shown
+from lmms_kvtp.leaderboard.task_score import Cell
 from lmms_kvtp.leaderboard.verdicts import Comparison
 from lmms_kvtp.rendering import drawing, to_svg
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmms_kvtp.cost.counter import counting
+from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.questions import Question

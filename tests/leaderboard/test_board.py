@@ -5,9 +5,10 @@ import json
 import pytest
 from helpers.harness_files import ALL, BASE, COST, OURS, read_board, sample, samples, write_base, write_pair, write_run
 
-from lmms_kvtp.leaderboard.outputs import to_csv, to_markdown
 from lmms_kvtp.leaderboard.page import points, to_html
 from lmms_kvtp.leaderboard.provenance import command
+from lmms_kvtp.leaderboard.results import to_csv
+from lmms_kvtp.leaderboard.tables import to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
 
 KVTP = {

@@ -11,10 +11,11 @@ from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_
 from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.outputs import escape_latex, shown, to_csv, to_json, to_latex, to_markdown
 from lmms_kvtp.leaderboard.page import Point, _mark, draw, pareto, points, side_by_side, to_html
 from lmms_kvtp.leaderboard.provenance import reported
+from lmms_kvtp.leaderboard.results import to_csv, to_json
 from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.tables import escape_latex, shown, to_latex, to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}$x_y$|`"

@@ -11,7 +11,7 @@ from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard import discover as module
 from lmms_kvtp.leaderboard.discover import Samples, reading
-from lmms_kvtp.leaderboard.outputs import to_json
+from lmms_kvtp.leaderboard.results import to_json
 
 
 @pytest.fixture

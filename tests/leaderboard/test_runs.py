@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from lmms_kvtp.leaderboard.outputs import problems, summary
 from lmms_kvtp.leaderboard.runs import read_runs, read_samples
 from lmms_kvtp.leaderboard.stats import accuracy, difference
+from lmms_kvtp.leaderboard.tables import problems, summary
 
 COST = {"tokens_before": 100, "tokens_kept": 25, "seconds": {"prefill": 0.5}, "input_tokens": 40}
 

@@ -10,9 +10,8 @@ from lmms_kvtp.__main__ import main
 from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.model_wrappers import baselines
-from lmms_kvtp.reproduce.beside import beside
 from lmms_kvtp.reproduce.paper import TABLE2, TABLE3, TASKS
-from lmms_kvtp.reproduce.plan import HARNESS_TASKS, TARGETS, Setting, plan
+from lmms_kvtp.reproduce.plan import HARNESS_TASKS, TARGETS, Setting, beside, plan
 from lmms_kvtp.run.options import parse_arguments
 from lmms_kvtp.settings import pairs
 
