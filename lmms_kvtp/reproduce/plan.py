@@ -277,6 +277,6 @@ def _read(step: Step) -> list[Run]:
 
 def _tokens(runs: list[Run]) -> str:
     """Share of vision tokens that entered, as measured."""
-    costs = [record.cost for run in runs for record in run.records if record.cost is not None]
+    costs = [answer.cost for run in runs for answer in run.answers if answer.cost is not None]
     before = sum(cost.tokens_before for cost in costs)
     return f"{sum(cost.tokens_kept for cost in costs) / before:.1%}" if before else "-"
