@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.cost.counter import undeclared_flops
-from lmms_kvtp.cost.meter import Meter
+from lmms_kvtp.cost.meter import Meter, undeclared_flops
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.method import Method
 from lmms_kvtp.questions import Question, question_text

@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         out = arguments.out or Path(scratch)
         runs = sweep(plan(METHODS, [arguments.keep_ratio]), task, "pretrained=tiny", out, arguments.limit)
-        from lmms_kvtp.leaderboard.outputs import problems, summary
+        from lmms_kvtp.leaderboard.tables import problems, summary
 
         table = summary(runs)
         sys.stdout.write(f"\n{table}\n\n{NOTE}\n" + "".join(f"! {line}\n" for line in problems(runs)))

@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def tables(runs: Sequence[Run]) -> str:
     """The table of each task, and below it what its reader must know."""
-    from lmms_kvtp.leaderboard.outputs import problems, summary
+    from lmms_kvtp.leaderboard.tables import problems, summary
 
     text = ""
     for task in sorted({run.task for run in runs}):

@@ -104,5 +104,5 @@ def _draw(
     curves = {method: {value: found[cell.name] for value, cell in by.items()} for method, by in swept.items()}
     embedded.draw_temperatures(folder / "accuracy_temperature.svg", curves, found[FULL])
     at = {name: runs[Variant(name, HEADLINE_RATIO, {}).name] for name in DRAWN}
-    sparsity = sparsities(len({record.video for record in full.records}), checkpoint)
+    sparsity = sparsities(len({answer.video for answer in full.answers}), checkpoint)
     embedded.draw_sparsity(folder / "accuracy_sparsity.svg", {"all tokens": full, **at}, sparsity, BETAS)

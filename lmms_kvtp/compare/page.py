@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jinja2 import Environment, StrictUndefined
 
 from lmms_kvtp.compare.measure import FULL, Kept, Outcome
 from lmms_kvtp.compare.report import HEADER, Summary, rows
+from lmms_kvtp.rendering import page
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.visualize.page import jpeg
@@ -79,8 +79,8 @@ def to_html(found: Sequence[Summary], cases: Sequence[Case], advice: str, data: 
         model: name of the checkpoint.
         toy: the embedded model answered.
     """
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return page(
+        TEMPLATE,
         header=HEADER,
         rows=rows(found),
         questions=found[0].agreement.count,

@@ -1,8 +1,7 @@
 """The gates. Each names a way in which published pruners were found broken, and looks for it."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import scipy.stats
 import torch
@@ -10,11 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmms_kvtp.doctor.exam import Exam, divergence, equal
-from lmms_kvtp.doctor.expected import published
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
-from lmms_kvtp.leaderboard.discover import discover
-from lmms_kvtp.leaderboard.runs import read_samples
-from lmms_kvtp.leaderboard.stats import accuracy
+from lmms_kvtp.leaderboard.gates import Gate
 
 DRAWS = 20
 """Random orders that tokens are held against."""
@@ -23,16 +19,6 @@ MOST = 0.9
 ENOUGH = 8
 """Questions below which answers are only shown."""
 LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What one gate found."""
-
-    name: str
-    passed: bool | None
-    """None: it does not apply, or nothing can be said."""
-    detail: str
 
 
 def keep_all_identity(exam: Exam) -> Gate:
@@ -204,34 +190,3 @@ def _shuffled(kept: Tensor, original: Tensor) -> float:
     draw = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(kept), generator=draw).to(kept.device) for _ in range(DRAWS)]
     return max(_likeness(kept[order], original) for order in orders)
-
-
-NAME = "published accuracy"
-
-
-def published_accuracy(folder: Path) -> Gate:
-    """Each task of each unpruned run below `folder` that has a published score lies within its band.
-
-    The band is two standard errors of a share of as many questions to either side, although they are the paper's own
-    and noise on them is less: a wrong checkpoint, template or frame count is further away, a fault of a point is not.
-
-    Raises:
-        FileNotFoundError: there is no run.
-        ValueError: a sample file is damaged.
-    """
-    shown, apart = [], False
-    for run in discover([folder])[0]:
-        record = run.provenance
-        for task, path in run.samples.items():
-            expected = published(record.model.partition(" ")[0], int(record.frames.get("max_frames_num") or 0), task)
-            if expected is None or not record.unpruned:
-                continue
-            found = accuracy(read_samples(path, record.label, task, run.results))
-            margin = 200 * expected.spread(found.count)
-            apart |= abs(found.mean - 100 * expected.accuracy) > margin
-            shown.append(
-                f"{task}: {found.mean:.1f} % of {found.count}, published {100 * expected.accuracy:.1f} ± {margin:.1f} %"
-            )
-    if not shown:
-        return Gate(NAME, None, f"no unpruned run in {folder} is of a model, frames and task with a published score")
-    return Gate(NAME, not apart, "; ".join(shown))

@@ -8,7 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.cost.counter import undeclared_flops
+from lmms_kvtp.cost.meter import undeclared_flops
 from lmms_kvtp.encoders.parts.text import RemembersTexts
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames

@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from lmms_kvtp.cost.counter import counting, unfused
 from lmms_kvtp.cost.flops import cosine_flops
+from lmms_kvtp.cost.meter import counting, unfused
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.text import REMEMBERED, split_text

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lmms_kvtp.cost.counter import undeclared_flops
 from lmms_kvtp.cost.flops import LLMShape
+from lmms_kvtp.cost.meter import undeclared_flops
 from lmms_kvtp.layer_pruning.parts.cut import Inputs, cut_cache, cut_inputs, cut_keys
 from lmms_kvtp.types import VISION, Prompt
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from lmms_kvtp.cost.counter import undeclared_flops
+from lmms_kvtp.cost.meter import undeclared_flops
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 TOKENS_AT_ONCE = 16 * 14 * 14

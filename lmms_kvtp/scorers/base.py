@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.cost.counter import undeclared_flops
+from lmms_kvtp.cost.meter import undeclared_flops
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FrameFeatures

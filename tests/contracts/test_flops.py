@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmms_kvtp.cost.counter import counting, undeclared_flops
-from lmms_kvtp.cost.meter import Meter
+from lmms_kvtp.cost.meter import Meter, counting, undeclared_flops
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import KVTP as DEFAULTS

@@ -6,8 +6,8 @@ from helpers.answers import answers
 from helpers.checkpoints import IMAGE_SIZE, LLM, write_tiny
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.cost.counter import counting
 from lmms_kvtp.cost.flops import pooling_head_flops, prefill_flops, projector_flops, vision_flops
+from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Frames

@@ -12,7 +12,7 @@ from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.doctor.gates import GATES, examine
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage
-from lmms_kvtp.leaderboard.gates import gates_of, read_gates, to_record, write_record
+from lmms_kvtp.leaderboard.gates import read_records, record_of, write_record
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.random import RandomTokens
@@ -258,8 +258,7 @@ def test_what_stays_of_earlier_videos_is_caught(model, seed, detail):
 
 def test_the_leaderboard_reads_the_record(model, tmp_path):
     paper = exam(model, pruner=Stub())
-    record = to_record(paper.method, "random", examine(paper))
-    write_record(tmp_path / "stub_gates.json", record)
-    [read] = read_gates([tmp_path / "stub_gates.json"])
+    write_record(tmp_path / "stub_gates.json", paper.method, "random", examine(paper))
+    [read] = read_records([tmp_path / "stub_gates.json"])
     assert "changed output" in read.failed and read.status.startswith("failed: ")
-    assert gates_of(record["method"], [read]) is read
+    assert record_of(paper.method.describe(), [read]) is read

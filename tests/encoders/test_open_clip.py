@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lmms_kvtp.cost.counter import counting, unfused
+from lmms_kvtp.cost.meter import counting, unfused
 from lmms_kvtp.encoders.open_clip import OpenClip
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.frames import Frames

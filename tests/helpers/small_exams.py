@@ -6,9 +6,10 @@ import torch
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Asked, Exam
-from lmms_kvtp.doctor.gates import GATES, Gate
+from lmms_kvtp.doctor.gates import GATES
 from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.embedded.questions import chosen_letter
+from lmms_kvtp.leaderboard.gates import Gate
 from lmms_kvtp.questions import Question
 from lmms_kvtp.video.frames import Frames
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.cost.counter import counting, unfused
+from lmms_kvtp.cost.meter import counting, unfused
 from lmms_kvtp.encode import encode
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
