@@ -17,8 +17,8 @@ from lmms_kvtp.encoders.parts.tower_head import SETTINGS as TOWER_HEAD
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import Tower
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import IMAGE, Embeddings, FeatureCache, Patches, SeenVideo, Viewer
-from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure, paired_bootstrap, sparsity
+from lmms_kvtp.predictor.features import IMAGE, CachedVideo, Embeddings, FeatureCache, Patches, Viewer
+from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure_scores, paired_bootstrap, sparsity
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
@@ -46,7 +46,7 @@ class Candidate:
     tower: Tower | None = None
     """Makes embeddings of what is cached; None: these are cached."""
 
-    def features(self, video: SeenVideo) -> FrameFeatures:
+    def features(self, video: CachedVideo) -> FrameFeatures:
         """What the scorer reads."""
         if self.tower is None:
             return FrameFeatures(video.times, video.image)
@@ -114,7 +114,7 @@ COLUMNS = (*MEASURES, "sparsity, whole video", "GFLOP", "recall against untuned"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CandidateResults:
     """What one candidate did, question by question."""
 
     key: list[tuple[str, dict[str, float]]] = field(default_factory=list)
@@ -128,12 +128,12 @@ class Outcome:
 
 
 @torch.inference_mode()
-def compare(
+def measure_candidates(
     candidates: Mapping[str, Candidate],
     examples: Sequence[Example],
     folder: Path,
     temperatures: Sequence[float] = (2.0,),
-) -> dict[float, dict[str, Outcome]]:
+) -> dict[float, dict[str, CandidateResults]]:
     """Measure every candidate on every question; each is scored once for all temperatures.
 
     Args:
@@ -148,7 +148,7 @@ def compare(
     Raises:
         ValueError: no question has key frames.
     """
-    outcomes = {temperature: {name: Outcome() for name in candidates} for temperature in temperatures}
+    outcomes = {temperature: {name: CandidateResults() for name in candidates} for temperature in temperatures}
     for name, candidate in candidates.items():
         seen, _ = FeatureCache(candidate.viewer, folder).see(examples)
         own = {temperature: found[name] for temperature, found in outcomes.items()}
@@ -159,7 +159,7 @@ def compare(
     return outcomes
 
 
-def table(outcomes: Mapping[str, Outcome], baseline: str) -> list[list[str]]:
+def candidates_table(outcomes: Mapping[str, CandidateResults], baseline: str) -> list[list[str]]:
     """One line for each candidate: its measures, and its recall less that of `baseline` with a 95 % interval."""
     lines = []
     for name, outcome in outcomes.items():
@@ -174,7 +174,7 @@ def table(outcomes: Mapping[str, Outcome], baseline: str) -> list[list[str]]:
     return lines
 
 
-def by_kind(outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[str]]]:
+def by_kind(outcomes: Mapping[str, CandidateResults]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of recall by kind of question, mean over questions; no kinds where the data has none."""
     kinds = sorted({kind for outcome in outcomes.values() for kind in outcome.kinds})
     lines = []
@@ -185,7 +185,7 @@ def by_kind(outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[str]]
     return kinds, lines
 
 
-def _measure(candidate: Candidate, video: SeenVideo, outcomes: Mapping[float, Outcome]) -> None:
+def _measure(candidate: Candidate, video: CachedVideo, outcomes: Mapping[float, CandidateResults]) -> None:
     """Add the questions on one video to the outcome of each temperature."""
     features = candidate.features(video)
     questions = video.example.questions
@@ -194,14 +194,14 @@ def _measure(candidate: Candidate, video: SeenVideo, outcomes: Mapping[float, Ou
         gigaflops = candidate.gigaflops(len(labels), question, len(questions))
         for temperature, outcome in outcomes.items():
             if (labels != labels[0]).any():
-                outcome.key.append((video.example.source, measure(scores, labels, temperature)))
+                outcome.key.append((video.example.source, measure_scores(scores, labels, temperature)))
                 outcome.kinds.extend(video.example.kinds[number : number + 1])
             else:
                 outcome.flat.append(sparsity(scores, temperature))
             outcome.gigaflops.append(gigaflops)
 
 
-def _recalls(outcome: Outcome) -> Array:
+def _recalls(outcome: CandidateResults) -> Array:
     videos = sorted({video for video, _ in outcome.key})
     return np.array([np.mean([row["recall"] for video, row in outcome.key if video == each]) for each in videos])
 

@@ -80,7 +80,7 @@ def synthetic(
     ]
 
 
-def read_index(
+def read_examples(
     path: Path, videos: Path, frames: FrameOptions | None = None, refiner: Refiner = refine
 ) -> list[Example]:
     """Examples of an index of JSON lines, one question a line, grouped by video.

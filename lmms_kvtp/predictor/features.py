@@ -118,7 +118,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SeenVideo:
+class CachedVideo:
     """An example with its frames."""
 
     example: Example
@@ -143,7 +143,7 @@ class FeatureCache:
     viewer: Viewer
     folder: Path
 
-    def see(self, examples: Iterable[Example]) -> tuple[list[SeenVideo], list[str]]:
+    def see(self, examples: Iterable[Example]) -> tuple[list[CachedVideo], list[str]]:
         """The examples with their frames, and a line for each video that cannot be read or does not fit its scores."""
         seen, unusable = [], []
         for example in tqdm(list(examples), "frames", unit="video"):
@@ -157,7 +157,7 @@ class FeatureCache:
             logger.warning("left out %d videos that cannot be used; the first: %s", len(unusable), unusable[0])
         return seen, unusable
 
-    def _see(self, example: Example) -> SeenVideo:
+    def _see(self, example: Example) -> CachedVideo:
         path = self.folder / f"{Path(example.source).stem}-{self._digest(example)}.safetensors"
         try:
             stored = load_file(path)
@@ -167,7 +167,7 @@ class FeatureCache:
             part = path.with_suffix(f".{os.getpid()}")
             save_file(stored, part)
             part.replace(path)
-        return SeenVideo(example, stored["image"], stored["times"])
+        return CachedVideo(example, stored["image"], stored["times"])
 
     def _view(self, example: Example) -> dict[str, Tensor]:
         image, times = [], []

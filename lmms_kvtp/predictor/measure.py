@@ -19,7 +19,9 @@ MEASURES = ("auroc", "average_precision", "ndcg", "recall", "budget_share", "spa
 Array = npt.NDArray[np.float64]
 
 
-def measure(scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperature: float = 2.0) -> dict[str, float]:
+def measure_scores(
+    scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperature: float = 2.0
+) -> dict[str, float]:
     """Compare the scores of one question with its labels.
 
     Key frames are those above the mean label. auroc: how often a key frame is above another frame, ties half.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lmms_kvtp.predictor.features import SeenVideo
+from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.towers import Towers
 from lmms_kvtp.questions import question_text
 from lmms_kvtp.scorers.parts.fusion import FusionHead, pool_clips
@@ -86,7 +86,7 @@ class Lesson:
         return Lesson(self.image, self.ids[pieces], owner, self.labels[questions])
 
 
-def lesson(video: SeenVideo, towers: Towers) -> Lesson:
+def lesson(video: CachedVideo, towers: Towers) -> Lesson:
     """Put a video's questions into tokens, as the scorer will at inference."""
     pieces = [towers.token_ids(question_text(question)) for question in video.example.questions]
     owner = [index for index, ids in enumerate(pieces) for _ in ids]

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import lmms_kvtp
-from lmms_kvtp.predictor.features import SeenVideo
-from lmms_kvtp.predictor.measure import mean_by_video, measure
+from lmms_kvtp.predictor.features import CachedVideo
+from lmms_kvtp.predictor.measure import mean_by_video, measure_scores
 from lmms_kvtp.predictor.model import Lesson, Predictor, lesson
 from lmms_kvtp.predictor.recipe import Recipe, last_checkpoint
 from lmms_kvtp.predictor.towers import Towers
@@ -53,7 +53,7 @@ class PredictorTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Measure on the validation videos."""
-        found = evaluate(cast(Predictor, self.model), cast(Sequence[Lesson], self.eval_dataset))
+        found = validate(cast(Predictor, self.model), cast(Sequence[Lesson], self.eval_dataset))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -75,14 +75,14 @@ class FiniteGradients(TrainerCallback):
 
 
 @torch.no_grad()
-def evaluate(model: Predictor, lessons: Sequence[Lesson]) -> dict[str, float]:
+def validate(model: Predictor, lessons: Sequence[Lesson]) -> dict[str, float]:
     """Measures of a predictor, mean by video over the questions that have key frames."""
     rows = []
     for index, stored in enumerate(lessons):
         each = stored.to(model.log_tau.device)
         for logits, labels in zip(model.logits(each), each.labels, strict=True):
             if (labels != labels[0]).any():
-                rows.append((str(index), measure(logits.amax(dim=0).cpu(), labels.cpu())))
+                rows.append((str(index), measure_scores(logits.amax(dim=0).cpu(), labels.cpu())))
     return mean_by_video(rows)
 
 
@@ -137,10 +137,10 @@ logger = logging.getLogger(__name__)
 REPORT = "training.json"
 
 
-def train(
+def train_predictor(
     towers: Towers,
-    training: Sequence[SeenVideo],
-    validation: Sequence[SeenVideo],
+    training: Sequence[CachedVideo],
+    validation: Sequence[CachedVideo],
     recipe: Recipe,
     out: Path,
     left_out: Sequence[str] = (),
@@ -182,7 +182,7 @@ def train(
     logger.info("training on %s", counts)
     checkpoint = last_checkpoint(out, recipe)
     model = Predictor(towers, recipe.head, recipe.objective)
-    before = evaluate(model, checks)
+    before = validate(model, checks)
     adapters = add_adapters(towers, recipe) if recipe.lora_rank else None
     if recipe.gradient_checkpointing:
         _checkpoint_layers(towers)
@@ -201,7 +201,7 @@ def train(
         "data": {**counts, "left_out": list(left_out)},
         "stopped_by": None if broken is None else str(broken),
         "validation_before": before,
-        "validation_after": evaluate(model, checks),
+        "validation_after": validate(model, checks),
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
