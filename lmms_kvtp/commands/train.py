@@ -18,7 +18,7 @@ from lmms_kvtp.predictor.measure import MEASURES
 from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers, Towers
-from lmms_kvtp.predictor.train import train_predictor as train_predictor
+from lmms_kvtp.predictor.train import train_predictor
 from lmms_kvtp.rendering import markdown
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.settings import meanings
@@ -100,7 +100,7 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     set_seed(arguments.seed)  # a shared tower's head may start at random
     towers = _towers(arguments)
     cache = FeatureCache(towers.viewer, features)
-    (learned, unusable), (checked, unchecked) = cache.see(training), cache.see(validation)
+    (learned, unusable), (checked, unchecked) = cache.encode(training), cache.encode(validation)
     try:
         left_out = [*unusable, *unchecked]
         report = train_predictor(towers, learned, checked, recipe, arguments.out, left_out, arguments.slim)

@@ -17,7 +17,7 @@ from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.model import Objective, Predictor, lesson
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers
-from lmms_kvtp.predictor.train import _checkpoint_layers, add_adapters, merge_adapters, train_predictor
+from lmms_kvtp.predictor.train import add_adapters, checkpoint_layers, train_predictor
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.shared import Shared
 from lmms_kvtp.video.frames import Frames
@@ -86,7 +86,7 @@ def test_adapters_leave_the_logits_as_they_were_until_they_learn():
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or name.endswith(("log_tau", "logit_scale", "logit_bias")) for name in trained)
     assert any("lora_" in name for name in trained) and not any("vision" in name for name in trained)
-    merge_adapters(adapters)
+    adapters.merge_and_unload()
     torch.testing.assert_close(model.logits(each)[0], before)
 
 
@@ -119,7 +119,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_from_twice_the_passes()
         made = towers("all")
         model = Predictor(made, RECIPE.head, RECIPE.objective).train()
         if saving:
-            _checkpoint_layers(made)
+            checkpoint_layers(made)
         passes: list[int] = []
         layer = made.siglip.text_model.encoder.layers[0].mlp
         layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
