@@ -1,4 +1,4 @@
-"""Tables in Markdown, HTML pages and figures."""
+"""How results are shown: lists and tables as text, HTML pages, and figures."""
 
 import io
 import warnings
@@ -18,6 +18,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def first_few(items: Sequence[str], limit: int, separator: str = ", ") -> str:
+    """Join the first `limit` items, and say how many more there are: `a, b and 3 more`."""
+    more = len(items) - limit
+    return separator.join(items[:limit]) + (f"{separator.replace(',', '')}and {more} more" if more > 0 else "")
 
 
 def between(file: Path, marker: str) -> tuple[str, str, str]:

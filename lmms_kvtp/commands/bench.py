@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.presets import METHOD_HELP, method_settings
-from lmms_kvtp.settings import at_least_one
 
 if TYPE_CHECKING:
     from lmms_kvtp.cost.sample import SampleCost

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from lmms_kvtp.settings import at_least_one, not_negative, ratios
+from lmms_kvtp.commands.arguments import at_least_one, not_negative, ratios
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

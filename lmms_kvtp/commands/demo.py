@@ -5,9 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.commands.sweep import plan, sweep
 from lmms_kvtp.rendering import write_between
-from lmms_kvtp.settings import at_least_one
 
 METHODS = ("full", "random", "hard+random", "kvtp+random", "kvtp+prumerge")
 

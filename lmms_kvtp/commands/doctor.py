@@ -5,9 +5,10 @@ import re
 import sys
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.presets import METHOD_HELP, method_settings
 from lmms_kvtp.rendering import markdown
-from lmms_kvtp.settings import at_least_one, pairs
+from lmms_kvtp.settings import pairs
 
 SHOWN = {True: "passed", False: "FAILED", None: "-"}
 

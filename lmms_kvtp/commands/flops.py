@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import at_least_one, not_negative
 from lmms_kvtp.forecast.answer import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
 from lmms_kvtp.forecast.models import Spec, find, find_encoder
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
@@ -11,7 +12,7 @@ from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.presets import METHOD_HELP, method_settings
 from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.reproduce.paper import paper_rows
-from lmms_kvtp.settings import at_least_one, not_negative, pairs
+from lmms_kvtp.settings import pairs
 
 TERA = 1e12
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lmms_kvtp.tasks
+from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.presets import FULL, PRESETS, settings_of
-from lmms_kvtp.settings import at_least_one, ratios
 
 METHODS = f"comma-separated: full, a pruner, PRESET+pruner ({', '.join(PRESETS)}), or scorer/allocator+pruner"
 

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.commands.sweep import Variant, plan, sweep
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.presets import FULL, settings_of
 from lmms_kvtp.rendering import write_between
-from lmms_kvtp.settings import at_least_one, ratios
 
 PRUNERS = ("random", "grid", "prumerge", "tome")
 METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in ("kvtp", "oracle") for pruner in PRUNERS))

@@ -15,6 +15,7 @@ from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared
 from lmms_kvtp.questions import Question, refine
+from lmms_kvtp.rendering import first_few
 from lmms_kvtp.run.answerer import Answerer, unrecorded
 from lmms_kvtp.run.asks import Ask, ask_about
 from lmms_kvtp.run.options import RunOptions
@@ -23,8 +24,6 @@ from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
-
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ def read(path: Path) -> list[Asked]:
         raise ValueError(f"{path} holds no question; give a JSON object with video and question in each line")
     missing = sorted({str(one.video) for one in asked if not one.video.is_file()})
     if missing:
-        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise FileNotFoundError(f"{path} names videos that are not there: {', '.join(missing[:SHOWN])}{more}")
+        raise FileNotFoundError(f"{path} names videos that are not there: {first_few(missing, 5)}")
     return asked
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
+from lmms_kvtp.rendering import first_few
 from lmms_kvtp.vlms import tiny
 from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, read_json
 from lmms_kvtp.vlms.checkpoint.devices import Placement
@@ -123,14 +124,10 @@ def check_layout(expected: Mapping[str, Shape], found: Mapping[str, Shape], unus
         ],
     }
     if any(problems.values()):
-        lines = [f"{kind} ({len(keys)}): {_some(keys)}" for kind, keys in problems.items() if keys]
+        lines = [f"{kind} ({len(keys)}): {first_few(keys, 6)}" for kind, keys in problems.items() if keys]
         raise CheckpointError(
             f"the tensors of {where} are not those that its config.json describes; {'; '.join(lines)}"
         )
-
-
-def _some(names: list[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def weight_files(folder: Path) -> list[Path]:
