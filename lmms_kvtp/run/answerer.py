@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 
-class SampleError(RuntimeError):
+class SampleError(ValueError):
     """A sample could not be answered; the message has document, video and cause."""
 
 

@@ -34,6 +34,8 @@ class Ask:
     def subject(self) -> str:
         """Document, task and visuals, for messages."""
         on = f" on {', '.join(self.visuals)}" if self.visuals else ""
+        if not self.task:
+            return f"question {self.question.doc_key or repr(self.question.prompt)}{on}"
         return f"document {self.question.doc_key} of task {self.task}{on}"
 
 

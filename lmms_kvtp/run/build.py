@@ -23,8 +23,8 @@ from lmms_kvtp.vlms.checkpoint.load import find_folder
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 CODE = (
-    *("lmms_kvtp.encode", "lmms_kvtp.selection", "lmms_kvtp.pipeline", "lmms_kvtp.encode"),
-    *(f"lmms_kvtp.model_wrappers.{name}" for name in ("requests", "decoding", "visuals")),
+    *("lmms_kvtp.encode", "lmms_kvtp.pipeline", "lmms_kvtp.run.asks", "lmms_kvtp.harness.requests"),
+    "lmms_kvtp.video.load",
 )
 """Modules that every answer passes through, beside those of the model and of the method's parts."""
 

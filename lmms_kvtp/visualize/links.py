@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.method import Method
-from lmms_kvtp.selection import Weighed
+from lmms_kvtp.pipeline import Weighed
 from lmms_kvtp.types import ADDED, FEATURES, FrameFeatures, FrameTokens, PackedTokens
 
 NOWHERE = -1

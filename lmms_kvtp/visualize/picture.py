@@ -9,12 +9,10 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Answer, finish, prepare
+from lmms_kvtp.pipeline import Answer, Weighed, finish, prepare
 from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import Weighed, weigh
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.visualize.links import NOWHERE, owners
@@ -90,8 +88,8 @@ def _picture(
 ) -> Picture:
     ready = prepare(vlm, method, [visual], question)
     [answer] = finish(vlm, method, [ready], options)
-    given = weigh(method, visual, question, Meter(vlm.device))
-    [packed] = ready.packed
+    [given], [packed] = ready.weighed, ready.packed
+    assert given is not None
     state, links, traced = trace(method, visual, given, packed)
     return Picture(
         name=name,

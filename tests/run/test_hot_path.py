@@ -14,11 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import KVTP, Method, build_method
-from lmms_kvtp.pipeline import fit, prepare
+from lmms_kvtp.pipeline import fit, prepare, select
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
 from lmms_kvtp.run.answerer import Answerer, unrecorded
-from lmms_kvtp.selection import select
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels

@@ -9,13 +9,13 @@ from lmms_kvtp.allocators.uniform import Uniform as Equal
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import Method
+from lmms_kvtp.pipeline import Weighed
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.grid import Grid
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.simplecluster import SimpleCluster
 from lmms_kvtp.pruners.tome import ToMe
 from lmms_kvtp.scorers.uniform import Uniform
-from lmms_kvtp.selection import Weighed
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 from lmms_kvtp.visualize.links import NOWHERE, owners
 from lmms_kvtp.visualize.picture import DROPPED, KEPT, MERGED, trace
