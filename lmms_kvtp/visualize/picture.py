@@ -14,10 +14,9 @@ from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, finish, prepare
 from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import Weighed, weigh
+from lmms_kvtp.selection import weigh
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Video
-from lmms_kvtp.visualize.links import NOWHERE, owners
 from lmms_kvtp.vlms.base import VideoVLM
 
 DROPPED, MERGED, KEPT = 0, 1, 2
@@ -92,7 +91,7 @@ def _picture(
     [answer] = finish(vlm, method, [ready], options)
     given = weigh(method, visual, question, Meter(vlm.device))
     [packed] = ready.packed
-    state, links, traced = trace(method, visual, given, packed)
+    state, links, traced = trace(packed)
     return Picture(
         name=name,
         relevance=given.relevance.float().cpu(),
@@ -106,22 +105,19 @@ def _picture(
     )
 
 
-def trace(
-    method: Method, visual: Encoded, given: Weighed, packed: PackedTokens
-) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], bool]:
+def trace(packed: PackedTokens) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], bool]:
     """State of each patch, a link for each merged one, and whether merges could be followed at all."""
     frame, patch = packed.frame.cpu(), packed.patch.cpu()
-    state = torch.full(visual.tokens.embeds.shape[:2], DROPPED)
-    owner = owners(method, visual.tokens, given, packed)
-    links: list[Link] = []
-    if owner is not None:
-        state[owner != NOWHERE] = MERGED
+    rows, columns = packed.grid
+    state = torch.full((packed.num_frames, rows * columns), DROPPED)
+    owner = torch.full_like(state, -1) if packed.owner is None else packed.owner.cpu()
+    state[owner >= 0] = MERGED
     state[frame, patch] = KEPT
-    for t, n in torch.nonzero(state == MERGED).tolist():
-        assert owner is not None
-        into = int(owner[t, n])
-        links.append(Link(t, n, int(frame[into]), int(patch[into])))
-    return state, tuple(links), owner is not None
+    links = [
+        Link(t, n, int(frame[owner[t, n]]), int(patch[owner[t, n]])) for t, n in torch.nonzero(state == MERGED).tolist()
+    ]
+    followed = packed.owner is not None or bool((packed.size == 1).all())
+    return state, tuple(links), followed
 
 
 def reel(video: Video, width: int = WIDTH) -> Reel:
