@@ -84,6 +84,9 @@ def enrich(
     packed = pack(tokens, tokens.embeds, keep)
     ends = [0, *packed.counts().cumsum(0).tolist()]
     broken, owner = torch.zeros_like(keep), torch.full(keep.shape, DROPPED, device=keep.device)
+    cell = torch.arange(tokens.capacity, device=keep.device)
+    down, across = (axis[:, None] - axis for axis in (cell // tokens.grid[1], cell % tokens.grid[1]))
+    apart = down.square() + across.square()  # [N, N]
     for part in chunks(tokens.embeds):
         kept = slice(ends[part.start], ends[part.stop])
         frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
@@ -92,7 +95,7 @@ def enrich(
         near = _nearest(cosines, patch, neighbours)
         rows = _enriched(tokens.embeds[part], attention[part], near, frame, patch)
         packed.embeds[kept] = rows.to(packed.embeds.dtype)
-        owner[part] = _owners(owner[part], near, frame, patch, tokens.grid[1], kept.start)
+        owner[part] = _owners(owner[part], near, frame, patch, apart[patch].gather(1, near), kept.start)
     refuse(broken, "keys")  # once, behind the loop: a GPU is waited for
     return replace(packed, owner=owner)
 
@@ -125,7 +128,7 @@ def _owners(
     near: Int[Tensor, "K n"],
     frame: Int[Tensor, " K"],
     patch: Int[Tensor, " K"],
-    columns: int,
+    apart: Int[Tensor, "K n"],
     first: int,
 ) -> Int[Tensor, "F N"]:
     """The kept token, counted from `first`, that each token is a neighbour of: as all weigh it alike, the closest one.
@@ -133,9 +136,8 @@ def _owners(
     Kept tokens own themselves; what is nobody's neighbour keeps its entry in `owner`.
     """
     count, cells = max(1, len(patch)), frame * owner.shape[1]
-    down, across = near // columns - patch[:, None] // columns, near % columns - patch[:, None] % columns
     numbers = torch.arange(len(patch), device=patch.device)
-    order = (down.square() + across.square()) * count + numbers[:, None]  # of two equally close ones the earlier
+    order = apart * count + numbers[:, None]  # of two equally close ones the earlier
     nobody = torch.full((owner.numel(),), torch.iinfo(order.dtype).max, device=owner.device)
     closest = nobody.scatter_reduce(0, (near + cells[:, None]).flatten(), order.flatten(), "amin")
     found = torch.where(closest < nobody, closest % count + first, owner.flatten())
