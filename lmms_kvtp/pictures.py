@@ -5,7 +5,7 @@ import torch
 from lmms_kvtp.cost.flops import projector_flops, vision_flops
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded
-from lmms_kvtp.pruners.base import refuse_broken
+from lmms_kvtp.pruners.parts.packing import refuse_broken
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 from lmms_kvtp.video.frames import Frames, Picture
 from lmms_kvtp.vlms.base import VideoVLM

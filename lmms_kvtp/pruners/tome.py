@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group, group_sums, numbered
+from lmms_kvtp.pruners.parts.packing import check, chunks, read
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 Hosts = Literal["odd", "even"]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import chunks
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.types import FrameTokens, PackedTokens
 
 COLUMNS_AT_ONCE = 256
