@@ -10,7 +10,7 @@ from lmms_kvtp.cost.flops import projector_flops, vision_flops
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import Method
-from lmms_kvtp.pruners.base import refuse_broken
+from lmms_kvtp.pruners.parts.packing import refuse_broken
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 from lmms_kvtp.video.frames import Frames, Picture, Video
 from lmms_kvtp.vlms.base import VideoVLM

@@ -106,6 +106,9 @@ class PackedTokens:
     num_frames: int
     segment: Int[Tensor, " K"] | None = None
     """Group within which a layer pruner selects, numbered from 0, where the pruner made groups; frames otherwise."""
+    owner: Int[Tensor, "T N"] | None = None
+    """The kept token, counted through K, that each original token went into; -1 where it was dropped. None where the
+    pruner merges nothing, or does not tell."""
     flops: int = 0
     """Operations of the pruner, where they depend on what it found; `TokenPruner.flops` tells the others beforehand."""
     newline: Bool[Tensor, " K"] | None = None

@@ -19,8 +19,8 @@ from transformers.utils.hub import cached_file
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.encoders.parts.text import REMEMBERED
-from lmms_kvtp.encoders.parts.text_side import padded_pieces, siglip_source, text_shape
+from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape
+from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels

@@ -22,7 +22,7 @@ from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import text_flops
-from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, FrameTokens, GridPool
 from lmms_kvtp.video.frames import Frames

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, read, refuse_nan
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, refuse_nan
 from lmms_kvtp.pruners.parts.spread import distances
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
-from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, pack, top
 from lmms_kvtp.pruners.parts.scenes import change
 from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens

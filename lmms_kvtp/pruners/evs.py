@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, pack, top
 from lmms_kvtp.pruners.parts.scenes import change
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import check, chunks, read, top
 from lmms_kvtp.pruners.parts.density_peaks import peak_scores
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, top
 from lmms_kvtp.pruners.parts.scenes import ScenePruner, join
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 

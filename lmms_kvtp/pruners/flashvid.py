@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import check, chunks, read, refuse_nan
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, group, group_sums, merge_video
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
 from lmms_kvtp.pruners.parts.scenes import ScenePruner, join, mean_tokens
 from lmms_kvtp.pruners.parts.spread import distances, farthest
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens

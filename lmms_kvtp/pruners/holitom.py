@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, read, refuse_nan
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.packing import check, read, refuse_nan
 from lmms_kvtp.pruners.parts.scenes import affordable, averages, change, still_and_moving
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 

@@ -7,7 +7,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, pack
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, pack
 from lmms_kvtp.pruners.parts.spread import distances, farthest
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 

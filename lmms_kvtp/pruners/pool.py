@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge
+from lmms_kvtp.pruners.parts.packing import check
 from lmms_kvtp.pruners.parts.spread import blocks
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 

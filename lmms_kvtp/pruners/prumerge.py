@@ -1,6 +1,6 @@
 """PruMerge as KVTP uses it: salient tokens, each enriched with its nearest neighbours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, read, refuse, top
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.groups import DROPPED
+from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, refuse, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -82,16 +84,21 @@ def enrich(
     """
     packed = pack(tokens, tokens.embeds, keep)
     ends = [0, *packed.counts().cumsum(0).tolist()]
-    broken = torch.zeros_like(keep)
+    broken, owner = torch.zeros_like(keep), torch.full(keep.shape, DROPPED, device=keep.device)
+    cell = torch.arange(tokens.capacity, device=keep.device)
+    down, across = (axis[:, None] - axis for axis in (cell // tokens.grid[1], cell % tokens.grid[1]))
+    apart = down.square() + across.square()  # [N, N]
     for part in chunks(tokens.embeds):
         kept = slice(ends[part.start], ends[part.stop])
         frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
         cosines = _cosines(keys[part], frame, patch)
         broken[packed.frame[kept], patch] = torch.isnan(cosines).any(dim=1)
-        rows = _enriched(tokens.embeds[part], attention[part], cosines, frame, patch, neighbours)
+        near = _nearest(cosines, patch, neighbours)
+        rows = _enriched(tokens.embeds[part], attention[part], near, frame, patch)
         packed.embeds[kept] = rows.to(packed.embeds.dtype)
+        owner[part] = _owners(owner[part], near, frame, patch, apart[patch].gather(1, near), kept.start)
     refuse(broken, "keys")  # once, behind the loop: a GPU is waited for
-    return packed
+    return replace(packed, owner=owner)
 
 
 def _cosines(keys: Float[Tensor, "F N C"], frame: Int[Tensor, " K"], patch: Int[Tensor, " K"]) -> Float[Tensor, "K N"]:
@@ -99,18 +106,40 @@ def _cosines(keys: Float[Tensor, "F N C"], frame: Int[Tensor, " K"], patch: Int[
     return (unit @ unit.transpose(1, 2))[frame, patch]
 
 
+def _nearest(cosines: Float[Tensor, "K N"], patch: Int[Tensor, " K"], neighbours: int) -> Int[Tensor, "K n"]:
+    cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
+    return cosines.topk(min(neighbours, cosines.shape[1] - 1), dim=1).indices
+
+
 def _enriched(
     embeds: Float[Tensor, "F N D"],
     attention: Float[Tensor, "F N"],
-    cosines: Float[Tensor, "K N"],
+    near: Int[Tensor, "K n"],
     frame: Int[Tensor, " K"],
     patch: Int[Tensor, " K"],
-    neighbours: int,
 ) -> Float[Tensor, "K D"]:
-    cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
-    capacity = embeds.shape[1]
-    near = cosines.topk(min(neighbours, capacity - 1), dim=1).indices
-    members = torch.cat([patch[:, None], near], dim=1) + frame[:, None] * capacity
+    members = torch.cat([patch[:, None], near], dim=1) + frame[:, None] * embeds.shape[1]
     weights = torch.cat([attention.new_ones(len(near), 1), attention[frame[:, None], near]], dim=1)
     rows = embeds.flatten(0, 1).float()
     return F.embedding_bag(members, rows, mode="sum", per_sample_weights=weights)
+
+
+def _owners(
+    owner: Int[Tensor, "F N"],
+    near: Int[Tensor, "K n"],
+    frame: Int[Tensor, " K"],
+    patch: Int[Tensor, " K"],
+    apart: Int[Tensor, "K n"],
+    first: int,
+) -> Int[Tensor, "F N"]:
+    """The kept token, counted from `first`, that each token is a neighbour of: as all weigh it alike, the closest one.
+
+    Kept tokens own themselves; what is nobody's neighbour keeps its entry in `owner`.
+    """
+    count, cells = max(1, len(patch)), frame * owner.shape[1]
+    numbers = torch.arange(len(patch), device=patch.device)
+    order = apart * count + numbers[:, None]  # of two equally close ones the earlier
+    nobody = torch.full((owner.numel(),), torch.iinfo(order.dtype).max, device=owner.device)
+    closest = nobody.scatter_reduce(0, (near + cells[:, None]).flatten(), order.flatten(), "amin")
+    found = torch.where(closest < nobody, closest % count + first, owner.flatten())
+    return found.scatter(0, cells + patch, numbers + first).reshape(owner.shape)

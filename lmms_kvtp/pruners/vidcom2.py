@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import ScorePruner, chunks
+from lmms_kvtp.pruners.base import ScorePruner
 from lmms_kvtp.pruners.parts.likeness import frame_means, likeness, steady, unit
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 

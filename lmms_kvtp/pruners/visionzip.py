@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read, refuse_nan, top
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 

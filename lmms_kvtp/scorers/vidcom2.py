@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.pruners.base import chunks
 from lmms_kvtp.pruners.parts.likeness import frame_means, likeness, steady, unit
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.types import FrameFeatures

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Then
 from lmms_kvtp.skvqa_build.prompts import prompt

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lmms_kvtp.method import build_part, names_of
 from lmms_kvtp.pruners.base import ScorePruner, TokenPruner
 from lmms_kvtp.pruners.none import Unpruned
+from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.types import FEATURES, FrameFeatures, FrameTokens, PackedTokens
 
 PRUNERS = {name: build_part("pruner", name) for name in names_of("pruner")}
@@ -64,6 +65,14 @@ def check_packed(pruner: TokenPruner, packed: PackedTokens, tokens: FrameTokens,
     assert (steps > 0).all() if pruner.scope == "frame" else (steps >= 0).all()
     assert len(cells) == 0 or (packed.patch.min() >= 0 and packed.patch.max() < tokens.capacity)
     assert (packed.size > 0).all()
+    if packed.owner is None:
+        assert (packed.size == 1).all(), "merged tokens have owners"
+        return
+    assert packed.owner.shape == tokens.embeds.shape[:2] and packed.owner.min() >= -1
+    assert torch.equal(packed.owner[packed.frame, packed.patch], torch.arange(len(packed.embeds)))
+    if not isinstance(pruner, PruMerge):  # there a token is in several sums
+        members = torch.bincount(packed.owner[packed.owner >= 0], minlength=len(packed.embeds))
+        assert torch.equal(members.float(), packed.size)
 
 
 @every

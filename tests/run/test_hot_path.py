@@ -94,7 +94,7 @@ def method(folder: Path) -> Callable[[str], Method]:
 
 @pytest.mark.parametrize(("name", "most"), [("kvtp+random", 4), ("kvtp+prumerge", 5)])
 def test_the_host_waits_as_often_for_many_frames_as_for_few(vlm, method, monkeypatch, name, most):
-    monkeypatch.setattr("lmms_kvtp.pruners.base.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
+    monkeypatch.setattr("lmms_kvtp.pruners.parts.packing.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
     made, waits = method(name), []
     for count in (4, 40):
         [encoded] = encode_once(vlm, [made], Clip(count))

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, chunks
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 L = TypeVar("L")
