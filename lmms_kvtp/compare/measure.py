@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.doctor.exam import divergence
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared
@@ -25,10 +26,13 @@ from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 
+FULL = "all tokens"
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
-class Asked:
-    """One line of the file."""
+class FileQuestion:
+    """A question of the user's file."""
 
     line: int
     video: Path
@@ -36,21 +40,21 @@ class Asked:
     answer: str | None
 
 
-def read(path: Path) -> list[Asked]:
-    """Read the file and look for every video before any model loads.
+def read(path: Path) -> list[FileQuestion]:
+    """Read the file, and make sure that every video is there before any model loads.
 
     Args:
         path: one JSON object in each line, with `video` (a path, from the file's folder if relative), `question` (all
             of the text that the model gets) and, where known, `answer`. Empty lines are skipped.
 
     Raises:
-        ValueError: a line that is none, or no line at all; the message names it.
-        FileNotFoundError: videos that are missing; the message lists some.
+        ValueError: a line is not a question, or there is no line at all; the message names it.
+        FileNotFoundError: videos are missing; the message lists some.
     """
     asked = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.strip():
-            asked.append(_asked(path, number, line))
+            asked.append(_question_of(path, number, line))
     if not asked:
         raise ValueError(f"{path} holds no question; give a JSON object with video and question in each line")
     missing = sorted({str(one.video) for one in asked if not one.video.is_file()})
@@ -59,7 +63,7 @@ def read(path: Path) -> list[Asked]:
     return asked
 
 
-def _asked(path: Path, number: int, line: str) -> Asked:
+def _question_of(path: Path, number: int, line: str) -> FileQuestion:
     try:
         row = json.loads(line)
         video, question = row["video"], row["question"]
@@ -68,38 +72,34 @@ def _asked(path: Path, number: int, line: str) -> Asked:
     if not (isinstance(video, str) and isinstance(question, str) and question.strip()):
         raise ValueError(f"{path}:{number}: video and question must be texts, and the question not empty")
     answer = row.get("answer")
-    return Asked(number, path.parent / video, question, None if answer is None else str(answer))
-
-
-FULL = "all tokens"
-log = logging.getLogger(__name__)
+    return FileQuestion(number, path.parent / video, question, None if answer is None else str(answer))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MethodOutcome:
     """One question, answered with one method."""
 
-    asked: Asked
+    asked: FileQuestion
     method: str
     text: str
     full_text: str
-    """The answer with all tokens."""
+    """Answer with all tokens."""
     kl: float
-    """Of the first token's distribution from that with all tokens, in nats."""
+    """KL divergence of the first token's distribution from the one with all tokens, in nats."""
     seconds_to_first: float
-    """All that precedes the second token; stages that questions on a video share are divided among them."""
+    """Seconds of work before the second token, with stages that questions on a video share divided among them."""
     tokens_kept: int
     tokens_before: int
     peak_bytes: int | None
 
     @property
     def agrees(self) -> bool:
-        """The answers are the same but for case, spaces and punctuation."""
+        """Whether the answer is that with all tokens, but for case, spaces and punctuation."""
         return plain(self.text) == plain(self.full_text)
 
     @property
     def right(self) -> bool | None:
-        """The answer is the file's, or begins with its letter; None where the file has no answer."""
+        """Whether the answer is the file's, or begins with its letter; None where the file has no answer."""
         if self.asked.answer is None:
             return None
         given, wanted = plain(self.text), plain(self.asked.answer)
@@ -108,23 +108,27 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is needed for a picture of an outcome."""
+    """What a picture of an outcome shows."""
 
     video: Video
     packed: PackedTokens
 
 
 def measure(
-    vlm: VideoVLM, methods: Mapping[str, Method], asked: Sequence[Asked], frames: FrameOptions, max_new_tokens: int
-) -> Iterator[tuple[Outcome, Kept]]:
+    vlm: VideoVLM,
+    methods: Mapping[str, Method],
+    asked: Sequence[FileQuestion],
+    frames: FrameOptions,
+    max_new_tokens: int,
+) -> Iterator[tuple[MethodOutcome, Kept]]:
     """Answer every question with every method; a video is decoded and encoded once, the first one twice, to warm up.
 
     Args:
         vlm: the model.
         methods: by the name of their row; FULL must be among them, and its outcomes come first.
         asked: in any order; questions on one video are answered together.
-        frames: which of a video the model sees.
-        max_new_tokens: of an answer.
+        frames: rules by which frames are sampled.
+        max_new_tokens: most tokens of an answer.
 
     Raises:
         SampleError: a video cannot be read, or a prompt does not fit in the model's context.
@@ -134,7 +138,7 @@ def measure(
     watch = Prompts(vlm, [methods[name].layer_pruning.stages() for name in order])
     answerer = Answerer([unrecorded(vlm, methods[name], run) for name in order], frames, watch)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    by_video: dict[Path, dict[int, Asked]] = {}
+    by_video: dict[Path, dict[int, FileQuestion]] = {}
     for number, one in enumerate(asked):
         by_video.setdefault(one.video, {})[number] = one
     for count, (path, questions) in enumerate(by_video.items(), start=1):
@@ -149,7 +153,7 @@ def measure(
         for lane, number, answer in answerer.answer_all(asks):
             logits, packed = watch.last
             full, text = base.setdefault(number, (logits, answer.text))
-            outcome = _outcome(questions[number], order[lane], answer, divergence(full, logits), text)
+            outcome = outcome_of(questions[number], order[lane], answer, divergence(full, logits), text)
             yield outcome, Kept(video, packed)
             _forget(answerer)
 
@@ -177,13 +181,14 @@ class Prompts:
         self.last = logits.float().cpu(), ready.packed[0]
 
 
-def _question(one: Asked) -> Question:
+def _question(one: FileQuestion) -> Question:
     return Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
 
 
-def _outcome(one: Asked, name: str, answer: Answer, kl: float, full_text: str) -> Outcome:
+def outcome_of(one: FileQuestion, name: str, answer: Answer, kl: float, full_text: str) -> MethodOutcome:
+    """What is told of one answer."""
     cost = answer.cost
-    return Outcome(
+    return MethodOutcome(
         asked=one,
         method=name,
         text=answer.text,
@@ -196,12 +201,6 @@ def _outcome(one: Asked, name: str, answer: Answer, kl: float, full_text: str) -
     )
 
 
-def divergence(full: Float[Tensor, " V"], pruned: Float[Tensor, " V"]) -> float:
-    """KL(full || pruned) of next-token distributions, in nats."""
-    p, q = full.double().log_softmax(dim=0), pruned.double().log_softmax(dim=0)
-    return float((p.exp() * (p - q)).sum().clamp_min(0.0))
-
-
 def plain(text: str) -> str:
-    """What of an answer is compared: `(B) a cat.` is `b a cat`, and `B.` is `b`."""
+    """The words of an answer, without case and punctuation: `(B) a cat.` becomes `b a cat`, and `B.` becomes `b`."""
     return " ".join(re.findall(r"\w+", text.casefold()))

@@ -1,4 +1,4 @@
-"""The gates. Each names a way in which published pruners were found broken, and looks for it."""
+"""The gates. Each looks for one way in which published pruners were found broken."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,12 +13,13 @@ from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.leaderboard.gates import Gate
 
 DRAWS = 20
-"""Random orders that tokens are held against."""
+"""Random orders that tokens are compared with."""
 MOST = 0.9
-"""Share of answers that one letter may have, beyond what it has without pruning."""
+"""Share of answers above which one letter is a collapse, unless it is as frequent without pruning."""
 ENOUGH = 8
-"""Questions below which answers are only shown."""
+"""Number of questions below which answers are shown, but not judged."""
 LEVEL = 0.05
+"""p-value below which a method counts as worse than random tokens, and a baseline as better than guessing."""
 
 
 def keep_all_identity(exam: Exam) -> Gate:
@@ -39,7 +40,7 @@ def changed_output(exam: Exam) -> Gate:
     """At a low budget the model sees something else: a stub that prunes nothing is the baseline under another name."""
     if exam.keeps_everything:
         return Gate("changed output", None, "the method keeps everything, and says so")
-    gaps = [divergence(pruned, base) for pruned, base in zip(exam.pruned, exam.base, strict=True)]
+    gaps = [divergence(pruned.logits, base.logits) for pruned, base in zip(exam.pruned, exam.base, strict=True)]
     changed = not equal(exam.pruned, exam.base) and max(gaps) > 0
     detail = f"KL from the unpruned model {min(gaps):.2g} to {max(gaps):.2g} nats at {exam.low.keep_ratio:.0%}"
     return Gate("changed output", changed, detail if changed else "nothing changes: is anything pruned?")
@@ -80,7 +81,7 @@ def order(exam: Exam) -> Gate:
 
 
 def determinism(exam: Exam) -> Gate:
-    """The same again, and in another order of videos: nothing is drawn anew, nothing stays of the video before."""
+    """A second run and one in another order of videos give the same: no new draw, nothing left of another video."""
     before = exam.pruned
     backwards = [
         exam.run(exam.low, video, asked[0])
@@ -120,7 +121,7 @@ def answer_letters(exam: Exam) -> Gate:
 
 
 def random_against(exam: Exam) -> Gate:
-    """The method is not random under another name, and no worse than random tokens."""
+    """The method is not random pruning under another name, and no worse than it."""
     if exam.keeps_everything:
         return Gate("random control", None, "the method keeps everything, and says so")
     drawn = exam.results(replace(exam.control, keep_ratio=exam.low.keep_ratio))
@@ -144,7 +145,7 @@ def baseline_logits(exam: Exam) -> Gate:
 
 
 def baseline_accuracy(exam: Exam) -> Gate:
-    """The unpruned model is as good as it was before, or else knows more than guessing gives, if answers are known."""
+    """The unpruned model is as good as recorded or, where nothing is recorded, better than guessing."""
     known = [asked for _, asked in exam.pairs if asked.target and asked.options]
     if len(known) < ENOUGH or len(known) < len(exam.pairs):
         return Gate("baseline accuracy", None, f"{len(known)} questions with known answers are too few")
@@ -172,21 +173,21 @@ GATES = (
     random_against,
     baseline_accuracy,
 )
-"""In the order in which they run: the unpruned model first."""
+"""All gates, in the order in which they run."""
 
 
 def examine(exam: Exam) -> list[Gate]:
-    """Run all gates."""
+    """Put the exam through all gates."""
     return [gate(exam) for gate in GATES]
 
 
 def _likeness(kept: Tensor, original: Tensor) -> float:
-    """Mean cosine of each token with the place where it stands."""
+    """Mean cosine of kept tokens with the original tokens of their places."""
     return float((kept * original).sum(dim=1).mean())
 
 
 def _shuffled(kept: Tensor, original: Tensor) -> float:
-    """The best that one of some random orders would reach."""
+    """The highest likeness that one of DRAWS random orders reaches."""
     draw = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(kept), generator=draw).to(kept.device) for _ in range(DRAWS)]
     return max(_likeness(kept[order], original) for order in orders)
