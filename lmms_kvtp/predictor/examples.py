@@ -122,9 +122,8 @@ def _question(entry: dict[str, Any], key: str, refiner: Refiner) -> Question:
 
 
 def _spans(entry: dict[str, Any]) -> tuple[tuple[float, float, float], ...] | None:
-    if "clip_scores" in entry:
-        edges = zip(entry.get("edges", ()), entry["clip_scores"], strict=False)
-        return tuple((float(start), float(end), float(score)) for (start, end), score in edges) or None
+    if "clip_scores" in entry:  # these count instead
+        return None
     if "spans" not in entry:
         raise ValueError('it has neither "spans" nor "clip_scores": nothing says which frames are relevant')
     spans = tuple((float(start), float(end), float(score)) for start, end, score in entry["spans"])

@@ -46,17 +46,6 @@ class Criteria:
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """A row of table 1."""
-
-    size: int
-    videos: int
-    mean_length: float
-    """Seconds, over questions whose video's length is known."""
-    mean_sparsity: float
-
-
-@dataclass(frozen=True)
 class Filtered:
     """What the criteria keep and drop."""
 
@@ -76,17 +65,6 @@ def apply_criteria(entries: Iterable[Entry], criteria: Criteria) -> Filtered:
         else:
             dropped[met] += 1
     return Filtered(tuple(kept), dropped[False, True], dropped[True, False], dropped[False, False])
-
-
-def statistics(entries: Sequence[Entry]) -> Statistics:
-    """Compute size, mean length and mean sparsity; means of nothing are 0."""
-    lengths = [entry.duration for entry in entries if entry.duration > 0]
-    return Statistics(
-        size=len(entries),
-        videos=len({(entry.dataset, entry.video_id) for entry in entries}),
-        mean_length=sum(lengths) / len(lengths) if lengths else 0.0,
-        mean_sparsity=sum(entry.sparsity for entry in entries) / len(entries) if entries else 0.0,
-    )
 
 
 def statistics_table(entries: Sequence[Entry], criteria: Criteria) -> str:
@@ -132,5 +110,9 @@ def _differences(entries: Sequence[Entry], criteria: Criteria) -> list[str]:
 
 
 def _row(name: str, entries: Sequence[Entry]) -> list[str]:
-    found = statistics(entries)
-    return [name, str(found.size), str(found.videos), f"{found.mean_length:.0f} s", f"{found.mean_sparsity:.2f}"]
+    """Write questions, videos, mean length where it is known, and mean sparsity; means of nothing are 0."""
+    videos = {(entry.dataset, entry.video_id) for entry in entries}
+    lengths = [entry.duration for entry in entries if entry.duration > 0]
+    length = sum(lengths) / len(lengths) if lengths else 0.0
+    sparsity = sum(entry.sparsity for entry in entries) / len(entries) if entries else 0.0
+    return [name, str(len(entries)), str(len(videos)), f"{length:.0f} s", f"{sparsity:.2f}"]

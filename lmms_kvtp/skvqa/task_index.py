@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,20 +18,8 @@ FRAMES_VARIABLE = "LMMS_KVTP_SKVQA_MIN_FRAMES"
 MISSING_VARIABLE = "LMMS_KVTP_SKVQA_MISSING"
 
 
-@dataclass(frozen=True)
-class Size:
-    """Videos and questions of a data set's evaluation part, for estimates."""
-
-    videos: int
-    questions: int
-
-
-SIZES: Mapping[str, Size] = {
-    "videomme": Size(900, 2700),
-    "egoschema": Size(500, 500),
-    "nextqa": Size(1000, 8564),
-}
-"""Video-MME, EgoSchema Subset, and the multiple-choice test split of NExT-QA."""
+SIZES: Mapping[str, tuple[int, int]] = {"videomme": (900, 2700), "egoschema": (500, 500), "nextqa": (1000, 8564)}
+"""Videos and questions of Video-MME, EgoSchema Subset, and the multiple-choice test split of NExT-QA, for estimates."""
 
 CLIPS_PER_VIDEO = 16
 SIGLIP_TERAFLOPS = 85
@@ -120,19 +107,19 @@ def install_index(index: Path) -> list[Path]:
 
 def ways_on(dataset: str) -> str:
     """Say what to do without an index, and how long that takes."""
-    size = SIZES.get(dataset, Size(1000, 1000))
-    clips = size.videos * CLIPS_PER_VIDEO
-    images = size.videos * SIGLIP_TERAFLOPS
-    hours = (clips * CAPTION_SECONDS + size.questions * SCORE_SECONDS) / 3600
-    read = (clips * CAPTION_TOKENS + size.questions * SCORE_TOKENS) / 1e6
-    written = (clips * CAPTION_WORDS + size.questions * SCORE_WORDS) / 1e6
+    videos, questions = SIZES.get(dataset, (1000, 1000))
+    clips = videos * CLIPS_PER_VIDEO
+    images = videos * SIGLIP_TERAFLOPS
+    hours = (clips * CAPTION_SECONDS + questions * SCORE_SECONDS) / 3600
+    read = (clips * CAPTION_TOKENS + questions * SCORE_TOKENS) / 1e6
+    written = (clips * CAPTION_WORDS + questions * SCORE_WORDS) / 1e6
     return f"""no SparseKV-QA index of {dataset}: {VARIABLE} is not set, and {cache_folder()} has none. Ways on:
 - the paper's own labels: lmms-kvtp skvqa import skvqa.json --dataset {dataset} ... (their release's file)
 - from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --captioner none --scorer siglip ... reads \
-{size.videos} videos once, {SIGLIP_TERAFLOPS} TFLOP each ({images / 1000:.0f} PFLOP: {images / 100 / 60:.0f} minutes \
+{videos} videos once, {SIGLIP_TERAFLOPS} TFLOP each ({images / 1000:.0f} PFLOP: {images / 100 / 60:.0f} minutes \
 on a GPU that does 100 TFLOP/s, and the time to decode)
 - the paper's way: the same without --captioner and --scorer: at most {clips} captions of 8 frames and \
-{size.questions} questions to score: about {hours:.0f} hours for a 7B model on one such GPU, free of charge; or, at an \
+{questions} questions to score: about {hours:.0f} hours for a 7B model on one such GPU, free of charge; or, at an \
 endpoint, about {read:.0f} million input and {written:.1f} million output tokens, {read * DOLLARS[0]:.0f} + \
 {written * DOLLARS[1]:.0f} dollars at {DOLLARS[0]:g} and {DOLLARS[1]:g} dollars a million (estimates, not measured; \
 --budget limits what an endpoint may cost)

@@ -102,6 +102,11 @@ class Endpoint(ChatModel):
         """The model's name, as no client knows which weights a server has behind it."""
         return self.model
 
+    @property
+    def address(self) -> str:
+        """Address of the server, for messages."""
+        return self.base_url or "the endpoint"
+
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
         """Answer all requests; see `ChatModel`."""
         return asyncio.run(self._complete(iter(requests), then))
@@ -110,9 +115,10 @@ class Endpoint(ChatModel):
         from openai import AsyncOpenAI, OpenAIError
 
         lost: list[tuple[ChatRequest, str]] = []
-        turn, stopping, strikes = asyncio.Lock(), asyncio.Event(), _Strikes(self.base_url or "the endpoint")
+        turn, stopping, lost_in_a_row = asyncio.Lock(), asyncio.Event(), 0
 
         async def worker(client: "AsyncOpenAI") -> None:
+            nonlocal lost_in_a_row
             while not stopping.is_set():
                 async with turn:  # one at a time: the iterator decodes videos
                     request = await asyncio.to_thread(next, requests, None)
@@ -125,9 +131,14 @@ class Endpoint(ChatModel):
                     except _LostError as error:
                         log.warning("%s of %s failed: %s", request.step, request.subject, error)
                         lost.append((request, str(error)))
-                        strikes.count(error)
+                        lost_in_a_row += error.counts
+                        if lost_in_a_row >= PATIENCE:  # instead of losing all requests that are left
+                            raise ChatError(
+                                f"{lost_in_a_row} requests in a row got no answer from {self.address}, the last: "
+                                f"{error}; finished calls are kept, start again when it is up"
+                            ) from error
                         break
-                    strikes.forget()
+                    lost_in_a_row = 0
                     self._pay_for(reply)
                     request = then(request, reply)
 
@@ -184,7 +195,7 @@ class Endpoint(ChatModel):
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ChatError(
-                f"{self.base_url or 'the endpoint'} refuses model {self.model!r}: {error}; check --endpoint, the "
+                f"{self.address} refuses model {self.model!r}: {error}; check --endpoint, the "
                 "model's name and OPENAI_API_KEY, and start again: finished calls are kept"
             ) from error
         except (openai.OpenAIError, json.JSONDecodeError) as error:
@@ -207,25 +218,6 @@ class _LostError(Exception):
         super().__init__(reason)
         self.counts = counts
         """Whether the endpoint is to blame."""
-
-
-@dataclass
-class _Strikes:
-    """Gives up when an endpoint loses many requests in a row, instead of losing all that are left."""
-
-    address: str
-    row: int = 0
-
-    def forget(self) -> None:
-        self.row = 0
-
-    def count(self, error: _LostError) -> None:
-        self.row += error.counts
-        if self.row >= PATIENCE:
-            raise ChatError(
-                f"{self.row} requests in a row got no answer from {self.address}, the last: {error}; finished calls "
-                "are kept, start again when it is up"
-            )
 
 
 def _messages(request: ChatRequest) -> Any:

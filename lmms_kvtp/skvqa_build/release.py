@@ -9,7 +9,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -207,8 +207,7 @@ def _entry(
     bounds = clip_bounds(len(frames), clip_size)
     edges: tuple[tuple[float, float], ...] = ()
     if clips is not None:
-        starts = [clips.times[first] for first, _ in bounds]
-        edges = tuple(zip(starts, [*starts[1:], max(clips.duration, clips.times[-1])], strict=True))
+        edges = replace(clips, clip_size=clip_size).edges
     return make_entry(
         dataset=dataset,
         question_id=asked.question_id,

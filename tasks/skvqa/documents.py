@@ -43,7 +43,7 @@ SOURCES: Mapping[str, Source] = {
 
 
 def documents(dataset: str, full: bool, rows: Any) -> Any:
-    """The documents of a task: those that meet the criteria, or all, with spans and sparsity where they are known.
+    """Make the documents of a task: those that meet the criteria, or all, with spans and sparsity where known.
 
     Raises:
         NoIndexError: there is no index; the message names the ways on.
@@ -80,7 +80,7 @@ def _documents(dataset: str, full: bool, rows: Any) -> Any:
 
 
 def _selection(dataset: str, full: bool, known: Mapping[str, Entry]) -> str:
-    """How the questions were chosen, for the results file: runs that differ in it do not belong in one table."""
+    """Say how the questions were chosen, for the results file: runs that differ in it belong in different tables."""
     limits = task_criteria()
     rule = "all questions" if full else f"beta {limits.beta:g}, at least {limits.min_frames} frames"
     return f"{rule}, index {index_digest(dataset)}" if known else f"{rule}, no index"
@@ -116,7 +116,7 @@ def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> l
 
 
 def _check_videos(dataset: str, rows: Sequence[Doc]) -> None:
-    """Find out before the first answer that videos are missing.
+    """Find out before the first answer whether videos are missing.
 
     Raises:
         FileNotFoundError: the message lists them.
@@ -129,7 +129,7 @@ def _check_videos(dataset: str, rows: Sequence[Doc]) -> None:
 
 
 def video(dataset: str, doc: Doc) -> list[str]:
-    """The path of a document's video, which need not exist."""
+    """Give the path of a document's video, which need not exist."""
     name = str(doc[SOURCES[dataset].column])
     return [str(_find(dataset, name) or _folder(dataset) / f"{name}.mp4")]
 

@@ -14,7 +14,7 @@ from lmms_kvtp.skvqa.index import (
     read_entries,
     write_entries,
 )
-from lmms_kvtp.skvqa.stats import Criteria, apply_criteria, statistics, statistics_table
+from lmms_kvtp.skvqa.stats import Criteria, apply_criteria, statistics_table
 
 LONG = [long_entry("a", 64, 5.0), long_entry("b", 128, 5.0), long_entry("c", 128, 0.5), long_entry("d", 40, 5.0)]
 SHORT_AND_FLAT = long_entry("e", 24, 0.1)
@@ -82,11 +82,11 @@ def test_beta_is_compared_with_highest_over_mean_rate():
 
 
 def test_statistics_are_those_of_table_1():
-    found = statistics([*LONG[:2], entry(duration=0.0)])
-    assert (found.size, found.videos) == (3, 1)
-    assert found.mean_length == (64 + 128) / 2  # the unknown length is left out
-    assert found.mean_sparsity == pytest.approx((LONG[0].sparsity + LONG[1].sparsity + entry().sparsity) / 3)
-    assert statistics([]).mean_sparsity == 0.0
+    lines = statistics_table([*LONG[:2], entry(duration=0.0)], Criteria(beta=99.0)).splitlines()
+    whole, kept = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "videomme, f" in line]
+    sparsity = (LONG[0].sparsity + LONG[1].sparsity + entry().sparsity) / 3
+    assert whole == ["3", "1", f"{(64 + 128) / 2:.0f} s", f"{sparsity:.2f}"]  # the unknown length is left out
+    assert kept == ["0", "0", "0 s", "0.00"]
 
 
 def test_the_report_says_what_each_criterion_drops():
