@@ -58,13 +58,12 @@ def _nothing(self: Meter, name: str, flops: int | None = 0) -> Iterator[None]:
 
 
 CLOSED_FORMS = (
-    "lmms_kvtp.pruners.random.RandomTokens.flops",
     "lmms_kvtp.pruners.prumerge.PruMerge.flops",
     "lmms_kvtp.pruners.tome.ToMe.flops",
     "lmms_kvtp.pruners.visionzip.VisionZip.flops",
     "lmms_kvtp.pruners.simplecluster.SimpleCluster.flops",
     "lmms_kvtp.pruners.flashvid.pairs_flops",
-    "lmms_kvtp.selection.scoring_flops",
+    "lmms_kvtp.scorers.kvtp.KVTP.flops",
     "lmms_kvtp.encode.vision_flops",
     "lmms_kvtp.encode.projector_flops",
     "lmms_kvtp.encoders.siglip.Siglip.flops",

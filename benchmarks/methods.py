@@ -15,9 +15,8 @@ from typing import Any
 
 from lmms_kvtp import __version__
 from lmms_kvtp.harness.plugin import MODELS
-from lmms_kvtp.method import PARTS
+from lmms_kvtp.method import names_of
 from lmms_kvtp.rendering import markdown, write_between
-from lmms_kvtp.resolve import available
 
 TASK = "skvqa_synth_quick"
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -64,7 +63,7 @@ def methods() -> dict[str, tuple[str, str]]:
 
 
 def _named(part: str) -> list[str]:
-    return [name for name in available(PARTS[part][0]) if name not in NEED_WEIGHTS.get(part, ())]
+    return [name for name in names_of(part) if name not in NEED_WEIGHTS.get(part, ())]
 
 
 def run(chosen: dict[str, tuple[str, str]], limit: int | None, out: Path) -> None:

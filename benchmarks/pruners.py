@@ -21,9 +21,9 @@ import torch
 from pruning import cpu_name, spread, status
 
 from lmms_kvtp.allocators.softmax import Softmax
+from lmms_kvtp.method import build_part, names_of
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.rendering import markdown, write_between
-from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 FRAMES, GRID, WIDTH, KEY_WIDTH, RATIO = 128, (14, 14), 3584, 1152, 0.2
@@ -34,7 +34,6 @@ LONG = 10.0
 """Seconds after which a pruner is not run again."""
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 """What each device is timed in."""
-PACKAGE = "lmms_kvtp.pruners"
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 
@@ -75,7 +74,7 @@ def budgets(pruner: str) -> torch.Tensor:
 @torch.inference_mode()
 def measure(name: str, device: str, dtype: str, repeats: int) -> dict[str, Any]:
     """One row; seconds only where the precision is that of the device's row."""
-    pruner = resolve(PACKAGE, name, TokenPruner)()
+    pruner = build_part("pruner", name)
     tokens, features = video(pruner, device, getattr(torch, dtype))
     wanted, size = budgets(name), tokens.embeds.numel() * tokens.embeds.element_size()
     few = torch.arange(2)
@@ -167,7 +166,7 @@ def main() -> None:
         dtype = options.dtype or DTYPES[options.device]
         print(json.dumps(measure(options.pruner[0], options.device, dtype, options.repeats)))
         return
-    for name in options.pruner or available(PACKAGE):
+    for name in options.pruner or names_of("pruner"):
         command = [sys.executable, __file__, name, "--row", "--device", options.device]
         command += ["--repeats", str(options.repeats), *(["--dtype", options.dtype] if options.dtype else [])]
         # memory alone: blocks that are freed go back at once, so that the resident set is that of live tensors
@@ -184,14 +183,14 @@ def record(row: dict[str, Any], device: str) -> None:
     before = json.loads(path.read_text())["rows"] if path.exists() else []
     known: dict[str, dict[str, Any]] = {found["pruner"]: found for found in before}
     known[row["pruner"]] = {**known.get(row["pruner"], {}), **row}
-    rows = [known[name] for name in available(PACKAGE) if name in known]
+    rows = [known[name] for name in names_of("pruner") if name in known]
     result = {
         "command": f"python benchmarks/pruners.py --device {device}",
         "what": f"{FRAMES} x {CAPACITY} x {WIDTH}, keys {KEY_WIDTH}, keep_ratio {RATIO}, budgets of softmax, "
         + ("bfloat16" if cuda else "float32, 1 thread"),
         "machine": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {cpu_name()}",
         "torch": torch.__version__,
-        "left_out": [name for name in available(PACKAGE) if name not in known],
+        "left_out": [name for name in names_of("pruner") if name not in known],
         "rows": rows,
     }
     path.write_text(json.dumps(result, indent=1) + "\n")

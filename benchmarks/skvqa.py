@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.skvqa.entry import Entry, make
-from lmms_kvtp.skvqa.index import write
-from lmms_kvtp.skvqa_build.ask import ask, read_scores
+from lmms_kvtp.skvqa.entry import Entry, make_entry
+from lmms_kvtp.skvqa.index import write_entries
+from lmms_kvtp.skvqa_build.ask import ask_all, read_scores
 from lmms_kvtp.skvqa_build.chat import ChatRequest
 from lmms_kvtp.skvqa_build.endpoint import Endpoint
 from lmms_kvtp.skvqa_build.store import Store
@@ -32,7 +32,7 @@ def entries(count: int) -> Iterator[Entry]:
     """Questions on videos of 16 clips, with scores of 0 to 5 and texts of usual length."""
     draw = random.Random(0)
     for number in range(count):
-        yield make(
+        yield make_entry(
             dataset="activitynetqa",
             question_id=f"v_{number}",
             video_id=f"video_{number // 9}",
@@ -72,7 +72,7 @@ def command(*words: object) -> dict[str, float]:
 def index_steps(folder: Path, count: int) -> dict[str, Any]:
     """Validate, and statistics with the filter."""
     index = folder / "activitynetqa.jsonl"
-    write(index, entries(count))
+    write_entries(index, entries(count))
     return {
         "file_mb": round(index.stat().st_size / 1e6, 1),
         "validate": command("validate", index),
@@ -92,7 +92,7 @@ def throughput(folder: Path, url: str, requests: int) -> dict[int, float]:
 
         chat = Endpoint("good", url, "key", concurrency=limit)
         start = time.perf_counter()
-        found = ask(chat, Store(folder / f"{limit}.sqlite"), asked(), lambda _, text: read_scores(text, bounds))
+        found = ask_all(chat, Store(folder / f"{limit}.sqlite"), asked(), lambda _, text: read_scores(text, bounds))
         assert len(found.answers) == requests
         rates[limit] = round(requests / (time.perf_counter() - start), 1)
     return rates

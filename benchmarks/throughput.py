@@ -35,13 +35,12 @@ from lmms_kvtp.embedded.script import write_script
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.presets import method_settings
 from lmms_kvtp.rendering import markdown, write_between
-from lmms_kvtp.run.answerer import Answerer, make_answerer
+from lmms_kvtp.run.answerer import Answerer, Lane
 from lmms_kvtp.run.asks import Ask, read_question
 from lmms_kvtp.run.build import Built, build
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments, parse_arguments
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.ahead.ahead import decode_ahead
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -87,25 +86,30 @@ def alone(arguments: Arguments, built: Built, asked: Sequence[Sequence[Ask]]) ->
     answers: list[Answer] = []
     begin = now()
     for question in [question for of_video in asked for question in of_video]:
-        answerer = Answerer(built, Session(built.setup, None, None), arguments.frames, "raise", False)
-        answers += answerer.answer([question])
+        answers += Answerer([lane_of(arguments, built)], arguments.frames).answer([question])
     return _way(answers, begin)
 
 
 def together(arguments: Arguments, built: Built, asked: Sequence[Sequence[Ask]]) -> Way:
     """The wrapper's way; the first video is not timed, and the last ones are not answered."""
-    everything = [question for of_video in asked for question in of_video]
-    sharing = {of_video[0].visuals: len(of_video) for of_video in asked}
-    timed = asked[1 : len(asked) - BEHIND]
-    with decode_ahead(arguments.run.ahead, arguments.frames, (ask.visuals for ask in everything)) as ahead:
-        answerer = make_answerer(arguments, built, Session(built.setup, None, None), ahead=ahead)
-        list(answerer.answer(asked[0], sharing))
-        answers: list[Answer] = []
-        begin = now()
-        for of_video in timed:
-            for start in range(0, len(of_video), arguments.run.batch_size):
-                answers += answerer.answer(of_video[start : start + arguments.run.batch_size], sharing)
-        return _way(answers, begin)
+    everything = dict(enumerate(question for of_video in asked for question in of_video))
+    timed = range(len(asked[0]), len(asked[0]) + sum(map(len, asked[1 : len(asked) - BEHIND])))
+    made = Answerer([lane_of(arguments, built)], arguments.frames).answer_all(everything)
+    begin, answers = now(), list[Answer]()
+    for _, number, answer in made:
+        if number in timed:
+            answers.append(answer)
+        if number == timed[-1]:
+            break
+        if number < timed[0]:
+            begin = now()
+    made.close()
+    return _way(answers, begin)
+
+
+def lane_of(arguments: Arguments, built: Built) -> Lane:
+    """What answers, without a journal."""
+    return Lane(built, arguments.run, Session(built.setup, None, None))
 
 
 def now() -> tuple[float, float]:

@@ -8,12 +8,12 @@ from typing import Any, get_type_hints
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.pipeline import answer as answer_all
 from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import near
+from lmms_kvtp.run.answerer import Answerer, SampleError, unrecorded
+from lmms_kvtp.run.asks import ask_about
 from lmms_kvtp.settings import pairs, parse
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions, load_llava_video
@@ -60,13 +60,13 @@ class Model:
             LookupError: a part or setting of the method is unknown.
             ValueError: a setting has a wrong value, a question is empty, or a prompt too long.
         """
-        return answer_all(
-            self.vlm,
-            self.method(method),
-            [load_video(video, frames)],
-            [Question(prompt=question) for question in questions],
-            options,
-        )
+        chosen = options or GenerationOptions()
+        asks = {number: ask_about([str(video)], Question(prompt=text), chosen) for number, text in enumerate(questions)}
+        answerer = Answerer([unrecorded(self.vlm, self.method(method))], frames or FrameOptions())
+        try:
+            yield from (answer for _, _, answer in answerer.answer_all(asks))
+        except SampleError as error:
+            raise error.__cause__ or error from None
 
     def method(self, settings: str | Mapping[str, Any] = "") -> Method:
         """The method that `settings` describe; raises as `answers` does."""

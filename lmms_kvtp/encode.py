@@ -1,4 +1,4 @@
-"""A video as towers see it: everything that does not depend on the question, in one pass over its frames."""
+"""Once per video: the model's tower and the image-text encoder, in one pass over the frames."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,42 +10,50 @@ from lmms_kvtp.cost.flops import projector_flops, vision_flops
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import Method
-from lmms_kvtp.pruners.base import refuse_broken
+from lmms_kvtp.pruners.parts.packing import refuse_broken
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.tiles import StillImage
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A video as towers see it: everything that does not depend on the question."""
+    """Everything about a video or an image that does not depend on the question, as one method reads it."""
 
     tokens: FrameTokens
     features: FrameFeatures
     instruction: str
+    """Text about sampling that goes before the question; empty for none."""
     seconds: dict[str, float]
+    """Seconds by stage."""
     flops: dict[str, int] = field(default_factory=dict)
+    """Operations by stage."""
     peak_bytes: int | None = None
     whole: PackedTokens | None = None
-    """Of an image in tiles, which no method prunes: all of it, laid out."""
+    """An image in tiles, laid out whole, since no method prunes it; None for videos."""
 
 
 def encode(vlm: VideoVLM, method: Method, video: Video) -> Encoded:
-    """Run the model's tower and the image-text encoder over a video, chunk by chunk, in one pass over its frames."""
+    """Encode a video for one method; see `encode_once`."""
     [encoded] = encode_once(vlm, [method], video)
     return encoded
 
 
 @torch.inference_mode()
 def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[Encoded]:
-    """The same for several methods, which share the frames, the model's tower, and equal encoders.
+    """Encode a video for several methods, which share the frames, the model's tower, and equal encoders.
 
-    Features then hold what any of the methods needs, and the seconds of an encoder are for all of that; operations
-    are those of each method alone.
+    Features hold what any of the methods needs, and the seconds of an encoder are for all of that; operations are
+    those of each method alone.
+
+    Raises:
+        VideoError: the video cannot be read.
     """
     needs: dict[FrameEncoder, frozenset[str]] = {}
     for method in methods:
         needs[method.encoder] = needs.get(method.encoder, frozenset()) | method.needs
+    # the model's stages are shared by all methods; an encoder's are charged only to those that use it
     meter, own = Meter(vlm.device), {encoder: Meter(vlm.device) for encoder in needs}
     tokens: list[FrameTokens] = []
     features: dict[FrameEncoder, list[FrameFeatures]] = {encoder: [] for encoder in needs}
@@ -59,7 +67,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             tokens.append(vlm.project(seen))
         frames = frames.seen(seen)
         for encoder, wanted in needs.items():
-            with own[encoder].stage("encoder", encoder.flops(count, wanted) if wanted else 0):
+            with own[encoder].stage("encoder", encoder.flops(count, wanted, vlm.pool) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
             features[encoder].append(part)
         del frames, seen  # before the next chunk is decoded
@@ -72,7 +80,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     for method in methods:
         spent, seconds, flops = own[method.encoder], dict(meter.seconds), dict(meter.flops)
         if method.needs:
-            alone = method.encoder.flops(joined.num_frames, method.needs)
+            alone = method.encoder.flops(joined.num_frames, method.needs, vlm.pool)
             seconds |= spent.seconds
             flops["encoder"] = spent.flops.get("encoder", 0) if alone is None else alone
         seen_by = described[method.encoder]
@@ -90,3 +98,33 @@ def _next(chunks: Iterator[Frames], meter: Meter) -> Frames | None:
         meter.add(stage, seconds)
     meter.add("waiting" if "waiting" in meter.seconds else "decode", passed)
     return frames
+
+
+@torch.inference_mode()
+def encode_still(vlm: VideoVLM, still: StillImage) -> Encoded:
+    """Encode an image as the model's own way with images has it; no method prunes what comes of it.
+
+    Its tiles are no frames, and no encoder's features lie on their grid. It counts as one frame, all of whose tokens
+    are kept.
+
+    Raises:
+        ValueError: the model has no way of its own with images.
+    """
+    if vlm.tiling is None:
+        raise ValueError(
+            f"images=tiles: {vlm.name} has no way of its own with images: its config.json wants image_aspect_ratio "
+            "anyres_max_N, image_grid_pinpoints in multiples of the tower's image, and a mm_patch_merge_type with "
+            "unpad; images=frames shows images as the frames of a video"
+        )
+    meter = Meter(vlm.device)
+    with meter.stage("preprocess"):
+        pieces = vlm.tiling.pieces(still)
+        frames = Frames(pieces, torch.zeros(len(pieces)))
+        frames.pixels(vlm.pixel_spec, vlm.device)
+    with meter.stage("vision", vision_flops(vlm.vision, len(pieces))):
+        packed = vlm.tiling.pack(still, vlm.unpooled(vlm.see(frames)))
+    meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, len(pieces))
+    tokens = FrameTokens(packed.embeds[None], packed.grid, still.key)
+    refuse_broken(tokens)
+    nothing = FrameFeatures(times=torch.zeros(1))
+    return Encoded(tokens, nothing, "", dict(meter.seconds), dict(meter.flops), whole=packed)

@@ -11,8 +11,9 @@ from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.layer_pruning.base import LayerPruner
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
+from lmms_kvtp.presets import WORDS
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.resolve import near, resolve
+from lmms_kvtp.resolve import available, near, resolve
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.settings import parse
 from lmms_kvtp.types import ADDED
@@ -120,9 +121,8 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
     """
     defaults = {"layer_pruning": "none", **defaults}
     names = {part: str(settings.get(part, defaults.get(part))) for part in PARTS}
-    if "encoder" not in settings:
-        package, base = PARTS["scorer"]
-        names["encoder"] = resolve(package, names["scorer"], base).goes_with or names["encoder"]
+    words = [WORDS[part][name] for part, name in names.items() if name in WORDS.get(part, {})]
+    names |= {part: name for word in words for part, name in word.brings.items() if part not in settings}
     inherited = {
         key: value
         for key, value in defaults.items()
@@ -133,18 +133,35 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
     for key in merged:
         if key.split(".")[0] not in known:
             raise LookupError(f"unknown setting {key!r}; {near(key, known)}")
-    parts = {part: _component(part, names[part], merged) for part in PARTS}
+    parts = {part: build_part(part, names[part], merged) for part in PARTS}
     ratio = parse(float, str(settings.get("keep_ratio", defaults.get("keep_ratio", 1.0))), "keep_ratio")
     return Method(**parts, keep_ratio=ratio)
 
 
-def _component(part: str, name: str, settings: Mapping[str, Any]) -> Any:
+def names_of(part: str) -> list[str]:
+    """All short names that a part is given by: components, here and in installed packages, and words for them."""
+    return sorted({*available(PARTS[part][0]), *WORDS.get(part, {})})
+
+
+def class_of(part: str, name: str) -> type[Any]:
+    """The class of the component that a name or a word stands for; raises as `resolve` does."""
     package, base = PARTS[part]
-    cls = resolve(package, name, base)
+    words = WORDS.get(part, {})
+    return resolve(package, words[name].component if name in words else name, base, words)
+
+
+def build_part(part: str, name: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """Build one component from those of the settings that are its own: `<part>.<field>=value`.
+
+    Raises:
+        ValueError: a value does not fit its field.
+        LookupError: an unknown component or field, with near matches.
+    """
+    cls, words = class_of(part, name), WORDS.get(part, {})
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
-    values = {}
-    for key, value in settings.items():
+    values = dict(words[name].settings) if name in words else {}
+    for key, value in (settings or {}).items():
         owner, _, field_name = key.partition(".")
         if owner != part or not field_name:
             continue

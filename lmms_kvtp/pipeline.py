@@ -1,19 +1,20 @@
-"""From videos and questions to answers with their costs: the order of the steps, and nothing else."""
+"""Once per question: score the frames, give each a budget, prune, lay out the prompt, generate, and add up the cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lmms_kvtp.cost.flops import decode_flops, prefill_flops
-from lmms_kvtp.cost.meter import Meter
+from lmms_kvtp.cost.meter import Meter, undeclared_flops
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import Encoded, encode
 from lmms_kvtp.method import Method
-from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import select
-from lmms_kvtp.types import NEWLINE, VISION, Generation, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.questions import Question, question_text
+from lmms_kvtp.types import NEWLINE, VISION, FrameFeatures, Generation, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.prefix import PrefixCache
@@ -29,39 +30,13 @@ class Answer:
     """Why the sample could not be answered; None when it was."""
 
 
-@torch.inference_mode()
-def answer(
-    vlm: VideoVLM,
-    method: Method,
-    videos: Sequence[Video],
-    questions: Sequence[Question],
-    options: GenerationOptions | None = None,
-    fewer_frames: bool = False,
-    batch_size: int = 1,
-) -> Iterator[Answer]:
-    """Answer questions on the same videos, encoding these once.
+@dataclass(frozen=True)
+class Weighed:
+    """What a pruner is given for one video and question."""
 
-    Where the question decides nothing about what is kept, the questions also share the prefill of what precedes them.
-
-    Args:
-        vlm: the model.
-        method: what is kept of each frame.
-        videos: what every question is about; none for a question of text alone.
-        questions: answered in order, each batch as soon as it is asked for.
-        options: how answers are decoded.
-        fewer_frames: leave out frames, evenly, when a prompt does not fit; otherwise that is an error.
-        batch_size: prompts that the language model reads at once, if greedily; above 1 no prefill is shared.
-
-    Raises:
-        VideoError: a video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
-    """
-    encoded = [encode(vlm, method, video) for video in videos]
-    prefix = PrefixCache() if batch_size == 1 and len(questions) > 1 and not method.query_aware else None
-    for start in range(0, len(questions), batch_size):
-        batch = questions[start : start + batch_size]
-        ready = [prepare(vlm, method, encoded, question, fewer_frames, len(questions)) for question in batch]
-        yield from finish(vlm, method, ready, options or GenerationOptions(), prefix)
+    features: FrameFeatures
+    relevance: Float[Tensor, " T"]
+    budgets: Int[Tensor, " T"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +45,33 @@ class Prepared:
 
     prompt: Prompt
     packed: Sequence[PackedTokens]
+    """Kept tokens of each visual."""
+    weighed: Sequence[Weighed | None]
+    """What each visual's pruner was given."""
     meter: Meter
     questions_on_video: int
+
+
+def answer(
+    vlm: VideoVLM, method: Method, videos: Sequence[Video], question: Question, options: GenerationOptions | None = None
+) -> Answer:
+    """Answer one question on some videos; `run.answerer` does so for many, which share what they can.
+
+    Args:
+        vlm: the model.
+        method: what is kept of each frame.
+        videos: what the question is about; none for a question of text alone.
+        question: what is asked.
+        options: how the answer is decoded.
+
+    Raises:
+        VideoError: a video cannot be read.
+        PromptTooLongError: the prompt does not fit in the model's context.
+    """
+    encoded = [encode(vlm, method, video) for video in videos]
+    ready = prepare(vlm, method, encoded, question)
+    [made] = finish(vlm, method, [ready], options or GenerationOptions())
+    return made
 
 
 @torch.inference_mode()
@@ -83,15 +83,99 @@ def prepare(
     fewer_frames: bool = False,
     questions_on_video: int = 1,
 ) -> Prepared:
-    """Make the prompt of one question on encoded videos; raises as `answer` does."""
+    """Make the prompt of one question on encoded videos; raises as `answer` does.
+
+    Args:
+        vlm: the model.
+        method: what is kept.
+        encoded: the visuals, as `method` reads them.
+        question: what is asked.
+        fewer_frames: leave out frames, evenly, where the prompt does not fit; otherwise that is an error.
+        questions_on_video: how many questions of the run share the visuals, for the cost.
+    """
     meter = Meter(
         vlm.device,
         _sum([visual.seconds for visual in encoded]),
         _sum([visual.flops for visual in encoded]),
         max((visual.peak_bytes for visual in encoded if visual.peak_bytes is not None), default=None),
     )
-    prompt, packed = fit(vlm, method, encoded, question, meter, fewer_frames)
-    return Prepared(prompt, packed, meter, questions_on_video)
+    prompt, selected = fit(vlm, method, encoded, question, meter, fewer_frames)
+    packed, weighed = [part for part, _ in selected], [given for _, given in selected]
+    return Prepared(prompt, packed, weighed, meter, questions_on_video)
+
+
+def fit(
+    vlm: VideoVLM, method: Method, encoded: Sequence[Encoded], question: Question, meter: Meter, fewer_frames: bool
+) -> tuple[Prompt, list[tuple[PackedTokens, Weighed | None]]]:
+    """Select tokens and lay out the prompt; where it is too long and `fewer_frames` allows it, thin out the frames."""
+    while True:
+        selected = [select(method, visual, question, meter) for visual in encoded]
+        text = "\n".join([visual.instruction for visual in encoded if visual.instruction] + [question.prompt])
+        try:
+            with meter.stage("prefill"):
+                return vlm.assemble([packed for packed, _ in selected], text), selected
+        except PromptTooLongError as error:
+            # of what is too long, only the vision tokens and their newlines can shrink
+            share = (error.limit - error.text_tokens) / (error.length - error.text_tokens)
+            if not fewer_frames or share <= 0 or all(visual.tokens.num_frames == 1 for visual in encoded):
+                raise
+            encoded = [_thin(visual, share) for visual in encoded]
+
+
+def select(method: Method, visual: Encoded, question: Question, meter: Meter) -> tuple[PackedTokens, Weighed | None]:
+    """Choose the tokens that stand for a visual: frames are scored, get their budgets, and are pruned to these.
+
+    An image in tiles is kept whole, and nothing is weighed for it.
+    """
+    if visual.whole is not None:
+        return visual.whole, None
+    weighed = weigh(method, visual, question, meter)
+    return prune(method, visual, weighed, meter), weighed
+
+
+def weigh(method: Method, visual: Encoded, question: Question, meter: Meter) -> Weighed:
+    """Score the frames, and give each its budget."""
+    with meter.stage("scorer"):  # to know the operations is to split the question into tokens
+        embedding = text_flops(method, question)
+    with meter.stage("scorer", embedding):
+        features = _complete(method, visual, question)
+        scoring = method.scorer.flops(features, question, method.encoder)
+    with meter.stage("scorer", scoring):
+        relevance = method.scorer.score(features, question, method.encoder)
+    with meter.stage("pruner"):
+        return Weighed(features, relevance, method.budgets(relevance, visual.tokens.capacity))
+
+
+def prune(method: Method, visual: Encoded, weighed: Weighed, meter: Meter) -> PackedTokens:
+    """Keep the tokens that the budgets allow."""
+    told = method.pruner.flops(visual.tokens, weighed.features, weighed.budgets)
+    told = undeclared_flops(method.pruner) if told is None else told
+    with meter.stage("pruner", told):
+        packed = method.pruner.prune(visual.tokens, weighed.features, weighed.budgets)
+    if packed.flops and told is not None:  # else they were counted
+        meter.flops["pruner"] = meter.flops.get("pruner", 0) + packed.flops
+    return packed
+
+
+def text_flops(method: Method, question: Question) -> int | None:
+    """Operations of the question's embedding, where a part reads it as a feature; None: counted while it runs."""
+    return method.encoder.relevance_flops(0, [question_text(question)]) if "text" in method.additions else 0
+
+
+def _complete(method: Method, visual: Encoded, question: Question) -> FrameFeatures:
+    """The features of the frames, and what the method reads beside them: question and tokens."""
+    features = visual.features
+    if "text" in method.additions:
+        features = replace(features, text=method.encoder.encode_text([question_text(question)]))
+    if "tokens" in method.additions:
+        features = replace(features, tokens=visual.tokens.embeds)
+    return features
+
+
+def _thin(visual: Encoded, share: float) -> Encoded:
+    count = max(1, min(int(visual.tokens.num_frames * share), visual.tokens.num_frames - 1))
+    frames = torch.linspace(0, visual.tokens.num_frames - 1, count).long()
+    return replace(visual, tokens=visual.tokens.select(frames), features=visual.features.select(frames))
 
 
 @torch.inference_mode()
@@ -110,36 +194,6 @@ def finish(
         ready.meter.add("generate", generation.decode_seconds)
         answers.append(Answer(generation.text, _cost(vlm, method, ready, generation)))
     return answers
-
-
-def fit(
-    vlm: VideoVLM, method: Method, encoded: Sequence[Encoded], question: Question, meter: Meter, fewer_frames: bool
-) -> tuple[Prompt, list[PackedTokens]]:
-    """Lay out the prompt; where it is too long and `fewer_frames` allows it, thin out the frames until it fits."""
-    while True:
-        packed = [visual.whole or select(method, visual, question, meter) for visual in encoded]
-        text = "\n".join([visual.instruction for visual in encoded if visual.instruction] + [question.prompt])
-        try:
-            with meter.stage("prefill"):
-                return vlm.assemble(packed, text), packed
-        except PromptTooLongError as error:
-            share = (error.limit - error.text_tokens) / (error.length - error.text_tokens)
-            if not fewer_frames or share <= 0 or all(visual.tokens.num_frames == 1 for visual in encoded):
-                raise
-            encoded = [_thin(visual, share) for visual in encoded]
-
-
-def _thin(visual: Encoded, share: float) -> Encoded:
-    count = max(1, min(int(visual.tokens.num_frames * share), visual.tokens.num_frames - 1))
-    frames = torch.linspace(0, visual.tokens.num_frames - 1, count).long()
-    return replace(visual, tokens=visual.tokens.select(frames), features=visual.features.select(frames))
-
-
-Amount = TypeVar("Amount", int, float)
-
-
-def _sum(parts: Sequence[dict[str, Amount]]) -> dict[str, Amount]:
-    return {stage: sum(part[stage] for part in parts if stage in part) for part in parts for stage in part}
 
 
 def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation) -> SampleCost:
@@ -169,3 +223,10 @@ def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation
         prefill_flops_causal=prefill_flops(vlm.llm, lengths, reused=generation.reused, causal=True),
         peak_bytes=ready.meter.peak_bytes,
     )
+
+
+Amount = TypeVar("Amount", int, float)
+
+
+def _sum(parts: Sequence[dict[str, Amount]]) -> dict[str, Amount]:
+    return {stage: sum(part[stage] for part in parts if stage in part) for part in parts for stage in part}

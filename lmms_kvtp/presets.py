@@ -1,9 +1,76 @@
-"""Short names of methods: `random`, `kvtp+prumerge`, `oracle/aks+grid`, `my_pkg.pruners:Mine`."""
+"""Short names: words for a component with settings, and whole methods: `random`, `kvtp+prumerge`, `oracle/aks+grid`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from lmms_kvtp.resolve import near
 from lmms_kvtp.settings import pairs
+
+
+@dataclass(frozen=True)
+class Word:
+    """Another name of a component, with settings of its own."""
+
+    component: str
+    settings: Mapping[str, Any]
+    """Fields of the component that are set where nobody sets them otherwise."""
+    does: str
+    brings: Mapping[str, str] = field(default_factory=dict)
+    """Other parts that come with it where nobody names one: part -> component."""
+    tells: Mapping[str, Any] = field(default_factory=dict)
+    """Attributes of the component's class that read otherwise with these settings."""
+
+
+WORDS = {
+    "scorer": {
+        "similarity": Word(
+            "kvtp",
+            {"fusion": False, "checkpoint": None},
+            "Image-text logits of frame and question; of a question in several pieces, the best piece counts.",
+            tells={"training_free": True},
+        ),
+        "shared": Word(
+            "kvtp",
+            {},
+            "Relevance by a light head on the tower that the language model runs anyway, in the context of clip and "
+            "video.",
+            brings={"encoder": "tower"},
+            tells={"paper": "objective of KVTP, arXiv 2503.10742"},
+        ),
+    },
+    "pruner": {
+        "prumerge_plus": Word(
+            "prumerge",
+            {"spaced": 0.5},
+            "Keeps the tokens of highest attention and, of the others, evenly spaced ones; all take up their "
+            "neighbours.",
+        ),
+    },
+}
+"""Words that stand for a component wherever one is named, by part."""
+
+
+def word_of(part: str, method: Mapping[str, Any]) -> str:
+    """The word that fits a part of a method; else the name of the component's file.
+
+    A number fits a word's if both are 0 or both are not: PruMerge+ with fewer spaced tokens is PruMerge+.
+
+    Args:
+        part: scorer, pruner, ...
+        method: as `Method.describe` records it.
+    """
+    described, file = method.get(part) or {}, _file(method, part)
+    for name, word in WORDS.get(part, {}).items():
+        same = all(bool(described.get(field)) == bool(value) for field, value in word.settings.items())
+        if word.component == file and same and all(_file(method, other) == own for other, own in word.brings.items()):
+            return name
+    return file
+
+
+def _file(method: Mapping[str, Any], part: str) -> str:
+    return str((method.get(part) or {}).get("class", "")).partition(":")[0].rpartition(".")[2]
+
 
 FULL = "full"
 """All tokens: the row that others are compared with."""

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and figures."""
+"""How results are shown: lists and tables as text, HTML pages, and figures."""
 
 import io
 import warnings
@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -15,6 +18,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def first_few(items: Sequence[str], limit: int, separator: str = ", ") -> str:
+    """Join the first `limit` items, and say how many more there are: `a, b and 3 more`."""
+    more = len(items) - limit
+    return separator.join(items[:limit]) + (f"{separator.replace(',', '')}and {more} more" if more > 0 else "")
 
 
 def between(file: Path, marker: str) -> tuple[str, str, str]:
@@ -41,8 +50,19 @@ def _escape(cell: str) -> str:
     return str(cell).replace("|", "\\|").replace("\n", " ")
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+def page(template: Path, **values: Any) -> str:
+    """A whole HTML page that needs no network; every text in it is escaped.
+
+    Args:
+        template: a Jinja file that extends `rendering.html`, the head that all pages share.
+        values: what the template shows.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader([template.parent, Path(__file__).parent])
+    pages = Environment(autoescape=True, undefined=StrictUndefined, loader=loader)
+    return pages.get_template(template.name).render(**values)
+
 
 STYLE: dict[str, Any] = {
     "svg.hashsalt": "lmms-kvtp",  # equal figures, equal files

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Collection
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TypeVar
@@ -24,13 +25,14 @@ def available(package: str) -> list[str]:
     return sorted(files | {entry.name for entry in entry_points(group=package)})
 
 
-def resolve(package: str, name: str, base: type[C]) -> type[C]:
+def resolve(package: str, name: str, base: type[C], words: Collection[str] = ()) -> type[C]:
     """Find the concrete subclass of `base` that `name` stands for.
 
     Args:
         package: where the shipped components are, and the name of the entry-point group: `lmms_kvtp.pruners`.
         name: a file of the package, an entry point of the group, or `their_pkg.module:Class`.
         base: the interface.
+        words: further names that are valid in its place, for the message.
 
     Raises:
         LookupError: nothing has that name, and the message lists near matches and all names; or what was found is not
@@ -47,7 +49,7 @@ def resolve(package: str, name: str, base: type[C]) -> type[C]:
     if name in external:
         return _checked(external[name].load(), name, base)
     if name not in available(package):
-        raise LookupError(f"no {base.__name__} named {name!r}; {near(name, available(package))}")
+        raise LookupError(f"no {base.__name__} named {name!r}; {near(name, sorted({*available(package), *words}))}")
     module = importlib.import_module(f"{package}.{name}")
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     final = [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]

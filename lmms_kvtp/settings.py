@@ -1,6 +1,5 @@
 """Settings that arrive as text from the command line: how they are read, and what they mean."""
 
-import argparse
 import ast
 import inspect
 import textwrap
@@ -47,40 +46,6 @@ def parse(kind: Any, value: Any, name: str) -> Any:
         items = value.split(":") if isinstance(value, str) else value
         return tuple(parse(choices[0], item, name) for item in items)
     return _parse_plain(kind, value, name)
-
-
-def at_least_one(text: str) -> int:
-    """A number of things on the command line, as the `type` of an argument.
-
-    Raises:
-        argparse.ArgumentTypeError: it is no whole number, or below 1.
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
-    return int(text)
-
-
-def not_negative(text: str) -> int:
-    """As `at_least_one`, of something that there may be none of.
-
-    Raises:
-        argparse.ArgumentTypeError: it is no whole number, or below 0.
-    """
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 0")
-    return int(text)
-
-
-def ratios(text: str) -> list[float]:
-    """Shares of vision tokens kept on the command line, `0.2,0.1`, as the `type` of an argument.
-
-    Raises:
-        argparse.ArgumentTypeError: one of them is no number; whether it is a share is for those who use it.
-    """
-    try:
-        return [float(ratio) for ratio in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} are no numbers; give shares in (0, 1], such as 0.2,0.1") from error
 
 
 def meanings(cls: type[Any]) -> dict[str, str]:

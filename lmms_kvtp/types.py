@@ -106,8 +106,11 @@ class PackedTokens:
     num_frames: int
     segment: Int[Tensor, " K"] | None = None
     """Group within which a layer pruner selects, numbered from 0, where the pruner made groups; frames otherwise."""
+    owner: Int[Tensor, "T N"] | None = None
+    """The kept token, counted through K, that each original token went into; -1 where it was dropped. None where the
+    pruner merges nothing, or does not tell."""
     flops: int = 0
-    """Operations of the pruner, where they depend on what it found and it tells (`TokenPruner.tells_flops`)."""
+    """Operations of the pruner, where they depend on what it found; `TokenPruner.flops` tells the others beforehand."""
     newline: Bool[Tensor, " K"] | None = None
     """Tokens that a newline follows, where these are tiles of an image; None for frames, where the model has a rule."""
 

@@ -13,7 +13,7 @@ EQUAL = {"scorer": "uniform", "allocator": "uniform"}
 """The same budget for every frame, whatever the question."""
 
 
-class LlavaVideo(LlavaVideoKvtp):
+class LlavaVideoFull(LlavaVideoKvtp):
     """All tokens: the base that every other row is compared with."""
 
     defaults: ClassVar[Mapping[str, str]] = {**EQUAL, "pruner": "none", "keep_ratio": "1"}

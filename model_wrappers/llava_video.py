@@ -1,6 +1,5 @@
 """The harness model `llava_video_kvtp`: requests in, answers with their costs out."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,12 +14,11 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_kvtp.cost.sample import forget, record
-from lmms_kvtp.harness.gen_kwargs import read_options
 from lmms_kvtp.harness.plugin import check_harness, cli_arguments, publish
+from lmms_kvtp.harness.requests import is_padding, read_ask, read_options
 from lmms_kvtp.harness.results import open_session, report, result, say_resumed
-from lmms_kvtp.model_wrappers.requests import is_padding, read_ask
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.run.answerer import Answerer, SampleError, make_answerer
+from lmms_kvtp.run.answerer import Answerer, Lane, SampleError
 from lmms_kvtp.run.asks import Ask, check_files, flatten, read_visuals
 from lmms_kvtp.run.build import build, choose_device
 from lmms_kvtp.run.journal import Session
@@ -28,7 +26,6 @@ from lmms_kvtp.run.options import Images, RunOptions, parse_arguments
 from lmms_kvtp.run.ranks import Place, gather, own_rank, send_back, share_out
 from lmms_kvtp.run.source import tree
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.ahead.ahead import decode_ahead
 
 EMBEDDED = "skvqa_synth"
 """Tasks whose names begin like this are made for the embedded model."""
@@ -87,9 +84,12 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
             say_resumed(self.arguments.run, session, sum(session.has(ask) for ask in own.values()))
             made: dict[Place, Answer] = {}
             failure: SampleError | None = None
+            answerer = Answerer(self._lanes(session), self.arguments.frames)
+            count = len(own) * len(answerer.lanes)
             try:
-                for place, answer in self._answer_all(session, own):
-                    made[place] = answer
+                for lane, place, answer in tqdm(answerer.answer_all(own), "Answering", count, disable=self.rank != 0):
+                    if lane == 0:
+                        made[place] = answer
             except SampleError as error:
                 failure = error
             answers = send_back(made, failure)
@@ -102,28 +102,9 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
             result([mine[i]], self.built.vlm.toy) if i in mine else GenerationResult("") for i in range(len(requests))
         ]
 
-    def _answer_all(self, session: Session, asks: Mapping[Place, Ask]) -> Iterator[tuple[Place, Answer]]:
-        """Known answers first, then video by video, in batches."""
-        sharing = Counter(ask.visuals for ask in asks.values())
-        first: dict[tuple[str, ...], int] = {}
-        for number, ask in enumerate(asks.values()):
-            first.setdefault(ask.visuals, number)
-        order = sorted(asks, key=lambda place: (not session.has(asks[place]), first[asks[place].visuals]))
-        run = self.arguments.run
-        size = run.batch_size
-        new = [asks[place] for place in order if not session.has(asks[place])]
-        with (
-            decode_ahead(run.ahead, self.arguments.frames, (ask.visuals for ask in new)) as ahead,
-            tqdm(total=len(order), desc="Answering", disable=self.rank != 0) as bar,
-        ):
-            answerer = make_answerer(self.arguments, self.built, session, ahead=ahead)
-            for start in range(0, len(order), size):
-                batch = order[start : start + size]
-                for place, answer in zip(
-                    batch, answerer.answer([asks[place] for place in batch], sharing), strict=True
-                ):
-                    yield place, answer
-                    bar.update()
+    def _lanes(self, session: Session) -> list[Lane]:
+        """What answers: the first lane's answers are the harness's."""
+        return [Lane(self.built, self.arguments.run, session)]
 
     def _conclude(self, session: Session, answers: Sequence[Answer]) -> None:
         """Say what happened on all ranks."""
@@ -137,7 +118,8 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """Hold conversations: the task makes each turn from the answers so far, and tokens are selected anew for it."""
         results = []
         with self._running(requests) as session:
-            answerer, answers = make_answerer(self.arguments, self.built, session), dict[Place, Answer]()
+            answerer = Answerer([Lane(self.built, self.arguments.run, session)], self.arguments.frames)
+            answers: dict[Place, Answer] = {}
             failure: SampleError | None = None
             try:
                 for request in tqdm(requests, desc="Answering", disable=self.rank != 0):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from helpers.stub import Stub
@@ -34,6 +35,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from helpers import checkpoints  # after the import hook
 
     return checkpoints.write_tiny(tmp_path_factory.mktemp("models") / "random")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint in several shards, without a SigLIP; not to be written to."""
+    from helpers import checkpoints
+
+    return checkpoints.write_tiny(tmp_path_factory.mktemp("tiny"), shard_size=60_000, siglip=False)
+
+
+@pytest.fixture(scope="session")
+def vlm(tiny_folder: Path) -> Any:
+    """The model of `tiny_folder`."""
+    from lmms_kvtp.vlms.llava_video import load_llava_video
+
+    return load_llava_video(str(tiny_folder))
 
 
 @pytest.fixture(scope="session")

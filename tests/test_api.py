@@ -53,7 +53,7 @@ def test_methods_are_text_or_a_dict_and_kvtp_where_silent(model: Model) -> None:
     described = model.method().describe()
     assert described["keep_ratio"] == 0.2
     assert described["pruner"]["class"].endswith("prumerge:PruMerge")
-    assert described["scorer"]["class"].endswith("similarity:Similarity")
+    assert described["scorer"]["class"].endswith("kvtp:KVTP") and not described["scorer"]["fusion"]
     assert described["encoder"]["pretrained"] == model.vlm.default_encoder
 
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.pruners.prumerge import PruMerge
 
 
 def test_silence_means_kvtp_with_prumerge_at_twenty_percent():
     method = build_method({}, KVTP)
     names = {part: value["class"] for part, value in method.describe().items() if isinstance(value, dict)}
-    assert names["scorer"] == "lmms_kvtp.scorers.similarity:Similarity"
+    assert names["scorer"] == "lmms_kvtp.scorers.kvtp:KVTP" and not method.scorer.fusion
     assert names["allocator"] == "lmms_kvtp.allocators.softmax:Softmax"
     assert names["pruner"] == "lmms_kvtp.pruners.prumerge:PruMerge"
     assert method.keep_ratio == 0.2
@@ -27,6 +28,19 @@ def test_a_default_of_one_encoder_never_reaches_another():
     defaults = {**KVTP, "encoder.pretrained": "somewhere"}
     assert build_method({}, defaults).encoder.pretrained == "somewhere"
     assert build_method({"encoder": "open_clip", "pruner": "random"}, defaults).encoder.pretrained != "somewhere"
+
+
+def test_a_word_stands_for_a_component_and_what_is_said_beside_it_wins():
+    plus = build_method({"pruner": "prumerge_plus", "pruner.neighbours": "3"}, KVTP).pruner
+    assert plus == PruMerge(neighbours=3, spaced=0.5)
+    assert build_method({"pruner": "prumerge_plus", "pruner.spaced": "0.25"}, KVTP).pruner.spaced == 0.25
+    assert build_method({"scorer": "similarity", "scorer.fusion": "true"}, KVTP).scorer.fusion
+
+
+def test_settings_of_a_word_in_the_defaults_never_reach_the_component_itself():
+    assert not build_method({}, KVTP).scorer.fusion
+    assert build_method({"scorer": "kvtp"}, KVTP).scorer.fusion
+    assert build_method({"pruner": "prumerge"}, {**KVTP, "pruner": "prumerge_plus"}).pruner.spaced == 0
 
 
 def test_a_scorer_brings_the_encoder_that_it_goes_with_unless_another_is_named():
@@ -50,6 +64,8 @@ def test_a_method_without_needs_computes_no_features():
         ({"prunner": "tome"}, "unknown setting 'prunner'; did you mean pruner"),
         ({"pruner.sed": "1", "pruner": "random"}, "pruner=random has no setting 'sed'; did you mean seed"),
         ({"allocator": "sofmax"}, "no BudgetAllocator named 'sofmax'; did you mean softmax"),
+        ({"scorer": "similariti"}, "no FrameScorer named 'similariti'; did you mean similarity.*available: .*shared"),
+        ({"pruner": "prumerge_plus", "pruner.sed": "1"}, "pruner=prumerge_plus has no setting 'sed'"),
         ({"keep_ratio": "0"}, r"keep_ratio=0.0 is outside \(0, 1\]"),
         ({"keep_ratio": "1.5"}, r"keep_ratio=1.5 is outside \(0, 1\]"),
         ({"keep_ratio": "-0.2"}, r"keep_ratio=-0.2 is outside \(0, 1\]"),

@@ -9,8 +9,8 @@ from helpers.checkpoints import write_tiny
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded, encode
 from lmms_kvtp.method import KVTP, Method, build_method
+from lmms_kvtp.pipeline import select
 from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import select
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
@@ -30,7 +30,7 @@ def method(**settings: str) -> Method:
 
 
 def kept(chosen: Method, question: str, encoded: Encoded) -> PackedTokens:
-    return select(chosen, encoded, Question(question), Meter(torch.device("cpu")))
+    return select(chosen, encoded, Question(question), Meter(torch.device("cpu")))[0]
 
 
 def test_a_pruner_that_reads_the_question_gets_its_text():

@@ -3,7 +3,7 @@
 import pytest
 
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.presets import PRESETS, method_settings, settings_of
+from lmms_kvtp.presets import PRESETS, WORDS, method_settings, settings_of, word_of
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -28,6 +28,21 @@ def test_scorer_and_allocator_may_be_named() -> None:
         "pruner": "my_pkg.parts:Mine",
         "keep_ratio": "0.25",
     }
+
+
+@pytest.mark.parametrize(("part", "word"), [(part, word) for part, words in WORDS.items() for word in words])
+def test_a_method_built_by_a_word_is_known_by_it(part: str, word: str) -> None:
+    described = build_method({part: word}, {**KVTP, "pruner": "random"}).describe()
+    assert word_of(part, described) == word
+    plain = build_method({part: WORDS[part][word].component}, {**KVTP, "pruner": "random"}).describe()
+    assert word_of(part, plain) == WORDS[part][word].component
+
+
+def test_a_number_fits_a_word_whatever_its_size_and_a_trained_part_does_not() -> None:
+    fewer = build_method({"pruner": "prumerge", "pruner.spaced": "0.2"}, KVTP).describe()
+    assert word_of("pruner", fewer) == "prumerge_plus"
+    trained = build_method({"scorer": "similarity", "scorer.checkpoint": "tiny"}, KVTP).describe()
+    assert word_of("scorer", trained) == "kvtp"
 
 
 def test_an_unknown_preset_is_named_with_near_ones() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmms_kvtp.rendering import between, markdown, write_between
+from lmms_kvtp.rendering import between, first_few, markdown, write_between
 
 
 def test_cells_are_aligned_and_cannot_break_the_table():
@@ -12,6 +12,12 @@ def test_cells_are_aligned_and_cannot_break_the_table():
         "| x\\|y      | 1  |",
         "| two lines |    |",
     ]
+
+
+def test_the_first_few_are_listed_and_the_others_counted():
+    assert first_few(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+    assert first_few(["a", "b", "c"], 1, "\n  ") == "a\n  and 2 more"
+    assert first_few(["a", "b"], 2) == "a, b"
 
 
 def test_a_table_goes_between_its_markers_again_and_again(tmp_path):

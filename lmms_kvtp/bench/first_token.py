@@ -79,7 +79,7 @@ def first_tokens(
 
 def _run(vlm: VideoVLM, method: Method, video: PixelVideo) -> FirstToken:
     with clock(vlm.device) as spent:
-        [made] = answer(vlm, method, [video], [QUESTION], GenerationOptions(max_new_tokens=1))
+        made = answer(vlm, method, [video], QUESTION, GenerationOptions(max_new_tokens=1))
     return FirstToken(spent[0], made.cost, made.cost.peak_bytes)
 
 

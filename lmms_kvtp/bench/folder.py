@@ -1,6 +1,5 @@
 """Questions about video files, answered as the wrapper answers the harness's, without the harness."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +9,11 @@ from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.device import find_device
 from lmms_kvtp.forecast.models import find
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.run.answerer import make_answerer
-from lmms_kvtp.run.asks import Ask, read_question
+from lmms_kvtp.run.answerer import Answerer, Lane
+from lmms_kvtp.run.asks import Ask
 from lmms_kvtp.run.build import Built, build
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments
-from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.ahead.ahead import decode_ahead
 from lmms_kvtp.video.load import VIDEO_SUFFIXES, load_video
 
 
@@ -32,24 +29,16 @@ def find_videos(folder: Path) -> list[Path]:
     return found
 
 
-def ask_about(path: Path, prompt: str, max_new_tokens: int) -> Ask:
-    """One question about one file."""
-    options = GenerationOptions(max_new_tokens=max_new_tokens)
-    return Ask("direct", "", read_question(prompt, {}, path.name), (str(path),), lambda: [str(path)], options)
-
-
 def answer_directly(arguments: Arguments, built: Built, asks: Sequence[Ask]) -> list[Answer]:
-    """All answers, in batches and with videos decoded ahead as `arguments` say; no journal is kept.
+    """Answer all questions, in batches and with videos decoded ahead as `arguments` say; no journal is kept.
 
     Raises:
         SampleError: one cannot be answered, and errors are not skipped.
     """
-    sharing, answers = Counter(ask.visuals for ask in asks), list[Answer]()
-    with decode_ahead(arguments.run.ahead, arguments.frames, (ask.visuals for ask in asks)) as ahead:
-        answerer = make_answerer(arguments, built, Session(built.setup, None, None), ahead=ahead)
-        for start in range(0, len(asks), arguments.run.batch_size):
-            answers += answerer.answer(asks[start : start + arguments.run.batch_size], sharing)
-    return answers
+    lane = Lane(built, arguments.run, Session(built.setup, None, None))
+    answerer = Answerer([lane], arguments.frames)
+    made = {number: answer for _, number, answer in answerer.answer_all(dict(enumerate(asks)))}
+    return [made[number] for number in range(len(asks))]
 
 
 def build_for(arguments: Arguments) -> Built:

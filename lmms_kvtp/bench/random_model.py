@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.device import place
-from lmms_kvtp.encoders.parts.siglip_config import BASE, SO400M, siglip_config, text_config
-from lmms_kvtp.encoders.parts.text_side import build_text_tower, save_text_side, save_tokenizer
+from lmms_kvtp.encoders.parts.siglip_config import BASE, SO400M, build_text_tower, siglip_config, text_config
+from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.forecast.machine import device_memory
 from lmms_kvtp.forecast.models import Spec

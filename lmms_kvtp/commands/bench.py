@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.presets import METHOD_HELP, method_settings
-from lmms_kvtp.settings import at_least_one
 
 if TYPE_CHECKING:
     from lmms_kvtp.cost.sample import SampleCost
@@ -109,13 +109,16 @@ def _task(arguments: argparse.Namespace) -> str:
 
 
 def _videos(arguments: argparse.Namespace) -> str:
-    from lmms_kvtp.bench.folder import answer_directly, ask_about, build_for, find_videos
+    from lmms_kvtp.bench.folder import answer_directly, build_for, find_videos
+    from lmms_kvtp.run.asks import ask_about, read_question
     from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.settings import pairs
+    from lmms_kvtp.types import GenerationOptions
 
     settings = parse_arguments({"allow_toy": True, **pairs(arguments.model_args)})
     paths = find_videos(arguments.videos)[: arguments.limit]
-    asks = [ask_about(path, arguments.question, min(settings.run.max_new_tokens, 16)) for path in paths]
+    options = GenerationOptions(max_new_tokens=min(settings.run.max_new_tokens, 16))
+    asks = [ask_about([str(path)], read_question(arguments.question, {}, path.name), options) for path in paths]
     answers = answer_directly(settings, build_for(settings), asks)
     failed = [answer.error for answer in answers if answer.error is not None]
     costs = [answer.cost for answer in answers if answer.error is None]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmms_kvtp.rendering import markdown
-from lmms_kvtp.settings import at_least_one
+from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.rendering import first_few, markdown
 
 if TYPE_CHECKING:
     from lmms_kvtp.forecast.answer import Forecast
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmms_kvtp.run.options import Arguments
 
 SHOWN = 20
+"""Missing files that are listed."""
 GIB = 2**30
 
 
@@ -50,10 +51,9 @@ def main(arguments: argparse.Namespace) -> int:
     found = media_of(arguments.tasks, arguments.limit)
     missing = [path for media in found for path in media.missing]
     sys.stdout.write(f"{_media_table(found)}\n\n")
-    for path in missing[:SHOWN]:
-        sys.stdout.write(f"missing: {path}\n")
-    if len(missing) > SHOWN:
-        sys.stdout.write(f"... and {len(missing) - SHOWN} more; --missing FILE writes them all\n")
+    if missing:
+        shown = first_few([f"missing: {path}" for path in missing], SHOWN, "\n")
+        sys.stdout.write(shown + ("; --missing FILE writes them all\n" if len(missing) > SHOWN else "\n"))
     if arguments.missing:
         arguments.missing.write_text("".join(f"{path}\n" for path in missing), encoding="utf-8")
     enough = _machine(spec, settings, method, found, arguments.output_path)

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from lmms_kvtp.settings import at_least_one, not_negative, ratios
+from lmms_kvtp.commands.arguments import at_least_one, not_negative, ratios
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.api import load
     from lmms_kvtp.compare.measure import FULL, measure, read
     from lmms_kvtp.compare.page import Worst, to_html
-    from lmms_kvtp.compare.report import HEADER, recommend, rows, summarise
+    from lmms_kvtp.compare.report import HEADER, recommend, rows, summarize
     from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.sampling import FrameOptions
@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
             outcomes.append(outcome)
             line = {**vars(outcome), **vars(outcome.asked), "agrees": outcome.agrees, "right": outcome.right}
             file.write(json.dumps({key: value for key, value in line.items() if key != "asked"}, default=str) + "\n")
-    found = summarise(outcomes)
+    found = summarize(outcomes)
     advice, table = recommend(found, arguments.agreement), markdown(HEADER, rows(found))
     (arguments.out / "compare.md").write_text(f"{advice}\n\n{table}\n", encoding="utf-8")
     page = to_html(found, worst.cases, advice, arguments.data.name, model.vlm.name, model.vlm.toy)

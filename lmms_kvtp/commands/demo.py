@@ -5,9 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.commands.sweep import plan, sweep
 from lmms_kvtp.rendering import write_between
-from lmms_kvtp.settings import at_least_one
 
 METHODS = ("full", "random", "hard+random", "kvtp+random", "kvtp+prumerge")
 
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         out = arguments.out or Path(scratch)
         runs = sweep(plan(METHODS, [arguments.keep_ratio]), task, "pretrained=tiny", out, arguments.limit)
-        from lmms_kvtp.leaderboard.outputs import problems, summary
+        from lmms_kvtp.leaderboard.tables import problems, summary
 
         table = summary(runs)
         sys.stdout.write(f"\n{table}\n\n{NOTE}\n" + "".join(f"! {line}\n" for line in problems(runs)))

@@ -5,9 +5,10 @@ import re
 import sys
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.presets import METHOD_HELP, method_settings
 from lmms_kvtp.rendering import markdown
-from lmms_kvtp.settings import at_least_one, pairs
+from lmms_kvtp.settings import pairs
 
 SHOWN = {True: "passed", False: "FAILED", None: "-"}
 
@@ -36,10 +37,10 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.method is None:
         raise ValueError("give --method NAME to examine a method, or --reference to examine the model")
     from lmms_kvtp.api import load
-    from lmms_kvtp.doctor.expected import recorded
-    from lmms_kvtp.doctor.gates import examine, published_accuracy
+    from lmms_kvtp.doctor.expected import published_accuracy, recorded
+    from lmms_kvtp.doctor.gates import examine
     from lmms_kvtp.doctor.synthetic import synthetic_exam
-    from lmms_kvtp.leaderboard.gates import to_record, write_record
+    from lmms_kvtp.leaderboard.gates import write_record
 
     model = load(arguments.model, **pairs(arguments.model_args))
     method = model.method(method_settings(arguments.method, arguments.keep_ratio))
@@ -51,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     table = markdown(["gate", "", "what was found"], rows)
     sys.stdout.write(f"{arguments.method} on {arguments.model}\n\n{table}\n")
     if arguments.out:
-        write_record(_file(arguments.out, arguments.method), to_record(method, arguments.model, gates))
+        write_record(_file(arguments.out, arguments.method), method, arguments.model, gates)
     return int(any(gate.passed is False for gate in gates))
 
 

@@ -1,23 +1,25 @@
-"""The models that a command line names."""
+"""The models that a command line names, for the commands that build an index or refine questions."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lmms_kvtp.skvqa_build.budget import Prices, Spent
-from lmms_kvtp.skvqa_build.build import Recipe
-from lmms_kvtp.skvqa_build.chat import Chat
-from lmms_kvtp.skvqa_build.endpoint import Endpoint
-from lmms_kvtp.skvqa_build.refinement import RULE
-from lmms_kvtp.skvqa_build.scoring import ClipScorer
+from lmms_kvtp.skvqa_build.chat import ChatModel
+from lmms_kvtp.skvqa_build.endpoint import Endpoint, Prices, Spent
 from lmms_kvtp.skvqa_build.store import Store
+from lmms_kvtp.skvqa_build.texts import RULE
 from lmms_kvtp.video.sampling import FrameOptions
+
+if TYPE_CHECKING:
+    from lmms_kvtp.skvqa_build.build import IndexSettings
+    from lmms_kvtp.skvqa_build.scorers import ClipScorer
 
 ENDPOINT = "endpoint:"
 
 
 def add_endpoint_arguments(parser: ArgumentParser) -> None:
-    """Who refines questions, where endpoints are, and what they may cost."""
+    """Add who refines questions, where endpoints are, and what they may cost."""
     parser.add_argument("--refiner", default=RULE, help="rule, or endpoint:MODEL (default %(default)s)")
     parser.add_argument("--endpoint", help="base URL of an OpenAI-compatible server; its key is $OPENAI_API_KEY")
     numbers = [
@@ -29,12 +31,13 @@ def add_endpoint_arguments(parser: ArgumentParser) -> None:
     ]
     for name, kind, default, text in numbers:
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
-    parser.add_argument("--budget", type=float, help="dollars, over all starts with the same store (default: no limit)")
+    budget = "dollars, over all starts with the same store; calls in flight when they are spent, at most --concurrency,"
+    parser.add_argument("--budget", type=float, help=f"{budget} are still paid for (default: no limit)")
 
 
 @dataclass(frozen=True)
 class _Endpoints:
-    """Endpoints of one build share their account."""
+    """Opens the endpoints of one build, which share their account."""
 
     arguments: Namespace
     spent: Spent
@@ -43,28 +46,29 @@ class _Endpoints:
         if not model:
             raise ValueError("endpoint: needs the name of a model, such as endpoint:gpt-4o")
         given = self.arguments
-        prices = prices_of(given)
         return Endpoint(
             model,
             given.endpoint,
             concurrency=given.concurrency,
             timeout=given.timeout,
             retries=given.retries,
-            prices=prices,
+            prices=prices_of(given),
             spent=self.spent,
         )
 
 
-def choose(arguments: Namespace, store: Store) -> Recipe:
-    """The recipe of the arguments of `skvqa build`; nothing is loaded yet.
+def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
+    """Read the settings of `skvqa build`; nothing is loaded yet.
 
     Raises:
         ValueError: a name is unknown, or parts do not go together.
     """
-    endpoints = _Endpoints(arguments, spent([arguments.captioner, arguments.scorer, arguments.refiner], store))
+    from lmms_kvtp.skvqa_build.build import IndexSettings
+
+    endpoints = _Endpoints(arguments, spent_so_far([arguments.captioner, arguments.scorer, arguments.refiner], store))
     captioner = _captioner(arguments.captioner, endpoints)
     scorer = _scorer(arguments.scorer, captioner, endpoints)
-    return Recipe(
+    return IndexSettings(
         scorer,
         captioner,
         _refiner(endpoints),
@@ -75,16 +79,16 @@ def choose(arguments: Namespace, store: Store) -> Recipe:
     )
 
 
-def choose_refiner(arguments: Namespace, store: Store) -> Chat | None:
-    """What --refiner names, on an account of its own; None for fixed rules.
+def choose_refiner(arguments: Namespace, store: Store) -> ChatModel | None:
+    """Open what --refiner names, on an account of its own; None for fixed rules.
 
     Raises:
         ValueError: the name is unknown.
     """
-    return _refiner(_Endpoints(arguments, spent([arguments.refiner], store)))
+    return _refiner(_Endpoints(arguments, spent_so_far([arguments.refiner], store)))
 
 
-def _refiner(endpoints: _Endpoints) -> Chat | None:
+def _refiner(endpoints: _Endpoints) -> ChatModel | None:
     name = endpoints.arguments.refiner
     if name == RULE:
         return None
@@ -93,7 +97,7 @@ def _refiner(endpoints: _Endpoints) -> Chat | None:
     return endpoints.open(name.removeprefix(ENDPOINT))
 
 
-def _captioner(name: str, endpoints: _Endpoints) -> Chat | None:
+def _captioner(name: str, endpoints: _Endpoints) -> ChatModel | None:
     from lmms_kvtp.skvqa_build.local import LocalModel
 
     if name == "none":
@@ -103,7 +107,7 @@ def _captioner(name: str, endpoints: _Endpoints) -> Chat | None:
     return LocalModel(name)
 
 
-def _scorer(name: str, captioner: Chat | None, endpoints: _Endpoints) -> ClipScorer:
+def _scorer(name: str, captioner: ChatModel | None, endpoints: _Endpoints) -> "ClipScorer":
     from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.skvqa_build.local import LocalModel
     from lmms_kvtp.skvqa_build.scorers import ChatScorer, ImageSimilarity, LanguageModel, TextSimilarity
@@ -125,7 +129,7 @@ def _scorer(name: str, captioner: Chat | None, endpoints: _Endpoints) -> ClipSco
 
 
 def prices_of(arguments: Namespace) -> Prices:
-    """As given.
+    """Read prices and budget.
 
     Raises:
         ValueError: there is a budget and no price.
@@ -133,8 +137,8 @@ def prices_of(arguments: Namespace) -> Prices:
     return Prices(arguments.price_input, arguments.price_output, arguments.budget)
 
 
-def spent(names: Sequence[str], store: Store) -> Spent:
-    """What all starts so far spent at the endpoints among the names of models."""
+def spent_so_far(names: Sequence[str], store: Store) -> Spent:
+    """Sum up what all starts so far spent at the endpoints among the names of models."""
     paid = {name.removeprefix(ENDPOINT) for name in names if name.startswith(ENDPOINT)}
     usage = [used for used in store.usage() if used.model in paid]
     return Spent(sum(used.input_tokens for used in usage), sum(used.output_tokens for used in usage))

@@ -38,9 +38,9 @@ def main(arguments: argparse.Namespace) -> int:
         UNTUNED,
         baselines,
         by_kind,
-        compare,
+        candidates_table,
+        measure_candidates,
         oracle,
-        table,
         trained,
         variants,
     )
@@ -57,8 +57,8 @@ def main(arguments: argparse.Namespace) -> int:
             candidates[f"{checkpoint}{label}"] = trained(checkpoint, plain, vlm, settings)
     candidates["oracle"] = oracle(plain)
     temperatures = TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature
-    outcomes = compare(candidates, found, folder, temperatures)
-    tables = [[[f"temperature {t:g}", *COLUMNS], *table(of_t, UNTUNED)] for t, of_t in outcomes.items()]
+    outcomes = measure_candidates(candidates, found, folder, temperatures)
+    tables = [[[f"temperature {t:g}", *COLUMNS], *candidates_table(of_t, UNTUNED)] for t, of_t in outcomes.items()]
     kinds, rows = by_kind(outcomes[temperatures[0]])
     if kinds:
         tables.append([["recall by kind", *kinds], *rows])

@@ -4,14 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import at_least_one, not_negative
 from lmms_kvtp.forecast.answer import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
 from lmms_kvtp.forecast.models import Spec, find, find_encoder
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.presets import METHOD_HELP, method_settings
 from lmms_kvtp.rendering import markdown, write_between
-from lmms_kvtp.reproduce.paper import ROWS
-from lmms_kvtp.settings import at_least_one, not_negative, pairs
+from lmms_kvtp.reproduce.paper import paper_rows
+from lmms_kvtp.settings import pairs
 
 TERA = 1e12
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
     spec = find(arguments.model)
-    if arguments.method is None and arguments.keep_ratio is None and arguments.model in ROWS:
+    if arguments.method is None and arguments.keep_ratio is None and arguments.model in paper_rows():
         table, text = paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens)
         if arguments.into:
             write_between(arguments.into, table, spec.name)
@@ -58,7 +59,9 @@ def main(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"{head}\n\n{table}\n{text}\n{MISSES}.\n")
         return 0
     if arguments.into:
-        raise ValueError(f"--into is for the paper's rows of {' and '.join(ROWS)}; leave out --method and --keep-ratio")
+        raise ValueError(
+            f"--into is for the paper's rows of {' and '.join(paper_rows())}; leave out --method and --keep-ratio"
+        )
     defaults = {**KVTP, "encoder.pretrained": spec.encoder}
     method = build_method(method_settings(arguments.method or "", arguments.keep_ratio), defaults)
     found = forecast(spec, method, arguments.frames, spec.pool(arguments.pool), text_tokens=arguments.text_tokens)
@@ -100,7 +103,7 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
     base: dict[str, float] = {}
     shares: dict[str, float] = {}
     profiled = Profiled(spec, "thop")
-    for row in ROWS[spec.name]:
+    for row in paper_rows()[spec.name]:
         method = build_method(pairs(row.settings), KVTP)
         found = forecast(spec, method, frames, spec.pool(pool), text_tokens=text_tokens)
         encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
@@ -115,7 +118,7 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
     helper = shares["THOP"] - shares["THOP, no helper"]
     text = EXPLANATION.format(
         share=shares["THOP, no helper"],
-        reported=f"x{ROWS[spec.name][-1].flops}",
+        reported=f"x{paper_rows()[spec.name][-1].flops}",
         encoder=helper,
         add7=_total("llava-video-7b", frames, pool, text_tokens) * 0.08 / TERA,
         add72=_total("llava-video-72b", frames, pool, text_tokens) * 0.02 / TERA,
@@ -126,6 +129,6 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
 def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:
     """Multiply-adds that THOP sees in the unpruned model."""
     spec = find(name)
-    whole = build_method(pairs(ROWS[name][0].settings), KVTP)
+    whole = build_method(pairs(paper_rows()[name][0].settings), KVTP)
     cost = forecast(spec, whole, frames, spec.pool(pool), text_tokens=text_tokens).cost
     return sum(Profiled(spec, "thop").stages(cost).values())

@@ -20,18 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the pages and print the table; 1 where runs were refused or a row is worse than its stored result."""
-    from lmms_kvtp.leaderboard.discover import reading_runs
+    from lmms_kvtp.leaderboard.discover import pending_runs
 
-    with reading_runs(arguments.runs, os.cpu_count() or 1) as runs:  # while this process loads the harness: seconds
+    with pending_runs(arguments.runs, os.cpu_count() or 1) as runs:  # while this process loads the harness: seconds
         from lmms_kvtp.leaderboard.board import build
-        from lmms_kvtp.leaderboard.gates import find_gates, read_gates
-        from lmms_kvtp.leaderboard.outputs import to_csv, to_json, to_latex, to_markdown
+        from lmms_kvtp.leaderboard.gates import find_records, read_records
         from lmms_kvtp.leaderboard.page import to_html
         from lmms_kvtp.leaderboard.provenance import reported
-        from lmms_kvtp.leaderboard.results import regressions, write_results
+        from lmms_kvtp.leaderboard.results import regressions, to_csv, to_json, write_results
+        from lmms_kvtp.leaderboard.tables import to_latex, to_markdown
         from lmms_kvtp.leaderboard.verdicts import judge
 
-        board = build(runs, read_gates([*find_gates(arguments.runs), *arguments.gates]), arguments.allow)
+        board = build(runs, read_records([*find_records(arguments.runs), *arguments.gates]), arguments.allow)
     published = reported()
     judged = judge(board)
     pages = {

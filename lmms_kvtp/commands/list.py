@@ -10,9 +10,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.method import PARTS
+from lmms_kvtp.method import PARTS, class_of, names_of
+from lmms_kvtp.presets import WORDS
 from lmms_kvtp.rendering import markdown, write_between
-from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.settings import meanings
 
 MARKER = "components"
@@ -66,10 +66,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def listing(part: str, width: int) -> str:
     """The components of a part, a paragraph each, in lines of at most `width` characters."""
-    package, base = PARTS[part]
     lines = [f"{part}=NAME"]
-    for name in available(package):
-        cells = dict(zip(HEADER[1:], _row(part, resolve(package, name, base)), strict=True))
+    for name in names_of(part):
+        cells = dict(zip(HEADER[1:], _row(part, name), strict=True))
         facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
         texts = textwrap.wrap(cells["what it does"], width - INDENT) + textwrap.wrap("; ".join(facts), width - INDENT)
         lines.append(f"  {name}")
@@ -79,13 +78,16 @@ def listing(part: str, width: int) -> str:
 
 def details(part: str, name: str, width: int) -> str:
     """All that a component says of itself, and its settings with their defaults; raises as `resolve` does."""
-    package, base = PARTS[part]
-    cls = resolve(package, name, base)
-    cells = dict(zip(HEADER[2:], _row(part, cls)[1:], strict=True))
-    told = meanings(cls)
-    lines = [f"{part}={name}", "", inspect.getdoc(cls) or "", "", *(f"{key}: {value}" for key, value in cells.items())]
+    cls, word = class_of(part, name), WORDS.get(part, {}).get(name)
+    cells = dict(zip(HEADER[2:], _row(part, name)[1:], strict=True))
+    told, meant = meanings(cls), word.settings if word else {}
+    lines = [f"{part}={name}", ""]
+    lines += [f"{word.does} A word for:", "", f"{part}={word.component}", ""] if word else []
+    lines += [inspect.getdoc(cls) or "", "", *(f"{key}: {value}" for key, value in cells.items())]
+    lines += [f"{other}: {own}" for other, own in word.brings.items()] if word else []
     for field in fields(cls) if is_dataclass(cls) else ():
-        default = "(none: it has to be given)" if field.default is MISSING else repr(field.default)
+        default = repr(meant.get(field.name, field.default))
+        default = "(none: it has to be given)" if default == repr(MISSING) else default
         lines += ["", f"{part}.{field.name}={default}"]
         lines += textwrap.wrap(told.get(field.name, ""), width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
@@ -98,17 +100,18 @@ def components(parts: list[str] | None = None) -> str:
 
 def components_table(part: str) -> str:
     """The table of one part's components in Markdown."""
-    package, base = PARTS[part]
-    classes = {name: resolve(package, name, base) for name in available(package)}
-    return markdown(HEADER, [[f"`{name}`", *_row(part, cls)] for name, cls in classes.items()])
+    return markdown(HEADER, [[f"`{name}`", *_row(part, name)] for name in names_of(part)])
 
 
-def _row(part: str, cls: type[Any]) -> list[str]:
+def _row(part: str, name: str) -> list[str]:
+    cls, word = class_of(part, name), WORDS.get(part, {}).get(name)
+    tells = word.tells if word else {}
     stage = STAGES.get(part) or _layers(cls)
     reads = ", ".join(sorted(getattr(cls, "needs", None) or getattr(cls, "provides", None) or ())) or "-"
     flags = ", ".join(text for name, text in MORE.items() if getattr(cls, name, False)) or "-"
-    aware, free = (_yes(getattr(cls, name, None)) for name in ("query_aware", "training_free"))
-    return [_summary(cls), getattr(cls, "paper", "") or "-", stage, reads, aware, free, EXACT[part](cls), flags]
+    aware, free = (_yes(tells.get(flag, getattr(cls, flag, None))) for flag in ("query_aware", "training_free"))
+    paper = tells.get("paper", getattr(cls, "paper", "")) or "-"
+    return [word.does if word else _summary(cls), paper, stage, reads, aware, free, EXACT[part](cls), flags]
 
 
 def _summary(cls: type[Any]) -> str:

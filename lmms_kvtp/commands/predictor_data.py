@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.commands.endpoints import add_endpoint_arguments, choose_refiner
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.examples import Example, read_index, synthetic
+from lmms_kvtp.predictor.examples import Example, read_examples, synthetic
 from lmms_kvtp.questions import Refiner, Remembered, refine
-from lmms_kvtp.settings import at_least_one, meanings
+from lmms_kvtp.settings import meanings
 from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
-from lmms_kvtp.skvqa_build.refinement import RULE, remember
 from lmms_kvtp.skvqa_build.store import Store
+from lmms_kvtp.skvqa_build.texts import RULE, remember
 from lmms_kvtp.video.sampling import FrameOptions
 
 
@@ -83,7 +84,7 @@ def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Exampl
     frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
     known = refiner if args.refined is None else Remembered.load(args.refined, refiner)
     if args.index is not None:
-        return read_index(args.index, args.videos, frames, known)
+        return read_examples(args.index, args.videos, frames, known)
     return synthetic(split, range(args.synthetic), frames, known)
 
 

@@ -4,12 +4,12 @@ import argparse
 import sys
 
 from lmms_kvtp.rendering import markdown
-from lmms_kvtp.reproduce.plan import TARGETS, Plan, Setting, plan
+from lmms_kvtp.reproduce.plan import TARGETS, Places, Plan, beside, plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which table or figure, and where runs are."""
-    default = Setting()
+    default = Places()
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--dry-run", action="store_true", help="only the commands and the paper's figures")
     parser.add_argument("--runs", default=default.out, help="folder that the commands write to (default %(default)s)")
@@ -19,12 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print commands and figures; with finished runs, both side by side."""
-    chosen = plan(arguments.target, Setting(arguments.runs, arguments.predictor, arguments.index))
+    chosen = plan(arguments.target, Places(arguments.runs, arguments.predictor, arguments.index))
     sys.stdout.write(_shown(chosen))
     if arguments.dry_run or not any(step.folder for step in chosen.steps):
         return 0
-    from lmms_kvtp.reproduce.beside import beside  # loads the harness: seconds, so not for a dry run
-
     sys.stdout.write(f"\n{beside(chosen)}\n")
     return 0
 

@@ -4,11 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmms_kvtp.skvqa.compare import diff, merge
+from lmms_kvtp.rendering import first_few
 from lmms_kvtp.skvqa.entry import DATASETS, Entry
-from lmms_kvtp.skvqa.find import install
-from lmms_kvtp.skvqa.index import SHOWN, files, problems, read, write
-from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
+from lmms_kvtp.skvqa.index import (
+    SHOWN,
+    check_lines,
+    compare_indexes,
+    index_files,
+    merge_indexes,
+    read_entries,
+    write_entries,
+)
+from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, statistics_table
+from lmms_kvtp.skvqa.task_index import install_index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,28 +78,28 @@ def _criteria(arguments: argparse.Namespace) -> Criteria:
 
 def _validate(arguments: argparse.Namespace) -> int:
     bad = 0
-    for path in files(arguments.index):
+    for path in index_files(arguments.index):
         expected = path.stem if path.stem in DATASETS else None
         good, wrong = 0, []
-        for found in problems(path, expected):
+        for found in check_lines(path, expected):
             if isinstance(found, Entry):
                 good += 1
             else:
                 wrong.append(found)
-        sys.stdout.write(f"{path}: {good} good lines, {len(wrong)} bad\n")
-        sys.stdout.writelines(f"  {line}\n" for line in wrong[:SHOWN])
+        shown = "\n  " + first_few(wrong, SHOWN, "\n  ") if wrong else ""
+        sys.stdout.write(f"{path}: {good} good lines, {len(wrong)} bad{shown}\n")
         bad += len(wrong) + (good == 0)
     return 1 if bad else 0
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    entries = [entry for path in files(arguments.index) for entry in read(path)]
-    sys.stdout.write(report(entries, _criteria(arguments)) + "\n")
+    entries = [entry for path in index_files(arguments.index) for entry in read_entries(path)]
+    sys.stdout.write(statistics_table(entries, _criteria(arguments)) + "\n")
     return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    found = diff(read(arguments.a), read(arguments.b), _criteria(arguments))
+    found = compare_indexes(read_entries(arguments.a), read_entries(arguments.b), _criteria(arguments))
     counts = {
         f"only in {arguments.a}": found.only_a,
         f"only in {arguments.b}": found.only_b,
@@ -107,13 +115,13 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    parts = [read(path) for given in arguments.index for path in files(given)]
-    count = write(arguments.out, merge(parts))
+    parts = [read_entries(path) for given in arguments.index for path in index_files(given)]
+    count = write_entries(arguments.out, merge_indexes(parts))
     sys.stdout.write(f"{arguments.out}: {count} questions of {len(parts)} files\n")
     return 0
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    for path in install(arguments.index):
+    for path in install_index(arguments.index):
         sys.stdout.write(f"{path}\n")
     return 0

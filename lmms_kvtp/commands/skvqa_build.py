@@ -5,13 +5,12 @@ import logging
 import sys
 from pathlib import Path
 
-from lmms_kvtp.settings import at_least_one
-from lmms_kvtp.skvqa.entry import DATASETS
-from lmms_kvtp.skvqa.layouts import LAYOUTS, expected, missing_message, read_questions
-from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE
-from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
-from lmms_kvtp.skvqa_build.locate import scan, unpack
+from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DATASETS, TEMPERATURE
+from lmms_kvtp.skvqa.layouts import LAYOUTS, expected_layout, missing_message, read_questions
+from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, statistics_table
 from lmms_kvtp.skvqa_build.store import Store
+from lmms_kvtp.skvqa_build.video_folder import scan, unpack
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to build, from what, with which models."""
     from lmms_kvtp.commands.endpoints import add_endpoint_arguments
 
-    layouts = "\n".join(expected(name) for name in LAYOUTS)
+    layouts = "\n".join(expected_layout(name) for name in LAYOUTS)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"{SPELLING}\n\n{layouts}"
     parser.add_argument("--dataset", required=True, choices=DATASETS)
@@ -57,8 +56,8 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Build; 1 where calls failed, 2 where nothing could be built."""
-    from lmms_kvtp.commands.endpoints import choose, prices_of, spent
-    from lmms_kvtp.skvqa_build.build import build, save
+    from lmms_kvtp.commands.endpoints import choose_settings, prices_of, spent_so_far
+    from lmms_kvtp.skvqa_build.build import build_index, save_index
     from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
 
     criteria = Criteria(arguments.beta, arguments.min_frames)
@@ -70,13 +69,13 @@ def main(arguments: argparse.Namespace) -> int:
         missing = [name for name in names if name not in found]
         log.warning("%s", missing_message(arguments.dataset, videos.root, missing, len(names)))
     store = Store(arguments.store or arguments.out / "calls.sqlite")
-    recipe = choose(arguments, store)
+    settings = choose_settings(arguments, store)
     try:
-        built = build(arguments.dataset, questions, videos, recipe, store)
+        built = build_index(arguments.dataset, questions, videos, settings, store)
     except (ChatError, BudgetError) as error:
         sys.stderr.write(f"lmms-kvtp skvqa build: {error}\n")
         return 2
-    path = save(built, arguments.dataset, arguments.out)
+    path = save_index(built, arguments.dataset, arguments.out)
     for used in store.usage():
         if used.input_tokens + used.output_tokens:
             log.info(
@@ -84,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
                 used.step, used.model, used.calls, used.input_tokens, used.output_tokens,
             )  # fmt: skip
     if arguments.price_input + arguments.price_output:
-        total = spent([arguments.captioner, arguments.scorer, arguments.refiner], store)
+        total = spent_so_far([arguments.captioner, arguments.scorer, arguments.refiner], store)
         cost = prices_of(arguments).cost(total.input_tokens, total.output_tokens)
         log.info("%.4f dollars at the endpoint, over all starts of this build", cost)
     if built.failures:
@@ -92,7 +91,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not built.entries:
         sys.stderr.write(f"lmms-kvtp skvqa build: no question of {arguments.dataset} could be scored\n")
         return 2
-    sys.stdout.write(f"{path}\n\n{report(built.entries, criteria)}\n")
+    sys.stdout.write(f"{path}\n\n{statistics_table(built.entries, criteria)}\n")
     return 1 if built.failures else 0
 
 

@@ -6,14 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lmms_kvtp.skvqa.entry import DATASETS
+from lmms_kvtp.rendering import first_few
+from lmms_kvtp.skvqa.entry import DATASETS, TEMPERATURE
 from lmms_kvtp.skvqa.layouts import read_questions
-from lmms_kvtp.skvqa.rates import TEMPERATURE
-from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, report
+from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, statistics_table
 
 log = logging.getLogger(__name__)
-
-SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Import; 1 where items could not be read or matched."""
-    from lmms_kvtp.skvqa.index import write
-    from lmms_kvtp.skvqa_build.locate import scan
-    from lmms_kvtp.skvqa_build.release import match, read_release
+    from lmms_kvtp.skvqa.index import write_entries
+    from lmms_kvtp.skvqa_build.release import match_items, read_release
     from lmms_kvtp.skvqa_build.store import Store
+    from lmms_kvtp.skvqa_build.video_folder import scan
     from lmms_kvtp.skvqa_build.videos import sample_clips
     from lmms_kvtp.video.sampling import FrameOptions
 
@@ -54,15 +52,15 @@ def main(arguments: argparse.Namespace) -> int:
                     clips[asked.video_id] = sample_clips(path, store, FrameOptions())
     else:
         log.warning("no --videos, so no seconds: the tasks can filter by this index, scorer=oracle cannot use it")
-    imported = match(arguments.dataset, items, questions, clips, arguments.temperature, arguments.videos)
+    imported = match_items(arguments.dataset, items, questions, clips, arguments.temperature, arguments.videos)
     problems += imported.problems
-    for problem in problems[:SHOWN]:
-        log.warning("%s", problem)
+    if problems:
+        log.warning("%s", first_few(problems, 10, "\n"))
     counts = f"{len(imported.entries)} questions, {imported.foreign} items of other data sets, {len(problems)} problems"
     if not imported.entries:
         sys.stderr.write(f"lmms-kvtp skvqa import: nothing of {arguments.dataset} in {arguments.file}: {counts}\n")
         return 2
     path = arguments.out / f"{arguments.dataset}.jsonl"
-    write(path, imported.entries)
-    sys.stdout.write(f"{path}: {counts}\n\n{report(imported.entries, criteria)}\n")
+    write_entries(path, imported.entries)
+    sys.stdout.write(f"{path}: {counts}\n\n{statistics_table(imported.entries, criteria)}\n")
     return 1 if problems else 0

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lmms_kvtp.tasks
+from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.presets import FULL, PRESETS, settings_of
-from lmms_kvtp.settings import at_least_one, ratios
 
 METHODS = f"comma-separated: full, a pruner, PRESET+pruner ({', '.join(PRESETS)}), or scorer/allocator+pruner"
 
@@ -21,7 +21,7 @@ class SweepError(ValueError):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Variant:
     """A method at a ratio."""
 
     method: str
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def tables(runs: Sequence[Run]) -> str:
     """The table of each task, and below it what its reader must know."""
-    from lmms_kvtp.leaderboard.outputs import problems, summary
+    from lmms_kvtp.leaderboard.tables import problems, summary
 
     text = ""
     for task in sorted({run.task for run in runs}):
@@ -70,7 +70,7 @@ def tables(runs: Sequence[Run]) -> str:
     return text
 
 
-def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Cell]:
+def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Variant]:
     """All cells, each once; the unpruned model comes first.
 
     Raises:
@@ -80,12 +80,12 @@ def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Cell]:
     wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
     if wrong:
         raise ValueError(f"ratio {wrong[0]} is outside (0, 1]; it is the share of vision tokens kept")
-    full = [Cell(FULL, 1.0, settings_of(FULL, 1.0))] if FULL in methods else []
+    full = [Variant(FULL, 1.0, settings_of(FULL, 1.0))] if FULL in methods else []
     pruned = [name for name in dict.fromkeys(methods) if name != FULL]
-    return full + [Cell(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in dict.fromkeys(ratios)]
+    return full + [Variant(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in dict.fromkeys(ratios)]
 
 
-def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int | None = None) -> list[Run]:
+def sweep(cells: Sequence[Variant], tasks: str, common: str, out: Path, limit: int | None = None) -> list[Run]:
     """Answer for all cells in one pass, then let the harness score each from its journal; all in one process.
 
     Args:
@@ -122,7 +122,7 @@ def sweep(cells: Sequence[Cell], tasks: str, common: str, out: Path, limit: int 
     return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
 
 
-def check(cells: Sequence[Cell], tasks: str, common: str) -> None:
+def check(cells: Sequence[Variant], tasks: str, common: str) -> None:
     """Refuse what the harness would refuse with many lines, half a minute later; raises as `sweep` does."""
     from lmms_kvtp.run.options import check_arguments
 
@@ -134,7 +134,7 @@ def check(cells: Sequence[Cell], tasks: str, common: str) -> None:
         check_tasks(tasks)
 
 
-def _given(common: str, cell: Cell) -> str:
+def _given(common: str, cell: Variant) -> str:
     return ",".join([common, *(f"{name}={value}" for name, value in cell.settings.items())])
 
 

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lmms_kvtp.commands.sweep import Cell, plan, sweep
+from lmms_kvtp.commands.arguments import at_least_one, ratios
+from lmms_kvtp.commands.sweep import Variant, plan, sweep
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.presets import FULL, settings_of
 from lmms_kvtp.rendering import write_between
-from lmms_kvtp.settings import at_least_one, ratios
 
 PRUNERS = ("random", "grid", "prumerge", "tome")
 METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in ("kvtp", "oracle") for pruner in PRUNERS))
@@ -67,16 +67,16 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _run(
-    cells: Sequence[Cell], arguments: argparse.Namespace, checkpoint: str, out: Path, task: str | None = None
+    cells: Sequence[Variant], arguments: argparse.Namespace, checkpoint: str, out: Path, task: str | None = None
 ) -> dict[str, Run]:
     found = sweep(cells, task or arguments.task, f"pretrained={checkpoint}", out, arguments.limit)
     return {run.name: run for run in found}
 
 
-def _alone(cell: Cell) -> str:
+def _alone(cell: Variant) -> str:
     """The name of the row with the same pruner and equal budgets; empty for rows that are that already."""
     how, plus, pruner = cell.method.partition("+")
-    return Cell(pruner, cell.keep_ratio, {}).name if plus and how in ("kvtp", "oracle") else ""
+    return Variant(pruner, cell.keep_ratio, {}).name if plus and how in ("kvtp", "oracle") else ""
 
 
 def _draw(
@@ -86,11 +86,11 @@ def _draw(
     from lmms_kvtp.leaderboard.embedded import sparsities
 
     full = runs[FULL]
-    lines = {name: [runs[Cell(name, ratio, {}).name] for ratio in ratios] for name in DRAWN}
+    lines = {name: [runs[Variant(name, ratio, {}).name] for ratio in ratios] for name in DRAWN}
     embedded.draw_tokens(folder / "accuracy_tokens.svg", lines, full)
     swept = {
         method: {
-            value: Cell(
+            value: Variant(
                 f"{method} T={value:g}",
                 HEADLINE_RATIO,
                 {**settings_of(method, HEADLINE_RATIO), "allocator.temperature": f"{value:g}"},
@@ -103,6 +103,6 @@ def _draw(
     found = _run(cells, arguments, checkpoint, arguments.out / "temperature", "skvqa_synth_quick")
     curves = {method: {value: found[cell.name] for value, cell in by.items()} for method, by in swept.items()}
     embedded.draw_temperatures(folder / "accuracy_temperature.svg", curves, found[FULL])
-    at = {name: runs[Cell(name, HEADLINE_RATIO, {}).name] for name in DRAWN}
-    sparsity = sparsities(len({record.video for record in full.records}), checkpoint)
+    at = {name: runs[Variant(name, HEADLINE_RATIO, {}).name] for name in DRAWN}
+    sparsity = sparsities(len({answer.video for answer in full.answers}), checkpoint)
     embedded.draw_sparsity(folder / "accuracy_sparsity.svg", {"all tokens": full, **at}, sparsity, BETAS)

@@ -1,21 +1,123 @@
 """`lmms-kvtp train`: the embedded model from scratch, or the relevance predictor."""
 
 import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
-from lmms_kvtp.commands import train_predictor as predictor
-from lmms_kvtp.commands import train_tiny as tiny
+import torch
+from accelerate import PartialState
+from transformers import set_seed
 
-TARGETS = {"tiny": tiny, "predictor": predictor}
+from lmms_kvtp.commands.arguments import at_least_one, not_negative
+from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held_out, untuned
+from lmms_kvtp.device import find_device
+from lmms_kvtp.predictor.features import FeatureCache
+from lmms_kvtp.predictor.measure import MEASURES
+from lmms_kvtp.predictor.model import Objective
+from lmms_kvtp.predictor.recipe import Recipe
+from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers, Towers
+from lmms_kvtp.predictor.train import train_predictor
+from lmms_kvtp.rendering import markdown
+from lmms_kvtp.scorers.parts.fusion import FusionHead
+from lmms_kvtp.settings import meanings
+from lmms_kvtp.tiny.loop import no_denormals
+from lmms_kvtp.tiny.run import train as train_tiny
+from lmms_kvtp.vlms.llava_video import load_llava_video
+
+FIELDS: dict[type[Any], tuple[str, ...]] = {
+    Recipe: (
+        *("parts", "epochs", "lr", "head_lr", "videos_per_step", "seed", "patience", "dtype"),
+        *("lora_rank", "gradient_checkpointing", "report_to"),
+    ),
+    Objective: ("level", "pooling", "flatness"),
+    FusionHead: ("clip_size", "local_weight", "global_weight", "queries", "anchors"),
+}
+"""Settings of `train predictor` that are arguments, by the class that has them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One subcommand for each thing that can be trained."""
+    """Add one subcommand for each thing that can be trained."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
-    tiny.add_arguments(targets.add_parser("tiny", help="the embedded LLaVA-Video and its SigLIP"))
-    predictor.add_arguments(targets.add_parser("predictor", help="the query-frame relevance predictor of KVTP"))
+    _add_tiny_arguments(targets.add_parser("tiny", help="the embedded LLaVA-Video and its SigLIP"))
+    _add_predictor_arguments(targets.add_parser("predictor", help="the query-frame relevance predictor of KVTP"))
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Train what was named."""
-    TARGETS[arguments.target].main(arguments)
+    """Train what was named.
+
+    Raises:
+        ValueError: an argument does not fit, or training broke off because a loss was not finite.
+    """
+    {"tiny": _train_tiny, "predictor": _train_predictor}[arguments.target](arguments)
     return 0
+
+
+def _add_tiny_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of weights and draws (the shipped model: 0)")
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--threads", type=at_least_one, help="CPU threads; the same number gives the same result")
+
+
+def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
+    parser.add_argument("--slim", type=Path, help="also write there, in float16, only what training changed")
+    parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
+    parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
+    for cls, names in FIELDS.items():
+        hints, defaults, told = get_type_hints(cls), cls(), meanings(cls)
+        for name in names:
+            flag, value, meaning = f"--{name.replace('_', '-')}", getattr(defaults, name), told[name].replace("%", "%%")
+            if isinstance(value, bool):
+                parser.add_argument(flag, action="store_true", help=meaning)
+            else:
+                choices, text = get_args(hints[name]) or None, f"{meaning} (default %(default)s)"
+                parser.add_argument(flag, type=type(value), default=value, choices=choices, help=text)
+
+
+def _train_tiny(arguments: argparse.Namespace) -> None:
+    """Train the embedded model, and print its accuracies on held-out videos."""
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    with no_denormals():
+        report = train_tiny(arguments.seed, arguments.out, find_device(arguments.device))
+    sys.stdout.write(json.dumps(report["accuracy_on_val"], indent=1) + "\n")
+
+
+def _train_predictor(arguments: argparse.Namespace) -> None:
+    """Train a predictor, and print its measures on the validation videos before and after."""
+    if arguments.slim is not None and arguments.parts == "all":
+        raise ValueError("--slim with --parts all: a trained vision tower has no slim form; leave it out and use --out")
+    process = PartialState(cpu=not torch.cuda.is_available())  # of several, each takes a GPU of its own, or gloo
+    values = {cls: {name: getattr(arguments, name) for name in names} for cls, names in FIELDS.items()}
+    head, objective = FusionHead(**values[FusionHead]), Objective(clip_size=arguments.clip_size, **values[Objective])
+    recipe = Recipe(head=head, objective=objective, **values[Recipe])
+    features = arguments.features or arguments.out / "features"
+    training, validation = held_out(examples(arguments, "train", features), arguments.validation, arguments.seed)
+    set_seed(arguments.seed)  # a shared tower's head may start at random
+    towers = _towers(arguments)
+    cache = FeatureCache(towers.viewer, features)
+    (learned, unusable), (checked, unchecked) = cache.encode(training), cache.encode(validation)
+    try:
+        left_out = [*unusable, *unchecked]
+        report = train_predictor(towers, learned, checked, recipe, arguments.out, left_out, arguments.slim)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
+    if not process.is_main_process:
+        return
+    rows = [[when, *(f"{report[f'validation_{when}'][name]:.3f}" for name in MEASURES)] for when in ("before", "after")]
+    counts = report["data"]
+    sys.stdout.write(markdown(["validation", *MEASURES], rows) + "\n")
+    sys.stdout.write(
+        f"{counts['videos_left_out']} videos and {counts['flat_questions_left_out']} questions were left out\n"
+    )
+
+
+def _towers(arguments: argparse.Namespace) -> Towers:
+    encoder = untuned(arguments)
+    if arguments.shared is None:
+        return SiglipTowers(encoder, arguments.parts)
+    return SharedTowers(load_llava_video(arguments.shared), encoder, arguments.parts)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmms_kvtp.settings import at_least_one
+from lmms_kvtp.commands.arguments import at_least_one
 
 METHODS = ("full", "kvtp+prumerge", "random")
 

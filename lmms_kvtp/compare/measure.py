@@ -4,29 +4,35 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.encode import Encoded, encode_once
+from lmms_kvtp.doctor.exam import divergence
+from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Answer, finish, prepare
+from lmms_kvtp.pipeline import Answer, Prepared
 from lmms_kvtp.questions import Question, refine
+from lmms_kvtp.rendering import first_few
+from lmms_kvtp.run.answerer import Answerer, unrecorded
+from lmms_kvtp.run.asks import Ask, ask_about
+from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 
-SHOWN = 5
+FULL = "all tokens"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One line of the file."""
+class FileQuestion:
+    """A question of the user's file."""
 
     line: int
     video: Path
@@ -34,31 +40,30 @@ class Asked:
     answer: str | None
 
 
-def read(path: Path) -> list[Asked]:
-    """Read the file and look for every video before any model loads.
+def read(path: Path) -> list[FileQuestion]:
+    """Read the file, and make sure that every video is there before any model loads.
 
     Args:
         path: one JSON object in each line, with `video` (a path, from the file's folder if relative), `question` (all
             of the text that the model gets) and, where known, `answer`. Empty lines are skipped.
 
     Raises:
-        ValueError: a line that is none, or no line at all; the message names it.
-        FileNotFoundError: videos that are missing; the message lists some.
+        ValueError: a line is not a question, or there is no line at all; the message names it.
+        FileNotFoundError: videos are missing; the message lists some.
     """
     asked = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.strip():
-            asked.append(_asked(path, number, line))
+            asked.append(_question_of(path, number, line))
     if not asked:
         raise ValueError(f"{path} holds no question; give a JSON object with video and question in each line")
     missing = sorted({str(one.video) for one in asked if not one.video.is_file()})
     if missing:
-        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise FileNotFoundError(f"{path} names videos that are not there: {', '.join(missing[:SHOWN])}{more}")
+        raise FileNotFoundError(f"{path} names videos that are not there: {first_few(missing, 5)}")
     return asked
 
 
-def _asked(path: Path, number: int, line: str) -> Asked:
+def _question_of(path: Path, number: int, line: str) -> FileQuestion:
     try:
         row = json.loads(line)
         video, question = row["video"], row["question"]
@@ -67,38 +72,34 @@ def _asked(path: Path, number: int, line: str) -> Asked:
     if not (isinstance(video, str) and isinstance(question, str) and question.strip()):
         raise ValueError(f"{path}:{number}: video and question must be texts, and the question not empty")
     answer = row.get("answer")
-    return Asked(number, path.parent / video, question, None if answer is None else str(answer))
-
-
-FULL = "all tokens"
-log = logging.getLogger(__name__)
+    return FileQuestion(number, path.parent / video, question, None if answer is None else str(answer))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MethodOutcome:
     """One question, answered with one method."""
 
-    asked: Asked
+    asked: FileQuestion
     method: str
     text: str
     full_text: str
-    """The answer with all tokens."""
+    """Answer with all tokens."""
     kl: float
-    """Of the first token's distribution from that with all tokens, in nats."""
+    """KL divergence of the first token's distribution from the one with all tokens, in nats."""
     seconds_to_first: float
-    """All that precedes the second token; stages that questions on a video share are divided among them."""
+    """Seconds of work before the second token, with stages that questions on a video share divided among them."""
     tokens_kept: int
     tokens_before: int
     peak_bytes: int | None
 
     @property
     def agrees(self) -> bool:
-        """The answers are the same but for case, spaces and punctuation."""
+        """Whether the answer is that with all tokens, but for case, spaces and punctuation."""
         return plain(self.text) == plain(self.full_text)
 
     @property
     def right(self) -> bool | None:
-        """The answer is the file's, or begins with its letter; None where the file has no answer."""
+        """Whether the answer is the file's, or begins with its letter; None where the file has no answer."""
         if self.asked.answer is None:
             return None
         given, wanted = plain(self.text), plain(self.asked.answer)
@@ -107,68 +108,87 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is needed for a picture of an outcome."""
+    """What a picture of an outcome shows."""
 
     video: Video
     packed: PackedTokens
 
 
 def measure(
-    vlm: VideoVLM, methods: Mapping[str, Method], asked: Sequence[Asked], frames: FrameOptions, max_new_tokens: int
-) -> Iterator[tuple[Outcome, Kept]]:
+    vlm: VideoVLM,
+    methods: Mapping[str, Method],
+    asked: Sequence[FileQuestion],
+    frames: FrameOptions,
+    max_new_tokens: int,
+) -> Iterator[tuple[MethodOutcome, Kept]]:
     """Answer every question with every method; a video is decoded and encoded once, the first one twice, to warm up.
 
     Args:
         vlm: the model.
         methods: by the name of their row; FULL must be among them, and its outcomes come first.
         asked: in any order; questions on one video are answered together.
-        frames: which of a video the model sees.
-        max_new_tokens: of an answer.
+        frames: rules by which frames are sampled.
+        max_new_tokens: most tokens of an answer.
 
     Raises:
-        VideoError: a video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+        SampleError: a video cannot be read, or a prompt does not fit in the model's context.
     """
     order = [FULL, *(name for name in methods if name != FULL)]
+    run = RunOptions(share_prefix=False)  # each answer's time is that of a question asked alone
+    watch = Prompts(vlm, [methods[name].layer_pruning.stages() for name in order])
+    answerer = Answerer([unrecorded(vlm, methods[name], run) for name in order], frames, watch)
     options = GenerationOptions(max_new_tokens=max_new_tokens)
-    videos: dict[Path, list[Asked]] = {}
-    for one in asked:
-        videos.setdefault(one.video, []).append(one)
-    for number, (path, questions) in enumerate(videos.items(), start=1):
-        log.info("%d of %d videos: %s, %d questions", number, len(videos), path.name, len(questions))
+    by_video: dict[Path, dict[int, FileQuestion]] = {}
+    for number, one in enumerate(asked):
+        by_video.setdefault(one.video, {})[number] = one
+    for count, (path, questions) in enumerate(by_video.items(), start=1):
+        log.info("%d of %d videos: %s, %d questions", count, len(by_video), path.name, len(questions))
+        asks = {number: ask_about([str(path)], _question(one), options) for number, one in questions.items()}
+        if count == 1:  # what loads and compiles on first use is in no time that is reported
+            first = next(iter(asks))
+            for _ in Answerer(answerer.lanes, frames).answer_all({first: asks[first]}):
+                _forget(answerer)
         video = load_video(path, frames)
-        if number == 1:  # what loads and compiles on first use is in no time that is reported
-            for name, warm in _encode(vlm, methods, order, video).items():
-                _answer(vlm, methods[name], warm, questions[0], options, len(questions))
-        encoded = _encode(vlm, methods, order, video)
-        for one in questions:
-            base: tuple[Float[Tensor, " V"], str] | None = None
-            for name in order:
-                logits, answer, packed = _answer(vlm, methods[name], encoded[name], one, options, len(questions))
-                base = base or (logits, answer.text)
-                yield _outcome(one, name, answer, divergence(base[0], logits), base[1]), Kept(video, packed)
+        base: dict[int, tuple[Float[Tensor, " V"], str]] = {}
+        for lane, number, answer in answerer.answer_all(asks):
+            logits, packed = watch.last
+            full, text = base.setdefault(number, (logits, answer.text))
+            outcome = outcome_of(questions[number], order[lane], answer, divergence(full, logits), text)
+            yield outcome, Kept(video, packed)
+            _forget(answerer)
 
 
-def _encode(vlm: VideoVLM, methods: Mapping[str, Method], order: Sequence[str], video: Video) -> dict[str, Encoded]:
-    """The video as each method reads it."""
-    return dict(zip(order, encode_once(vlm, [methods[name] for name in order], video), strict=True))
+def _forget(answerer: Answerer) -> None:
+    """Let each method pay for reading the question, although the encoder is shared."""
+    for lane in answerer.lanes:
+        lane.built.method.encoder.forget_texts()
 
 
-@torch.inference_mode()
-def _answer(
-    vlm: VideoVLM, method: Method, visual: Encoded, one: Asked, options: GenerationOptions, count: int
-) -> tuple[Float[Tensor, " V"], Answer, PackedTokens]:
-    method.encoder.forget_texts()  # which another method has paid for
-    question = Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
-    ready = prepare(vlm, method, [visual], question, questions_on_video=count)
-    logits = vlm.next_token_logits(ready.prompt, method.layer_pruning.stages())
-    [answer] = finish(vlm, method, [ready], options)
-    return logits.float().cpu(), answer, ready.packed[0]
+@dataclass
+class Prompts:
+    """Reads the first token's logits of each prompt, before it is answered."""
+
+    vlm: VideoVLM
+    stages: Sequence[Sequence[Stage]]
+    """Layer pruning of each lane."""
+    last: tuple[Float[Tensor, " V"], PackedTokens] = field(init=False)
+    """Logits of the last prompt, and the tokens in it."""
+
+    @torch.inference_mode()
+    def __call__(self, lane: int, ask: Ask, ready: Prepared) -> None:
+        """Read one prompt."""
+        logits = self.vlm.next_token_logits(ready.prompt, self.stages[lane])
+        self.last = logits.float().cpu(), ready.packed[0]
 
 
-def _outcome(one: Asked, name: str, answer: Answer, kl: float, full_text: str) -> Outcome:
+def _question(one: FileQuestion) -> Question:
+    return Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
+
+
+def outcome_of(one: FileQuestion, name: str, answer: Answer, kl: float, full_text: str) -> MethodOutcome:
+    """What is told of one answer."""
     cost = answer.cost
-    return Outcome(
+    return MethodOutcome(
         asked=one,
         method=name,
         text=answer.text,
@@ -181,12 +201,6 @@ def _outcome(one: Asked, name: str, answer: Answer, kl: float, full_text: str) -
     )
 
 
-def divergence(full: Float[Tensor, " V"], pruned: Float[Tensor, " V"]) -> float:
-    """KL(full || pruned) of next-token distributions, in nats."""
-    p, q = full.double().log_softmax(dim=0), pruned.double().log_softmax(dim=0)
-    return float((p.exp() * (p - q)).sum().clamp_min(0.0))
-
-
 def plain(text: str) -> str:
-    """What of an answer is compared: `(B) a cat.` is `b a cat`, and `B.` is `b`."""
+    """The words of an answer, without case and punctuation: `(B) a cat.` becomes `b a cat`, and `B.` becomes `b`."""
     return " ".join(re.findall(r"\w+", text.casefold()))

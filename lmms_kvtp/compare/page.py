@@ -1,43 +1,43 @@
-"""A comparison on one's own data as one HTML page that needs no network. Every text in it is escaped."""
+"""A comparison on one's own data as one HTML page, with pictures of the worst outcomes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jinja2 import Environment, StrictUndefined
 
-from lmms_kvtp.compare.measure import FULL, Kept, Outcome
+from lmms_kvtp.compare.measure import FULL, Kept, MethodOutcome
 from lmms_kvtp.compare.report import HEADER, Summary, rows
+from lmms_kvtp.rendering import page
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.visualize.page import jpeg
 from lmms_kvtp.visualize.picture import DROPPED, KEPT, Reel, lit, reel
 
 FRAMES = 8
-"""In a picture: those that lost least, and the ends."""
+"""Frames in a picture: both ends, and those that lost least."""
 
 
 @dataclass(frozen=True)
 class Case:
     """An outcome and its picture."""
 
-    outcome: Outcome
+    outcome: MethodOutcome
     frames: list[tuple[float, int, str]]
-    """Seconds, tokens kept, and a JPEG in base64."""
+    """Seconds, kept tokens, and a JPEG in base64 of each frame shown."""
 
 
 @dataclass
 class Worst:
-    """Collects the worst outcomes as they come; pictures are made only of those."""
+    """Collects the worst outcomes as they come, and draws only those."""
 
     count: int
     cases: list[Case] = field(default_factory=list)
     read: Callable[[Video], Reel] = reel
     _last: tuple[Video, Reel] | None = None
 
-    def add(self, outcome: Outcome, kept: Kept) -> None:
-        """Consider an outcome: answers that differ come first, then the larger divergence."""
+    def add(self, outcome: MethodOutcome, kept: Kept) -> None:
+        """Keep an outcome if it is among the worst: those whose answers differ, then those of larger divergence."""
         if outcome.method == FULL or self.count == 0 or (outcome.agrees and outcome.kl == 0):
             return
         if len(self.cases) == self.count and rank(outcome) >= rank(self.cases[-1].outcome):
@@ -49,8 +49,8 @@ class Worst:
         del self.cases[self.count :]
 
 
-def rank(outcome: Outcome) -> tuple[bool, float]:
-    """Smaller is worse."""
+def rank(outcome: MethodOutcome) -> tuple[bool, float]:
+    """Sort key of an outcome, smaller if it is worse."""
     return outcome.agrees, -outcome.kl
 
 
@@ -69,18 +69,18 @@ TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def to_html(found: Sequence[Summary], cases: Sequence[Case], advice: str, data: str, model: str, toy: bool) -> str:
-    """The whole page.
+    """Render the page.
 
     Args:
-        found: of each method, all tokens first.
+        found: summaries of the methods, all tokens first.
         cases: the worst outcomes.
         advice: the recommendation.
         data: name of the file of questions.
         model: name of the checkpoint.
         toy: the embedded model answered.
     """
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return page(
+        TEMPLATE,
         header=HEADER,
         rows=rows(found),
         questions=found[0].agreement.count,

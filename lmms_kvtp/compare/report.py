@@ -4,17 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmms_kvtp.compare.measure import FULL, Outcome
-from lmms_kvtp.leaderboard.stats import Estimate, estimate
+from lmms_kvtp.compare.measure import FULL, MethodOutcome
+from lmms_kvtp.leaderboard.stats import MISSING, Estimate, estimate, shown
 
 HEADER = (
     *("method", "vision tokens", "agrees with all tokens", "right", "first-token KL", "to first token", "speed-up"),
     "peak memory",
 )
 Z = 1.96
-"""Half of a 95 % interval, in standard errors."""
+"""Half the width of a 95 % interval, in standard errors."""
 FEW = 10
-"""Videos below which an interval by video means little."""
+"""Number of videos below which an interval by video means little."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Summary:
 
     name: str
     agreement: Estimate
-    """In %."""
+    """Share of answers that agree with all tokens, in %."""
     right: Estimate | None
-    """In %; None where the data have no answers."""
+    """Share of right answers, in %; None where the data have no answers."""
     kl: Estimate
-    """In hundredths of a nat, as every `Estimate` is a mean times 100."""
+    """KL divergence in hundredths of a nat, as every `Estimate` is a mean times 100."""
     seconds: Estimate
-    """To the first token, in hundredths."""
+    """Seconds to the first token, in hundredths."""
     tokens_kept: float
     tokens_before: float
     peak_bytes: int | None
@@ -41,13 +41,13 @@ class Summary:
         return self.agreement.mean - Z * self.agreement.stderr if self.videos > 1 else math.nan
 
 
-def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
-    """Sum up each method; all tokens first."""
+def summarize(outcomes: Sequence[MethodOutcome]) -> list[Summary]:
+    """Sum up each method, in the order of the outcomes: all tokens first."""
     names = list(dict.fromkeys(outcome.method for outcome in outcomes))
     return [_summary(name, [outcome for outcome in outcomes if outcome.method == name]) for name in names]
 
 
-def _summary(name: str, own: Sequence[Outcome]) -> Summary:
+def _summary(name: str, own: Sequence[MethodOutcome]) -> Summary:
     labelled = [outcome for outcome in own if outcome.right is not None]
     peaks = [outcome.peak_bytes for outcome in own if outcome.peak_bytes is not None]
     return Summary(
@@ -63,13 +63,13 @@ def _summary(name: str, own: Sequence[Outcome]) -> Summary:
     )
 
 
-def clustered(own: Sequence[Outcome], values: Sequence[float]) -> Estimate:
-    """Mean of a value of each question, times 100, with the harness's standard error clustered by video."""
+def clustered(own: Sequence[MethodOutcome], values: Sequence[float]) -> Estimate:
+    """Mean of a value per question, times 100, with its standard error clustered by video."""
     return estimate(values, [str(outcome.asked.video) for outcome in own])
 
 
 def rows(found: Sequence[Summary]) -> list[list[str]]:
-    """Cells under HEADER."""
+    """Cells of the table, in the order of HEADER."""
     full = found[0]
     lines = []
     for one in found:
@@ -78,22 +78,22 @@ def rows(found: Sequence[Summary]) -> list[list[str]]:
             [
                 one.name,
                 f"{one.tokens_kept:.0f} ({share:.1%})",
-                "-" if one.name == FULL else _pm(one.agreement, 1, 1),
-                _pm(one.right, 1, 1) if one.right else "-",
-                "-" if one.name == FULL else _pm(one.kl, 100, 3),
-                f"{_pm(one.seconds, 100, 2)} s",
-                "-" if one.name == FULL or not one.seconds.mean else f"{full.seconds.mean / one.seconds.mean:.2f}x",
-                "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.1f} GiB",
+                MISSING if one.name == FULL else shown(one.agreement),
+                shown(one.right),
+                MISSING if one.name == FULL else shown(one.kl, 3, 100),
+                f"{shown(one.seconds, 2, 100)} s",
+                MISSING if one.name == FULL or not one.seconds.mean else f"{full.seconds.mean / one.seconds.mean:.2f}x",
+                MISSING if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.1f} GiB",
             ]
         )
     return lines
 
 
 def recommend(found: Sequence[Summary], wanted: float) -> str:
-    """Which method to take, why, and how sure that is.
+    """Say which method to take, why, and how sure that is.
 
     Args:
-        found: as of `summarise`, all tokens first.
+        found: summaries of the methods, all tokens first.
         wanted: agreement with all tokens, in %, that a method must be shown to have.
     """
     full, pruned = found[0], found[1:]
@@ -130,8 +130,3 @@ def _speed(full: Summary, best: Summary) -> str:
     if gain < 1:
         return f"{1 / gain:.2f} times the time to the first token"
     return f"the first token {gain:.2f} times sooner"
-
-
-def _pm(estimate: Estimate, divisor: int, digits: int) -> str:
-    error = "-" if math.isnan(estimate.stderr) else f"{estimate.stderr / divisor:.{digits}f}"
-    return f"{estimate.mean / divisor:.{digits}f} ± {error}"

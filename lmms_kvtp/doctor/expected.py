@@ -1,4 +1,4 @@
-"""Accuracies that were measured before, which the unpruned model is held against."""
+"""Accuracies of unpruned models that were measured or published before, and the gate for published ones."""
 
 import json
 from dataclasses import dataclass
@@ -6,10 +6,14 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.leaderboard.discover import discover
+from lmms_kvtp.leaderboard.gates import Gate
+from lmms_kvtp.leaderboard.runs import read_samples
+from lmms_kvtp.leaderboard.stats import accuracy
 from lmms_kvtp.shipped import MANIFEST, shipped_folder
 
 SIGMAS = 3.0
-"""Standard errors of the difference by which two measurements of one model may be apart."""
+"""Standard errors of the difference by which two measurements of one model may differ."""
 RECORDED = Path(__file__).parent / "recorded.json"
 
 
@@ -20,21 +24,21 @@ class Expected:
     accuracy: float
     """Share of right answers."""
     stderr: float
-    """Its standard error, clustered by video where that is known."""
+    """Standard error of the accuracy, clustered by video where that is known."""
     questions: int
     source: str
 
     def spread(self, questions: int) -> float:
-        """Standard error of the accuracy on so many questions."""
+        """Standard error of the accuracy on that many questions."""
         return float(self.stderr * (self.questions / questions) ** 0.5)
 
     def margin(self, questions: int) -> float:
-        """How far the accuracy on so many other questions may be away: SIGMAS standard errors of the difference."""
+        """Largest difference to the accuracy on that many other questions: SIGMAS standard errors of it."""
         return SIGMAS * hypot(self.stderr, self.spread(questions))
 
 
 def recorded(model: str) -> Expected | None:
-    """What the embedded model reached on the synthetic benchmark's test split; None for others, and other weights."""
+    """Accuracy of the embedded model on the synthetic benchmark's test split; None for other models and weights."""
     if model != "tiny":
         return None
     values = _read()["tiny"]
@@ -45,12 +49,12 @@ def recorded(model: str) -> Expected | None:
 
 
 def published(model: str, frames: int, task: str) -> Expected | None:
-    """What papers report of a model without pruning, on a task of the harness; None where we know of nothing.
+    """Accuracy that papers report of a model without pruning, on a task of the harness; None where none is known.
 
     Args:
-        model: hub id or folder; its last part counts.
+        model: hub id or folder; only its last part counts.
         frames: most frames of a video.
-        task: its name in the harness.
+        task: name in the harness.
     """
     name = model.rstrip("/").rpartition("/")[2].lower()
     for row in _read()["published"]:
@@ -63,3 +67,31 @@ def published(model: str, frames: int, task: str) -> Expected | None:
 def _read() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
     return found
+
+
+def published_accuracy(folder: Path) -> Gate:
+    """Every unpruned run below `folder` has the published accuracy, on each task for which there is one, within a band.
+
+    The band is two standard errors of a share of as many questions to either side. Noise is less, since the questions
+    are the paper's own, so the gate sees a wrong checkpoint, template or frame count, but no fault of a point.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: a sample file is damaged.
+    """
+    name, shown, apart = "published accuracy", [], False
+    for run in discover([folder])[0]:
+        record = run.provenance
+        for task, path in run.samples.items():
+            expected = published(record.model.partition(" ")[0], int(record.frames.get("max_frames_num") or 0), task)
+            if expected is None or not record.unpruned:
+                continue
+            found = accuracy(read_samples(path, record.label, task, run.results))
+            margin = 200 * expected.spread(found.count)
+            apart |= abs(found.mean - 100 * expected.accuracy) > margin
+            shown.append(
+                f"{task}: {found.mean:.1f} % of {found.count}, published {100 * expected.accuracy:.1f} ± {margin:.1f} %"
+            )
+    if not shown:
+        return Gate(name, None, f"no unpruned run in {folder} is of a model, frames and task with a published score")
+    return Gate(name, not apart, "; ".join(shown))

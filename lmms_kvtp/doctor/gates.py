@@ -1,8 +1,7 @@
-"""The gates. Each names a way in which published pruners were found broken, and looks for it."""
+"""The gates. Each looks for one way in which published pruners were found broken."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import scipy.stats
 import torch
@@ -10,29 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmms_kvtp.doctor.exam import Exam, divergence, equal
-from lmms_kvtp.doctor.expected import published
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
-from lmms_kvtp.leaderboard.discover import discover
-from lmms_kvtp.leaderboard.runs import read_samples
-from lmms_kvtp.leaderboard.stats import accuracy
+from lmms_kvtp.leaderboard.gates import Gate
 
 DRAWS = 20
-"""Random orders that tokens are held against."""
+"""Random orders that tokens are compared with."""
 MOST = 0.9
-"""Share of answers that one letter may have, beyond what it has without pruning."""
+"""Share of answers above which one letter is a collapse, unless it is as frequent without pruning."""
 ENOUGH = 8
-"""Questions below which answers are only shown."""
+"""Number of questions below which answers are shown, but not judged."""
 LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What one gate found."""
-
-    name: str
-    passed: bool | None
-    """None: it does not apply, or nothing can be said."""
-    detail: str
+"""p-value below which a method counts as worse than random tokens, and a baseline as better than guessing."""
 
 
 def keep_all_identity(exam: Exam) -> Gate:
@@ -53,7 +40,7 @@ def changed_output(exam: Exam) -> Gate:
     """At a low budget the model sees something else: a stub that prunes nothing is the baseline under another name."""
     if exam.keeps_everything:
         return Gate("changed output", None, "the method keeps everything, and says so")
-    gaps = [divergence(pruned, base) for pruned, base in zip(exam.pruned, exam.base, strict=True)]
+    gaps = [divergence(pruned.logits, base.logits) for pruned, base in zip(exam.pruned, exam.base, strict=True)]
     changed = not equal(exam.pruned, exam.base) and max(gaps) > 0
     detail = f"KL from the unpruned model {min(gaps):.2g} to {max(gaps):.2g} nats at {exam.low.keep_ratio:.0%}"
     return Gate("changed output", changed, detail if changed else "nothing changes: is anything pruned?")
@@ -94,7 +81,7 @@ def order(exam: Exam) -> Gate:
 
 
 def determinism(exam: Exam) -> Gate:
-    """The same again, and in another order of videos: nothing is drawn anew, nothing stays of the video before."""
+    """A second run and one in another order of videos give the same: no new draw, nothing left of another video."""
     before = exam.pruned
     backwards = [
         exam.run(exam.low, video, asked[0])
@@ -134,7 +121,7 @@ def answer_letters(exam: Exam) -> Gate:
 
 
 def random_against(exam: Exam) -> Gate:
-    """The method is not random under another name, and no worse than random tokens."""
+    """The method is not random pruning under another name, and no worse than it."""
     if exam.keeps_everything:
         return Gate("random control", None, "the method keeps everything, and says so")
     drawn = exam.results(replace(exam.control, keep_ratio=exam.low.keep_ratio))
@@ -158,7 +145,7 @@ def baseline_logits(exam: Exam) -> Gate:
 
 
 def baseline_accuracy(exam: Exam) -> Gate:
-    """The unpruned model is as good as it was before, or else knows more than guessing gives, if answers are known."""
+    """The unpruned model is as good as recorded or, where nothing is recorded, better than guessing."""
     known = [asked for _, asked in exam.pairs if asked.target and asked.options]
     if len(known) < ENOUGH or len(known) < len(exam.pairs):
         return Gate("baseline accuracy", None, f"{len(known)} questions with known answers are too few")
@@ -186,52 +173,21 @@ GATES = (
     random_against,
     baseline_accuracy,
 )
-"""In the order in which they run: the unpruned model first."""
+"""All gates, in the order in which they run."""
 
 
 def examine(exam: Exam) -> list[Gate]:
-    """Run all gates."""
+    """Put the exam through all gates."""
     return [gate(exam) for gate in GATES]
 
 
 def _likeness(kept: Tensor, original: Tensor) -> float:
-    """Mean cosine of each token with the place where it stands."""
+    """Mean cosine of kept tokens with the original tokens of their places."""
     return float((kept * original).sum(dim=1).mean())
 
 
 def _shuffled(kept: Tensor, original: Tensor) -> float:
-    """The best that one of some random orders would reach."""
+    """The highest likeness that one of DRAWS random orders reaches."""
     draw = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(kept), generator=draw).to(kept.device) for _ in range(DRAWS)]
     return max(_likeness(kept[order], original) for order in orders)
-
-
-NAME = "published accuracy"
-
-
-def published_accuracy(folder: Path) -> Gate:
-    """Each task of each unpruned run below `folder` that has a published score lies within its band.
-
-    The band is two standard errors of a share of as many questions to either side, although they are the paper's own
-    and noise on them is less: a wrong checkpoint, template or frame count is further away, a fault of a point is not.
-
-    Raises:
-        FileNotFoundError: there is no run.
-        ValueError: a sample file is damaged.
-    """
-    shown, apart = [], False
-    for run in discover([folder])[0]:
-        record = run.provenance
-        for task, path in run.samples.items():
-            expected = published(record.model.partition(" ")[0], int(record.frames.get("max_frames_num") or 0), task)
-            if expected is None or not record.unpruned:
-                continue
-            found = accuracy(read_samples(path, record.label, task, run.results))
-            margin = 200 * expected.spread(found.count)
-            apart |= abs(found.mean - 100 * expected.accuracy) > margin
-            shown.append(
-                f"{task}: {found.mean:.1f} % of {found.count}, published {100 * expected.accuracy:.1f} ± {margin:.1f} %"
-            )
-    if not shown:
-        return Gate(NAME, None, f"no unpruned run in {folder} is of a model, frames and task with a published score")
-    return Gate(NAME, not apart, "; ".join(shown))

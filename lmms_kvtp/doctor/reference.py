@@ -1,4 +1,4 @@
-"""Whether a loaded model computes what it should: against transformers' own class, and against published logits."""
+"""Compares the logits of a loaded model with transformers' own class, LLaVA-NeXT's package, and published logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
 
 def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneration:
-    """Transformers' own class of the family around the weights of `vlm`, which it shares."""
+    """Build transformers' own class of the family on the weights of `vlm`, which the two share."""
     network = vlm.network
     vision, text = cast(SiglipVisionConfig, cast(VisionTower, network.tower).encoder.config), network.llm.config
     rows = text.vocab_size
@@ -47,13 +47,9 @@ def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneratio
 
 
 def pool_by(model: LlavaOnevisionForConditionalGeneration, mode: str) -> None:
-    """Let this one model pool frames by `mode`; transformers' class has the bilinear way alone.
+    """Let this model pool frames by `mode` (bilinear, average or max); transformers' class is always bilinear.
 
     Source: LLaVA-NeXT's `get_2dPool`: average and max have windows and strides of 2, and drop an odd row and column.
-
-    Args:
-        model: nothing else of it changes.
-        mode: bilinear, average or max.
     """
     if mode == "bilinear":
         return
@@ -74,7 +70,7 @@ PUBLISHED = {
         (3.0625, 6.0078, 11.7266),
     )
 }
-"""Logits of token ids 0 to 2 behind each of the first three tokens of every prompt, which come before any visual.
+"""Logits of token ids 0 to 2 after each of the first three tokens of every prompt, which come before any visual.
 
 Source: the script that converts this family for transformers records them, in float16, as extended for this
 checkpoint; see docs/models.md.
@@ -84,7 +80,7 @@ QUESTION = "What happens in the video?"
 
 @dataclass(frozen=True)
 class Parity:
-    """Two ways to the same logits."""
+    """Our logits and those of a reference."""
 
     name: str
     ours: Tensor
@@ -94,25 +90,25 @@ class Parity:
 
     @property
     def difference(self) -> float:
-        """The largest between two logits."""
+        """Largest difference between two logits."""
         return float((self.ours.float() - self.reference.float()).abs().max())
 
     @property
     def passed(self) -> bool:
-        """They agree within the tolerance."""
+        """Whether they agree within the tolerance."""
         return self.difference <= self.tolerance
 
 
 def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: str = QUESTION) -> list[Parity]:
-    """Hold a model's logits, without pruning, against every reference there is for it.
+    """Compare a model's logits, without pruning, with every reference there is for it.
 
-    Of a model by LLaVA-NeXT's package (`backend=llava`) it is the other way round: the package is the reference for
-    this package's own modules, which load the checkpoint once more.
+    A model that runs LLaVA-NeXT's package (`backend=llava`) is itself the reference, for our own modules, which load
+    the checkpoint once more.
 
     Args:
         vlm: the model; transformers' class shares its weights.
-        frames: what it is asked about; None for some that are drawn at random.
-        question: about them.
+        frames: frames of the prompt; None for random ones.
+        question: about the frames.
 
     Raises:
         ValueError: the model is split over devices.
@@ -125,9 +121,9 @@ def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: st
 
 @torch.inference_mode()
 def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
-    """The tower, projector, pooling and language model of transformers, and newlines placed one by one.
+    """Compare with transformers' tower, projector, pooling and language model, and with newlines placed one by one.
 
-    How it pools and where newlines stand is read anew: from the checkpoint and the options, not from the model.
+    How frames are pooled and where newlines stand is read again from checkpoint and options, not from the model.
     """
     if vlm.options.device_map is not None:
         raise ValueError(f"device_map={vlm.options.device_map}: the comparison needs a model on one device")
@@ -144,7 +140,7 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
         output_hidden_states=True,
     )
     features = getattr(features, "pooler_output", features)  # transformers < 5 returns the features
-    tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last is its one newline
+    tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last token is the only newline
     tokens = tokens.reshape(len(frames.times), -1, tokens.shape[-1])
     before, behind = vlm.chat.around(question, visuals=True)
     embed = model.get_input_embeddings()
@@ -153,26 +149,26 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     visual = _with_newlines(tokens, vlm.network.newline, placed or _position(position, config.merge_type))
     prompt = torch.cat([parts[0], visual, parts[1]])
     theirs = model(inputs_embeds=prompt[None], logits_to_keep=1).logits[0, -1]
-    ours = vlm.next_token_logits(vlm.assemble([_all(vlm, frames)], question))
+    ours = vlm.next_token_logits(vlm.assemble([all_tokens(vlm, frames)], question))
     name = "transformers' LlavaOnevision" + ("" if pooling == "bilinear" else f" with {pooling} pooling")
     return Parity(name, ours, theirs[: len(ours)].float(), _tolerance(vlm.dtype))
 
 
 def _of_package(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
-    """LLaVA-NeXT's tower, projector and language model, and ours."""
+    """Compare LLaVA-NeXT's tower, projector and language model with ours."""
     own = load_llava_video(vlm.name, replace(vlm.options, backend="transformers"))
-    theirs, ours = (v.next_token_logits(v.assemble([_all(v, frames)], question)) for v in (vlm, own))
+    theirs, ours = (v.next_token_logits(v.assemble([all_tokens(v, frames)], question)) for v in (vlm, own))
     return Parity("LLaVA-NeXT's own package", ours, theirs, _tolerance(vlm.dtype))
 
 
 def _position(stated: str, merge_type: str) -> str:
-    """Of newlines: a merge type of flat has none, one without unpad none behind the video."""
+    """Where newlines stand: a merge type of flat has none; one without unpad has none behind the video."""
     allowed = stated != "one_token" or "unpad" in merge_type
     return stated if allowed and merge_type != "flat" else "no_token"
 
 
 def _with_newlines(tokens: Float[Tensor, "T N D"], newline: Float[Tensor, " D"], position: str) -> Float[Tensor, "L D"]:
-    """Written down position by position."""
+    """Place newlines position by position: slow, but easy to check."""
     placed = []
     for frame in tokens:
         columns = isqrt(len(frame))
@@ -189,15 +185,15 @@ def _with_newlines(tokens: Float[Tensor, "T N D"], newline: Float[Tensor, " D"],
 
 @torch.inference_mode()
 def _published(vlm: LlavaVideo, name: str) -> Parity:
-    """The first three tokens of a prompt, and the logits behind each."""
+    """Compare the logits after each of the first three tokens of a prompt with the published ones."""
     ids = vlm.chat.around(QUESTION, visuals=True)[0][:3]
     logits = vlm.network.llm(input_ids=torch.tensor([ids], device=vlm.device)).logits[0, :, :3]
     tolerance = 0.2 if vlm.dtype == torch.bfloat16 else 0.02  # logits to 12, published from float16
     return Parity(f"published logits of {name}", logits.float().cpu(), torch.tensor(PUBLISHED[name]), tolerance)
 
 
-def _all(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
-    """Every token of some frames."""
+def all_tokens(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
+    """Keep every token of some frames."""
     tokens = vlm.encode(frames)
     count, capacity, width = tokens.embeds.shape
     place = torch.arange(count * capacity, device=tokens.embeds.device)
@@ -212,12 +208,12 @@ def _noise(count: int = 3) -> Frames:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """Of logits around 10: some hundred roundings."""
+    """Largest difference that some hundred roundings of logits around 10 explain."""
     return {torch.float32: 1e-3, torch.float16: 0.1}.get(dtype, 0.5)
 
 
 def report(checks: Sequence[Parity]) -> str:
-    """A line for each."""
+    """Verdicts on the references, one line each."""
     return "\n".join(
         f"{'ok  ' if check.passed else 'FAIL'} {check.name}: largest difference {check.difference:.2g}, "
         f"allowed {check.tolerance:g}"

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from lmms_kvtp.doctor.exam import Asked, Exam
+from lmms_kvtp.doctor.exam import Exam, ExamQuestion
 from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.reference import reference_logits
 from lmms_kvtp.embedded import cache
@@ -17,18 +17,18 @@ from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 QUESTIONS = 4
-"""On each video."""
+"""Questions on each video."""
 
 
 def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expected: Expected | None = None) -> Exam:
-    """Questions on the first videos of the test split, which are made now if the cache does not hold them.
+    """An exam on the first videos of the test split, which are made now if the cache does not hold them.
 
     Args:
         vlm: the model.
         method: what is examined.
-        videos: how many.
-        frames: of each, at most.
-        expected: what the unpruned model reached on this split before.
+        videos: number of videos.
+        frames: most frames of each.
+        expected: accuracy of the unpruned model on this split before.
 
     Raises:
         ValueError: no videos.
@@ -36,7 +36,7 @@ def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expe
     """
     if videos < 1:
         raise ValueError(f"videos={videos}: an exam needs at least one")
-    asked: dict[str, list[Asked]] = {}
+    asked: dict[str, list[ExamQuestion]] = {}
     loaded: dict[str, Video] = {}
     for doc in build("test", videos, per_video=QUESTIONS):
         key = str(doc["video_id"])
@@ -48,7 +48,7 @@ def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expe
 
 
 def reference(vlm: VideoVLM) -> tuple[bool | None, str]:
-    """Hold the unpruned model against transformers' own class, and published logits where there are some."""
+    """Compare the unpruned model with transformers' own class, and with published logits where there are some."""
     if not isinstance(vlm, LlavaVideo):
         return None, f"there is no other implementation of {type(vlm).__name__}"
     try:
@@ -59,7 +59,7 @@ def reference(vlm: VideoVLM) -> tuple[bool | None, str]:
     return all(check.passed for check in checks), told
 
 
-def _asked(doc: dict[str, Any]) -> Asked:
+def _asked(doc: dict[str, Any]) -> ExamQuestion:
     stem, options = str(doc["question"]), tuple(map(str, doc["options"]))
     lettered = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
     spans = tuple((float(start), float(end), float(score)) for start, end, score in doc["spans"])
@@ -70,4 +70,4 @@ def _asked(doc: dict[str, Any]) -> Asked:
         doc_key=str(doc["question_id"]),
         spans=spans,
     )
-    return Asked(question, str(doc["answer"]), options)
+    return ExamQuestion(question, str(doc["answer"]), options)

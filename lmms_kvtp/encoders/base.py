@@ -8,6 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.cost.meter import undeclared_flops
 from lmms_kvtp.encoders.parts.text import RemembersTexts
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
@@ -37,16 +38,19 @@ class FrameEncoder(RemembersTexts):
         """A file that lies beside the encoder's weights, such as a head trained with it; None where there is none."""
         return None
 
-    def flops(self, num_frames: int, needs: frozenset[str]) -> int | None:
-        """Operations of `encode` on so many frames (see `lmms_kvtp.cost.flops`); None: counted while it runs."""
-        return None
+    def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int | None:
+        """Operations of `encode` on so many frames (see `lmms_kvtp.cost.flops`).
+
+        None, as of an encoder outside this package that leaves this method out: counted while it runs.
+        """
+        return undeclared_flops(self)
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int | None:
         """Operations of embedding texts and comparing them with `views` image embeddings of each frame.
 
-        None: counted while it runs.
+        None, as of an encoder outside this package that leaves this method out: counted while it runs.
         """
-        return None
+        return undeclared_flops(self)
 
     def check(self, needs: frozenset[str]) -> None:
         """Refuse what this encoder does not provide.

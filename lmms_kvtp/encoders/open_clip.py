@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from lmms_kvtp.cost.counter import counting, unfused
 from lmms_kvtp.cost.flops import cosine_flops
+from lmms_kvtp.cost.meter import counting, unfused
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.text import REMEMBERED, split_text
@@ -122,7 +122,7 @@ class OpenClip(FrameEncoder):
         bias = self.model.logit_bias
         return float(self.model.logit_scale.exp()), 0.0 if bias is None else float(bias)
 
-    def flops(self, num_frames: int, needs: frozenset[str]) -> int:
+    def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
         """So many times those of one frame, which are counted once."""
         return num_frames * self._frame_flops if needs else 0
 

@@ -19,8 +19,8 @@ from transformers.utils.hub import cached_file
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.encoders.parts.text import REMEMBERED
-from lmms_kvtp.encoders.parts.text_side import padded_pieces, siglip_source, text_shape
+from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape
+from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
@@ -172,7 +172,7 @@ class Siglip(FrameEncoder):
         """Factor and bias, read from the device once."""
         return math.exp(float(self.model.logit_scale)), float(self.model.logit_bias)
 
-    def flops(self, num_frames: int, needs: frozenset[str]) -> int:
+    def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
         """Tower and pooling head once, and what single patches need beside them."""
         return features_flops(self.vision, num_frames, needs, self.key_source == "projected") if needs else 0
 

@@ -73,6 +73,11 @@ class Tower(FrameEncoder):
         """Scaled and shifted cosines, with what was learned."""
         return self.text_side.logits(image, text)
 
+    def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
+        """Operations of the head on each frame's pooled patches; the tower itself runs anyway."""
+        rows, columns = pool.grid
+        return self.head.flops(num_frames, rows * columns) if needs else 0
+
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
         """Text side and cosines, with the fusion head's share where there are three views."""
         return self.text_side.relevance_flops(num_frames, texts, views)

@@ -21,9 +21,9 @@ from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
 from lmms_kvtp.method import Method
-from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.pipeline import text_flops
+from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import scoring_flops
 from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, FrameTokens, GridPool
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.layout import Newlines, lay_out
@@ -62,7 +62,7 @@ class Sized(FrameEncoder):
         """Refused."""
         raise ValueError("a forecast has no weights to compare with")
 
-    def flops(self, num_frames: int, needs: frozenset[str]) -> int:
+    def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
         """As SigLIP's."""
         return features_flops(self.sizes.vision, num_frames, needs, self.projected_keys)
 
@@ -114,7 +114,7 @@ def forecast(
     for layer, left in method.layer_pruning.kept(kept):
         lengths[layer:] = [prompt - kept + left] * (len(lengths) - layer)
     role = torch.cat([lines.role, torch.full((text_tokens,), TEXT)])  # the question stands behind the video
-    helpers = _helpers(method, budgets, pool.grid, spec.llm.hidden)
+    helpers = _helpers(method, budgets, pool, spec.llm.hidden)
     if kept:
         helpers["layer_pruning"] = method.layer_pruning.flops(spec.llm, lengths, role)
     flops = {
@@ -140,9 +140,10 @@ def forecast(
     return Forecast(cost, unknown)
 
 
-def _helpers(method: Method, budgets: Tensor, grid: tuple[int, int], hidden: int) -> dict[str, int | None]:
+def _helpers(method: Method, budgets: Tensor, pool: GridPool, hidden: int) -> dict[str, int | None]:
     """Operations of encoder, scorer and pruner; None where they cannot be known."""
-    tokens = FrameTokens(torch.empty(len(budgets), grid[0] * grid[1], hidden, device="meta"), grid)
+    rows, columns = pool.grid
+    tokens = FrameTokens(torch.empty(len(budgets), rows * columns, hidden, device="meta"), pool.grid)
     frames, needs = tokens.num_frames, method.needs
     sizes = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if needs else None
     if sizes is None:
@@ -158,9 +159,11 @@ def _helpers(method: Method, budgets: Tensor, grid: tuple[int, int], hidden: int
     question = Question(prompt="?", stem="?")
     if needs and sizes is None:
         return {"encoder": None, "scorer": None, "pruner": method.pruner.flops(tokens, features, budgets)}
+    embedding = text_flops(replace(method, encoder=encoder), question)
+    scoring = method.scorer.flops(features, question, encoder)
     return {
-        "encoder": encoder.flops(frames, needs) if needs else 0,
-        "scorer": scoring_flops(replace(method, encoder=encoder), frames, question),
+        "encoder": encoder.flops(frames, needs, pool) if needs else 0,
+        "scorer": None if embedding is None or scoring is None else embedding + scoring,
         "pruner": method.pruner.flops(tokens, features, budgets),
     }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import SiglipModel
 
-from lmms_kvtp.cost.counter import counting
+from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.parts.siglip_config import siglip_config
 from lmms_kvtp.forecast.models import Encoder, Spec

@@ -31,7 +31,7 @@ MODELS: Models = {
     "llava_video_kvtp": ("lmms_kvtp.model_wrappers.llava_video.LlavaVideoKvtp", ("llava_vid_kvtp",)),
     "kvtp_sweep": ("lmms_kvtp.model_wrappers.sweep.KvtpSweep", ()),
     "llava_onevision_kvtp": ("lmms_kvtp.model_wrappers.baselines.LlavaOnevisionKvtp", ()),
-    "llava_video": ("lmms_kvtp.model_wrappers.baselines.LlavaVideo", ()),
+    "llava_video": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoFull", ()),
     "llava_video_random": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoRandom", ()),
     "llava_video_tome": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoToMe", ()),
     "llava_video_prumerge": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoPruMerge", ()),

@@ -15,6 +15,7 @@ from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.files import home
 from lmms_kvtp.harness.plugin import run_folder
 from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.rendering import first_few
 from lmms_kvtp.run.journal import Journal, Session, read
 from lmms_kvtp.run.options import RunOptions
 
@@ -97,7 +98,6 @@ def _ledger(answer: Answer) -> dict[str, Any]:
     return answer.cost.to_dict() if answer.error is None else {"error": answer.error}
 
 
-SHOWN = 5
 TOY = "TOY: the embedded model made these answers; they show how methods work and fail, and reproduce no paper's number"
 
 
@@ -110,9 +110,8 @@ def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> Non
         toy: the embedded model made them.
     """
     if failures:
-        more = f"\n  and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
-        lines = "".join(f"\n  {failure}" for failure in failures[:SHOWN])
-        logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:{lines}{more}")
+        shown = first_few(failures, 5, "\n  ")
+        logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:\n  {shown}")
     costs = [answer.cost for answer in answers if answer.error is None]
     if costs:
         _log_throughput(costs)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import LLMShape
+from lmms_kvtp.cost.meter import undeclared_flops
 from lmms_kvtp.layer_pruning.parts.cut import Inputs, cut_cache, cut_inputs, cut_keys
 from lmms_kvtp.types import VISION, Prompt
 
@@ -73,14 +74,16 @@ class LayerPruner(ABC):
         return ()
 
     def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int | None:
-        """Operations of the selections alone (see `lmms_kvtp.cost.flops`); None: the ledger leaves them out.
+        """Operations of the selections alone (see `lmms_kvtp.cost.flops`), where matrix products are among them.
+
+        None, as of a layer pruner outside this package that leaves this method out: the ledger leaves them out, too.
 
         Args:
             shape: of the language model.
             layer_lengths: positions that each layer processed.
             role: of the prompt's positions, some of which are vision tokens.
         """
-        return None
+        return undeclared_flops(self)
 
 
 @dataclass

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmms_kvtp.leaderboard.cells import Cell, against, average, cell
-from lmms_kvtp.leaderboard.discover import Found, LeftOut, Readings
-from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, gates_of
+from lmms_kvtp.leaderboard.discover import FoundRun, LeftOut, PendingRuns
+from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, record_of
 from lmms_kvtp.leaderboard.provenance import Provenance, names
-from lmms_kvtp.leaderboard.runs import SHARED
+from lmms_kvtp.leaderboard.runs import SWEPT_MARK
 from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.task_score import TaskScore, against, average, task_score
 
 FACETS = {
     "tasks": "version of the task",
@@ -21,83 +21,9 @@ FACETS = {
     "model": "model",
     "versions": "software versions",
 }
-"""What must be the same in one column, unless told."""
+"""What must be equal within a column, unless it is allowed to differ."""
 ALLOW = (*FACETS, "dirty", "gates")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run of one task, and what it sums up to."""
-
-    found: Found
-    cell: Cell
-
-    @property
-    def title(self) -> str:
-        """For messages."""
-        return f"{self.provenance.label}, {self.cell.task}: {self.found.path}"
-
-    @property
-    def provenance(self) -> Provenance:
-        """Where it comes from."""
-        return self.found.provenance
-
-    def facet(self, name: str) -> str:
-        """What must be the same in one column, as text."""
-        record = self.provenance
-        values: dict[str, Callable[[], str]] = {
-            "tasks": lambda: f"version {record.task_versions.get(self.cell.task, '?')}",
-            "selection": self._selection,
-            "questions": self._questions,
-            "frames": lambda: json.dumps(record.frames, sort_keys=True),
-            "model": lambda: record.model,
-            "versions": lambda: ", ".join(f"{key} {value}" for key, value in sorted(record.versions.items())),
-        }
-        return values[name]()
-
-    def _selection(self) -> str:
-        """Beta and index of a task of SparseKV-QA; other tasks have none."""
-        told = (self.found.results.get("results") or {}).get(self.cell.task) or {}
-        return str(told.get("selection,none", "not stated"))
-
-    def _questions(self) -> str:
-        assert self.cell.run
-        names = [record.question for record in self.cell.run.records]
-        digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
-        return f"{len(names)} questions, {names[0]} to {names[-1]}, digest {digest}"
-
-
-def comparable(
-    column: Sequence[Entry], gates: Sequence[GateRecord], allow: Collection[str]
-) -> tuple[list[Entry], list[LeftOut]]:
-    """Entries of one task that agree with the unpruned model, or else with most of them; and the others, with reasons.
-
-    Args:
-        column: of one task.
-        gates: what the doctor found.
-        allow: names in ALLOW of what may be mixed.
-    """
-    bases = [entry for entry in column if entry.provenance.unpruned] or list(column)
-    kept, refused = list(column), []
-    for name, meaning in FACETS.items():
-        if name in allow:
-            continue
-        wanted = Counter(entry.facet(name) for entry in bases if entry in kept).most_common(1)
-        for entry in [entry for entry in kept if wanted and entry.facet(name) != wanted[0][0]]:
-            kept.remove(entry)
-            reason = f"another {meaning}: {entry.facet(name)}, where the table has {wanted[0][0]}; allow with {name}"
-            refused.append(LeftOut(entry.title, reason))
-    for entry in list(kept):
-        record = gates_of(entry.provenance.method, gates)
-        if entry.provenance.dirty and "dirty" not in allow:
-            reason = f"its tree had changes beside commit {entry.provenance.commit}; commit them, or allow dirty"
-        elif record is not None and record.failed and "gates" not in allow:
-            reason = f"gates {record.status} ({record.source}); mend the method, or allow gates"
-        else:
-            continue
-        kept.remove(entry)
-        refused.append(LeftOut(entry.title, reason))
-    return kept, refused
+"""Everything that a user can allow."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +32,10 @@ class Row:
 
     name: str
     provenance: Provenance
-    cells: Mapping[str, Cell]
-    """By task."""
+    scores: Mapping[str, TaskScore]
+    """Scores by task."""
     relative: Estimate | None
-    """Mean over all tasks of the board; None where one is missing."""
+    """Mean relative accuracy over all tasks of the board; None where one is missing."""
     gates: str
     commands: tuple[str, ...]
 
@@ -122,7 +48,7 @@ class Row:
     @property
     def keep_ratio(self) -> float | None:
         """Measured share of vision tokens that entered the language model, over all answers with cost."""
-        costs = [found.cost for found in self.cells.values() if found.cost is not None]
+        costs = [found.cost for found in self.scores.values() if found.cost is not None]
         before = sum(cost.tokens_before * cost.count for cost in costs)
         return sum(cost.tokens_kept * cost.count for cost in costs) / before if before else None
 
@@ -134,83 +60,158 @@ class Board:
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
     left: tuple[LeftOut, ...]
+    """Runs that were refused, and files that hold no run."""
     refused: int
-    """How many of `left` are runs that were refused, not files that hold none."""
+    """Number of refused runs in `left`."""
     notes: tuple[str, ...]
 
 
-def build(runs: Readings, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
+def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
     """Put together the runs that can be compared.
 
     Args:
         runs: that are being read.
         gates: what the doctor found.
-        allow: names in ALLOW of what may be mixed.
+        allow: names in ALLOW of what may differ within a column.
 
     Raises:
         ValueError: no run is left.
     """
-    entries, unread = _cells(runs)
+    scored, unread = _scored(runs)
     kept, refused = [], []
-    for task in sorted({entry.cell.task for entry in entries}):
-        column, out = comparable([entry for entry in entries if entry.cell.task == task], gates, allow)
+    for task in sorted({one.score.task for one in scored}):
+        column, out = comparable([one for one in scored if one.score.task == task], gates, allow)
         kept += _against_bases(column)
         refused += out
-    if not kept:
-        reasons = "".join(f"\n  {item.what}: {item.why}" for item in [*refused, *unread, *runs.left])
-        raise ValueError(f"no run is left to show:{reasons}")
-    tasks = tuple(dict.fromkeys(entry.cell.task for entry in kept))
-    rows = _rows(kept, tasks, gates)
     left_out = (*refused, *unread, *runs.left)
+    if not kept:
+        reasons = "".join(f"\n  {item.what}: {item.why}" for item in left_out)
+        raise ValueError(f"no run is left to show:{reasons}")
+    tasks = tuple(dict.fromkeys(one.score.task for one in kept))
+    rows = _rows(kept, tasks, gates)
     return Board(tasks, tuple(rows), left_out, len(refused) + len(unread), tuple(_notes(rows)))
 
 
-def _cells(runs: Readings) -> tuple[list[Entry], list[LeftOut]]:
-    entries, unread = [], []
-    for (run, task), result in zip(runs.files, runs.results, strict=True):
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run of one task, and its score."""
+
+    found: FoundRun
+    score: TaskScore
+
+    @property
+    def title(self) -> str:
+        """Name of the run in messages."""
+        return f"{self.provenance.label}, {self.score.task}: {self.found.path}"
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the run comes from."""
+        return self.found.provenance
+
+    def facet(self, name: str) -> str:
+        """The value of one of FACETS, as text."""
+        origin = self.provenance
+        values: dict[str, Callable[[], str]] = {
+            "tasks": lambda: f"version {origin.task_versions.get(self.score.task, '?')}",
+            "selection": self._selection,
+            "questions": self._questions,
+            "frames": lambda: json.dumps(origin.frames, sort_keys=True),
+            "model": lambda: origin.model,
+            "versions": lambda: ", ".join(f"{key} {value}" for key, value in sorted(origin.versions.items())),
+        }
+        return values[name]()
+
+    def _selection(self) -> str:
+        """Beta and index of a task of SparseKV-QA; other tasks have none."""
+        told = (self.found.results.get("results") or {}).get(self.score.task) or {}
+        return str(told.get("selection,none", "not stated"))
+
+    def _questions(self) -> str:
+        assert self.score.run
+        questions = [answer.question for answer in self.score.run.answers]
+        digest = hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:8]
+        return f"{len(questions)} questions, {questions[0]} to {questions[-1]}, digest {digest}"
+
+
+def _scored(runs: PendingRuns) -> tuple[list[ScoredRun], list[LeftOut]]:
+    scored, unread = [], []
+    for (run, task), summary in zip(runs.files, runs.summaries, strict=True):
         try:
-            entries.append(Entry(run, cell(result())))
+            scored.append(ScoredRun(run, task_score(summary())))
         except ValueError as error:
             unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
-    return entries, unread
+    return scored, unread
 
 
-def _against_bases(column: Sequence[Entry]) -> list[Entry]:
+def comparable(
+    column: Sequence[ScoredRun], gates: Sequence[GateRecord], allow: Collection[str]
+) -> tuple[list[ScoredRun], list[LeftOut]]:
+    """Runs of one task that agree with the unpruned model, or else with most of them; and the others, with reasons.
+
+    Args:
+        column: all runs of the task.
+        gates: what the doctor found.
+        allow: names in ALLOW of what may differ.
+    """
+    bases = [one for one in column if one.provenance.unpruned] or list(column)
+    kept, refused = list(column), []
+    for name, meaning in FACETS.items():
+        if name in allow:
+            continue
+        wanted = Counter(one.facet(name) for one in bases if one in kept).most_common(1)
+        for one in [one for one in kept if wanted and one.facet(name) != wanted[0][0]]:
+            kept.remove(one)
+            reason = f"another {meaning}: {one.facet(name)}, where the table has {wanted[0][0]}; allow with {name}"
+            refused.append(LeftOut(one.title, reason))
+    for one in list(kept):
+        record = record_of(one.provenance.method, gates)
+        if one.provenance.dirty and "dirty" not in allow:
+            reason = f"its tree had changes beside commit {one.provenance.commit}; commit them, or allow dirty"
+        elif record is not None and record.failed and "gates" not in allow:
+            reason = f"gates {record.status} ({record.source}); mend the method, or allow gates"
+        else:
+            continue
+        kept.remove(one)
+        refused.append(LeftOut(one.title, reason))
+    return kept, refused
+
+
+def _against_bases(column: Sequence[ScoredRun]) -> list[ScoredRun]:
     """Compare each with the unpruned run of the same model and frames, where there is one."""
-    places = [(entry.facet("model"), entry.facet("frames")) for entry in column]
-    bases: dict[tuple[str, str], Cell] = {}
-    for place, entry in zip(places, column, strict=True):
-        if entry.provenance.unpruned:
-            bases.setdefault(place, entry.cell)
+    places = [(one.facet("model"), one.facet("frames")) for one in column]
+    bases: dict[tuple[str, str], TaskScore] = {}
+    for place, one in zip(places, column, strict=True):
+        if one.provenance.unpruned:
+            bases.setdefault(place, one.score)
     return [
-        replace(entry, cell=against(entry.cell, bases[place])) if place in bases else entry
-        for place, entry in zip(places, column, strict=True)
+        replace(one, score=against(one.score, bases[place])) if place in bases else one
+        for place, one in zip(places, column, strict=True)
     ]
 
 
-def _rows(kept: Sequence[Entry], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:
-    groups: dict[str, list[Entry]] = {}
-    for entry in kept:
-        record = entry.provenance
-        key = json.dumps([record.label, record.model, record.method, record.frames, record.seed], sort_keys=True)
-        while any(other.cell.task == entry.cell.task for other in groups.get(key, [])):
-            key += "+"  # the same method twice on one task: two rows
-        groups.setdefault(key, []).append(entry)
-    titles = names([group[0].provenance for group in groups.values()])
+def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:
+    groups: dict[str, list[ScoredRun]] = {}
+    for one in kept:
+        origin = one.provenance
+        key = json.dumps([origin.label, origin.model, origin.method, origin.frames, origin.seed], sort_keys=True)
+        while any(other.score.task == one.score.task for other in groups.get(key, [])):
+            key += "+"  # one method twice on one task: two rows
+        groups.setdefault(key, []).append(one)
     rows = []
-    for name, group in zip(titles, groups.values(), strict=True):
-        cells = {entry.cell.task: entry.cell for entry in group}
-        parts = [cells[task].relative for task in tasks if task in cells]
-        whole = [part for part in parts if part is not None]
-        passed = gates_of(group[0].provenance.method, gates)
+    for name, group in zip(names([group[0].provenance for group in groups.values()]), groups.values(), strict=True):
+        scores = {one.score.task: one.score for one in group}
+        relatives = [scores[task].relative for task in tasks if task in scores]
+        known = [relative for relative in relatives if relative is not None]
+        record = record_of(group[0].provenance.method, gates)
         rows.append(
             Row(
                 name=name,
                 provenance=group[0].provenance,
-                cells=cells,
-                relative=average(whole) if len(whole) == len(tasks) else None,
-                gates=passed.status if passed else NOT_RUN,
-                commands=tuple(dict.fromkeys(entry.provenance.command for entry in group)),
+                scores=scores,
+                relative=average(known) if len(known) == len(tasks) else None,
+                gates=record.status if record else NOT_RUN,
+                commands=tuple(dict.fromkeys(one.provenance.command for one in group)),
             )
         )
     return sorted(rows, key=lambda row: (-(row.provenance.keep_ratio or 0), row.name))
@@ -222,17 +223,17 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if any(row.provenance.toy for row in rows):
         notes.append("TOY: made by the embedded model; such rows show how methods work and fail, no paper's number")
     for row in rows:
-        for task, found in row.cells.items():
+        for task, found in row.scores.items():
             total = found.accuracy.count
             if found.failed:
                 notes.append(f"{row.name}, {task}: {found.failed} of {total} questions failed and count as wrong")
             if found.costless:
                 notes.append(f"{row.name}, {task}: {found.costless} of {total} answers carry no cost (cached)")
-    swept = [row.name for row in rows if any(found.cost and found.cost.swept for found in row.cells.values())]
+    swept = [row.name for row in rows if any(found.cost and found.cost.swept for found in row.scores.values())]
     if swept:
         notes.append(
-            f"seconds marked {SHARED} ({', '.join(swept)}) are of a sweep, whose methods share encoders and decoders; "
-            "run a method alone, by its command, for seconds of its own"
+            f"seconds marked {SWEPT_MARK} ({', '.join(swept)}) are of a sweep, whose methods share encoders and "
+            "decoders; run a method alone, by its command, for seconds of its own"
         )
     if not any(row.provenance.unpruned for row in rows):
         notes.append("no row is the unpruned model, so that no accuracy is shown relative to it")

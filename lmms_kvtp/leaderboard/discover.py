@@ -1,4 +1,4 @@
-"""Finds the runs below some folders, and says of each file that looks like a run why it is not one."""
+"""Finds the runs below some folders and reads them; says of each file that looks like a run why it is not one."""
 
 import gc
 import json
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.leaderboard.provenance import Provenance, provenance
-from lmms_kvtp.leaderboard.runs import RESULTS, SAMPLES, CostSummary, Run, read_samples, summarise
+from lmms_kvtp.leaderboard.runs import RESULTS, SAMPLES, MeanCost, Run, mean_cost, read_samples
 
 JOURNAL = "_journal_rank"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRun:
     """The results file of a run and its sample files."""
 
     path: Path
     results: dict[str, Any]
     provenance: Provenance
     samples: dict[str, Path]
-    """By task."""
+    """Sample files by task."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class LeftOut:
     why: str
 
 
-def discover(folders: Sequence[Path]) -> tuple[list[Found], list[LeftOut]]:
-    """Find all runs; of equal runs of one method in one folder, the newest.
+def discover(folders: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
+    """Find all runs; of several runs of one method in one folder, only the newest.
 
     Raises:
         FileNotFoundError: a folder does not exist, or there is no results file in any of them.
@@ -47,11 +47,11 @@ def discover(folders: Sequence[Path]) -> tuple[list[Found], list[LeftOut]]:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}; give what --output_path of the harness was")
     files = sorted({path for folder in folders for path in folder.rglob(f"*{RESULTS}")})
-    found: dict[tuple[str, ...], Found] = {}
+    found: dict[tuple[str, ...], FoundRun] = {}
     left = list(_interrupted(folders))
-    for path in files:  # the time is the first part of the name, so that the newest comes last
+    for path in files:  # names begin with the time, so that the newest comes last
         try:
-            run = _read(path)
+            run = _read_results(path)
         except ValueError as error:
             left.append(LeftOut(str(path), str(error)))
             continue
@@ -68,7 +68,7 @@ def discover(folders: Sequence[Path]) -> tuple[list[Found], list[LeftOut]]:
     return list(found.values()), left
 
 
-def _read(path: Path) -> Found:
+def _read_results(path: Path) -> FoundRun:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -77,10 +77,10 @@ def _read(path: Path) -> Found:
         raise ValueError("not a results file of the harness: no JSON object")
     stamp = path.name.removesuffix(RESULTS)
     samples = {file.stem.split(SAMPLES, 1)[1]: file for file in sorted(path.parent.glob(f"{stamp}{SAMPLES}*.jsonl"))}
-    record = provenance(results)
+    origin = provenance(results)
     if not samples:
         raise ValueError("no sample files beside it; run the harness with --log_samples")
-    return Found(path, results, record, samples)
+    return FoundRun(path, results, origin, samples)
 
 
 def _interrupted(folders: Sequence[Path]) -> Iterator[LeftOut]:
@@ -94,83 +94,89 @@ def _interrupted(folders: Sequence[Path]) -> Iterator[LeftOut]:
             yield LeftOut(str(path), f"interrupted after {count} answers; start the command again with resume={path}")
 
 
-SHARE = 32 * 2**20
-"""Bytes of samples for which a process is worth its start."""
-
-
 @dataclass(frozen=True)
-class Samples:
-    """A sample file."""
+class SampleFile:
+    """A sample file, with what is needed to read it."""
 
     path: Path
     name: str
-    """Of its run."""
+    """Name of its run."""
     task: str
     config: dict[str, Any]
     """The harness's results file."""
 
 
 @dataclass(frozen=True)
-class Read:
+class RunSummary:
     """What a leaderboard needs of a sample file."""
 
     run: Run
-    """Without costs, which take most of the memory, and without the harness's record."""
-    cost: CostSummary | None
-    """None where no answer has its cost."""
+    """Questions and scores, without costs, which take most of the memory, and without the harness's record."""
+    cost: MeanCost | None
+    """Mean cost; None where no answer has its cost."""
     costless: int
-    """Answers without cost, beside those that failed."""
+    """Answers without cost, not counting those that failed."""
+
+
+def summarize(samples: SampleFile) -> RunSummary:
+    """Read a sample file, and average its costs.
+
+    Raises:
+        ValueError: the file is empty, or a line is not a sample; the message names it.
+    """
+    run = read_samples(samples.path, samples.name, samples.task, samples.config)
+    if not run.answers:
+        raise ValueError(f"{samples.path} holds no sample")
+    costs = [answer.cost for answer in run.answers if answer.cost is not None]
+    light = tuple(answer._replace(cost=None) for answer in run.answers)
+    costless = sum(answer.cost is None and answer.error is None for answer in run.answers)
+    return RunSummary(replace(run, answers=light, config={}), mean_cost(costs), costless)
 
 
 @dataclass(frozen=True)
-class Readings:
-    """Runs that are being read."""
+class PendingRuns:
+    """Runs that other processes may still be reading."""
 
-    files: Sequence[tuple[Found, str]]
+    files: Sequence[tuple[FoundRun, str]]
     """Run and task of each sample file."""
-    results: Sequence[Callable[[], Read]]
-    """For each of `files`, see `reading`."""
+    summaries: Sequence[Callable[[], RunSummary]]
+    """Function for each of `files` that waits for its summary, see `pending_summaries`."""
     left: Sequence[LeftOut]
 
 
-def read(samples: Samples) -> Read:
-    """Read a sample file, and sum up its costs.
+@contextmanager
+def pending_runs(folders: Sequence[Path], processes: int) -> Iterator[PendingRuns]:
+    """Find all runs and begin to read them, in at most `processes` processes; raises as `discover` does."""
+    found, left = discover(folders)
+    files = [(run, task) for run in found for task in run.samples]
+    samples = [SampleFile(run.samples[task], run.provenance.label, task, run.results) for run, task in files]
+    with pending_summaries(samples, processes) as summaries:
+        yield PendingRuns(files, summaries, left)
 
-    Raises:
-        ValueError: there is no sample, or a line that is none; the message names it.
-    """
-    run = read_samples(samples.path, samples.name, samples.task, samples.config)
-    if not run.records:
-        raise ValueError(f"{samples.path} holds no sample")
-    costs = [record.cost for record in run.records if record.cost is not None]
-    light = tuple(record._replace(cost=None) for record in run.records)
-    costless = sum(record.cost is None and record.error is None for record in run.records)
-    return Read(replace(run, records=light, config={}), summarise(costs), costless)
+
+SHARE = 32 * 2**20
+"""Bytes of samples for which it pays to start a process."""
 
 
 @contextmanager
-def reading(files: Sequence[Samples], processes: int) -> Iterator[list[Callable[[], Read]]]:
-    """For each file a function that gives what `read` does of it, or raises what that raises.
+def pending_summaries(files: Sequence[SampleFile], processes: int) -> Iterator[list[Callable[[], RunSummary]]]:
+    """For each file a function that returns what `summarize` returns for it, or raises what that raises.
 
     Args:
         files: in any order.
-        processes: at most; there are fewer where there is little to read, and none beside this one for a few files.
+        processes: at most so many; fewer where there is little to read, and no other process for a few files.
     """
-    with _no_collection():
-        yield from _reading(files, processes)
-
-
-def _reading(files: Sequence[Samples], processes: int) -> Iterator[list[Callable[[], Read]]]:
     count = min(processes, len(files), sum(file.path.stat().st_size for file in files) // SHARE)
-    if count < 2:
-        yield [partial(read, file) for file in files]
-        return
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin) as pool:
-        yield [pool.submit(read, file).result for file in files]
+    with _no_collection():
+        if count < 2:
+            yield [partial(summarize, file) for file in files]
+            return
+        with ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin) as pool:
+            yield [pool.submit(summarize, file).result for file in files]
 
 
 def _begin() -> None:
-    """In a process that reads: the one that it works for goes first, since that has more to do, alone."""
+    """Make a reading process yield to the main one, which has more to do and does it alone."""
     gc.disable()
     if hasattr(os, "nice"):
         os.nice(10)
@@ -178,7 +184,7 @@ def _begin() -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Reading makes millions of small objects and no cycles, and looking for cycles among them takes long."""
+    """Pause garbage collection: reading makes millions of small objects and no cycles, and the search takes long."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -186,14 +192,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-@contextmanager
-def reading_runs(folders: Sequence[Path], processes: int) -> Iterator[Readings]:
-    """Find all runs and begin to read them, by at most so many processes; raises as `discover` does."""
-    found, left = discover(folders)
-    whole = [(run, task, path) for run in found for task, path in run.samples.items()]
-    with reading(
-        [Samples(path, run.provenance.label, task, run.results) for run, task, path in whole], processes
-    ) as results:
-        yield Readings([(run, task) for run, task, _ in whole], results, left)

@@ -1,7 +1,8 @@
-"""The embedded benchmark's own pages: its table, its rows over several training seeds, and its figures."""
+"""Tables and figures of the embedded benchmark, which `lmms-kvtp table` prints."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from statistics import mean
@@ -12,16 +13,14 @@ import torch
 from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.leaderboard.runs import Run
-from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference
+from lmms_kvtp.leaderboard.stats import MISSING, Estimate, accuracy, difference
 from lmms_kvtp.predictor.measure import sparsity
 from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.rendering import drawing, markdown, to_svg
-from lmms_kvtp.scorers.similarity import Similarity
+from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.types import FrameFeatures
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.vlms.llava_video import load_llava_video
-
-NONE = "-"
 
 
 def table(runs: Mapping[str, Run], partners: Mapping[str, str], kinds: Sequence[str]) -> str:
@@ -29,23 +28,23 @@ def table(runs: Mapping[str, Run], partners: Mapping[str, str], kinds: Sequence[
 
     Args:
         runs: by name.
-        partners: of some runs, the name of the run with the same pruner and the same budget for every frame.
-        kinds: of questions, each a column.
+        partners: by name of a run, the run with its pruner alone, which gives all frames one budget.
+        kinds: of questions; each is a column.
     """
     header = ["method", "of all tokens", "accuracy", "against all tokens", "against pruner alone", *kinds]
     full = next(iter(runs.values()))
     rows = []
     for name, run in runs.items():
-        against = NONE if run is full else str(difference(run, full))
-        alone = str(difference(run, runs[partners[name]])) if name in partners else NONE
+        against = MISSING if run is full else str(difference(run, full))
+        alone = str(difference(run, runs[partners[name]])) if name in partners else MISSING
         rows.append([name, f"{100 * kept(run):.1f} %", str(accuracy(run)), against, alone, *_by_kind(run, kinds)])
     return markdown(header, rows)
 
 
 def seeds_table(seeds: Mapping[str, Mapping[str, Run]]) -> str:
-    """Accuracy of the same rows with models of several training seeds.
+    """Accuracy of each row with models of several training seeds.
 
-    The spread between seeds is a question of its own: errors within a column come from the choice of questions.
+    Errors within a column come from the choice of questions, and say nothing of the spread between seeds.
     """
     names = list(next(iter(seeds.values())))
     rows = []
@@ -53,7 +52,7 @@ def seeds_table(seeds: Mapping[str, Mapping[str, Run]]) -> str:
         found = [accuracy(runs[name]) for runs in seeds.values()]
         gaps = [difference(runs[name], next(iter(runs.values()))) for runs in seeds.values()]
         spread = max(e.mean for e in found) - min(e.mean for e in found)
-        against = [NONE] * len(gaps) if name == names[0] else [f"{gap.mean:+.1f} ± {gap.stderr:.1f}" for gap in gaps]
+        against = [MISSING] * len(gaps) if name == names[0] else [f"{gap.mean:+.1f} ± {gap.stderr:.1f}" for gap in gaps]
         rows.append([name, *map(str, found), f"{spread:.1f}", *against])
     header = ["method", *seeds, "spread", *(f"against all tokens, {seed}" for seed in seeds)]
     return markdown(header, rows)
@@ -61,11 +60,11 @@ def seeds_table(seeds: Mapping[str, Mapping[str, Run]]) -> str:
 
 def kept(run: Run) -> float:
     """Mean share of vision tokens that entered the language model."""
-    return mean(record.cost.keep_ratio_actual for record in run.records if record.cost is not None)
+    return mean(answer.cost.keep_ratio_actual for answer in run.answers if answer.cost is not None)
 
 
 def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> None:
-    """Accuracy against the share of tokens kept, a line per method."""
+    """Draw accuracy against the share of tokens kept, a line per method."""
     with _plot(file, "vision tokens kept (%)") as axes:
         axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
         for name, runs in lines.items():
@@ -77,7 +76,7 @@ def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> No
 
 
 def draw_temperatures(file: Path, lines: Mapping[str, Mapping[float, Run]], full: Run) -> None:
-    """Accuracy against the temperature of the softmax over frames (the paper's figure 7)."""
+    """Draw accuracy against the temperature of the softmax over frames (the paper's figure 7)."""
     with _plot(file, "temperature of the allocator") as axes:
         axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
         for name, runs in lines.items():
@@ -88,7 +87,7 @@ def draw_temperatures(file: Path, lines: Mapping[str, Mapping[float, Run]], full
 
 
 def draw_sparsity(file: Path, lines: Mapping[str, Run], sparsity: Mapping[str, float], betas: Sequence[float]) -> None:
-    """Accuracy on the questions whose relevance is at least so sparse (the paper's figure 6)."""
+    """Draw accuracy on the questions whose relevance is at least so sparse (the paper's figure 6)."""
     counts = [sum(value >= beta for value in sparsity.values()) for beta in betas]
     with _plot(file, "sparsity of the questions at least") as axes:
         for name, run in lines.items():
@@ -97,8 +96,8 @@ def draw_sparsity(file: Path, lines: Mapping[str, Run], sparsity: Mapping[str, f
 
 
 def sparse(run: Run, sparsity: Mapping[str, float], beta: float) -> Run:
-    """Only the questions with sparsity (largest over mean rate) of at least `beta`."""
-    return Run(run.name, run.task, tuple(r for r in run.records if sparsity[r.question] >= beta), run.config)
+    """Keep only the questions with a sparsity (largest over mean rate) of at least `beta`."""
+    return replace(run, answers=tuple(one for one in run.answers if sparsity[one.question] >= beta))
 
 
 def _by_kind(run: Run, kinds: Sequence[str]) -> list[str]:
@@ -108,7 +107,7 @@ def _by_kind(run: Run, kinds: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _plot(file: Path, xlabel: str) -> Iterator[Any]:
-    """Axes of accuracy; what was drawn is in `file` afterwards."""
+    """Axes of accuracy; on leaving, the figure is written to `file`."""
     with drawing(6.4, 4.0) as figure:
         axes = figure.subplots()
         axes.set_xlabel(xlabel)
@@ -130,11 +129,11 @@ def sparsities(num_videos: int, checkpoint: str, temperature: float = 1.0) -> di
 
     Args:
         num_videos: how many.
-        checkpoint: of a model with a SigLIP beside it, as the embedded one.
-        temperature: of the softmax over frames; 1 for the labels of SparseKV-QA.
+        checkpoint: model with a SigLIP beside it, such as the embedded one.
+        temperature: of the softmax over frames; SparseKV-QA takes 1 for its labels.
     """
     vlm = load_llava_video(checkpoint)
-    encoder, scorer = Siglip(vlm.default_encoder, device="cpu"), Similarity()
+    encoder, scorer = Siglip(vlm.default_encoder, device="cpu"), KVTP(fusion=False)
     found = {}
     for (split, seed), documents in groupby(
         dataset.build("test", num_videos), key=lambda doc: (str(doc["split"]), int(str(doc["seed"])))

@@ -1,4 +1,4 @@
-"""The records that `lmms-kvtp doctor` leaves of methods, and what they mean for a row."""
+"""The record that `lmms-kvtp doctor` leaves of a method: how it is written, read, and what it means for a row."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.doctor.gates import Gate
 from lmms_kvtp.method import Method
 
 PATTERN = "*gates*.json"
@@ -16,11 +15,21 @@ UNIMPORTANT = ("device", "dtype")
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What one gate found."""
+
+    name: str
+    passed: bool | None
+    """Verdict; None where the gate does not apply, or nothing can be said."""
+    detail: str
+
+
+@dataclass(frozen=True)
 class GateRecord:
     """What the doctor found of one method."""
 
     method: Mapping[str, Any]
-    """As `Method.describe` gives it."""
+    """Settings as `Method.describe` gives them."""
     failed: tuple[str, ...]
     """Names of the gates that did not pass."""
     count: int
@@ -33,7 +42,20 @@ class GateRecord:
         return f"failed: {', '.join(self.failed)}" if self.failed else f"passed {self.count}"
 
 
-def read_gates(paths: Iterable[Path]) -> list[GateRecord]:
+def write_record(path: Path, method: Method, model: str, gates: Sequence[Gate]) -> None:
+    """Write what was examined, on which model, and what every gate found; the folder is made if it is not there."""
+    described: dict[str, Any] = json.loads(json.dumps(method.describe(), default=str))
+    content = {"method": described, "model": model, "gates": [asdict(gate) for gate in gates]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def find_records(folders: Sequence[Path]) -> list[Path]:
+    """Files of records that lie among the runs."""
+    return sorted({path for folder in folders for path in folder.rglob(PATTERN)})
+
+
+def read_records(paths: Iterable[Path]) -> list[GateRecord]:
     """Read records; a file holds one, or a list of them.
 
     Raises:
@@ -49,21 +71,16 @@ def read_gates(paths: Iterable[Path]) -> list[GateRecord]:
     return found
 
 
-def find_gates(folders: Sequence[Path]) -> list[Path]:
-    """Records that lie among the runs."""
-    return sorted({path for folder in folders for path in folder.rglob(PATTERN)})
-
-
-def gates_of(method: Mapping[str, Any], records: Sequence[GateRecord]) -> GateRecord | None:
-    """The last record of a method; its ratio may differ, because gates try several."""
-    same = [record for record in records if _plain(record.method) == _plain(method)]
-    return same[-1] if same else None
-
-
 def _record(entry: Mapping[str, Any], source: str) -> GateRecord:
     results = [(str(gate["name"]), gate["passed"]) for gate in entry["gates"]]
     ran = [(name, passed) for name, passed in results if passed is not None]
     return GateRecord(entry["method"], tuple(name for name, passed in ran if not passed), len(ran), source)
+
+
+def record_of(method: Mapping[str, Any], records: Sequence[GateRecord]) -> GateRecord | None:
+    """The last record of a method; its ratio may differ, because gates try several."""
+    same = [record for record in records if _plain(record.method) == _plain(method)]
+    return same[-1] if same else None
 
 
 def _plain(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,15 +89,3 @@ def _plain(method: Mapping[str, Any]) -> dict[str, Any]:
         for part, settings in method.items()
         if isinstance(settings, Mapping)
     }
-
-
-def to_record(method: Method, model: str, gates: Sequence[Gate]) -> dict[str, Any]:
-    """Plain values: what was examined, on which model, and what every gate found."""
-    described: dict[str, Any] = json.loads(json.dumps(method.describe(), default=str))
-    return {"method": described, "model": model, "gates": [asdict(gate) for gate in gates]}
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON; the folder is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What ran: a short label, the whole method, the command, the commit, read from the harness's results file."""
+"""Where rows come from: label, method, command and commit of a run of ours, or the paper that reports the row."""
 
 import json
 import shlex
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from lmms_kvtp.presets import word_of
 
 NAMES = {
     ("uniform", "uniform"): "",
@@ -16,12 +18,11 @@ NAMES = {
     ("similarity", "hard"): "hard key frames",
     ("similarity", "kvtp_release"): "KVTP as released",
 }
-"""Names of scorer and allocator -> how the papers call the pair."""
-PLAIN = {"RandomTokens": "random", "Unpruned": "", "NoLayerPruning": ""}
-"""Classes whose names are not those of a paper's method."""
-
+"""Scorer and allocator, by the word that names them -> how the papers call the pair."""
+PLAIN = {"RandomTokens": "random", "Unpruned": "", "NoLayerPruning": "", "prumerge_plus": "PruMergePlus"}
+"""Classes and words whose names are not those of a paper's method -> what a label says instead."""
 NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
-"""Frame settings that change how frames are read, not which."""
+"""Frame settings that change how frames are read, but not which."""
 OPTIONS = {
     "num_fewshot": (None, 0),
     "batch_size": (None, "", 1),
@@ -32,18 +33,18 @@ OPTIONS = {
     "include_path": (None, ""),
     "seed": (None, "0,1234,1234,1234"),
 }
-"""Options of the harness that answers depend on, and their defaults, which a command leaves out."""
+"""Options of the harness that answers depend on -> defaults, which a command leaves out."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a row comes from; empty where the results file does not say."""
+    """Where a run comes from; fields are empty where the results file does not say."""
 
     label: str
     method: dict[str, Any] = field(default_factory=dict)
-    """Every part with every field, as `Method.describe` gives it."""
+    """All parts with all fields, as `Method.describe` gives them."""
     keep_ratio: float | None = None
-    """What was asked for."""
+    """Share of vision tokens that was asked for."""
     model: str = ""
     """Checkpoint and its fingerprint."""
     frames: dict[str, Any] = field(default_factory=dict)
@@ -51,10 +52,10 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     task_versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
-    """The harness's command line, put together from its record."""
+    """Command line of the harness, put together from its record."""
     commit: str = ""
     dirty: bool | None = None
-    """The tree had changes that no commit holds; None where nobody looked."""
+    """Whether the tree had changes that no commit holds; None where that was not recorded."""
     toy: bool = False
     seed: int | None = None
     source: str = ""
@@ -64,16 +65,16 @@ class Provenance:
 
     @property
     def unpruned(self) -> bool:
-        """Every vision token reaches every layer: the baseline of its model."""
-        names = _class(self.method, "pruner"), _class(self.method, "layer_pruning")
-        return self.keep_ratio == 1 and names == ("Unpruned", "NoLayerPruning")
+        """Whether every vision token reaches every layer, so that the run is the baseline of its model."""
+        classes = _class(self.method, "pruner"), _class(self.method, "layer_pruning")
+        return self.keep_ratio == 1 and classes == ("Unpruned", "NoLayerPruning")
 
 
 def provenance(results: Mapping[str, Any]) -> Provenance:
-    """Read a results file; a run of another model than ours has its id and arguments as label.
+    """Read a results file; a run of a model that is not ours is labeled by its id and arguments.
 
     Raises:
-        ValueError: this is no results file of the harness.
+        ValueError: the file is not a results file of the harness.
     """
     config = results.get("config")
     if not isinstance(config, Mapping) or not isinstance(results.get("results"), Mapping):
@@ -87,7 +88,7 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
     pretrained = str(model.get("pretrained") or config.get("model") or "")
     weights = str((ours.get("weights") or {}).get(pretrained, ""))
     return Provenance(
-        label=_label(method) if method else f"{config.get('model', '')} {config.get('model_args', '')}".strip(),
+        label=label(method) if method else f"{config.get('model', '')} {config.get('model_args', '')}".strip(),
         method=method,
         keep_ratio=method.get("keep_ratio"),
         model=" ".join(part for part in (pretrained, weights[:12], model.get("dtype") or "") if part),
@@ -118,11 +119,11 @@ def command(config: Mapping[str, Any]) -> str:
     return shlex.join([*words, "--log_samples", "--output_path", "OUT"])
 
 
-def _label(method: Mapping[str, Any]) -> str:
-    """`KVTP + PruMerge`, `FastV`, `all tokens`: as the papers name their rows."""
-    budgets = _file(method, "scorer"), _file(method, "allocator")
+def label(method: Mapping[str, Any]) -> str:
+    """A row's name as the papers write it: `KVTP + PruMerge`, `FastV`, `all tokens`."""
+    budgets = word_of("scorer", method), word_of("allocator", method)
     parts = [NAMES.get(budgets, "/".join(budgets))]
-    parts += [PLAIN.get(name, name) for name in (_class(method, "pruner"), _class(method, "layer_pruning"))]
+    parts += [_title(method, part) for part in ("pruner", "layer_pruning")]
     return " + ".join(part for part in parts if part) or "all tokens"
 
 
@@ -130,50 +131,50 @@ def _class(method: Mapping[str, Any], part: str) -> str:
     return str((method.get(part) or {}).get("class", "")).rpartition(":")[2]
 
 
-def _file(method: Mapping[str, Any], part: str) -> str:
-    """The name in --model_args of a component of ours."""
-    return str((method.get(part) or {}).get("class", "")).partition(":")[0].rpartition(".")[2]
+def _title(method: Mapping[str, Any], part: str) -> str:
+    name = _class(method, part)
+    return PLAIN.get(word_of(part, method), PLAIN.get(name, name))
 
 
-def names(records: Sequence[Provenance]) -> list[str]:
+def names(origins: Sequence[Provenance]) -> list[str]:
     """Labels, with the settings that tell rows of one label and ratio apart."""
     found = []
-    for record in records:
-        same = [other for other in records if (other.label, other.keep_ratio) == (record.label, record.keep_ratio)]
+    for origin in origins:
+        same = [other for other in origins if (other.label, other.keep_ratio) == (origin.label, origin.keep_ratio)]
         flat = [_flat(other) for other in same]
         told = [key for key in sorted(set().union(*flat)) if len({str(one.get(key)) for one in flat}) > 1]
-        mine = _flat(record)
-        found.append(record.label + (f" ({', '.join(f'{key}={mine.get(key)}' for key in told)})" if told else ""))
+        mine = _flat(origin)
+        found.append(origin.label + (f" ({', '.join(f'{key}={mine.get(key)}' for key in told)})" if told else ""))
     return found
 
 
-def _flat(record: Provenance) -> dict[str, str]:
-    nested = {part: values for part, values in record.method.items() if isinstance(values, Mapping)}
+def _flat(origin: Provenance) -> dict[str, str]:
+    nested = {part: values for part, values in origin.method.items() if isinstance(values, Mapping)}
     flat = {f"{part}.{key}": str(value) for part, values in nested.items() for key, value in values.items()}
-    return flat | {"model": record.model, "frames": json.dumps(record.frames)}
+    return flat | {"model": origin.model, "frames": json.dumps(origin.frames)}
 
 
-FILE = Path(__file__).parent / "reported.json"
+REPORTED = Path(__file__).parent / "reported.json"
 
 
 @dataclass(frozen=True)
 class Reported:
-    """A published row."""
+    """A row that a paper reports."""
 
     model: str
-    """With frames and data: only rows that share it can be compared."""
+    """Model with frames and data: only rows that share it can be compared."""
     method: str
     keep_ratio: float
     source: str
     scores: Mapping[str, float] = field(default_factory=dict)
     """Accuracy in %, by benchmark."""
     relative: float | None = None
-    """Mean accuracy over the paper's benchmarks, in % of its own unpruned model."""
+    """Mean accuracy over the paper's benchmarks, in % of its own unpruned model's."""
     relative_flops: float | None = None
-    """In % of the unpruned model, by the paper's own count."""
+    """Operations in % of the unpruned model's, by the paper's own count."""
     note: str = ""
 
 
 def reported() -> list[Reported]:
-    """All published rows, in the order of the file."""
-    return [Reported(**row) for row in json.loads(FILE.read_text(encoding="utf-8"))]
+    """All reported rows, in the order of the file."""
+    return [Reported(**row) for row in json.loads(REPORTED.read_text(encoding="utf-8"))]

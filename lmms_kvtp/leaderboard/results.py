@@ -1,30 +1,113 @@
-"""Results that are kept in the repository: one JSON file for each method, ratio and task."""
+"""A board as numbers for programs: CSV, JSON, and the JSON files that the repository keeps of earlier results."""
 
+import csv
+import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.cells import Cell
-from lmms_kvtp.leaderboard.outputs import row_json
+from lmms_kvtp.leaderboard.runs import MeanCost
+from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.task_score import TaskScore
 
 SIGMAS = 2.0
-"""Standard errors of the difference by which a row must fall to count as worse."""
+"""Standard errors of the stored accuracy by which a row must fall to count as worse."""
+COSTS = (
+    "tokens_before",
+    "tokens_kept",
+    "tokens_structural",
+    "prompt_tokens",
+    "flops",
+    "seconds",
+    "swept",
+    "peak_bytes",
+)
 
 
-def write_results(board: Board, folder: Path) -> list[Path]:
+def to_json(board: Board) -> str:
+    """Everything that is known of the board."""
+    rows = [row_json(row, found) for row in board.rows for found in row.scores.values()]
+    left = [{"what": item.what, "why": item.why} for item in board.left]
+    return json.dumps({"tasks": board.tasks, "rows": rows, "left_out": left, "notes": board.notes}, indent=1) + "\n"
+
+
+def row_json(row: Row, found: TaskScore) -> dict[str, Any]:
+    """One method on one task, as leaderboard/schema.json describes it."""
+    origin = row.provenance
+    return {
+        "method": row.name,
+        "task": found.task,
+        "task_version": origin.task_versions.get(found.task, ""),
+        "model": origin.model,
+        "toy": origin.toy,
+        "settings": origin.method,
+        "frames": origin.frames,
+        "keep_ratio": origin.keep_ratio,
+        "questions": found.accuracy.count,
+        "accuracy": _estimate(found.accuracy),
+        "difference": _estimate(found.difference),
+        "relative": _estimate(found.relative),
+        "kinds": {kind: _estimate(value) for kind, value in found.kinds.items()},
+        "sparsities": {name: _estimate(value) for name, value in found.sparsities.items()},
+        "cost": _cost(found.cost),
+        "failed": found.failed,
+        "without_cost": found.costless,
+        "gates": row.gates,
+        "command": " && ".join(row.commands),
+        "commit": origin.commit,
+        "dirty": origin.dirty,
+        "versions": origin.versions,
+    }
+
+
+def _cost(cost: MeanCost | None) -> dict[str, Any] | None:
+    return None if cost is None else {**vars(cost), "keep_ratio": cost.keep_ratio}
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, float | None] | None:
+    if estimate is None or math.isnan(estimate.mean):
+        return None
+    return {"mean": estimate.mean, "stderr": None if math.isnan(estimate.stderr) else estimate.stderr}
+
+
+def to_csv(board: Board) -> str:
+    """One line for each method and task, numbers in full; cells that a spreadsheet would run are quoted."""
+    buffer = io.StringIO()
+    lines = [_csv_line(row, found) for row in board.rows for found in row.scores.values()]
+    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{name: _inert(value) for name, value in line.items()} for line in lines])
+    return buffer.getvalue()
+
+
+def _csv_line(row: Row, found: TaskScore) -> dict[str, Any]:
+    whole = row_json(row, found)
+    cost = whole["cost"] or {}
+    line = {name: whole[name] for name in ("method", "task", "model", "keep_ratio", "questions")}
+    for name in ("accuracy", "difference", "relative"):
+        pair = whole[name] or {}
+        line |= {name: pair.get("mean"), f"{name}_stderr": pair.get("stderr")}
+    line |= {name: cost.get(name) for name in COSTS} | {"keep_ratio_measured": cost.get("keep_ratio")}
+    return line | {name: whole[name] for name in ("failed", "without_cost", "gates", "commit", "command", "toy")}
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
+
+
+def write_results(board: Board, folder: Path) -> None:
     """Write each row and task into its own file, over an older one of that name."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     for row in board.rows:
-        for found in row.cells.values():
-            paths.append(folder / file_name(row, found))
-            paths[-1].write_text(json.dumps(row_json(row, found), indent=1) + "\n", encoding="utf-8")
-    return paths
+        for found in row.scores.values():
+            text = json.dumps(row_json(row, found), indent=1) + "\n"
+            (folder / file_name(row, found)).write_text(text, encoding="utf-8")
 
 
-def file_name(row: Row, found: Cell) -> str:
+def file_name(row: Row, found: TaskScore) -> str:
     """Letters, digits and underscores of task and method, and the ratio: `skvqa_synth__kvtp_prumerge__0.2.json`."""
     ratio = row.provenance.keep_ratio
     return f"{_plain(found.task)}__{_plain(row.name)}__{'none' if ratio is None else f'{ratio:g}'}.json"
@@ -33,14 +116,14 @@ def file_name(row: Row, found: Cell) -> str:
 def regressions(board: Board, folder: Path) -> list[str]:
     """Rows that are worse than what `folder` holds of them, each in one line.
 
-    The same questions were answered twice, so the standard error of each is an upper bound for noise that is paired.
+    Both times the same questions were answered, so the stored standard error is an upper bound for the paired noise.
 
     Raises:
         ValueError: a stored file is damaged; the message names it.
     """
     worse = []
     for row in board.rows:
-        for found in row.cells.values():
+        for found in row.scores.values():
             path = folder / file_name(row, found)
             if not path.is_file():
                 continue

@@ -1,4 +1,4 @@
-"""Means, paired differences and their errors, by the harness's own functions and scipy, clustered by video."""
+"""Means and paired differences with errors clustered by video, by the harness's own functions and scipy."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ from lmms_eval.api.metrics import clustered_stderr, power_analysis
 from lmms_kvtp.leaderboard.runs import Run
 
 RESAMPLES = 2000
-"""Of the bootstrap: ends of a 95 % interval vary by a few hundredths of its width."""
+"""Draws of the bootstrap, with which ends of a 95 % interval vary by a few hundredths of its width."""
+MISSING = "-"
+"""What tables show where a value is not known."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,23 @@ class Estimate:
         return f"{self.mean:.1f} ± {self.stderr:.1f}"
 
 
-@dataclass(frozen=True)
-class Flips:
-    """Questions on which two runs differ, and McNemar's exact test of them, which knows nothing of videos."""
+def shown(estimate: Estimate | None, digits: int = 1, divisor: int = 1) -> str:
+    """`77.1 ± 1.4`, both numbers over `divisor`; a dash for what is not known."""
+    if estimate is None or math.isnan(estimate.mean):
+        return MISSING
+    error = MISSING if math.isnan(estimate.stderr) else f"{estimate.stderr / divisor:.{digits}f}"
+    return f"{estimate.mean / divisor:.{digits}f} ± {error}"
 
-    gained: int
-    """Right where the baseline is wrong."""
-    lost: int
-    p_value: float
-    """Two-sided."""
+
+def estimate(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """Mean of some values and its standard error, clustered."""
+    mean = sum(values) / len(values) if values else float("nan")
+    return Estimate(100 * mean, 100 * clustered_stderr(values, clusters), len(values))
 
 
 def accuracy(run: Run) -> Estimate:
     """Accuracy of a run; questions on one video are one cluster."""
-    return estimate([record.score for record in run.records], [record.video for record in run.records])
+    return estimate([answer.score for answer in run.answers], [answer.video for answer in run.answers])
 
 
 def difference(run: Run, baseline: Run) -> Estimate:
@@ -49,34 +54,34 @@ def difference(run: Run, baseline: Run) -> Estimate:
     Raises:
         ValueError: the runs did not answer the same questions of one task, or a score is no number.
     """
-    return estimate(deltas(run, baseline), [record.video for record in run.records])
+    return estimate(deltas(run, baseline), [answer.video for answer in run.answers])
 
 
 def deltas(run: Run, baseline: Run) -> list[float]:
     """Score of `run` minus that of `baseline` on each question; raises as `difference` does."""
-    ours, theirs = ([record.question for record in r.records] for r in (run, baseline))
+    ours, theirs = ([answer.question for answer in r.answers] for r in (run, baseline))
     if run.task != baseline.task or ours != theirs:
         raise ValueError(
             f"{run.name} ({len(ours)} questions of {run.task}) and {baseline.name} ({len(theirs)} of {baseline.task}) "
             "did not answer the same questions; run both on the same task with the same --limit"
         )
     for r in (run, baseline):
-        bad = [record.question for record in r.records if not math.isfinite(record.score)]
+        bad = [answer.question for answer in r.answers if not math.isfinite(answer.score)]
         if bad:
             raise ValueError(f"{r.name} has no score for {len(bad)} questions of {r.task}, such as {bad[0]!r}")
-    return [a.score - b.score for a, b in zip(run.records, baseline.records, strict=True)]
+    return [a.score - b.score for a, b in zip(run.answers, baseline.answers, strict=True)]
 
 
 def bootstrap_interval(run: Run, baseline: Run, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of the difference, in points: whole videos are drawn with replacement, with all of their questions.
 
-    NaN with less than two videos. Raises as `difference` does.
+    NaN with fewer than two videos. Raises as `difference` does.
     """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for record, delta in zip(run.records, deltas(run, baseline), strict=True):
-        sums[record.video] = sums.get(record.video, 0.0) + delta
-        counts[record.video] = counts.get(record.video, 0) + 1
+    for answer, delta in zip(run.answers, deltas(run, baseline), strict=True):
+        sums[answer.video] = sums.get(answer.video, 0.0) + delta
+        counts[answer.video] = counts.get(answer.video, 0) + 1
     if len(sums) < 2:
         return math.nan, math.nan
     found = scipy.stats.bootstrap(
@@ -93,10 +98,22 @@ def bootstrap_interval(run: Run, baseline: Run, confidence: float = 0.95) -> tup
     return 100 * float(found.confidence_interval.low), 100 * float(found.confidence_interval.high)
 
 
+@dataclass(frozen=True)
+class Flips:
+    """Questions on which two runs differ, and McNemar's exact test of them, which knows nothing of videos."""
+
+    gained: int
+    """Questions that are right where the baseline is wrong."""
+    lost: int
+    """Questions that are wrong where the baseline is right."""
+    p_value: float
+    """Two-sided p-value."""
+
+
 def flips(run: Run, baseline: Run) -> Flips | None:
     """Questions gained and lost; None where scores are not right or wrong. Raises as `difference` does."""
     changes = deltas(run, baseline)
-    if not all(record.score in (0.0, 1.0) for r in (run, baseline) for record in r.records):
+    if not all(answer.score in (0.0, 1.0) for r in (run, baseline) for answer in r.answers):
         return None
     gained, lost = sum(delta > 0 for delta in changes), sum(delta < 0 for delta in changes)
     if not gained + lost:
@@ -138,7 +155,7 @@ def detectable(gap: Estimate, power: float = 0.8) -> float:
 
 
 def questions_needed(gap: Estimate, power: float = 0.8) -> int | None:
-    """How many questions would show a difference as large as this one; None where there is no difference to show."""
+    """Number of questions that would show a difference as large as this one; None where there is none to show."""
     if math.isnan(gap.stderr) or not gap.stderr or not gap.mean:
         return None
     return int(power_analysis(effect_size=abs(gap.mean) / 100, std_a=_spread(gap), power=power)["min_n"])
@@ -147,12 +164,6 @@ def questions_needed(gap: Estimate, power: float = 0.8) -> int | None:
 def _spread(gap: Estimate) -> float:
     """Standard deviation of one question's difference that would give this error, were questions independent.
 
-    `power_analysis` takes it for both runs, at its default correlation of 1/2, as that of the difference.
+    Given for both runs, at the default correlation of 1/2, `power_analysis` takes it for that of the difference.
     """
     return gap.stderr / 100 * math.sqrt(gap.count)
-
-
-def estimate(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
-    """Mean of some values and its standard error, clustered."""
-    mean = sum(values) / len(values) if values else float("nan")
-    return Estimate(100 * mean, 100 * clustered_stderr(values, clusters), len(values))

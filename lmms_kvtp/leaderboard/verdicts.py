@@ -1,4 +1,4 @@
-"""Is a method better than another, worse, or can one not tell? In numbers and in words."""
+"""Whether a method is better than the unpruned model, worse, or one cannot tell: in numbers and in words."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ from lmms_kvtp.leaderboard.stats import (
 from lmms_kvtp.rendering import markdown
 
 LEVEL = 0.05
-"""A difference is told from none where the corrected p-value is below."""
+"""Corrected p-value below which a difference counts."""
+MOST = 40
+"""Rows of one task that are judged at most: each costs a bootstrap, and correction for more leaves little to see."""
 
 
 @dataclass(frozen=True)
@@ -30,31 +32,31 @@ class Comparison:
 
     name: str
     difference: Estimate
-    """In points, standard error clustered by video."""
+    """Difference in points, standard error clustered by video."""
     interval: tuple[float, float]
-    """95 %, in points, by bootstrap over videos."""
+    """95 % interval in points, by bootstrap over videos."""
     videos: int
     flips: Flips | None
-    """None where scores are not right or wrong."""
+    """Questions gained and lost; None where scores are not right or wrong."""
     p_value: float
-    """The larger of the clustered t-test's and McNemar's: both must see a difference."""
+    """Larger p-value of the clustered t-test and McNemar's test: both must see a difference."""
     p_corrected: float
-    """After Holm's correction over all methods that were compared together."""
+    """p-value after Holm's correction over all methods that were compared together."""
     detectable: float
-    """The smallest difference, in points, that so many questions show in 4 of 5 cases."""
+    """Smallest difference, in points, that so many questions show in 4 of 5 cases."""
     needed: int | None
     """Questions that would show a difference as large as the one found, in 4 of 5 cases."""
 
     @property
     def verdict(self) -> Literal["better", "worse", "can't tell"]:
-        """In a word."""
+        """The verdict in a word or two."""
         if not self.p_corrected < LEVEL:  # NaN too
             return "can't tell"
         return "better" if self.difference.mean > 0 else "worse"
 
     @property
     def words(self) -> str:
-        """In a sentence: what was found, and what it would take to find more."""
+        """The verdict in a sentence: what was found, and what it would take to find more."""
         gap, count = self.difference, self.difference.count
         found = f"{gap.mean:+.1f} ± {gap.stderr:.1f} points on {count} questions"
         if self.verdict != "can't tell":
@@ -81,15 +83,9 @@ def compare(runs: Sequence[Run], baseline: Run) -> list[Comparison]:
     return [replace(comparison, p_corrected=p) for comparison, p in zip(found, corrected, strict=True)]
 
 
-def verdict_table(comparisons: Sequence[Comparison]) -> str:
-    """A Markdown table of comparisons."""
-    header = ["method", "difference", "95 %", "gained / lost", "McNemar p", "p, corrected", "detectable", "verdict"]
-    return markdown(header, [_row(comparison) for comparison in comparisons])
-
-
 def _compare(run: Run, baseline: Run) -> Comparison:
     gap, changes = difference(run, baseline), flips(run, baseline)
-    videos = len({record.video for record in run.records})
+    videos = len({answer.video for answer in run.answers})
     p = p_value(gap, videos)
     if changes is not None and not math.isnan(p):
         p = max(p, changes.p_value)
@@ -104,6 +100,12 @@ def _compare(run: Run, baseline: Run) -> Comparison:
         detectable=detectable(gap),
         needed=questions_needed(gap),
     )
+
+
+def verdict_table(comparisons: Sequence[Comparison]) -> str:
+    """A Markdown table of comparisons."""
+    header = ["method", "difference", "95 %", "gained / lost", "McNemar p", "p, corrected", "detectable", "verdict"]
+    return markdown(header, [_row(comparison) for comparison in comparisons])
 
 
 def _row(comparison: Comparison) -> list[str]:
@@ -121,10 +123,6 @@ def _row(comparison: Comparison) -> list[str]:
     ]
 
 
-MOST = 40
-"""Rows of one task that are judged: each costs a bootstrap, and after correction for more of them little is left."""
-
-
 def judge(board: Board) -> dict[str, list[Comparison]]:
     """Compare the rows of each task with its unpruned model, corrected for their number; by task.
 
@@ -132,11 +130,11 @@ def judge(board: Board) -> dict[str, list[Comparison]]:
     """
     judged = {}
     for task in board.tasks:
-        bases = [row for row in board.rows if row.provenance.unpruned and task in row.cells]
+        bases = [row for row in board.rows if row.provenance.unpruned and task in row.scores]
         if not bases:
             continue
         base, run = bases[0], _run(bases[0], task)
-        others = [row for row in board.rows if task in row.cells and row.cells[task].difference is not None]
+        others = [row for row in board.rows if task in row.scores and row.scores[task].difference is not None]
         same = [row for row in others if _model(row) == _model(base)]
         if 0 < len(same) <= MOST and run is not None:
             runs = [other for row in same if (other := _run(row, task)) is not None]
@@ -145,7 +143,7 @@ def judge(board: Board) -> dict[str, list[Comparison]]:
 
 
 def _run(row: Row, task: str) -> Run | None:
-    run = row.cells[task].run
+    run = row.scores[task].run
     return None if run is None else replace(run, name=row.title)
 
 

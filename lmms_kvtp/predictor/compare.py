@@ -10,44 +10,49 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
 from lmms_kvtp.encoders.parts.tower_head import SETTINGS as TOWER_HEAD
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import Tower
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import IMAGE, Embeddings, FeatureCache, Patches, SeenVideo, Viewer
-from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure, paired_bootstrap, sparsity
+from lmms_kvtp.predictor.features import IMAGE, CachedVideo, Embeddings, FeatureCache, Patches, Viewer
+from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure_scores, paired_bootstrap, sparsity
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
-from lmms_kvtp.scorers.similarity import Similarity
 from lmms_kvtp.scorers.uniform import Uniform
 from lmms_kvtp.shipped import TINY
-from lmms_kvtp.types import FrameFeatures
+from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 TINY_SHARED = "tiny_shared"
 """The shipped predictor that reads the embedded model's own tower."""
 UNTUNED = "untuned"
 """Row that the others are compared with."""
+COLUMNS = (*MEASURES, "sparsity, whole video", "GFLOP", "recall against untuned")
+"""Columns of the table after the name of a row."""
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Temperatures of the allocation to compare; the paper's figure 7 has 0.5 to 8."""
+CLIP_SIZES = (1, 4, 8, 16, 32)
+SHARES = ((0.0, 0.0), (0.05, 0.0), (0.0, 0.05), (0.05, 0.05), (0.1, 0.1), (0.2, 0.2), (0.4, 0.4))
+"""Pairs of theta and phi of eq. 10 to compare; the paper's are both 0.05."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that scores the frames of cached videos."""
+    """A scorer with all that it needs to score the frames of cached videos."""
 
     viewer: Viewer
-    """What of the frames is cached."""
+    """View of the frames that is cached."""
     encoder: FrameEncoder
     scorer: FrameScorer | None
-    """None: the labels themselves, which in an index of SparseKV-QA a large language model gave."""
+    """Scorer of the frames; None: the labels, which in an index of SparseKV-QA a large language model gave."""
     tower: Tower | None = None
-    """Makes embeddings of what is cached; None: these are cached."""
+    """Encoder that makes embeddings of what is cached; None: these are cached."""
 
-    def features(self, video: SeenVideo) -> FrameFeatures:
-        """What the scorer reads."""
+    def features(self, video: CachedVideo) -> FrameFeatures:
+        """Make the features that the scorer reads."""
         if self.tower is None:
             return FrameFeatures(video.times, video.image)
         return self.tower.describe(video.image.float(), video.times, IMAGE)
@@ -56,48 +61,42 @@ class Candidate:
         """Score the frames."""
         return labels if self.scorer is None else self.scorer.score(features, question, self.encoder).cpu()
 
-    def gigaflops(self, num_frames: int, question: Question, questions_on_video: int) -> float:
-        """10^9 operations for one question; those on frames are shared by the questions on a video."""
+    def gigaflops(self, features: FrameFeatures, question: Question, questions_on_video: int) -> float:
+        """Count 10^9 operations for one question; those on frames are shared by the questions on a video."""
         if self.scorer is None or not self.scorer.needs:
             return 0.0
-        own = self.scorer.flops(num_frames, question, self.encoder) or 0
-        return (own + self._flops_of_frames(num_frames) / questions_on_video) / 1e9
+        own = self.scorer.flops(features, question, self.encoder) or 0
+        return (own + self._flops_of_frames(len(features.times)) / questions_on_video) / 1e9
 
     def _flops_of_frames(self, num_frames: int) -> float:
-        if self.tower is None:
-            return float(self.encoder.flops(num_frames, IMAGE) or 0)
-        shape = self.tower.head.shape
-        own = VisionShape(0, 1, shape.width, shape.intermediate, 0, shape.heads)
-        into_text = 2 * shape.width * shape.embed if shape.width != shape.embed else 0
-        assert isinstance(self.viewer, Patches)
-        rows, columns = self.viewer.vlm.pool.grid
-        return float(pooling_head_flops(own, num_frames, patches=rows * columns) + num_frames * into_text)
+        pool = self.viewer.vlm.pool if isinstance(self.viewer, Patches) else GridPool("average", (1, 1))
+        return float(self.encoder.flops(num_frames, IMAGE, pool) or 0)
 
 
 def baselines(untuned: Siglip) -> dict[str, Candidate]:
-    """What trained predictors are held against, but for the oracle."""
+    """Make the candidates that trained predictors are held against, but for the oracle."""
     seen = Embeddings(untuned)
-    return {"uniform": Candidate(seen, untuned, Uniform()), UNTUNED: Candidate(seen, untuned, Similarity())}
+    return {"uniform": Candidate(seen, untuned, Uniform()), UNTUNED: Candidate(seen, untuned, KVTP(fusion=False))}
 
 
 def oracle(untuned: Siglip) -> Candidate:
-    """The labels themselves: the ceiling."""
+    """Make the candidate that scores by the labels themselves: the ceiling."""
     return Candidate(Embeddings(untuned), untuned, None)
 
 
 def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: Mapping[str, Any]) -> Candidate:
-    """A predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
+    """Load a predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
 
     Args:
         checkpoint: folder, hub id of a SigLIP, or `tiny` or `tiny_shared` for what is shipped.
-        untuned: what a slim predictor reads frames with.
-        vlm: what a shared predictor reads frames with.
+        untuned: SigLIP that reads frames for a slim predictor.
+        vlm: model whose tower reads frames for a shared predictor.
         settings: fields of `KVTP` that win over the checkpoint's.
 
     Raises:
         ValueError: a shared predictor, and no model.
     """
-    folder, scorer = Path(checkpoint), KVTP(**settings)  # what `Shared` computes, with settings
+    folder, scorer = Path(checkpoint), KVTP(**settings)
     if checkpoint == TINY_SHARED or (folder / TOWER_HEAD).is_file():
         if vlm is None:
             raise ValueError(f"{checkpoint} reads a model's own tower; give the model with --shared MODEL")
@@ -109,48 +108,53 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
     return Candidate(Embeddings(encoder), encoder, scorer)
 
 
-COLUMNS = (*MEASURES, "sparsity, whole video", "GFLOP", "recall against untuned")
-"""Of the table, behind the name of a row."""
+def variants(ablation: str | None) -> dict[str, Mapping[str, Any]]:
+    """List the settings of the scorer `kvtp` for each row, by what follows the checkpoint's name in it."""
+    if ablation == "fusion":
+        return {f", {t:g} + {p:g}": {"local_weight": t, "global_weight": p} for t, p in SHARES}
+    if ablation == "clip_size":
+        return {f", clips of {size}": {"clip_size": size} for size in CLIP_SIZES}
+    return {"": {}, ", no fusion": {"fusion": False}}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one candidate did, question by question."""
+class CandidateResults:
+    """Measures of one candidate, question by question."""
 
     key: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     """Video and measures of each question that has key frames."""
     kinds: list[str] = field(default_factory=list)
-    """Of the same questions; empty where the data does not say."""
+    """Kinds of the same questions; empty where the data does not say."""
     flat: list[float] = field(default_factory=list)
-    """Sparsity on each question about the whole video; 1 is right."""
+    """Sparsity on each question about the whole video, where 1 is right."""
     gigaflops: list[float] = field(default_factory=list)
     """10^9 operations of encoder and scorer for each question; the encoder's are shared by those on a video."""
 
 
 @torch.inference_mode()
-def compare(
+def measure_candidates(
     candidates: Mapping[str, Candidate],
     examples: Sequence[Example],
     folder: Path,
     temperatures: Sequence[float] = (2.0,),
-) -> dict[float, dict[str, Outcome]]:
+) -> dict[float, dict[str, CandidateResults]]:
     """Measure every candidate on every question; each is scored once for all temperatures.
 
     Args:
         candidates: by the name of their row.
         examples: videos that cannot be used are left out, with a warning.
-        folder: of what is cached of frames.
-        temperatures: of the allocation that `budget_share`, `sparsity` and `calibration` tell of.
+        folder: of the feature cache.
+        temperatures: of the allocation, for `budget_share`, `sparsity` and `calibration`.
 
     Returns:
-        For each temperature, the outcome of each candidate.
+        For each temperature, the results of each candidate.
 
     Raises:
         ValueError: no question has key frames.
     """
-    outcomes = {temperature: {name: Outcome() for name in candidates} for temperature in temperatures}
+    outcomes = {temperature: {name: CandidateResults() for name in candidates} for temperature in temperatures}
     for name, candidate in candidates.items():
-        seen, _ = FeatureCache(candidate.viewer, folder).see(examples)
+        seen, _ = FeatureCache(candidate.viewer, folder).encode(examples)
         own = {temperature: found[name] for temperature, found in outcomes.items()}
         for video in seen:
             _measure(candidate, video, own)
@@ -159,8 +163,8 @@ def compare(
     return outcomes
 
 
-def table(outcomes: Mapping[str, Outcome], baseline: str) -> list[list[str]]:
-    """One line for each candidate: its measures, and its recall less that of `baseline` with a 95 % interval."""
+def candidates_table(outcomes: Mapping[str, CandidateResults], baseline: str) -> list[list[str]]:
+    """Write one line for each candidate: its measures, and its recall less that of `baseline` with a 95 % interval."""
     lines = []
     for name, outcome in outcomes.items():
         means = mean_by_video(outcome.key)
@@ -174,8 +178,8 @@ def table(outcomes: Mapping[str, Outcome], baseline: str) -> list[list[str]]:
     return lines
 
 
-def by_kind(outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of recall by kind of question, mean over questions; no kinds where the data has none."""
+def by_kind(outcomes: Mapping[str, CandidateResults]) -> tuple[list[str], list[list[str]]]:
+    """Write header and lines of recall by kind of question, mean over questions; no kinds where the data has none."""
     kinds = sorted({kind for outcome in outcomes.values() for kind in outcome.kinds})
     lines = []
     for name, outcome in outcomes.items():
@@ -185,38 +189,22 @@ def by_kind(outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[str]]
     return kinds, lines
 
 
-def _measure(candidate: Candidate, video: SeenVideo, outcomes: Mapping[float, Outcome]) -> None:
-    """Add the questions on one video to the outcome of each temperature."""
+def _measure(candidate: Candidate, video: CachedVideo, outcomes: Mapping[float, CandidateResults]) -> None:
+    """Add the questions on one video to the results of each temperature."""
     features = candidate.features(video)
     questions = video.example.questions
     for number, (question, labels) in enumerate(zip(questions, video.labels(), strict=True)):
         scores = candidate.score(features, question, labels)
-        gigaflops = candidate.gigaflops(len(labels), question, len(questions))
+        gigaflops = candidate.gigaflops(features, question, len(questions))
         for temperature, outcome in outcomes.items():
             if (labels != labels[0]).any():
-                outcome.key.append((video.example.source, measure(scores, labels, temperature)))
+                outcome.key.append((video.example.source, measure_scores(scores, labels, temperature)))
                 outcome.kinds.extend(video.example.kinds[number : number + 1])
             else:
                 outcome.flat.append(sparsity(scores, temperature))
             outcome.gigaflops.append(gigaflops)
 
 
-def _recalls(outcome: Outcome) -> Array:
+def _recalls(outcome: CandidateResults) -> Array:
     videos = sorted({video for video, _ in outcome.key})
     return np.array([np.mean([row["recall"] for video, row in outcome.key if video == each]) for each in videos])
-
-
-TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Of the allocation; the paper's figure 7 has 0.5 to 8."""
-CLIP_SIZES = (1, 4, 8, 16, 32)
-SHARES = ((0.0, 0.0), (0.05, 0.0), (0.0, 0.05), (0.05, 0.05), (0.1, 0.1), (0.2, 0.2), (0.4, 0.4))
-"""theta and phi of eq. 10; the paper's are both 0.05."""
-
-
-def variants(ablation: str | None) -> dict[str, Mapping[str, Any]]:
-    """Settings of the scorer `kvtp` for each row, by what follows the checkpoint's name there."""
-    if ablation == "fusion":
-        return {f", {t:g} + {p:g}": {"local_weight": t, "global_weight": p} for t, p in SHARES}
-    if ablation == "clip_size":
-        return {f", clips of {size}": {"clip_size": size} for size in CLIP_SIZES}
-    return {"": {}, ", no fusion": {"fusion": False}}

@@ -1,4 +1,4 @@
-"""What the predictor learns from: videos, questions on them, and how relevant each frame is."""
+"""Examples that the predictor learns from: videos, questions on them, and how relevant each frame is."""
 
 import json
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from lmms_kvtp.scorers.oracle import span_scores
 from lmms_kvtp.video.sampling import FrameOptions
 
 CLIP_SIZE = 8
-"""Frames of a clip, where an index does not say."""
+"""Frames of a clip where an index does not say."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,24 @@ class Example:
     source: str
     """Path of the video."""
     questions: tuple[Question, ...]
-    """With `refined` and `spans`; () for spans means that the whole video is relevant."""
+    """Questions with `refined` and `spans`; no spans, (), mean that the whole video is relevant."""
     frames: FrameOptions = FrameOptions()  # noqa: RUF009  # frozen, as plain values are
     clips: tuple[ClipScores | None, ...] = ()
-    """For each question, scores that count instead of its spans; () where no question has any."""
+    """Scores of each question that count instead of its spans; () where no question has any."""
     kinds: tuple[str, ...] = ()
-    """Of each question, by which measures are listed apart; () where the data does not say."""
+    """Kind of each question, by which measures are listed apart; () where the data does not say."""
 
 
 def synthetic(
     split: str, videos: Iterable[int], frames: FrameOptions | None = None, refiner: Refiner = refine
 ) -> list[Example]:
-    """Videos of the embedded benchmark, made if need be, with all questions that they allow.
+    """List videos of the embedded benchmark, made if need be, with all questions that they allow.
 
     Args:
         split: train, val or test.
         videos: numbers of the videos.
         frames: which frames are sampled.
-        refiner: makes what scorers read of a question.
+        refiner: shortens a question to what scorers read.
     """
     chosen = list(videos)
     paths = cache.ensure(split, chosen)
@@ -80,10 +80,10 @@ def synthetic(
     ]
 
 
-def read_index(
+def read_examples(
     path: Path, videos: Path, frames: FrameOptions | None = None, refiner: Refiner = refine
 ) -> list[Example]:
-    """Examples of an index of JSON lines, one question a line, grouped by video.
+    """Read examples from an index of JSON lines, one question a line, grouped by video.
 
     A line has `video` (below the folder `videos`), `question`, and its relevance on a scale of 0 to 5: `spans` as
     [[start s, end s, score], ...], or, as an index of SparseKV-QA has it, `clip_scores` of clips of `clip_size` out of
@@ -122,9 +122,8 @@ def _question(entry: dict[str, Any], key: str, refiner: Refiner) -> Question:
 
 
 def _spans(entry: dict[str, Any]) -> tuple[tuple[float, float, float], ...] | None:
-    if "clip_scores" in entry:
-        edges = zip(entry.get("edges", ()), entry["clip_scores"], strict=False)
-        return tuple((float(start), float(end), float(score)) for (start, end), score in edges) or None
+    if "clip_scores" in entry:  # these count instead
+        return None
     if "spans" not in entry:
         raise ValueError('it has neither "spans" nor "clip_scores": nothing says which frames are relevant')
     spans = tuple((float(start), float(end), float(score)) for start, end, score in entry["spans"])
@@ -148,11 +147,11 @@ def _clips(entry: dict[str, Any]) -> ClipScores | None:
 
 
 class FrameCountError(ValueError):
-    """An index scored another number of frames than the video gives."""
+    """An index has scores for another number of frames than the video gives."""
 
 
 def labels_of(example: Example, times: Float[Tensor, " T"]) -> Float[Tensor, "q T"]:
-    """Relevance of each frame to each question, 0 to 5.
+    """Give each frame its relevance to each question, 0 to 5.
 
     Args:
         example: questions with spans or clip scores.

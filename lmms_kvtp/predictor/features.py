@@ -1,4 +1,4 @@
-"""Frames of training videos as the frozen part of a predictor sees them, kept on disk."""
+"""Frames of training videos as the frozen part of a predictor encodes them, kept on disk."""
 
 import hashlib
 import logging
@@ -22,25 +22,27 @@ from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
+logger = logging.getLogger(__name__)
+
 IMAGE = frozenset({"image"})
 
 
 class Viewer(ABC):
-    """Looks at frames the way that one kind of training needs."""
+    """Encodes frames the way that one kind of training needs."""
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """Names all settings that decide what is seen."""
+        """Text of all settings that decide what `view` returns."""
 
     @property
     @abstractmethod
     def files(self) -> Sequence[Path]:
-        """Weights that decide what is seen."""
+        """Files of the weights that decide what `view` returns."""
 
     @abstractmethod
     def view(self, frames: Frames) -> Float[Tensor, "T *seen"]:
-        """What is kept of some frames."""
+        """Encode some frames into what is kept of them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Embeddings(Viewer):
     @property
     def files(self) -> Sequence[Path]:
         """The encoder's weights."""
-        return _weights(self.encoder)
+        path = self.encoder.companion("model.safetensors")
+        return () if path is None else (path,)
 
     def view(self, frames: Frames) -> Float[Tensor, "T E"]:
         """Run the vision tower."""
@@ -79,17 +82,17 @@ class Pixels(Viewer):
 
     @property
     def files(self) -> Sequence[Path]:
-        """None: pixels depend on no weights."""
+        """No files, as pixels depend on no weights."""
         return ()
 
     def view(self, frames: Frames) -> Float[Tensor, "T 3 h w"]:
-        """Resize and normalise."""
+        """Resize and normalize."""
         return frames.pixels(self.encoder.pixel_spec).half()
 
 
 @dataclass(frozen=True)
 class Patches(Viewer):
-    """What a language model's own tower saw, pooled to the grid of its tokens: 0.45 MB a frame of LLaVA-Video-7B."""
+    """Output of a vision-language model's own tower, pooled to the grid of its tokens: 0.45 MB a frame at 7B."""
 
     vlm: LlavaVideo
 
@@ -109,23 +112,15 @@ class Patches(Viewer):
         return self.vlm.pool(self.vlm.see(frames).float()).half()
 
 
-def _weights(encoder: Siglip) -> Sequence[Path]:
-    path = encoder.companion("model.safetensors")
-    return () if path is None else (path,)
-
-
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
-class SeenVideo:
-    """An example with its frames."""
+class CachedVideo:
+    """An example with its encoded frames."""
 
     example: Example
     image: Float[Tensor, "T *seen"]
-    """What a `Viewer` keeps of each frame; pages of a file that are read when they are needed."""
+    """View of each frame; pages of a file that are read when they are needed."""
     times: Float[Tensor, " T"]
-    """Seconds."""
+    """Seconds of the frames."""
 
     def labels(self) -> Float[Tensor, "q T"]:
         """Relevance of each frame to each question.
@@ -138,17 +133,21 @@ class SeenVideo:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder with one file for a video, a viewer and a choice of frames."""
+    """A folder with one file for each video, viewer and choice of frames."""
 
     viewer: Viewer
     folder: Path
 
-    def see(self, examples: Iterable[Example]) -> tuple[list[SeenVideo], list[str]]:
-        """The examples with their frames, and a line for each video that cannot be read or does not fit its scores."""
+    def encode(self, examples: Iterable[Example]) -> tuple[list[CachedVideo], list[str]]:
+        """Encode the frames of all examples that the folder does not have.
+
+        Returns:
+            The examples with their frames, and a line for each video that cannot be read or does not fit its scores.
+        """
         seen, unusable = [], []
         for example in tqdm(list(examples), "frames", unit="video"):
             try:
-                video = self._see(example)
+                video = self._encode(example)
                 video.labels()
                 seen.append(video)
             except (VideoError, FrameCountError) as error:
@@ -157,7 +156,7 @@ class FeatureCache:
             logger.warning("left out %d videos that cannot be used; the first: %s", len(unusable), unusable[0])
         return seen, unusable
 
-    def _see(self, example: Example) -> SeenVideo:
+    def _encode(self, example: Example) -> CachedVideo:
         path = self.folder / f"{Path(example.source).stem}-{self._digest(example)}.safetensors"
         try:
             stored = load_file(path)
@@ -167,7 +166,7 @@ class FeatureCache:
             part = path.with_suffix(f".{os.getpid()}")
             save_file(stored, part)
             part.replace(path)
-        return SeenVideo(example, stored["image"], stored["times"])
+        return CachedVideo(example, stored["image"], stored["times"])
 
     def _view(self, example: Example) -> dict[str, Tensor]:
         image, times = [], []
@@ -177,7 +176,7 @@ class FeatureCache:
         return {"image": torch.cat(image).contiguous(), "times": torch.cat(times)}
 
     def _digest(self, example: Example) -> str:
-        """Changes with the viewer, its weights, the video and the choice of frames."""
+        """Hash the viewer, its weights, the video and the choice of frames."""
         files = [Path(example.source), *self.viewer.files]
         stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
         return hashlib.sha256(repr((self.viewer.key, example.frames, stats)).encode()).hexdigest()[:16]

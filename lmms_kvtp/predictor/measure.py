@@ -1,4 +1,4 @@
-"""How good a predictor is, without any language model."""
+"""Measures of a predictor, without any language model."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from lmms_kvtp.allocators.softmax import Softmax
 
 BUDGET = 0.2
-"""Share of tokens, and of frames, that is kept."""
+"""Share of tokens, and of frames, that are kept."""
 CAPACITY = 196
 """Tokens of a frame of LLaVA-Video."""
 MEASURES = ("auroc", "average_precision", "ndcg", "recall", "budget_share", "sparsity", "calibration")
@@ -19,7 +19,9 @@ MEASURES = ("auroc", "average_precision", "ndcg", "recall", "budget_share", "spa
 Array = npt.NDArray[np.float64]
 
 
-def measure(scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperature: float = 2.0) -> dict[str, float]:
+def measure_scores(
+    scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperature: float = 2.0
+) -> dict[str, float]:
     """Compare the scores of one question with its labels.
 
     Key frames are those above the mean label. auroc: how often a key frame is above another frame, ties half.
@@ -56,12 +58,12 @@ def measure(scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperatur
 
 
 def sparsity(scores: Float[Tensor, " T"], temperature: float) -> float:
-    """Largest over mean rate of a frame at an allocation by softmax(scores / temperature); 1 if all are equal."""
+    """Divide the largest by the mean rate of an allocation by softmax(scores / temperature); 1 if all are equal."""
     return float(torch.softmax(scores.double() / temperature, dim=0).max() * len(scores))
 
 
 def mean_by_video(rows: Sequence[tuple[str, dict[str, float]]]) -> dict[str, float]:
-    """Mean over videos of the mean over a video's questions, from (video, measures) of each question."""
+    """Average over each video's questions, then over videos; a row is the video and the measures of a question."""
     by_video: dict[str, list[dict[str, float]]] = {}
     for video, row in rows:
         by_video.setdefault(video, []).append(row)
@@ -72,7 +74,7 @@ def mean_by_video(rows: Sequence[tuple[str, dict[str, float]]]) -> dict[str, flo
 
 
 def paired_bootstrap(ours: Array, theirs: Array, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean difference of two measures per video, with the 95 % interval over videos drawn again and again."""
+    """Bootstrap over videos: mean difference of two measures per video, and its 95 % interval."""
     difference = ours - theirs
     picks = np.random.default_rng(seed).integers(0, len(difference), (draws, len(difference)))
     low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
@@ -80,7 +82,7 @@ def paired_bootstrap(ours: Array, theirs: Array, draws: int = 2000, seed: int = 
 
 
 def _chances(values: Array, room: int) -> Array:
-    """Chance of each frame to be among the best `room` when ties are broken at random."""
+    """Compute the chance of each frame to be among the best `room` when ties are broken at random."""
     edge = np.sort(values)[::-1][room - 1]
     above, tied = values > edge, values == edge
     return np.asarray(above + tied * (room - above.sum()) / tied.sum(), dtype=np.float64)

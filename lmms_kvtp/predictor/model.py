@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lmms_kvtp.predictor.features import SeenVideo
+from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.towers import Towers
 from lmms_kvtp.questions import question_text
 from lmms_kvtp.scorers.parts.fusion import FusionHead, pool_clips
@@ -43,7 +43,7 @@ class Objective:
             raise ValueError(f"flatness={self.flatness} is no weight; give a number of at least 0, such as 0.3")
 
     def __call__(self, logits: Float[Tensor, "q T"], labels: Float[Tensor, " T"]) -> Float[Tensor, ""]:
-        """Loss of one question; its pieces of text compete for each frame or clip.
+        """Compute the loss of one question; its pieces of text compete for each frame or clip.
 
         Args:
             logits: of each piece of the question and each frame.
@@ -57,7 +57,7 @@ class Objective:
         return loss
 
     def scores(self, logits: Float[Tensor, "q T"]) -> Float[Tensor, " S"]:
-        """The logits that the loss compares with labels: one per frame or clip, of the best piece of text."""
+        """Reduce logits to those that are compared with labels: one per frame or clip, of the best piece of text."""
         best = logits.amax(dim=0)
         if self.level == "frame":
             return best
@@ -66,27 +66,27 @@ class Objective:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A video with its questions, as the module reads them."""
+    """A video with its questions in tokens, as the module reads them."""
 
     image: Float[Tensor, "T *seen"]
     ids: Int[Tensor, "p l"]
     """Token ids of every piece of every question."""
     owner: Int[Tensor, " p"]
-    """The question that each piece belongs to."""
+    """Question that each piece belongs to."""
     labels: Float[Tensor, "q T"]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Lesson":
-        """The same on a device; accelerate calls this."""
+        """Move all tensors to a device; accelerate calls this."""
         return Lesson(*(getattr(self, part.name).to(device, non_blocking=non_blocking) for part in fields(self)))
 
     def only(self, questions: Int[Tensor, " k"]) -> "Lesson":
-        """The lesson with some of its questions, which are in order."""
+        """Keep some of the questions, given in ascending order."""
         pieces = torch.isin(self.owner, questions)
         owner = torch.searchsorted(questions, self.owner[pieces])
         return Lesson(self.image, self.ids[pieces], owner, self.labels[questions])
 
 
-def lesson(video: SeenVideo, towers: Towers) -> Lesson:
+def lesson(video: CachedVideo, towers: Towers) -> Lesson:
     """Put a video's questions into tokens, as the scorer will at inference."""
     pieces = [towers.token_ids(question_text(question)) for question in video.example.questions]
     owner = [index for index, ids in enumerate(pieces) for _ in ids]
@@ -110,7 +110,7 @@ class Predictor(nn.Module):
             parameter.requires_grad_(name.startswith(trained))
 
     def forward(self, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
-        """Mean loss over all questions.
+        """Compute the mean loss over all questions.
 
         Raises:
             FloatingPointError: the loss is not finite, here or in another process; no parameter has been changed by it.
@@ -126,7 +126,7 @@ class Predictor(nn.Module):
         return {"loss": loss}
 
     def logits(self, each: Lesson) -> list[Float[Tensor, "_ T"]]:
-        """For each question, the mixed logits of its pieces."""
+        """Compute the mixed logits of each question's pieces."""
         text = F.normalize(self.towers.read(each.ids), dim=-1)
         scale, bias = self.towers.logit_scale.float().exp(), self.towers.logit_bias.float()
         head = self.trained_head()
@@ -134,7 +134,7 @@ class Predictor(nn.Module):
         return [mixed[each.owner == question] for question in range(len(each.labels))]
 
     def trained_head(self) -> FusionHead:
-        """The head with its temperatures and offsets as they are now."""
+        """Make a head of the temperatures and offsets as they are now."""
         return replace(self.head, log_tau=self.log_tau, offsets=self.offsets)
 
     def save(self, folder: Path, slim: Path | None = None) -> None:
@@ -147,7 +147,7 @@ class Predictor(nn.Module):
 
 
 def _everywhere(fine: Bool[Tensor, ""]) -> bool:
-    """True in all processes; else one would stop and the others wait for its gradients."""
+    """Tell whether all processes are fine; if only one stopped, the others would wait for its gradients."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return bool(fine)
     agreed = fine.int()

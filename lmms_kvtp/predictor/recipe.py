@@ -1,4 +1,4 @@
-"""Everything that decides what comes out of a training run, besides the data."""
+"""Settings of a training run: everything that decides its result besides the data."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from lmms_kvtp.predictor.towers import Parts
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 
 REPORTERS = {"none": None, "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
-"""What a run can be followed with, and the distributions of which one must be there."""
+"""Tools that a run can be followed with, and the packages of which one must be installed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Recipe:
     objective: Objective = field(default_factory=Objective)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run here, or trains nothing, before any video is read."""
+        """Refuse settings that cannot run here, or train nothing, before any video is read."""
         for name in ("epochs", "videos_per_step", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; give a whole number of at least 1")
@@ -69,7 +69,7 @@ class Recipe:
             raise ValueError(f"lora_rank={self.lora_rank} needs peft; pip install peft, or use lora_rank=0")
 
     def plain(self) -> Mapping[str, Any]:
-        """As JSON has it."""
+        """Convert to plain values that JSON can hold."""
         values = asdict(self)
         values["head"] |= {"log_tau": self.head.log_tau.tolist(), "offsets": self.head.offsets.tolist()}
         plain: Mapping[str, Any] = json.loads(json.dumps(values))
@@ -77,7 +77,7 @@ class Recipe:
 
 
 def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
-    """The newest epoch of a run with the same recipe in `out`, where the recipe is noted.
+    """Find the newest epoch of a run with the same recipe in `out`, and note the recipe there.
 
     Raises:
         ValueError: the folder holds a run of another recipe.

@@ -1,4 +1,4 @@
-"""The trainable half of a predictor: from what the feature cache kept, and from text, to one space."""
+"""The trainable half of a predictor, which brings cached frames and text into one space."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,27 +20,27 @@ Parts = Literal["head", "text", "all"]
 
 
 class Towers(nn.Module, ABC):
-    """Two sides that meet in one space."""
+    """A frame side and a text side that meet in one space."""
 
     name: str
     """Checkpoint that training started from."""
     encoder: Siglip
-    """Whose text side is the one."""
+    """SigLIP whose text side this is."""
     parts: Parts
     """What is trained."""
     viewer: Viewer
-    """What `see` reads."""
+    """View of the frames that `see` reads."""
     text_model: nn.Module
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter
 
     @abstractmethod
     def see(self, seen: Float[Tensor, "T *seen"]) -> Float[Tensor, "T E"]:
-        """Embeddings of frames, not normalised."""
+        """Embed frames, without normalizing."""
 
     @abstractmethod
     def trained(self) -> Sequence[str]:
-        """Beginnings of the names of the parameters that `parts` stands for."""
+        """List how the names of the parameters begin that `parts` stands for."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -52,12 +52,12 @@ class Towers(nn.Module, ABC):
 
     @final
     def token_ids(self, text: str) -> Int[Tensor, "p l"]:
-        """Pieces of a text, as they will be read at inference."""
+        """Split a text into pieces of tokens, as the encoder does at inference."""
         return torch.cat(self.encoder.token_ids(text))
 
     @final
     def read(self, ids: Int[Tensor, "p l"]) -> Float[Tensor, "p E"]:
-        """Embeddings of texts, not normalised."""
+        """Embed texts, without normalizing."""
         return cast(Tensor, self.text_model(input_ids=ids).pooler_output.float())
 
     @final
@@ -67,7 +67,7 @@ class Towers(nn.Module, ABC):
 
     @final
     def _save_slim_text(self, folder: Path) -> None:
-        """The text side in float16; of one that was not trained, its name."""
+        """Write the text side in float16, or only its name where it was not trained."""
         if self.parts == "head":
             scale, bias = self.logit_scale.item(), self.logit_bias.item()
             save_untuned_text_side(folder, self.encoder.pretrained, scale, bias)
@@ -97,11 +97,11 @@ class SiglipTowers(Towers):
 
     @property
     def logit_bias(self) -> nn.Parameter:  # type: ignore[override]
-        """Added to logits."""
+        """Offset of logits."""
         return cast(nn.Parameter, self.siglip.logit_bias)
 
     def see(self, seen: Float[Tensor, "T *seen"]) -> Float[Tensor, "T E"]:
-        """Embeddings as they are in the cache, or of the vision tower as it is now."""
+        """Take embeddings from the cache, or from the vision tower as it is now."""
         if self.parts != "all":
             return seen.float()
         return cast(
@@ -109,7 +109,7 @@ class SiglipTowers(Towers):
         )
 
     def trained(self) -> Sequence[str]:
-        """Of the SigLIP; the fusion head is not part of it."""
+        """List beginnings of names in the SigLIP; the fusion head is not part of it."""
         names = {"head": ("siglip.logit_",), "text": ("siglip.logit_", "siglip.text_model."), "all": ("siglip.",)}
         return names[self.parts]
 
@@ -164,19 +164,19 @@ class SharedTowers(Towers):
         self.logit_scale, self.logit_bias = siglip.logit_scale, siglip.logit_bias
 
     def see(self, seen: Float[Tensor, "T *seen"]) -> Float[Tensor, "T E"]:
-        """Embeddings that the head makes of pooled patches."""
+        """Embed pooled patches by the head."""
         return cast(Tensor, self.head(seen.float()))
 
     def trained(self) -> Sequence[str]:
-        """Of the head and the text side."""
+        """List beginnings of names in the head and the text side."""
         return ("logit_", "head.", *(("text_model.",) if self.parts == "text" else ()))
 
     def save(self, folder: Path) -> None:
-        """Write what `encoder=tower` reads."""
+        """Write the folder that `encoder=tower` reads."""
         self.head.save(folder)
         self._save_text(folder, torch.float32)
 
     def save_slim(self, folder: Path) -> None:
-        """The same in float16; a text side that was not trained is named only."""
+        """Write the folder in float16; a text side that was not trained is only named."""
         self.head.save(folder, torch.float16)
         self._save_slim_text(folder)

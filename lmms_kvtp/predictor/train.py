@@ -1,4 +1,4 @@
-"""The training run: lessons, the trainer, and what is written at the end."""
+"""A training run, from lessons to the checkpoint and its report."""
 
 import json
 import logging
@@ -13,47 +13,121 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import lmms_kvtp
-from lmms_kvtp.predictor.features import SeenVideo
-from lmms_kvtp.predictor.measure import mean_by_video, measure
+from lmms_kvtp.predictor.features import CachedVideo
+from lmms_kvtp.predictor.measure import mean_by_video, measure_scores
 from lmms_kvtp.predictor.model import Lesson, Predictor, lesson
 from lmms_kvtp.predictor.recipe import Recipe, last_checkpoint
 from lmms_kvtp.predictor.towers import Towers
 from lmms_kvtp.shipped import write_manifest
 
+logger = logging.getLogger(__name__)
+REPORT = "training.json"
 LAYERS = r".*encoder\.layers\.\d+\..*(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
-"""The matrices of transformer layers; embeddings and pooling heads stay as they are."""
+"""Matrices of transformer layers that get adapters; embeddings and pooling heads stay as they are."""
 
 
-def add_adapters(towers: Towers, recipe: Recipe) -> Any:
-    """Put adapters into the towers that the recipe trains; their own weights stay as they are.
+def train_predictor(
+    towers: Towers,
+    training: Sequence[CachedVideo],
+    validation: Sequence[CachedVideo],
+    recipe: Recipe,
+    out: Path,
+    left_out: Sequence[str] = (),
+    slim: Path | None = None,
+) -> dict[str, Any]:
+    """Train a predictor and write it to `out`; a killed run goes on from its last epoch there.
+
+    Questions whose labels are all equal give no gradient; they are left out, and counted, unless the objective has a
+    flatness term.
+
+    Args:
+        towers: what to start from; their weights are changed.
+        training: videos to learn from.
+        validation: other videos, on which the best epoch is chosen.
+        recipe: settings.
+        out: folder.
+        left_out: a line for each video that could not be used, for the report.
+        slim: another folder, for only what training changed.
 
     Returns:
-        What `merge_adapters` takes.
+        What is written to training.json.
+
+    Raises:
+        ValueError: no question is left to learn from, or `out` holds a run of another recipe.
+        FloatingPointError: a loss or gradient is not finite. `out` then holds the last epoch before, if there is one.
     """
-    from peft import LoraConfig, LoraModel
+    assert towers.parts == recipe.parts
+    set_seed(recipe.seed)
+    lessons = [useful for useful in (useful_part(lesson(video, towers), recipe) for video in training) if useful]
+    checks = [useful for useful in (useful_part(lesson(video, towers), Recipe()) for video in validation) if useful]
+    if not lessons or not checks:
+        raise ValueError(
+            f"{len(training)} training and {len(validation)} validation videos leave {len(lessons)} and {len(checks)} "
+            "with questions whose key frames are known; give more videos"
+        )
+    counts: dict[str, Any] = {"videos": len(lessons), "questions": sum(len(each.labels) for each in lessons)}
+    counts["flat_questions_left_out"] = sum(len(video.example.questions) for video in training) - counts["questions"]
+    counts["videos_left_out"] = len(left_out)
+    logger.info("training on %s", counts)
+    checkpoint = last_checkpoint(out, recipe)
+    model = Predictor(towers, recipe.head, recipe.objective)
+    before = validate(model, checks)
+    adapters = add_adapters(towers, recipe) if recipe.lora_rank else None
+    if recipe.gradient_checkpointing:
+        checkpoint_layers(towers)
+    trainer = make_trainer(model, lessons, checks, recipe, out)
+    broken: FloatingPointError | None = None
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except FloatingPointError as error:
+        broken = _go_back(model, out, recipe, error)
+    if adapters is not None:
+        adapters.merge_and_unload()
+    report = {
+        "recipe": recipe.plain(),
+        "started_from": towers.name,
+        "code": lmms_kvtp.__version__,
+        "data": {**counts, "left_out": list(left_out)},
+        "stopped_by": None if broken is None else str(broken),
+        "validation_before": before,
+        "validation_after": validate(model, checks),
+        "log": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        _write(model, report, out, slim)
+    if broken is not None:
+        raise broken
+    return report
 
-    where = LAYERS if recipe.parts == "all" else rf".*text_model\.{LAYERS[2:]}"
-    config = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules=where, lora_dropout=0.0)
-    adapters = LoraModel(towers, config, "default")
-    prefixes = ("logit_scale", "logit_bias")
-    for name, parameter in towers.named_parameters():
-        parameter.requires_grad_("lora_" in name or name.endswith(prefixes) or name.startswith("head."))
-    return adapters
+
+def useful_part(each: Lesson, recipe: Recipe) -> Lesson | None:
+    """Leave out questions whose labels are all equal, unless flatness is trained; None if no question is left."""
+    if recipe.objective.flatness:
+        return each
+    kept = (each.labels != each.labels[:, :1]).any(dim=1).nonzero().flatten()
+    return each.only(kept) if len(kept) else None
 
 
-def merge_adapters(adapters: Any) -> None:
-    """Add what the adapters learned to the weights, and take the adapters out again."""
-    adapters.merge_and_unload()
+@torch.no_grad()
+def validate(model: Predictor, lessons: Sequence[Lesson]) -> dict[str, float]:
+    """Measure a predictor on the questions that have key frames; means over a video's questions, then over videos."""
+    rows = []
+    for index, stored in enumerate(lessons):
+        each = stored.to(model.log_tau.device)
+        for logits, labels in zip(model.logits(each), each.labels, strict=True):
+            if (labels != labels[0]).any():
+                rows.append((str(index), measure_scores(logits.amax(dim=0).cpu(), labels.cpu())))
+    return mean_by_video(rows)
 
 
 class PredictorTrainer(Trainer):
-    """Trainer whose evaluation is recall of key frames and its like instead of a loss."""
+    """Trainer that evaluates by recall of key frames and other measures, instead of by a loss."""
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Measure on the validation videos."""
-        found = evaluate(cast(Predictor, self.model), cast(Sequence[Lesson], self.eval_dataset))
+        found = validate(cast(Predictor, self.model), cast(Sequence[Lesson], self.eval_dataset))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -61,10 +135,10 @@ class PredictorTrainer(Trainer):
 
 
 class FiniteGradients(TrainerCallback):
-    """Stops before an update would write numbers that are none into the weights."""
+    """Stops the run before an update writes infinities or NaN into the weights."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at every gradient.
+        """Check every gradient.
 
         Raises:
             FloatingPointError: one is not finite.
@@ -74,22 +148,10 @@ class FiniteGradients(TrainerCallback):
                 raise FloatingPointError(f"the gradient of {name} is not finite; lower the learning rate")
 
 
-@torch.no_grad()
-def evaluate(model: Predictor, lessons: Sequence[Lesson]) -> dict[str, float]:
-    """Measures of a predictor, mean by video over the questions that have key frames."""
-    rows = []
-    for index, stored in enumerate(lessons):
-        each = stored.to(model.log_tau.device)
-        for logits, labels in zip(model.logits(each), each.labels, strict=True):
-            if (labels != labels[0]).any():
-                rows.append((str(index), measure(logits.amax(dim=0).cpu(), labels.cpu())))
-    return mean_by_video(rows)
-
-
 def make_trainer(
     model: Predictor, lessons: Sequence[Lesson], checks: Sequence[Lesson], recipe: Recipe, out: Path
 ) -> PredictorTrainer:
-    """A trainer that writes each epoch below `out`, and ends with the best of them."""
+    """Make a trainer that writes each epoch below `out`, and ends with the best of them."""
     optimizer = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), weight_decay=0.0)
     arguments = TrainingArguments(
         output_dir=str(out / "epochs"),
@@ -124,7 +186,7 @@ def make_trainer(
 
 
 def _groups(model: Predictor, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters with their learning rates: the few numbers after the towers have one of their own."""
+    """Group parameters by learning rate: the few numbers after the towers have one of their own."""
     towers: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -133,104 +195,30 @@ def _groups(model: Predictor, recipe: Recipe) -> list[dict[str, Any]]:
     return [{"params": rest, "lr": recipe.head_lr}, *([{"params": towers, "lr": recipe.lr}] if towers else [])]
 
 
-logger = logging.getLogger(__name__)
-REPORT = "training.json"
+def add_adapters(towers: Towers, recipe: Recipe) -> Any:
+    """Put LoRA adapters into the towers that the recipe trains; returns the peft model that merges them again."""
+    from peft import LoraConfig, LoraModel
+
+    where = LAYERS if recipe.parts == "all" else rf".*text_model\.{LAYERS[2:]}"
+    config = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules=where, lora_dropout=0.0)
+    adapters = LoraModel(towers, config, "default")
+    prefixes = ("logit_scale", "logit_bias")
+    for name, parameter in towers.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.endswith(prefixes) or name.startswith("head."))
+    return adapters
 
 
-def train(
-    towers: Towers,
-    training: Sequence[SeenVideo],
-    validation: Sequence[SeenVideo],
-    recipe: Recipe,
-    out: Path,
-    left_out: Sequence[str] = (),
-    slim: Path | None = None,
-) -> dict[str, Any]:
-    """Train a predictor and write it to `out`; a killed run goes on from its last epoch there.
-
-    Questions whose labels are all equal give no gradient; they are left out, and counted, unless the objective has a
-    flatness term.
-
-    Args:
-        towers: what to start from; their weights are changed.
-        training: videos to learn from.
-        validation: other videos, on which the best epoch is chosen.
-        recipe: settings.
-        out: folder.
-        left_out: a line for each video that could not be used, for the report.
-        slim: another folder, for what training changed alone.
-
-    Returns:
-        What is written to training.json.
-
-    Raises:
-        ValueError: no question is left to learn from, or `out` holds a run of another recipe.
-        FloatingPointError: a loss or gradient is not finite. `out` then holds the last epoch before, if there is one.
-    """
-    assert towers.parts == recipe.parts
-    set_seed(recipe.seed)
-    lessons = [useful for useful in (useful_part(lesson(video, towers), recipe) for video in training) if useful]
-    checks = [useful for useful in (useful_part(lesson(video, towers), Recipe()) for video in validation) if useful]
-    if not lessons or not checks:
-        raise ValueError(
-            f"{len(training)} training and {len(validation)} validation videos leave {len(lessons)} and {len(checks)} "
-            "with questions whose key frames are known; give more videos"
-        )
-    counts: dict[str, Any] = {"videos": len(lessons), "questions": sum(len(each.labels) for each in lessons)}
-    counts["flat_questions_left_out"] = sum(len(video.example.questions) for video in training) - counts["questions"]
-    counts["videos_left_out"] = len(left_out)
-    logger.info("training on %s", counts)
-    checkpoint = last_checkpoint(out, recipe)
-    model = Predictor(towers, recipe.head, recipe.objective)
-    before = evaluate(model, checks)
-    adapters = add_adapters(towers, recipe) if recipe.lora_rank else None
-    if recipe.gradient_checkpointing:
-        _checkpoint_layers(towers)
-    trainer = make_trainer(model, lessons, checks, recipe, out)
-    broken: FloatingPointError | None = None
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except FloatingPointError as error:
-        broken = _go_back(model, out, recipe, error)
-    if adapters is not None:
-        merge_adapters(adapters)
-    report = {
-        "recipe": recipe.plain(),
-        "started_from": towers.name,
-        "code": lmms_kvtp.__version__,
-        "data": {**counts, "left_out": list(left_out)},
-        "stopped_by": None if broken is None else str(broken),
-        "validation_before": before,
-        "validation_after": evaluate(model, checks),
-        "log": trainer.state.log_history,
-    }
-    if trainer.is_world_process_zero():
-        _write(model, report, out, slim)
-    if broken is not None:
-        raise broken
-    return report
-
-
-def _write(model: Predictor, report: Mapping[str, Any], out: Path, slim: Path | None) -> None:
-    """Write predictor and report; one process of several does."""
-    model.save(out, slim)
-    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if slim is not None:
-        brief = {name: value for name, value in report.items() if name != "log"}
-        (slim / REPORT).write_text(json.dumps(brief, indent=1) + "\n", encoding="utf-8")
-        write_manifest(slim)
-
-
-def useful_part(each: Lesson, recipe: Recipe) -> Lesson | None:
-    """The lesson without questions whose labels are all equal, unless flatness is trained; None if none is left."""
-    if recipe.objective.flatness:
-        return each
-    kept = (each.labels != each.labels[:, :1]).any(dim=1).nonzero().flatten()
-    return each.only(kept) if len(kept) else None
+def checkpoint_layers(towers: torch.nn.Module) -> None:
+    """Switch gradient checkpointing on in every transformer of the towers."""
+    for module in towers.children():
+        if isinstance(module, PreTrainedModel):
+            name = "activation_checkpointing_enable"
+            enable = getattr(module, name, module.gradient_checkpointing_enable)  # transformers < 5 has the latter only
+            enable({"use_reentrant": False})
 
 
 def _go_back(model: Predictor, out: Path, recipe: Recipe, error: FloatingPointError) -> FloatingPointError:
-    """Load the last whole epoch into the model.
+    """Load the last finished epoch into the model, and say so.
 
     Raises:
         FloatingPointError: there is none.
@@ -242,10 +230,11 @@ def _go_back(model: Predictor, out: Path, recipe: Recipe, error: FloatingPointEr
     return FloatingPointError(f"{error}; {out} has the predictor as it was at {Path(last).name}")
 
 
-def _checkpoint_layers(towers: torch.nn.Module) -> None:
-    """Switch gradient checkpointing on in every transformer of the towers."""
-    for module in towers.children():
-        if isinstance(module, PreTrainedModel):
-            name = "activation_checkpointing_enable"
-            enable = getattr(module, name, module.gradient_checkpointing_enable)  # transformers < 5 has the latter only
-            enable({"use_reentrant": False})
+def _write(model: Predictor, report: Mapping[str, Any], out: Path, slim: Path | None) -> None:
+    """Write predictor and report; of several processes only one calls this."""
+    model.save(out, slim)
+    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if slim is not None:
+        brief = {name: value for name, value in report.items() if name != "log"}
+        (slim / REPORT).write_text(json.dumps(brief, indent=1) + "\n", encoding="utf-8")
+        write_manifest(slim)

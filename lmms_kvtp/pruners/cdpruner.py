@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, read, refuse_nan
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, refuse_nan
 from lmms_kvtp.pruners.parts.spread import distances
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -41,13 +42,7 @@ class CDPruner(TokenPruner):
     """similar: patches like the question weigh most, as the paper says. dissimilar: the release's sign, for patches of
     CLIP's last layers, which resemble a text least where it applies."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t.
 
         Raises:

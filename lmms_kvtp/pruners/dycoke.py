@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
-from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, pack, top
 from lmms_kvtp.pruners.parts.scenes import change
 from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -39,13 +40,7 @@ class DyCoke(TokenPruner):
         if self.group < 1 or self.group & (self.group - 1):
             raise ValueError(f"group={self.group} must be a power of 2, such as 4")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         frames, total, capacity = torch.arange(tokens.num_frames), int(budgets.sum()), tokens.capacity
@@ -57,10 +52,6 @@ class DyCoke(TokenPruner):
         scores = change(tokens.embeds, frames - (position & -position))  # its lowest bit back: 1-0, 3-2, 2-0, 6-4, 4-0
         scores[0] = lattice(int(shares[0]), *tokens.grid).to(scores)
         return pack(tokens, tokens.embeds, top(scores, shares))
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0
 
 
 def _shares(budgets: Int[Tensor, " T"], whole: Bool[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:

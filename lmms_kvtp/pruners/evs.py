@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check, pack, top
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, pack, top
 from lmms_kvtp.pruners.parts.scenes import change
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -24,13 +25,7 @@ class EfficientVideoSampling(TokenPruner):
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "EVS, arXiv 2510.14624"
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         before = (torch.arange(tokens.num_frames) - 1).clamp_min(0)
@@ -38,7 +33,3 @@ class EfficientVideoSampling(TokenPruner):
         scores[0] = torch.inf
         keep = top(scores.reshape(1, -1), budgets.sum()[None])
         return pack(tokens, tokens.embeds, keep.reshape(scores.shape))
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import check, chunks, read, top
 from lmms_kvtp.pruners.parts.density_peaks import peak_scores
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, top
 from lmms_kvtp.pruners.parts.scenes import ScenePruner, join
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -31,7 +31,6 @@ class FastVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
     paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
-    tells_flops: ClassVar[bool] = True
 
     context: float = 0.4
     """Part of the budget, rounded to the nearest token, that goes to anchors."""
@@ -50,13 +49,7 @@ class FastVid(ScenePruner):
         if self.interval < 1:
             raise ValueError(f"interval={self.interval} must be at least 1")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens of each scene as its frames have budgets."""
         check(tokens, budgets)
         attention, embeds = read(features, "probe_attention", tokens).float(), tokens.embeds

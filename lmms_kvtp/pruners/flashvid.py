@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import check, chunks, read, refuse_nan
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, group, group_sums, merge_video
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
 from lmms_kvtp.pruners.parts.scenes import ScenePruner, join, mean_tokens
 from lmms_kvtp.pruners.parts.spread import distances, farthest
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -33,7 +33,6 @@ class FlashVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     paper: ClassVar[str] = "FlashVID, arXiv 2602.08024"
-    tells_flops: ClassVar[bool] = True
 
     salient: float = 0.7
     """Part of a frame's budget, rounded to the nearest token, that is selected and not merged."""
@@ -48,13 +47,7 @@ class FlashVid(ScenePruner):
         if not 0 <= self.salient <= 1:
             raise ValueError(f"salient={self.salient} is outside [0, 1]; it is a part of the budget")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens of each scene as its frames have budgets."""
         check(tokens, budgets)
         attention, embeds = read(features, "column_attention", tokens).float(), tokens.embeds

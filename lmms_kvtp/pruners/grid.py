@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check, pack
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, pack
 from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -18,19 +19,9 @@ class Grid(TokenPruner):
     Where the budget does not fill a lattice, rows differ by one cell. Lattices of different budgets are not nested.
     """
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` evenly spread cells of frame t."""
         check(tokens, budgets)
         lattices = {budget: lattice(budget, *tokens.grid) for budget in set(budgets.tolist())}
         keep = torch.stack([lattices[budget] for budget in budgets.tolist()])
         return pack(tokens, tokens.embeds, keep.to(tokens.embeds.device))
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, read, refuse_nan
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.packing import check, read, refuse_nan
 from lmms_kvtp.pruners.parts.scenes import affordable, averages, change, still_and_moving
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -35,7 +36,6 @@ class HoliTom(TokenPruner):
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "HoliTom, arXiv 2505.21334"
-    tells_flops: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least cosine of a still position; the paper lowers it to 0.65 where 10 % are kept."""
@@ -49,13 +49,7 @@ class HoliTom(TokenPruner):
         if not 0 <= self.centre_weight <= 1:
             raise ValueError(f"centre_weight={self.centre_weight} is outside [0, 1]; the other members share the rest")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         attention = read(features, "column_attention", tokens).float()
@@ -80,6 +74,9 @@ class HoliTom(TokenPruner):
                 kept = group[0][ranked[group[0]].argsort(descending=True, stable=True)[:share]]
                 owner[kept] = kept
         return replace(merge_video(tokens, owner, parts), flops=flops)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
+        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
     def _cluster(
         self, points: Float[Tensor, "n D"], group: Int[Tensor, "W n"], count: int

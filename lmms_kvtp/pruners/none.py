@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check, pack
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import check, pack
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -17,13 +18,7 @@ class Unpruned(TokenPruner):
 
     conserves_mass: ClassVar[bool] = True
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep the frames whose budget is all of their tokens.
 
         Raises:
@@ -39,7 +34,3 @@ class Unpruned(TokenPruner):
             )
         keep = (budgets > 0).to(tokens.embeds.device)[:, None].expand(-1, tokens.capacity)
         return pack(tokens, tokens.embeds, keep)
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge
+from lmms_kvtp.pruners.parts.packing import check
 from lmms_kvtp.pruners.parts.spread import blocks
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -23,20 +24,10 @@ class Pool(TokenPruner):
 
     conserves_mass: ClassVar[bool] = True
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Average frame t down to `budgets[t]` blocks."""
         check(tokens, budgets)
         cuts = {budget: blocks(budget, *tokens.grid) for budget in set(budgets.tolist())}
         owner = torch.stack([cuts[budget] for budget in budgets.tolist()])
         owner[budgets == 0] = DROPPED
         return merge(tokens, owner.to(tokens.embeds.device))
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

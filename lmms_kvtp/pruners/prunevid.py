@@ -5,14 +5,15 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
+from lmms_kvtp.pruners.parts.packing import check
 from lmms_kvtp.pruners.parts.scenes import affordable, averages, mean_tokens, segment, still_and_moving, stillness
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -34,7 +35,6 @@ class PruneVid(TokenPruner):
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "PruneVid, arXiv 2412.16117"
-    tells_flops: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least similarity of a static position."""
@@ -43,13 +43,7 @@ class PruneVid(TokenPruner):
     neighbours: int = 7
     """Of density-peak clustering."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         embeds, total = tokens.embeds, int(budgets.sum())
@@ -71,3 +65,6 @@ class PruneVid(TokenPruner):
                 flops += pairs_flops(len(points), len(points), flat.shape[1])
         packed = merge_video(tokens, owner)
         return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
+        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.pruners.base import ScorePruner
@@ -27,7 +27,3 @@ class RandomTokens(ScorePruner):
         generator = torch.Generator().manual_seed(crc32(f"{self.seed}:{tokens.key}".encode()))
         draws = torch.rand(tokens.num_frames, tokens.capacity, generator=generator, dtype=torch.float64)
         return draws.to(tokens.embeds.device)
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, pack, refuse_nan
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import group, group_sums, merge_video
+from lmms_kvtp.pruners.parts.packing import check, chunks, pack, refuse_nan
 from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -42,13 +43,7 @@ class SimpleCluster(TokenPruner):
     base: float = 10_000.0
     """Of the rotary embedding's wavelengths."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many clusters as all budgets together."""
         check(tokens, budgets)
         seeds = torch.stack([lattice(budget, *tokens.grid) for budget in budgets.tolist()]).to(tokens.embeds.device)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read
-from lmms_kvtp.pruners.parts.groups import Groups, group, group_sums
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group, group_sums, numbered
+from lmms_kvtp.pruners.parts.packing import check, chunks, read
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 Hosts = Literal["odd", "even"]
@@ -87,20 +88,14 @@ class ToMe(TokenPruner):
     """paper: means weighted by size. release: KVTP's code, where even positions absorb odd ones, means are plain and
     take the largest norm of what they merge, so that no mass is conserved."""
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Merge frame t down to `budgets[t]` tokens."""
         check(tokens, budgets)
         keys = read(features, "keys", tokens)
         wanted = budgets.to(tokens.embeds.device)
         merged = tokens.embeds.new_empty(int(budgets.sum()), tokens.embeds.shape[2])
         size = torch.zeros(tokens.embeds.shape[:2], device=merged.device)
-        ends = [0, *budgets.cumsum(0).tolist()]
+        ends, owners = [0, *budgets.cumsum(0).tolist()], []
         for part in chunks(tokens.embeds):
             embeds, scale = tokens.embeds[part], torch.ones(size[part].shape, device=size.device)
             owner = self._merge(embeds, keys[part], wanted[part], scale)
@@ -111,8 +106,10 @@ class ToMe(TokenPruner):
             alive = (wanted[part] > 0)[:, None].expand_as(owner)
             merged[ends[part.start] : ends[part.stop]] = sums[alive[groups.filled]].to(merged.dtype)
             size[part] = groups.sizes * alive
+            owners.append(owner.masked_fill(~alive, DROPPED))
         frame, patch = torch.nonzero(size, as_tuple=True)
-        return PackedTokens(merged, frame, patch, size[frame, patch], tokens.grid, tokens.num_frames)
+        into = numbered(torch.cat(owners))
+        return PackedTokens(merged, frame, patch, size[frame, patch], tokens.grid, tokens.num_frames, owner=into)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Half of the tokens against the other half in each round: 2 floor(n / 2) ceil(n / 2) C, and n halves."""

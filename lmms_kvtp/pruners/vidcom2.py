@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import ScorePruner, chunks
+from lmms_kvtp.pruners.base import ScorePruner
 from lmms_kvtp.pruners.parts.likeness import frame_means, likeness, steady, unit
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 
@@ -46,7 +47,3 @@ class VidCom2(ScorePruner):
             to_video = likeness(vectors, means.mean(dim=0), self.widths)
             scores.append(to_video + likeness(vectors, means[part], self.widths))
         return -torch.cat(scores)
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """No matrix products."""
-        return 0

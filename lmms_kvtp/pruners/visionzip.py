@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner, check, chunks, read, refuse_nan, top
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -36,13 +37,7 @@ class VisionZip(TokenPruner):
         if not 0 <= self.contextual <= 1:
             raise ValueError(f"contextual={self.contextual} is outside [0, 1]; it is a part of the budget")
 
-    def prune(
-        self,
-        tokens: FrameTokens,
-        features: FrameFeatures,
-        budgets: Int[Tensor, " T"],
-        relevance: Float[Tensor, " T"] | None = None,
-    ) -> PackedTokens:
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t, dominant and contextual."""
         check(tokens, budgets)
         attention, keys = read(features, "column_attention", tokens), read(features, "keys", tokens)

@@ -1,133 +1,220 @@
-"""Answers questions in batches, and what happens when one fails."""
+"""Answers many questions on many videos, by one or several methods: the only loop over questions in the package.
+
+The harness's wrappers, the sweep, the Python API and every report stand on it; so all of them have journals, skipped
+failures, videos decoded ahead, and batches.
+"""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import TypeVar
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.encode import Encoded
+from lmms_kvtp.encode import Encoded, encode_once, encode_still
+from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared, finish, prepare
 from lmms_kvtp.run.asks import Ask
 from lmms_kvtp.run.build import Built
 from lmms_kvtp.run.journal import Session
-from lmms_kvtp.run.looking import look_at
-from lmms_kvtp.run.options import Arguments, Images
-from lmms_kvtp.video.ahead.ahead import Ahead
-from lmms_kvtp.video.cache import FrameCache
+from lmms_kvtp.run.options import RunOptions
+from lmms_kvtp.video.ahead.ahead import Ahead, decode_ahead
+from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.load import to_videos
 from lmms_kvtp.video.sampling import FrameOptions
+from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.tiles import still_images
 
 log = logging.getLogger(__name__)
+Key = TypeVar("Key")
 
 
-class SampleError(RuntimeError):
+class SampleError(ValueError):
     """A sample could not be answered; the message has document, video and cause."""
 
 
-class Answerer:
-    """Questions that follow each other on the same visuals share one encoding, and where they may, one prefill."""
+@dataclass(frozen=True)
+class Lane:
+    """One method of a run: what answers, with which settings, and where its answers are kept."""
 
-    def __init__(
-        self,
-        built: Built,
-        session: Session,
-        frames: FrameOptions,
-        on_error: Literal["raise", "skip"],
-        fewer_frames: bool,
-        share_prefix: bool = False,
-        look: Callable[[Ask], list[Encoded]] | None = None,
-        ahead: Ahead | None = None,
-        cache: FrameCache | None = None,
-        images: Images = "frames",
-    ) -> None:
-        """Begin with nothing encoded; `look` encodes videos for this method and for others, in a sweep."""
-        self._ahead, self._cache, self._images = ahead, cache, images
-        self.built, self.session, self.frames = built, session, frames
-        self.on_error, self.fewer_frames = on_error, fewer_frames
-        self._prefix = PrefixCache() if share_prefix and not built.method.query_aware else None
-        self.swept, self._look = look is not None, look or self._look_alone
+    built: Built
+    run: RunOptions
+    session: Session
+
+
+def unrecorded(vlm: VideoVLM, method: Method, run: RunOptions | None = None) -> Lane:
+    """A lane that knows no earlier answers, and writes none down."""
+    return Lane(Built(vlm, method, {}), run or RunOptions(), Session({}, None, None))
+
+
+Watch = Callable[[int, Ask, Prepared], None]
+"""Sees the number of the lane, the question, and its prompt with the kept tokens, before the prompt is answered."""
+
+
+class Answerer:
+    """Questions on the same visuals share one decoding and encoding among all lanes, and where they may, one prefill.
+
+    Where there are several lanes, their methods take turns on each batch of questions on a video.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], frames: FrameOptions, watch: Watch | None = None) -> None:
+        """Begin with nothing encoded; equal encoders become one, so that their weights load once.
+
+        Args:
+            lanes: methods on one model; what belongs to videos, such as decoding ahead, is as in the first one's run.
+            frames: which frames of a video the model sees.
+            watch: called for each prompt that is made; answers found in a journal have none.
+        """
+        same: dict[FrameEncoder, FrameEncoder] = {}
+        self.lanes = [_with_encoder(lane, same) for lane in lanes]
+        self.frames, self._watch = frames, watch
+        self._prefixes = [PrefixCache() if _shares_prefix(lane) else None for lane in self.lanes]
+        self._ahead: Ahead | None = None
         self._visuals: tuple[str, ...] | None = None
         self._first: tuple[str, ...] | None = None
-        self._encoded: list[Encoded] = []
+        self._encoded: list[list[Encoded]] = []
 
-    def answer(self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int] | None = None) -> Iterator[Answer]:
+    def answer_all(self, asks: Mapping[Key, Ask]) -> Iterator[tuple[int, Key, Answer]]:
+        """Answer every question in every lane: those with known answers first, then video by video.
+
+        Yields:
+            The number of a lane, the key of a question, and its answer, which is in the lane's journal by then.
+
+        Raises:
+            SampleError: one cannot be answered, and errors are not skipped.
+        """
+        known = {key: all(lane.session.has(ask) for lane in self.lanes) for key, ask in asks.items()}
+        first: dict[tuple[str, ...], int] = {}
+        for number, ask in enumerate(asks.values()):
+            first.setdefault(ask.visuals, number)
+        order = sorted(asks, key=lambda key: (not known[key], first[asks[key].visuals]))
+        sharing = Counter(ask.visuals for ask in asks.values())
+        new = [asks[key] for key in order if not known[key]]
+        try:
+            with decode_ahead(self.lanes[0].run.ahead, self.frames, (ask.visuals for ask in new)) as self._ahead:
+                yield from self._answer_in_turns(order, asks, sharing)
+        finally:
+            self._ahead = None
+
+    def answer(
+        self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int] | None = None, lane: int = 0
+    ) -> Iterator[Answer]:
         """Find the answers of an earlier run, or make them; each is in the journal when it is returned.
 
         Args:
             asks: one batch; questions on one video next to each other.
             sharing: how many questions of the run are about the same visuals.
+            lane: the number of the lane that answers.
 
         Raises:
             SampleError: one cannot be answered, and errors are not skipped.
         """
-        keys = [self.session.key(ask) for ask in asks]
-        found = [self.session.find(key, ask) for key, ask in zip(keys, asks, strict=True)]
-        made = self._make([ask for ask, answer in zip(asks, found, strict=True) if not answer], sharing or {})
+        session = self.lanes[lane].session
+        keys = [session.key(ask) for ask in asks]
+        found = [session.find(key, ask) for key, ask in zip(keys, asks, strict=True)]
+        made = self._make(lane, [ask for ask, answer in zip(asks, found, strict=True) if not answer], sharing or {})
         for key, ask, answer in zip(keys, asks, found, strict=True):
             if answer is None:
                 answer = next(made)
-                self.session.keep(key, ask, answer)
+                session.keep(key, ask, answer)
             yield answer
 
-    def _make(self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> Iterator[Answer]:
+    def _answer_in_turns(
+        self, order: Sequence[Key], asks: Mapping[Key, Ask], sharing: Mapping[tuple[str, ...], int]
+    ) -> Iterator[tuple[int, Key, Answer]]:
+        """One lane reads on and on, in batches that may span videos; several take turns on each batch on a video."""
+        if len(self.lanes) == 1:
+            yield from self._answer_keys(0, order, asks, sharing)
+            return
+        size = self.lanes[0].run.batch_size
+        for _, group in groupby(order, key=lambda key: asks[key].visuals):
+            keys = list(group)
+            for start in range(0, len(keys), size):
+                for number in range(len(self.lanes)):
+                    yield from self._answer_keys(number, keys[start : start + size], asks, sharing)
+
+    def _answer_keys(
+        self, lane: int, keys: Sequence[Key], asks: Mapping[Key, Ask], sharing: Mapping[tuple[str, ...], int]
+    ) -> Iterator[tuple[int, Key, Answer]]:
+        size = self.lanes[lane].run.batch_size
+        for start in range(0, len(keys), size):
+            batch = keys[start : start + size]
+            for key, answer in zip(batch, self.answer([asks[key] for key in batch], sharing, lane), strict=True):
+                yield lane, key, answer
+
+    def _make(self, lane: int, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> Iterator[Answer]:
         """Answer in batches of equal options; a batch that fails is answered question by question."""
         for _, group in groupby(asks, key=lambda ask: ask.options):
             batch, answers = list(group), None
             if len(batch) > 1:
                 try:
-                    answers = self._try(batch, sharing)
+                    answers = self._try(lane, batch, sharing)
                 except Exception as error:  # the boundary of a batch: below, those who fail are found one by one
                     log.warning("a batch of %d questions failed, they are answered one by one: %s", len(batch), error)
-            yield from answers or (self._one(ask, sharing) for ask in batch)
+            yield from answers or (self._one(lane, ask, sharing) for ask in batch)
 
-    def _one(self, ask: Ask, sharing: Mapping[tuple[str, ...], int]) -> Answer:
+    def _one(self, lane: int, ask: Ask, sharing: Mapping[tuple[str, ...], int]) -> Answer:
         try:
-            [answer] = self._try([ask], sharing)
+            [answer] = self._try(lane, [ask], sharing)
             return answer
         except Exception as error:  # the boundary of one sample: reported here, or recorded and counted
-            if self.on_error == "raise":
+            if self.lanes[lane].run.on_error == "raise":
                 raise SampleError(f"{ask.subject}: {type(error).__name__}: {error}") from error
             return Answer("", SampleCost(), f"{type(error).__name__}: {error}")
 
-    def _try(self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> list[Answer]:
-        vlm, method = self.built.vlm, self.built.method
+    def _try(self, lane: int, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> list[Answer]:
+        built, run = self.lanes[lane].built, self.lanes[lane].run
         ready: list[Prepared] = []
         for ask in asks:
-            questions = sharing.get(ask.visuals, 1)
-            ready.append(prepare(vlm, method, self._encode(ask), ask.question, self.fewer_frames, questions))
-        answers = finish(vlm, method, ready, asks[0].options, self._prefix)
+            encoded = [visual[lane] for visual in self._encode(ask)]
+            fewer, questions = run.too_long == "fewer_frames", sharing.get(ask.visuals, 1)
+            ready.append(prepare(built.vlm, built.method, encoded, ask.question, fewer, questions))
+            if self._watch:
+                self._watch(lane, ask, ready[-1])
+        answers = finish(built.vlm, built.method, ready, asks[0].options, self._prefixes[lane])
+        swept = len(self.lanes) > 1
         return [
-            replace(answer, cost=replace(answer.cost, swept=self.swept, cold=ask.visuals == self._first))
+            replace(answer, cost=replace(answer.cost, swept=swept, cold=ask.visuals == self._first))
             for answer, ask in zip(answers, asks, strict=True)
         ]
 
-    def _encode(self, ask: Ask) -> list[Encoded]:
+    def _encode(self, ask: Ask) -> list[list[Encoded]]:
+        """The visuals of a question, each for every lane; the last ones are kept for the questions that follow."""
         if ask.visuals != self._visuals:
             self._visuals, self._encoded = None, []  # frees the last video before the next is encoded
-            if self._prefix:
-                self._prefix.clear()
-            self._encoded = self._look(ask)
+            for prefix in self._prefixes:
+                if prefix:
+                    prefix.clear()
+            self._encoded = self._encode_anew(ask)
             self._visuals = ask.visuals
             self._first = ask.visuals if self._first is None else self._first
         return self._encoded
 
-    def _look_alone(self, ask: Ask) -> list[Encoded]:
-        vlm, method = self.built.vlm, self.built.method
-        looked = look_at(vlm, [method], ask, self._images, self.frames, self._ahead, self._cache)
-        return [visual for [visual] in looked]
+    def _encode_anew(self, ask: Ask) -> list[list[Encoded]]:
+        vlm, run = self.lanes[0].built.vlm, self.lanes[0].run
+        methods = [lane.built.method for lane in self.lanes]
+        visuals = ask.load()
+        if visuals and all(isinstance(visual, Encoded) for visual in visuals):
+            return [[visual] * len(methods) for visual in visuals]
+        stills = still_images(visuals, " ".join(ask.visuals)) if run.images == "tiles" else []
+        if stills:  # which no method prunes
+            return [[encode_still(vlm, still)] * len(methods) for still in stills]
+        videos: Sequence[Video] | None = self._ahead.videos(ask.visuals) if self._ahead else None
+        if videos is None:  # they are read here, or are there
+            there = all(isinstance(visual, Video) for visual in visuals)
+            videos = visuals if there else to_videos(visuals, " ".join(ask.visuals), self.frames, run.cache)
+        return [encode_once(vlm, methods, video) for video in videos]
 
 
-def make_answerer(
-    arguments: Arguments,
-    built: Built,
-    session: Session,
-    look: Callable[[Ask], list[Encoded]] | None = None,
-    ahead: Ahead | None = None,
-) -> Answerer:
-    """What answers the questions of a run, as its arguments have it."""
-    run = arguments.run
-    fewer, share = run.too_long == "fewer_frames", run.share_prefix and run.batch_size == 1
-    cache, images = run.cache, run.images
-    return Answerer(built, session, arguments.frames, run.on_error, fewer, share, look, ahead, cache, images)
+def _with_encoder(lane: Lane, same: dict[FrameEncoder, FrameEncoder]) -> Lane:
+    method = lane.built.method
+    encoder = same.setdefault(method.encoder, method.encoder)
+    return replace(lane, built=replace(lane.built, method=replace(method, encoder=encoder)))
+
+
+def _shares_prefix(lane: Lane) -> bool:
+    """Questions on one video have the same prefix where they have no say in what is kept of it."""
+    return lane.run.share_prefix and lane.run.batch_size == 1 and not lane.built.method.query_aware

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.encode import Encoded
 from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.frames import Video
 
 IN_MEMORY = re.compile(r"^\d+ images [0-9a-f]{16}$")
 """Names that `name_visuals` gives to images without path."""
@@ -32,7 +34,21 @@ class Ask:
     def subject(self) -> str:
         """Document, task and visuals, for messages."""
         on = f" on {', '.join(self.visuals)}" if self.visuals else ""
+        if not self.task:
+            return f"question {self.question.doc_key or repr(self.question.prompt)}{on}"
         return f"document {self.question.doc_key} of task {self.task}{on}"
+
+
+def ask_about(visuals: Sequence[str | Video | Encoded], question: Question, options: GenerationOptions) -> Ask:
+    """A question from outside the harness, on files, on videos in memory, or on what was encoded before."""
+    names = tuple(_name(visual) for visual in visuals)
+    return Ask("", "", question, names, lambda: list(visuals), options)
+
+
+def _name(visual: str | Video | Encoded) -> str:
+    if isinstance(visual, str):
+        return visual
+    return visual.tokens.key if isinstance(visual, Encoded) else visual.key
 
 
 def read_visuals(doc_to_visual: Callable[[Any], Any], doc: Any) -> list[Any]:

@@ -19,12 +19,13 @@ from lmms_kvtp.method import KVTP, PARTS, Method, build_method
 from lmms_kvtp.run.options import Arguments
 from lmms_kvtp.run.source import of_settings, of_source, of_weights
 from lmms_kvtp.video.cache import makers
+from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.checkpoint.load import find_folder
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 CODE = (
-    *("lmms_kvtp.encode", "lmms_kvtp.selection", "lmms_kvtp.pipeline", "lmms_kvtp.pictures"),
-    *("lmms_kvtp.run.asks", "lmms_kvtp.harness.gen_kwargs", "lmms_kvtp.video.load"),
+    *("lmms_kvtp.encode", "lmms_kvtp.pipeline", "lmms_kvtp.run.asks", "lmms_kvtp.harness.requests"),
+    "lmms_kvtp.video.load",
 )
 """Modules that every answer passes through, beside those of the model and of the method's parts."""
 
@@ -33,7 +34,7 @@ CODE = (
 class Built:
     """What answers questions."""
 
-    vlm: LlavaVideo
+    vlm: VideoVLM
     method: Method
     setup: Mapping[str, Any]
     """Everything that all answers depend on, as plain values: part of the results, and of each answer's key."""
@@ -97,7 +98,7 @@ def _method(arguments: Arguments, device: torch.device, defaults: Mapping[str, A
     return replace(method, **parts)
 
 
-def _setup(arguments: Arguments, vlm: LlavaVideo, method: Method) -> dict[str, Any]:
+def _setup(arguments: Arguments, vlm: VideoVLM, method: Method) -> dict[str, Any]:
     parts = method.describe()
     for settings in parts.values():
         if isinstance(settings, dict) and "device" in settings:

@@ -13,7 +13,8 @@ from lmms_kvtp.files import content_key, fingerprint
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.asks import Ask
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 named modules that have moved since; its answers cannot be told from those of other code."""
 PATTERN = "*_journal_rank*.jsonl"
 
 
@@ -56,7 +57,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Record:
+class EarlierAnswers:
     """What journals hold."""
 
     answers: Mapping[str, Answer]
@@ -70,7 +71,7 @@ class Record:
         return min(differences, key=len, default=[])
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> EarlierAnswers:
     """Read one journal, or all below a folder. A line that was torn when the process died is left out.
 
     Raises:
@@ -87,7 +88,7 @@ def read(path: Path) -> Record:
         for line in lines:
             if "error" not in line:
                 answers[line["key"]] = Answer(line["text"], SampleCost.from_dict(line["cost"]))
-    return Record(answers, tuple(setups))
+    return EarlierAnswers(answers, tuple(setups))
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -97,7 +98,13 @@ def _lines(file: Path) -> list[dict[str, Any]]:
         values: list[dict[str, Any]] = [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is damaged: {error}; resume from another journal, or remove its bad lines") from error
-    if values and values[0].get("journal") != FORMAT:
+    found = values[0].get("journal") if values else FORMAT
+    if found == 1:
+        raise ValueError(
+            f"{file} was written by earlier code, whose answers are not resumed: the modules that its keys stand for "
+            "have moved; choose another output folder, or run without resume"
+        )
+    if found != FORMAT:
         raise ValueError(f"{file} is not a journal of format {FORMAT}; leave it out, or run without resume")
     return values
 
@@ -105,7 +112,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 class Session:
     """Answers are reused only where asked for, and where nothing that they depend on has changed."""
 
-    def __init__(self, setup: Mapping[str, Any], journal: Journal | None, earlier: Record | None) -> None:
+    def __init__(self, setup: Mapping[str, Any], journal: Journal | None, earlier: EarlierAnswers | None) -> None:
         """Begin.
 
         Args:

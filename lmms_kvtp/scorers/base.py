@@ -6,6 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.cost.meter import undeclared_flops
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FrameFeatures
@@ -18,8 +19,6 @@ class FrameScorer(ABC):
     """Fields of `FrameFeatures` that this scorer reads; encoder and pipeline give only these."""
     query_aware: ClassVar[bool] = True
     """Scores depend on the question."""
-    goes_with: ClassVar[str] = ""
-    """The encoder that runs with this scorer where none is named; empty: the method's."""
     paper: ClassVar[str] = ""
     """Where the method comes from: a name and an arXiv id."""
     training_free: ClassVar[bool] = True
@@ -35,10 +34,10 @@ class FrameScorer(ABC):
             encoder: the one that made `features`; it embeds the question's text in the same space.
         """
 
-    def reader(self, encoder: FrameEncoder) -> object | None:
-        """What embeds the question for this scorer, which remembers it for others; None where nothing does."""
-        return None
+    def flops(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> int | None:
+        """Operations of `score` (see `lmms_kvtp.cost.flops`), where matrix products are among them.
 
-    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int | None:
-        """Operations of `score` on so many frames (see `lmms_kvtp.cost.flops`); None: counted while it runs."""
-        return None
+        Where `features` hold the question's text, the encoder has embedded it before, and that is not counted again.
+        None, as of a scorer outside this package that leaves this method out: counted while it runs.
+        """
+        return undeclared_flops(self)

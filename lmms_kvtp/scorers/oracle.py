@@ -49,10 +49,6 @@ class Oracle(FrameScorer):
             )
         return span_scores(question.spans, features.times) * (self.scale / MOST_RELEVANT)
 
-    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int:
-        """None at all."""
-        return 0
-
 
 def span_scores(spans: Sequence[tuple[float, float, float]], times: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
     """The score of each frame, by the rules that `Oracle` states.

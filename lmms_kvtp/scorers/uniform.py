@@ -22,7 +22,3 @@ class Uniform(FrameScorer):
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Give every frame 1."""
         return torch.ones(len(features.times))
-
-    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int:
-        """None at all."""
-        return 0

@@ -35,7 +35,3 @@ class VCast(FrameScorer):
         scores = torch.ones(len(features.tokens), device=steps.device)
         scores[1:-1] = 1 - F.cosine_similarity(steps[:-1], steps[1:], dim=1)
         return scores
-
-    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int:
-        """No matrix products."""
-        return 0

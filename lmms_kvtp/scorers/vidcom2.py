@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.pruners.base import chunks
 from lmms_kvtp.pruners.parts.likeness import frame_means, likeness, steady, unit
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.types import FrameFeatures
@@ -46,7 +46,3 @@ class VidCom2(FrameScorer):
         video = frame_means(tokens, channels).mean(dim=0)
         parts = [unit(tokens[part], channels) for part in chunks(tokens)]
         return -torch.cat([likeness(part, video, self.widths).mean(dim=1) for part in parts])
-
-    def flops(self, num_frames: int, question: Question, encoder: FrameEncoder) -> int:
-        """No matrix products."""
-        return 0

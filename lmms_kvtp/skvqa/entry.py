@@ -1,4 +1,4 @@
-"""One line of an index: a question on a video, and how relevant each clip is to it."""
+"""One line of an index: a question on a video, how relevant each clip is to it, and the rates that follow (eq. 1)."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from lmms_kvtp.questions import MOST_RELEVANT
-from lmms_kvtp.skvqa.rates import ALPHA, CLIP_SIZE, TEMPERATURE, clip_bounds, clip_rates, sparsity_of
 
 SCHEMA = 1
 """Version of the format, in every line."""
@@ -18,6 +17,13 @@ DATASETS = EVALUATION + TRAINING
 DIGITS = 6
 """Decimals of numbers in the file."""
 
+CLIP_SIZE = 8
+"""Frames of a clip (section 3 of the paper)."""
+ALPHA = 0.2
+"""Mean rate, which sparsity does not depend on."""
+TEMPERATURE = 1.0
+"""Temperature of the softmax over scores, unadjusted in the paper (section 5.3); the released filter has 2."""
+
 Split = Literal["evaluation", "training"]
 
 
@@ -27,48 +33,48 @@ class EntryError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A question with its clip scores. `make` derives rates and sparsity."""
+    """A question with its clip scores; `make_entry` derives rates and sparsity."""
 
     dataset: str
     split: Split
     question_id: str
     video_id: str
     video: str
-    """File, below the folder of the data set's videos."""
+    """Path of the file below the folder of the data set's videos."""
     question: str
     """Bare question, without options."""
     options: tuple[str, ...]
     refined: str
-    """What was scored, and what relevance scorers read."""
+    """Question without hints, which clips were scored for and relevance scorers read."""
     num_frames: int
     clip_size: int
     duration: float
-    """Seconds; 0 where it is unknown."""
+    """Length of the video in seconds; 0 where it is unknown."""
     edges: tuple[tuple[float, float], ...]
     """Start and end of each clip in seconds; () where they are unknown."""
     clip_scores: tuple[float, ...]
-    """0 to 5, one for each clip."""
+    """Relevance of each clip, 0 to 5."""
     alpha: float
     temperature: float
     rates: tuple[float, ...]
-    """Of a frame in each clip."""
+    """Rate of a frame in each clip."""
     sparsity: float
     captions_hash: str
     """SHA-256 over the captions that were scored; empty where frames were scored without captions."""
     models: Mapping[str, str]
-    """captioner, refiner and scorer."""
+    """Names of captioner, refiner and scorer."""
     prompts: str
     """Version of the prompts; empty where none was used."""
 
     @property
     def spans(self) -> tuple[tuple[float, float, float], ...] | None:
-        """(start s, end s, score) of each clip, as the oracle scorer reads them; None where times are unknown."""
+        """Start, end (s) and score of each clip, as the oracle scorer reads them; None where times are unknown."""
         if not self.edges:
             return None
         return tuple((start, end, score) for (start, end), score in zip(self.edges, self.clip_scores, strict=True))
 
 
-def make(
+def make_entry(
     *,
     dataset: str,
     clip_scores: Sequence[float],
@@ -78,7 +84,7 @@ def make(
     temperature: float = TEMPERATURE,
     **rest: Any,
 ) -> Entry:
-    """An entry from what is known, with split, rates and sparsity derived.
+    """Make an entry; split, rates and sparsity follow from the rest.
 
     Raises:
         EntryError: a field is missing, of the wrong type or out of range.
@@ -103,15 +109,15 @@ def make(
     return entry
 
 
-def dumps(entry: Entry) -> str:
-    """The entry as one line of JSON, without its line break."""
+def to_line(entry: Entry) -> str:
+    """Write the entry as one line of JSON, without its line break."""
     plain = {f.name: getattr(entry, f.name) for f in fields(Entry) if f.name != "edges"}
     plain["spans"] = entry.spans
     return json.dumps({"schema": SCHEMA, **plain})
 
 
-def loads(line: str) -> Entry:
-    """Read and check one line.
+def from_line(line: str) -> Entry:
+    """Read and check one line of JSON.
 
     Raises:
         EntryError: it is no JSON, of another schema, or a field is missing, of the wrong type, out of range, or does
@@ -145,6 +151,49 @@ def loads(line: str) -> Entry:
     entry = Entry(**{**values, **numbers, "options": options, "edges": edges})
     _check(entry)
     return entry
+
+
+def clip_bounds(num_frames: int, clip_size: int = CLIP_SIZE) -> list[tuple[int, int]]:
+    """Divide the frames into clips: first and last frame of each; the last clip may be shorter."""
+    return [(start, min(start + clip_size, num_frames) - 1) for start in range(0, num_frames, clip_size)]
+
+
+def clip_rates(
+    scores: Sequence[float],
+    num_frames: int,
+    clip_size: int = CLIP_SIZE,
+    alpha: float = ALPHA,
+    temperature: float = TEMPERATURE,
+) -> tuple[float, ...]:
+    """Compute the rate of a frame in each clip: alpha * N * softmax(s / temperature) over the N frames.
+
+    Rates are not cut at 1: the mean over frames is `alpha` exactly.
+
+    Args:
+        scores: one for each clip, which its frames share.
+        num_frames: frames of the video, N.
+        clip_size: frames of a clip; the last may have fewer.
+        alpha: mean rate.
+        temperature: of the softmax, > 0.
+
+    Raises:
+        ValueError: the number of scores is not that of the clips, or a setting is out of range.
+    """
+    bounds = clip_bounds(num_frames, clip_size)
+    if len(scores) != len(bounds):
+        raise ValueError(f"{len(scores)} scores for the {len(bounds)} clips of {num_frames} frames")
+    if not (temperature > 0 and alpha > 0):
+        raise ValueError(f"temperature={temperature} and alpha={alpha} must be above 0")
+    top = max(scores)
+    weights = [math.exp((score - top) / temperature) for score in scores]
+    frames = [last - first + 1 for first, last in bounds]
+    total = sum(weight * count for weight, count in zip(weights, frames, strict=True))
+    return tuple(alpha * num_frames * weight / total for weight in weights)
+
+
+def sparsity_of(rates: Sequence[float], alpha: float = ALPHA) -> float:
+    """Divide the highest rate by the mean: 1 where all frames are equal, N where one holds everything (table 1)."""
+    return max(rates) / alpha
 
 
 KINDS: Mapping[str, type] = {

@@ -1,95 +1,27 @@
-"""Index files: one JSON Lines file per data set, one question a line."""
+"""Index files: one JSON Lines file per data set, one question a line; reading, writing, comparing and merging them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_kvtp.files import write_whole
-from lmms_kvtp.skvqa.entry import DATASETS, Entry, EntryError, dumps, loads
+from lmms_kvtp.rendering import first_few
+from lmms_kvtp.skvqa.entry import DATASETS, Entry, EntryError, from_line, to_line
+from lmms_kvtp.skvqa.stats import Criteria
 
 SHOWN = 20
-"""Problems that a message lists."""
+"""Bad lines that a message lists."""
+
+Key = tuple[str, str]
+"""Data set and question id."""
 
 
 class IndexFileError(ValueError):
     """An index is damaged, or not the one wanted; the message has the file, its lines, and what is wrong with them."""
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are not empty.
-
-    Raises:
-        IndexFileError: the file is not text.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise IndexFileError(f"{path} is not an index: it is no UTF-8 text ({error})") from error
-
-
-def problems(path: Path, dataset: str | None = None) -> Iterator[str | Entry]:
-    """Each entry of a file, or a sentence on what is wrong with its line.
-
-    Args:
-        path: the file.
-        dataset: the only one whose entries are wanted; None for any.
-    """
-    seen: dict[tuple[str, str], int] = {}
-    for number, line in lines(path):
-        try:
-            entry = loads(line)
-        except EntryError as error:
-            yield f"line {number} {error}"
-            continue
-        key = (entry.dataset, entry.question_id)
-        if key in seen:
-            yield f"line {number} has question {entry.question_id!r} again (first in line {seen[key]})"
-        elif dataset is not None and entry.dataset != dataset:
-            yield f"line {number} is of data set {entry.dataset}, wanted {dataset}"
-        else:
-            yield entry
-        seen.setdefault(key, number)
-
-
-def read(path: Path, dataset: str | None = None) -> list[Entry]:
-    """All entries of a file.
-
-    Raises:
-        IndexFileError: a line is damaged, of another schema or data set, or a question occurs twice.
-        FileNotFoundError: there is no such file.
-    """
-    entries, wrong = [], []
-    for found in problems(path, dataset):
-        if isinstance(found, Entry):
-            entries.append(found)
-        else:
-            wrong.append(found)
-    if wrong:
-        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        shown = "".join(f"\n  {problem}" for problem in wrong[:SHOWN])
-        raise IndexFileError(f"{path} has {len(wrong)} bad lines:{shown}{more}")
-    if not entries:
-        raise IndexFileError(f"{path} has no entry")
-    return entries
-
-
-def write(path: Path, entries: Iterable[Entry]) -> int:
-    """Write a file, sorted by video and question, at once or not at all; returns the number of entries."""
-    content = dumps_all(entries)
-    write_whole(path, content)
-    return content.count(b"\n")
-
-
-def dumps_all(entries: Iterable[Entry]) -> bytes:
-    """The content of a file, sorted by video and question."""
-    ordered = sorted(entries, key=lambda entry: (entry.dataset, entry.video_id, entry.question_id))
-    return "".join(dumps(entry) + "\n" for entry in ordered).encode()
-
-
-def files(path: Path) -> list[Path]:
-    """The index files that a path names: itself, or `<data set>.jsonl` in a folder.
+def index_files(path: Path) -> list[Path]:
+    """List the index files that a path names: itself, or `<data set>.jsonl` in a folder.
 
     Raises:
         FileNotFoundError: there is none.
@@ -101,3 +33,148 @@ def files(path: Path) -> list[Path]:
         names = ", ".join(f"{name}.jsonl" for name in DATASETS)
         raise FileNotFoundError(f"no index at {path}: wanted a file, or a folder with some of {names}")
     return found
+
+
+def read_entries(path: Path, dataset: str | None = None) -> list[Entry]:
+    """Read all entries of a file.
+
+    Raises:
+        IndexFileError: a line is damaged, of another schema or data set, or a question occurs twice.
+        FileNotFoundError: there is no such file.
+    """
+    entries, wrong = [], []
+    for found in check_lines(path, dataset):
+        if isinstance(found, Entry):
+            entries.append(found)
+        else:
+            wrong.append(found)
+    if wrong:
+        shown = first_few(wrong, SHOWN, "\n  ")
+        raise IndexFileError(f"{path} has {len(wrong)} bad lines:\n  {shown}")
+    if not entries:
+        raise IndexFileError(f"{path} has no entry")
+    return entries
+
+
+def check_lines(path: Path, dataset: str | None = None) -> Iterator[str | Entry]:
+    """Yield each entry of a file, or a sentence on what is wrong with its line.
+
+    Args:
+        path: the file.
+        dataset: the only one whose entries are wanted; None for any.
+
+    Raises:
+        IndexFileError: the file is not text.
+    """
+    seen: dict[Key, int] = {}
+    for number, line in _lines(path):
+        try:
+            entry = from_line(line)
+        except EntryError as error:
+            yield f"line {number} {error}"
+            continue
+        if _key(entry) in seen:
+            yield f"line {number} has question {entry.question_id!r} again (first in line {seen[_key(entry)]})"
+        elif dataset is not None and entry.dataset != dataset:
+            yield f"line {number} is of data set {entry.dataset}, wanted {dataset}"
+        else:
+            yield entry
+        seen.setdefault(_key(entry), number)
+
+
+def write_entries(path: Path, entries: Iterable[Entry]) -> int:
+    """Write a file, sorted by video and question, at once or not at all; returns the number of entries."""
+    content = to_bytes(entries)
+    write_whole(path, content)
+    return content.count(b"\n")
+
+
+def to_bytes(entries: Iterable[Entry]) -> bytes:
+    """Make the content of a file, sorted by video and question."""
+    ordered = sorted(entries, key=lambda entry: (entry.dataset, entry.video_id, entry.question_id))
+    return "".join(to_line(entry) + "\n" for entry in ordered).encode()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How index b differs from index a."""
+
+    only_a: tuple[Key, ...]
+    only_b: tuple[Key, ...]
+    changed: tuple[Key, ...]
+    """Questions in both with other scores, frames or refined question."""
+    kept_only_a: tuple[Key, ...]
+    """Questions in both of which only a's scores meet the criteria."""
+    kept_only_b: tuple[Key, ...]
+    mean_score_change: float
+    """Mean absolute difference of clip scores over questions with the same clips."""
+
+
+def compare_indexes(a: Sequence[Entry], b: Sequence[Entry], criteria: Criteria) -> Difference:
+    """Compare two indexes question by question."""
+    ours, theirs = {_key(entry): entry for entry in a}, {_key(entry): entry for entry in b}
+    both = [key for key in ours if key in theirs]
+    kept_a = {key for key in both if criteria.keep(ours[key])}
+    kept_b = {key for key in both if criteria.keep(theirs[key])}
+    changes = [
+        abs(x - y)
+        for key in both
+        if len(ours[key].clip_scores) == len(theirs[key].clip_scores)
+        for x, y in zip(ours[key].clip_scores, theirs[key].clip_scores, strict=True)
+    ]
+    return Difference(
+        only_a=tuple(key for key in ours if key not in theirs),
+        only_b=tuple(key for key in theirs if key not in ours),
+        changed=tuple(key for key in both if _content(ours[key]) != _content(theirs[key])),
+        kept_only_a=tuple(key for key in both if key in kept_a - kept_b),
+        kept_only_b=tuple(key for key in both if key in kept_b - kept_a),
+        mean_score_change=sum(changes) / len(changes) if changes else 0.0,
+    )
+
+
+def merge_indexes(parts: Sequence[Sequence[Entry]]) -> list[Entry]:
+    """Put all entries into one list; a question may be in several parts if they agree on it.
+
+    Raises:
+        ValueError: two parts have the same question with other content, or were made by other models.
+    """
+    merged: dict[Key, Entry] = {}
+    conflicts = []
+    for entry in (entry for part in parts for entry in part):
+        if merged.setdefault(_key(entry), entry) != entry:
+            conflicts.append("/".join(_key(entry)))
+    if conflicts:
+        shown = ", ".join(conflicts[:5])
+        raise ValueError(f"{len(conflicts)} questions differ between the indexes, such as {shown}; see skvqa diff")
+    for dataset in {entry.dataset for entry in merged.values()}:
+        made = {_origin(entry) for entry in merged.values() if entry.dataset == dataset}
+        if len(made) > 1:
+            raise ValueError(
+                f"the entries of {dataset} were made in {len(made)} ways: {'; '.join(sorted(made))}; scores of "
+                "different models or settings are not comparable, so an index has one of each"
+            )
+    return list(merged.values())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines that are not empty."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise IndexFileError(f"{path} is not an index: it is no UTF-8 text ({error})") from error
+
+
+def _key(entry: Entry) -> Key:
+    return entry.dataset, entry.question_id
+
+
+def _content(entry: Entry) -> tuple[object, ...]:
+    return entry.num_frames, entry.clip_size, entry.clip_scores, entry.refined
+
+
+def _origin(entry: Entry) -> str:
+    models = ", ".join(f"{part} {name}" for part, name in sorted(entry.models.items()))
+    return f"{models}, prompts {entry.prompts or '-'}, temperature {entry.temperature:g}"

@@ -1,39 +1,32 @@
-"""The seven data sets, as the harness and the data sets' own pages distribute them: annotations and a video folder."""
+"""The seven data sets as the harness and their own pages distribute them: annotation files and a folder of videos."""
 
+import csv
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.skvqa.tables import Row, rows
+from lmms_kvtp.rendering import first_few
+
+Row = Mapping[str, Any]
+SUFFIXES = (".parquet", ".csv", ".json", ".jsonl")
+SHOWN = 20
+"""Missing videos that have a line of their own in a message."""
 
 
-def videomme(row: Row) -> tuple[str, str]:
-    """Question and video of a row of Video-MME."""
-    return str(row["question_id"]), str(row["videoID"])
+class LayoutError(ValueError):
+    """Annotations or videos are not where they are wanted; the message has the expected layout."""
 
 
-def egoschema(row: Row) -> tuple[str, str]:
-    """Of EgoSchema, which asks one question on each video."""
-    return str(row["video_idx"]), str(row["video_idx"])
-
-
-def nextqa(row: Row) -> tuple[str, str]:
-    """Of NExT-QA, which numbers the questions of each video."""
-    return f"{row['video']}-{row['qid']}", str(row["video"])
-
-
-EVALUATED: Mapping[str, Callable[[Row], tuple[str, str]]] = {
-    "videomme": videomme,
-    "egoschema": egoschema,
-    "nextqa": nextqa,
-}
-"""Data sets with a task."""
+class TableError(ValueError):
+    """An annotation file cannot be read; the message names it, its row, and the cause."""
 
 
 @dataclass(frozen=True)
 class SourceQuestion:
-    """A question as its data set has it."""
+    """A question as its data set states it."""
 
     question_id: str
     video_id: str
@@ -43,25 +36,77 @@ class SourceQuestion:
     options: tuple[str, ...] = ()
 
 
-Reader = Callable[[Row, Path, int], list[SourceQuestion]]
+def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
+    """Read all questions of a data set.
+
+    Raises:
+        LayoutError: a field is missing or empty, a question occurs twice, or there is none.
+        TableError: a file cannot be read.
+    """
+    layout, found = LAYOUTS[dataset], []
+    for file, number, row in read_rows(annotations):
+        try:
+            found += layout.read(row, file, number)
+        except (KeyError, TypeError) as error:
+            lacks = f"lacks the field {error}" if isinstance(error, KeyError) else f"is not as expected ({error})"
+            raise LayoutError(f"{file}, row {number} {lacks}; {expected_layout(dataset)}") from error
+        except ValueError as error:
+            raise LayoutError(f"{file}, row {number} {error}; {expected_layout(dataset)}") from error
+    twice = [name for name, count in Counter(question.question_id for question in found).items() if count > 1]
+    if twice:
+        raise LayoutError(
+            f"{annotations} has {len(twice)} question ids more than once, such as {', '.join(twice[:5])}; give each "
+            "split or release on its own"
+        )
+    if not found:
+        raise LayoutError(f"{annotations} has no question; {expected_layout(dataset)}")
+    return found
 
 
-class LayoutError(ValueError):
-    """Annotations or videos are not where they are wanted; the message has the expected layout."""
+def expected_layout(dataset: str) -> str:
+    """Describe the files that a data set is read from, for messages and help."""
+    layout = LAYOUTS[dataset]
+    return f"{dataset} is read from {layout.annotations}; its videos are {layout.videos}"
+
+
+def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
+    """List the videos that are not there, all of them, and say what is expected."""
+    shown = first_few(missing, SHOWN, "\n  ") + (f": {', '.join(missing[SHOWN:])}" if len(missing) > SHOWN else "")
+    return f"{len(missing)} of {total} videos are not below {root}:\n  {shown}\n{expected_layout(dataset)}"
+
+
+EVALUATED: Mapping[str, Callable[[Row], tuple[str, str]]] = {
+    "videomme": lambda row: (str(row["question_id"]), str(row["videoID"])),
+    "egoschema": lambda row: (str(row["video_idx"]), str(row["video_idx"])),  # one question on each video
+    "nextqa": lambda row: (f"{row['video']}-{row['qid']}", str(row["video"])),  # numbered within each video
+}
+"""Question id and video of an annotation row, for the data sets that have a task."""
+
+
+RowReader = Callable[[Row, Path, int], list[SourceQuestion]]
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """How one data set is read, and the files that a user must have."""
+
+    read: RowReader
+    annotations: str
+    videos: str
 
 
 def _videomme(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = videomme(row)
+    name, video = EVALUATED["videomme"](row)
     return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["options"]))]
 
 
 def _egoschema(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = egoschema(row)
+    name, video = EVALUATED["egoschema"](row)
     return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["option"]))]
 
 
 def _nextqa(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = nextqa(row)
+    name, video = EVALUATED["nextqa"](row)
     options = _texts([row[f"a{index}"] for index in range(5)])
     return [SourceQuestion(name, video, video, _text(row["question"]), options)]
 
@@ -101,6 +146,18 @@ def _mvbench(row: Row, file: Path, number: int) -> list[SourceQuestion]:
     return [SourceQuestion(f"{task}-{number}", path, path, _text(row["question"]), options)]
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"has a question that is no text: {value!r}")
+    return value.strip()
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+        raise ValueError(f"has options that are no texts: {values!r}")
+    return tuple(value.strip() for value in values)
+
+
 MVBENCH_FOLDERS = {
     "object_interaction": "star/Charades_segment",
     "action_sequence": "star/Charades_segment",
@@ -126,49 +183,40 @@ MVBENCH_FOLDERS = {
 """Where the hub's release keeps the videos of each sub-task; those of episodic_reasoning may be folders of frames."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How one data set is read, and what a user must have."""
-
-    read: Reader
-    annotations: str
-    videos: str
-
-
-LAYOUTS: Mapping[str, Layout] = {
-    "videomme": Layout(
+LAYOUTS: Mapping[str, DatasetLayout] = {
+    "videomme": DatasetLayout(
         _videomme,
         "the parquet file of lmms-lab/Video-MME: videoID, question_id, question, options",
         "<videoID>.mp4 (its archives unpack to data/)",
     ),
-    "egoschema": Layout(
+    "egoschema": DatasetLayout(
         _egoschema,
         "the parquet file of lmms-lab/egoschema, config Subset (500 labelled questions): video_idx, question, option",
         "<video_idx>.mp4 (its archives unpack to videos/)",
     ),
-    "nextqa": Layout(
+    "nextqa": DatasetLayout(
         _nextqa,
         "the parquet file of lmms-lab/NExTQA, config MC, or the data set's own test.csv: video, qid, question, a0..a4",
         "<video>.mp4 (NExTVideo/, with or without its numbered folders)",
     ),
-    "activitynetqa": Layout(
+    "activitynetqa": DatasetLayout(
         _activitynetqa,
         "the parquet file of lmms-lab/ActivityNetQA, or the data set's own *_q.json: video_name, question_id, question",
         "v_<video_name>.mp4, .webm or .mkv (all_test/)",
     ),
-    "perceptiontest": Layout(
+    "perceptiontest": DatasetLayout(
         _perceptiontest,
         "the parquet file of lmms-lab/PerceptionTest_Val, config mc_question_val (video_name, question_id, question, "
         "options), or the data set's own all_*.json with mc_question for each video",
         "<video_name>.mp4 (videos/)",
     ),
-    "videochatgpt": Layout(
+    "videochatgpt": DatasetLayout(
         _videochatgpt,
         "the folders Generic, Temporal and Consistency of lmms-lab/VideoChatGPT with their parquet files (video_name, "
         "question or question_1 and question_2), or the data set's own *_qa.json (video_name, Q or Q1 and Q2)",
         "<video_name>.mp4 (Test_Videos/)",
     ),
-    "mvbench": Layout(
+    "mvbench": DatasetLayout(
         _mvbench,
         "the folder json of OpenGVLab/MVBench, one file for each sub-task: video, question, candidates",
         "the unpacked folders star, clevrer, perception and so on; in tvqa, folders of frames, three a second",
@@ -176,62 +224,45 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
-    """All questions of a data set.
+def read_rows(path: Path) -> Iterator[tuple[Path, int, Row]]:
+    """Yield file, number and content of each annotation row, files in order of their names.
+
+    A JSON file holds a list of objects, or one object whose values are objects: their names become the field "_key".
 
     Raises:
-        LayoutError: a field is missing or empty, a question occurs twice, or there is none.
-        TableError: a file cannot be read.
+        TableError: no such file, or one that cannot be read.
     """
-    layout, found = LAYOUTS[dataset], []
-    for file, number, row in rows(annotations):
+    if not path.exists():
+        raise TableError(f"no annotations at {path}")
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+    if not files:
+        raise TableError(f"no annotations in {path}: wanted files ending in {', '.join(SUFFIXES)}")
+    for file in files:
         try:
-            found += layout.read(row, file, number)
-        except (KeyError, TypeError) as error:
-            lacks = f"lacks the field {error}" if isinstance(error, KeyError) else f"is not as expected ({error})"
-            raise LayoutError(f"{file}, row {number} {lacks}; {expected(dataset)}") from error
-        except ValueError as error:
-            raise LayoutError(f"{file}, row {number} {error}; {expected(dataset)}") from error
-    twice = _twice(question.question_id for question in found)
-    if twice:
-        raise LayoutError(
-            f"{annotations} has {len(twice)} question ids more than once, such as {', '.join(twice[:5])}; give each "
-            "split or release on its own"
-        )
-    if not found:
-        raise LayoutError(f"{annotations} has no question; {expected(dataset)}")
-    return found
+            for number, row in enumerate(_read(file), start=1):
+                if not isinstance(row, Mapping):
+                    raise TableError(f"{file}, row {number} is a {type(row).__name__}, not an object")
+                yield file, number, row
+        except (ValueError, OSError) as error:
+            raise error if isinstance(error, TableError) else TableError(f"cannot read {file}: {error}") from error
 
 
-def expected(dataset: str) -> str:
-    """What a data set looks like, for messages."""
-    layout = LAYOUTS[dataset]
-    return f"{dataset} is read from {layout.annotations}; its videos are {layout.videos}"
+def _read(file: Path) -> Iterator[Any]:
+    if file.suffix == ".parquet":
+        from pyarrow import parquet
 
-
-def _twice(names: Iterator[str]) -> list[str]:
-    seen: set[str] = set()
-    return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"has a question that is no text: {value!r}")
-    return value.strip()
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise ValueError(f"has options that are no texts: {values!r}")
-    return tuple(value.strip() for value in values)
-
-
-SHOWN = 20
-"""Missing videos that have a line of their own in a message."""
-
-
-def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
-    """Which videos are not there, all of them, and what is expected."""
-    shown = "".join(f"\n  {name}" for name in missing[:SHOWN])
-    more = f"\n  and {len(missing) - SHOWN} more: {', '.join(missing[SHOWN:])}" if len(missing) > SHOWN else ""
-    return f"{len(missing)} of {total} videos are not below {root}:{shown}{more}\n{expected(dataset)}"
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    elif file.suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as handle:
+            yield from csv.DictReader(handle)
+    elif file.suffix == ".jsonl":
+        with file.open(encoding="utf-8") as handle:
+            yield from (json.loads(line) for line in handle if line.strip())
+    else:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            found = [{"_key": key, **value} if isinstance(value, dict) else value for key, value in found.items()]
+        if not isinstance(found, list):
+            raise TableError(f"{file} holds a {type(found).__name__}, not a list of questions")
+        yield from found

@@ -11,18 +11,18 @@ BETA = 2.0
 MIN_FRAMES = 64
 """Videos with fewer sampled frames are too short (section 3 of the paper)."""
 TABLE_1 = {"full": (50_812, 245.0, 1.95), "SparseKV-QA": (20_050, 451.0, 3.56)}
-"""Size, mean length (s) and mean sparsity that the paper states."""
+"""Size, mean length (s) and mean sparsity in the paper's table 1."""
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """The two criteria of section 3."""
+    """The two criteria of section 3 that a question of SparseKV-QA meets."""
 
     beta: float = BETA
     min_frames: int = MIN_FRAMES
 
     def __post_init__(self) -> None:
-        """Refuse what no question could fail or meet.
+        """Refuse values that no question could fail or meet.
 
         Raises:
             ValueError: a value is out of range.
@@ -33,27 +33,16 @@ class Criteria:
             raise ValueError(f"min_frames={self.min_frames} must be 0 or more")
 
     def sparse(self, entry: Entry) -> bool:
-        """max(r) >= beta * alpha."""
+        """Tell whether max(r) >= beta * alpha."""
         return entry.sparsity >= self.beta
 
     def long(self, entry: Entry) -> bool:
-        """N >= min_frames."""
+        """Tell whether N >= min_frames."""
         return entry.num_frames >= self.min_frames
 
     def keep(self, entry: Entry) -> bool:
-        """Both."""
+        """Tell whether a question meets both criteria."""
         return self.sparse(entry) and self.long(entry)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """A row of table 1."""
-
-    size: int
-    videos: int
-    mean_length: float
-    """Seconds, over questions whose video's length is known."""
-    mean_sparsity: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ class Filtered:
     both: int
 
 
-def apply(entries: Iterable[Entry], criteria: Criteria) -> Filtered:
+def apply_criteria(entries: Iterable[Entry], criteria: Criteria) -> Filtered:
     """Divide the questions by the criteria that they miss."""
     kept, dropped = [], {(False, True): 0, (True, False): 0, (False, False): 0}
     for entry in entries:
@@ -78,28 +67,17 @@ def apply(entries: Iterable[Entry], criteria: Criteria) -> Filtered:
     return Filtered(tuple(kept), dropped[False, True], dropped[True, False], dropped[False, False])
 
 
-def statistics(entries: Sequence[Entry]) -> Statistics:
-    """Size, mean length and mean sparsity; 0 for those of nothing."""
-    lengths = [entry.duration for entry in entries if entry.duration > 0]
-    return Statistics(
-        size=len(entries),
-        videos=len({(entry.dataset, entry.video_id) for entry in entries}),
-        mean_length=sum(lengths) / len(lengths) if lengths else 0.0,
-        mean_sparsity=sum(entry.sparsity for entry in entries) / len(entries) if entries else 0.0,
-    )
+def statistics_table(entries: Sequence[Entry], criteria: Criteria) -> str:
+    """Write table 1 for these entries, before and after the filter, for each data set and for all, and what is dropped.
 
-
-def report(entries: Sequence[Entry], criteria: Criteria) -> str:
-    """Table 1 of these entries, before and after the filter, for each data set and for all; and what is dropped.
-
-    The paper's own rows stand below, with what differs.
+    The paper's own rows stand below, with the reasons why they differ.
     """
     rows, told = [], []
     groups = {name: [e for e in entries if e.dataset == name] for name in dict.fromkeys(e.dataset for e in entries)}
     if len(groups) != 1:
         groups["all"] = list(entries)
     for name, members in groups.items():
-        filtered = apply(members, criteria)
+        filtered = apply_criteria(members, criteria)
         rows += [_row(f"{name}, full", members), _row(f"{name}, filtered", filtered.kept)]
         told.append(
             f"{name}: {len(filtered.kept)} of {len(members)} questions kept (beta {criteria.beta:g}, at least "
@@ -117,7 +95,7 @@ def report(entries: Sequence[Entry], criteria: Criteria) -> str:
 def _differences(entries: Sequence[Entry], criteria: Criteria) -> list[str]:
     """Why these statistics need not be those of the paper."""
     full, kept = TABLE_1["full"][0], TABLE_1["SparseKV-QA"][0]
-    own = len(apply(entries, criteria).kept) / len(entries) if entries else 0.0
+    own = len(apply_criteria(entries, criteria).kept) / len(entries) if entries else 0.0
     missing = [name for name in DATASETS if name not in {entry.dataset for entry in entries}]
     scorers = ", ".join(sorted({entry.models.get("scorer", "?") for entry in entries}))
     temperatures = ", ".join(sorted({f"{entry.temperature:g}" for entry in entries}))
@@ -132,5 +110,9 @@ def _differences(entries: Sequence[Entry], criteria: Criteria) -> list[str]:
 
 
 def _row(name: str, entries: Sequence[Entry]) -> list[str]:
-    found = statistics(entries)
-    return [name, str(found.size), str(found.videos), f"{found.mean_length:.0f} s", f"{found.mean_sparsity:.2f}"]
+    """Write questions, videos, mean length where it is known, and mean sparsity; means of nothing are 0."""
+    videos = {(entry.dataset, entry.video_id) for entry in entries}
+    lengths = [entry.duration for entry in entries if entry.duration > 0]
+    length = sum(lengths) / len(lengths) if lengths else 0.0
+    sparsity = sum(entry.sparsity for entry in entries) / len(entries) if entries else 0.0
+    return [name, str(len(entries)), str(len(videos)), f"{length:.0f} s", f"{sparsity:.2f}"]

@@ -1,4 +1,4 @@
-"""Asks a model what is not yet in the store, reads its answers strictly, and has each bad one repaired once."""
+"""Puts requests to a model, but for those in the store; reads answers strictly, and has a bad one repaired once."""
 
 import json
 import logging
@@ -8,12 +8,12 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 
 from lmms_kvtp.questions import MAX_WORDS, MOST_RELEVANT
-from lmms_kvtp.skvqa_build.chat import Chat, ChatReply, ChatRequest, Turn
+from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Turn
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import Store
 
 SLACK = 1.5
-"""A refined question may have this much more than the words that were asked for."""
+"""Most words of a refined question, over those that were asked for."""
 
 
 class AnswerError(ValueError):
@@ -21,7 +21,7 @@ class AnswerError(ValueError):
 
 
 def read_caption(text: str) -> str:
-    """A caption: any text in any language, with its white space evened out.
+    """Read a caption, any text in any language, and even out its white space.
 
     Raises:
         AnswerError: there is none.
@@ -32,8 +32,8 @@ def read_caption(text: str) -> str:
     return caption
 
 
-def read_question(text: str) -> str:
-    """The refined question.
+def read_refined(text: str) -> str:
+    """Read a refined question.
 
     Raises:
         AnswerError: the answer is not `{"question": "..."}`, or its text is empty or too long.
@@ -51,7 +51,7 @@ def read_question(text: str) -> str:
 
 
 def read_scores(text: str, bounds: Sequence[tuple[int, int]]) -> tuple[float, ...]:
-    """The score of each clip.
+    """Read the score of each clip.
 
     Args:
         text: the answer.
@@ -77,7 +77,7 @@ def read_scores(text: str, bounds: Sequence[tuple[int, int]]) -> tuple[float, ..
 
 
 def _json(text: str, name: str) -> Any:
-    """The value of the only key of an object; a code fence around it is allowed, any other text is not."""
+    """Read the value of the only key of an object; a code fence around it is allowed, any other text is not."""
     body = text.strip()
     if body.startswith("```") and body.endswith("```") and len(body) > 6:
         body = body[3:-3].removeprefix("json").strip()
@@ -100,14 +100,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 A = TypeVar("A")
 REPAIRS = 1
 TELL_EVERY = 200
-"""Calls between two signs of life in the log."""
+"""Calls between two lines of progress in the log."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A call without a usable answer."""
+    """A request without a usable answer."""
 
     step: str
     subject: str
@@ -115,15 +115,17 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Asked(Generic[A]):
+class Answered(Generic[A]):
     """Answers by the subject of their request, and what failed."""
 
     answers: dict[str, A]
     failures: tuple[Failure, ...]
 
 
-def ask(chat: Chat, store: Store, requests: Iterable[ChatRequest], parse: Callable[[ChatRequest, str], A]) -> Asked[A]:
-    """Answer all requests, from the store where it has them.
+def ask_all(
+    chat: ChatModel, store: Store, requests: Iterable[ChatRequest], parse: Callable[[ChatRequest, str], A]
+) -> Answered[A]:
+    """Have all requests answered, by the store where it can.
 
     An answer that `parse` refuses is sent back once with the reason; refused again, the request counts as failed.
 
@@ -152,7 +154,7 @@ def ask(chat: Chat, store: Store, requests: Iterable[ChatRequest], parse: Callab
         return None
 
     def follow(request: ChatRequest | None) -> ChatRequest | None:
-        """The first of a request and its repairs that the store cannot answer."""
+        """Find the first of a request and its repairs that the store cannot answer."""
         while request is not None and (known := store.get(request.key(chat.identity))) is not None:
             request = settle(request, known)
         return request
@@ -173,4 +175,4 @@ def ask(chat: Chat, store: Store, requests: Iterable[ChatRequest], parse: Callab
 
     lost = chat.complete(unanswered(), then)
     failures += [Failure(request.step, request.subject, reason) for request, reason in lost]
-    return Asked(answers, tuple(failures))
+    return Answered(answers, tuple(failures))

@@ -10,7 +10,7 @@ from lmms_kvtp.video.frames import Frames
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer that could not be used, and what was said about it."""
+    """An answer that could not be used, and the complaint that was sent back."""
 
     answer: str
     complaint: str
@@ -18,23 +18,23 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class ChatRequest:
-    """One call."""
+    """One call of a model."""
 
     step: str
-    """For the accounts: caption, refine or score."""
+    """Step of the build, for the accounts: caption, refine or score."""
     text: str
     subject: str
-    """What is asked about, for messages."""
+    """Name of what is asked about, for messages."""
     frames: Callable[[], Frames] | None = None
-    """Decodes what is shown before the text; raises VideoError."""
+    """Decoder of the frames that are shown before the text; raises VideoError."""
     frames_key: str = ""
-    """Stands for the content of `frames`."""
+    """Hash of the content of `frames`."""
     turns: tuple[Turn, ...] = ()
-    """Earlier attempts."""
+    """Earlier attempts, with what was wrong with them."""
     max_new_tokens: int = 512
 
     def key(self, identity: str) -> str:
-        """Equal for calls that a model of this identity would answer alike."""
+        """Hash what decides the answer of a model of this identity."""
         turns = [(turn.answer, turn.complaint) for turn in self.turns]
         return content_key("chat", identity, self.text, self.frames_key, turns, self.max_new_tokens)
 
@@ -49,7 +49,7 @@ class ChatReply:
 
 
 Then = Callable[[ChatRequest, ChatReply], ChatRequest | None]
-"""Called with each answer as soon as it is there; what it returns is asked next."""
+"""Called with each answer as soon as it is there; returns what is to be asked next, if anything."""
 
 
 class ChatError(RuntimeError):
@@ -60,18 +60,18 @@ class BudgetError(RuntimeError):
     """The budget is spent; what was answered is kept."""
 
 
-class Chat(ABC):
+class ChatModel(ABC):
     """Answers requests, several at a time where it can."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """For the index and the accounts."""
+        """Name in the index and the accounts."""
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """For the cache: what determines the answers."""
+        """Name of what determines the answers, for the store's keys."""
 
     @abstractmethod
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint (vLLM, SGLang, OpenAI), through the `openai` client."""
+"""Any OpenAI-compatible endpoint (vLLM, SGLang, OpenAI), through the `openai` client, and what its calls cost."""
 
 import asyncio
 import base64
@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lmms_kvtp.skvqa_build.budget import Prices, Purse, Spent
-from lmms_kvtp.skvqa_build.chat import Chat, ChatError, ChatReply, ChatRequest, Then
+from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError, ChatModel, ChatReply, ChatRequest, Then
 from lmms_kvtp.video.frames import Frames, VideoError
 
 if TYPE_CHECKING:
@@ -21,13 +20,46 @@ log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 85
 NO_KEY = "none"
-"""Sent to a server of one's own, which asks for no key."""
+"""Key that is sent to a named server where the user has none."""
 PATIENCE = 12
-"""Requests without an answer, one after the other, that end a build."""
+"""Requests in a row without an answer that end a build."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What tokens cost, and how much may be spent."""
+
+    input: float = 0.0
+    """Dollars for a million input tokens."""
+    output: float = 0.0
+    """Dollars for a million output tokens."""
+    budget: float | None = None
+    """Dollars at which the build stops; calls in flight then are still paid for. None: no limit."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that could never be reached.
+
+        Raises:
+            ValueError: there is a budget and no price.
+        """
+        if self.budget is not None and self.input + self.output <= 0:
+            raise ValueError(f"a budget of {self.budget:g} dollars needs the prices of input and output tokens")
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """Price some tokens, in dollars."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+@dataclass
+class Spent:
+    """Running total of a build, over all of its starts and endpoints."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class Endpoint(Chat):
+class Endpoint(ChatModel):
     """Keeps at most `concurrency` requests in flight.
 
     The client retries 408, 409, 429 and 5xx answers, timeouts and lost connections with exponential backoff, and
@@ -37,19 +69,19 @@ class Endpoint(Chat):
 
     model: str
     base_url: str | None = None
-    """None: what the variable OPENAI_BASE_URL says, else OpenAI's own."""
+    """Address of the server; None: $OPENAI_BASE_URL, else OpenAI's own."""
     api_key: str | None = field(default=None, repr=False)
-    """None: what the variable OPENAI_API_KEY says; a named server may do without."""
+    """Key of the server; None: $OPENAI_API_KEY, which a named server may do without."""
     concurrency: int = 8
     timeout: float = 120.0
     """Seconds for one attempt."""
     retries: int = 6
     seed: int = 0
-    prices: Prices = Prices()  # noqa: RUF009  # frozen, as plain values are
+    prices: Prices = Prices()
     spent: Spent = field(default_factory=Spent)
 
     def __post_init__(self) -> None:
-        """Refuse settings that ask for nothing.
+        """Refuse settings that are out of range.
 
         Raises:
             ValueError: a setting is out of range.
@@ -67,39 +99,47 @@ class Endpoint(Chat):
 
     @property
     def identity(self) -> str:
-        """The name: what a server has behind it, no client knows."""
+        """The model's name, as no client knows which weights a server has behind it."""
         return self.model
 
+    @property
+    def address(self) -> str:
+        """Address of the server, for messages."""
+        return self.base_url or "the endpoint"
+
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
-        """Answer all requests; see `Chat`."""
+        """Answer all requests; see `ChatModel`."""
         return asyncio.run(self._complete(iter(requests), then))
 
     async def _complete(self, requests: Iterator[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
         from openai import AsyncOpenAI, OpenAIError
 
         lost: list[tuple[ChatRequest, str]] = []
-        turn, stopping, strikes = asyncio.Lock(), asyncio.Event(), _Strikes(self.base_url or "the endpoint")
-        purse = Purse(self.model, self.prices, self.spent)
+        turn, stopping, lost_in_a_row = asyncio.Lock(), asyncio.Event(), 0
 
         async def worker(client: "AsyncOpenAI") -> None:
+            nonlocal lost_in_a_row
             while not stopping.is_set():
                 async with turn:  # one at a time: the iterator decodes videos
                     request = await asyncio.to_thread(next, requests, None)
                 if request is None:
                     return
                 while request is not None and not stopping.is_set():
+                    self._check_budget()
                     try:
-                        async with purse.pay_for(request, stopping) as paid:
-                            if not paid:
-                                return
-                            reply = await self._call(client, request)
-                            purse.count(request, reply)
+                        reply = await self._call(client, request)
                     except _LostError as error:
                         log.warning("%s of %s failed: %s", request.step, request.subject, error)
                         lost.append((request, str(error)))
-                        strikes.count(error)
+                        lost_in_a_row += error.counts
+                        if lost_in_a_row >= PATIENCE:  # instead of losing all requests that are left
+                            raise ChatError(
+                                f"{lost_in_a_row} requests in a row got no answer from {self.address}, the last: "
+                                f"{error}; finished calls are kept, start again when it is up"
+                            ) from error
                         break
-                    strikes.forget()
+                    lost_in_a_row = 0
+                    self._pay_for(reply)
                     request = then(request, reply)
 
         try:
@@ -120,6 +160,24 @@ class Endpoint(Chat):
                     raise result
         return lost
 
+    def _check_budget(self) -> None:
+        """Raise BudgetError once the budget is spent; overspending is bounded by the calls in flight."""
+        spent, budget = self.prices.cost(self.spent.input_tokens, self.spent.output_tokens), self.prices.budget
+        if budget is not None and spent >= budget:
+            raise BudgetError(
+                f"{spent:.4f} dollars of the budget of {budget:g} are spent; finished calls are kept, start again with "
+                "a larger --budget to go on"
+            )
+
+    def _pay_for(self, reply: ChatReply) -> None:
+        if self.prices.budget is not None and reply.input_tokens + reply.output_tokens == 0:
+            raise ChatError(
+                f"the server does not report how many tokens {self.model} used, so a budget cannot be kept; "
+                "start again without --budget"
+            )
+        self.spent.input_tokens += reply.input_tokens
+        self.spent.output_tokens += reply.output_tokens
+
     async def _call(self, client: "AsyncOpenAI", request: ChatRequest) -> ChatReply:
         import openai
 
@@ -137,7 +195,7 @@ class Endpoint(Chat):
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ChatError(
-                f"{self.base_url or 'the endpoint'} refuses model {self.model!r}: {error}; check --endpoint, the "
+                f"{self.address} refuses model {self.model!r}: {error}; check --endpoint, the "
                 "model's name and OPENAI_API_KEY, and start again: finished calls are kept"
             ) from error
         except (openai.OpenAIError, json.JSONDecodeError) as error:
@@ -154,31 +212,12 @@ class Endpoint(Chat):
 
 
 class _LostError(Exception):
-    """One request has no answer."""
+    """A request got no answer."""
 
     def __init__(self, reason: str, counts: bool = True) -> None:
         super().__init__(reason)
         self.counts = counts
-        """The endpoint is to blame."""
-
-
-@dataclass
-class _Strikes:
-    """Gives up when an endpoint loses many requests in a row, instead of losing all that are left."""
-
-    address: str
-    row: int = 0
-
-    def forget(self) -> None:
-        self.row = 0
-
-    def count(self, error: _LostError) -> None:
-        self.row += error.counts
-        if self.row >= PATIENCE:
-            raise ChatError(
-                f"{self.row} requests in a row got no answer from {self.address}, the last: {error}; finished calls "
-                "are kept, start again when it is up"
-            )
+        """Whether the endpoint is to blame."""
 
 
 def _messages(request: ChatRequest) -> Any:

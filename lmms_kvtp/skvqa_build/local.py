@@ -1,4 +1,4 @@
-"""A vision-language model of ours: it captions clips, and its language model scores them from text alone."""
+"""A checkpoint for our own back ends: it captions clips, and its language model scores them from text alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from functools import cached_property
 
 import torch
 
-from lmms_kvtp.pruners.base import pack
+from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.shipped import TINY, tiny_folder
-from lmms_kvtp.skvqa_build.chat import Chat, ChatReply, ChatRequest, Then
+from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Then
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import weights_of
 from lmms_kvtp.types import GenerationOptions, PackedTokens
@@ -19,8 +19,8 @@ from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
 
 @dataclass(frozen=True, eq=False)
-class LocalModel(Chat):
-    """Answers one request after the other, greedily; loads on first use."""
+class LocalModel(ChatModel):
+    """Answers one request after the other by greedy decoding; loads on first use."""
 
     pretrained: str
     """Folder, hub id, or `tiny`."""
@@ -37,7 +37,7 @@ class LocalModel(Chat):
 
     @cached_property
     def identity(self) -> str:
-        """The checkpoint and, where it is a folder, its files."""
+        """Name of the checkpoint and, where it is a folder, a hash of its files."""
         return f"{self.name} {weights_of(self.checkpoint)}"
 
     @cached_property
@@ -50,7 +50,7 @@ class LocalModel(Chat):
         return load_llava_video(self.pretrained)
 
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
-        """Answer all requests; see `Chat`."""
+        """Answer all requests; see `ChatModel`."""
         lost = []
         for first in requests:
             request: ChatRequest | None = first
@@ -66,13 +66,13 @@ class LocalModel(Chat):
     def _reply(self, request: ChatRequest) -> ChatReply:
         turns = [text for turn in request.turns for text in (turn.answer, turn.complaint)]
         text = "\n\n".join([request.text, *filter(None, turns)])
-        visuals = [] if request.frames is None else [whole(self.vlm, request)]
+        visuals = [] if request.frames is None else [_all_tokens(self.vlm, request)]
         assembled = self.vlm.assemble(visuals, text)
         [generation] = self.vlm.generate([assembled], GenerationOptions(max_new_tokens=request.max_new_tokens))
         return ChatReply(generation.text, assembled.length, generation.num_tokens)
 
     def rate(self, caption: str, question: str) -> float:
-        """How relevant a clip is: the digit from 0 to 5 that the language model finds most likely as an answer.
+        """Rate a clip by the digit from 0 to 5 that the language model finds most likely as an answer.
 
         A small model rarely writes a whole table of scores without a slip; it cannot help but rank six digits.
         """
@@ -84,8 +84,8 @@ class LocalModel(Chat):
         return float(logits[[ids[0] for ids in digits]].argmax())
 
 
-def whole(vlm: VideoVLM, request: ChatRequest) -> PackedTokens:
-    """All vision tokens of the request's frames."""
+def _all_tokens(vlm: VideoVLM, request: ChatRequest) -> PackedTokens:
+    """Encode the request's frames, and keep all tokens."""
     assert request.frames is not None
     tokens = vlm.encode(request.frames())
     keep = torch.ones(tokens.embeds.shape[:2], dtype=torch.bool, device=tokens.embeds.device)

@@ -9,16 +9,15 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmms_kvtp.questions import MOST_RELEVANT
-from lmms_kvtp.skvqa.entry import Entry, EntryError, make
+from lmms_kvtp.skvqa.entry import CLIP_SIZE, TEMPERATURE, Entry, EntryError, clip_bounds, make_entry
 from lmms_kvtp.skvqa.layouts import SourceQuestion
-from lmms_kvtp.skvqa.rates import CLIP_SIZE, TEMPERATURE, clip_bounds
-from lmms_kvtp.skvqa_build.captions import captions_hash
+from lmms_kvtp.skvqa_build.texts import captions_hash
 from lmms_kvtp.skvqa_build.videos import Clips
 
 MODELS = {
@@ -28,7 +27,7 @@ MODELS = {
 }
 PROMPTS = "release"
 MOST_BYTES = 1_000_000
-"""Of a key or value: `ast.literal_eval` may exhaust memory on very long or deeply nested text."""
+"""Most characters of a key or value: `ast.literal_eval` may exhaust memory on very long or deeply nested text."""
 
 _RANGE = re.compile(r"""['"]?\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]['"]?""")
 _SCORE = re.compile(_RANGE.pattern + r"\s*:\s*(\d+(?:\.\d+)?)\b")
@@ -52,16 +51,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Imported:
-    """What could be taken over."""
+    """Entries made of a release, and what stood in the way of others."""
 
     entries: list[Entry]
     problems: list[str]
     foreign: int
-    """Items on videos that the data set does not have."""
+    """Number of items on videos that the data set does not have."""
 
 
 def read_release(path: Path) -> tuple[list[Item], list[str]]:
-    """The items of a file, and what is wrong with those that cannot be read.
+    """Read the items of a file; returns them, and what is wrong with those that cannot be read.
 
     Raises:
         ReleaseError: the file is not JSON, or no object.
@@ -81,7 +80,7 @@ def read_release(path: Path) -> tuple[list[Item], list[str]]:
     return items, problems
 
 
-def match(
+def match_items(
     dataset: str,
     items: Sequence[Item],
     questions: Sequence[SourceQuestion],
@@ -89,7 +88,7 @@ def match(
     temperature: float = TEMPERATURE,
     root: Path | None = None,
 ) -> Imported:
-    """Entries of the items that belong to a data set's questions.
+    """Make entries of the items that belong to a data set's questions.
 
     An item belongs to the question on the same video whose text, and options, its prompt contains.
 
@@ -97,7 +96,7 @@ def match(
         dataset: its name.
         items: of the release.
         questions: of the data set.
-        clips: the sampled videos by video id, where they are at hand: for durations and seconds.
+        clips: sampled videos by video id where there are files, for durations and seconds.
         temperature: of the softmax.
         root: folder of the videos, where `clips` are given.
     """
@@ -125,7 +124,7 @@ def match(
 
 
 def read_segments(text: str) -> list[tuple[int, int, float]]:
-    """First frame, last frame and score of each segment of a text such as "{[0, 7]: 3, [8, 15]: 5}".
+    """Read first frame, last frame and score of each segment of a text such as "{[0, 7]: 3, [8, 15]: 5}".
 
     Raises:
         ReleaseError: there is anything else in the text, a score is out of range, or segments overlap.
@@ -208,9 +207,8 @@ def _entry(
     bounds = clip_bounds(len(frames), clip_size)
     edges: tuple[tuple[float, float], ...] = ()
     if clips is not None:
-        starts = [clips.times[first] for first, _ in bounds]
-        edges = tuple(zip(starts, [*starts[1:], max(clips.duration, clips.times[-1])], strict=True))
-    return make(
+        edges = replace(clips, clip_size=clip_size).edges
+    return make_entry(
         dataset=dataset,
         question_id=asked.question_id,
         video_id=asked.video_id,

@@ -1,35 +1,99 @@
-"""Scorers that run here: the captioner's own language model, text similarity, and image-text similarity."""
+"""Step 4, the relevance of each clip: from a chat model, a local language model, or text or image similarity."""
 
 import json
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.files import content_key
-from lmms_kvtp.skvqa_build.ask import Asked, Failure, ask, read_scores
-from lmms_kvtp.skvqa_build.chat import Chat, ChatRequest
+from lmms_kvtp.questions import MOST_RELEVANT
+from lmms_kvtp.skvqa.entry import DIGITS
+from lmms_kvtp.skvqa_build.ask import Answered, Failure, ask_all, read_scores
+from lmms_kvtp.skvqa_build.chat import ChatModel, ChatRequest
 from lmms_kvtp.skvqa_build.local import LocalModel
 from lmms_kvtp.skvqa_build.prompts import prompt
-from lmms_kvtp.skvqa_build.scoring import ClipScorer, Scoreable, below_best, shortened
 from lmms_kvtp.skvqa_build.store import Store, weights_of
 from lmms_kvtp.skvqa_build.videos import Clips
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import VideoError
 
+MAX_CAPTION = 2000
+"""Characters of a caption that scorers read; a runaway caption would crowd out the others."""
+
+
+@dataclass(frozen=True)
+class Scoreable:
+    """A question on a video that is sampled and, where the scorer needs it, captioned."""
+
+    question_id: str
+    text: str
+    """Refined question."""
+    clips: Clips
+    captions: tuple[str, ...] = ()
+
+
+class ClipScorer(ABC):
+    """Says from 0 to 5 how relevant each clip of a video is to a question."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name in the index and in the store's keys."""
+
+    needs_captions: bool
+    uses_prompts: bool
+
+    @abstractmethod
+    def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
+        """Score all clips, from the store where it has them; returns scores by question id.
+
+        Args:
+            questions: with those on one video in a row.
+            store: of finished calls.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class ChatScorer(ClipScorer):
+    """Has a chat model score all captions of a video at once, as the paper does with GPT-4o."""
+
+    chat: ChatModel
+    needs_captions = True
+    uses_prompts = True
+
+    @property
+    def name(self) -> str:
+        """The chat model."""
+        return self.chat.name
+
+    def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
+        """Score all clips; see `ClipScorer`."""
+        bounds: dict[str, list[tuple[int, int]]] = {}
+
+        def requests() -> Iterator[ChatRequest]:
+            for question in questions:
+                bounds[question.question_id] = question.clips.bounds
+                yield ChatRequest(step="score", text=scoring_prompt(question), subject=question.question_id)
+
+        def parse(request: ChatRequest, text: str) -> tuple[float, ...]:
+            return read_scores(text, bounds[request.subject])
+
+        return ask_all(self.chat, store, requests(), parse)
+
 
 class OneByOne(ClipScorer):
-    """Scores question after question; each is kept as soon as it is there."""
+    """Scores one question after the other, and stores each at once."""
 
     @property
     @abstractmethod
     def checkpoint(self) -> str:
         """Folder or hub id of the weights."""
 
-    def score(self, questions: Iterable[Scoreable], store: Store) -> Asked[tuple[float, ...]]:
-        """Scores by question id; see `ClipScorer`."""
+    def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
+        """Score all clips; see `ClipScorer`."""
         answers: dict[str, tuple[float, ...]] = {}
         failures = []
         identity = (self.name, weights_of(self.checkpoint))
@@ -44,11 +108,11 @@ class OneByOne(ClipScorer):
                     continue
                 store.put(key, known, "score", self.name)
             answers[question.question_id] = tuple(map(float, json.loads(known)))
-        return Asked(answers, tuple(failures))
+        return Answered(answers, tuple(failures))
 
     @abstractmethod
     def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """The scores of one question.
+        """Score the clips for one question.
 
         Raises:
             VideoError: the video cannot be read.
@@ -57,7 +121,7 @@ class OneByOne(ClipScorer):
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel(OneByOne):
-    """The language model of a local checkpoint reads each caption beside the question, without the frames."""
+    """Has the language model of a local checkpoint read each caption beside the question, without the frames."""
 
     model: LocalModel
     needs_captions = True
@@ -70,21 +134,21 @@ class LanguageModel(OneByOne):
 
     @property
     def checkpoint(self) -> str:
-        """Of the model."""
+        """Folder or hub id of the model."""
         return self.model.checkpoint
 
     def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """The scores of one question."""
+        """Score the clips for one question."""
         return tuple(self.model.rate(shortened(caption), question.text) for caption in question.captions)
 
 
 @dataclass(frozen=True, eq=False)
 class TextSimilarity(OneByOne):
-    """Cosine of caption and question, by a model of sentence-transformers (`pip install lmms-kvtp[text]`)."""
+    """Compares caption and question by a model of sentence-transformers (`pip install lmms-kvtp[text]`)."""
 
     pretrained: str = "sentence-transformers/all-MiniLM-L6-v2"
     scale: float = 20.0
-    """Logits for a cosine of 1: the inverse temperature that such models are trained with."""
+    """Logit of a cosine of 1: the inverse temperature that such models are trained with."""
     needs_captions = True
     uses_prompts = False
 
@@ -95,7 +159,7 @@ class TextSimilarity(OneByOne):
 
     @property
     def checkpoint(self) -> str:
-        """As given."""
+        """The checkpoint, as given."""
         return self.pretrained
 
     @cached_property
@@ -107,7 +171,7 @@ class TextSimilarity(OneByOne):
         return SentenceTransformer(self.pretrained)
 
     def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """The scores of one question."""
+        """Score the clips for one question."""
         texts = [question.text, *map(shortened, question.captions)]
         vectors = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
         return below_best([float(self.scale * (vector @ vectors[0])) for vector in vectors[1:]])
@@ -115,13 +179,13 @@ class TextSimilarity(OneByOne):
 
 @dataclass(frozen=True, eq=False)
 class ImageSimilarity(OneByOne):
-    """SigLIP logits of the clip's frames, averaged over the clip: no captions, no training, no language model."""
+    """Averages SigLIP logits over the frames of a clip: no captions, no training, no language model."""
 
     encoder: Siglip
     needs_captions = False
     uses_prompts = False
     _last: list[tuple[str, FrameFeatures]] = field(default_factory=list, repr=False)
-    """Features of the last video, for the questions on it that follow."""
+    """Key and features of the last video, for the questions on it that follow."""
 
     @property
     def name(self) -> str:
@@ -130,11 +194,11 @@ class ImageSimilarity(OneByOne):
 
     @property
     def checkpoint(self) -> str:
-        """Of the encoder."""
+        """Folder or hub id of the encoder."""
         return self.encoder.pretrained
 
     def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """The scores of one question."""
+        """Score the clips for one question."""
         features = self._features(question.clips)
         assert features.image is not None
         logits = self.encoder.logits(features.image, self.encoder.encode_text([question.text])).amax(dim=0)
@@ -150,36 +214,22 @@ class ImageSimilarity(OneByOne):
         return self._last[0][1]
 
 
-@dataclass(frozen=True, eq=False)
-class ChatScorer(ClipScorer):
-    """The paper's way, with GPT-4o there."""
+def below_best(logits: Sequence[float]) -> tuple[float, ...]:
+    """Shift logits to the scale of the labels: the best clip gets 5, any other 5 minus its distance, at least 0.
 
-    chat: Chat
-    needs_captions = True
-    uses_prompts = True
+    Softmax does not see a common shift, so the rates are those of the logits themselves, cut at 5 below the best.
+    """
+    best = max(logits)
+    return tuple(round(max(0.0, MOST_RELEVANT - (best - logit)), DIGITS) for logit in logits)
 
-    @property
-    def name(self) -> str:
-        """The chat model."""
-        return self.chat.name
 
-    def score(self, questions: Iterable[Scoreable], store: Store) -> Asked[tuple[float, ...]]:
-        """Scores by question id; see `ClipScorer`."""
-        bounds: dict[str, list[tuple[int, int]]] = {}
-
-        def requests() -> Iterator[ChatRequest]:
-            for question in questions:
-                bounds[question.question_id] = question.clips.bounds
-                yield ChatRequest(step="score", text=scoring_prompt(question), subject=question.question_id)
-
-        def parse(request: ChatRequest, text: str) -> tuple[float, ...]:
-            return read_scores(text, bounds[request.subject])
-
-        return ask(self.chat, store, requests(), parse)
+def shortened(caption: str) -> str:
+    """Cut a caption to MAX_CAPTION characters."""
+    return caption if len(caption) <= MAX_CAPTION else caption[: MAX_CAPTION - 4] + " ..."
 
 
 def scoring_prompt(question: Scoreable) -> str:
-    """The whole text of the request."""
+    """Write the whole text of the request."""
     described = zip(question.clips.bounds, question.captions, strict=True)
     clips = "\n".join(f"{first}-{last}: {shortened(caption)}" for (first, last), caption in described)
     return prompt("score", clips=clips, question=question.text)

@@ -1,4 +1,4 @@
-"""Finished calls, by the hash of what was asked: what makes a build resumable, and its costs countable."""
+"""Finished calls by the hash of what was asked, so that a build can be resumed and its cost counted."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 from lmms_kvtp.files import fingerprint
 
 BUSY_SECONDS = 60.0
-"""How long a builder waits for another that is writing."""
+"""Seconds that a builder waits for another that is writing."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model")
 """Suffixes of weights, configurations and tokenizers: an index beside them changes no answer."""
 
@@ -52,7 +52,7 @@ class Store:
             )
 
     def get(self, key: str) -> str | None:
-        """The text of a finished call; None where it is not finished."""
+        """Read the text of a finished call; None where it is not finished."""
         with self._open() as connection:
             row = connection.execute("SELECT text FROM answers WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
@@ -60,7 +60,7 @@ class Store:
     def put(
         self, key: str, text: str, step: str, model: str = "", input_tokens: int = 0, output_tokens: int = 0
     ) -> None:
-        """Keep a finished call; the first of two equal ones stays.
+        """Store a finished call; the first of two with one key stays.
 
         Raises:
             StoreError: the disk is full, or the file cannot be written.
@@ -70,7 +70,7 @@ class Store:
             connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def usage(self) -> list[Usage]:
-        """What was spent, by step and model, over all starts of the build."""
+        """Sum up calls and tokens by step and model, over all starts of the build."""
         query = "SELECT step, model, COUNT(*), SUM(input_tokens), SUM(output_tokens) FROM answers GROUP BY 1, 2"
         with self._open() as connection:
             return [Usage(*row) for row in connection.execute(query + " ORDER BY 1, 2")]

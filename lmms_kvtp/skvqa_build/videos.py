@@ -1,4 +1,4 @@
-"""Step 1: which frames of a video are seen, and its clips."""
+"""Step 1: the sampled frames of a video, and its clips."""
 
 import json
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from lmms_kvtp.files import content_key, fingerprint
-from lmms_kvtp.skvqa.rates import CLIP_SIZE, clip_bounds
+from lmms_kvtp.skvqa.entry import CLIP_SIZE, clip_bounds
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.load import SampledVideo, image_files, load_video
@@ -19,7 +19,7 @@ class Clips:
 
     path: Path
     key: str
-    """Stands for the file's content and the frames chosen of it."""
+    """Hash of the file's content and of which frames are sampled."""
     num_frames: int
     duration: float
     times: tuple[float, ...]
@@ -34,7 +34,7 @@ class Clips:
 
     @property
     def edges(self) -> tuple[tuple[float, float], ...]:
-        """Seconds from which to which each clip lasts: up to the next one's first frame, the last to the end."""
+        """Start and end of each clip in seconds: it ends where the next begins, the last with the video."""
         starts = [self.times[first] for first, _ in self.bounds]
         ends = [*starts[1:], max(self.duration, self.times[-1])]
         return tuple(zip(starts, ends, strict=True))

@@ -1,4 +1,4 @@
-"""Pictures of several methods as one HTML page that needs no network. Every text in it is escaped."""
+"""What several methods keep of a video, as one HTML page."""
 
 import base64
 import io
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import UInt8
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
+from lmms_kvtp.rendering import page
 from lmms_kvtp.visualize.figures import curves
 from lmms_kvtp.visualize.picture import Picture, Reel, lit
 
@@ -19,7 +19,7 @@ TEMPLATE = Path(__file__).parent / "page.html"
 
 @dataclass(frozen=True)
 class FrameView:
-    """One frame of one method, as the template shows it."""
+    """One frame under one method, as the template shows it."""
 
     time: float
     kept: int
@@ -43,8 +43,8 @@ def to_html(found: Sequence[Picture], reel: Reel, frames: Sequence[int], video: 
         question: as the model got it.
         toy: the embedded model answered.
     """
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return page(
+        TEMPLATE,
         pictures=found,
         strips=[(picture, [_view(picture, reel, frame) for frame in frames]) for picture in found],
         curves=curves(found, reel),  # matplotlib escapes the texts in its SVG

@@ -9,15 +9,14 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from lmms_kvtp.cost.meter import Meter
-from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import Method
-from lmms_kvtp.pipeline import Answer, finish, prepare
+from lmms_kvtp.pipeline import Answer, Prepared
 from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import Weighed, weigh
+from lmms_kvtp.run.answerer import Answerer, unrecorded
+from lmms_kvtp.run.asks import ask_about
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Video
-from lmms_kvtp.visualize.links import NOWHERE, owners
+from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 
 DROPPED, MERGED, KEPT = 0, 1, 2
@@ -64,7 +63,6 @@ class Reel:
     times: Float[Tensor, " T"]
 
 
-@torch.inference_mode()
 def pictures(
     vlm: VideoVLM,
     methods: Mapping[str, Method],
@@ -75,24 +73,23 @@ def pictures(
     """Answer the question with each method, on one encoding of the video, and keep what led to the answer.
 
     Raises:
-        VideoError: the video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+        SampleError: the video cannot be read, or a prompt does not fit in the model's context.
     """
-    encoded = encode_once(vlm, list(methods.values()), video)
-    return [
-        _picture(vlm, name, method, visual, question, options or GenerationOptions(max_new_tokens=32))
-        for (name, method), visual in zip(methods.items(), encoded, strict=True)
-    ]
+    made: dict[int, Prepared] = {}
+    answerer = Answerer(
+        [unrecorded(vlm, method) for method in methods.values()],
+        FrameOptions(),
+        watch=lambda lane, _, ready: made.update({lane: ready}),
+    )
+    ask = ask_about([video], question, options or GenerationOptions(max_new_tokens=32))
+    answers = {lane: answer for lane, _, answer in answerer.answer_all({0: ask})}
+    return [_picture(name, made[lane], answers[lane]) for lane, name in enumerate(methods)]
 
 
-def _picture(
-    vlm: VideoVLM, name: str, method: Method, visual: Encoded, question: Question, options: GenerationOptions
-) -> Picture:
-    ready = prepare(vlm, method, [visual], question)
-    [answer] = finish(vlm, method, [ready], options)
-    given = weigh(method, visual, question, Meter(vlm.device))
-    [packed] = ready.packed
-    state, links, traced = trace(method, visual, given, packed)
+def _picture(name: str, ready: Prepared, answer: Answer) -> Picture:
+    [packed], [given] = ready.packed, ready.weighed
+    assert given is not None
+    state, links, traced = trace(packed)
     return Picture(
         name=name,
         relevance=given.relevance.float().cpu(),
@@ -106,22 +103,19 @@ def _picture(
     )
 
 
-def trace(
-    method: Method, visual: Encoded, given: Weighed, packed: PackedTokens
-) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], bool]:
+def trace(packed: PackedTokens) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], bool]:
     """State of each patch, a link for each merged one, and whether merges could be followed at all."""
     frame, patch = packed.frame.cpu(), packed.patch.cpu()
-    state = torch.full(visual.tokens.embeds.shape[:2], DROPPED)
-    owner = owners(method, visual.tokens, given, packed)
-    links: list[Link] = []
-    if owner is not None:
-        state[owner != NOWHERE] = MERGED
+    rows, columns = packed.grid
+    state = torch.full((packed.num_frames, rows * columns), DROPPED)
+    owner = torch.full_like(state, -1) if packed.owner is None else packed.owner.cpu()
+    state[owner >= 0] = MERGED
     state[frame, patch] = KEPT
-    for t, n in torch.nonzero(state == MERGED).tolist():
-        assert owner is not None
-        into = int(owner[t, n])
-        links.append(Link(t, n, int(frame[into]), int(patch[into])))
-    return state, tuple(links), owner is not None
+    links = [
+        Link(t, n, int(frame[owner[t, n]]), int(patch[owner[t, n]])) for t, n in torch.nonzero(state == MERGED).tolist()
+    ]
+    followed = packed.owner is not None or bool((packed.size == 1).all())
+    return state, tuple(links), followed
 
 
 def reel(video: Video, width: int = WIDTH) -> Reel:

@@ -1,4 +1,4 @@
-"""Which questions are asked, with what the index knows of them, and where their videos are."""
+"""The questions that a task asks, with what the index knows of them, and where their videos are."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,17 @@ from typing import Any
 from loguru import logger
 
 from lmms_kvtp.skvqa.entry import Entry
-from lmms_kvtp.skvqa.find import MISSING_VARIABLE, NoIndexError, criteria, digest, entries, ignore_missing, locate
 from lmms_kvtp.skvqa.layouts import EVALUATED, missing_message
-from lmms_kvtp.skvqa.stats import apply
+from lmms_kvtp.skvqa.stats import apply_criteria
+from lmms_kvtp.skvqa.task_index import (
+    MISSING_VARIABLE,
+    NoIndexError,
+    ignore_missing,
+    index_digest,
+    locate_index,
+    task_criteria,
+    task_entries,
+)
 
 Doc = Mapping[str, Any]
 
@@ -35,7 +43,7 @@ SOURCES: Mapping[str, Source] = {
 
 
 def documents(dataset: str, full: bool, rows: Any) -> Any:
-    """The documents of a task: those that meet the criteria, or all, with spans and sparsity where they are known.
+    """Make the documents of a task: those that meet the criteria, or all, with spans and sparsity where known.
 
     Raises:
         NoIndexError: there is no index; the message names the ways on.
@@ -72,15 +80,15 @@ def _documents(dataset: str, full: bool, rows: Any) -> Any:
 
 
 def _selection(dataset: str, full: bool, known: Mapping[str, Entry]) -> str:
-    """How the questions were chosen, for the results file: runs that differ in it do not belong in one table."""
-    limits = criteria()
+    """Say how the questions were chosen, for the results file: runs that differ in it belong in different tables."""
+    limits = task_criteria()
     rule = "all questions" if full else f"beta {limits.beta:g}, at least {limits.min_frames} frames"
-    return f"{rule}, index {digest(dataset)}" if known else f"{rule}, no index"
+    return f"{rule}, index {index_digest(dataset)}" if known else f"{rule}, no index"
 
 
 def _index(dataset: str, full: bool) -> Mapping[str, Entry]:
     try:
-        return entries(dataset)
+        return task_entries(dataset)
     except NoIndexError:
         if full:
             return {}
@@ -91,11 +99,11 @@ def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> l
     scored = [known[name] for name in names if name in known]
     if not scored:
         raise LookupError(
-            f"the index {locate(dataset)} has none of the {len(names)} questions of {dataset}, such as {names[0]!r}; "
-            f"it has {', '.join(map(repr, list(known)[:3]))}: another release of the data set?"
+            f"the index {locate_index(dataset)} has none of the {len(names)} questions of {dataset}, such as "
+            f"{names[0]!r}; it has {', '.join(map(repr, list(known)[:3]))}: another release of the data set?"
         )
-    limits = criteria()
-    filtered = apply(scored, limits)
+    limits = task_criteria()
+    filtered = apply_criteria(scored, limits)
     logger.info(
         f"skvqa_{dataset}: {len(filtered.kept)} of {len(names)} questions (beta {limits.beta:g}, at least "
         f"{limits.min_frames} frames); {filtered.only_not_sparse} are only not sparse enough, "
@@ -108,7 +116,7 @@ def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> l
 
 
 def _check_videos(dataset: str, rows: Sequence[Doc]) -> None:
-    """Find out before the first answer that videos are missing.
+    """Find out before the first answer whether videos are missing.
 
     Raises:
         FileNotFoundError: the message lists them.
@@ -121,7 +129,7 @@ def _check_videos(dataset: str, rows: Sequence[Doc]) -> None:
 
 
 def video(dataset: str, doc: Doc) -> list[str]:
-    """The path of a document's video, which need not exist."""
+    """Give the path of a document's video, which need not exist."""
     name = str(doc[SOURCES[dataset].column])
     return [str(_find(dataset, name) or _folder(dataset) / f"{name}.mp4")]
 

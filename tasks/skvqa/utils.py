@@ -16,35 +16,35 @@ BINS = ((0.0, 2.0, "under_2"), (2.0, 3.0, "2_to_3"), (3.0, 5.0, "3_to_5"), (5.0,
 
 
 def videomme_text(doc: Doc) -> str:
-    """The stock prompt, as every model without an entry of its own gets it."""
+    """Write the stock prompt as every model without an entry of its own gets it."""
     from lmms_eval.tasks.videomme.utils import videomme_doc_to_text
 
     return str(videomme_doc_to_text(doc, {"pre_prompt": "", "post_prompt": INSTRUCTION}))
 
 
 def egoschema_text(doc: Doc) -> str:
-    """The stock prompt of the subset."""
+    """Write the stock prompt of the subset."""
     from lmms_eval.tasks.egoschema.utils import egoschema_doc_to_text
 
     return str(egoschema_doc_to_text(doc, {"pre_prompt": "", "post_prompt": INSTRUCTION}))
 
 
 def nextqa_text(doc: Doc) -> str:
-    """The stock prompt, which has no instruction."""
+    """Write the stock prompt, which has no instruction."""
     from lmms_eval.tasks.nextqa.utils import nextqa_doc_to_text_mc
 
     return str(nextqa_doc_to_text_mc(doc, {"pre_prompt": "", "post_prompt": ""}))
 
 
 def videomme_choice(doc: Doc, text: str) -> str | None:
-    """The letter that the stock task reads; None where it reads none."""
+    """Read the letter that the stock task reads; None where it reads none."""
     from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
 
     return extract_mcq_answer(text, choices=list(LETTERS[:4])) or None
 
 
 def egoschema_choice(doc: Doc, text: str) -> str | None:
-    """The letter that the stock task reads; None where it would draw one."""
+    """Read the letter that the stock task reads; None where it would draw one."""
     from lmms_eval.tasks.egoschema.utils import get_multi_choice_info, parse_multi_choice_response
 
     options, letters = get_multi_choice_info(doc)
@@ -54,7 +54,7 @@ def egoschema_choice(doc: Doc, text: str) -> str | None:
 
 
 def nextqa_choice(doc: Doc, text: str) -> str | None:
-    """The letter that the stock task reads; None where it would draw one."""
+    """Read the letter that the stock task reads; None where it would draw one."""
     from lmms_eval.tasks.nextqa.utils import get_multi_choice_info, parse_multi_choice_response
 
     options, letters = get_multi_choice_info(doc)
@@ -64,7 +64,7 @@ def nextqa_choice(doc: Doc, text: str) -> str | None:
 
 
 def nothing_readable(text: str, options: Mapping[str, str]) -> bool:
-    """The stock parsers find neither a letter nor, in answers of more than five words, an option's text.
+    """Tell whether the stock parsers find neither a letter nor, in more than five words, an option's text.
 
     They then draw a letter with `random.choice`; a test holds this against their code.
     """
@@ -77,12 +77,12 @@ def nothing_readable(text: str, options: Mapping[str, str]) -> bool:
 
 
 def videomme_answer(doc: Doc) -> str:
-    """The right letter."""
+    """Name the right letter."""
     return str(doc["answer"]).strip().upper()
 
 
 def numbered_answer(doc: Doc) -> str:
-    """The right letter of a document that has its number."""
+    """Name the right letter of a document that has its number."""
     return LETTERS[int(doc["answer"])]
 
 
@@ -116,17 +116,17 @@ nextqa_results: Results = partial(results, "nextqa", numbered_answer, nextqa_cho
 
 
 def percent(items: Sequence[Mapping[str, Any] | None]) -> float | str:
-    """Mean score of the items that are there, 0-100."""
+    """Average the scores of the items that are there, 0-100."""
     mean = average([None if item is None else item["score"] for item in items])
     return mean if isinstance(mean, str) else 100.0 * mean
 
 
 def common(items: Sequence[str]) -> str:
-    """What all items say; harness and leaderboard show it beside the scores."""
+    """Join what the items say, each once; harness and leaderboard show it beside the scores."""
     return "; ".join(dict.fromkeys(items))
 
 
 def average(items: Sequence[float | None]) -> float | str:
-    """Mean of the numbers that are there; the harness's own word where there is none."""
+    """Average the numbers that are there; the harness's own word where there is none."""
     known = [item for item in items if item is not None]
     return sum(known) / len(known) if known else "N/A"

@@ -8,17 +8,20 @@ from loguru import logger
 from lmms_kvtp.cost.sample import task_metrics
 from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.embedded.questions import chosen_letter
+from lmms_kvtp.tasks.skvqa.utils import average, percent
+
+__all__ = ["all_documents", "average", "doc_to_text", "doc_to_visual", "percent", "process_results", "quick_documents"]
 
 Doc = Mapping[str, Any]
 
 
 def all_documents(pinned: Any) -> Any:
-    """The whole test split."""
+    """Make the documents of the whole test split."""
     return _documents("skvqa_synth", pinned)
 
 
 def quick_documents(pinned: Any) -> Any:
-    """The questions on the first videos of the test split."""
+    """Make the documents of the first videos of the test split."""
     return _documents("skvqa_synth_quick", pinned.select(range(dataset.QUICK_VIDEOS)))
 
 
@@ -33,7 +36,7 @@ def _documents(task: str, pinned: Any) -> Any:
 
 
 def doc_to_visual(doc: Doc) -> list[str]:
-    """The path of the video, which is made now if the cache does not hold it.
+    """Give the path of the video, which is made now if the cache does not hold it.
 
     Raises:
         CacheError: the cache folder cannot be written; the message names it and the way out.
@@ -44,7 +47,7 @@ def doc_to_visual(doc: Doc) -> list[str]:
 
 
 def doc_to_text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, Any]) -> str:
-    """Stem, four lettered options, and the instruction of the YAML."""
+    """Write stem, four lettered options, and the instruction of the YAML."""
     options = [f"{letter}. {option}" for letter, option in zip("ABCD", doc["options"], strict=True)]
     body = "\n".join([doc["question"], *options])
     return str(lmms_eval_specific_kwargs["pre_prompt"] + body + lmms_eval_specific_kwargs["post_prompt"])
@@ -64,15 +67,3 @@ def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     row |= {f"acc_{kind}": item if kind == doc["kind"] else None for kind in dataset.SHIPPED_KINDS}
     row["unparsable"] = {**item, "score": float(letter is None)}
     return row | task_metrics(doc["kvtp_id"])
-
-
-def percent(items: Sequence[Mapping[str, Any] | None]) -> float | str:
-    """Mean score of the items that are there, 0-100."""
-    mean = average([None if item is None else item["score"] for item in items])
-    return mean if isinstance(mean, str) else 100.0 * mean
-
-
-def average(items: Sequence[float | None]) -> float | str:
-    """Mean of the numbers that are there; the harness's own word where there is none."""
-    known = [item for item in items if item is not None]
-    return sum(known) / len(known) if known else "N/A"

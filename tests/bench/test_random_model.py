@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.answers import answers
 
 from lmms_kvtp.bench.first_token import PixelVideo, first_tokens, random_pixels
 from lmms_kvtp.bench.random_model import random_llava, random_parts, write_siglip
@@ -14,7 +15,6 @@ from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.forecast.models import find
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.pipeline import answer
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FEATURES, GenerationOptions
@@ -71,7 +71,7 @@ def test_pixels_on_the_device_give_the_answer_of_the_frames_they_are_of(vlm, ran
     asked, options = [Question("What is it?")], GenerationOptions(max_new_tokens=5)
     texts = []
     for video in (frames, pixels):
-        [made] = answer(vlm, random_method, [video], asked, options)
+        [made] = answers(vlm, random_method, [video], asked, options)
         texts.append((made.text, made.cost.tokens_kept, made.cost.prompt_tokens))
     assert texts[0] == texts[1]
     assert texts[0][0]

@@ -6,9 +6,8 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.list import HEADER, components, components_table, details
-from lmms_kvtp.method import PARTS
+from lmms_kvtp.method import PARTS, names_of
 from lmms_kvtp.rendering import between
-from lmms_kvtp.resolve import available
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
@@ -37,9 +36,9 @@ def test_the_terminal_shows_every_component_with_its_facts_in_lines_that_fit(wid
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= max(width, 88)  # but for the last line, which is there to be copied
     text = " ".join(" ".join(lines).split())
-    for part, (package, _) in PARTS.items():
+    for part in PARTS:
         assert f"{part}=NAME" in lines
-        assert {f"  {name}" for name in available(package)} <= set(lines)
+        assert {f"  {name}" for name in names_of(part)} <= set(lines)
     assert (
         "prumerge Keeps the tokens of highest attention and adds to each its neighbours, weighted by their attention. "
         "paper: LLaVA-PruMerge, arXiv 2403.15388; stage: before the language model; reads: keys, probe_attention; "
@@ -58,9 +57,17 @@ def test_one_component_is_shown_with_its_settings_and_what_they_mean(capsys):
 
 
 def test_every_component_shows_its_settings():
-    for part, (package, _) in PARTS.items():
-        for name in available(package):
+    for part in PARTS:
+        for name in names_of(part):
             assert f"{part}={name}" in details(part, name, 80)
+
+
+def test_a_word_is_shown_as_the_component_that_it_stands_for_with_its_settings():
+    shown = details("scorer", "similarity", 100)
+    assert "A word for:\n\nscorer=kvtp\n" in shown and "\nscorer.fusion=False\n" in shown
+    assert "\nencoder: tower\n" in details("scorer", "shared", 100)
+    assert "\npruner.spaced=0.5\n" in details("pruner", "prumerge_plus", 100)
+    assert row("scorer", "similarity")["training-free"] == "yes" and row("scorer", "kvtp")["training-free"] == "no"
 
 
 def test_an_unknown_component_is_answered_with_a_near_one(capsys):

@@ -5,14 +5,14 @@ import os
 import pytest
 
 from lmms_kvtp.__main__ import COMMANDS, main
-from lmms_kvtp.resolve import available
+from lmms_kvtp.method import PARTS, names_of
 
 
 def test_list_shows_every_component_with_its_paper(capsys):
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    for part in ("scorers", "allocators", "pruners", "encoders"):
-        assert all(f"\n  {name}\n" in shown for name in available(f"lmms_kvtp.{part}"))
+    for part in PARTS:
+        assert all(f"\n  {name}\n" in shown for name in names_of(part))
     assert "LLaVA-PruMerge, arXiv 2403.15388" in shown
 
 

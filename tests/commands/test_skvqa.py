@@ -4,8 +4,8 @@ import pytest
 from helpers.skvqa_entries import long_entry
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.skvqa.entry import dumps
-from lmms_kvtp.skvqa.index import read, write
+from lmms_kvtp.skvqa.entry import to_line
+from lmms_kvtp.skvqa.index import read_entries, write_entries
 
 A = [long_entry("1", 128, 5.0), long_entry("2", 128, 0.0)]
 B = [long_entry("1", 128, 0.0), long_entry("3", 128, 5.0)]
@@ -13,8 +13,8 @@ B = [long_entry("1", 128, 0.0), long_entry("3", 128, 5.0)]
 
 @pytest.fixture
 def indexes(tmp_path):
-    write(tmp_path / "a.jsonl", A)
-    write(tmp_path / "b.jsonl", B)
+    write_entries(tmp_path / "a.jsonl", A)
+    write_entries(tmp_path / "b.jsonl", B)
     return tmp_path
 
 
@@ -24,13 +24,13 @@ def run(*words):
 
 def test_validate_counts_good_and_bad_lines(indexes, capsys):
     assert run("validate", indexes / "a.jsonl") == 0
-    (indexes / "a.jsonl").write_text(dumps(A[0]) + "\n{\n")
+    (indexes / "a.jsonl").write_text(to_line(A[0]) + "\n{\n")
     assert run("validate", indexes / "a.jsonl") == 1
     assert "1 good lines, 1 bad\n  line 2 is not JSON" in capsys.readouterr().out
 
 
 def test_a_file_named_after_a_data_set_must_be_of_it(indexes, capsys):
-    write(indexes / "nextqa.jsonl", A)
+    write_entries(indexes / "nextqa.jsonl", A)
     assert run("validate", indexes) == 1
     assert "line 1 is of data set videomme, wanted nextqa" in capsys.readouterr().out
 
@@ -52,23 +52,23 @@ def test_diff_tells_what_changes_and_what_is_kept(indexes, capsys):
 
 
 def test_merge_writes_one_file_or_says_what_differs(indexes, capsys):
-    write(indexes / "c.jsonl", B[1:])
+    write_entries(indexes / "c.jsonl", B[1:])
     assert run("merge", indexes / "a.jsonl", indexes / "c.jsonl", "--out", indexes / "all.jsonl") == 0
-    assert [entry.question_id for entry in read(indexes / "all.jsonl")] == ["1", "2", "3"]
+    assert [entry.question_id for entry in read_entries(indexes / "all.jsonl")] == ["1", "2", "3"]
     with pytest.raises(SystemExit):
         run("merge", indexes / "a.jsonl", indexes / "b.jsonl", "--out", indexes / "all.jsonl")
     assert "1 questions differ between the indexes, such as videomme/1" in capsys.readouterr().err
 
 
 def test_install_puts_each_data_set_where_the_tasks_look(indexes, monkeypatch, capsys):
-    from lmms_kvtp.skvqa.find import entries, locate
+    from lmms_kvtp.skvqa.task_index import locate_index, task_entries
 
     monkeypatch.setenv("LMMS_KVTP_HOME", str(indexes / "home"))
     monkeypatch.delenv("LMMS_KVTP_SKVQA_INDEX", raising=False)
     assert run("install", indexes / "a.jsonl") == 0
-    assert capsys.readouterr().out.strip() == str(locate("videomme"))
-    assert entries("videomme")["1"] == A[0]
+    assert capsys.readouterr().out.strip() == str(locate_index("videomme"))
+    assert task_entries("videomme")["1"] == A[0]
     (indexes / "a.jsonl").write_text("{\n")
     with pytest.raises(SystemExit):
         run("install", indexes / "a.jsonl")
-    assert entries("videomme")["1"] == A[0]
+    assert task_entries("videomme")["1"] == A[0]

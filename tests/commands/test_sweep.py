@@ -9,7 +9,7 @@ import pytest
 
 from lmms_kvtp.commands.sweep import SweepError, plan, sweep, tables
 from lmms_kvtp.commands.table import _alone
-from lmms_kvtp.leaderboard.runs import Record, Run
+from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 
 
 def test_the_plan_has_every_method_at_every_ratio_and_the_unpruned_model_once_and_first() -> None:
@@ -49,7 +49,10 @@ def test_rows_know_the_row_of_their_pruner_alone() -> None:
 def test_every_task_has_its_table_and_what_went_wrong_below_it() -> None:
     def run(name: str, task: str, score: float, error: str | None = None) -> Run:
         return Run(
-            name, task, (Record("q1", "v1", "", score, None, error), Record("q2", "v2", "", 1.0, None, error)), {}
+            name,
+            task,
+            (ScoredAnswer("q1", "v1", "", score, None, error), ScoredAnswer("q2", "v2", "", 1.0, None, error)),
+            {},
         )
 
     runs = [run(name, task, float(name == "full")) for name in ("full", "random 20%") for task in ("two", "one")]

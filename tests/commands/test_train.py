@@ -57,7 +57,7 @@ def table(text: str) -> dict[str, dict[str, str]]:
 
 def test_frames_are_encoded_once_and_read_back(example, tmp_path):
     features = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path)
-    ((first,), unreadable) = features.see([example])
+    ((first,), unreadable) = features.encode([example])
     frames = torch.cat([part.rgb for part in load_video(example.source, FRAMES).chunks()])
     described = features.viewer.encoder.encode(
         next(load_video(example.source, FRAMES).chunks()), frozenset({"image"}), GridPool("average", (3, 3))
@@ -66,24 +66,24 @@ def test_frames_are_encoded_once_and_read_back(example, tmp_path):
     torch.testing.assert_close(first.image, described.image, atol=1e-5, rtol=0)
     (stored,) = tmp_path.iterdir()
     written = stored.stat().st_mtime_ns
-    assert torch.equal(features.see([example])[0][0].image, first.image)
+    assert torch.equal(features.encode([example])[0][0].image, first.image)
     assert stored.stat().st_mtime_ns == written and not unreadable
 
 
 def test_a_damaged_file_is_made_anew_and_other_frames_get_their_own(example, tmp_path):
     features = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path)
-    whole = features.see([example])[0][0].image
+    whole = features.encode([example])[0][0].image
     (stored,) = tmp_path.iterdir()
     stored.write_bytes(stored.read_bytes()[:100])
-    assert torch.equal(features.see([example])[0][0].image, whole)
+    assert torch.equal(features.encode([example])[0][0].image, whole)
     fewer = Example(example.source, example.questions, FrameOptions(max_frames_num=5, fps=0.25))
-    assert len(features.see([fewer])[0][0].image) == 5 and len(list(tmp_path.iterdir())) == 2
+    assert len(features.encode([fewer])[0][0].image) == 5 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_videos_that_cannot_be_read_are_left_out_and_named(example, tmp_path, caplog):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    seen, unreadable = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path / "features").see(
+    seen, unreadable = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path / "features").encode(
         [Example(str(broken), example.questions), example]
     )
     assert [video.example.source for video in seen] == [example.source]

@@ -11,9 +11,10 @@ from helpers.checkpoints import write_tiny
 from helpers.small_videos import write_video
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.compare.measure import FULL, Asked, Kept, Outcome, divergence, plain, read
+from lmms_kvtp.compare.measure import FULL, FileQuestion, Kept, MethodOutcome, plain, read
 from lmms_kvtp.compare.page import Worst
-from lmms_kvtp.compare.report import recommend, rows, summarise
+from lmms_kvtp.compare.report import recommend, rows, summarize
+from lmms_kvtp.doctor.exam import divergence
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.visualize.picture import Reel
@@ -22,8 +23,8 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def outcome(line, method, text="a", full="a", kl=0.0, seconds=1.0, kept=10, video="v.mp4", answer=None, peak=None):
-    asked = Asked(line, Path(video), "what?", answer)
-    return Outcome(asked, method, text, full, kl, seconds, kept, 100, peak)
+    asked = FileQuestion(line, Path(video), "what?", answer)
+    return MethodOutcome(asked, method, text, full, kl, seconds, kept, 100, peak)
 
 
 def many(method, agreeing, seconds=1.0, kept=10, videos=12):
@@ -62,7 +63,7 @@ def test_paths_start_at_the_file_and_answers_are_optional(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"")
     path = tmp_path / "mine.jsonl"
     path.write_text('{"video": "a.mp4", "question": "x", "answer": 3}\n{"video": "a.mp4", "question": "y"}')
-    assert read(path) == [Asked(1, tmp_path / "a.mp4", "x", "3"), Asked(2, tmp_path / "a.mp4", "y", None)]
+    assert read(path) == [FileQuestion(1, tmp_path / "a.mp4", "x", "3"), FileQuestion(2, tmp_path / "a.mp4", "y", None)]
 
 
 def test_divergence_is_that_of_the_distributions():
@@ -94,7 +95,7 @@ def test_a_letter_is_looked_for_at_the_beginning(text, answer, right):
 
 
 def test_errors_are_clustered_by_video():
-    [_, one] = summarise([*BASE, *many("m", 12, videos=12)])
+    [_, one] = summarize([*BASE, *many("m", 12, videos=12)])
     naive = 0.25 / 23  # of 24 independent questions
     cross = 2 * 12 * 0.25 / 24**2  # the two on each video agree with each other
     assert one.agreement.mean == 50
@@ -102,26 +103,26 @@ def test_errors_are_clustered_by_video():
 
 
 def test_the_table_has_a_dash_for_what_is_not_known():
-    full, pruned = rows(summarise([*BASE, *many("m", 24, seconds=2.0)]))
+    full, pruned = rows(summarize([*BASE, *many("m", 24, seconds=2.0)]))
     assert full == [FULL, "100 (100.0%)", "-", "-", "-", "4.00 ± 0.00 s", "-", "-"]
     assert pruned == ["m", "10 (10.0%)", "100.0 ± 0.0", "-", "0.500 ± 0.000", "2.00 ± 0.00 s", "2.00x", "-"]
 
 
 def test_questions_without_answer_are_neither_right_nor_wrong():
     given = [("A", "A"), ("B", "A"), ("B", None), ("B", None)]
-    [one] = summarise([outcome(i, "m", text, answer=answer) for i, (text, answer) in enumerate(given)])
+    [one] = summarize([outcome(i, "m", text, answer=answer) for i, (text, answer) in enumerate(given)])
     assert (one.right.mean, one.right.count, one.agreement.count) == (50, 2, 4)
 
 
 def test_tokens_are_a_mean_and_memory_is_the_largest():
     peaks = [3 * 2**30, None, 2**30]
-    [one] = summarise([outcome(i, "m", kept=10 * i, peak=peak) for i, peak in enumerate(peaks)])
+    [one] = summarize([outcome(i, "m", kept=10 * i, peak=peak) for i, peak in enumerate(peaks)])
     assert (one.tokens_kept, one.tokens_before, one.peak_bytes) == (10, 100, 3 * 2**30)
     assert rows([one])[0][-1] == "3.0 GiB"
 
 
 def test_the_fastest_of_the_methods_that_agree_is_recommended():
-    found = summarise([*BASE, *many("slow", 24, 3.0), *many("fast", 24, 2.0), *many("wrong", 8, 0.1)])
+    found = summarize([*BASE, *many("slow", 24, 3.0), *many("fast", 24, 2.0), *many("wrong", 8, 0.1)])
     advice = recommend(found, 95.0)
     assert advice.startswith("Take fast: it agrees with all tokens on 100.0 ± 0.0 % of 24 questions on 12 videos")
     assert "the first token 2.00 times sooner" in advice
@@ -129,34 +130,34 @@ def test_the_fastest_of_the_methods_that_agree_is_recommended():
 
 
 def test_a_method_slower_than_all_tokens_is_said_to_be():
-    assert "2.00 times the time to the first token" in recommend(summarise([*BASE, *many("m", 24, 8.0)]), 95.0)
+    assert "2.00 times the time to the first token" in recommend(summarize([*BASE, *many("m", 24, 8.0)]), 95.0)
 
 
 def test_what_is_not_shown_is_not_recommended():
-    unsure = recommend(summarise([*BASE, *many("m", 23)]), 95.0)
+    unsure = recommend(summarize([*BASE, *many("m", 23)]), 95.0)
     assert unsure.startswith("Not sure yet: m agrees on 95.8 ± 4.1 %, but 24 questions on 12 videos leave ±8.0 points")
-    assert recommend(summarise([*BASE, *many("m", 12)]), 95.0).startswith("Keep all tokens, or try a higher ratio")
-    assert "nothing to recommend" in recommend(summarise(BASE), 95.0)
+    assert recommend(summarize([*BASE, *many("m", 12)]), 95.0).startswith("Keep all tokens, or try a higher ratio")
+    assert "nothing to recommend" in recommend(summarize(BASE), 95.0)
 
 
 def test_the_fastest_is_not_the_first_by_name_nor_the_first_in_order():
-    found = summarise([*BASE, *many("a slow one", 24, 3.0), *many("z fast", 24, 1.0), *many("m", 24, 2.0)])
+    found = summarize([*BASE, *many("a slow one", 24, 3.0), *many("z fast", 24, 1.0), *many("m", 24, 2.0)])
     assert recommend(found, 95.0).startswith("Take z fast: ")
     assert "So do a slow one, m, which take longer." in recommend(found, 95.0)
 
 
 def test_of_equally_fast_methods_the_one_with_fewer_tokens_is_recommended():
-    found = summarise([*BASE, *many("more", 24, kept=30), *many("less", 24, kept=20), *many("most", 24, kept=40)])
+    found = summarize([*BASE, *many("more", 24, kept=30), *many("less", 24, kept=20), *many("most", 24, kept=40)])
     assert recommend(found, 95.0).startswith("Take less: ")
 
 
 def test_what_is_asked_for_exactly_is_enough():
-    assert recommend(summarise([*BASE, *many("m", 24)]), 100.0).startswith("Take m: ")
+    assert recommend(summarize([*BASE, *many("m", 24)]), 100.0).startswith("Take m: ")
 
 
 def test_one_video_shows_nothing():
     full, one = [outcome(i, FULL) for i in range(4)], [outcome(i, "m") for i in range(4)]
-    advice = recommend(summarise(full + one), 95.0)
+    advice = recommend(summarize(full + one), 95.0)
     assert advice.startswith(
         "Not sure yet: m agrees on 100.0 ± 0.0 %, but 4 questions on 1 video leave other videos open"
     )
@@ -164,18 +165,18 @@ def test_one_video_shows_nothing():
 
 def test_of_methods_that_agree_alike_the_less_divergent_is_the_closest():
     near = [replace(one, kl=0.1) for one in many("near", 12)]
-    assert "The closest is near with" in recommend(summarise([*BASE, *many("far", 12), *near]), 95.0)
+    assert "The closest is near with" in recommend(summarize([*BASE, *many("far", 12), *near]), 95.0)
 
 
 def test_where_none_agrees_enough_the_closest_is_named():
-    found = summarise([*BASE, *many("far", 3), *many("close", 12), *many("farther", 1)])
+    found = summarize([*BASE, *many("far", 3), *many("close", 12), *many("farther", 1)])
     assert recommend(found, 95.0).endswith("The closest is close with 50.0 ± 14.6 %.")
 
 
 def test_few_videos_carry_a_caution():
     few = many(FULL, 4, videos=2) + many("m", 4, videos=2)
-    assert "With fewer than 10 videos the intervals mean little" in recommend(summarise(few), 95.0)
-    assert "fewer" not in recommend(summarise(many(FULL, 20, videos=10) + many("m", 20, videos=10)), 95.0)
+    assert "With fewer than 10 videos the intervals mean little" in recommend(summarize(few), 95.0)
+    assert "fewer" not in recommend(summarize(many(FULL, 20, videos=10) + many("m", 20, videos=10)), 95.0)
 
 
 def test_the_worst_are_those_that_differ_and_then_the_most_divergent(tmp_path):

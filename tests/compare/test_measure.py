@@ -10,8 +10,9 @@ from helpers.checkpoints import write_tiny
 from helpers.small_videos import write_video
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.compare.measure import FULL, Asked, Outcome, _outcome, divergence, measure
+from lmms_kvtp.compare.measure import FULL, FileQuestion, MethodOutcome, measure, outcome_of
 from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.doctor.exam import divergence
 from lmms_kvtp.encode import encode_once
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, prepare
@@ -49,9 +50,9 @@ def video(tmp_path_factory) -> Path:
     return write_video(tmp_path_factory.mktemp("videos") / "0.mp4", seconds=4, seed=0)
 
 
-def measured(model: Model, video: Path, questions: int, **methods: Method) -> list[Outcome]:
+def measured(model: Model, video: Path, questions: int, **methods: Method) -> list[MethodOutcome]:
     """Of so many questions on one video, by all tokens and then by `methods`."""
-    asked = [Asked(n, video, f"Question {n}?", None) for n in range(1, questions + 1)]
+    asked = [FileQuestion(n, video, f"Question {n}?", None) for n in range(1, questions + 1)]
     made = measure(model.vlm, {**methods, FULL: model.method(ALL)}, asked, FRAMES, 2)
     return [outcome for outcome, _ in made]
 
@@ -111,5 +112,5 @@ def test_questions_on_one_video_share_its_vision(model, video, monkeypatch):
 
 def test_the_first_token_waits_for_no_other():
     cost = SampleCost(seconds={"vision": 6.0, "prefill": 1.0, "generate": 4.0}, questions_on_video=3)
-    asked = Asked(1, Path("a.mp4"), "?", None)
-    assert _outcome(asked, "m", Answer("a", cost), 0.0, "a").seconds_to_first == 3.0
+    asked = FileQuestion(1, Path("a.mp4"), "?", None)
+    assert outcome_of(asked, "m", Answer("a", cost), 0.0, "a").seconds_to_first == 3.0

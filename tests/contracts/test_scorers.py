@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.method import build_part, names_of
 from lmms_kvtp.questions import Question
-from lmms_kvtp.resolve import available, resolve
-from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.types import ADDED, FEATURES, FrameFeatures
 
-SCORERS = [resolve("lmms_kvtp.scorers", name, FrameScorer) for name in available("lmms_kvtp.scorers")]
+SCORERS = {name: build_part("scorer", name) for name in names_of("scorer")}
 ENCODER = Siglip(str(Path(__file__).parent.parent / "goldens" / "siglip_tiny"), device="cpu")
 QUESTION = Question("Which star?", stem="Which star?", options=("red", "blue"), spans=((1.0, 2.0, 3.0),))
-every = pytest.mark.parametrize("cls", SCORERS, ids=lambda cls: cls.__name__)
+every = pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS)
 
 
 def features(count: int = 7) -> FrameFeatures:
@@ -38,34 +37,33 @@ def only(needs: frozenset[str], given: FrameFeatures) -> FrameFeatures:
 
 @every
 @pytest.mark.parametrize("count", [1, 7, 17])
-def test_scores_are_one_finite_number_per_frame(cls, count):
-    scores = cls().score(features(count), QUESTION, ENCODER)
+def test_scores_are_one_finite_number_per_frame(scorer, count):
+    scores = scorer.score(features(count), QUESTION, ENCODER)
     assert scores.shape == (count,) and scores.dtype == torch.float32 and torch.isfinite(scores).all()
 
 
 @every
-def test_only_declared_features_are_read(cls):
-    assert cls.needs <= FEATURES | ADDED
-    whole = cls().score(features(), QUESTION, ENCODER)
-    assert torch.equal(cls().score(only(cls.needs, features()), QUESTION, ENCODER), whole)
+def test_only_declared_features_are_read(scorer):
+    assert scorer.needs <= FEATURES | ADDED
+    whole = scorer.score(features(), QUESTION, ENCODER)
+    assert torch.equal(scorer.score(only(scorer.needs, features()), QUESTION, ENCODER), whole)
 
 
 @every
-def test_features_are_not_changed(cls):
+def test_features_are_not_changed(scorer):
     given = features()
     before = copy.deepcopy(given)
-    cls().score(given, QUESTION, ENCODER)
+    scorer.score(given, QUESTION, ENCODER)
     assert all(torch.equal(getattr(given, name), getattr(before, name)) for name in FEATURES | {"times", "tokens"})
 
 
 @every
-def test_query_aware_means_that_the_question_matters(cls):
+def test_query_aware_means_that_the_question_matters(scorer):
     other = Question("Who sings?", stem="Who sings?", spans=((0.0, 0.5, 3.0),))
-    first, second = (cls().score(features(), question, ENCODER) for question in (QUESTION, other))
-    assert torch.equal(first, second) == (not cls.query_aware)
+    first, second = (scorer.score(features(), question, ENCODER) for question in (QUESTION, other))
+    assert torch.equal(first, second) == (not scorer.query_aware)
 
 
 @every
-def test_the_same_question_gets_the_same_scores(cls):
-    scorer = cls()
+def test_the_same_question_gets_the_same_scores(scorer):
     assert torch.equal(scorer.score(features(), QUESTION, ENCODER), scorer.score(features(), QUESTION, ENCODER))

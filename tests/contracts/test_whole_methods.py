@@ -5,24 +5,15 @@ import torch
 from helpers.checkpoints import write_tiny
 
 from lmms_kvtp.encode import encode
-from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.layer_pruning.base import LayerPruner
-from lmms_kvtp.method import KVTP, Method, build_method
+from lmms_kvtp.method import KVTP, Method, build_method, class_of, names_of
 from lmms_kvtp.pipeline import Prepared, prepare
-from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.questions import Question
-from lmms_kvtp.resolve import available, resolve
-from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
-PRUNERS, ENCODERS = available("lmms_kvtp.pruners"), available("lmms_kvtp.encoders")
-SCORERS = [
-    name
-    for name in available("lmms_kvtp.scorers")
-    if resolve("lmms_kvtp.scorers", name, FrameScorer).goes_with in ("", "siglip")
-]
+PRUNERS, ENCODERS = names_of("pruner"), names_of("encoder")
+SCORERS = [name for name in names_of("scorer") if name != "shared"]
 """All but those whose encoder has no weights before it is trained."""
 SMALL = {"fastv": {"layer": "1"}, "prunevid": {"layer": "1"}, "pyramiddrop": {"layers": "1:2:3"}, "none": {}}
 """Layers of a model of four."""
@@ -79,7 +70,7 @@ def test_keeping_all_gives_the_unpruned_logits_bit_for_bit_where_that_is_declare
     clip = Clip(4)
     whole = vlm.next_token_logits(ready(vlm, method(vlm, pruner="none", keep_ratio="1"), clip).prompt)
     kept = vlm.next_token_logits(ready(vlm, method(vlm, pruner=name, keep_ratio="1"), clip).prompt)
-    assert torch.equal(kept, whole) == resolve("lmms_kvtp.pruners", name, TokenPruner).identity_at_full
+    assert torch.equal(kept, whole) == class_of("pruner", name).identity_at_full
 
 
 @on_dull
@@ -95,13 +86,13 @@ def test_every_scorer_reads_a_video_that_says_little(vlm, name, clip):
 
 
 @on_dull
-@pytest.mark.parametrize("name", [name for name in available("lmms_kvtp.allocators") if name != "kvtp_release"])
+@pytest.mark.parametrize("name", [name for name in names_of("allocator") if name != "kvtp_release"])
 def test_every_allocator_splits_a_video_that_says_little(vlm, name, clip):
     check(vlm, method(vlm, allocator=name, pruner="grid"), clip)
 
 
 @on_dull
-@pytest.mark.parametrize("name", available("lmms_kvtp.layer_pruning"))
+@pytest.mark.parametrize("name", names_of("layer_pruning"))
 def test_every_layer_pruner_reads_a_video_that_says_little(vlm, name, clip):
     small = {f"layer_pruning__{field}": value for field, value in SMALL[name].items()}
     chosen = method(vlm, pruner="prumerge", keep_ratio="0.4", layer_pruning=name, **small)
@@ -114,7 +105,7 @@ def test_every_layer_pruner_reads_a_video_that_says_little(vlm, name, clip):
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "none"])
 def test_a_layer_outside_the_model_is_refused_with_its_layers(vlm, name):
-    cls = resolve("lmms_kvtp.layer_pruning", name, LayerPruner)
+    cls = class_of("layer_pruning", name)
     outside = cls(layers=(1, 2, 4)) if name == "pyramiddrop" else cls(layer=4)
     prompt = ready(vlm, method(vlm), Clip(2)).prompt
     with pytest.raises(ValueError, match="the model has layers 0 to 3"):
@@ -124,8 +115,8 @@ def test_a_layer_outside_the_model_is_refused_with_its_layers(vlm, name):
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", PRUNERS)
 def test_needs_that_an_encoder_cannot_meet_are_refused_by_name(name, encoder):
-    pruner = resolve("lmms_kvtp.pruners", name, TokenPruner)
-    missing = pruner.needs - resolve("lmms_kvtp.encoders", encoder, FrameEncoder).provides - {"text", "tokens"}
+    pruner = class_of("pruner", name)
+    missing = pruner.needs - class_of("encoder", encoder).provides - {"text", "tokens"}
     settings = {"encoder": encoder, "pruner": name, "scorer": "uniform", "allocator": "uniform"}
     if not missing:
         assert build_method(settings, KVTP).needs == pruner.needs - {"text", "tokens"}

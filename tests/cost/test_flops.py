@@ -12,7 +12,6 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from lmms_kvtp.cost.counter import counting, unfused
 from lmms_kvtp.cost.flops import (
     LLMShape,
     TextShape,
@@ -24,6 +23,7 @@ from lmms_kvtp.cost.flops import (
     text_flops,
     vision_flops,
 )
+from lmms_kvtp.cost.meter import counting, unfused
 
 VISION = VisionShape(image_size=44, patch_size=6, hidden=24, intermediate=40, layers=3, heads=4)
 LLM = LLMShape(hidden=32, intermediate=56, layers=2, heads=4, kv_heads=2, head_dim=8, vocabulary=71)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from helpers.answers import answers
 from helpers.checkpoints import IMAGE_SIZE, LLM, write_tiny
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.cost.counter import counting
 from lmms_kvtp.cost.flops import pooling_head_flops, prefill_flops, projector_flops, vision_flops
-from lmms_kvtp.pipeline import answer
+from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Frames
@@ -39,7 +39,7 @@ def ask(model: Model, method: str):
         # the counter does not see into the fused inference path of nn.MultiheadAttention
         chosen.encoder.model.vision_model.head.attention.train()
     options = GenerationOptions(max_new_tokens=4)
-    return next(answer(model.vlm, chosen, [Noise()], [Question(prompt="what color is it?")], options))
+    return next(answers(model.vlm, chosen, [Noise()], [Question(prompt="what color is it?")], options))
 
 
 @pytest.mark.parametrize(

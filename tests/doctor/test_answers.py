@@ -17,7 +17,7 @@ from lmms_kvtp.pruners.random import RandomTokens
 def test_random_under_another_name_is_caught(model):
     @dataclass(frozen=True)
     class Renamed(TokenPruner):
-        def prune(self, tokens, features, budgets, relevance=None):
+        def prune(self, tokens, features, budgets):
             return RandomTokens().prune(tokens, features, budgets)
 
     paper = exam(model, "pruner=grid,scorer=uniform,allocator=uniform,keep_ratio=0.3", pruner=Renamed())

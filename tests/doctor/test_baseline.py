@@ -7,9 +7,10 @@ import pytest
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Exam
-from lmms_kvtp.doctor.gates import Gate, baseline_logits
+from lmms_kvtp.doctor.gates import baseline_logits
 from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.embedded.questions import chosen_letter
+from lmms_kvtp.leaderboard.gates import Gate
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 

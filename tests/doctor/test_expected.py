@@ -7,8 +7,7 @@ import pytest
 from helpers.harness_files import ALL, sample, write_run
 
 from lmms_kvtp.doctor import expected
-from lmms_kvtp.doctor.expected import Expected, published, recorded
-from lmms_kvtp.doctor.gates import published_accuracy
+from lmms_kvtp.doctor.expected import Expected, published, published_accuracy, recorded
 from lmms_kvtp.shipped import MANIFEST, shipped_folder
 
 MODEL = "lmms-lab/LLaVA-Video-7B-Qwen2"

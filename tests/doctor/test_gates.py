@@ -12,7 +12,7 @@ from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.doctor.gates import GATES, examine
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage
-from lmms_kvtp.leaderboard.gates import gates_of, read_gates, to_record, write_record
+from lmms_kvtp.leaderboard.gates import read_records, record_of, write_record
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.random import RandomTokens
@@ -23,7 +23,7 @@ from lmms_kvtp.types import FrameTokens
 class Stub(TokenPruner):
     """Prunes nothing, whatever is asked."""
 
-    def prune(self, tokens, features, budgets, relevance=None):
+    def prune(self, tokens, features, budgets):
         return Unpruned().prune(tokens, features, torch.full_like(budgets, tokens.capacity))
 
 
@@ -31,7 +31,7 @@ class Stub(TokenPruner):
 class Shuffled(TokenPruner):
     """Tokens that do not stand where they say."""
 
-    def prune(self, tokens, features, budgets, relevance=None):
+    def prune(self, tokens, features, budgets):
         packed = RandomTokens().prune(tokens, features, budgets)
         order = torch.randperm(len(packed.frame), generator=torch.Generator().manual_seed(1))
         return replace(packed, embeds=packed.embeds[order])
@@ -41,7 +41,7 @@ class Shuffled(TokenPruner):
 class Backwards(TokenPruner):
     """The last tokens first; each says where it stands."""
 
-    def prune(self, tokens, features, budgets, relevance=None):
+    def prune(self, tokens, features, budgets):
         packed = RandomTokens().prune(tokens, features, budgets)
         return replace(packed, **{name: getattr(packed, name).flip(0) for name in ("embeds", "frame", "patch", "size")})
 
@@ -50,7 +50,7 @@ class Backwards(TokenPruner):
 class Dimming(TokenPruner):
     """Random tokens at half their strength, all of them included."""
 
-    def prune(self, tokens, features, budgets, relevance=None):
+    def prune(self, tokens, features, budgets):
         packed = RandomTokens().prune(tokens, features, budgets)
         return replace(packed, embeds=packed.embeds / 2)
 
@@ -62,7 +62,7 @@ class Recalling(TokenPruner):
     seed: Callable[[list[str]], int]
     seen: list[str] = field(default_factory=list, compare=False)
 
-    def prune(self, tokens, features, budgets, relevance=None):
+    def prune(self, tokens, features, budgets):
         self.seen.append(tokens.key)
         return RandomTokens(seed=self.seed(self.seen)).prune(tokens, features, budgets)
 
@@ -71,7 +71,7 @@ class Recalling(TokenPruner):
 class Forgetful(TokenPruner):
     """Random without a seed."""
 
-    def prune(self, tokens: FrameTokens, features, budgets, relevance=None):
+    def prune(self, tokens: FrameTokens, features, budgets):
         return RandomTokens(seed=int(torch.seed() % 1000)).prune(tokens, features, budgets)
 
 
@@ -258,8 +258,7 @@ def test_what_stays_of_earlier_videos_is_caught(model, seed, detail):
 
 def test_the_leaderboard_reads_the_record(model, tmp_path):
     paper = exam(model, pruner=Stub())
-    record = to_record(paper.method, "random", examine(paper))
-    write_record(tmp_path / "stub_gates.json", record)
-    [read] = read_gates([tmp_path / "stub_gates.json"])
+    write_record(tmp_path / "stub_gates.json", paper.method, "random", examine(paper))
+    [read] = read_records([tmp_path / "stub_gates.json"])
     assert "changed output" in read.failed and read.status.startswith("failed: ")
-    assert gates_of(record["method"], [read]) is read
+    assert record_of(paper.method.describe(), [read]) is read

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.doctor import reference
-from lmms_kvtp.doctor.reference import PUBLISHED, Parity, _all, reference_logits, report, transformers_model
+from lmms_kvtp.doctor.reference import PUBLISHED, Parity, all_tokens, reference_logits, report, transformers_model
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
@@ -202,7 +202,7 @@ def test_published_logits_are_those_behind_the_first_three_tokens(
     vlm: LlavaVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real numbers need real weights; here a model's own, from a whole prompt with a video in it."""
-    prompt = vlm.assemble([_all(vlm, frames(2))], QUESTION)
+    prompt = vlm.assemble([all_tokens(vlm, frames(2))], QUESTION)
     with torch.inference_mode():
         rows = vlm.network.llm(inputs_embeds=prompt.embeds[None]).logits[0, :3, :3]
     monkeypatch.setattr(reference, "PUBLISHED", {Path(vlm.name).name: rows.tolist()})

@@ -44,7 +44,7 @@ def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list
     for cell, run in zip(CELLS, swept, strict=True):
         [alone] = read_runs(folder / "alone" / cell.folder, cell.name)
         assert texts(folder / "swept" / cell.folder) == texts(folder / "alone" / cell.folder)
-        for ours, theirs in zip(run.records, alone.records, strict=True):
+        for ours, theirs in zip(run.answers, alone.answers, strict=True):
             assert ours.cost is not None and theirs.cost is not None
             assert ours.cost.tokens_kept == theirs.cost.tokens_kept
             assert ours.cost.layer_lengths == theirs.cost.layer_lengths
@@ -64,10 +64,10 @@ def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run], capsys: 
         *(cell.name for cell in CELLS),
     ]
     again = [read_runs(folder / "swept" / cell.folder, cell.name)[0] for cell in CELLS]
-    assert [len(run.records) for run in again] == [LIMIT] * 3
-    assert [[r.score for r in run.records] for run in again] == [[r.score for r in run.records] for run in swept]
-    kept = [r.cost.seconds for r in swept[0].records if r.cost]
-    assert [r.cost.seconds for r in again[0].records if r.cost] == kept, "answers that were there are not made again"
+    assert [len(run.answers) for run in again] == [LIMIT] * 3
+    assert [[r.score for r in run.answers] for run in again] == [[r.score for r in run.answers] for run in swept]
+    kept = [r.cost.seconds for r in swept[0].answers if r.cost]
+    assert [r.cost.seconds for r in again[0].answers if r.cost] == kept, "answers that were there are not made again"
 
 
 def texts(folder: Path) -> dict[str, str]:

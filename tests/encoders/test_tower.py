@@ -15,8 +15,8 @@ from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead, load_tower
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import Tower
 from lmms_kvtp.questions import Question
+from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.scorers.parts.fusion import FusionHead
-from lmms_kvtp.scorers.shared import Shared
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.frames import Frames
 
@@ -85,7 +85,7 @@ def test_the_scorer_reads_frames_in_their_context(folder):
     head = FusionHead.load(folder / "fusion.json", folder / "fusion.safetensors")
     own, local, whole = (encoder.logits(view, text)[0] for view in head.views(made.image))
     wanted = 0.25 * own + 0.25 * local + 0.5 * whole
-    torch.testing.assert_close(Shared().score(made, QUESTION, encoder), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(KVTP().score(made, QUESTION, encoder), wanted, atol=1e-6, rtol=0)
 
 
 def test_operations_equal_the_closed_forms(folder):
@@ -97,11 +97,12 @@ def test_operations_equal_the_closed_forms(folder):
     into_text = count * 2 * 24 * 32
     # the probe is projected once for each frame, scores and mixing are per frame
     assert counter.get_total_flops() == pooling_head_flops(tower, count, patches=6) + into_text
+    assert encoder.flops(count, frozenset({"image"}), POOL) == counter.get_total_flops()
     encoder.text_side.tower.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
-        Shared().score(made, QUESTION, encoder)
-    assert counter.get_total_flops() == Shared().flops(count, QUESTION, encoder)
-    assert Shared().flops(count, QUESTION, encoder) > text_flops(TextShape(32, 48, 2, 32), [64])
+        KVTP().score(made, QUESTION, encoder)
+    assert counter.get_total_flops() == KVTP().flops(made, QUESTION, encoder)
+    assert KVTP().flops(made, QUESTION, encoder) > text_flops(TextShape(32, 48, 2, 32), [64])
 
 
 def test_text_sides_come_back_in_half_precision_too(folder, siglip, tmp_path):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from lmms_kvtp.leaderboard.board import Board, build
-from lmms_kvtp.leaderboard.discover import reading_runs
+from lmms_kvtp.leaderboard.discover import pending_runs
 
 PARTS = {
     "encoder": {"class": "lmms_kvtp.encoders.siglip:Siglip", "device": "cpu"},
@@ -93,5 +93,5 @@ def write_pair(folder: Path, **changes) -> Path:
 
 def read_board(folder: Path, gates=(), allow=(), processes: int = 1) -> Board:
     """The board of all runs below `folder`."""
-    with reading_runs([folder], processes) as runs:
+    with pending_runs([folder], processes) as runs:
         return build(runs, gates, allow)

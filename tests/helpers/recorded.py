@@ -21,9 +21,9 @@ from helpers.stub import Stub
 from PIL import Image
 
 from lmms_kvtp.__main__ import COMMANDS, main
-from lmms_kvtp.harness import gen_kwargs as decoding
+from lmms_kvtp.harness import requests as decoding
 from lmms_kvtp.harness.plugin import MODELS
-from lmms_kvtp.leaderboard.provenance import _label
+from lmms_kvtp.leaderboard.provenance import label
 from lmms_kvtp.method import PARTS
 from lmms_kvtp.presets import PRESETS
 from lmms_kvtp.resolve import available, resolve
@@ -102,7 +102,7 @@ def store_keys(folder: Path, endpoint: str) -> dict[str, Any]:
 def labels() -> dict[str, str]:
     """What each stored row of the leaderboard is called, read from its settings."""
     stored = sorted((ROOT / "leaderboard" / "results").glob("*.json"))
-    return {path.name: _label(json.loads(path.read_text())["settings"]) for path in stored}
+    return {path.name: label(json.loads(path.read_text())["settings"]) for path in stored}
 
 
 def table(methods: Mapping[str, str] | tuple[str, ...], folder: Path, limit: int | None = None) -> dict[str, Any]:

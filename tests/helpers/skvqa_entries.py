@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmms_kvtp.skvqa.entry import Entry, make
+from lmms_kvtp.skvqa.entry import Entry, make_entry
 
 
 def entry(question_id: str = "001-1", dataset: str = "videomme", **changes: Any) -> Entry:
@@ -22,7 +22,7 @@ def entry(question_id: str = "001-1", dataset: str = "videomme", **changes: Any)
         "models": {"captioner": "tiny", "refiner": "rule", "scorer": "tiny"},
         "prompts": "v1",
     }
-    return make(dataset=dataset, **{**values, **changes})
+    return make_entry(dataset=dataset, **{**values, **changes})
 
 
 def long_entry(question_id: str, frames: int, peak: float, **changes: Any) -> Entry:

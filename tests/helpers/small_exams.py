@@ -5,10 +5,11 @@ from dataclasses import replace
 import torch
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.doctor.exam import Asked, Exam
-from lmms_kvtp.doctor.gates import GATES, Gate
+from lmms_kvtp.doctor.exam import Exam, ExamQuestion
+from lmms_kvtp.doctor.gates import GATES
 from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.embedded.questions import chosen_letter
+from lmms_kvtp.leaderboard.gates import Gate
 from lmms_kvtp.questions import Question
 from lmms_kvtp.video.frames import Frames
 
@@ -32,7 +33,8 @@ class Clip:
 
 def exam(model: Model, settings: str = "pruner=grid,keep_ratio=0.3", **parts) -> Exam:
     options = ("red", "green", "blue", "grey")
-    asked = [Asked(Question(f"Which color? {n} A. red B. green", stem="Which color?"), "A", options) for n in (1, 2)]
+    questions = [Question(f"Which color? {n} A. red B. green", stem="Which color?") for n in (1, 2)]
+    asked = [ExamQuestion(question, "A", options) for question in questions]
     method = replace(model.method(f"{settings},encoder.device=cpu"), **parts)
     return Exam(model.vlm, method, [Clip(1), Clip(2)], [asked, asked], chosen_letter, reference)
 

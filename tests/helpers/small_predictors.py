@@ -6,7 +6,7 @@ import torch
 
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import SeenVideo
+from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import Parts, SiglipTowers
@@ -17,7 +17,7 @@ THINGS = ["cat", "dog", "sun"]
 RECIPE = Recipe(epochs=6, lr=5e-3, videos_per_step=4, objective=Objective(level="frame"))
 
 
-def videos(count: int, seed: int) -> list[SeenVideo]:
+def videos(count: int, seed: int) -> list[CachedVideo]:
     """Frames show one of three things each, in the space of random image embeddings; questions ask for a thing."""
     draw = torch.Generator().manual_seed(seed)
     looks = torch.randn(3, 32, generator=torch.Generator().manual_seed(1)) * 3
@@ -30,7 +30,7 @@ def videos(count: int, seed: int) -> list[SeenVideo]:
             spans = tuple((float(t), t + 1.0, 5.0) for t in range(10) if shown[t] == thing)
             questions += [Question("", refined=f"find the {name}", spans=spans)] if spans else []
         questions.append(Question("", refined="what is it all about", spans=()))
-        made.append(SeenVideo(Example(f"v{number}.mp4", tuple(questions)), image, torch.arange(10.0)))
+        made.append(CachedVideo(Example(f"v{number}.mp4", tuple(questions)), image, torch.arange(10.0)))
     return made
 
 

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from lmms_kvtp.method import names_of
 from lmms_kvtp.rendering import between
-from lmms_kvtp.resolve import available
 
 ROOT = Path(__file__).parents[2]
 PAGE, BENCHMARKS = ROOT / "docs" / "methods.md", ROOT / "benchmarks"
@@ -51,7 +51,7 @@ def test_every_pruner_was_timed_or_is_said_to_be_left_out(monkeypatch):
     script = benchmark("pruners", monkeypatch)
     result = json.loads((BENCHMARKS / "results" / "pruners_cpu.json").read_text())
     rows = result["rows"]
-    assert sorted([*(row["pruner"] for row in rows), *result["left_out"]]) == available("lmms_kvtp.pruners")
+    assert sorted([*(row["pruner"] for row in rows), *result["left_out"]]) == names_of("pruner")
     assert between(PAGE, "pruner costs")[1].split() == script.table(rows).split()
 
 

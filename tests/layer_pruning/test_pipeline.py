@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import checkpoints
+from helpers.answers import answers
 
 from lmms_kvtp.cost.flops import decode_flops, prefill_flops
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.pipeline import answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import TEXT, VISION, GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Frames
@@ -37,7 +37,7 @@ def vlm(tmp_path_factory):
 def ask(vlm, **settings):
     settings = {name.replace("__", "."): value for name, value in settings.items()}
     method = build_method(settings, {**KVTP, "encoder.pretrained": vlm.default_encoder})
-    [said] = answer(vlm, method, [Clip()], [Question("What happens?", stem="What happens?")], OPTIONS)
+    [said] = answers(vlm, method, [Clip()], [Question("What happens?", stem="What happens?")], OPTIONS)
     return said.cost
 
 

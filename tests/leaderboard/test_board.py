@@ -5,9 +5,10 @@ import json
 import pytest
 from helpers.harness_files import ALL, BASE, COST, OURS, read_board, sample, samples, write_base, write_pair, write_run
 
-from lmms_kvtp.leaderboard.outputs import to_csv, to_markdown
 from lmms_kvtp.leaderboard.page import points, to_html
 from lmms_kvtp.leaderboard.provenance import command
+from lmms_kvtp.leaderboard.results import to_csv
+from lmms_kvtp.leaderboard.tables import to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
 
 KVTP = {
@@ -24,15 +25,15 @@ def names(board) -> list[str]:
 def test_rows_carry_measured_tokens_costs_and_pairs_against_the_unpruned_model(tmp_path):
     board = read_board(write_pair(tmp_path))
     full, random = board.rows
-    cell = random.cells["skvqa_synth"]
+    score = random.scores["skvqa_synth"]
     assert names(board) == ["all tokens", "random"]
     assert (full.keep_ratio, random.keep_ratio) == (1.0, 0.25)
-    assert cell.accuracy.mean == pytest.approx(50)
-    assert cell.difference.mean == pytest.approx(-100 / 3)
+    assert score.accuracy.mean == pytest.approx(50)
+    assert score.difference.mean == pytest.approx(-100 / 3)
     assert random.relative.mean == pytest.approx(60)
-    assert (cell.cost.tokens_kept, cell.cost.flops, cell.cost.seconds) == (25, 8_000_000, 0.5 + 0.25 / 2)
-    assert full.cells["skvqa_synth"].difference is None
-    kinds = {kind: value.mean for kind, value in cell.kinds.items()}
+    assert (score.cost.tokens_kept, score.cost.flops, score.cost.seconds) == (25, 8_000_000, 0.5 + 0.25 / 2)
+    assert full.scores["skvqa_synth"].difference is None
+    kinds = {kind: value.mean for kind, value in score.kinds.items()}
     assert kinds == pytest.approx({"color": 100 / 3, "end": 200 / 3})
 
 
@@ -55,7 +56,7 @@ def test_the_average_needs_every_task(tmp_path):
     assert random.relative is None
     write_run(tmp_path / "two" / "random", samples([1, 0, 0, 1]), "other")
     [_, random] = read_board(tmp_path).rows
-    errors = [random.cells[task].relative.stderr for task in ("other", "skvqa_synth")]
+    errors = [random.scores[task].relative.stderr for task in ("other", "skvqa_synth")]
     assert random.relative.mean == pytest.approx((60 + 100 * 2 / 3) / 2)
     assert random.relative.stderr == pytest.approx(sum(e * e for e in errors) ** 0.5 / 2)
     assert random.relative.count == 6 + 4
@@ -83,14 +84,14 @@ def test_a_row_over_tasks_counts_questions_and_names_every_command(tmp_path):
 def test_runs_of_one_method_but_other_settings_are_no_row_over_tasks(tmp_path, changes):
     write_run(tmp_path / "one", samples(OURS))
     write_run(tmp_path / "two", samples(OURS), "other", **changes)
-    assert sorted(list(row.cells) for row in read_board(tmp_path).rows) == [["other"], ["skvqa_synth"]]
+    assert sorted(list(row.scores) for row in read_board(tmp_path).rows) == [["other"], ["skvqa_synth"]]
 
 
 def test_one_method_run_twice_is_two_rows(tmp_path):
     write_run(tmp_path / "one", samples(OURS))
     write_run(tmp_path / "two", samples(BASE))
     board = read_board(tmp_path)
-    assert [round(row.cells["skvqa_synth"].accuracy.mean) for row in board.rows] == [50, 83]
+    assert [round(row.scores["skvqa_synth"].accuracy.mean) for row in board.rows] == [50, 83]
     assert board.left == ()
 
 
@@ -98,8 +99,8 @@ def test_a_breakdown_is_clustered_by_video_too(tmp_path):
     rows = [sample(i, float(score), f"v{i // 2}", sparsity=1.2) for i, score in enumerate(OURS)]
     write_run(tmp_path, rows)
     [row] = read_board(tmp_path).rows
-    cell = row.cells["skvqa_synth"]
-    assert (cell.kinds, cell.sparsities) == ({"color": cell.accuracy}, {"0 to 1.5": cell.accuracy})
+    score = row.scores["skvqa_synth"]
+    assert (score.kinds, score.sparsities) == ({"color": score.accuracy}, {"0 to 1.5": score.accuracy})
 
 
 def test_pruning_between_layers_is_no_baseline(tmp_path):
@@ -108,8 +109,8 @@ def test_pruning_between_layers_is_no_baseline(tmp_path):
     write_run(tmp_path / "fastv", samples(OURS), parts=ALL | layers, keep_ratio=1.0)
     fastv, full = read_board(tmp_path).rows
     assert (fastv.name, full.name) == ("FastV", "all tokens")
-    assert fastv.cells["skvqa_synth"].difference.mean == pytest.approx(-100 / 3)
-    assert full.cells["skvqa_synth"].difference is None
+    assert fastv.scores["skvqa_synth"].difference.mean == pytest.approx(-100 / 3)
+    assert full.scores["skvqa_synth"].difference is None
 
 
 def test_cached_answers_have_no_cost_and_are_counted(tmp_path):
@@ -117,7 +118,7 @@ def test_cached_answers_have_no_cost_and_are_counted(tmp_path):
     rows = [*samples(OURS[:4]), sample(4, 0.0, "v2", cost=None), sample(5, 0.0, "v2", "end", cost={"error": "gone"})]
     write_run(tmp_path / "random", rows)
     board = read_board(tmp_path)
-    assert board.rows[1].cells["skvqa_synth"].cost.count == 4
+    assert board.rows[1].scores["skvqa_synth"].cost.count == 4
     assert board.notes[1:] == (
         "random, skvqa_synth: 1 of 6 questions failed and count as wrong",
         "random, skvqa_synth: 1 of 6 answers carry no cost (cached)",
@@ -135,7 +136,7 @@ def test_a_run_of_cached_answers_only_has_no_ratio(tmp_path):
     write_run(tmp_path / "random", samples(OURS, cost=None))
     [_, random] = read_board(tmp_path).rows
     assert random.keep_ratio is None
-    assert random.cells["skvqa_synth"].cost is None
+    assert random.scores["skvqa_synth"].cost is None
 
 
 def test_rows_of_one_label_are_told_apart_by_what_differs(tmp_path):
@@ -155,7 +156,7 @@ def test_sparsity_is_binned_by_ranges_in_order(tmp_path):
     rows = [sample(i, 1.0, f"v{i}", sparsity=value) for i, value in enumerate([1.2, 1.5, 1.69, 2.4, 9.0])]
     write_run(tmp_path, rows)
     [row] = read_board(tmp_path).rows
-    counts = {name: value.count for name, value in row.cells["skvqa_synth"].sparsities.items()}
+    counts = {name: value.count for name, value in row.scores["skvqa_synth"].sparsities.items()}
     assert list(counts.items()) == [("0 to 1.5", 1), ("1.5 to 2", 2), ("2 to 3", 1), ("5 and more", 1)]
 
 
@@ -190,7 +191,7 @@ def test_peak_memory_is_the_largest_and_flops_need_every_answer(tmp_path):
     costs = [{**COST, "peak_bytes": 5}, {**COST, "peak_bytes": 9, "flops": {}}]
     write_run(tmp_path, [sample(i, 1.0, f"v{i}", cost=cost) for i, cost in enumerate(costs)])
     [row] = read_board(tmp_path).rows
-    cost = row.cells["skvqa_synth"].cost
+    cost = row.scores["skvqa_synth"].cost
     assert (cost.peak_bytes, cost.flops) == (9, None)
 
 
@@ -202,7 +203,7 @@ def test_seconds_leave_out_the_warm_up_and_say_that_they_are_of_a_sweep(tmp_path
     write_run(tmp_path / "full", rows, parts={"pruner": {"class": "lmms_kvtp.pruners.none:Unpruned"}}, keep_ratio=1.0)
     write_run(tmp_path / "random", samples(OURS))
     board = read_board(tmp_path)
-    full, random = (row.cells["skvqa_synth"].cost for row in board.rows)
+    full, random = (row.scores["skvqa_synth"].cost for row in board.rows)
     assert full.seconds == pytest.approx(0.5 + 0.25 / 2) and full.count == 6
     assert (full.swept, random.swept) == (True, False)
     assert any("seconds marked shared (all tokens) are of a sweep" in note for note in board.notes)

@@ -8,7 +8,7 @@ import pytest
 from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
 
 from lmms_kvtp.leaderboard.board import ALLOW
-from lmms_kvtp.leaderboard.gates import gates_of, read_gates
+from lmms_kvtp.leaderboard.gates import read_records, record_of
 from lmms_kvtp.leaderboard.verdicts import judge
 
 
@@ -19,7 +19,7 @@ def names(board) -> list[str]:
 def test_runs_in_one_folder_keep_their_samples_apart(tmp_path):
     write_base(tmp_path, BASE)
     write_run(tmp_path, samples(OURS), stamp="20260102_000000")
-    assert [round(row.cells["skvqa_synth"].accuracy.mean) for row in read_board(tmp_path).rows] == [83, 50]
+    assert [round(row.scores["skvqa_synth"].accuracy.mean) for row in read_board(tmp_path).rows] == [83, 50]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_runs_of_other_questions_are_refused_and_never_paired(tmp_path):
     assert names(board) == ["all tokens"]
     assert "another set of questions: 4 questions, q0 to q3" in board.left[0].why
     [_, random] = read_board(tmp_path, allow=["questions"]).rows
-    assert random.cells["skvqa_synth"].difference is None
+    assert random.scores["skvqa_synth"].difference is None
     assert random.relative is None
 
 
@@ -84,7 +84,7 @@ def test_a_run_is_judged_against_the_baseline_of_its_own_model_and_frames(tmp_pa
         write_base(tmp_path / str(value) / "full", base, **{facet: value})
         write_run(tmp_path / str(value) / "random", samples(ours), **{facet: value})
     board = read_board(tmp_path, allow=[facet])
-    gaps = [row.cells["skvqa_synth"].difference for row in board.rows]
+    gaps = [row.scores["skvqa_synth"].difference for row in board.rows]
     assert [gap and round(gap.mean) for gap in gaps] == [None, None, -33, 33]
     [judged] = judge(board)["skvqa_synth"]
     assert round(judged.difference.mean) == -33
@@ -95,7 +95,7 @@ def test_of_two_unpruned_runs_the_first_is_the_baseline_of_table_and_verdicts(tm
     write_base(tmp_path / "b", [0, 0, 0, 0, 0, 1])
     write_run(tmp_path / "random", samples(OURS))
     board = read_board(tmp_path)
-    [_, again, random] = [row.cells["skvqa_synth"].difference for row in board.rows]
+    [_, again, random] = [row.scores["skvqa_synth"].difference for row in board.rows]
     assert (round(again.mean), round(random.mean)) == (-67, -33)
     assert [one.difference for one in judge(board)["skvqa_synth"]] == [again, random]
 
@@ -104,7 +104,7 @@ def test_failed_gates_refuse_a_row_and_missing_ones_are_shown(tmp_path):
     write_pair(tmp_path)
     record = {"method": {**PARTS, "keep_ratio": 0.5}, "gates": [{"name": "exact budget", "passed": False}]}
     (tmp_path / "gates.json").write_text(json.dumps(record))
-    gates = read_gates([tmp_path / "gates.json"])
+    gates = read_records([tmp_path / "gates.json"])
     board = read_board(tmp_path, gates)
     assert names(board) == ["all tokens"]
     assert "gates failed: exact budget" in board.left[0].why
@@ -114,7 +114,7 @@ def test_failed_gates_refuse_a_row_and_missing_ones_are_shown(tmp_path):
 def test_passed_gates_count_and_skipped_ones_do_not(tmp_path):
     gate = [{"name": "a", "passed": True}, {"name": "b", "passed": None}, {"name": "c", "passed": True}]
     (tmp_path / "gates.json").write_text(json.dumps([{"method": PARTS, "gates": gate}]))
-    [record] = read_gates([tmp_path / "gates.json"])
+    [record] = read_records([tmp_path / "gates.json"])
     assert record.status == "passed 2"
 
 
@@ -124,15 +124,15 @@ def test_the_last_record_of_a_method_counts_on_whatever_device(tmp_path):
         method = {**PARTS, "encoder": {**PARTS["encoder"], "device": device}}
         path = tmp_path / f"{device[:3]}_gates.json"
         path.write_text(json.dumps({"method": method, "gates": [{"name": "order", "passed": passed}]}))
-        gates += read_gates([path])
-    assert gates_of(PARTS, gates).status == "passed 1"
-    assert gates_of({**PARTS, "pruner": {"class": "other"}}, gates) is None
+        gates += read_records([path])
+    assert record_of(PARTS, gates).status == "passed 1"
+    assert record_of({**PARTS, "pruner": {"class": "other"}}, gates) is None
 
 
 def test_a_foreign_record_of_gates_is_named(tmp_path):
     (tmp_path / "gates.json").write_text('{"method": {}}')
     with pytest.raises(ValueError, match=r"gates.json is no record of lmms-kvtp doctor: KeyError"):
-        read_gates([tmp_path / "gates.json"])
+        read_records([tmp_path / "gates.json"])
 
 
 def test_bad_files_are_listed_and_do_not_stop_the_table(tmp_path):
@@ -162,7 +162,7 @@ def test_the_newer_of_two_equal_runs_counts(tmp_path):
     write_pair(tmp_path)
     write_run(tmp_path / "random", samples([1] * 6), stamp="20260102_000000")
     board = read_board(tmp_path)
-    assert board.rows[1].cells["skvqa_synth"].accuracy.mean == 100
+    assert board.rows[1].scores["skvqa_synth"].accuracy.mean == 100
     assert "superseded by 20260102_000000_results.json" in board.left[0].why
     assert board.refused == 0
 

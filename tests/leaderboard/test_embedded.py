@@ -6,14 +6,14 @@ import pytest
 
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.leaderboard import embedded
-from lmms_kvtp.leaderboard.runs import Record, Run
+from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 
 
 def run(name: str, right: str, kept: int) -> Run:
     """Six questions on three videos; `right` has a 1 for each right answer."""
     cost = SampleCost(tokens_before=40, tokens_kept=kept)
-    records = [
-        Record(
+    answers = [
+        ScoredAnswer(
             question=f"q{i}",
             video=f"v{i // 2}",
             kind="color" if i % 2 else "end",
@@ -23,7 +23,7 @@ def run(name: str, right: str, kept: int) -> Run:
         )
         for i, hit in enumerate(right)
     ]
-    return Run(name, "task", tuple(records), {})
+    return Run(name, "task", tuple(answers), {})
 
 
 FULL, ALONE, KVTP = run("full", "111111", 40), run("random", "101010", 8), run("kvtp+random", "111010", 8)
@@ -55,7 +55,7 @@ def test_seeds_stand_side_by_side_with_their_spread() -> None:
 
 def test_only_sparse_questions_are_left() -> None:
     left = embedded.sparse(KVTP, {f"q{i}": 1.0 + i / 2 for i in range(6)}, 2.0)
-    assert [record.question for record in left.records] == ["q2", "q3", "q4", "q5"]
+    assert [answer.question for answer in left.answers] == ["q2", "q3", "q4", "q5"]
 
 
 @pytest.mark.parametrize("draw", ["tokens", "temperatures", "sparsity"])

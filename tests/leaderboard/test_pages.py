@@ -11,10 +11,11 @@ from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_
 from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.outputs import escape_latex, shown, to_csv, to_json, to_latex, to_markdown
-from lmms_kvtp.leaderboard.page import Point, _mark, draw, pareto, points, side_by_side, to_html
+from lmms_kvtp.leaderboard.page import AXES, Point, draw, mark, pareto, points, side_by_side, to_html
 from lmms_kvtp.leaderboard.provenance import reported
-from lmms_kvtp.leaderboard.stats import Estimate
+from lmms_kvtp.leaderboard.results import to_csv, to_json
+from lmms_kvtp.leaderboard.stats import Estimate, shown
+from lmms_kvtp.leaderboard.tables import escape_latex, to_latex, to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}$x_y$|`"
@@ -72,10 +73,10 @@ def test_numbers_in_csv_are_in_full(board):
     assert float(random["difference"]) == pytest.approx(-100 / 3)
     assert (full["difference"], random["tokens_kept"], random["seconds"]) == ("", "25.0", "0.625")
     assert random["commit"] == "0123456789abcdef"
-    cell = board.rows[1].cells["skvqa_synth"]
+    score = board.rows[1].scores["skvqa_synth"]
     for name in ("accuracy", "difference", "relative"):
-        assert float(random[name]) == getattr(cell, name).mean
-        assert float(random[f"{name}_stderr"]) == getattr(cell, name).stderr
+        assert float(random[name]) == getattr(score, name).mean
+        assert float(random[f"{name}_stderr"]) == getattr(score, name).stderr
     assert (random["keep_ratio"], random["keep_ratio_measured"], random["flops"]) == ("0.25", "0.25", "8000000.0")
 
 
@@ -192,17 +193,11 @@ def test_the_front_holds_what_nothing_beats():
 
 
 def test_plots_show_measured_costs(board):
-    tokens, flops, seconds = (points(board.rows, "skvqa_synth", axis) for axis in _axes())
+    tokens, flops, seconds = (points(board.rows, "skvqa_synth", axis) for axis in AXES)
     assert [(p.name, p.x, round(p.y, 1)) for p in tokens] == [("all tokens", 100.0, 83.3), ("random, 25%", 25.0, 50.0)]
     assert [p.x for p in flops] == [8e-6, 8e-6]
     assert [p.x for p in seconds] == [0.625, 0.625]
-    assert [p.error for p in tokens] == [row.cells["skvqa_synth"].accuracy.stderr for row in board.rows]
-
-
-def _axes():
-    from lmms_kvtp.leaderboard.page import AXES
-
-    return AXES
+    assert [p.error for p in tokens] == [row.scores["skvqa_synth"].accuracy.stderr for row in board.rows]
 
 
 def test_rows_of_equal_cost_stand_side_by_side():
@@ -228,7 +223,7 @@ def test_the_same_plot_is_the_same_file():
 
 def test_a_bar_reaches_one_standard_error_to_either_side():
     axes = Figure().subplots()
-    _mark(axes, Point("x", 1.0, 50.0, 5.0), "C0", "o", best=True, right=0.0)
+    mark(axes, Point("x", 1.0, 50.0, 5.0), "C0", "o", best=True, right=0.0)
     [[segment]] = [lines.get_segments() for lines in axes.containers[0].lines[2]]
     assert segment.tolist() == [[1.0, 45.0], [1.0, 55.0]]
 

@@ -10,8 +10,8 @@ import pytest
 from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard import discover as module
-from lmms_kvtp.leaderboard.discover import Samples, reading
-from lmms_kvtp.leaderboard.outputs import to_json
+from lmms_kvtp.leaderboard.discover import SampleFile, pending_summaries
+from lmms_kvtp.leaderboard.results import to_json
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def runs(tmp_path):
 
 
 def files(folder):
-    return [Samples(path, "a", "skvqa_synth", {}) for path in sorted(folder.rglob("*_samples_*.jsonl"))]
+    return [SampleFile(path, "a", "skvqa_synth", {}) for path in sorted(folder.rglob("*_samples_*.jsonl"))]
 
 
 def test_several_processes_read_what_one_reads(runs, monkeypatch):
@@ -43,22 +43,22 @@ def test_what_only_pythons_json_reads_is_read(tmp_path):
     [path] = tmp_path.rglob("*_samples_*.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     [row] = read_board(tmp_path).rows
-    assert row.cells["skvqa_synth"].accuracy.mean == 50
+    assert row.scores["skvqa_synth"].accuracy.mean == 50
 
 
 def test_processes_start_only_where_there_is_much_to_read(runs, monkeypatch):
-    with reading(files(runs), processes=2):
+    with pending_summaries(files(runs), processes=2):
         assert not multiprocessing.active_children()
     monkeypatch.setattr(module, "SHARE", 1)
-    with reading(files(runs), processes=2) as results:
+    with pending_summaries(files(runs), processes=2) as results:
         assert len(multiprocessing.active_children()) == 2
-        assert [len(results[place]().run.records) for place in (1, 2)] == [6, 6]
+        assert [len(results[place]().run.answers) for place in (1, 2)] == [6, 6]
         niceness = [os.getpriority(os.PRIO_PROCESS, child.pid) for child in multiprocessing.active_children()]
         assert max(niceness) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)  # one of them may not have begun
 
 
 def test_nobody_who_reads_looks_for_cycles(runs):
-    with pytest.raises(KeyError), reading(files(runs), processes=1):
+    with pytest.raises(KeyError), pending_summaries(files(runs), processes=1):
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()

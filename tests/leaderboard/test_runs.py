@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from lmms_kvtp.leaderboard.outputs import problems, summary
 from lmms_kvtp.leaderboard.runs import read_runs, read_samples
 from lmms_kvtp.leaderboard.stats import accuracy, difference
+from lmms_kvtp.leaderboard.tables import problems, summary
 
 COST = {"tokens_before": 100, "tokens_kept": 25, "seconds": {"prefill": 0.5}, "input_tokens": 40}
 
@@ -33,13 +33,13 @@ def write(folder, rows, stamp="20260101_000000", task="skvqa_synth"):
 def test_records_are_sorted_by_question_and_carry_cost(tmp_path):
     [run] = read_runs(write(tmp_path / "kvtp", [sample(2, 1.0), sample(1, 0.0)]))
     assert (run.name, run.task) == ("kvtp", "skvqa_synth")
-    assert [(r.question, r.score, r.cost.tokens_kept) for r in run.records] == [("q1", 0.0, 25), ("q2", 1.0, 25)]
+    assert [(r.question, r.score, r.cost.tokens_kept) for r in run.answers] == [("q1", 0.0, 25), ("q2", 1.0, 25)]
 
 
 def test_the_newest_of_two_runs_in_a_folder_counts(tmp_path):
     write(tmp_path, [sample(1, 0.0)], "20260101_000000")
     [run] = read_runs(write(tmp_path, [sample(1, 1.0)], "20260102_000000"))
-    assert run.records[0].score == 1.0
+    assert run.answers[0].score == 1.0
     assert run.config["config"]["stamp"] == "20260102_000000"
 
 
@@ -98,4 +98,4 @@ def test_a_task_names_its_own_cluster_before_the_usual_ones(tmp_path):
     write(tmp_path, rows)
     [path] = tmp_path.rglob("*_samples_*.jsonl")
     run = read_samples(path, "a", "skvqa_synth", {"configs": {"skvqa_synth": {"cluster_key": "clip"}}})
-    assert run.records[0].video == "its own"
+    assert run.answers[0].video == "its own"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmms_kvtp.leaderboard.runs import KINDS, VIDEOS, Layout, find, score
+from lmms_kvtp.leaderboard.runs import KINDS, VIDEOS, SampleFields, first_of, score
 
 VIDEOMME = {
     "doc_id": 3,
@@ -12,7 +12,7 @@ VIDEOMME = {
 
 
 def test_the_score_at_the_top_counts_before_any_item():
-    assert score({"score": 0.25, "acc": {"score": 1.0}}, Layout(("acc",))) == 0.25
+    assert score({"score": 0.25, "acc": {"score": 1.0}}, SampleFields(("acc",))) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -26,33 +26,33 @@ def test_the_score_at_the_top_counts_before_any_item():
     ],
 )
 def test_a_metric_gives_the_score_where_the_row_has_none(item, value):
-    assert score({"metric": item}, Layout(("absent", "metric"))) == value
+    assert score({"metric": item}, SampleFields(("absent", "metric"))) == value
 
 
 def test_the_first_metric_with_a_score_counts():
-    assert score({"one": {"score": 1.0}, "two": {"score": 0.0}}, Layout(("one", "two"))) == 1.0
+    assert score({"one": {"score": 1.0}, "two": {"score": 0.0}}, SampleFields(("one", "two"))) == 1.0
 
 
 def test_video_mme_rows_are_read_without_any_task_settings():
-    layout = Layout.of({})
-    assert score(VIDEOMME, layout) == 1.0
-    assert find(VIDEOMME, ("question_id",), layout) == "601-1"
-    assert find(VIDEOMME, KINDS, layout) == "OCR"
-    assert find(VIDEOMME, VIDEOS, layout) == "ignored"
+    fields = SampleFields.of({})
+    assert score(VIDEOMME, fields) == 1.0
+    assert first_of(VIDEOMME, ("question_id",), fields) == "601-1"
+    assert first_of(VIDEOMME, KINDS, fields) == "OCR"
+    assert first_of(VIDEOMME, VIDEOS, fields) == "ignored"
 
 
 def test_the_task_names_its_own_keys():
-    layout = Layout.of({"score_key": "points", "cluster_key": "clip", "metric_list": [{"metric": "m"}]})
-    assert score({"points": 0.75, "score": 0.0}, layout) == 0.75
-    assert (layout.metrics, layout.cluster_key) == (("m",), "clip")
+    fields = SampleFields.of({"score_key": "points", "cluster_key": "clip", "metric_list": [{"metric": "m"}]})
+    assert score({"points": 0.75, "score": 0.0}, fields) == 0.75
+    assert (fields.metrics, fields.cluster_key) == (("m",), "clip")
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5])
 def test_a_score_that_is_no_share_is_refused(value):
     with pytest.raises(ValueError, match=r"is not within 0 and 1"):
-        score({"score": value}, Layout())
+        score({"score": value}, SampleFields())
 
 
 def test_a_row_without_score_names_what_was_looked_for():
     with pytest.raises(KeyError, match="looked for score and for items of acc, f1"):
-        score({"acc": {"text": "A"}}, Layout(("acc", "f1")))
+        score({"acc": {"text": "A"}}, SampleFields(("acc", "f1")))

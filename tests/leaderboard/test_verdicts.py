@@ -6,7 +6,7 @@ import random
 import pytest
 import scipy.stats
 
-from lmms_kvtp.leaderboard.runs import Record, Run
+from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 from lmms_kvtp.leaderboard.stats import (
     Estimate,
     Flips,
@@ -22,7 +22,9 @@ from lmms_kvtp.leaderboard.verdicts import Comparison, compare, verdict_table
 
 
 def run(name: str, scores: list, per_video: int = 2, task: str = "a") -> Run:
-    records = tuple(Record(f"q{i:05}", f"v{i // per_video}", "", float(s), None, None) for i, s in enumerate(scores))
+    records = tuple(
+        ScoredAnswer(f"q{i:05}", f"v{i // per_video}", "", float(s), None, None) for i, s in enumerate(scores)
+    )
     return Run(name, task, records, {})
 
 
@@ -74,7 +76,9 @@ def test_questions_on_one_video_are_no_evidence_of_their_own():
 def test_videos_count_by_their_questions_in_the_interval():
     """Half of the videos have one question, won; half have three, unchanged: 25 points, not 50."""
     videos = [video for i in range(40) for video in ([i] if i % 2 else [i, i, i])]
-    records = [Record(f"q{n:05}", f"v{video}", "", float(video % 2), None, None) for n, video in enumerate(videos)]
+    records = [
+        ScoredAnswer(f"q{n:05}", f"v{video}", "", float(video % 2), None, None) for n, video in enumerate(videos)
+    ]
     ours, base = Run("x", "a", tuple(records), {}), run("y", [0.0] * len(records))
     gap, (low, high) = difference(ours, base), bootstrap_interval(ours, base)
     assert gap.mean == 25

@@ -6,6 +6,7 @@ import pytest
 from lmms_eval import models
 
 from lmms_kvtp.harness.plugin import MODELS
+from lmms_kvtp.presets import word_of
 
 ROWS = {
     "llava_video": ("uniform", "uniform", "none", "none", 1.0),
@@ -27,8 +28,11 @@ def build(name, checkpoint, **settings):
 
 
 def parts(method):
-    names = [getattr(method, part) for part in ("scorer", "allocator", "pruner", "layer_pruning")]
-    return (*(type(part).__module__.rpartition(".")[2] for part in names), method.keep_ratio)
+    described = method.describe()
+    return (
+        *(word_of(part, described) for part in ("scorer", "allocator", "pruner", "layer_pruning")),
+        method.keep_ratio,
+    )
 
 
 def test_every_id_is_tested_and_stands_in_the_docs():

@@ -41,7 +41,7 @@ def test_a_video_has_one_newline_behind_it(onevision, lookalike, tmp_path):
 
 def test_its_default_is_its_own_checkpoint(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert MODELS["llava_onevision_kvtp"][0].endswith("onevision.LlavaOnevisionKvtp")
+    assert MODELS["llava_onevision_kvtp"][0].endswith(".LlavaOnevisionKvtp")
     for model, name in ((LlavaOnevisionKvtp, "llava-onevision-qwen2-7b-ov"), (LlavaVideoKvtp, "LLaVA-Video-7B-Qwen2")):
         with pytest.raises(CheckpointError, match=f"'lmms-lab/{name}' is no folder here"):
             model(**FULL)

@@ -15,24 +15,25 @@ from lmms_kvtp.predictor.compare import (
     CLIP_SIZES,
     COLUMNS,
     SHARES,
-    Outcome,
+    CandidateResults,
     baselines,
     by_kind,
-    compare,
+    candidates_table,
+    measure_candidates,
     oracle,
-    table,
     trained,
     variants,
 )
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import SeenVideo
+from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.parts.fusion import FusionHead
+from lmms_kvtp.types import FrameFeatures
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 TINY = Path(__file__).parents[1] / "goldens" / "siglip_tiny"
 QUESTION = Question("", refined="who is it?", spans=())
-VIDEO = SeenVideo(Example("v.mp4", (QUESTION,)), torch.randn(7, 32), torch.arange(7.0))
+VIDEO = CachedVideo(Example("v.mp4", (QUESTION,)), torch.randn(7, 32), torch.arange(7.0))
 LABELS = torch.tensor([0.0, 5.0, 0.0, 3.0, 0.0, 0.0, 0.0])
 
 
@@ -63,25 +64,26 @@ def test_a_shared_predictor_needs_its_model_and_costs_its_head_alone(tmp_path):
         trained(str(tmp_path), siglip, None, {})
     row = trained(str(tmp_path), siglip, vlm, {})
     cells = vlm.pool.grid[0] * vlm.pool.grid[1]
-    video = SeenVideo(VIDEO.example, torch.randn(7, cells, 24).half(), torch.arange(7.0))
+    video = CachedVideo(VIDEO.example, torch.randn(7, cells, 24).half(), torch.arange(7.0))
     assert row.score(row.features(video), QUESTION, LABELS).shape == (7,)
     head = pooling_head_flops(VisionShape(0, 1, 24, 40, 0, 3), 7, patches=cells)
-    own = row.scorer.flops(7, QUESTION, row.encoder)
-    assert row.gigaflops(7, QUESTION, 2) == pytest.approx((own + head / 2) / 1e9)
+    own = row.scorer.flops(row.features(video), QUESTION, row.encoder)
+    assert row.gigaflops(row.features(video), QUESTION, 2) == pytest.approx((own + head / 2) / 1e9)
 
 
 def test_frames_are_paid_for_once_per_video_and_the_oracle_is_free(untuned):
     rows, shape = baselines(untuned), untuned.vision
+    seen = FrameFeatures(torch.arange(7.0))
     frames = vision_flops(shape, 7) + pooling_head_flops(shape, 7)
-    text = rows["untuned"].scorer.flops(7, QUESTION, untuned)
-    assert rows["untuned"].gigaflops(7, QUESTION, 4) == pytest.approx((text + frames / 4) / 1e9)
-    assert rows["uniform"].gigaflops(7, QUESTION, 4) == oracle(untuned).gigaflops(7, QUESTION, 4) == 0
+    text = rows["untuned"].scorer.flops(seen, QUESTION, untuned)
+    assert rows["untuned"].gigaflops(seen, QUESTION, 4) == pytest.approx((text + frames / 4) / 1e9)
+    assert rows["uniform"].gigaflops(seen, QUESTION, 4) == oracle(untuned).gigaflops(seen, QUESTION, 4) == 0
     assert torch.equal(oracle(untuned).score(oracle(untuned).features(VIDEO), QUESTION, LABELS), LABELS)
 
 
 def test_recall_is_told_apart_by_kind_where_the_data_says_kinds():
     rows = [("a.mp4", {"recall": 1.0}), ("a.mp4", {"recall": 0.0}), ("b.mp4", {"recall": 0.5})]
-    assert by_kind({"ours": Outcome(rows, ["where", "end", "where"])}) == (
+    assert by_kind({"ours": CandidateResults(rows, ["where", "end", "where"])}) == (
         ["end", "where"],
         [["ours", "0.000", "0.750"]],
     )
@@ -89,7 +91,9 @@ def test_recall_is_told_apart_by_kind_where_the_data_says_kinds():
 
 def test_recall_is_compared_video_by_video_in_whatever_order_they_came():
     rows = [(f"{name}.mp4", dict.fromkeys(COLUMNS, value)) for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.4))]
-    [ours, _] = table({"ours": Outcome(rows, gigaflops=[1.0]), "base": Outcome(rows[::-1], gigaflops=[1.0])}, "base")
+    [ours, _] = candidates_table(
+        {"ours": CandidateResults(rows, gigaflops=[1.0]), "base": CandidateResults(rows[::-1], gigaflops=[1.0])}, "base"
+    )
     assert ours[-1] == "+0.000 [+0.000, +0.000]"
 
 
@@ -98,7 +102,7 @@ def test_kinds_stay_beside_their_questions(untuned, tmp_path):
     spans = [((0.0, 1.0, 5.0),), (), ((3.0, 4.0, 5.0),)]
     asked = tuple(Question("", refined="who is it?", spans=span) for span in spans)
     video = Example(str(write_video(tmp_path / "v.mp4")), asked, kinds=("early", "whole", "late"))
-    outcomes = compare({"oracle": oracle(untuned)}, [video], tmp_path / "features", (1.0, 4.0))
+    outcomes = measure_candidates({"oracle": oracle(untuned)}, [video], tmp_path / "features", (1.0, 4.0))
     for outcome in (outcomes[1.0]["oracle"], outcomes[4.0]["oracle"]):
         assert outcome.kinds == ["early", "late"] and len(outcome.key) == 2 and len(outcome.flat) == 1
     sharp, soft = (outcomes[t]["oracle"].key[0][1] for t in (1.0, 4.0))

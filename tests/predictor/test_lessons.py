@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import SeenVideo
-from lmms_kvtp.predictor.measure import measure
+from lmms_kvtp.predictor.features import CachedVideo
+from lmms_kvtp.predictor.measure import measure_scores
 from lmms_kvtp.predictor.model import Lesson, Objective, Predictor, lesson
-from lmms_kvtp.predictor.train import evaluate, make_trainer, train, useful_part
+from lmms_kvtp.predictor.train import make_trainer, train_predictor, useful_part, validate
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.types import FrameFeatures
@@ -30,7 +30,7 @@ def wordy(words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def video() -> SeenVideo:
+def video() -> CachedVideo:
     """Its first question is on the whole video; the first two are of several pieces."""
     made = videos(1, 2)[0]
     *keyed, flat = made.example.questions
@@ -63,11 +63,11 @@ def test_a_long_question_is_measured_as_the_scorer_reads_it(model):
     first, *_, last = F.normalize(model.towers.read(model.towers.token_ids(question.refined)).detach(), dim=-1)
     image = torch.zeros(10, len(first))
     image[:3] = last - first
-    video = SeenVideo(Example("v.mp4", (question,)), image, torch.arange(10.0))
-    found = evaluate(model, [lesson(video, model.towers)])
+    video = CachedVideo(Example("v.mp4", (question,)), image, torch.arange(10.0))
+    found = validate(model, [lesson(video, model.towers)])
     (labels,) = video.labels()
     scores = KVTP().score(FrameFeatures(video.times, image), question, encoder())
-    assert found == pytest.approx(measure(scores, labels), abs=1e-4)
+    assert found == pytest.approx(measure_scores(scores, labels), abs=1e-4)
     assert found["auroc"] == 1
 
 
@@ -116,7 +116,7 @@ def test_a_seed_alone_decides_what_comes_out(rank, tmp_path):
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number + 7)
         towers, recipe = fresh(), replace(RECIPE, epochs=1, lora_rank=rank, videos_per_step=1, seed=seed)
-        train(towers, videos(3 - 2 * rank, 2), videos(1, 3), recipe, tmp_path / str(number))
+        train_predictor(towers, videos(3 - 2 * rank, 2), videos(1, 3), recipe, tmp_path / str(number))
         made.append(torch.cat([weight.flatten() for weight in towers.text_model.state_dict().values()]))
     assert torch.equal(made[0], made[1])
     assert not torch.allclose(made[0], made[2], atol=1e-4)

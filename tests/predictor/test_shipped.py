@@ -7,12 +7,11 @@ import torch
 
 from lmms_kvtp.api import load
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.compare import UNTUNED, baselines, compare, trained
+from lmms_kvtp.predictor.compare import UNTUNED, baselines, measure_candidates, trained
 from lmms_kvtp.predictor.examples import synthetic
 from lmms_kvtp.predictor.measure import mean_by_video
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
-from lmms_kvtp.scorers.similarity import Similarity
 from lmms_kvtp.shipped import checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures
 
@@ -33,7 +32,7 @@ def test_it_scores_frames_of_the_embedded_siglip_otherwise_than_the_untuned_one(
     width = encoder.model.config.text_config.projection_size
     features = FrameFeatures(torch.arange(9.0), torch.randn(9, width, generator=torch.manual_seed(1)))
     question = Question("", refined="What color is the star? Choices: red, blue.")
-    tuned, untuned = (s.score(features, question, encoder) for s in (KVTP(checkpoint="tiny"), Similarity()))
+    tuned, untuned = (s.score(features, question, encoder) for s in (KVTP(checkpoint="tiny"), KVTP(fusion=False)))
     assert tuned.shape == (9,) and torch.isfinite(tuned).all()
     assert not torch.allclose(tuned, untuned, atol=0.1)
 
@@ -45,6 +44,6 @@ def test_one_finds_more_key_frames_than_the_untuned_scorer_and_the_shared_one_fa
     monkeypatch.setenv("LMMS_KVTP_HOME", str(tmp_path))
     found, untuned, vlm = synthetic("val", [0, 1]), Siglip("tiny", device="cpu", dtype="float32"), load("tiny").vlm
     rows = {name: trained(name, untuned, vlm, {}) for name in ("tiny", "tiny_shared")}
-    (outcomes,) = compare(baselines(untuned) | rows, found, tmp_path / "features").values()
+    (outcomes,) = measure_candidates(baselines(untuned) | rows, found, tmp_path / "features").values()
     recall = {name: mean_by_video(outcome.key)["recall"] for name, outcome in outcomes.items()}
     assert recall["tiny"] > recall[UNTUNED] + 0.05 and recall["tiny_shared"] > recall["uniform"] + 0.3

@@ -13,13 +13,13 @@ from transformers import AutoModel
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import Tower
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import SeenVideo
+from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.model import Objective, Predictor, lesson
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers
-from lmms_kvtp.predictor.train import _checkpoint_layers, add_adapters, merge_adapters, train
+from lmms_kvtp.predictor.train import add_adapters, checkpoint_layers, train_predictor
 from lmms_kvtp.questions import Question
-from lmms_kvtp.scorers.shared import Shared
+from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
@@ -28,7 +28,7 @@ THINGS = ["cat", "dog", "sun"]
 RECIPE = Recipe(epochs=4, lr=3e-3, objective=Objective(level="frame"))
 
 
-def videos(count: int, seed: int, looks: torch.Tensor, frames: int = 6) -> list[SeenVideo]:
+def videos(count: int, seed: int, looks: torch.Tensor, frames: int = 6) -> list[CachedVideo]:
     """Frames look like one of three things; questions ask for a thing."""
     draw = torch.Generator().manual_seed(seed)
     made = []
@@ -39,7 +39,7 @@ def videos(count: int, seed: int, looks: torch.Tensor, frames: int = 6) -> list[
         for thing, name in enumerate(THINGS):
             spans = tuple((float(t), t + 1.0, 5.0) for t in range(frames) if shown[t] == thing)
             questions += [Question("", refined=f"find the {name}", spans=spans)] if spans else []
-        made.append(SeenVideo(Example(f"v{number}.mp4", tuple(questions)), looks[shown] + noise, torch.arange(6.0)))
+        made.append(CachedVideo(Example(f"v{number}.mp4", tuple(questions)), looks[shown] + noise, torch.arange(6.0)))
     return made
 
 
@@ -65,7 +65,7 @@ def test_adapters_change_nothing_at_first_and_are_merged_into_plain_weights(tmp_
     recipe = replace(RECIPE, lora_rank=3, lr=2e-2)
     made = towers()
     names = set(made.state_dict())
-    train(made, videos(8, 2, looks(32)), videos(3, 3, looks(32)), recipe, tmp_path)
+    train_predictor(made, videos(8, 2, looks(32)), videos(3, 3, looks(32)), recipe, tmp_path)
     assert set(made.state_dict()) == names  # no adapter is left
     before, after = towers().siglip.state_dict(), AutoModel.from_pretrained(tmp_path).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -86,7 +86,7 @@ def test_adapters_leave_the_logits_as_they_were_until_they_learn():
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or name.endswith(("log_tau", "logit_scale", "logit_bias")) for name in trained)
     assert any("lora_" in name for name in trained) and not any("vision" in name for name in trained)
-    merge_adapters(adapters)
+    adapters.merge_and_unload()
     torch.testing.assert_close(model.logits(each)[0], before)
 
 
@@ -95,7 +95,7 @@ def test_the_vision_tower_learns_from_pixels(tmp_path):
     made, passes = towers("all"), []
     layer = made.siglip.text_model.encoder.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    train(made, videos(4, 2, looks(3, 42, 42)), videos(2, 3, looks(3, 42, 42)), recipe, tmp_path)
+    train_predictor(made, videos(4, 2, looks(3, 42, 42)), videos(2, 3, looks(3, 42, 42)), recipe, tmp_path)
     before, after = towers().siglip.state_dict(), AutoModel.from_pretrained(tmp_path).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"text_model", "vision_model", "logit_scale", "logit_bias"}
@@ -119,7 +119,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_from_twice_the_passes()
         made = towers("all")
         model = Predictor(made, RECIPE.head, RECIPE.objective).train()
         if saving:
-            _checkpoint_layers(made)
+            checkpoint_layers(made)
         passes: list[int] = []
         layer = made.siglip.text_model.encoder.layers[0].mlp
         layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
@@ -138,17 +138,15 @@ def test_a_shared_towers_head_learns_and_serves_through_the_scorer(vlm, folder, 
     assert seen.shape == (2, vlm.pool.grid[0] * vlm.pool.grid[1], 24) and seen.dtype == torch.float16
     torch.testing.assert_close(seen.float(), vlm.pool(vlm.see(frames)), atol=0.01, rtol=0.01)
     training, validation = videos(10, 2, looks(5, 24)), videos(4, 3, looks(5, 24))
-    report = train(made, training, validation, replace(RECIPE, epochs=6), tmp_path, slim=tmp_path / "slim")
+    report = train_predictor(made, training, validation, replace(RECIPE, epochs=6), tmp_path, slim=tmp_path / "slim")
     assert report["validation_after"]["auroc"] > 0.9 > report["validation_before"]["auroc"]
     tower, video = Tower(str(tmp_path), device="cpu"), validation[0]
     features = tower.describe(video.image, video.times, frozenset({"image"}))
-    scores = Shared().score(features, video.example.questions[0], tower)
+    scores = KVTP().score(features, video.example.questions[0], tower)
     key = video.labels()[0] > 0
     assert scores[key].min() > scores[~key].max()
     half = Tower(str(tmp_path / "slim"), device="cpu")
-    slim = Shared().score(
-        half.describe(video.image, video.times, frozenset({"image"})), video.example.questions[0], half
-    )
+    slim = KVTP().score(half.describe(video.image, video.times, frozenset({"image"})), video.example.questions[0], half)
     torch.testing.assert_close(slim, scores, atol=0.1, rtol=0.02)
     assert precisions(tmp_path) == {torch.float32} and precisions(tmp_path / "slim") == {torch.float16}
 

@@ -11,9 +11,9 @@ from transformers import AutoModel
 
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import SeenVideo
+from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.recipe import last_checkpoint
-from lmms_kvtp.predictor.train import train
+from lmms_kvtp.predictor.train import train_predictor
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.scorers.parts.fusion import FusionHead
@@ -24,7 +24,7 @@ from lmms_kvtp.types import FrameFeatures
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> tuple[dict, Path]:
     out = tmp_path_factory.mktemp("predictor")
-    return train(fresh(), videos(12, 2), videos(4, 3), RECIPE, out), out
+    return train_predictor(fresh(), videos(12, 2), videos(4, 3), RECIPE, out), out
 
 
 def test_training_finds_the_key_frames(run):
@@ -57,7 +57,7 @@ def test_the_vision_tower_stays_as_it_was_and_the_text_tower_does_not(run):
 def test_the_best_epoch_is_kept_where_later_ones_are_worse(tmp_path):
     """The validation videos show each thing as another one looks in training, so each epoch is worse than the last."""
     checks = [replace(video, image=-video.image) for video in videos(4, 3)]
-    report = train(fresh(), videos(12, 2), checks, RECIPE, tmp_path)
+    report = train_predictor(fresh(), videos(12, 2), checks, RECIPE, tmp_path)
     recalls = [line["eval_recall"] for line in report["log"] if "eval_recall" in line]
     assert report["validation_after"]["recall"] == max(recalls) > recalls[-1] + 0.05
 
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_to_the_same_result(run, tmp_path):
     state = tmp_path / "epochs" / epochs[-2].name / "trainer_state.json"
     noted = json.loads(state.read_text())
     state.write_text(json.dumps({**noted, "log_history": [*noted["log_history"], {"before the kill": 1.0}]}))
-    resumed = train(fresh(), videos(12, 2), videos(4, 3), RECIPE, tmp_path)
+    resumed = train_predictor(fresh(), videos(12, 2), videos(4, 3), RECIPE, tmp_path)
     assert {"before the kill": 1.0} in resumed["log"]  # a run from the start would end as well
     assert resumed["validation_after"] == report["validation_after"]
     ours, theirs = (Siglip(str(folder), device="cpu").model.state_dict() for folder in (tmp_path, out))
@@ -81,13 +81,13 @@ def test_a_killed_run_goes_on_to_the_same_result(run, tmp_path):
 
 def test_a_folder_of_another_recipe_is_refused(run):
     with pytest.raises(ValueError, match="holds a run of another recipe"):
-        train(fresh(), videos(12, 2), videos(4, 3), replace(RECIPE, seed=1), run[1])
+        train_predictor(fresh(), videos(12, 2), videos(4, 3), replace(RECIPE, seed=1), run[1])
 
 
 def test_head_only_training_leaves_both_towers_alone_and_names_lost_videos(tmp_path):
     recipe = replace(RECIPE, parts="head", epochs=1, head=FusionHead(clip_size=4))
     lost, slim_folder = ["v9.mp4: no frame decodes"], tmp_path / "slim"
-    report = train(fresh("head"), videos(3, 2), videos(2, 3), recipe, tmp_path / "whole", lost, slim_folder)
+    report = train_predictor(fresh("head"), videos(3, 2), videos(2, 3), recipe, tmp_path / "whole", lost, slim_folder)
     assert report["data"]["videos_left_out"] == 1 and report["data"]["left_out"] == lost
     tuned, video = Siglip(str(tmp_path / "whole"), device="cpu"), videos(4, 3)[0]
     before, after = encoder().model.state_dict(), tuned.model.state_dict()
@@ -104,7 +104,7 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_in_float32(tmp_p
     towers, computed = fresh(), []
     layer = towers.text_model.encoder.layers[0].mlp.fc1
     layer.register_forward_hook(lambda _, __, output: computed.append((torch.is_grad_enabled(), output.dtype)))
-    report = train(towers, videos(12, 2), videos(4, 3), replace(RECIPE, dtype="bfloat16"), tmp_path)
+    report = train_predictor(towers, videos(12, 2), videos(4, 3), replace(RECIPE, dtype="bfloat16"), tmp_path)
     assert set(computed) == {(True, torch.bfloat16), (False, torch.float32)}  # training, evaluation
     assert report["validation_after"]["auroc"] > 0.95 > report["validation_before"]["auroc"] + 0.2
     assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
@@ -115,13 +115,15 @@ def test_only_offsets_find_what_is_relevant_by_its_place_alone(tmp_path):
     asked = (Question("", refined="how does it end", spans=((9.0, 12.0, 5.0),)),)
     noise = torch.Generator().manual_seed(5)
     seen = [
-        SeenVideo(Example(f"{i}.mp4", asked), torch.randn(12, 32, generator=noise), torch.arange(12.0))
+        CachedVideo(Example(f"{i}.mp4", asked), torch.randn(12, 32, generator=noise), torch.arange(12.0))
         for i in range(9)
     ]
     found = {}
     for anchors in (0, 3):
         recipe = replace(RECIPE, epochs=4, head=FusionHead(anchors=anchors), head_lr=0.05, videos_per_step=3)
-        found[anchors] = train(fresh(), seen[:6], seen[6:], recipe, tmp_path / str(anchors))["validation_after"]
+        found[anchors] = train_predictor(fresh(), seen[:6], seen[6:], recipe, tmp_path / str(anchors))[
+            "validation_after"
+        ]
     assert found[3]["auroc"] > 0.9 > found[0]["auroc"] + 0.2
     tuned = Siglip(str(tmp_path / "3"), device="cpu")
     assert KVTP().head(tuned).offsets.shape == (3, 32)
@@ -132,13 +134,13 @@ def test_only_offsets_find_what_is_relevant_by_its_place_alone(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_epoch(tmp_path):
     """With one video a step, some steps of the second epoch come before the one that fails."""
     recipe = replace(RECIPE, epochs=1, videos_per_step=1)
-    train(fresh(), videos(12, 2), videos(4, 3), recipe, tmp_path)
+    train_predictor(fresh(), videos(12, 2), videos(4, 3), recipe, tmp_path)
     bad, note = videos(12, 2), tmp_path / "recipe.json"
     bad[5].image[3] = torch.nan
     note.write_text(json.dumps({**json.loads(note.read_text()), "epochs": 2}))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FloatingPointError, match=r"the loss is nan.*; .* has the predictor as it was at checkpoint-12"):
-        train(fresh(), bad, videos(4, 3), replace(recipe, epochs=2), tmp_path)
+        train_predictor(fresh(), bad, videos(4, 3), replace(recipe, epochs=2), tmp_path)
     kept, last = (Siglip(str(tmp_path), device="cpu").model, load_file(newest(tmp_path)))
     assert torch.equal(kept.text_model.head.weight, last["towers.siglip.text_model.head.weight"])
     assert "the loss is nan" in json.loads((tmp_path / "training.json").read_text())["stopped_by"]
@@ -153,7 +155,7 @@ def test_a_loss_that_is_no_number_in_the_first_epoch_writes_nothing(tmp_path):
     bad = videos(2, 2)
     bad[0].image[3] = torch.nan
     with pytest.raises(FloatingPointError, match="no epoch was finished, so nothing was written"):
-        train(fresh(), bad, videos(2, 3), RECIPE, tmp_path)
+        train_predictor(fresh(), bad, videos(2, 3), RECIPE, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 
 
@@ -162,26 +164,28 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_update(tmp_path):
     towers.logit_scale.requires_grad_().register_hook(lambda gradient: gradient * torch.nan)
     before = towers.logit_scale.item()
     with pytest.raises(FloatingPointError, match=r"the gradient of \S+ is not finite.*no epoch was finished"):
-        train(towers, videos(2, 2), videos(2, 3), RECIPE, tmp_path)
+        train_predictor(towers, videos(2, 2), videos(2, 3), RECIPE, tmp_path)
     assert towers.logit_scale.item() == before
 
 
 def test_videos_without_key_frames_are_refused(tmp_path):
     flat = [
-        SeenVideo(Example("v.mp4", (Question("", refined="what", spans=()),)), torch.randn(4, 32), torch.arange(4.0))
+        CachedVideo(Example("v.mp4", (Question("", refined="what", spans=()),)), torch.randn(4, 32), torch.arange(4.0))
     ]
     with pytest.raises(ValueError, match="leave 0 and 0 with questions"):
-        train(fresh(), flat, flat, RECIPE, tmp_path)
+        train_predictor(fresh(), flat, flat, RECIPE, tmp_path)
 
 
 def test_training_stops_when_validation_gets_no_better(tmp_path):
     recipe = replace(RECIPE, epochs=50, lr=0.0, head_lr=0.0, patience=2, videos_per_step=3)
-    report = train(fresh(), videos(3, 2), videos(2, 3), recipe, tmp_path)
+    report = train_predictor(fresh(), videos(3, 2), videos(2, 3), recipe, tmp_path)
     assert max(line["epoch"] for line in report["log"]) == 3.0  # the first epoch counts as better than nothing
 
 
 def test_the_slim_form_scores_like_the_whole_one(run, tmp_path):
-    again = train(fresh(), videos(3, 2), videos(2, 3), replace(RECIPE, epochs=1), tmp_path / "out", slim=tmp_path / "s")
+    again = train_predictor(
+        fresh(), videos(3, 2), videos(2, 3), replace(RECIPE, epochs=1), tmp_path / "out", slim=tmp_path / "s"
+    )
     video = videos(4, 3)[0]
     features = FrameFeatures(video.times, video.image)
     whole = KVTP().score(features, video.example.questions[0], Siglip(str(tmp_path / "out"), device="cpu"))

@@ -9,8 +9,7 @@ from helpers.small_tokens import BUDGETS, video
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.cdpruner import CDPruner
 from lmms_kvtp.pruners.maxmin import MaxMin
-from lmms_kvtp.pruners.prumerge import PruMerge
-from lmms_kvtp.pruners.prumerge_plus import PruMergePlus, comb
+from lmms_kvtp.pruners.prumerge import PruMerge, comb
 from lmms_kvtp.pruners.vidcom2 import VidCom2
 from lmms_kvtp.pruners.visionzip import VisionZip
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -110,7 +109,7 @@ def test_vidcom2_is_the_loop_over_frames_and_tokens():
 def test_prumerge_plus_adds_a_comb_of_other_tokens_and_enriches_all():
     tokens, features = video()
     whole = PruMerge().prune(tokens, features, torch.full((len(BUDGETS),), 15)).embeds.reshape(-1, 15, 8)
-    for frame, kept in enumerate(prune(PruMergePlus())):
+    for frame, kept in enumerate(prune(PruMerge(spaced=0.5))):
         spaced = BUDGETS[frame] // 2
         ranked = features.probe_attention[frame].argsort(descending=True).tolist()
         salient = ranked[: BUDGETS[frame] - spaced]
@@ -131,8 +130,8 @@ def test_a_comb_has_exactly_its_teeth(free):
     ("cls", "settings", "message"),
     [
         (VisionZip, {"contextual": 1.5}, "contextual=1.5 is outside"),
-        (PruMergePlus, {"spaced": -0.5}, "spaced=-0.5 is outside"),
-        (PruMergePlus, {"neighbours": -1}, "neighbours=-1 must be"),
+        (PruMerge, {"spaced": -0.5}, "spaced=-0.5 is outside"),
+        (PruMerge, {"neighbours": -1}, "neighbours=-1 must be"),
         (VidCom2, {"channels": 0.0}, "channels=0.0 is outside"),
         (VidCom2, {"widths": (1.0, 0.0)}, "must be positive"),
     ],

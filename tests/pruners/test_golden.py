@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmms_kvtp.allocators.kvtp_release import counts
-from lmms_kvtp.pruners.base import pack, top
+from lmms_kvtp.pruners.parts.packing import pack, top
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.tome import ToMe, match
 from lmms_kvtp.types import FrameFeatures, FrameTokens, GridPool

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.small_tokens import BUDGETS, video
 
+from lmms_kvtp.pruners.pool import Pool
 from lmms_kvtp.pruners.prumerge import PruMerge
+from lmms_kvtp.pruners.simplecluster import SimpleCluster
 from lmms_kvtp.pruners.tome import ToMe
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
@@ -37,6 +40,37 @@ def test_tome_weights_by_size_as_the_loop_over_frames_and_tokens():
     rows, *kept = LOOPS["tome_paper"](tokens.embeds, features.keys, BUDGETS)
     assert torch.equal(torch.stack([packed.patch, packed.size.long()], dim=1), torch.cat(kept))
     torch.testing.assert_close(packed.embeds, rows, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pruner", [ToMe(), Pool(), SimpleCluster()], ids=["tome", "pool", "simplecluster"])
+def test_every_merge_is_the_mean_of_the_tokens_that_it_owns(pruner):
+    tokens, features = video()
+    packed = pruner.prune(tokens, features, torch.tensor(BUDGETS))
+    for number, row in enumerate(packed.embeds):
+        members = tokens.embeds[packed.owner == number]
+        torch.testing.assert_close(row, members.mean(dim=0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_in_several_sums_of_prumerge_is_owned_by_the_closest():
+    tokens, features = video()
+    columns = tokens.grid[1]
+    packed = PruMerge(neighbours=4).prune(tokens, features, torch.tensor(BUDGETS))
+    unit = F.normalize(features.keys, dim=2)
+    for frame, owners in enumerate(packed.owner.tolist()):
+        numbers = torch.nonzero(packed.frame == frame).flatten().tolist()
+        near = {}
+        for number in numbers:
+            cosines = unit[frame] @ unit[frame, packed.patch[number]]
+            cosines[packed.patch[number]] = -2
+            near[number] = cosines.topk(4).indices.tolist()
+        for patch, owner in enumerate(owners):
+            holders = [number for number in numbers if patch in near[number]]
+            here = complex(*divmod(patch, columns))
+            apart = {each: abs(here - complex(*divmod(int(packed.patch[each]), columns))) for each in holders}
+            if patch in packed.patch[numbers].tolist():
+                assert owner in numbers and packed.patch[owner] == patch
+            else:
+                assert owner == (min(holders, key=apart.__getitem__) if holders else -1)
 
 
 @pytest.mark.parametrize("pruner", [PruMerge(), ToMe(), ToMe(variant="release")], ids=["prumerge", "paper", "release"])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lmms_kvtp.pruners.base import chunks
 from lmms_kvtp.pruners.grid import Grid
 from lmms_kvtp.pruners.none import Unpruned
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.pruners.parts.spread import blocks, lattice
 from lmms_kvtp.pruners.pool import Pool
 from lmms_kvtp.pruners.random import RandomTokens

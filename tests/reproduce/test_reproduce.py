@@ -10,9 +10,8 @@ from lmms_kvtp.__main__ import main
 from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.model_wrappers import baselines
-from lmms_kvtp.reproduce.beside import beside
-from lmms_kvtp.reproduce.paper import TABLE2, TABLE3, TASKS
-from lmms_kvtp.reproduce.plan import HARNESS_TASKS, TARGETS, Setting, plan
+from lmms_kvtp.reproduce.paper import TASKS, paper_rows
+from lmms_kvtp.reproduce.plan import HARNESS_TASKS, TARGETS, Places, beside, plan
 from lmms_kvtp.run.options import parse_arguments
 from lmms_kvtp.settings import pairs
 
@@ -30,7 +29,7 @@ def words(command: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_harness_command_has_a_model_id_and_arguments_that_parse(target):
-    for step in plan(target, Setting()).steps:
+    for step in plan(target, Places()).steps:
         if not step.folder:
             assert step.command.startswith("lmms-kvtp ")
             continue
@@ -47,12 +46,13 @@ def test_every_harness_command_has_a_model_id_and_arguments_that_parse(target):
 
 def test_folders_of_a_target_differ():
     for target in TARGETS:
-        folders = [step.folder for step in plan(target, Setting()).steps if step.folder]
+        folders = [step.folder for step in plan(target, Places()).steps if step.folder]
         assert len(folders) == len(set(folders))
 
 
-@pytest.mark.parametrize(("rows", "best"), [(TABLE2, (63.29, 54.71, 76.76)), (TABLE3, (67.34, 64.12, 81.21))])
-def test_the_figures_are_the_papers(rows, best):
+@pytest.mark.parametrize(("size", "best"), [("7b", (63.29, 54.71, 76.76)), ("72b", (67.34, 64.12, 81.21))])
+def test_the_figures_are_the_papers(size, best):
+    rows = paper_rows()[f"llava-video-{size}"]
     assert len(rows) == 9
     assert {row.name: row.scores for row in rows}["PruMerge + KVTP"] == best
     differ = {row.name for row in rows if not row.pages_agree}
@@ -60,13 +60,13 @@ def test_the_figures_are_the_papers(rows, best):
 
 
 def test_table_four_is_in_the_order_of_the_other_tables():
-    [gpt, _, kvtp] = plan("table4", Setting()).steps
+    [gpt, _, kvtp] = plan("table4", Places()).steps
     assert gpt.expected == {"VideoMME": 62.83, "EgoSchema": 53.33, "NExT-QA": 75.96}
-    assert kvtp.expected == plan("table2", Setting()).steps[-1].expected
+    assert kvtp.expected == plan("table2", Places()).steps[-1].expected
 
 
 def test_the_predictor_reaches_the_rows_of_kvtp_alone():
-    steps = plan("table2", Setting(predictor="my/predictor")).steps
+    steps = plan("table2", Places(predictor="my/predictor")).steps
     assert [step.name for step in steps if "my/predictor" in step.command] == [
         "Random Sampling + KVTP",
         "ToMe + KVTP",
@@ -81,7 +81,7 @@ def test_a_dry_run_prints_commands_and_figures(capsys):
 
 
 def test_finished_runs_stand_beside_the_paper(tmp_path):
-    chosen = plan("table2", Setting(out=str(tmp_path)))
+    chosen = plan("table2", Places(out=str(tmp_path)))
     folder = Path(chosen.steps[-1].folder) / "model"
     folder.mkdir(parents=True)
     (folder / "20260101_000000_results.json").write_text(json.dumps({"configs": {}}))

@@ -14,11 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.method import KVTP, Method, build_method
-from lmms_kvtp.model_wrappers.sweep import Looks
-from lmms_kvtp.pipeline import fit, prepare
+from lmms_kvtp.pipeline import fit, prepare, select
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import select
+from lmms_kvtp.run.answerer import Answerer, unrecorded
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
@@ -95,7 +94,7 @@ def method(folder: Path) -> Callable[[str], Method]:
 
 @pytest.mark.parametrize(("name", "most"), [("kvtp+random", 4), ("kvtp+prumerge", 5)])
 def test_the_host_waits_as_often_for_many_frames_as_for_few(vlm, method, monkeypatch, name, most):
-    monkeypatch.setattr("lmms_kvtp.pruners.base.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
+    monkeypatch.setattr("lmms_kvtp.pruners.parts.packing.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
     made, waits = method(name), []
     for count in (4, 40):
         [encoded] = encode_once(vlm, [made], Clip(count))
@@ -110,7 +109,8 @@ def test_the_host_waits_as_often_for_many_frames_as_for_few(vlm, method, monkeyp
 
 def test_a_text_is_embedded_once_for_scorers_and_pruners_of_a_whole_sweep(vlm, method):
     names = ("kvtp+random", "kvtp+prumerge", "kvtp+cdpruner", "hard+random")
-    methods = Looks(vlm, [method(name) for name in names], FrameOptions()).methods
+    lanes = Answerer([unrecorded(vlm, method(name)) for name in names], FrameOptions()).lanes
+    methods = [lane.built.method for lane in lanes]
     encoded: list[Encoded] = encode_once(vlm, methods, Clip(5))
     with calls(methods[0].encoder.model.text_model) as read:
         for one, visual in zip(methods, encoded, strict=True):

@@ -67,7 +67,12 @@ def test_nothing_to_resume_from_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [('{"text": "A"}\n', "not a journal of format 1"), ("{]\n", "is damaged")]
+    ("content", "message"),
+    [
+        ('{"text": "A"}\n', "not a journal of format 2"),
+        ('{"journal": 1, "setup": {}}\n{"key": "k", "text": "A", "cost": {}}\n', "earlier code.*not resumed"),
+        ("{]\n", "is damaged"),
+    ],
 )
 def test_another_file_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "some.jsonl").write_text(content)

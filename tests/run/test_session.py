@@ -8,7 +8,7 @@ from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.run.asks import Ask
-from lmms_kvtp.run.journal import Journal, Record, Session, read
+from lmms_kvtp.run.journal import EarlierAnswers, Journal, Session, read
 from lmms_kvtp.types import GenerationOptions
 
 SETUP = {"method": {"pruner": "tome"}, "source": "abc"}
@@ -51,7 +51,7 @@ def test_an_answer_is_found_and_written_down_again(ask, tmp_path):
     key = Session(SETUP, None, None).key(ask)
     answer = Answer("A", SampleCost(tokens_kept=7))
     journal = Journal.create(tmp_path / "new", "now", 0, SETUP)
-    session = Session(SETUP, journal, Record({key: answer}, (SETUP,)))
+    session = Session(SETUP, journal, EarlierAnswers({key: answer}, (SETUP,)))
     other = replace(ask, task="other_task")
     assert session.has(ask) and not session.has(other)
     assert session.find(session.key(ask), ask) == answer

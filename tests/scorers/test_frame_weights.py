@@ -48,7 +48,7 @@ def test_vcast_with_its_temperature_makes_its_published_budgets():
 
 
 def test_vidcom2_weighs_frames_by_how_unlike_the_video_they_are(monkeypatch):
-    monkeypatch.setattr("lmms_kvtp.pruners.base.TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("lmms_kvtp.pruners.parts.packing.TOKENS_AT_ONCE", 30)
     tokens = torch.randn(19, 5, 8, generator=torch.Generator().manual_seed(4)) + torch.arange(8) / 4
     scores = VidCom2().score(features(tokens), QUESTION, ENCODER)
     steady = sorted(np.argsort(tokens.reshape(-1, 8).numpy().var(axis=0))[:4])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.answers import answers
 from helpers.checkpoints import write_tiny
 from torch import nn
 
@@ -14,7 +15,6 @@ from lmms_kvtp.encoders.parts.text_side import save_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import Method, build_method
-from lmms_kvtp.pipeline import answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Frames
@@ -57,7 +57,7 @@ def frames_through(module: nn.Module) -> Iterator[list[int]]:
 
 
 def run(vlm: LlavaVideo, method: Method) -> None:
-    assert len(list(answer(vlm, method, [Clip()], ASKED, GenerationOptions(max_new_tokens=1)))) == 3
+    assert len(list(answers(vlm, method, [Clip()], ASKED, GenerationOptions(max_new_tokens=1)))) == 3
 
 
 @pytest.mark.parametrize("scorer", ["similarity", "kvtp"])

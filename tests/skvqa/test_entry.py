@@ -7,8 +7,7 @@ from helpers.skvqa_entries import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.skvqa.entry import EntryError, dumps, loads
-from lmms_kvtp.skvqa.rates import clip_rates, sparsity_of
+from lmms_kvtp.skvqa.entry import EntryError, clip_rates, from_line, sparsity_of, to_line
 
 
 def test_rates_are_those_of_equation_1():
@@ -35,22 +34,22 @@ def test_equal_scores_have_sparsity_1_whatever_they_are():
 
 def test_a_line_reads_back_as_it_was_written():
     written = entry(question="Was ist „das“?\u2028\nEnde", refined="日本語?")
-    line = dumps(written)
+    line = to_line(written)
     assert len(line.splitlines()) == 1  # whatever a reader takes for the end of a line
-    assert loads(line) == written
+    assert from_line(line) == written
 
 
 def test_a_line_has_the_fields_that_the_predictor_trains_on():
-    found = json.loads(dumps(entry()))
+    found = json.loads(to_line(entry()))
     assert found["video"] == "data/clip_1.mp4"
     assert found["spans"] == [[0.0, 8.0, 0.0], [8.0, 16.0, 4.0], [16.0, 21.5, 1.0]]
 
 
 def test_the_predictor_trains_on_an_index(tmp_path):
-    from lmms_kvtp.predictor.examples import read_index
+    from lmms_kvtp.predictor.examples import read_examples
 
-    (tmp_path / "videomme.jsonl").write_text(dumps(entry()))
-    [example] = read_index(tmp_path / "videomme.jsonl", tmp_path)
+    (tmp_path / "videomme.jsonl").write_text(to_line(entry()))
+    [example] = read_examples(tmp_path / "videomme.jsonl", tmp_path)
     assert example.source == str(tmp_path / "data/clip_1.mp4")
     assert example.questions[0].refined == entry().refined
 
@@ -84,23 +83,23 @@ def test_the_split_is_that_of_the_paper():
     ],
 )
 def test_a_wrong_field_is_named(change, message):
-    line = json.dumps({**json.loads(dumps(entry())), **change})
+    line = json.dumps({**json.loads(to_line(entry())), **change})
     with pytest.raises(EntryError, match=message):
-        loads(line)
+        from_line(line)
 
 
 @pytest.mark.parametrize("name", ["video_id", "clip_scores", "spans", "models", "refined"])
 def test_a_missing_field_is_named(name):
-    found = json.loads(dumps(entry()))
+    found = json.loads(to_line(entry()))
     del found[name]
     with pytest.raises(EntryError, match=f"lacks the field '{name}'"):
-        loads(json.dumps(found))
+        from_line(json.dumps(found))
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "NaN", '{"schema": 1, "sparsity": NaN}'])
 def test_what_is_no_entry_is_refused(line):
     with pytest.raises(EntryError):
-        loads(line)
+        from_line(line)
 
 
 def test_scores_need_one_clip_each():
@@ -110,5 +109,5 @@ def test_scores_need_one_clip_each():
 
 def test_spans_are_unknown_without_seconds():
     assert replace(entry(), edges=()).spans is None
-    assert loads(dumps(entry(edges=()))).spans is None
-    assert json.loads(dumps(entry(edges=())))["spans"] is None  # [] would say: the whole video
+    assert from_line(to_line(entry(edges=()))).spans is None
+    assert json.loads(to_line(entry(edges=())))["spans"] is None  # [] would say: the whole video

@@ -6,9 +6,8 @@ import zipfile
 import pytest
 from helpers.skvqa_lookalikes import WRITERS, nextqa_rows, videomme_rows, write_frames, write_json, write_parquet
 
-from lmms_kvtp.skvqa.layouts import LAYOUTS, LayoutError, read_questions
-from lmms_kvtp.skvqa.tables import TableError
-from lmms_kvtp.skvqa_build.locate import ArchiveError, scan, unpack
+from lmms_kvtp.skvqa.layouts import LAYOUTS, LayoutError, TableError, read_questions
+from lmms_kvtp.skvqa_build.video_folder import ArchiveError, scan, unpack
 
 COUNTS = {
     "videomme": 4,

@@ -16,9 +16,9 @@ from PIL import ImageFile
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.predictor import examples
 from lmms_kvtp.shipped import tiny_folder
-from lmms_kvtp.skvqa.index import read
+from lmms_kvtp.skvqa.entry import clip_bounds
+from lmms_kvtp.skvqa.index import read_entries
 from lmms_kvtp.skvqa.layouts import LAYOUTS
-from lmms_kvtp.skvqa.rates import clip_bounds
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import video_fingerprint
 from lmms_kvtp.video.load import load_video
@@ -47,7 +47,7 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("dataset", LAYOUTS)
 def test_each_data_set_is_built_from_images_alone(data, tmp_path, dataset, capsys):
     assert main(arguments(dataset, data[dataset], tmp_path, "--scorer", SIGLIP, "--captioner", "none")) == 0
-    entries = read(tmp_path / f"{dataset}.jsonl", dataset)
+    entries = read_entries(tmp_path / f"{dataset}.jsonl", dataset)
     for entry in entries:
         assert (entry.num_frames, len(entry.clip_scores), entry.captions_hash, entry.prompts) == (20, 3, "", "")
         assert max(entry.clip_scores) == 5.0
@@ -65,10 +65,10 @@ def test_folders_of_frames_are_videos_of_three_frames_a_second(data, tmp_path):
     out = tmp_path / "out"
     command = arguments("mvbench", (annotations / "episodic_reasoning.json", videos), out, "--scorer", SIGLIP)
     assert main([*command, "--captioner", "none"]) == 0
-    entries = read(out / "mvbench.jsonl", "mvbench")
+    entries = read_entries(out / "mvbench.jsonl", "mvbench")
     assert [entry.video for entry in entries] == [f"tvqa/video_fps3_hq_segment/video_{v}" for v in range(2)]
     assert [(entry.duration, entry.num_frames, entry.edges[-1]) for entry in entries] == [(20.0, 20, (16.0, 20.0))] * 2
-    [first, _] = examples.read_index(out / "mvbench.jsonl", videos)
+    [first, _] = examples.read_examples(out / "mvbench.jsonl", videos)
     assert len(load_video(first.source).indices) == 20  # what the predictor trains on
 
 
@@ -90,7 +90,7 @@ def test_a_local_model_captions_and_scores(data, tmp_path):
     checkpoint = str(write_tiny(tmp_path / "random"))  # the embedded model answers with letters and describes nothing
     command = arguments("egoschema", data["egoschema"], tmp_path, "--captioner", checkpoint, "--limit", "1")
     assert main([*command, "--clip-size", "10"]) == 0
-    [entry] = read(tmp_path / "egoschema.jsonl")
+    [entry] = read_entries(tmp_path / "egoschema.jsonl")
     assert entry.models == {"captioner": checkpoint, "refiner": "rule", "scorer": checkpoint}
     assert (len(entry.clip_scores), len(entry.captions_hash), entry.prompts) == (2, 64, "v1")
     assert all(score in range(6) for score in entry.clip_scores)
@@ -107,7 +107,7 @@ def test_a_local_model_captions_and_scores(data, tmp_path):
 def test_an_endpoint_captions_refines_and_scores(data, tmp_path, start_stub):
     stub = start_stub()
     assert main([*arguments("videomme", data["videomme"], tmp_path), *endpoint_arguments(stub)]) == 0
-    entries = read(tmp_path / "videomme.jsonl")
+    entries = read_entries(tmp_path / "videomme.jsonl")
     assert [entry.clip_scores for entry in entries] == [(0.0, 5.0, 0.0)] * 4
     assert entries[0].refined == "Refined: What is shown at sign 0 of clip 0?"
     assert entries[0].models == dict.fromkeys(["captioner", "refiner", "scorer"], "good")
@@ -136,7 +136,7 @@ def test_a_build_that_is_killed_again_and_again_makes_no_finished_call_twice(dat
     assert main(command) == 0
     assert len(stub.requests()) - asked == needed - before  # only what was not finished
     assert asked - before <= in_flight
-    assert len(read(tmp_path / "videomme.jsonl")) == 4
+    assert len(read_entries(tmp_path / "videomme.jsonl")) == 4
 
 
 def arrived(stub) -> int:
@@ -180,7 +180,7 @@ def test_corrupt_videos_are_failures_and_missing_ones_stop_before_the_start(tmp_
     (videos / "videos" / "uuid-0.mp4").write_bytes(whole[: len(whole) // 2])
     command = arguments("egoschema", (annotations, videos), tmp_path / "out", "--scorer", SIGLIP, "--captioner", "none")
     assert main(command) == 1
-    assert [entry.question_id for entry in read(tmp_path / "out" / "egoschema.jsonl")] == ["uuid-1", "uuid-2"]
+    assert [entry.question_id for entry in read_entries(tmp_path / "out" / "egoschema.jsonl")] == ["uuid-1", "uuid-2"]
     [lost] = (tmp_path / "out" / "egoschema.failures.jsonl").read_text().splitlines()
     assert json.loads(lost)["subject"] == "uuid-0"
     (videos / "videos" / "uuid-1.mp4").unlink()
@@ -189,7 +189,7 @@ def test_corrupt_videos_are_failures_and_missing_ones_stop_before_the_start(tmp_
     assert stopped.value.code == 2
     assert "1 of 3 videos are not below" in capsys.readouterr().err
     assert main([*command, "--skip-missing"]) == 1
-    assert len(read(tmp_path / "out" / "egoschema.jsonl")) == 1
+    assert len(read_entries(tmp_path / "out" / "egoschema.jsonl")) == 1
 
 
 def test_a_question_with_orders_in_it_and_a_caption_without_end_change_nothing(tmp_path, start_stub):
@@ -200,7 +200,7 @@ def test_a_question_with_orders_in_it_and_a_caption_without_end_change_nothing(t
     write_video(tmp_path / "videos" / "v.mp4", 0, seconds=10)
     command = arguments("egoschema", (annotations, tmp_path / "videos"), tmp_path / "out", *endpoint_arguments(stub))
     assert main(command) == 0
-    [entry] = read(tmp_path / "out" / "egoschema.jsonl")
+    [entry] = read_entries(tmp_path / "out" / "egoschema.jsonl")
     assert entry.clip_scores == (0.0, 5.0)
     assert entry.question == evil
 
@@ -210,7 +210,7 @@ def test_captions_in_other_languages_and_of_10000_characters_are_one_line_of_a_c
     data = write_dataset(tmp_path / "data", "egoschema", videos=1)
     command = arguments("egoschema", data, tmp_path, *endpoint_arguments(stub))
     assert main([*command, "--captioner", "endpoint:foreign"]) == 0
-    [entry] = read(tmp_path / "egoschema.jsonl")
+    [entry] = read_entries(tmp_path / "egoschema.jsonl")
     assert entry.clip_scores == (0.0, 5.0, 0.0)
     assert entry.models["captioner"] == "foreign"
     assert (tmp_path / "egoschema.failures.jsonl").read_text() == ""
@@ -225,7 +225,7 @@ def test_videos_may_come_as_archives(tmp_path):
     out = tmp_path / "out"
     data = (annotations, tmp_path / "videos_chunked_01.zip")
     assert main(arguments("egoschema", data, out, "--scorer", SIGLIP, "--captioner", "none")) == 0
-    assert (out / "videos" / read(out / "egoschema.jsonl")[0].video).is_file()
+    assert (out / "videos" / read_entries(out / "egoschema.jsonl")[0].video).is_file()
 
 
 @pytest.mark.parametrize(

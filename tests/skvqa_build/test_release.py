@@ -4,9 +4,9 @@ import pytest
 from helpers.skvqa_lookalikes import write_dataset, write_json
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.skvqa.index import read
+from lmms_kvtp.skvqa.index import read_entries
 from lmms_kvtp.skvqa.layouts import SourceQuestion
-from lmms_kvtp.skvqa_build.release import ReleaseError, match, read_release, read_segments
+from lmms_kvtp.skvqa_build.release import ReleaseError, match_items, read_release, read_segments
 
 PATH = "/home/somebody/hf_data/videomme/data/clip_1.mp4"
 QUESTIONS = [
@@ -35,7 +35,7 @@ def test_items_as_text_and_as_list_are_read(tmp_path):
     )
     assert problems == []
     assert [item.frame_scores for item in found] == [(0.0,) * 8 + (4.0,) * 8 + (1.0,) * 4] * 2
-    entries = match("videomme", found, QUESTIONS, {}).entries
+    entries = match_items("videomme", found, QUESTIONS, {}).entries
     assert [entry.question_id for entry in entries] == ["1-1", "1-2"]
     assert (entries[0].clip_size, entries[0].clip_scores, entries[0].num_frames) == (8, (0.0, 4.0, 1.0), 20)
     assert entries[0].refined == "What? Choices: star, square."
@@ -46,7 +46,7 @@ def test_items_as_text_and_as_list_are_read(tmp_path):
 def test_segments_that_are_no_clips_of_8_are_kept_frame_by_frame(tmp_path):
     value = (captions(12, 6), "{[0,2]: 3}", "What?")
     found, _ = read_release(released(tmp_path, {str((PATH, prompt(0))): str(value)}))
-    [entry] = match("videomme", found, QUESTIONS, {}).entries
+    [entry] = match_items("videomme", found, QUESTIONS, {}).entries
     assert (entry.clip_size, entry.clip_scores) == (1, (3.0,) * 3 + (0.0,) * 9)
 
 
@@ -112,7 +112,7 @@ def test_items_of_other_videos_and_prompts_are_counted(tmp_path):
     value = [captions(20), "{[0, 7]: 3}", "What?"]
     keys = [(PATH, prompt(0)), ("/x/other.mp4", "?"), (PATH, "Why?"), ("/elsewhere/clip_1.mp4", prompt(0))]
     found, _ = read_release(released(tmp_path, {str(key): value for key in keys}))
-    imported = match("videomme", found, QUESTIONS, {})
+    imported = match_items("videomme", found, QUESTIONS, {})
     assert (len(imported.entries), imported.foreign) == (1, 1)
     assert "0 questions fit the prompt" in imported.problems[0]
     assert "question 1-1 occurs again" in imported.problems[1]
@@ -128,7 +128,7 @@ def test_the_command_imports_with_seconds_from_the_videos(tmp_path, capsys):
     command = ["skvqa", "import", released(tmp_path, items), "--dataset", "egoschema", "--annotations", annotations]
     command += ["--videos", videos, "--out", tmp_path]
     assert main([str(part) for part in command]) == 1
-    [entry] = read(tmp_path / "egoschema.jsonl")
+    [entry] = read_entries(tmp_path / "egoschema.jsonl")
     assert entry.spans == ((0.0, 8.0, 0.0), (8.0, 16.0, 5.0), (16.0, 20.0, 0.0))
     assert (entry.duration, entry.video) == (20.0, "videos/uuid-0.mp4")
     assert "1 problems" in capsys.readouterr().out  # the second has other frames in the release

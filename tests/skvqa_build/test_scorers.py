@@ -10,12 +10,11 @@ from helpers.checkpoints import write_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.skvqa.rates import clip_rates
-from lmms_kvtp.skvqa_build.ask import ask
+from lmms_kvtp.skvqa.entry import clip_rates
+from lmms_kvtp.skvqa_build.ask import ask_all
 from lmms_kvtp.skvqa_build.chat import ChatRequest
 from lmms_kvtp.skvqa_build.local import LocalModel
-from lmms_kvtp.skvqa_build.scorers import OneByOne, scoring_prompt
-from lmms_kvtp.skvqa_build.scoring import MAX_CAPTION, Scoreable, below_best
+from lmms_kvtp.skvqa_build.scorers import MAX_CAPTION, OneByOne, Scoreable, below_best, scoring_prompt
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import Clips
 from lmms_kvtp.video.sampling import FrameOptions
@@ -117,7 +116,7 @@ def test_finished_calls_of_other_weights_are_not_taken(tmp_path):
     store, requests = Store(tmp_path / "calls.sqlite"), [ChatRequest("refine", "Why?", "q", max_new_tokens=2)]
     for seed in (0, 1, 0):
         folder = write_tiny(tmp_path / "model", seed=seed)
-        assert ask(LocalModel(str(folder)), store, requests, lambda _, text: text).failures == ()
+        assert ask_all(LocalModel(str(folder)), store, requests, lambda _, text: text).failures == ()
     assert [used.calls for used in store.usage()] == [2]
 
 

@@ -13,10 +13,10 @@ from helpers.skvqa_lookalikes import egoschema_rows, nextqa_rows, videomme_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.skvqa import find
-from lmms_kvtp.skvqa.find import NoIndexError
-from lmms_kvtp.skvqa.index import IndexFileError, dumps_all, write
+from lmms_kvtp.skvqa import task_index as find
+from lmms_kvtp.skvqa.index import IndexFileError, to_bytes, write_entries
 from lmms_kvtp.skvqa.layouts import LAYOUTS
+from lmms_kvtp.skvqa.task_index import NoIndexError
 from lmms_kvtp.skvqa_build import prompts
 from lmms_kvtp.tasks.skvqa import documents, utils
 
@@ -42,8 +42,8 @@ def install(home: Path, *peaks: float, dataset: str = "videomme", frames: int = 
     """An index of the first questions in the cache."""
     names = [utils.EVALUATED[dataset](row)[0] for row in ROWS[dataset]]
     entries = [long_entry(name, frames, peak, dataset=dataset) for name, peak in zip(names, peaks, strict=False)]
-    write(home / "built.jsonl", entries)
-    find.install(home / "built.jsonl")
+    write_entries(home / "built.jsonl", entries)
+    find.install_index(home / "built.jsonl")
 
 
 def rows(dataset: str = "videomme") -> Any:
@@ -87,8 +87,8 @@ def test_spans_reach_the_oracle(home: Path) -> None:
     edges = tuple((8.0 * clip, 8.0 * clip + 8) for clip in range(16))
     from dataclasses import replace
 
-    write(home / "egoschema.jsonl", [replace(entry, edges=edges)])
-    find.install(home)
+    write_entries(home / "egoschema.jsonl", [replace(entry, edges=edges)])
+    find.install_index(home)
     [doc] = documents.egoschema(rows("egoschema"))
     question = read_question(utils.egoschema_text(doc), doc, "key")
     assert question.spans is not None
@@ -141,8 +141,8 @@ def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_index_may_be_a_data_set_of_the_hub(home: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    newest = dumps_all([long_entry("000-0", 128, 5.0), long_entry("001-0", 128, 5.0)])
-    write_hub(hub, "somebody/skvqa", {"videomme.jsonl": dumps_all([long_entry("002-1", 128, 5.0)])}, "a" * 40, "v1")
+    newest = to_bytes([long_entry("000-0", 128, 5.0), long_entry("001-0", 128, 5.0)])
+    write_hub(hub, "somebody/skvqa", {"videomme.jsonl": to_bytes([long_entry("002-1", 128, 5.0)])}, "a" * 40, "v1")
     write_hub(hub, "somebody/skvqa", {"videomme.jsonl": newest})
     assert documents.videomme(rows())["question_id"] == ["000-0", "001-0"]
     monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", "somebody/skvqa@v1")
@@ -182,7 +182,7 @@ def test_an_index_of_another_data_set_or_release_is_refused(home: Path, monkeypa
     monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", str(home / "built.jsonl"))
     with pytest.raises(IndexFileError, match="line 1 is of data set videomme, wanted nextqa"):
         documents.nextqa(rows("nextqa"))
-    write(home / "built.jsonl", [long_entry("900-1", 128, 5.0)])
+    write_entries(home / "built.jsonl", [long_entry("900-1", 128, 5.0)])
     with pytest.raises(LookupError, match=r"has none of the 6 questions of videomme, such as '000-0'; it has '900-1'"):
         documents.videomme(rows())
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.answers import answers
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import LLMShape, prefill_flops
 from lmms_kvtp.method import Method, build_method
-from lmms_kvtp.pipeline import Answer, answer
+from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
@@ -54,7 +55,7 @@ def method(**settings: str) -> Method:
 
 def ask(vlm: LlavaVideo, made: Method, batch_size: int = 1, questions: list[str] = QUESTIONS) -> list[Answer]:
     asked = [Question(prompt=text) for text in questions]
-    return list(answer(vlm, made, [Clip(9)], asked, OPTIONS, batch_size=batch_size))
+    return list(answers(vlm, made, [Clip(9)], asked, OPTIONS, batch_size=batch_size))
 
 
 def rows_of(vlm: LlavaVideo) -> tuple[list[int], torch.utils.hooks.RemovableHandle]:

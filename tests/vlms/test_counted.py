@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.answers import answers
 from helpers.checkpoints import write_tiny
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.cost.counter import counting, unfused
+from lmms_kvtp.cost.meter import counting, unfused
 from lmms_kvtp.encode import encode
-from lmms_kvtp.pipeline import answer
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
@@ -73,10 +73,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_later_questions_cost_their_own_prefill_alone_and_a_twentieth_of_the_first(model: Model, name: str) -> None:
     method = model.method({**settings_of(name, 1.0 if name == "full" else 0.4), "encoder.device": "cpu"})
     ran, said = [], []
-    answers = answer(model.vlm, method, [Clip(80)], QUESTIONS, GenerationOptions(max_new_tokens=1))
+    made = answers(model.vlm, method, [Clip(80)], QUESTIONS, GenerationOptions(max_new_tokens=1))
     for _ in QUESTIONS:
         with unfused(), counting() as found:
-            said.append(next(answers))
+            said.append(next(made))
         ran.append(found.flops)
     first, *later = [made.cost for made in said]
     for counted, cost in zip(ran[1:], later, strict=True):

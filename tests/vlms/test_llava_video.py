@@ -13,8 +13,8 @@ from transformers import Qwen2ForCausalLM
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.method import build_method
+from lmms_kvtp.pipeline import select
 from lmms_kvtp.questions import Question
-from lmms_kvtp.selection import select
 from lmms_kvtp.types import NEWLINE, TEXT, VISION, FrameFeatures, FrameTokens, GenerationOptions, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.base import PromptTooLongError
@@ -33,7 +33,8 @@ def frames(count: int, seed: int = 0) -> Frames:
 def keep_all(tokens: FrameTokens) -> list:
     times = torch.zeros(tokens.num_frames)
     visual = Encoded(tokens, FrameFeatures(times=times), "", {})
-    return [select(build_method(FULL, {"encoder": "siglip"}), visual, Question(QUESTION), Meter(torch.device("cpu")))]
+    method, meter = build_method(FULL, {"encoder": "siglip"}), Meter(torch.device("cpu"))
+    return [select(method, visual, Question(QUESTION), meter)[0]]
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.cost.flops import vision_flops
 from lmms_kvtp.doctor.reference import transformers_model
-from lmms_kvtp.encode import Encoded
+from lmms_kvtp.encode import Encoded, encode_still
 from lmms_kvtp.method import build_method
-from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions
@@ -79,7 +78,7 @@ def sequence(
 def assembled(
     vlm: LlavaVideo, pictures: list[StillImage], text: str = "What is it?"
 ) -> tuple[torch.Tensor, list[Encoded]]:
-    encoded = [encode_picture(vlm, one) for one in pictures]
+    encoded = [encode_still(vlm, one) for one in pictures]
     return vlm.assemble([one.whole for one in encoded if one.whole], text), encoded
 
 
@@ -143,7 +142,7 @@ def test_pixels_are_those_of_transformers_image_processor(
 
 def test_an_image_is_kept_whole_and_costs_what_the_tower_saw(original: LlavaVideo) -> None:
     method = build_method(METHOD, {"encoder": "siglip"})
-    encoded = encode_picture(original, picture(131, 131))
+    encoded = encode_still(original, picture(131, 131))
     ready = prepare(original, method, [encoded], Question("What is it?"))
     [said] = finish(original, method, [ready], GenerationOptions(max_new_tokens=3))
     cost = said.cost
@@ -157,7 +156,7 @@ def test_an_image_is_kept_whole_and_costs_what_the_tower_saw(original: LlavaVide
 def test_without_a_way_of_its_own_a_model_refuses_images(vlm: LlavaVideo) -> None:
     assert vlm.tiling is None
     with pytest.raises(ValueError, match=r"images=tiles: .* has no way of its own.*anyres_max_N.*images=frames"):
-        encode_picture(vlm, picture(20, 30))
+        encode_still(vlm, picture(20, 30))
 
 
 def test_pinpoints_of_another_tower_are_no_tiling(tmp_path: Path) -> None:

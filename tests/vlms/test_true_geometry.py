@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import checkpoints
+from helpers.answers import answers
 
 from lmms_kvtp.method import build_method
-from lmms_kvtp.pipeline import answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Frames
@@ -44,7 +44,7 @@ def test_whole_frames_have_the_published_numbers_of_tokens(folder: Path, mode: s
     vlm = load_llava_video(str(folder), LoadOptions(mm_spatial_pool_mode=mode))
     assert (vlm.vision.patches, vlm.pool.patches, vlm.pool.grid) == (729, (27, 27), (side, side))
     method = build_method({**PLAIN, "pruner": "none"}, {"encoder": "siglip"})
-    [said] = answer(vlm, method, [Clip()], [Question("What?")], GenerationOptions(max_new_tokens=2))
+    [said] = answers(vlm, method, [Clip()], [Question("What?")], GenerationOptions(max_new_tokens=2))
     text = sum(map(len, vlm.chat.around("What?", visuals=True)))
     assert said.cost.tokens_before == said.cost.tokens_kept == FRAMES * side * side
     assert said.cost.tokens_structural == FRAMES * side
@@ -98,7 +98,7 @@ def test_pruned_prompts_keep_their_share(folder: Path, pruner: str) -> None:
     vlm = load_llava_video(str(folder))
     method = build_method({**PLAIN, "pruner": pruner, "keep_ratio": "0.2"}, {"encoder": "siglip"})
     questions = [Question("What?"), Question("Who is there?")]
-    first, second = answer(vlm, method, [Clip()], questions, GenerationOptions(max_new_tokens=2))
+    first, second = answers(vlm, method, [Clip()], questions, GenerationOptions(max_new_tokens=2))
     assert first.cost.tokens_kept == math.floor(0.2 * FRAMES * 196)
     assert first.cost.tokens_structural == FRAMES
     assert second.cost.reused_tokens >= 14 + first.cost.tokens_kept + FRAMES

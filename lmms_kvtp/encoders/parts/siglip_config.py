@@ -1,8 +1,12 @@
 """Configs of SigLIP's towers, from their sizes alone."""
 
-from transformers import SiglipConfig, SiglipTextConfig, SiglipVisionConfig
+from typing import Any
+
+from torch import nn
+from transformers import SiglipConfig, SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
+from lmms_kvtp.shipped import TINY, shipped_folder
 
 VOCABULARY = 32000
 """Entries of the released SigLIPs' tokenizer."""
@@ -47,3 +51,19 @@ def text_config(text: TextShape, head_width: int, positions: int, vocabulary: in
         eos_token_id=last,
         pad_token_id=last,
     )
+
+
+def text_shape(config: Any) -> TextShape:
+    """Sizes of a SigLIP's text tower."""
+    return TextShape(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size)
+
+
+def siglip_source(pretrained: str) -> str:
+    """Folder or hub id that `pretrained` stands for; `tiny` is the embedded model's SigLIP."""
+    return str(shipped_folder(pretrained) / "siglip") if pretrained == TINY else pretrained
+
+
+def build_text_tower(config: SiglipTextConfig) -> nn.Module:
+    """A text tower without trained weights, as `SiglipModel.text_model` is one."""
+    model = SiglipTextModel(config)
+    return dict(model.named_children()).get("text_model", model)  # transformers < 5 has one level more

@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 REMEMBERED = 256
@@ -73,3 +74,20 @@ def _parts(text: str) -> list[str]:
     if not half:
         raise ValueError(f"the text tower reads so few tokens that {text!r} does not fit")
     return [text[:half], text[half:]]
+
+
+def padded_pieces(text: str, tokenizer: Any, limit: int) -> Int[Tensor, "p l"]:
+    """Token ids of a text, in pieces of at most `limit` tokens, each ended and padded as the model was trained."""
+
+    def fits(piece: str) -> bool:
+        return bool(len(tokenizer(piece, verbose=False).input_ids) <= limit)
+
+    padded = tokenizer(
+        split_text(text.lower(), fits),  # SigLIP 2's tokenizer leaves lowering to the caller
+        padding="max_length",
+        padding_side="right",
+        max_length=limit,
+        return_tensors="pt",
+    )
+    ids: Tensor = padded.input_ids
+    return ids

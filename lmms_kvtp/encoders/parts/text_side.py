@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig, SiglipTextModel
+from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
 
-from lmms_kvtp.cost.flops import TextShape, relevance_flops
-from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, split_text
-from lmms_kvtp.shipped import TINY, shipped_folder
+from lmms_kvtp.cost.flops import relevance_flops
+from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_source, text_shape
+from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pieces
 
 CONFIG, WEIGHTS = "text.json", "text.safetensors"
 SCALE, BIAS = "logit_scale", "logit_bias"
@@ -139,36 +139,3 @@ def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"no text side of a predictor in {folder}: {error}") from error
     return TextSide(tower.to(device or torch.device("cpu")).eval().requires_grad_(False), tokenizer, scale, bias)
-
-
-def text_shape(config: Any) -> TextShape:
-    """Sizes of a SigLIP's text tower."""
-    return TextShape(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size)
-
-
-def siglip_source(pretrained: str) -> str:
-    """Folder or hub id that `pretrained` stands for; `tiny` is the embedded model's SigLIP."""
-    return str(shipped_folder(pretrained) / "siglip") if pretrained == TINY else pretrained
-
-
-def build_text_tower(config: SiglipTextConfig) -> nn.Module:
-    """A text tower without trained weights, as `SiglipModel.text_model` is one."""
-    model = SiglipTextModel(config)
-    return dict(model.named_children()).get("text_model", model)  # transformers < 5 has one level more
-
-
-def padded_pieces(text: str, tokenizer: Any, limit: int) -> Int[Tensor, "p l"]:
-    """Token ids of a text, in pieces of at most `limit` tokens, each ended and padded as the model was trained."""
-
-    def fits(piece: str) -> bool:
-        return bool(len(tokenizer(piece, verbose=False).input_ids) <= limit)
-
-    padded = tokenizer(
-        split_text(text.lower(), fits),  # SigLIP 2's tokenizer leaves lowering to the caller
-        padding="max_length",
-        padding_side="right",
-        max_length=limit,
-        return_tensors="pt",
-    )
-    ids: Tensor = padded.input_ids
-    return ids

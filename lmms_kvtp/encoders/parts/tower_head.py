@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops
+
 SETTINGS, WEIGHTS = "tower_head.json", "tower_head.safetensors"
 
 
@@ -83,6 +85,13 @@ class TowerHead(nn.Module):
         )
         assert attention is not None
         return attended[0], attention[:, 0]
+
+    def flops(self, num_frames: int, patches: int) -> int:
+        """Operations on frames of so many patches: the pooling head, and the way into the text side's space."""
+        shape = self.shape
+        head = VisionShape(0, 1, shape.width, shape.intermediate, 0, shape.heads)
+        into_text = 2 * shape.width * shape.embed if shape.width != shape.embed else 0
+        return pooling_head_flops(head, num_frames, patches) + num_frames * into_text
 
     def start_from(self, vision: nn.Module) -> None:
         """Copy normalisation and pooling head of a SigLIP vision tower of the same width."""

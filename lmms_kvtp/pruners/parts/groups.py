@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import chunks
+from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.types import FrameTokens, PackedTokens
 
 COLUMNS_AT_ONCE = 256
@@ -81,7 +81,7 @@ def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"]) -> PackedTokens:
         rows, sizes = means(tokens.embeds[part], owner[part])
         embeds[start : start + len(rows)], size[start : start + len(rows)] = rows.to(embeds.dtype), sizes
         start += len(rows)
-    return PackedTokens(embeds, frame, patch, size, tokens.grid, tokens.num_frames)
+    return PackedTokens(embeds, frame, patch, size, tokens.grid, tokens.num_frames, owner=numbered(owner))
 
 
 def merge_video(
@@ -98,7 +98,15 @@ def merge_video(
     rows, size = means(tokens.embeds.reshape(1, cells, width), owner[None], None if weights is None else weights[None])
     where = torch.nonzero(owner == torch.arange(cells, device=owner.device)).flatten()
     frame, patch = where // tokens.capacity, where % tokens.capacity
-    return PackedTokens(rows.to(tokens.embeds.dtype), frame, patch, size, tokens.grid, tokens.num_frames)
+    into = numbered(owner[None]).reshape(tokens.num_frames, tokens.capacity)
+    return PackedTokens(rows.to(tokens.embeds.dtype), frame, patch, size, tokens.grid, tokens.num_frames, owner=into)
+
+
+def numbered(owner: Int[Tensor, "F N"]) -> Int[Tensor, "F N"]:
+    """Owners as numbers of kept tokens, counted through all frames, in place of the cells at which these stand."""
+    stands = owner == torch.arange(owner.shape[1], device=owner.device)
+    number = (stands.flatten().cumsum(0) - 1).reshape(owner.shape)
+    return torch.where(owner == DROPPED, DROPPED, number.gather(1, owner.clamp_min(0)))
 
 
 def means(

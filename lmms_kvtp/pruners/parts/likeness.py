@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import chunks
+from lmms_kvtp.pruners.parts.packing import chunks
 
 
 def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import TokenPruner, chunks
+from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED
+from lmms_kvtp.pruners.parts.packing import chunks
+from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 L = TypeVar("L")
 
@@ -32,6 +34,9 @@ class ScenePruner(TokenPruner):
         """Refuse a video without scenes."""
         if self.scenes < 1:
             raise ValueError(f"scenes={self.scenes} must be at least 1")
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
+        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
     def cut(self, frames: Float[Tensor, "T E"]) -> list[int]:
         """Lengths of the scenes; raises as the function does."""

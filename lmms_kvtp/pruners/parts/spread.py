@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.base import chunks, refuse_nan
+from lmms_kvtp.pruners.parts.packing import chunks, refuse_nan
 
 
 def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:

@@ -9,5 +9,5 @@ VERSION = "v1"
 
 
 def prompt(name: str, **values: object) -> str:
-    """The text of a prompt with `values` filled in; braces inside the values stay as they are."""
+    """Fill `values` into a prompt; braces inside the values stay as they are."""
     return (Path(__file__).parent / VERSION / f"{name}.txt").read_text(encoding="utf-8").strip().format(**values)

@@ -2,18 +2,18 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lmms_kvtp.video.ahead.feed import Feed
 from lmms_kvtp.video.ahead.worker import Chunk, End, Failed, Jobs, Message, Opened
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.frames import Frames, Video
-from lmms_kvtp.video.load import SampledVideo, are_images, to_videos
+from lmms_kvtp.video.load import SampledVideo, are_images
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
 
@@ -84,30 +84,6 @@ def _cores() -> int:
     """Count the cores of this process; the processes of a run on one machine share its cores evenly."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def videos_of(
-    visuals: tuple[str, ...],
-    load: Callable[[], Sequence[Any]],
-    frames: FrameOptions,
-    ahead: "Ahead | None",
-    cache: FrameCache | None = None,
-) -> Sequence[Video]:
-    """Find the videos of a sample, decoded ahead where they were announced.
-
-    Args:
-        visuals: their paths, or a name for frames in memory.
-        load: gives the visuals where they are read in this process.
-        frames: which frames of each video.
-        ahead: other processes that decode; None where there are none.
-        cache: resized frames on disk.
-
-    Raises:
-        VideoError: a video cannot be read, or its decoder hangs or crashes.
-        ValueError: visuals are of several kinds, or of one that is no video.
-    """
-    found = ahead.videos(visuals) if ahead else None
-    return to_videos(load(), " ".join(visuals), frames, cache) if found is None else found
 
 
 @dataclass(frozen=True, eq=False)

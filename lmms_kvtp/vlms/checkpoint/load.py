@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
+from lmms_kvtp.rendering import first_few
 from lmms_kvtp.shipped import TINY, ShippedError, checked, tiny_folder
 from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, read_json
 from lmms_kvtp.vlms.checkpoint.devices import Placement
@@ -141,14 +142,10 @@ def check_layout(expected: Mapping[str, Shape], found: Mapping[str, Shape], unus
         ],
     }
     if any(problems.values()):
-        lines = [f"{kind} ({len(keys)}): {_some(keys)}" for kind, keys in problems.items() if keys]
+        lines = [f"{kind} ({len(keys)}): {first_few(keys, 6)}" for kind, keys in problems.items() if keys]
         raise CheckpointError(
             f"the tensors of {where} are not those that its config.json describes; {'; '.join(lines)}"
         )
-
-
-def _some(names: list[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -165,7 +162,9 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder} lacks {len(missing)} of {len(files)} shards of {INDEX}: {_some(missing)}")
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of {len(files)} shards of {INDEX}: {first_few(missing, 6)}"
+        )
     return [folder / name for name in files]
 
 

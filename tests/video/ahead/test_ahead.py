@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from lmms_eval.api.instance import Instance
 from PIL import Image
 
 import lmms_kvtp.video.load as load
-from lmms_kvtp.bench.folder import ask_about
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.run.journal import read
 from lmms_kvtp.run.options import RunOptions
@@ -77,14 +75,13 @@ def ahead():
 
 def test_images_that_are_seen_in_tiles_are_not_decoded_as_frames(docs, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    picture, film = ask_about(tmp_path / "a.png", "What?", 4), ask_about(Path(docs[0]["video_path"]), "What?", 4)
-    for images, asks, expected in (
-        ("tiles", [picture], None),
-        ("tiles", [picture, film], [film.visuals]),
-        ("frames", [picture, film], [picture.visuals, film.visuals]),
+    image, film = (str(tmp_path / "a.png"),), (docs[0]["video_path"],)
+    for images, visuals, expected in (
+        ("tiles", [image], None),
+        ("tiles", [image, film], [film]),
+        ("frames", [image, film], [image, film]),
     ):
-        options = RunOptions(images=images, decode_ahead_mib=64).ahead
-        with decode_ahead(options, FRAMES, [ask.visuals for ask in asks]) as found:
+        with decode_ahead(RunOptions(images=images, decode_ahead_mib=64).ahead, FRAMES, visuals) as found:
             assert (found and list(found.places)) == expected
 
 

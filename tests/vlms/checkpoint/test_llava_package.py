@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import modeling_utils
 
 from lmms_kvtp.doctor.reference import reference_logits, transformers_model
+from lmms_kvtp.encode import encode_still
 from lmms_kvtp.layer_pruning.fastv import FastV
-from lmms_kvtp.pictures import encode_picture
 from lmms_kvtp.types import FrameTokens, GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
@@ -198,7 +198,7 @@ def test_images_are_cut_and_laid_out_as_by_its_own_code(tiled: LlavaVideo, sizes
     assert tiled.tiling
     for picture, theirs in zip(pictures, pixels, strict=True):
         torch.testing.assert_close(tiled.pixel_spec(tiled.tiling.pieces(picture)), theirs.reshape(-1, 3, 384, 384))
-    whole = [encode_picture(tiled, picture).whole for picture in pictures]
+    whole = [encode_still(tiled, picture).whole for picture in pictures]
     prompt = tiled.assemble([packed for packed in whole if packed], "What is it?")
     close(prompt.embeds[None], made[4], 1e-4)  # of values up to 100
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.skvqa_build.ask import AnswerError, read_caption, read_question, read_scores
+from lmms_kvtp.skvqa_build.ask import AnswerError, read_caption, read_refined, read_scores
 
 BOUNDS = [(0, 7), (8, 15), (16, 19)]
 GOOD = '{"scores": {"8-15": 5, "0-7": 0, "16-19": 2}}'
@@ -51,13 +51,13 @@ def test_no_text_becomes_scores_by_chance(text):
 
 
 def test_a_refined_question_is_one_line_of_bounded_length():
-    assert read_question('{"question": " What\\n color?  Choices: red, blue. "}') == "What color? Choices: red, blue."
+    assert read_refined('{"question": " What\\n color?  Choices: red, blue. "}') == "What color? Choices: red, blue."
     with pytest.raises(AnswerError, match="the question is empty"):
-        read_question('{"question": "  "}')
+        read_refined('{"question": "  "}')
     with pytest.raises(AnswerError, match="has 61 words, at most 40"):
-        read_question(json.dumps({"question": "why " * 61}))
+        read_refined(json.dumps({"question": "why " * 61}))
     with pytest.raises(AnswerError, match='"question" is list, not text'):
-        read_question('{"question": ["Why?"]}')
+        read_refined('{"question": ["Why?"]}')
 
 
 def test_a_caption_may_be_in_any_language_but_not_empty():

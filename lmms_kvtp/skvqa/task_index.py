@@ -1,63 +1,53 @@
-"""Where the tasks find their index: a setting, the user's cache, or a message that names the ways on."""
+"""The index that a task reads: where it is, how it got there, and what to do without one."""
 
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from lmms_kvtp.files import home, write_whole
 from lmms_kvtp.skvqa.entry import Entry
-from lmms_kvtp.skvqa.index import dumps_all, files, read
+from lmms_kvtp.skvqa.index import index_files, read_entries, to_bytes
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria
 
 VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
+BETA_VARIABLE = "LMMS_KVTP_SKVQA_BETA"
+FRAMES_VARIABLE = "LMMS_KVTP_SKVQA_MIN_FRAMES"
+MISSING_VARIABLE = "LMMS_KVTP_SKVQA_MISSING"
 
 
-@dataclass(frozen=True)
-class Size:
-    """What a data set's evaluation part is made of, for estimates."""
-
-    videos: int
-    questions: int
-
-
-SIZES: Mapping[str, Size] = {
-    "videomme": Size(900, 2700),
-    "egoschema": Size(500, 500),
-    "nextqa": Size(1000, 8564),
-}
-"""Video-MME, EgoSchema Subset, and the multiple-choice test split of NExT-QA."""
+SIZES: Mapping[str, tuple[int, int]] = {"videomme": (900, 2700), "egoschema": (500, 500), "nextqa": (1000, 8564)}
+"""Videos and questions of Video-MME, EgoSchema Subset, and the multiple-choice test split of NExT-QA, for estimates."""
 
 CLIPS_PER_VIDEO = 16
 SIGLIP_TERAFLOPS = 85
-"""SigLIP so400m at 384 pixels over 128 frames, in closed form (lmms_kvtp/flops.py)."""
+"""TFLOP of SigLIP so400m at 384 pixels over 128 frames (lmms_kvtp/cost/flops.py)."""
 CAPTION_TOKENS = 2500
-"""Of a caption call: 8 images of about 300 tokens, assumed, and the prompt."""
+"""Input tokens of a caption call: 8 images of about 300 tokens, assumed, and the prompt."""
 SCORE_TOKENS = 4000
-"""Of a scoring call: 16 captions of about 200 tokens, assumed, and the prompt."""
+"""Input tokens of a scoring call: 16 captions of about 200 tokens, assumed, and the prompt."""
 CAPTION_WORDS, SCORE_WORDS = 200, 150
 """Output tokens of such calls, assumed."""
 DOLLARS = (2.5, 10.0)
-"""For a million input and output tokens: the example of docs/skvqa.md."""
+"""Price of a million input and output tokens in the example of docs/skvqa.md."""
 CAPTION_SECONDS = 1.4
-"""Of a 7B model, estimated: 2500 tokens at 15 GFLOP each and 100 TFLOP/s, 200 tokens at 15 GB each and 3 TB/s."""
+"""Seconds for a caption of a 7B model: 2500 tokens at 15 GFLOP and 100 TFLOP/s, 200 at 15 GB and 3 TB/s."""
 SCORE_SECONDS = 0.7
-"""As above, 16 prompts of 300 tokens."""
+"""Seconds to score a question by the same estimate: 16 prompts of 300 tokens."""
 
 
 class NoIndexError(LookupError):
-    """There is no index of a data set; the message names the ways to one."""
+    """There is no index of a data set; the message names the ways to get one."""
 
 
 def cache_folder() -> Path:
-    """Where `lmms-kvtp skvqa install` puts indexes: below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
+    """Name the folder of installed indexes, below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
     return home() / "skvqa"
 
 
-def locate(dataset: str) -> Path:
-    """The index file of a data set.
+def locate_index(dataset: str) -> Path:
+    """Find the index file of a data set.
 
     Raises:
         NoIndexError: there is none.
@@ -72,58 +62,60 @@ def locate(dataset: str) -> Path:
     raise NoIndexError(ways_on(dataset))
 
 
-@lru_cache(maxsize=8)
-def load(path: Path, modified: float, dataset: str) -> Mapping[str, Entry]:
-    """The entries of a data set in a file, by question id; `modified` is its time stamp.
+def task_entries(dataset: str) -> Mapping[str, Entry]:
+    """Read the data set's entries by question id, wherever its index lies.
 
     Raises:
+        NoIndexError: there is no index.
+        FileNotFoundError: the setting names a place without one.
         IndexFileError: a line is damaged or of another schema, or the file is of another data set.
     """
-    return {entry.question_id: entry for entry in read(path, dataset)}
+    path = locate_index(dataset)
+    return _load(path, path.stat().st_mtime, dataset)
 
 
-def entries(dataset: str) -> Mapping[str, Entry]:
-    """The data set's entries, wherever its index lies; raises as `locate` and `load` do."""
-    path = locate(dataset)
-    return load(path, path.stat().st_mtime, dataset)
+@lru_cache(maxsize=8)
+def _load(path: Path, modified: float, dataset: str) -> Mapping[str, Entry]:
+    """Read a file once for each time stamp `modified`: the tasks ask for it again and again."""
+    return {entry.question_id: entry for entry in read_entries(path, dataset)}
 
 
-def digest(dataset: str) -> str:
-    """Stands for the content of the data set's index file; raises as `locate` does."""
-    return hashlib.sha256(locate(dataset).read_bytes()).hexdigest()[:12]
+def index_digest(dataset: str) -> str:
+    """Hash the data set's index file; raises as `locate_index` does."""
+    return hashlib.sha256(locate_index(dataset).read_bytes()).hexdigest()[:12]
 
 
-def install(index: Path) -> list[Path]:
+def install_index(index: Path) -> list[Path]:
     """Check an index and copy it to the cache, one file for each data set; returns these files.
 
     Raises:
         IndexFileError: it is damaged.
         FileNotFoundError: there is none.
     """
-    found = [entry for path in files(index) for entry in read(path)]
+    found = [entry for path in index_files(index) for entry in read_entries(path)]
     written = []
     for dataset in dict.fromkeys(entry.dataset for entry in found):
         path = cache_folder() / f"{dataset}.jsonl"
-        write_whole(path, dumps_all(entry for entry in found if entry.dataset == dataset))
+        write_whole(path, to_bytes(entry for entry in found if entry.dataset == dataset))
         written.append(path)
     return written
 
 
 def ways_on(dataset: str) -> str:
-    """What to do without an index, with how long it takes."""
-    size = SIZES.get(dataset, Size(1000, 1000))
-    clips = size.videos * CLIPS_PER_VIDEO
-    images = size.videos * SIGLIP_TERAFLOPS
-    hours = (clips * CAPTION_SECONDS + size.questions * SCORE_SECONDS) / 3600
-    read = (clips * CAPTION_TOKENS + size.questions * SCORE_TOKENS) / 1e6
-    written = (clips * CAPTION_WORDS + size.questions * SCORE_WORDS) / 1e6
+    """Say what to do without an index, and how long that takes."""
+    videos, questions = SIZES.get(dataset, (1000, 1000))
+    clips = videos * CLIPS_PER_VIDEO
+    images = videos * SIGLIP_TERAFLOPS
+    hours = (clips * CAPTION_SECONDS + questions * SCORE_SECONDS) / 3600
+    read = (clips * CAPTION_TOKENS + questions * SCORE_TOKENS) / 1e6
+    written = (clips * CAPTION_WORDS + questions * SCORE_WORDS) / 1e6
     return f"""no SparseKV-QA index of {dataset}: {VARIABLE} is not set, and {cache_folder()} has none. Ways on:
 - the paper's own labels: lmms-kvtp skvqa import skvqa.json --dataset {dataset} ... (their release's file)
 - from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --captioner none --scorer siglip ... reads \
-{size.videos} videos once, {SIGLIP_TERAFLOPS} TFLOP each ({images / 1000:.0f} PFLOP: {images / 100 / 60:.0f} minutes \
+{videos} videos once, {SIGLIP_TERAFLOPS} TFLOP each ({images / 1000:.0f} PFLOP: {images / 100 / 60:.0f} minutes \
 on a GPU that does 100 TFLOP/s, and the time to decode)
 - the paper's way: the same without --captioner and --scorer: at most {clips} captions of 8 frames and \
-{size.questions} questions to score: about {hours:.0f} hours for a 7B model on one such GPU, free of charge; or, at an \
+{questions} questions to score: about {hours:.0f} hours for a 7B model on one such GPU, free of charge; or, at an \
 endpoint, about {read:.0f} million input and {written:.1f} million output tokens, {read * DOLLARS[0]:.0f} + \
 {written * DOLLARS[1]:.0f} dollars at {DOLLARS[0]:g} and {DOLLARS[1]:g} dollars a million (estimates, not measured; \
 --budget limits what an endpoint may cost)
@@ -157,13 +149,8 @@ def _from_hub(setting: str, dataset: str) -> Path:
         ) from error
 
 
-BETA_VARIABLE = "LMMS_KVTP_SKVQA_BETA"
-FRAMES_VARIABLE = "LMMS_KVTP_SKVQA_MIN_FRAMES"
-MISSING_VARIABLE = "LMMS_KVTP_SKVQA_MISSING"
-
-
-def criteria() -> Criteria:
-    """Beta and the least number of frames.
+def task_criteria() -> Criteria:
+    """Read beta and the least number of frames from the environment.
 
     Raises:
         ValueError: a variable holds no number, or one that is out of range.
@@ -172,7 +159,7 @@ def criteria() -> Criteria:
 
 
 def ignore_missing() -> bool:
-    """Missing videos are left to the model.
+    """Tell whether missing videos are left to the model.
 
     Raises:
         ValueError: the variable holds another word.

@@ -1,4 +1,4 @@
-"""Finds the video files of a data set below a folder, and unpacks archives into one."""
+"""The folder of a data set's videos: where each file is, and how archives are unpacked into it."""
 
 import os
 import tarfile
@@ -23,7 +23,7 @@ class VideoFolder:
     found: Mapping[str, tuple[Path, ...]]
 
     def find(self, name: str) -> Path | None:
-        """The video of that name, wherever it lies below the folder; of several, the one in the named subfolder."""
+        """Find the video of that name anywhere below the folder; of several, the one in the named subfolder."""
         wanted = PurePosixPath(name)
         stem = wanted.stem if wanted.suffix.lower() in VIDEO_SUFFIXES else wanted.name
         paths = self.found.get(stem, ())
@@ -33,7 +33,7 @@ class VideoFolder:
         return paths[0] if paths else None
 
     def find_all(self, dataset: str, names: Iterable[str], skip_missing: bool = False) -> dict[str, Path]:
-        """The files of all names; a name without file is left out if `skip_missing`.
+        """Find the files of all names; names without file are left out if `skip_missing`.
 
         Raises:
             LayoutError: files are missing; the message lists them.

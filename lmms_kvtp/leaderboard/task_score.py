@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lmms_kvtp.leaderboard.discover import Read
-from lmms_kvtp.leaderboard.runs import CostSummary, Record, Run
+from lmms_kvtp.leaderboard.discover import RunSummary
+from lmms_kvtp.leaderboard.runs import MeanCost, Run, ScoredAnswer
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference, estimate
 
 SPARSITY_EDGES = (0.0, 1.5, 2.0, 3.0, 5.0)
@@ -12,16 +12,17 @@ SPARSITY_EDGES = (0.0, 1.5, 2.0, 3.0, 5.0)
 
 
 @dataclass(frozen=True)
-class Cell:
+class TaskScore:
     """What a leaderboard shows of one method on one task."""
 
     task: str
     accuracy: Estimate
-    cost: CostSummary | None
-    """None where every answer came from a cache."""
+    cost: MeanCost | None
+    """Mean cost; None where every answer came from a cache."""
     kinds: Mapping[str, Estimate]
+    """Accuracy by kind of question."""
     sparsities: Mapping[str, Estimate]
-    """By largest over mean relevance."""
+    """Accuracy by range of largest over mean relevance."""
     failed: int
     """Questions that could not be answered; they count as wrong."""
     costless: int
@@ -34,26 +35,26 @@ class Cell:
     """Questions and scores, without costs."""
 
 
-def cell(read: Read) -> Cell:
-    """Sum up what was read of a sample file."""
-    records = read.run.records
-    return Cell(
-        task=read.run.task,
-        accuracy=accuracy(read.run),
-        cost=read.cost,
-        kinds=_groups(records, [record.kind for record in records]),
-        sparsities=_groups(records, [_bin(record.sparsity) for record in records]),
-        failed=sum(record.error is not None for record in records),
-        costless=read.costless,
-        run=read.run,
+def task_score(summary: RunSummary) -> TaskScore:
+    """Score what was read of a sample file."""
+    answers = summary.run.answers
+    return TaskScore(
+        task=summary.run.task,
+        accuracy=accuracy(summary.run),
+        cost=summary.cost,
+        kinds=_groups(answers, [answer.kind for answer in answers]),
+        sparsities=_groups(answers, [_sparsity_range(answer.sparsity) for answer in answers]),
+        failed=sum(answer.error is not None for answer in answers),
+        costless=summary.costless,
+        run=summary.run,
     )
 
 
-def against(ours: Cell, baseline: Cell) -> Cell:
+def against(ours: TaskScore, baseline: TaskScore) -> TaskScore:
     """Add difference and relative accuracy; unchanged where the two did not answer the same questions."""
     if ours.run is None or baseline.run is None:
         return ours
-    questions = [[record.question for record in run.records] for run in (ours.run, baseline.run)]
+    questions = [[answer.question for answer in run.answers] for run in (ours.run, baseline.run)]
     if questions[0] != questions[1]:
         return ours
     gap = None if ours is baseline else difference(ours.run, baseline.run)
@@ -66,13 +67,13 @@ def relative(run: Run, baseline: Run) -> Estimate | None:
     The standard error is that of the ratio r = a / b to first order: of the mean of (s - r t) / b over the questions,
     s and t being the two scores, clustered by video like every other.
     """
-    base = sum(record.score for record in baseline.records) / len(baseline.records)
+    base = sum(answer.score for answer in baseline.answers) / len(baseline.answers)
     if base == 0:
         return None
-    ratio = sum(record.score for record in run.records) / len(run.records) / base
-    pairs = zip(run.records, baseline.records, strict=True)
+    ratio = sum(answer.score for answer in run.answers) / len(run.answers) / base
+    pairs = zip(run.answers, baseline.answers, strict=True)
     parts = [(ours.score - ratio * theirs.score) / base for ours, theirs in pairs]
-    spread = estimate(parts, [record.video for record in run.records])
+    spread = estimate(parts, [answer.video for answer in run.answers])
     return Estimate(100 * ratio, spread.stderr, spread.count)
 
 
@@ -85,20 +86,20 @@ def average(relatives: Sequence[Estimate]) -> Estimate:
     )
 
 
-def _groups(records: Sequence[Record], names: Sequence[str]) -> dict[str, Estimate]:
-    """Accuracy of the records of each name, in the order of the names; a record without name is in no group."""
-    groups: dict[str, list[Record]] = {}
-    for record, name in zip(records, names, strict=True):
-        groups.setdefault(name, []).append(record)
+def _groups(answers: Sequence[ScoredAnswer], names: Sequence[str]) -> dict[str, Estimate]:
+    """Accuracy of the answers of each name, in the order of the names; an answer without name is in no group."""
+    groups: dict[str, list[ScoredAnswer]] = {}
+    for answer, name in zip(answers, names, strict=True):
+        groups.setdefault(name, []).append(answer)
     return {
-        name: estimate([record.score for record in groups[name]], [record.video for record in groups[name]])
+        name: estimate([answer.score for answer in groups[name]], [answer.video for answer in groups[name]])
         for name in sorted(groups)
         if name
     }
 
 
-def _bin(sparsity: float | None) -> str:
-    """`2 to 3`; in the order of their text, ranges are in the order of their ends. Empty where it is not known."""
+def _sparsity_range(sparsity: float | None) -> str:
+    """`2 to 3`, so that ranges sorted as text are sorted by their ends; empty where sparsity is not known."""
     if sparsity is None:
         return ""
     place = max(0, sum(sparsity >= edge for edge in SPARSITY_EDGES) - 1)

@@ -1,0 +1,157 @@
+"""A board as Markdown and LaTeX, and the short table of a few runs that sweeps and the demo print."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, mean
+
+from lmms_kvtp.cost.sample import timed
+from lmms_kvtp.leaderboard.board import Board, Row
+from lmms_kvtp.leaderboard.provenance import Reported
+from lmms_kvtp.leaderboard.runs import MeanCost, Run
+from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown
+from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
+from lmms_kvtp.rendering import markdown
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "\n": " ",
+}
+"""Characters that LaTeX reads as markup -> what prints them."""
+
+
+def percent(ratio: float | None) -> str:
+    """`20.0%`; a dash for what is not known."""
+    return MISSING if ratio is None else f"{ratio:.1%}"
+
+
+def commit(row: Row) -> str:
+    """The commit, and whether there were changes beside it."""
+    changed = " + changes" if row.provenance.dirty else ""
+    return f"{row.provenance.commit[:10]}{changed}" or MISSING
+
+
+def to_markdown(board: Board, published: Sequence[Reported], judged: Mapping[str, Sequence[Comparison]]) -> str:
+    """The table, what is left out, notes, verdicts, the exact commands, and published rows in a table of their own."""
+    header = ["method", "asked", "kept", *board.tasks, "relative", "TFLOPs", "seconds", "gates", "commit"]
+    rows = [_markdown_row(row, board.tasks) for row in board.rows]
+    notes = [*board.notes, *(f"left out: {item.what}: {item.why}" for item in board.left)]
+    parts = ["# Leaderboard", markdown(header, rows), "Accuracy in %, ± standard error clustered by video."]
+    parts += ["\n".join(f"- {_plain(note)}" for note in notes)] if notes else []
+    for task, comparisons in judged.items():
+        parts += [f"## Against all tokens: {_plain(task)}", verdict_table(comparisons)]
+    commands = [[row.name, f"`{command}`"] for row in board.rows for command in row.commands]
+    parts += ["## Commands", markdown(["method", "command"], commands)]
+    parts += ["## Reported by papers, not measured here", _markdown_reported(published)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_row(row: Row, tasks: Sequence[str]) -> list[str]:
+    costs = [found.cost for found in row.scores.values() if found.cost is not None]
+    flops = [cost.flops for cost in costs if cost.flops is not None]
+    return [
+        row.name,
+        percent(row.provenance.keep_ratio),
+        percent(row.keep_ratio),
+        *_accuracies(row, tasks),
+        shown(row.relative),
+        f"{sum(flops) / len(flops) / 1e12:.3g}" if flops else MISSING,
+        _seconds(costs),
+        row.gates,
+        commit(row),
+    ]
+
+
+def _accuracies(row: Row, tasks: Sequence[str]) -> list[str]:
+    return [shown(row.scores[task].accuracy) if task in row.scores else MISSING for task in tasks]
+
+
+def _seconds(costs: Sequence[MeanCost]) -> str:
+    """The mean over tasks; marked where part of it comes from a sweep."""
+    if not costs:
+        return MISSING
+    mean = fmean([cost.seconds for cost in costs])
+    return replace(costs[0], seconds=mean, swept=any(cost.swept for cost in costs)).seconds_text
+
+
+def _markdown_reported(published: Sequence[Reported]) -> str:
+    benchmarks = list(dict.fromkeys(name for row in published for name in row.scores))
+    header = ["model", "method", "keep", *benchmarks, "relative", "FLOPs %", "source"]
+    rows = [
+        [row.model, row.method, percent(row.keep_ratio), *(f"{row.scores.get(name, MISSING)}" for name in benchmarks)]
+        + [f"{MISSING if value is None else value}" for value in (row.relative, row.relative_flops)]
+        + [f"reported: {row.source}" + (f"; {row.note}" if row.note else "")]
+        for row in published
+    ]
+    return markdown(header, rows)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
+def to_latex(board: Board) -> str:
+    """A booktabs table: rows by ratio, columns by benchmark, mean relative accuracy with its standard error."""
+    lines = [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * (len(board.tasks) + 2)}}}", r"\toprule"]
+    lines.append(_latex(["Method", "Kept", *board.tasks, "Rel. avg. (%)"]))
+    ratio: object = ""
+    for row in board.rows:
+        if row.provenance.keep_ratio != ratio:
+            ratio = row.provenance.keep_ratio
+            title = f"asked to keep {percent(ratio)}" if isinstance(ratio, float | int) else "ratio not recorded"
+            lines += [
+                r"\midrule",
+                rf"\multicolumn{{{len(board.tasks) + 3}}}{{l}}{{\textit{{{escape_latex(title)}}}}} \\",
+            ]
+        lines.append(_latex([row.name, percent(row.keep_ratio), *_accuracies(row, board.tasks), shown(row.relative)]))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex(cells: Sequence[str]) -> str:
+    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
+
+
+def escape_latex(text: str) -> str:
+    """Make every character stand for itself."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def summary(runs: Sequence[Run]) -> str:
+    """A Markdown table: one row per run, with differences against the first run, the unpruned model.
+
+    Accuracy is in points of 100 with standard errors clustered by video. Tokens and seconds are means per question
+    from the run's own costs; seconds leave out its warm-up.
+    """
+    kinds = sorted({answer.kind for answer in runs[0].answers} - {""})
+    header = ["method", "vision tokens kept", "of all", "accuracy", "against all tokens", "seconds", *kinds]
+    return markdown(header, [_summary_row(run, runs[0], kinds) for run in runs])
+
+
+def _summary_row(run: Run, baseline: Run, kinds: Sequence[str]) -> list[str]:
+    costs = [answer.cost for answer in run.answers if answer.cost is not None]
+    cells = [run.name]
+    if costs:
+        kept, before = mean(cost.tokens_kept for cost in costs), mean(cost.tokens_before for cost in costs)
+        cells += [f"{kept:.0f}", f"{kept / before:.1%}"]
+    else:
+        cells += [MISSING, MISSING]
+    cells += [str(accuracy(run)), MISSING if run is baseline else f"{difference(run, baseline)}"]
+    cells += [f"{mean(cost.seconds_total for cost in timed(costs)):.2f}" if costs else MISSING]
+    return cells + [f"{accuracy(run.of_kind(kind)).mean:.0f}" for kind in kinds]
+
+
+def problems(runs: Sequence[Run]) -> list[str]:
+    """What a reader of `summary` must know: questions that failed, and answers without cost."""
+    notes = []
+    for run in runs:
+        total = len(run.answers)
+        failed = sum(answer.error is not None for answer in run.answers)
+        costless = sum(answer.cost is None for answer in run.answers) - failed
+        if failed:
+            notes.append(f"{run.name}: {failed} of {total} questions could not be answered, counted wrong")
+        if costless > 0:
+            notes.append(f"{run.name}: {costless} of {total} answers came from a cache, without cost")
+    return notes

@@ -1,0 +1,43 @@
+"""Labels of rows, from what a run records of its method."""
+
+import pytest
+
+from lmms_kvtp.leaderboard.provenance import provenance
+from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.presets import settings_of
+
+
+def label(method: dict) -> str:
+    recorded = {"config": {"resolved_cli_args": {"lmms_kvtp": {"method": method}}}, "results": {}}
+    return provenance(recorded).label
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("full", "all tokens"),
+        ("random", "random"),
+        ("kvtp+prumerge", "KVTP + PruMerge"),
+        ("similarity/softmax+prumerge_plus", "KVTP + PruMergePlus"),
+        ("prumerge_plus", "PruMergePlus"),
+        ("hard+random", "hard key frames + random"),
+        ("similarity/kvtp_release+tome", "KVTP as released + ToMe"),
+        ("kvtp/softmax+tome", "KVTP (trained) + ToMe"),
+        ("shared/softmax+random", "KVTP (shared tower) + random"),
+        ("vidcom2/vidcom2+vidcom2", "vidcom2/vidcom2 + VidCom2"),
+    ],
+)
+def test_a_row_is_called_as_the_papers_call_its_method(name, expected):
+    assert label(build_method(settings_of(name, 0.2), KVTP).describe()) == expected
+
+
+def test_layer_pruners_have_their_papers_name_too():
+    settings = {**settings_of("prunevid", 0.5), "layer_pruning": "prunevid"}
+    assert label(build_method(settings, KVTP).describe()) == "PruneVid + PruneVid"
+
+
+def test_rows_of_earlier_code_whose_scorer_was_a_class_of_its_own_keep_their_label():
+    now = build_method(settings_of("kvtp+prumerge", 0.2), KVTP).describe()
+    assert label({**now, "scorer": {"class": "lmms_kvtp.scorers.similarity:Similarity"}}) == "KVTP + PruMerge"
+    earlier = {"class": "lmms_kvtp.pruners.prumerge_plus:PruMergePlus", "neighbours": 32, "spaced": 0.5}
+    assert label({**now, "pruner": earlier}) == "KVTP + PruMergePlus"
