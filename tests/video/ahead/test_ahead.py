@@ -217,6 +217,7 @@ def test_answers_are_the_same_with_it_and_without(run, docs, batch_size):
     assert all({"waiting", "decode", "preprocess"} <= set(cost.seconds) for cost in costs_ahead)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_past_a_video_that_hangs_and_one_that_crashes(run, docs, paths, planted):
     bad = [str(planted / f"{name}.mp4") for name in ("hangs", "crashes", "hungry")]
     files = [bad[0], paths[0], bad[1], paths[1], bad[2], paths[2]]
