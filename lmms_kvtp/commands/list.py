@@ -68,12 +68,20 @@ def listing(part: str, width: int) -> str:
     """The components of a part, a paragraph each, in lines of at most `width` characters."""
     lines = [f"{part}=NAME"]
     for name in names_of(part):
-        cells = dict(zip(HEADER[1:], _row(part, name), strict=True))
-        facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
-        texts = textwrap.wrap(cells["what it does"], width - INDENT) + textwrap.wrap("; ".join(facts), width - INDENT)
         lines.append(f"  {name}")
-        lines += [" " * INDENT + text for text in texts]
+        for text in _paragraphs(part, name):
+            lines += [" " * INDENT + line for line in textwrap.wrap(text, width - INDENT)]
     return "\n".join(lines)
+
+
+def _paragraphs(part: str, name: str) -> list[str]:
+    """What a component does, and its facts; where it cannot be used, why."""
+    try:
+        cells = dict(zip(HEADER[1:], _row(part, name), strict=True))
+    except LookupError as error:
+        return [f"cannot be used: {error}"]
+    facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
+    return [cells["what it does"], "; ".join(facts)]
 
 
 def details(part: str, name: str, width: int) -> str:
