@@ -33,7 +33,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, __version__
 
 from lmms_kvtp.layer_pruning.base import Stage, StageInput, layer_pruning
 from lmms_kvtp.layer_pruning.fastv import FastV
-from lmms_kvtp.layer_pruning.prunevid import PruneVid
+from lmms_kvtp.layer_pruning.prunevid import PruneVidLayers
 from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
 from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.types import TEXT, VISION, Prompt
@@ -49,7 +49,7 @@ def methods(layers: int) -> dict[str, Sequence[Stage]]:
     return {
         NONE: (),
         "fastv layer=2 ratio=0.5": FastV().stages(),
-        f"prunevid layer={10 * layers // 28} alpha=0.4": PruneVid(layer=10 * layers // 28).stages(),
+        f"prunevid layer={10 * layers // 28} alpha=0.4": PruneVidLayers(layer=10 * layers // 28).stages(),
         "pyramiddrop quarters": PyramidDrop(layers=tuple(layers * i // 4 for i in (1, 2, 3))).stages(),
     }
 

@@ -29,9 +29,9 @@ def test_a_module_that_is_not_there_is_named():
 
 def test_a_class_of_another_kind_is_refused():
     with pytest.raises(
-        LookupError, match=r"'lmms_kvtp.allocators.uniform:Uniform' is .*, no TokenPruner; name a class"
+        LookupError, match=r"'lmms_kvtp.allocators.uniform:EqualBudgets' is .*, no TokenPruner; name a class"
     ):
-        resolve("lmms_kvtp.pruners", "lmms_kvtp.allocators.uniform:Uniform", TokenPruner)
+        resolve("lmms_kvtp.pruners", "lmms_kvtp.allocators.uniform:EqualBudgets", TokenPruner)
     with pytest.raises(LookupError, match="base:BudgetAllocator' is an abstract BudgetAllocator; it lacks allocate"):
         resolve("lmms_kvtp.allocators", "lmms_kvtp.allocators.base:BudgetAllocator", BudgetAllocator)
 
