@@ -1,4 +1,4 @@
-"""Models of real sizes with random weights: what time and memory depend on, without a checkpoint."""
+"""Models of real sizes with random weights, to measure time and memory without a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from lmms_kvtp.vlms.llava_video import DTYPES, LlavaVideo, LoadOptions
 from lmms_kvtp.vlms.tiny import tiny_folder
 
 SPREAD = 0.02
-"""Standard deviation of the weights: that of transformers' own start, with which bfloat16 stays finite."""
+"""Standard deviation of the weights, as transformers starts models; bfloat16 stays finite with it."""
 SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152))
 BASE = (VisionShape(224, 16, 768, 3072, 12, 12), TextShape(768, 3072, 12, 768))
 """Sizes of siglip-so400m-patch14-384 and siglip-base-patch16-224."""
@@ -33,7 +33,7 @@ ENCODERS = ("so400m-384", "base-224", "shared")
 
 
 def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
-    """A LLaVA-Video of the sizes of `spec`, weights drawn where they will lie; its tokenizer is the embedded model's.
+    """A LLaVA-Video of the sizes of `spec`, with weights drawn on their device and the embedded model's tokenizer.
 
     Raises:
         ValueError: the weights are larger than the device's memory, or it cannot compute in the dtype.
@@ -66,7 +66,7 @@ def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
 
 
 def _draw(name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One for normalisations, zero for biases, noise elsewhere."""
+    """Ones for normalizations, zeros for biases, noise elsewhere."""
     if len(shape) > 1 or name == "newline":
         return torch.randn(shape, device=device, dtype=dtype).mul_(SPREAD)
     return torch.full(shape, float(name.endswith("weight")), device=device, dtype=dtype)
@@ -77,9 +77,9 @@ class RandomParts:
     """An image-text model of random weights."""
 
     settings: dict[str, str]
-    """That a method reads it by."""
+    """Settings by which a method loads it."""
     pixel_spec: ResizedPixels
-    """What its tower reads; the model's own where it has none."""
+    """Pixels that its tower reads; those of the model's own tower where it has none."""
 
 
 def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomParts:
@@ -92,7 +92,7 @@ def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomPart
         device: where it will run.
 
     Raises:
-        LookupError: another name.
+        LookupError: there is no encoder of that name.
     """
     if name not in ENCODERS:
         raise LookupError(f"no sizes of encoder {name!r}; {near(name, list(ENCODERS))}")
@@ -107,13 +107,13 @@ def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomPart
 
 
 def write_siglip(folder: Path, vision: VisionShape, text: TextShape, positions: int = 64) -> Path:
-    """A random SigLIP of such sizes in bfloat16, with the embedded model's tokenizer, for `encoder=siglip`.
+    """Write a random SigLIP in bfloat16, with the embedded model's tokenizer, for `encoder=siglip`.
 
     Args:
-        folder: is made.
+        folder: made by this function.
         vision: sizes of the tower.
         text: sizes of the text tower; its heads are as wide as the tower's.
-        positions: of a text, padded.
+        positions: positions of a text, padding included.
     """
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
     towers = siglip_config(vision, text, positions, len(tokenizer))
@@ -127,13 +127,13 @@ def write_siglip(folder: Path, vision: VisionShape, text: TextShape, positions: 
 
 
 def write_shared(folder: Path, vision: VisionShape, text: TextShape, positions: int = 64) -> Path:
-    """A random head for the model's own tower and a text side, for `scorer=shared`, as training would write them.
+    """Write a random head for the model's own tower and a text side, for `scorer=shared`, as training would write them.
 
     Args:
-        folder: is made.
+        folder: made by this function.
         vision: sizes of the model's own tower.
         text: sizes of the text side.
-        positions: of a text, padded.
+        positions: positions of a text, padding included.
     """
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
     TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
