@@ -7,7 +7,7 @@ import torch
 
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.device import find_device
-from lmms_kvtp.forecast.models import find
+from lmms_kvtp.forecast.models import find_spec
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, Lane
 from lmms_kvtp.run.asks import Ask
@@ -60,7 +60,7 @@ def device_of(arguments: Arguments) -> tuple[torch.device, torch.dtype]:
 
 def decoder_alone(paths: Sequence[str], arguments: Arguments) -> dict[str, float]:
     """Measure the seconds to decode files and to make the model's pixels, with nothing else running."""
-    meter, spec = Meter(torch.device("cpu")), find(arguments.run.pretrained).pixel_spec
+    meter, spec = Meter(torch.device("cpu")), find_spec(arguments.run.pretrained).pixel_spec
     for path in paths:
         chunks = load_video(path, arguments.frames).chunks()
         while True:

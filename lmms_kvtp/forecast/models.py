@@ -93,8 +93,8 @@ HUB = {
 }
 
 
-def find(name: str) -> Spec:
-    """Read the sizes of a released model (short name or hub id), of a checkpoint's folder, or of `tiny`, the embedded one.
+def find_spec(name: str) -> Spec:
+    """Sizes of a released model by short name or hub id, of a checkpoint's folder, or of `tiny`, the embedded model.
 
     Raises:
         LookupError: the name is none of these; the message lists near matches.
@@ -128,10 +128,15 @@ class Encoder:
         return sum(s.layers * (4 * s.hidden**2 + 2 * s.hidden * s.intermediate) for s in (v, t))
 
 
+SO400M_384 = Encoder(VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152), 64)
+BASE_224 = Encoder(VisionShape(224, 16, 768, 3072, 12, 12), TextShape(768, 3072, 12, 768), 64)
+"""Sizes of siglip-so400m-patch14-384 and siglip-base-patch16-224."""
+
+
 def find_encoder(pretrained: str) -> Encoder | None:
     """Sizes of a SigLIP by its hub id or folder; None where they cannot be known without its files."""
     if pretrained == SIGLIP:
-        return Encoder(VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152), 64)
+        return SO400M_384
     if not (Path(pretrained) / "config.json").is_file():
         return None
     from transformers import SiglipConfig
