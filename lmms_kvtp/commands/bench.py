@@ -155,11 +155,11 @@ def _random(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.bench.random_model import random_llava, random_parts
     from lmms_kvtp.bench.waterfall import stage_floors, waterfall
     from lmms_kvtp.forecast.machine import matrix_rate
-    from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.forecast.models import find_spec
     from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.vlms.llava_video import LoadOptions
 
-    spec = find(arguments.random_weights)
+    spec = find_spec(arguments.random_weights)
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
         parts = random_parts(arguments.encoder, spec, Path(scratch), str(vlm.device))

@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Print what was found; 1 where files are missing, or memory or disk will not do."""
     from loguru import logger
 
-    from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.forecast.models import find_spec
     from lmms_kvtp.harness.preflight import media_of
     from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.run.options import parse_arguments
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     logger.disable("lmms_eval")  # it reports every file of other tasks that is none
     settings = parse_arguments(pairs(arguments.model_args))
-    spec = find(settings.run.pretrained)
+    spec = find_spec(settings.run.pretrained)
     if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
         weight_files(folder)
     method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})

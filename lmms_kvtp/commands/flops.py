@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one, not_negative
 from lmms_kvtp.forecast.answer import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
-from lmms_kvtp.forecast.models import Spec, find, find_encoder
+from lmms_kvtp.forecast.models import Spec, find_encoder, find_spec
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.presets import METHOD_HELP, method_settings
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
-    spec = find(arguments.model)
+    spec = find_spec(arguments.model)
     if arguments.method is None and arguments.keep_ratio is None and arguments.model in paper_rows():
         table, text = paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens)
         if arguments.into:
@@ -128,7 +128,7 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
 
 def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:
     """Multiply-adds that THOP sees in the unpruned model."""
-    spec = find(name)
+    spec = find_spec(name)
     whole = build_method(pairs(paper_rows()[name][0].settings), KVTP)
     cost = forecast(spec, whole, frames, spec.pool(pool), text_tokens=text_tokens).cost
     return sum(Profiled(spec, "thop").stages(cost).values())
