@@ -27,7 +27,7 @@ PATIENCE = 12
 
 @dataclass(frozen=True)
 class Prices:
-    """What tokens cost, and how much may be spent."""
+    """Prices of tokens, and the most that may be spent."""
 
     input: float = 0.0
     """Dollars for a million input tokens."""
