@@ -122,7 +122,7 @@ class Predictor(nn.Module):
         ]
         loss = torch.stack(losses).mean()
         if not _everywhere(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {_written(loss)}; lower the learning rate, or look at the labels")
+            raise FloatingPointError(f"the loss is {_written(loss)}; lower the learning rate, or check the labels")
         return {"loss": loss}
 
     def logits(self, each: Lesson) -> list[Float[Tensor, "_ T"]]:

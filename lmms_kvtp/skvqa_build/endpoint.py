@@ -98,11 +98,6 @@ class Endpoint(ChatModel):
         return self.model
 
     @property
-    def identity(self) -> str:
-        """The model's name, as no client knows which weights a server has behind it."""
-        return self.model
-
-    @property
     def address(self) -> str:
         """Address of the server, for messages."""
         return self.base_url or "the endpoint"
