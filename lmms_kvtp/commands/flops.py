@@ -28,7 +28,7 @@ So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Model, frames, method, and how to count."""
+    """Add model, frames, method, and how to count."""
     parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, or a folder")
     parser.add_argument(
         "--frames", type=at_least_one, default=128, help="frames of the video (default 128, the paper's)"
@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profiler | None) -> str:
-    """Stages of one method, and its total by each convention."""
+    """Write the stages of one method, and its total by each convention."""
     cost, whole = found.cost, found.cost.flops_total
     encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
     seen = Profiled(spec, profiler).stages(cost, encoder) if profiler else {}
@@ -98,7 +98,7 @@ def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profile
 
 
 def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[str, str]:
-    """Every row of the paper's table for a model, by all conventions and as reported; and why they differ."""
+    """Write every row of the paper's table for a model, by all conventions and as reported, and why they differ."""
     rows: list[list[str]] = []
     base: dict[str, float] = {}
     shares: dict[str, float] = {}
@@ -127,7 +127,7 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
 
 
 def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:
-    """Multiply-adds that THOP sees in the unpruned model."""
+    """Count the multiply-adds that THOP counts in the unpruned model."""
     spec = find_spec(name)
     whole = build_method(pairs(paper_rows()[name][0].settings), KVTP)
     cost = forecast(spec, whole, frames, spec.pool(pool), text_tokens=text_tokens).cost

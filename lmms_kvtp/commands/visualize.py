@@ -10,7 +10,7 @@ METHODS = ("full", "kvtp+prumerge", "random")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is asked of which video, with which methods."""
+    """Add the question, the video and the methods."""
     parser.add_argument("video", type=Path, help="a file, or a folder of image files")
     parser.add_argument("question", help="all of the text that the model gets, options included")
     names = f"repeatable: kvtp+prumerge and the like, or settings as in --model_args (default {', '.join(METHODS)})"
