@@ -1,7 +1,7 @@
 """Operations of every stage, in closed form from shapes and lengths.
 
 Convention: 2 operations per multiply-add, attention over the full n x n square (as `torch.utils.flop_counter` counts
-eager attention, also under a causal mask), matrix products and convolutions only: normalisations, activations,
+eager attention, also under a causal mask), matrix products and convolutions only: normalizations, activations,
 softmax and look-ups are left out, together under 1 % at the sizes of LLaVA-Video-7B. The tests hold every function to
 the counter's figure exactly. Published figures follow other conventions; see docs/costs.md.
 """

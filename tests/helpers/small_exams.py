@@ -17,7 +17,7 @@ GATE = {gate.__name__: gate for gate in GATES}
 
 
 def exam(model: Model, settings: str = "pruner=grid,keep_ratio=0.3", **parts) -> Exam:
-    options = ("red", "green", "blue", "grey")
+    options = ("red", "green", "blue", "gray")
     questions = [Question(f"Which color? {n} A. red B. green", stem="Which color?") for n in (1, 2)]
     asked = [ExamQuestion(question, "A", options) for question in questions]
     method = replace(model.method(f"{settings},encoder.device=cpu"), **parts)
