@@ -224,3 +224,12 @@ def test_no_docstring_begins_with_of_or_the_same(path):
     ]
     begun = [str(text.value) for text in texts if re.match(r"\s*(Of|The same)\b", str(text.value))]
     assert not begun
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=name_of)
+def test_no_test_imports_a_private_name(path):
+    ours = {name for name in imported(path) if name.startswith("lmms_kvtp.")}
+    assert not {name for name in ours if any(piece.startswith("_") for piece in name.split("."))} - {
+        "lmms_kvtp.__main__.main",
+        "lmms_kvtp.__main__.COMMANDS",
+    }
