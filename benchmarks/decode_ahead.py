@@ -98,7 +98,7 @@ def play(folder: Path, names: list[str], work: dict[str, str]) -> dict[str, dict
 
 
 def summary(rounds: list[dict[str, dict[str, object]]]) -> dict[str, object]:
-    """Of each variant: medians and ranges, and the ratios within each round."""
+    """Medians and ranges of each variant, and the ratios within each round."""
     rows: dict[str, object] = {}
     for name in rounds[-1]:
         rows[name] = {

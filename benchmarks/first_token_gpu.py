@@ -29,7 +29,7 @@ from lmms_kvtp.bench.first_token import FirstToken, first_tokens, median_cost, p
 from lmms_kvtp.bench.random_model import ENCODERS, random_llava, random_parts
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.forecast.machine import matrix_rate
-from lmms_kvtp.forecast.models import Spec, find
+from lmms_kvtp.forecast.models import Spec, find_spec
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.presets import FULL, settings_of
 from lmms_kvtp.rendering import markdown
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    spec = find(arguments.model)
+    spec = find_spec(arguments.model)
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
         rows, specs = plan(

@@ -33,7 +33,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, __version__
 
 from lmms_kvtp.layer_pruning.base import Stage, StageInput, layer_pruning
 from lmms_kvtp.layer_pruning.fastv import FastV
-from lmms_kvtp.layer_pruning.prunevid import PruneVid
+from lmms_kvtp.layer_pruning.prunevid import PruneVidLayers
 from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
 from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.types import TEXT, VISION, Prompt
@@ -41,7 +41,7 @@ from lmms_kvtp.types import TEXT, VISION, Prompt
 RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parents[1] / "docs" / "layer_pruning.md"
 NONE = "none"
 SIZES = {"layers": 8, "heads": 4, "positions": 4096, "question": 114}
-"""Of the model and its prompt, by default."""
+"""Default sizes of the model and its prompt."""
 
 
 def methods(layers: int) -> dict[str, Sequence[Stage]]:
@@ -49,7 +49,7 @@ def methods(layers: int) -> dict[str, Sequence[Stage]]:
     return {
         NONE: (),
         "fastv layer=2 ratio=0.5": FastV().stages(),
-        f"prunevid layer={10 * layers // 28} alpha=0.4": PruneVid(layer=10 * layers // 28).stages(),
+        f"prunevid layer={10 * layers // 28} alpha=0.4": PruneVidLayers(layer=10 * layers // 28).stages(),
         "pyramiddrop quarters": PyramidDrop(layers=tuple(layers * i // 4 for i in (1, 2, 3))).stages(),
     }
 
@@ -94,7 +94,7 @@ def between(start: Any, end: Any, device: str) -> float:
 
 
 def timed(stages: Sequence[Stage], marks: list[tuple[Any, Any]], device: str) -> list[Stage]:
-    """The same stages; their selections append when they began and ended."""
+    """Wrap stages so that their selections append when they began and ended."""
 
     def wrap(select: Callable[[StageInput], Tensor]) -> Callable[[StageInput], Tensor]:
         def run(inputs: StageInput) -> Tensor:
@@ -214,7 +214,7 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As docs/layer_pruning.md shows them."""
+    """Rows as docs/layer_pruning.md shows them."""
     header = ["method", "prefill, s", "selection, s", "saves, s", "selection, of what it saves", "peak memory", "GPU"]
     cells = []
     for row in rows:

@@ -87,7 +87,7 @@ def make(folder: Path, runs: int, samples: int) -> int:
 
 
 def sample(doc: int, ratio: float, rng: random.Random) -> dict[str, object]:
-    """As the embedded benchmark's rows are, with the costs of a model of 28 layers."""
+    """Samples like those of the embedded benchmark, with the costs of a model of 28 layers."""
     kept = int(21632 * ratio)
     seconds = {stage: rng.random() for stage in STAGES}
     flops = {stage: rng.randrange(10**14) for stage in STAGES[2:]}

@@ -105,7 +105,7 @@ def _folder(out: Path, name: str) -> Path:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As docs/methods.md shows them."""
+    """Rows as docs/methods.md shows them."""
     header = ["method", "model id and settings", "tokens kept", "budget", "of all", "prompt in the last layer"]
     cells = []
     for found in rows:

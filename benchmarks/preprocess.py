@@ -53,12 +53,12 @@ def main() -> None:
     resized = SPEC.resize(rgb)
     variants: dict[str, Callable[[], torch.Tensor]] = {
         "frame by frame, float64": lambda: in_float64(rgb),
-        "exact, 1 thread": lambda: SPEC.normalise(SPEC.resize(rgb)),
-        "exact, 2 threads": lambda: on_threads(2, lambda: SPEC.normalise(SPEC.resize(rgb))),
-        "fast, 1 thread": lambda: SPEC.normalise(SPEC.resize(rgb, fast=True)),
+        "exact, 1 thread": lambda: SPEC.normalize(SPEC.resize(rgb)),
+        "exact, 2 threads": lambda: on_threads(2, lambda: SPEC.normalize(SPEC.resize(rgb))),
+        "fast, 1 thread": lambda: SPEC.normalize(SPEC.resize(rgb, fast=True)),
         "resize alone, exact, 1 thread": lambda: SPEC.resize(rgb),
         "resize alone, fast, 1 thread": lambda: SPEC.resize(rgb, fast=True),
-        "normalise alone, 1 thread": lambda: SPEC.normalise(resized),
+        "normalize alone, 1 thread": lambda: SPEC.normalize(resized),
     }
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     made: dict[str, torch.Tensor] = {}

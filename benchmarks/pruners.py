@@ -122,7 +122,7 @@ def with_peak(run: Callable[[], Any], device: str) -> tuple[Any, int]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As docs/methods.md shows them."""
+    """Rows as docs/methods.md shows them."""
     header = [
         "pruner",
         "CPU seconds",

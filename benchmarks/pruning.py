@@ -16,7 +16,7 @@ import torch
 from loops import prumerge, tome_paper, tome_release
 
 from lmms_kvtp.allocators.softmax import Softmax
-from lmms_kvtp.allocators.uniform import Uniform
+from lmms_kvtp.allocators.uniform import EqualBudgets
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.tome import ToMe
 from lmms_kvtp.types import FrameFeatures, FrameTokens
@@ -39,7 +39,7 @@ def video() -> tuple[FrameTokens, FrameFeatures]:
 
 def budgets(allocator: str) -> torch.Tensor:
     relevance = torch.randn(FRAMES, generator=torch.Generator().manual_seed(1)) * 2.5
-    parts = {"uniform": Uniform(), "softmax": Softmax()}
+    parts = {"uniform": EqualBudgets(), "softmax": Softmax()}
     return parts[allocator].allocate(relevance, int(RATIO * FRAMES * CAPACITY), CAPACITY)
 
 

@@ -57,7 +57,7 @@ def held(process: str) -> Note:
 
 
 def children() -> list[str]:
-    """Of all threads: one of them starts the process that decodes."""
+    """Children of all threads of this process, since any thread may start the one that decodes."""
     found = []
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError):  # the thread has just ended
@@ -115,7 +115,7 @@ def answer(paths: list[str], cache: Path) -> list[Note]:
 
 
 def slopes(notes: list[Note], total: int) -> dict[str, dict[str, float]]:
-    """Of each number: what it grows by in 1,000 videos, by least squares, and its range."""
+    """Growth of each number in 1,000 videos, by least squares, and its range."""
     late = [note for note in notes if note["answers"] >= total / 5]
     rows = {}
     for name in (f"{side}_{what}" for side in ("model", "decoder") for what in ("mib", "threads", "files")):

@@ -60,7 +60,7 @@ class Way:
     seconds: float
     """On the clock."""
     cpu_seconds: float
-    """Of this process, all threads: without the process that decodes."""
+    """CPU seconds of all threads of this process, without the one that decodes."""
 
 
 def questions(videos: Sequence[int], per_video: int) -> list[list[Ask]]:
@@ -170,7 +170,7 @@ def _sum(cost: SampleCost, stages: Sequence[str]) -> float:
 
 
 def _stages(way: Way) -> dict[str, float]:
-    """Of the average answer; shared stages divided."""
+    """Seconds of the average answer, with shared stages divided among the questions."""
     names = dict.fromkeys(stage for cost in way.costs for stage in cost.seconds)
     total = {
         stage: sum(

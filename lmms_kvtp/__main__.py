@@ -25,14 +25,14 @@ COMMANDS = {
     "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),
     "eval": ("lmms_kvtp.commands.eval", "measure relevance predictors without a language model"),
 }
-"""Name -> module with `add_arguments(parser)` and `main(arguments)`, and its line of help."""
+"""Module with `add_arguments(parser)` and `main(arguments)`, and line of help, of each command."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with an argument, and where the right ones are listed, without all of them before."""
+    """Says in one line what is wrong with an argument, and where the right ones are listed."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with one line."""
+        """Print the line and exit."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 

@@ -1,4 +1,4 @@
-"""Questions about a video from Python: `load("tiny").answer("video.mp4", "What color is the star?")`."""
+"""The Python interface: `load("tiny").answer("video.mp4", "What color is the star?")`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -69,7 +69,7 @@ class Model:
             raise error.__cause__ or error from None
 
     def method(self, settings: str | Mapping[str, Any] = "") -> Method:
-        """The method that `settings` describe; raises as `answers` does."""
+        """Build the method that `settings` describe; raises as `answers` does."""
         chosen = pairs(settings) if isinstance(settings, str) else settings
         method = build_method(chosen, {**KVTP, "encoder.pretrained": self.vlm.default_encoder})
         same = [encoder for encoder in self._encoders if encoder == method.encoder]
@@ -94,7 +94,7 @@ def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> M
 
 
 def load_options(settings: Mapping[str, Any]) -> LoadOptions:
-    """Read fields of `LoadOptions`, or their aliases, as text or as values; raises as `load` does."""
+    """Read fields of `LoadOptions`, or their aliases, given as text or as values; raises as `load` does."""
     hints = get_type_hints(LoadOptions)
     values: dict[str, Any] = {}
     for given, value in settings.items():

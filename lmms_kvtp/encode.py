@@ -102,7 +102,7 @@ def _next(chunks: Iterator[Frames], meter: Meter) -> Frames | None:
 
 @torch.inference_mode()
 def encode_still(vlm: VideoVLM, still: StillImage) -> Encoded:
-    """Encode an image as the model's own way with images has it; no method prunes what comes of it.
+    """Encode an image in the tiles of the model's own recipe; no method prunes what comes of it.
 
     Its tiles are no frames, and no encoder's features lie on their grid. It counts as one frame, all of whose tokens
     are kept.

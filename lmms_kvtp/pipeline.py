@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Weighed:
-    """What a pruner is given for one video and question."""
+    """What the pruner gets for one video and question."""
 
     features: FrameFeatures
     relevance: Float[Tensor, " T"]
@@ -158,12 +158,12 @@ def prune(method: Method, visual: Encoded, weighed: Weighed, meter: Meter) -> Pa
 
 
 def text_flops(method: Method, question: Question) -> int | None:
-    """Operations of the question's embedding, where a part reads it as a feature; None: counted while it runs."""
+    """Count the operations of embedding the question, where a part reads it; None: counted while it runs."""
     return method.encoder.relevance_flops(0, [question_text(question)]) if "text" in method.additions else 0
 
 
 def _complete(method: Method, visual: Encoded, question: Question) -> FrameFeatures:
-    """The features of the frames, and what the method reads beside them: question and tokens."""
+    """Add to the features of the frames what else the method reads: the question's embedding, the tokens."""
     features = visual.features
     if "text" in method.additions:
         features = replace(features, text=method.encoder.encode_text([question_text(question)]))

@@ -6,6 +6,7 @@ import pkgutil
 from collections.abc import Collection
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import TypeVar
 
 C = TypeVar("C")
@@ -20,9 +21,7 @@ def near(name: str, known: list[str]) -> str:
 
 def available(package: str) -> list[str]:
     """Names that `resolve` knows: the files of `package` but base.py, and installed entry points of that group."""
-    path = importlib.import_module(package).__path__
-    files = {m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.ispkg}
-    return sorted(files | {entry.name for entry in entry_points(group=package)})
+    return sorted({*_files(package), *(entry.name for entry in entry_points(group=package))})
 
 
 def resolve(package: str, name: str, base: type[C], words: Collection[str] = ()) -> type[C]:
@@ -35,22 +34,23 @@ def resolve(package: str, name: str, base: type[C], words: Collection[str] = ())
         words: further names that are valid in its place, for the message.
 
     Raises:
-        LookupError: nothing has that name, and the message lists near matches and all names; or what was found is not
-            a concrete subclass of `base`.
+        LookupError: nothing has that name, and the message lists near matches and all names; several things have it;
+            or what was found does not import, or is not a concrete subclass of `base`.
     """
     if ":" in name:
-        module_name, _, class_name = name.partition(":")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise LookupError(f"no {base.__name__} at {name!r}: {error}") from error
-        return _checked(found, name, base)
-    external = {entry.name: entry for entry in entry_points(group=package)}
-    if name in external:
-        return _checked(external[name].load(), name, base)
-    if name not in available(package):
+        return _checked(_attribute(name, base), name, base)
+    theirs = sorted({entry.value for entry in entry_points(group=package, name=name)})
+    shipped = [f"{package}.{name}"] if name in _files(package) else []
+    if len(theirs) + len(shipped) > 1:
+        raise LookupError(
+            f"several {base.__name__}s are named {name!r}: {', '.join([*shipped, *theirs])}; "
+            "say which as package.module:Class, or uninstall the other"
+        )
+    if theirs:
+        return _checked(_attribute(theirs[0], base), name, base)
+    if not shipped:
         raise LookupError(f"no {base.__name__} named {name!r}; {near(name, sorted({*available(package), *words}))}")
-    module = importlib.import_module(f"{package}.{name}")
+    module = _module(shipped[0], name, base)
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     final = [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
     if len(final) != 1:
@@ -59,6 +59,27 @@ def resolve(package: str, name: str, base: type[C], words: Collection[str] = ())
             f"{module.__name__}:Class"
         )
     return _checked(final[0], name, base)
+
+
+def _files(package: str) -> set[str]:
+    path = importlib.import_module(package).__path__
+    return {m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.ispkg}
+
+
+def _attribute(name: str, base: type[C]) -> object:
+    """What `package.module:Class` names."""
+    module_name, _, class_name = name.partition(":")
+    try:
+        return getattr(_module(module_name, name, base), class_name)
+    except AttributeError as error:
+        raise LookupError(f"no {base.__name__} at {name!r}: {error}") from error
+
+
+def _module(module_name: str, name: str, base: type[C]) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # foreign code: anything may come of its import
+        raise LookupError(f"no {base.__name__} at {name!r}: {type(error).__name__}: {error}") from error
 
 
 def _checked(found: object, name: str, base: type[C]) -> type[C]:

@@ -28,7 +28,7 @@ class FrameTokens:
 
     @property
     def num_frames(self) -> int:
-        """T."""
+        """T, the number of frames."""
         return self.embeds.shape[0]
 
     @property
@@ -37,16 +37,16 @@ class FrameTokens:
         return self.embeds.shape[1]
 
     def select(self, frames: Int[Tensor, " t"]) -> "FrameTokens":
-        """Keep some frames only."""
+        """Keep only the frames of these indices."""
         return replace(self, embeds=self.embeds[frames.to(self.embeds.device)])
 
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What an image-text encoder says of each frame. Fields that nobody asked for are None."""
+    """Features of each frame, made by an image-text encoder. Fields that nobody asked for are None."""
 
     times: Float[Tensor, " T"]
-    """Seconds."""
+    """Seconds from the start of the video."""
     image: Float[Tensor, "T E"] | None = None
     """Pooled image embeddings, not normalised."""
     probe_attention: Float[Tensor, "T N"] | None = None
@@ -63,11 +63,11 @@ class FrameFeatures:
     """The language model's own tokens."""
 
     def select(self, frames: Int[Tensor, " t"]) -> "FrameFeatures":
-        """Keep some frames only."""
+        """Keep only the frames of these indices."""
         return self._map(lambda column: column[0][frames.to(column[0].device)], [self])
 
     def to(self, device: torch.device) -> "FrameFeatures":
-        """All fields but the times on one device."""
+        """Move all fields but the times to one device."""
         return replace(self._map(lambda column: column[0].to(device), [self]), times=self.times)
 
     @staticmethod
@@ -115,7 +115,7 @@ class PackedTokens:
     """Tokens that a newline follows, where these are tiles of an image; None for frames, where the model has a rule."""
 
     def counts(self) -> Int[Tensor, " T"]:
-        """Kept tokens of each frame."""
+        """Count the kept tokens of each frame."""
         counts = torch.zeros(self.num_frames, dtype=torch.long, device=self.frame.device)
         return counts.scatter_add_(0, self.frame, torch.ones_like(self.frame))  # bincount would wait for a GPU
 
@@ -132,11 +132,11 @@ class Prompt:
     segment: Int[Tensor, " L"] | None = None
     """`PackedTokens.segment` of a vision position, counted over all videos of the prompt; -1 elsewhere."""
     num_frames: int = 0
-    """Of all videos of the prompt."""
+    """Number of frames of all videos in the prompt."""
 
     @property
     def length(self) -> int:
-        """L."""
+        """L, the number of positions."""
         return self.embeds.shape[0]
 
 
@@ -152,7 +152,7 @@ class GenerationOptions:
     until: tuple[str, ...] = ()
     """The answer ends before the first of these strings."""
     seed: int = 0
-    """Of the sampler; unused when greedy."""
+    """Seed of the sampler; unused when greedy."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The harness wrappers: registered model ids and what answers their requests."""
+"""Models that are registered with the harness, and nothing else."""

@@ -1,4 +1,4 @@
-"""The other rows of the papers' tables, a model id each: a method with its defaults filled in.
+"""Model ids for the other rows of the papers' tables, and for LLaVA-OneVision: a method with its defaults filled in.
 
 `--model_args` overrides every default. What is not named is as in KVTP's own row: SigLIP as encoder, 20 % kept.
 """
@@ -10,7 +10,7 @@ from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.run.options import Images
 
 EQUAL = {"scorer": "uniform", "allocator": "uniform"}
-"""The same budget for every frame, whatever the question."""
+"""An equal budget for every frame, whatever the question."""
 
 
 class LlavaVideoFull(LlavaVideoKvtp):

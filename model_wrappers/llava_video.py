@@ -28,7 +28,7 @@ from lmms_kvtp.run.source import tree
 from lmms_kvtp.types import GenerationOptions
 
 EMBEDDED = "skvqa_synth"
-"""Tasks whose names begin like this are made for the embedded model."""
+"""Beginning of the names of tasks that are made for the embedded model."""
 
 
 class LlavaVideoKvtp(lmms):  # type: ignore[misc]
@@ -41,7 +41,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     pretrained: ClassVar[str] = RunOptions.pretrained
     """The checkpoint where `--model_args` names none."""
     images: ClassVar[Images] = RunOptions.images
-    """What a task's images are where `--model_args` does not say."""
+    """How a task's images are shown where `--model_args` does not say."""
     defaults: ClassVar[Mapping[str, str]] = {}
     """The method where `--model_args` is silent, as far as it differs from KVTP with PruMerge."""
 
@@ -67,7 +67,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Of the model; the harness puts its own small tensors there."""
+        """Device of the model; the harness puts its own small tensors there."""
         return self._device
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
@@ -103,7 +103,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         ]
 
     def _lanes(self, session: Session) -> list[Lane]:
-        """What answers: the first lane's answers are the harness's."""
+        """Make the lanes of the run; the harness gets the answers of the first."""
         return [Lane(self.built, self.arguments.run, session)]
 
     def _conclude(self, session: Session, answers: Sequence[Answer]) -> None:
@@ -177,7 +177,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
 
     @contextmanager
     def _running(self, requests: Sequence[Any]) -> Iterator[Session]:
-        """The session of this run, which the results tell of; where it breaks off, the way to go on is shown."""
+        """Open the session of a run and record it in the results; where the run breaks off, show the way to go on."""
         self._check_toy({request.task_name for request in requests})
         command = cli_arguments(requests)
         if self.session is None:

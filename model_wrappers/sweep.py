@@ -44,7 +44,7 @@ class KvtpSweep(LlavaVideoKvtp):
         self.others = arguments[1:]
 
     def _lanes(self, session: Session) -> list[Lane]:
-        """A lane for each cell, with a journal of its own."""
+        """Make a lane for each cell, with a journal of its own."""
         lanes = super()._lanes(session)
         for arguments in self.others:
             built = build(arguments, self._device, self.defaults)
@@ -53,5 +53,5 @@ class KvtpSweep(LlavaVideoKvtp):
 
 
 def _shared(arguments: Arguments) -> tuple[object, ...]:
-    """What cells have in common: model, and what it is shown."""
+    """Give what cells must have in common: the model, and what it is shown."""
     return arguments.run.pretrained, arguments.run.images, arguments.load, arguments.frames

@@ -46,7 +46,7 @@ def test_settings_of_a_word_in_the_defaults_never_reach_the_component_itself():
 def test_a_scorer_brings_the_encoder_that_it_goes_with_unless_another_is_named():
     defaults = {**KVTP, "encoder.pretrained": "somewhere"}
     shared = build_method({"scorer": "shared", "encoder.pretrained": "predictor"}, defaults).encoder
-    assert type(shared).__name__ == "Tower" and shared.pretrained == "predictor"
+    assert type(shared).__name__ == "TowerEncoder" and shared.pretrained == "predictor"
     assert build_method({"scorer": "shared"}, defaults).encoder.pretrained == "tiny"
     named = build_method({"scorer": "shared", "encoder": "siglip"}, defaults).encoder
     assert type(named).__name__ == "Siglip"

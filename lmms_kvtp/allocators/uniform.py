@@ -11,7 +11,7 @@ from lmms_kvtp.allocators.base import BudgetAllocator, check
 
 
 @dataclass(frozen=True)
-class Uniform(BudgetAllocator):
+class EqualBudgets(BudgetAllocator):
     """Gives each frame the same budget; the tokens left over go to frames spread evenly over the video."""
 
     query_aware: ClassVar[bool] = False

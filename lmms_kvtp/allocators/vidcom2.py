@@ -11,7 +11,7 @@ from lmms_kvtp.allocators.base import BudgetAllocator, check, largest_remainder
 
 
 @dataclass(frozen=True)
-class VidCom2(BudgetAllocator):
+class VidCom2Budgets(BudgetAllocator):
     """Gives each frame its equal share times 1 + softmax((relevance - max) / temperature) - 1/T.
 
     The paper's relevance is how unlike the video a frame's tokens are; any relevance can stand in its place. A share

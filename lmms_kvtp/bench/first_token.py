@@ -1,4 +1,4 @@
-"""Time to the first token of a video whose pixels lie on the device already."""
+"""Time to the first token of a video whose pixels are on the device already."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,15 +25,15 @@ QUESTION = Question(
     stem="What color is the star?",
     refined="What color is the star?",
 )
-"""As long as a question of the benchmarks is, options and instructions included."""
+"""Question as long as those of the benchmarks, options and instructions included."""
 
 
 @dataclass(frozen=True, eq=False)
 class PixelVideo:
-    """Implements `frames.Video`: nothing is decoded, and nothing resized."""
+    """A video of which nothing needs to be decoded or resized."""
 
     pixels: Mapping[PixelSpec, Float[Tensor, "T 3 h w"]]
-    """All frames as each tower reads them."""
+    """Pixels of all frames, as each tower reads them."""
     chunk_size: int = 16
     key: str = "random pixels"
     instruction: str = ""
@@ -46,7 +46,7 @@ class PixelVideo:
 
 
 def random_pixels(specs: Sequence[ResizedPixels], frames: int, device: torch.device, dtype: torch.dtype) -> PixelVideo:
-    """Noise in the size that each tower reads."""
+    """A video of noise, in the size that each tower reads."""
     made: dict[PixelSpec, Tensor] = {}
     for spec in specs:
         made[spec] = torch.randn(frames, 3, *spec.size, device=device, dtype=dtype)
@@ -60,13 +60,13 @@ class FirstToken:
     seconds: float
     cost: SampleCost
     peak_bytes: int | None
-    """Of the whole run, weights included; None on the CPU."""
+    """Peak memory of the whole run, weights included; None on the CPU."""
 
 
 def first_tokens(
     vlm: VideoVLM, methods: Mapping[str, Method], video: PixelVideo, rounds: int, warm: int = 1
 ) -> dict[str, list[FirstToken]]:
-    """Run every method in turn, `rounds` times behind `warm` that don't count, every other time in reverse order."""
+    """Run all methods in turn, `rounds` times after `warm` rounds that do not count; every second round is reversed."""
     found: dict[str, list[FirstToken]] = {name: [] for name in methods}
     for number in range(warm + rounds):
         for name in list(methods)[:: -1 if number % 2 else 1]:
@@ -85,7 +85,7 @@ def _run(vlm: VideoVLM, method: Method, video: PixelVideo) -> FirstToken:
 
 @contextmanager
 def clock(device: torch.device) -> Iterator[list[float]]:
-    """Append the seconds of the block, by the device's own events where it is a GPU."""
+    """Append the seconds of the block to the list, measured by CUDA events on a GPU."""
     spent: list[float] = []
     if device.type != "cuda":
         begin = time.perf_counter()
@@ -103,14 +103,14 @@ def clock(device: torch.device) -> Iterator[list[float]]:
 
 
 def median_cost(runs: Sequence[FirstToken]) -> SampleCost:
-    """The last run's cost with the median of each stage's seconds."""
+    """The cost of the last run, with the median over all runs of each stage's seconds."""
     cost = runs[-1].cost
     seconds = {stage: median(run.cost.seconds[stage] for run in runs) for stage in cost.seconds}
     return SampleCost.from_dict({**cost.to_dict(), "seconds": seconds})
 
 
 def preprocess_seconds(spec: PixelSpec, frames: int = 8, height: int = 720) -> float:
-    """Seconds to resize and normalise one 16:9 frame on the CPU."""
+    """Measure the seconds to resize and normalize one 16:9 frame on the CPU."""
     rgb = torch.randint(0, 255, (frames, height, height * 16 // 9, 3), dtype=torch.uint8)
     begin = time.perf_counter()
     Frames(rgb, torch.arange(float(frames))).pixels(spec)

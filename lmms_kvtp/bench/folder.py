@@ -1,4 +1,4 @@
-"""Questions about video files, answered as the wrapper answers the harness's, without the harness."""
+"""Answers questions about a folder of videos as the harness's wrapper would, without the harness."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.device import find_device
-from lmms_kvtp.forecast.models import find
+from lmms_kvtp.forecast.models import find_spec
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, Lane
 from lmms_kvtp.run.asks import Ask
@@ -18,7 +18,7 @@ from lmms_kvtp.video.load import VIDEO_SUFFIXES, load_video
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """The video files directly in a folder, by name.
+    """The video files directly in a folder, sorted by name.
 
     Raises:
         ValueError: there are none; the message names the endings that count.
@@ -33,7 +33,7 @@ def answer_directly(arguments: Arguments, built: Built, asks: Sequence[Ask]) -> 
     """Answer all questions, in batches and with videos decoded ahead as `arguments` say; no journal is kept.
 
     Raises:
-        SampleError: one cannot be answered, and errors are not skipped.
+        SampleError: a question cannot be answered, and errors are not skipped.
     """
     lane = Lane(built, arguments.run, Session(built.setup, None, None))
     answerer = Answerer([lane], arguments.frames)
@@ -42,13 +42,13 @@ def answer_directly(arguments: Arguments, built: Built, asks: Sequence[Ask]) -> 
 
 
 def build_for(arguments: Arguments) -> Built:
-    """Model and method of `arguments`, KVTP with PruMerge where they name none."""
+    """Build model and method of `arguments`; the default method is KVTP with PruMerge."""
     return build(arguments, find_device(arguments.load.device), {})
 
 
 def decoder_alone(paths: Sequence[str], arguments: Arguments) -> dict[str, float]:
-    """Seconds to decode the files, and to make the model's pixels of them, with nothing else at work."""
-    meter, spec = Meter(torch.device("cpu")), find(arguments.run.pretrained).pixel_spec
+    """Measure the seconds to decode files and to make the model's pixels, with nothing else running."""
+    meter, spec = Meter(torch.device("cpu")), find_spec(arguments.run.pretrained).pixel_spec
     for path in paths:
         chunks = load_video(path, arguments.frames).chunks()
         while True:

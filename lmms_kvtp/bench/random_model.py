@@ -1,4 +1,4 @@
-"""Models of real sizes with random weights: what time and memory depend on, without a checkpoint."""
+"""Models of real sizes with random weights, to measure time and memory without a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,11 @@ from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.device import place
-from lmms_kvtp.encoders.parts.siglip_config import BASE, SO400M, build_text_tower, siglip_config, text_config
+from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_config, text_config
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.forecast.machine import device_memory
-from lmms_kvtp.forecast.models import Spec
+from lmms_kvtp.forecast.models import BASE_224, SO400M_384, Encoder, Spec
 from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.video.pixels import ResizedPixels
@@ -24,13 +24,13 @@ from lmms_kvtp.vlms.checkpoint.network import build
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions
 
 SPREAD = 0.02
-"""Standard deviation of the weights: that of transformers' own start, with which bfloat16 stays finite."""
+"""Standard deviation of the weights, as transformers starts models; bfloat16 stays finite with it."""
 ENCODERS = ("so400m-384", "base-224", "shared")
 """Names that `random_parts` knows."""
 
 
 def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
-    """A LLaVA-Video of the sizes of `spec`, weights drawn where they will lie; its tokenizer is the embedded model's.
+    """A LLaVA-Video of the sizes of `spec`, with weights drawn on their device and the embedded model's tokenizer.
 
     Raises:
         ValueError: the weights are larger than the device's memory, or it cannot compute in the dtype.
@@ -62,7 +62,7 @@ def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
 
 
 def _draw(name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One for normalisations, zero for biases, noise elsewhere."""
+    """Ones for normalizations, zeros for biases, noise elsewhere."""
     if len(shape) > 1 or name == "newline":
         return torch.randn(shape, device=device, dtype=dtype).mul_(SPREAD)
     return torch.full(shape, float(name.endswith("weight")), device=device, dtype=dtype)
@@ -73,9 +73,9 @@ class RandomParts:
     """An image-text model of random weights."""
 
     settings: dict[str, str]
-    """That a method reads it by."""
+    """Settings by which a method loads it."""
     pixel_spec: ResizedPixels
-    """What its tower reads; the model's own where it has none."""
+    """Pixels that its tower reads; those of the model's own tower where it has none."""
 
 
 def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomParts:
@@ -88,51 +88,39 @@ def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomPart
         device: where it will run.
 
     Raises:
-        LookupError: another name.
+        LookupError: there is no encoder of that name.
     """
     if name not in ENCODERS:
         raise LookupError(f"no sizes of encoder {name!r}; {near(name, list(ENCODERS))}")
     on = {"encoder.device": device, "encoder.pretrained": str(folder)}
     if name == "shared":
-        own = spec.vision
-        write_shared(folder, own, TextShape(own.hidden, own.intermediate, own.layers + 1, own.hidden))
+        _write_shared(folder, spec.vision)
         return RandomParts({"scorer": "shared", "encoder": "tower", **on}, spec.pixel_spec)
-    vision, text = {"so400m-384": SO400M, "base-224": BASE}[name]
-    write_siglip(folder, vision, text)
-    return RandomParts({"encoder": "siglip", **on}, ResizedPixels((vision.image_size, vision.image_size)))
+    sizes = {"so400m-384": SO400M_384, "base-224": BASE_224}[name]
+    write_siglip(folder, sizes)
+    return RandomParts({"encoder": "siglip", **on}, ResizedPixels((sizes.vision.image_size, sizes.vision.image_size)))
 
 
-def write_siglip(folder: Path, vision: VisionShape, text: TextShape, positions: int = 64) -> Path:
-    """A random SigLIP of such sizes in bfloat16, with the embedded model's tokenizer, for `encoder=siglip`.
+def write_siglip(folder: Path, sizes: Encoder) -> Path:
+    """Write a random SigLIP in bfloat16, with the embedded model's tokenizer, for `encoder=siglip`.
 
-    Args:
-        folder: is made.
-        vision: sizes of the tower.
-        text: sizes of the text tower; its heads are as wide as the tower's.
-        positions: of a text, padded.
+    Heads of the text tower are as wide as those of the vision tower.
     """
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
-    towers = siglip_config(vision, text, positions, len(tokenizer))
+    towers = siglip_config(sizes.vision, sizes.text, sizes.positions, len(tokenizer))
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model: Any = SiglipModel(towers)
         model.to(torch.bfloat16)
     model.save_pretrained(folder)
-    tokenizer.model_max_length = positions
+    tokenizer.model_max_length = sizes.positions
     save_tokenizer(folder, tokenizer)
     return folder
 
 
-def write_shared(folder: Path, vision: VisionShape, text: TextShape, positions: int = 64) -> Path:
-    """A random head for the model's own tower and a text side, for `scorer=shared`, as training would write them.
-
-    Args:
-        folder: is made.
-        vision: sizes of the model's own tower.
-        text: sizes of the text side.
-        positions: of a text, padded.
-    """
+def _write_shared(folder: Path, vision: VisionShape, positions: int = 64) -> None:
+    """Write a random head for the model's own tower and a text side, as training writes them for `scorer=shared`."""
+    text = TextShape(vision.hidden, vision.intermediate, vision.layers + 1, vision.hidden)
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
     TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
     tower = build_text_tower(text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)))
     save_text_side(folder, tower, tokenizer, scale=2.0, bias=-10.0)
-    return folder

@@ -1,4 +1,4 @@
-"""Where the time of a run went, stage by stage, from the costs of its answers, beside the least that it could take."""
+"""Where the time of a run went, stage by stage, beside the least that each stage could take."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +6,11 @@ from lmms_kvtp.cost.sample import SHARED, STAGES, WAITING, SampleCost
 from lmms_kvtp.rendering import markdown
 
 DECODER = ("decode", "preprocess")
-"""Stages that another process can take over."""
+"""Stages that another process can take over from the model's."""
 
 
 def stage_seconds(costs: Sequence[SampleCost]) -> dict[str, float]:
-    """Seconds of each stage over a whole run: what questions share counts once per video."""
+    """Seconds of each stage over a whole run, with shared stages once per video."""
     total = dict.fromkeys(STAGES, 0.0)
     for cost in costs:
         for stage, seconds in cost.seconds.items():
@@ -19,16 +19,16 @@ def stage_seconds(costs: Sequence[SampleCost]) -> dict[str, float]:
 
 
 def stage_floors(costs: Sequence[SampleCost], rate: float, alone: Mapping[str, float]) -> dict[str, float]:
-    """The least seconds of each stage over a whole run on this machine.
+    """The least seconds that each stage of a whole run could take on this machine.
 
     Args:
         costs: of all answers.
-        rate: operations a second of large matrix products, measured.
-        alone: seconds of stages that are no matrix products, measured with nothing else at work.
+        rate: measured operations a second of large matrix products.
+        alone: seconds of stages without matrix products, measured with nothing else running.
 
     Returns:
-        `alone`, and every stage whose operations are known: those over `rate`, with prefill's attention causal and the
-        projector in vision.
+        `alone`, and for every stage of known operations these over `rate`; prefill's attention is causal, and the
+        projector belongs to vision.
     """
     total: dict[str, float] = {}
     for cost in costs:
@@ -41,20 +41,20 @@ def stage_floors(costs: Sequence[SampleCost], rate: float, alone: Mapping[str, f
 
 
 def one_after_the_other(seconds: Mapping[str, float]) -> float:
-    """All work of a run, on one side only."""
+    """Seconds of all work of a run, if nothing runs at the same time."""
     return sum((spent for stage, spent in seconds.items() if stage != WAITING), start=0.0)
 
 
 def side_by_side(seconds: Mapping[str, float]) -> float:
-    """The longer of the two sides, decoder and model, if neither ever waited for the other."""
+    """Seconds of the longer of two sides, decoder and model, if neither ever waited for the other."""
     decoder = sum((seconds.get(stage, 0.0) for stage in DECODER), start=0.0)
     return max(decoder, one_after_the_other(seconds) - decoder)
 
 
 def waterfall(costs: Sequence[SampleCost], floors: Mapping[str, float] | None = None) -> str:
-    """A table of the stages with their shares of all work and their floors, and below it the ideals.
+    """A table of the stages with their shares of all work and their floors, and of the ideals for the whole run.
 
-    Without `floors` the ideals say only what could run at the same time.
+    Without `floors` there are only the ideals for work that runs at the same time.
     """
     seconds = stage_seconds(costs)
     work, least = one_after_the_other(seconds), dict(floors or {})

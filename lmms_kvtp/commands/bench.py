@@ -18,7 +18,7 @@ QUESTION = "What happens in this video?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which run, or what to run."""
+    """Add which finished run to read, or what to run."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     whole = targets.add_parser("e2e", help="seconds of each stage of a run, with the ideal beside them")
     whole.add_argument(
@@ -73,7 +73,7 @@ def _journals(arguments: argparse.Namespace) -> str:
 
 
 def _counted(costs: "Sequence[SampleCost]") -> str:
-    """The table is of a whole run, so that what loads on first use is in it; a reader is told."""
+    """Count the answers; a whole run includes what loads on first use, and a reader is told how much."""
     cold = sum(cost.cold for cost in costs)
     return f"{len(costs)} answers" + (f", the warm-up included: {cold} on the first video of a process" if cold else "")
 
@@ -90,7 +90,7 @@ def _costs(journals: Sequence[Path]) -> "list[SampleCost]":
 
 
 def _task(arguments: argparse.Namespace) -> str:
-    """The harness runs in a process of its own; videos are decoded once more, alone, behind it."""
+    """Run the harness in a process of its own; then decode the videos once more, alone."""
     from lmms_kvtp.harness.preflight import media_of
     from lmms_kvtp.run.options import check_arguments
 
@@ -149,18 +149,18 @@ def _rate(rate: float, threads: int) -> str:
 
 
 def _random(arguments: argparse.Namespace) -> str:
-    """One question on random pixels; preprocessing is timed apart, on noise of 720p."""
+    """Ask one question about random pixels; preprocessing is timed apart, on noise of 720p."""
     import torch
 
     from lmms_kvtp.bench.first_token import first_tokens, median_cost, preprocess_seconds, random_pixels
     from lmms_kvtp.bench.random_model import random_llava, random_parts
     from lmms_kvtp.bench.waterfall import stage_floors, waterfall
     from lmms_kvtp.forecast.machine import matrix_rate
-    from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.forecast.models import find_spec
     from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.vlms.llava_video import LoadOptions
 
-    spec = find(arguments.random_weights)
+    spec = find_spec(arguments.random_weights)
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
         parts = random_parts(arguments.encoder, spec, Path(scratch), str(vlm.device))

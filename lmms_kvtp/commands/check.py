@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """As of the run that is to be checked."""
+    """Add the arguments of the run that is to be checked."""
     parser.add_argument("--tasks", required=True, help="comma-separated, as of lmms-eval")
     parser.add_argument("--model_args", default="", help="as of lmms-eval")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print what was found; 1 where files are missing, or memory or disk will not do."""
+    """Print what was found; 1 where files are missing, or memory or disk does not suffice."""
     from loguru import logger
 
-    from lmms_kvtp.forecast.models import find
+    from lmms_kvtp.forecast.models import find_spec
     from lmms_kvtp.harness.preflight import media_of
     from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.run.options import parse_arguments
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     logger.disable("lmms_eval")  # it reports every file of other tasks that is none
     settings = parse_arguments(pairs(arguments.model_args))
-    spec = find(settings.run.pretrained)
+    spec = find_spec(settings.run.pretrained)
     if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
         weight_files(folder)
     method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
@@ -66,7 +66,7 @@ def _media_table(found: Sequence["Media"]) -> str:
 
 
 def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:
-    """Print memory, disk and hours; whether they will do."""
+    """Print memory, disk and hours, and tell whether they suffice."""
     from lmms_kvtp.device import place
     from lmms_kvtp.forecast.answer import forecast
     from lmms_kvtp.forecast.machine import device_memory, free_disk, hours, matrix_rate, memory
@@ -107,7 +107,7 @@ def _lengths(expected: "Forecast", spec: "Spec") -> str:
 
 
 def _reading(found: Sequence["Media"], settings: "Arguments") -> float:
-    """Seconds to read one video: the first that can be read is timed."""
+    """Time the first video that can be read, in seconds."""
     from lmms_kvtp.video.frames import VideoError
     from lmms_kvtp.video.load import load_video
 

@@ -9,7 +9,7 @@ from lmms_kvtp.commands.arguments import at_least_one, not_negative, ratios
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Data, methods, model."""
+    """Add data, methods and model."""
     parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question, and answer where known")
     parser.add_argument("--methods", default="kvtp+prumerge,random", help="as in sweep (default %(default)s)")
     parser.add_argument("--method", action="append", default=[], help="repeatable: one more, by its settings, a=b,c=d")

@@ -16,7 +16,7 @@ it does not reproduce the paper's numbers. Accuracy in %, standard errors cluste
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to run and where to keep it."""
+    """Add what to run and where to keep it."""
     parser.add_argument("--keep-ratio", type=float, default=0.2, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--full", action="store_true", help="the whole test split, not the quick subset")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")

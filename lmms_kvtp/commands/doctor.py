@@ -14,7 +14,7 @@ SHOWN = {True: "passed", False: "FAILED", None: "-"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Method, model, and where the record goes."""
+    """Add method, model, and where the record goes."""
     parser.add_argument("--method", help=METHOD_HELP)
     parser.add_argument(
         "--reference", action="store_true", help="instead: hold the model's logits against other implementations"
@@ -72,5 +72,5 @@ def _compare(pretrained: str, settings: dict[str, str]) -> int:
 
 
 def _file(out: Path, method: str) -> Path:
-    """Named so that the leaderboard finds it."""
+    """Name the record so that the leaderboard finds it."""
     return out if out.suffix == ".json" else out / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', method)}_gates.json"

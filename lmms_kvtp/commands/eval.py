@@ -13,7 +13,7 @@ ABLATIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured, on which videos."""
+    """Add what is measured, on which videos."""
     from lmms_kvtp.commands.predictor_data import add_data_arguments
 
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one, not_negative
 from lmms_kvtp.forecast.answer import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
-from lmms_kvtp.forecast.models import Spec, find, find_encoder
+from lmms_kvtp.forecast.models import Spec, find_encoder, find_spec
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.presets import METHOD_HELP, method_settings
@@ -28,7 +28,7 @@ So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Model, frames, method, and how to count."""
+    """Add model, frames, method, and how to count."""
     parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, or a folder")
     parser.add_argument(
         "--frames", type=at_least_one, default=128, help="frames of the video (default 128, the paper's)"
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
-    spec = find(arguments.model)
+    spec = find_spec(arguments.model)
     if arguments.method is None and arguments.keep_ratio is None and arguments.model in paper_rows():
         table, text = paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens)
         if arguments.into:
@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profiler | None) -> str:
-    """Stages of one method, and its total by each convention."""
+    """Write the stages of one method, and its total by each convention."""
     cost, whole = found.cost, found.cost.flops_total
     encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
     seen = Profiled(spec, profiler).stages(cost, encoder) if profiler else {}
@@ -98,7 +98,7 @@ def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profile
 
 
 def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[str, str]:
-    """Every row of the paper's table for a model, by all conventions and as reported; and why they differ."""
+    """Write every row of the paper's table for a model, by all conventions and as reported, and why they differ."""
     rows: list[list[str]] = []
     base: dict[str, float] = {}
     shares: dict[str, float] = {}
@@ -127,8 +127,8 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
 
 
 def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:
-    """Multiply-adds that THOP sees in the unpruned model."""
-    spec = find(name)
+    """Count the multiply-adds that THOP counts in the unpruned model."""
+    spec = find_spec(name)
     whole = build_method(pairs(paper_rows()[name][0].settings), KVTP)
     cost = forecast(spec, whole, frames, spec.pool(pool), text_tokens=text_tokens).cost
     return sum(Profiled(spec, "thop").stages(cost).values())

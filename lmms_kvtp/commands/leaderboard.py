@@ -9,7 +9,7 @@ FACETS = ("tasks", "selection", "questions", "frames", "model", "versions", "dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs, where to, and what may be mixed."""
+    """Add which runs to read, where to write, and what may be mixed."""
     parser.add_argument("runs", nargs="+", type=Path, help="folders with results and samples of the harness")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pages")
     parser.add_argument("--gates", type=Path, nargs="*", default=[], help="records of `lmms-kvtp doctor`")

@@ -16,7 +16,7 @@ from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.settings import meanings
 
 MARKER = "components"
-"""Between `<!-- components -->` and `<!-- /components -->` a page holds all tables."""
+"""Marker in a page: all tables stand between `<!-- components -->` and `<!-- /components -->`."""
 
 HEADER = ["name", "what it does", "paper", "stage", "reads", "query-aware", "training-free", "exact", "more"]
 
@@ -26,7 +26,7 @@ STAGES = {
     "allocator": "once per question",
     "pruner": "before the language model",
 }
-"""When the components of a part work; layer pruners name their layers."""
+"""Time at which the components of a part work; layer pruners name their layers."""
 
 INDENT = 6
 """Columns left of a component's text on the terminal."""
@@ -39,7 +39,7 @@ MORE = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One component, one part, or all of them; on the terminal, or into a page."""
+    """Add what to list, one component, one part or all, and where to."""
     parser.add_argument("part", nargs="?", choices=list(PARTS), help="only this part")
     parser.add_argument("name", nargs="?", help="one component, or package.module:Class, with all of its settings")
     parser.add_argument("--into", type=Path, help="put all tables into this file, between its components markers")
@@ -65,19 +65,27 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def listing(part: str, width: int) -> str:
-    """The components of a part, a paragraph each, in lines of at most `width` characters."""
+    """Describe each component of a part in a paragraph, in lines of at most `width` characters."""
     lines = [f"{part}=NAME"]
     for name in names_of(part):
-        cells = dict(zip(HEADER[1:], _row(part, name), strict=True))
-        facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
-        texts = textwrap.wrap(cells["what it does"], width - INDENT) + textwrap.wrap("; ".join(facts), width - INDENT)
         lines.append(f"  {name}")
-        lines += [" " * INDENT + text for text in texts]
+        for text in _paragraphs(part, name):
+            lines += [" " * INDENT + line for line in textwrap.wrap(text, width - INDENT)]
     return "\n".join(lines)
 
 
+def _paragraphs(part: str, name: str) -> list[str]:
+    """What a component does, and its facts; where it cannot be used, why."""
+    try:
+        cells = dict(zip(HEADER[1:], _row(part, name), strict=True))
+    except LookupError as error:
+        return [f"cannot be used: {error}"]
+    facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
+    return [cells["what it does"], "; ".join(facts)]
+
+
 def details(part: str, name: str, width: int) -> str:
-    """All that a component says of itself, and its settings with their defaults; raises as `resolve` does."""
+    """Write the whole docstring of a component, and its settings with their defaults; raises as `resolve` does."""
     cls, word = class_of(part, name), WORDS.get(part, {}).get(name)
     cells = dict(zip(HEADER[2:], _row(part, name)[1:], strict=True))
     told, meant = meanings(cls), word.settings if word else {}
@@ -94,12 +102,12 @@ def details(part: str, name: str, width: int) -> str:
 
 
 def components(parts: list[str] | None = None) -> str:
-    """The tables of some parts, or of all, in Markdown, as docs/methods.md shows them."""
+    """Write the tables of some parts, or of all, in Markdown, as docs/methods.md shows them."""
     return "\n\n".join(f"### {part}\n\n{components_table(part)}" for part in parts or PARTS)
 
 
 def components_table(part: str) -> str:
-    """The table of one part's components in Markdown."""
+    """Write the table of one part's components in Markdown."""
     return markdown(HEADER, [[f"`{name}`", *_row(part, name)] for name in names_of(part)])
 
 
@@ -134,4 +142,4 @@ EXACT: dict[str, Callable[[type[Any]], str]] = {
     "pruner": lambda cls: "each frame" if cls.scope == "frame" else "the total",
     "layer_pruning": lambda cls: "rounded" if cls().stages() else "-",
 }
-"""How exactly the components of a part keep what they were given."""
+"""Exactness with which the components of a part keep their budgets."""

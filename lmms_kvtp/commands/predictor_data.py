@@ -1,4 +1,4 @@
-"""The command-line arguments that say which videos and questions, shared by training and evaluation."""
+"""The arguments that say which videos and questions to use, shared by training and evaluation of predictors."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from lmms_kvtp.video.sampling import FrameOptions
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """An index with its videos, or videos of the embedded benchmark."""
+    """Add an index with its videos, or videos of the embedded benchmark."""
     frames, told = FrameOptions(), meanings(FrameOptions)
     place = "(default: features, below --out in training and here in evaluation)"
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
@@ -41,15 +41,15 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def untuned(args: argparse.Namespace) -> Siglip:
-    """What training starts from, and what predictors are compared with.
+    """Load the SigLIP that training starts from, and predictors are compared with.
 
-    In float32 for both, so that one cache of features serves both; mixed precision keeps its weights so, too.
+    It is in float32 for both, so that one feature cache serves both; mixed precision keeps its weights so, too.
     """
     return Siglip(args.pretrained, dtype="float32")
 
 
 def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
-    """All videos that the arguments name, with questions as scorers read them.
+    """Read all videos that the arguments name, with questions as scorers read them.
 
     Args:
         args: of the command line.
@@ -80,7 +80,7 @@ def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example
 
 
 def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Example]:
-    """The examples; `refiner` refines what --refined does not know."""
+    """Read the examples; `refiner` refines the questions that --refined does not have."""
     frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
     known = refiner if args.refined is None else Remembered.load(args.refined, refiner)
     if args.index is not None:
@@ -92,7 +92,7 @@ def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Exampl
     """Split by video into the larger part and `share` of the videos, at least one.
 
     Raises:
-        ValueError: there are fewer than two videos, or `share` is none.
+        ValueError: there are fewer than two videos, or `share` is not one.
     """
     if not 0 < share < 1:
         raise ValueError(f"validation={share} is outside (0, 1); it is the share of the videos, such as 0.1")

@@ -8,7 +8,7 @@ from lmms_kvtp.reproduce.plan import TARGETS, Places, Plan, beside, plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which table or figure, and where runs are."""
+    """Add which table or figure, and where runs are."""
     default = Places()
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--dry-run", action="store_true", help="only the commands and the paper's figures")

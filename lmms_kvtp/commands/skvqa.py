@@ -20,7 +20,7 @@ from lmms_kvtp.skvqa.task_index import install_index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One subcommand for each thing that can be done with an index."""
+    """Add one subcommand for each thing that can be done with an index."""
     from lmms_kvtp.commands import skvqa_build, skvqa_import
 
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -21,7 +21,7 @@ captions), siglip or siglip:CHECKPOINT (frames, no captions). refiner: rule or e
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to build, from what, with which models."""
+    """Add what to build, from what, with which models."""
     from lmms_kvtp.commands.endpoints import add_endpoint_arguments
 
     layouts = "\n".join(expected_layout(name) for name in LAYOUTS)
@@ -96,7 +96,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """The folder of the videos, after unpacking archives into OUT/videos."""
+    """Name the folder of the videos; archives are unpacked into OUT/videos."""
     given: list[Path] = arguments.videos
     if len(given) == 1 and given[0].is_dir():
         return given[0]

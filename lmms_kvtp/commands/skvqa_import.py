@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The file, and the data set that its items are matched with."""
+    """Add the file, and the data set that its items are matched with."""
     parser.add_argument("file", type=Path, help="the authors' skvqa.json")
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--annotations", type=Path, required=True, help="of the data set, as for `skvqa build`")

@@ -27,21 +27,21 @@ class Variant:
     method: str
     keep_ratio: float
     settings: Mapping[str, str]
-    """Its `--model_args`."""
+    """`--model_args` of the harness."""
 
     @property
     def name(self) -> str:
-        """Of its row: `kvtp+random 20%`."""
+        """Name of the row, such as `kvtp+random 20%`."""
         return self.method if self.method == FULL else f"{self.method} {100 * self.keep_ratio:g}%"
 
     @property
     def folder(self) -> str:
-        """Of its results, below the sweep's."""
+        """Folder of the results, below the sweep's."""
         return self.name.replace(" ", "_").replace("%", "").replace(":", "_").replace("/", "_")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to run, on what, and where it goes."""
+    """Add what to run, on what, and where results go."""
     parser.add_argument("--methods", required=True, help=METHODS)
     parser.add_argument("--ratios", type=ratios, default="0.2", help="shares of vision tokens kept (default 0.2)")
     parser.add_argument("--tasks", default="skvqa_synth_quick", help="as of lmms-eval (default %(default)s)")
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """The table of each task, and below it what its reader must know."""
+    """Write the table of each task, and below it what its reader must know."""
     from lmms_kvtp.leaderboard.tables import problems, summary
 
     text = ""
@@ -71,7 +71,7 @@ def tables(runs: Sequence[Run]) -> str:
 
 
 def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Variant]:
-    """All cells, each once; the unpruned model comes first.
+    """List all cells, each once; the unpruned model comes first.
 
     Raises:
         LookupError: an unknown preset.
@@ -139,7 +139,7 @@ def _given(common: str, cell: Variant) -> str:
 
 
 def _count_answers(out: Path) -> int:
-    """Lines in all journals but their first ones; answers that were taken over stand there again."""
+    """Count the lines of all journals but their first ones; answers that were taken over are among them."""
     return sum(len(file.read_text(encoding="utf-8").splitlines()) - 1 for file in out.glob("*/journal/*.jsonl"))
 
 

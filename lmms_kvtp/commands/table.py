@@ -23,7 +23,7 @@ DRAWN = ("random", "prumerge", "hard+random", "kvtp+random", "kvtp+prumerge", "o
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which checkpoints, and where runs, tables and figures go."""
+    """Add which checkpoints to run, and where runs, tables and figures go."""
     parser.add_argument("--checkpoints", default="tiny", help="the first has all rows, others the main ones")
     parser.add_argument("--task", default="skvqa_synth", help="skvqa_synth (default) or skvqa_synth_quick")
     parser.add_argument("--ratios", type=ratios, default=",".join(map(str, RATIOS)), help="(default %(default)s)")
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     for number, checkpoint in enumerate(checkpoints[1:], start=1):
         chosen = [cell for cell in main_cells if cell.name in headline]
         seeds[f"seed {number}"] = _run(chosen, arguments, checkpoint, folder / f"seed{number}")
-    partners = {cell.name: alone for cell in cells if (alone := _alone(cell)) in runs}
+    partners = {cell.name: alone for cell in cells if (alone := row_alone(cell)) in runs}
     short = embedded.table(headline, {n: p for n, p in partners.items() if {n, p} <= headline.keys()}, SHIPPED_KINDS)
     tables = {"headline": short, "seeds": embedded.seeds_table(seeds)}
     if not arguments.headline:
@@ -73,8 +73,8 @@ def _run(
     return {run.name: run for run in found}
 
 
-def _alone(cell: Variant) -> str:
-    """The name of the row with the same pruner and equal budgets; empty for rows that are that already."""
+def row_alone(cell: Variant) -> str:
+    """Name the row with the same pruner and equal budgets; empty for rows that have equal budgets already."""
     how, plus, pruner = cell.method.partition("+")
     return Variant(pruner, cell.keep_ratio, {}).name if plus and how in ("kvtp", "oracle") else ""
 

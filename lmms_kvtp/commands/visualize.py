@@ -10,7 +10,7 @@ METHODS = ("full", "kvtp+prumerge", "random")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is asked of which video, with which methods."""
+    """Add the question, the video and the methods."""
     parser.add_argument("video", type=Path, help="a file, or a folder of image files")
     parser.add_argument("question", help="all of the text that the model gets, options included")
     names = f"repeatable: kvtp+prumerge and the like, or settings as in --model_args (default {', '.join(METHODS)})"
@@ -34,14 +34,14 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.video.sampling import FrameOptions
     from lmms_kvtp.visualize.figures import sheet
     from lmms_kvtp.visualize.page import to_html
-    from lmms_kvtp.visualize.picture import most_telling, pictures, reel
+    from lmms_kvtp.visualize.picture import most_telling, pictures, small_frames
 
     settings = typed(arguments.method or METHODS, [arguments.ratio])
     video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
     model = load(arguments.pretrained, dtype=arguments.dtype)
     methods = {name: model.method(text) for name, text in settings.items()}
     question = Question(arguments.question, refined=refine(arguments.question))
-    found, frames = pictures(model.vlm, methods, video, question), reel(video)
+    found, frames = pictures(model.vlm, methods, video, question), small_frames(video)
     shown = most_telling(found, arguments.show)
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = to_html(found, frames, shown, arguments.video.name, arguments.question, model.vlm.toy)

@@ -12,7 +12,7 @@ from lmms_kvtp.rendering import page
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.visualize.page import jpeg
-from lmms_kvtp.visualize.picture import DROPPED, KEPT, Reel, lit, reel
+from lmms_kvtp.visualize.picture import DROPPED, KEPT, SmallFrames, lit, small_frames
 
 FRAMES = 8
 """Frames in a picture: both ends, and those that lost least."""
@@ -33,8 +33,8 @@ class Worst:
 
     count: int
     cases: list[Case] = field(default_factory=list)
-    read: Callable[[Video], Reel] = reel
-    _last: tuple[Video, Reel] | None = None
+    read: Callable[[Video], SmallFrames] = small_frames
+    _last: tuple[Video, SmallFrames] | None = None
 
     def add(self, outcome: MethodOutcome, kept: Kept) -> None:
         """Keep an outcome if it is among the worst: those whose answers differ, then those of larger divergence."""
@@ -54,7 +54,7 @@ def rank(outcome: MethodOutcome) -> tuple[bool, float]:
     return outcome.agrees, -outcome.kl
 
 
-def _frames(packed: PackedTokens, frames: Reel) -> list[tuple[float, int, str]]:
+def _frames(packed: PackedTokens, frames: SmallFrames) -> list[tuple[float, int, str]]:
     capacity = packed.grid[0] * packed.grid[1]
     state = torch.full((packed.num_frames, capacity), DROPPED)
     state[packed.frame.cpu(), packed.patch.cpu()] = KEPT

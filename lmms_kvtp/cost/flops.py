@@ -1,10 +1,9 @@
 """Operations of every stage, in closed form from shapes and lengths.
 
 Convention: 2 operations per multiply-add, attention over the full n x n square (as `torch.utils.flop_counter` counts
-eager attention, also under a causal mask), matrix products and convolutions only: normalisations, activations,
+eager attention, also under a causal mask), matrix products and convolutions only: normalizations, activations,
 softmax and look-ups are left out, together under 1 % at the sizes of LLaVA-Video-7B. The tests hold every function to
-the counter's figure exactly. Published figures differ by convention: `conventions` has the others, docs/costs.md tells
-of them.
+the counter's figure exactly. Published figures follow other conventions; see docs/costs.md.
 """
 
 from collections.abc import Sequence, Set
@@ -16,17 +15,17 @@ class VisionShape:
     """Sizes of a vision transformer, from its config."""
 
     image_size: int
-    """Pixels of a side."""
+    """Pixels along a side of the frame."""
     patch_size: int
     hidden: int
     intermediate: int
     layers: int
-    """Layers that run."""
+    """Number of layers that run."""
     heads: int
 
     @property
     def patches(self) -> int:
-        """Patches of a frame; pixels that fill no whole patch are dropped."""
+        """Patches of a frame; pixels beyond the last whole patch are dropped."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -64,8 +63,8 @@ def pooling_head_flops(shape: VisionShape, frames: int, patches: int | None = No
     Keys and values of P patches 4 P d^2, query and output 4 d^2, scores and mixing 4 P d, MLP 4 d m.
 
     Args:
-        shape: of the tower.
-        frames: how often the head runs.
+        shape: sizes of the tower.
+        frames: number of times that the head runs.
         patches: P; all of a frame by default, 1 where each patch is pooled alone.
     """
     p, d, m = shape.patches if patches is None else patches, shape.hidden, shape.intermediate
@@ -79,10 +78,10 @@ def text_flops(shape: TextShape, lengths: Sequence[int]) -> int:
 
 
 def features_flops(shape: VisionShape, frames: int, needs: Set[str], projected_keys: bool = False) -> int:
-    """A SigLIP's features of frames: tower and head once, and what single patches need beside them.
+    """A SigLIP's features of frames: tower and head once, and what features of single patches take beside them.
 
-    Scores of the last layer again 2 P^2 d for column attention, 2 P d^2 for projected keys, and for patches in the
-    joint space the head over each of them.
+    Column attention takes the scores of the last layer again, 2 P^2 d; projected keys 2 P d^2; patches in the joint
+    space the head over each of them.
     """
     if not needs:
         return 0
@@ -104,7 +103,7 @@ def relevance_flops(shape: TextShape, lengths: Sequence[int], frames: int, views
 def cosine_flops(rows: int, frames: int, width: int, views: int = 1) -> int:
     """Cosines of q rows of text with `views` image embeddings of each frame.
 
-    2 q T E for each view; more views than one are KVTP's three, which its fusion head makes by 6 T^2 E.
+    2 q T E for each view; where there are several, they are KVTP's three, whose fusion head takes 6 T^2 E.
     """
     mixed = 6 * frames**2 * width if views > 1 else 0
     return views * 2 * rows * frames * width + mixed
@@ -132,10 +131,10 @@ def prefill_flops(shape: LLMShape, layer_lengths: Sequence[int], causal: bool = 
     """Prompt through all layers, and the head at the last position.
 
     Args:
-        shape: of the language model.
+        shape: sizes of the language model.
         layer_lengths: positions that each layer processes; they differ when tokens are pruned between layers.
         causal: count only the n (n + 1) / 2 pairs that a causal mask leaves, instead of all n^2.
-        reused: positions before these, whose keys and values are there already.
+        reused: earlier positions, whose keys and values are there already.
     """
     pairs = [n * reused + (n * (n + 1) // 2 if causal else n * n) for n in layer_lengths]
     layers = sum(_layer(shape, n, seen) for n, seen in zip(layer_lengths, pairs, strict=True))
@@ -146,7 +145,7 @@ def decode_flops(shape: LLMShape, layer_lengths: Sequence[int], new_tokens: int)
     """All answer tokens after the first, each against a cache that grows by one.
 
     Args:
-        shape: of the language model.
+        shape: sizes of the language model.
         layer_lengths: cached prompt positions of each layer.
         new_tokens: tokens of the answer; the first one comes out of prefill.
     """
@@ -156,7 +155,7 @@ def decode_flops(shape: LLMShape, layer_lengths: Sequence[int], new_tokens: int)
 
 
 def selection_flops(shape: LLMShape, positions: int, rows: int) -> int:
-    """What `rows` positions pay to all n positions of one layer, recomputed: 2 n D g + 2 r D a + 2 r n a."""
+    """Recomputed attention of `rows` positions to all n positions of one layer: 2 n D g + 2 r D a + 2 r n a."""
     a, g = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return 2 * positions * shape.hidden * g + 2 * rows * shape.hidden * a + 2 * rows * positions * a
 
@@ -173,23 +172,5 @@ def _layer(shape: LLMShape, positions: int, pairs: int) -> int:
 
 
 def pairs_flops(left: int, right: int, width: int) -> int:
-    """The products, or the distances, of each of `left` vectors with each of `right` ones: 2 n m d."""
+    """Products, or distances, of each of `left` vectors with each of `right` ones: 2 n m d."""
     return 2 * left * right * width
-
-
-__all__ = [
-    "LLMShape",
-    "TextShape",
-    "VisionShape",
-    "cosine_flops",
-    "decode_flops",
-    "features_flops",
-    "pairs_flops",
-    "pooling_head_flops",
-    "prefill_flops",
-    "projector_flops",
-    "relevance_flops",
-    "selection_flops",
-    "text_flops",
-    "vision_flops",
-]

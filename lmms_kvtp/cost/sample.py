@@ -1,6 +1,6 @@
 """What an answer cost: counts, seconds and operations per stage, carried beside the text; meter.py measures them.
 
-Imports nothing heavy: those who only read costs do not wait for torch.
+Nothing heavy is imported here, so that who only reads costs does not wait for torch.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,18 @@ STAGES = ("decode", "preprocess", "vision", "encoder", "scorer", "pruner", "pref
 SHARED = ("decode", "preprocess", "vision", "encoder")
 """Stages that the questions on one video share."""
 WAITING = "waiting"
-"""Not work: the model waits for a process that decodes ahead, whose work stands under decode and preprocess."""
+"""Stage in which the model waits for a process that decodes ahead, whose work counts as decode and preprocess."""
 NOT_OWN = frozenset({*SHARED, WAITING})
+"""Stages that are not work on one answer alone."""
 
 
 DERIVED = ("keep_ratio_actual", "seconds_total", "first_token_seconds", "flops_total", "layer_average")
-"""Properties of a cost that its dictionary has, too."""
+"""Properties that the dictionary of a cost holds beside its fields."""
 
 
 @dataclass(frozen=True)
 class SampleCost:
-    """The ledger of one answer. Shared stages stand in full on each question; `questions_on_video` divides them."""
+    """The ledger of one answer. Each question on a video has the shared stages in full, see `questions_on_video`."""
 
     num_frames: int = 0
     tokens_before: int = 0
@@ -31,32 +32,33 @@ class SampleCost:
     tokens_structural: int = 0
     """Newlines that entered beside them."""
     prompt_tokens: int = 0
-    """All positions of the prompt."""
+    """Positions of the prompt, text included."""
     output_tokens: int = 0
     keep_ratio: float = 1.0
-    """What was asked for."""
+    """Share of vision tokens that was asked for."""
     layer_lengths: tuple[int, ...] = ()
     """Prompt positions that each layer processed."""
     reused_tokens: int = 0
     """Positions of the prompt that no layer processed: an earlier question on the video had left keys and values."""
     questions_on_video: int = 1
+    """Number of questions that shared the video's stages."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds of each stage in STAGES that ran."""
     flops: dict[str, int] = field(default_factory=dict)
     """Operations (2 per multiply-add, full attention) of vision, projector, encoder, scorer, pruner, layer_pruning (its
     selections), prefill, generate; see docs/costs.md."""
     prefill_flops_causal: int = 0
-    """Of prefill, where only the pairs below the diagonal of attention count."""
+    """Operations of prefill if only the pairs below the diagonal of attention count."""
     peak_bytes: int | None = None
-    """Peak memory of the accelerator while answering; None on the CPU, where no such counter is exact."""
+    """Peak memory of the accelerator while answering; None on the CPU, which has no exact counter."""
     swept: bool = False
-    """Answered in a sweep, whose encoders compute for all methods at once: seconds are no measure of this one."""
+    """Whether a sweep answered, whose encoders compute for all methods at once: seconds do not measure this one."""
     cold: bool = False
-    """On the first visuals of its process: seconds hold what loads and compiles on first use; see `timed`."""
+    """Whether the visuals were the first of their process: seconds hold what loads on first use, see `timed`."""
 
     @property
     def keep_ratio_actual(self) -> float:
-        """Vision tokens that entered over those of the unpruned model; 1 where there are none."""
+        """Vision tokens that entered over those of the unpruned model; 1 if that has none."""
         return self.tokens_kept / self.tokens_before if self.tokens_before else 1.0
 
     @property
@@ -89,10 +91,10 @@ class SampleCost:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "SampleCost":
-        """The inverse of `to_dict`."""
+        """Read what `to_dict` gives."""
         known = {name: value for name, value in values.items() if name in _DEFAULTS}
         known["layer_lengths"] = tuple(known.get("layer_lengths", ()))
-        cost = object.__new__(SampleCost)  # a leaderboard reads a million; by the constructor it takes twice as long
+        cost = object.__new__(SampleCost)  # a leaderboard reads a million; the constructor takes twice as long
         vars(cost).update(_DEFAULTS, **known)
         return cost
 
@@ -101,9 +103,9 @@ _DEFAULTS = vars(SampleCost())
 
 
 def timed(costs: Sequence[SampleCost]) -> Sequence[SampleCost]:
-    """The costs whose seconds go into a mean: those after the warm-up, which is the first visuals of each process.
+    """The costs whose seconds go into a mean: all but the warm-up, the first visuals of each process.
 
-    All of them where there are no others.
+    Where all are warm-up, they are all returned.
     """
     return [cost for cost in costs if not cost.cold] or costs
 
@@ -112,17 +114,17 @@ _ledger: dict[str, SampleCost] = {}
 
 
 def record(doc_key: str, cost: SampleCost) -> None:
-    """Keep the cost of a document for the task that scores it in this process."""
+    """Store the cost of a document for the task that scores it in this process."""
     _ledger[doc_key] = cost
 
 
 def lookup(doc_key: str) -> SampleCost | None:
-    """The cost of a document, if a wrapper of ours answered it in this process; the one exchange with tasks."""
+    """The cost of a document, if a wrapper of ours answered it in this process."""
     return _ledger.get(doc_key)
 
 
 def task_metrics(doc_key: str) -> dict[str, float | None]:
-    """A document's cost as metrics of its task, which scores it in this process; None for answers of other models."""
+    """The cost of a document as metrics of its task; values are None for answers of other models."""
     cost = lookup(doc_key)
     if cost is None:
         return {"vision_tokens_kept": None, "keep_ratio_actual": None, "seconds": None}
@@ -134,5 +136,5 @@ def task_metrics(doc_key: str) -> dict[str, float | None]:
 
 
 def forget() -> None:
-    """Drop all costs: another run begins in this process."""
+    """Drop all stored costs, before another run begins in this process."""
     _ledger.clear()

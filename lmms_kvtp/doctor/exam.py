@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.allocators.uniform import Uniform as EqualBudgets
+from lmms_kvtp.allocators.uniform import EqualBudgets
 from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
@@ -20,7 +20,7 @@ from lmms_kvtp.questions import Question
 from lmms_kvtp.run.answerer import Answerer, unrecorded
 from lmms_kvtp.run.asks import ask_about
 from lmms_kvtp.run.options import RunOptions
-from lmms_kvtp.scorers.uniform import Uniform as SameRelevance
+from lmms_kvtp.scorers.uniform import SameRelevance
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.sampling import FrameOptions

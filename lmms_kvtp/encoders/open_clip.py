@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
@@ -17,7 +16,7 @@ from lmms_kvtp.cost.flops import cosine_flops
 from lmms_kvtp.cost.meter import counting, unfused
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.encoders.parts.text import REMEMBERED, split_text
+from lmms_kvtp.encoders.parts.text import REMEMBERED, scaled_cosines, split_text
 from lmms_kvtp.resolve import near
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
@@ -112,9 +111,7 @@ class OpenClip(FrameEncoder):
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
         """Scaled cosines, shifted where the model has a bias (SigLIP), with what the model learned."""
-        cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
-        factor, bias = self._scale
-        return cosine * factor + bias
+        return scaled_cosines(image, text, *self._scale)
 
     @cached_property
     def _scale(self) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, SiglipModel
@@ -20,7 +19,7 @@ from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape
-from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces
+from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces, scaled_cosines
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
@@ -163,9 +162,7 @@ class Siglip(FrameEncoder):
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
         """Scaled and shifted cosines, with the model's learned scale and bias."""
-        cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
-        factor, bias = self._scale
-        return cosine * factor + bias
+        return scaled_cosines(image, text, *self._scale)
 
     @cached_property
     def _scale(self) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from lmms_kvtp.video.frames import Frames
 
 
 @dataclass(frozen=True)
-class Tower(FrameEncoder):
+class TowerEncoder(FrameEncoder):
     """A light trained head on the tower that the model runs anyway, and a text side that was trained with it.
 
     Patches are pooled to the language model's grid before the head reads them.

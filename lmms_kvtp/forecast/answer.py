@@ -1,4 +1,4 @@
-"""The cost of one answer before anything runs."""
+"""The cost of one answer before anything runs, by our own convention and by others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class Forecast:
 
     cost: SampleCost
     unknown: tuple[str, ...]
-    """Stages whose operations are known only when they run."""
+    """Stages whose operations are not known before they run."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,23 @@ class Sized(FrameEncoder):
     projected_keys: bool = False
 
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
-        """Refused."""
+        """Refuse: there are no weights."""
         raise ValueError("a forecast has no weights to encode frames with")
 
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
-        """Refused."""
+        """Refuse: there are no weights."""
         raise ValueError("a forecast has no weights to encode texts with")
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
-        """Refused."""
+        """Refuse: there are no weights."""
         raise ValueError("a forecast has no weights to compare with")
 
     def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
-        """As SigLIP's."""
+        """Operations of SigLIP at these sizes."""
         return features_flops(self.sizes.vision, num_frames, needs, self.projected_keys)
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
-        """As SigLIP's; each text is one row, padded."""
+        """Operations of SigLIP at these sizes; each text is one padded row."""
         return relevance_flops(self.sizes.text, [self.sizes.positions] * len(texts), num_frames, views)
 
 
@@ -80,20 +80,20 @@ def forecast(
     text_tokens: int = TEXT_TOKENS,
     output_tokens: int = 2,
 ) -> Forecast:
-    """Lay out a video of which nothing is known, as `method` would prune it.
+    """Lay out a video of unknown content as `method` would prune it, and count what an answer costs.
 
-    Frames are equally relevant, but for allocators that drop frames; with budgets that differ from frame to frame the
-    number of newlines differs a little. Layer pruners that divide tokens by group are taken to lose nothing to
-    rounding.
+    All frames count as equally relevant, with differences just large enough for allocators that drop frames. Budgets
+    that differ from frame to frame would change the number of newlines a little. Layer pruners that divide tokens by
+    group are assumed to lose none to rounding.
 
     Args:
         spec: the model.
         method: what is kept.
         num_frames: T.
-        pool: of patches; as the checkpoint was trained where it is None.
-        newlines: likewise.
+        pool: how patches are pooled; None: as the checkpoint was trained.
+        newlines: where newlines stand; None: as the checkpoint was trained.
         text_tokens: prompt positions beside the video.
-        output_tokens: of the answer, the end token included.
+        output_tokens: tokens of the answer, the end token included.
 
     Raises:
         ValueError: the method leaves nothing of so few frames.
@@ -141,7 +141,7 @@ def forecast(
 
 
 def _helpers(method: Method, budgets: Tensor, pool: GridPool, hidden: int) -> dict[str, int | None]:
-    """Operations of encoder, scorer and pruner; None where they cannot be known."""
+    """Operations of encoder, scorer and pruner; None where they are not known before they run."""
     rows, columns = pool.grid
     tokens = FrameTokens(torch.empty(len(budgets), rows * columns, hidden, device="meta"), pool.grid)
     frames, needs = tokens.num_frames, method.needs
@@ -180,7 +180,7 @@ MEANING = {
 
 
 def conventions(cost: SampleCost, llm: LLMShape) -> dict[str, float]:
-    """Operations of an answer by each convention, without decoding after the first token."""
+    """Operations of an answer up to its first token, by each convention in MEANING."""
     whole = cost.flops_total - cost.flops.get("generate", 0)
     prefill = cost.flops["prefill"]
     return {
@@ -193,7 +193,7 @@ def conventions(cost: SampleCost, llm: LLMShape) -> dict[str, float]:
 
 
 def fastv_formula(llm: LLMShape, layer_lengths: Sequence[int]) -> int:
-    """4 n d^2 + 2 n^2 d + 2 n d m, over all layers.
+    """Sum of 4 n d^2 + 2 n^2 d + 2 n d m over all layers.
 
     Source: FastV (arXiv 2403.06764), section 4.
     """

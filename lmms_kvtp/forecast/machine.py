@@ -12,11 +12,12 @@ from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.forecast.models import Spec
 
-UTILISATION = 0.4
-"""Of the rate of large matrix products, what a whole model reaches; hours are as rough as this number."""
+UTILIZATION = 0.4
+"""Share of the rate of large matrix products that a whole model reaches; hours are as rough as this number."""
 VISION_BATCH = 16
-"""Frames that the tower sees at once."""
+"""Number of frames that the tower sees at once."""
 SHARED = ("vision", "projector", "encoder")
+"""Stages that the questions on one video share."""
 
 
 @dataclass(frozen=True)
@@ -24,29 +25,30 @@ class Memory:
     """Bytes on the device."""
 
     weights: int
+    """Weights of the vision-language model."""
     encoder: int
     """Weights of the image-text model."""
     visual: int
-    """Tokens of a video, twice: they are joined from chunks."""
+    """Tokens of a video, twice, because they are joined from chunks."""
     cache: int
     """Keys and values of the longest prompt."""
     work: int
-    """The largest intermediate results."""
+    """Largest intermediate results."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Bytes in all."""
         return self.weights + self.encoder + self.visual + self.cache + self.work
 
 
 def memory(spec: Spec, cost: SampleCost, element: int, encoder_parameters: int = 0) -> Memory:
-    """What a run holds at its peak, with SDPA or flash attention.
+    """Bytes that a run holds at its peak, with SDPA or flash attention.
 
     Args:
         spec: the model.
         cost: a forecast of the longest prompt.
-        element: bytes of a number.
-        encoder_parameters: of the image-text model.
+        element: bytes per number.
+        encoder_parameters: number of weights of the image-text model.
     """
     llm, n = spec.llm, cost.prompt_tokens + cost.output_tokens
     visual = 2 * cost.tokens_before * llm.hidden * element
@@ -66,22 +68,22 @@ def _cache(llm: LLMShape, positions: int, element: int) -> int:
 
 
 def hours(cost: SampleCost, videos: int, questions: int, rate: float, video_seconds: float) -> float:
-    """Hours of a run: shared stages once for each video, the others for each question.
+    """Hours of a run, with shared stages once per video and the others once per question.
 
     Args:
         cost: a forecast of one answer.
-        videos: that are different.
-        questions: on them.
+        videos: number of different videos.
+        questions: number of questions on them.
         rate: operations a second that the device sustains in large matrix products.
-        video_seconds: to read one video.
+        video_seconds: seconds to read one video.
     """
     shared = sum(cost.flops.get(stage, 0) for stage in SHARED)
     own = cost.flops_total - shared
-    return (videos * (shared / (rate * UTILISATION) + video_seconds) + questions * own / (rate * UTILISATION)) / 3600
+    return (videos * (shared / (rate * UTILIZATION) + video_seconds) + questions * own / (rate * UTILIZATION)) / 3600
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Operations a second of large matrix products, measured."""
+    """Measure the operations a second of large matrix products."""
     side = 4096 if device.type == "cuda" else 512
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     done, spent = 0, 0.0
@@ -97,18 +99,18 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU, or of the machine."""
+    """Free bytes of a GPU, or else of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     told = Path("/proc/meminfo")
-    if told.is_file():  # pages that are only cached files can be had, too
+    if told.is_file():  # counts pages that only cache files as free
         lines = dict(line.split(":", 1) for line in told.read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def free_disk(path: Path) -> int:
-    """Bytes that can be written where `path` will be."""
+    """Bytes that can be written at `path`, which need not exist yet."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

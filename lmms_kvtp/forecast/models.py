@@ -1,4 +1,4 @@
-"""Sizes of models whose weights need not be here."""
+"""Sizes of models, without their weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,18 @@ from lmms_kvtp.vlms.layout import Newlines
 
 SIGLIP = "google/siglip-so400m-patch14-384"
 QWEN2_TOKENS = 151646
-"""Entries of Qwen2's tokenizer: rows of embeddings and head beyond them are dropped."""
+"""Entries of Qwen2's tokenizer; further rows of embeddings and head are dropped."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A vision-language model, as far as costs go."""
+    """What costs depend on in a vision-language model."""
 
     name: str
     config: LlavaConfig
     vocabulary: int
     encoder: str = SIGLIP
-    """The image-text model that belongs to it."""
+    """Image-text model that is used with it."""
 
     @property
     def vision(self) -> VisionShape:
@@ -42,22 +42,22 @@ class Spec:
 
     @property
     def newlines(self) -> Newlines:
-        """As the checkpoint was trained."""
+        """Newlines as the checkpoint was trained."""
         return Newlines(self.config.newline_position, "auto", self.config.merge_type)
 
     def pool(self, mode: str | None = None) -> GridPool:
-        """Of patches; None: as the checkpoint was trained."""
+        """Pooling of patches by `mode`, or as the checkpoint was trained if that is None."""
         side = self.vision.image_size // self.vision.patch_size
         return GridPool(mode or self.config.pool_mode, (side, side))
 
     @property
     def pixel_spec(self) -> ResizedPixels:
-        """What the tower reads."""
+        """Pixels that the tower reads."""
         return ResizedPixels((self.vision.image_size, self.vision.image_size))
 
     @property
     def parameters(self) -> int:
-        """Weights of tower, projector and language model, without biases and normalisations."""
+        """Number of weights of tower, projector and language model, without biases and normalizations."""
         v, m = self.vision, self.llm
         tower = v.layers * (4 * v.hidden**2 + 2 * v.hidden * v.intermediate) + 3 * v.patch_size**2 * v.hidden
         attention = 2 * m.hidden * m.head_dim * (m.heads + m.kv_heads)
@@ -95,11 +95,11 @@ HUB = {
 }
 
 
-def find(name: str) -> Spec:
-    """Sizes of a released model by short name or hub id, or of a checkpoint's folder; `tiny` is the embedded model.
+def find_spec(name: str) -> Spec:
+    """Sizes of a released model by short name or hub id, of a checkpoint's folder, or of `tiny`, the embedded model.
 
     Raises:
-        LookupError: neither; the message lists near matches.
+        LookupError: the name is none of these; the message lists near matches.
         CheckpointError: the folder holds another kind of model.
     """
     models = known()
@@ -116,24 +116,29 @@ def find(name: str) -> Spec:
 
 @dataclass(frozen=True)
 class Encoder:
-    """An image-text model, as far as costs go."""
+    """What costs depend on in an image-text model."""
 
     vision: VisionShape
     text: TextShape
     positions: int
-    """Of a text, padded."""
+    """Positions of a text, padding included."""
 
     @property
     def parameters(self) -> int:
-        """Weights of both towers, without embeddings, biases and normalisations."""
+        """Number of weights of both towers, without embeddings, biases and normalizations."""
         v, t = self.vision, self.text
         return sum(s.layers * (4 * s.hidden**2 + 2 * s.hidden * s.intermediate) for s in (v, t))
 
 
+SO400M_384 = Encoder(*SO400M, 64)
+BASE_224 = Encoder(VisionShape(224, 16, 768, 3072, 12, 12), TextShape(768, 3072, 12, 768), 64)
+"""Sizes of siglip-so400m-patch14-384 and siglip-base-patch16-224."""
+
+
 def find_encoder(pretrained: str) -> Encoder | None:
-    """Sizes of a SigLIP by its hub id or folder; None where they are not known without its files."""
+    """Sizes of a SigLIP by its hub id or folder; None where they cannot be known without its files."""
     if pretrained == SIGLIP:
-        return Encoder(*SO400M, 64)
+        return SO400M_384
     if not (Path(pretrained) / "config.json").is_file():
         return None
     from transformers import SiglipConfig

@@ -1,4 +1,4 @@
-"""THOP and torch's counter on models of the real size and classes, without weights (the meta device)."""
+"""Counts of THOP and of torch's counter on models of real classes and sizes without weights (the meta device)."""
 
 import warnings
 from collections.abc import Callable
@@ -24,16 +24,16 @@ MISSES = (
     "of nn.LayerNorm. It has no rule for the products of queries, keys and values, which are calls inside a module, "
     "nor for RMSNorm and rotary embeddings, nor for the projections inside nn.MultiheadAttention, SigLIP's pooling head"
 )
-"""What the paper's profiler counts as nothing."""
+"""Operations that the paper's profiler does not count."""
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """A model as a profiler sees it; every part is profiled once."""
+    """A model under a profiler; every part is profiled once."""
 
     spec: Spec
     profiler: Profiler
-    """thop counts multiply-adds; torch counts operations, with eager attention."""
+    """Profiler: thop counts multiply-adds; torch counts operations, with eager attention."""
 
     def stages(self, cost: SampleCost, encoder: Encoder | None = None) -> dict[str, float]:
         """Counts of the stages that are networks.
@@ -57,7 +57,7 @@ class Profiled:
 
     @cached_property
     def _network(self) -> Network:
-        """With one decoder layer: all are alike."""
+        """The model with a single decoder layer, since all are alike."""
         config = replace(self.spec.config, llm={**self.spec.config.llm, "num_hidden_layers": 1})
         return build(config, self.spec.vocabulary, "eager")
 
@@ -81,7 +81,7 @@ class Profiled:
         return float(self._seen[positions])
 
     def _encoder(self, encoder: Encoder) -> tuple[float, float]:
-        """Per frame and per text."""
+        """Counts per frame and per text."""
         if encoder not in self._seen:
             towers, size = _siglip(encoder), encoder.vision.image_size
             ids = torch.ones(1, encoder.positions, dtype=torch.long, device="meta")
@@ -95,7 +95,7 @@ class Profiled:
 
 
 class _Prefill(nn.Module):
-    """The language model on embeddings, given as the one argument that profilers pass on."""
+    """The language model as a function of embeddings, because profilers pass a single argument."""
 
     def __init__(self, llm: Any) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _Prefill(nn.Module):
 
     def forward(self, embeds: Tensor) -> Any:
         n = embeds.shape[1]
-        mask = _meta(1, 1, n, n)  # a finished one: making a mask looks at values
+        mask = _meta(1, 1, n, n)  # given, since making a mask reads values, which meta tensors lack
         return self.llm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
 
 
@@ -116,7 +116,7 @@ def _siglip(encoder: Encoder) -> Any:
     config._attn_implementation = "eager"
     with torch.device("meta"):
         model = SiglipModel(config)
-    model.vision_model.head.attention.train()  # no profiler sees into its fused inference path
+    model.vision_model.head.attention.train()  # no profiler sees into the fused inference path
     return model
 
 

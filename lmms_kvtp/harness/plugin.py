@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
 TESTED = ("0.7.3",)
-"""Releases of lmms-eval that pass tests/plugin."""
+"""Releases of lmms-eval that pass tests/harness."""
 
 Models = Mapping[str, tuple[str, tuple[str, ...]]]
 """Model id -> class path of a simple wrapper, aliases."""
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def manifests() -> "list[ModelManifest]":
-    """Our model ids, for the entry-point group `lmms_eval.models`; our tasks are found from here on. Never raises."""
+    """List our model ids, for the entry-point group `lmms_eval.models`, and make our tasks known. Never raises."""
     try:
         call_after_import({"lmms_eval.tasks": _add_tasks, "lmms_eval.tui.discovery": _add_tasks_to_ui})
     except Exception as error:  # a plug-in that raises here takes all other plug-ins' models down
@@ -54,7 +54,7 @@ def manifests() -> "list[ModelManifest]":
 
 
 def register(models: Models) -> "list[ModelManifest]":
-    """Manifests of model ids, which `lmms-eval models` lists from here on; for other packages too. Never raises."""
+    """Make manifests of model ids, which `lmms-eval models` then lists; other packages may call it. Never raises."""
     found: list[ModelManifest] = []
     try:
         from lmms_eval.models import registry_v2
@@ -89,7 +89,7 @@ def check_harness() -> None:
 
 
 def task_dirs() -> list[str]:
-    """Folders of our tasks, in a wheel, an editable install or a checkout."""
+    """Find the folders of our tasks, in a wheel, an editable install or a checkout."""
     spec = find_spec("lmms_kvtp.tasks")
     return list(spec.submodule_search_locations or ()) if spec else []
 
@@ -160,7 +160,7 @@ def _add_tasks(tasks: Any) -> None:
 
 
 def _index(manager: Any, folder: str) -> dict[str, Any]:
-    """Our tasks below `folder`; where a file is unreadable, those of the folders inside it that have no such file."""
+    """Index our tasks below `folder`; where a file is unreadable, those of its subfolders that have no such file."""
     try:
         return dict(manager._get_task_and_group(folder))
     except Exception as error:
@@ -202,18 +202,18 @@ def _add_tasks_to_ui(discovery: Any) -> None:
 
 
 def task_of(request: Any) -> Any | None:
-    """The task object behind a request, which its bound `doc_to_visual` leads to; None for later agentic steps."""
+    """Find the task behind a request, by its bound `doc_to_visual`; None for later agentic steps."""
     return getattr(request.args[2], "__self__", None)
 
 
 def cli_arguments(requests: Iterable[Any]) -> Namespace | None:
-    """The parsed command line of the run that sent `requests`; None when it was started from Python."""
+    """Find the parsed command line of the run that sent `requests`; None when it was started from Python."""
     tasks = filter(None, map(task_of, requests))
     return next((task.args for task in tasks if isinstance(getattr(task, "args", None), Namespace)), None)
 
 
 def run_folder(arguments: Namespace | None) -> Path | None:
-    """Where the harness will write the results of this run; None where it writes none."""
+    """Find where the harness will write the results of this run; None where it writes none."""
     from lmms_eval.loggers.evaluation_tracker import GeneralConfigTracker
     from lmms_eval.utils import sanitize_model_name
 

@@ -15,16 +15,16 @@ from lmms_kvtp.run.asks import IN_MEMORY, name_visuals, read_visuals
 
 @dataclass(frozen=True)
 class Media:
-    """What one task asks about."""
+    """The visuals that one task asks about, as far as they are there."""
 
     task: str
     questions: int
     present: tuple[str, ...]
     """Files that are there, and names of images in memory."""
     missing: tuple[str, ...]
-    """Files that are not, or what the task says where it names none."""
+    """Files that are not there, or what the task says in place of a name."""
     output_tokens: int | None
-    """That an answer may have; None where the task sets none."""
+    """Most tokens of an answer; None where the task sets no limit."""
 
 
 def media_of(tasks: str, limit: int | None = None) -> list[Media]:
@@ -42,7 +42,7 @@ def media_of(tasks: str, limit: int | None = None) -> list[Media]:
 
 
 def check_tasks(tasks: str) -> tuple[list[str], TaskManager]:
-    """The names of tasks, and what knows them.
+    """Check that the harness knows tasks; returns their names and its task manager.
 
     Raises:
         LookupError: as `media_of`.
@@ -60,7 +60,7 @@ def check_tasks(tasks: str) -> tuple[list[str], TaskManager]:
 
 
 def _tasks(found: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """The tasks of nested groups."""
+    """Walk through the tasks of nested groups."""
     for name, task in found.items():
         if isinstance(task, Mapping):
             yield from _tasks(task)

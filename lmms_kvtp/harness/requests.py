@@ -1,4 +1,7 @@
-"""What the harness asks, in our own values."""
+"""Reads a request of the harness: its question, and the generation settings of the task or of `--gen_kwargs`.
+
+Settings are honored, or refused by name.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,14 +20,14 @@ PADDING = "__padding_only__"
 
 
 def is_padding(request: Any) -> bool:
-    """Nobody will read the answer."""
+    """Tell whether a request only evens out the ranks, so that nobody reads its answer."""
     return bool((request.metadata or {}).get(PADDING))
 
 
 def read_ask(
     request: Any, doc: Mapping[str, Any], options: GenerationOptions, prompt: str, load: Callable[[], list[Any]]
 ) -> Ask:
-    """Put together one question.
+    """Put together one question of a request.
 
     Args:
         request: of the harness.
@@ -44,7 +47,7 @@ def read_ask(
 
 
 def document_key(task: str, doc_id: object, doc: Mapping[str, Any]) -> str:
-    """The name of a document within a run; our own tasks look its cost up by it."""
+    """Name a document within a run; our own tasks look its cost up by this."""
     return str(doc.get("kvtp_id") or f"{task}/{doc_id}")
 
 
@@ -120,7 +123,7 @@ def _check_other(name: str, value: Any, greedy: bool) -> None:
 
 @cache
 def _of_transformers() -> frozenset[str]:
-    """Settings that transformers would read."""
+    """Names of all settings that transformers would read."""
     config: dict[str, Any] = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
     return frozenset(config)
 

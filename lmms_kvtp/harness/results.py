@@ -1,4 +1,4 @@
-"""Begins a run: where its journal goes, and what it resumes from."""
+"""The two ends of a run in the harness: its journal at the start; counts, failures and throughput at the end."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def open_session(run: RunOptions, setup: Mapping[str, Any], command: Namespace |
 
 
 def journal_folder(wanted: str, command: Namespace | None) -> Path | None:
-    """Where the journal goes; None for nowhere."""
+    """Find the folder of the journal; None where there is to be none."""
     if wanted == "none":
         return None
     if wanted != "auto":
@@ -70,12 +70,12 @@ class CostCounts(TokenCounts):  # type: ignore[misc]
     """Token counts with the ledger of each answer beside them: `token_counts` of a sample file."""
 
     answers: tuple[Answer, ...] = ()
-    """One; of a conversation, one for each turn."""
+    """One answer, or in a conversation one for each turn."""
     toy: bool = False
-    """Made by the embedded model."""
+    """The embedded model made the answers."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the harness's counts, the cost, and an error or a TOY mark where there is one."""
+        """Give plain values for JSON: the harness's counts, the cost, and an error or a TOY mark where there is one."""
         values: dict[str, Any] = super().to_dict()
         ledgers = [_ledger(answer) for answer in self.answers]
         values |= ledgers[0] if len(ledgers) == 1 else {"rounds": ledgers}

@@ -15,7 +15,7 @@ from lmms_kvtp.types import TEXT, VISION
 
 
 @dataclass(frozen=True)
-class PruneVid(LayerPruner):
+class PruneVidLayers(LayerPruner):
     """Rank vision tokens by the most attention that a text position behind them pays in any head of one layer.
 
     The attention is computed without rotary positions and without causal mask, as published. In each group a share

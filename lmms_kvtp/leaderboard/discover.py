@@ -171,11 +171,11 @@ def pending_summaries(files: Sequence[SampleFile], processes: int) -> Iterator[l
         if count < 2:
             yield [partial(summarize, file) for file in files]
             return
-        with ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin) as pool:
+        with ProcessPoolExecutor(count, get_context("spawn"), initializer=become_reader) as pool:
             yield [pool.submit(summarize, file).result for file in files]
 
 
-def _begin() -> None:
+def become_reader() -> None:
     """Make a reading process yield to the main one, which has more to do and does it alone."""
     gc.disable()
     if hasattr(os, "nice"):

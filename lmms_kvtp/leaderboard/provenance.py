@@ -19,7 +19,13 @@ NAMES = {
     ("similarity", "kvtp_release"): "KVTP as released",
 }
 """Scorer and allocator, by the word that names them -> how the papers call the pair."""
-PLAIN = {"RandomTokens": "random", "Unpruned": "", "NoLayerPruning": "", "prumerge_plus": "PruMergePlus"}
+PLAIN = {
+    "RandomTokens": "random",
+    "Unpruned": "",
+    "NoLayerPruning": "",
+    "prumerge_plus": "PruMergePlus",
+    "PruneVidLayers": "PruneVid",
+}
 """Classes and words whose names are not those of a paper's method -> what a label says instead."""
 NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
 """Frame settings that change how frames are read, but not which."""

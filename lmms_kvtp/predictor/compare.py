@@ -14,14 +14,14 @@ from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
 from lmms_kvtp.encoders.parts.tower_head import SETTINGS as TOWER_HEAD
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.encoders.tower import Tower
+from lmms_kvtp.encoders.tower import TowerEncoder
 from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import IMAGE, CachedVideo, Embeddings, FeatureCache, Patches, Viewer
 from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure_scores, paired_bootstrap, sparsity
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
-from lmms_kvtp.scorers.uniform import Uniform
+from lmms_kvtp.scorers.uniform import SameRelevance
 from lmms_kvtp.shipped import TINY
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.vlms.llava_video import LlavaVideo
@@ -48,7 +48,7 @@ class Candidate:
     encoder: FrameEncoder
     scorer: FrameScorer | None
     """Scorer of the frames; None: the labels, which in an index of SparseKV-QA a large language model gave."""
-    tower: Tower | None = None
+    tower: TowerEncoder | None = None
     """Encoder that makes embeddings of what is cached; None: these are cached."""
 
     def features(self, video: CachedVideo) -> FrameFeatures:
@@ -76,7 +76,7 @@ class Candidate:
 def baselines(untuned: Siglip) -> dict[str, Candidate]:
     """Make the candidates that trained predictors are held against, but for the oracle."""
     seen = Embeddings(untuned)
-    return {"uniform": Candidate(seen, untuned, Uniform()), UNTUNED: Candidate(seen, untuned, KVTP(fusion=False))}
+    return {"uniform": Candidate(seen, untuned, SameRelevance()), UNTUNED: Candidate(seen, untuned, KVTP(fusion=False))}
 
 
 def oracle(untuned: Siglip) -> Candidate:
@@ -100,7 +100,7 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
     if checkpoint == TINY_SHARED or (folder / TOWER_HEAD).is_file():
         if vlm is None:
             raise ValueError(f"{checkpoint} reads a model's own tower; give the model with --shared MODEL")
-        tower = Tower() if checkpoint == TINY_SHARED else Tower(checkpoint)
+        tower = TowerEncoder() if checkpoint == TINY_SHARED else TowerEncoder(checkpoint)
         return Candidate(Patches(vlm), tower, scorer, tower)
     if checkpoint == TINY or (folder / TEXT_WEIGHTS).is_file():
         return Candidate(Embeddings(untuned), untuned, replace(scorer, checkpoint=checkpoint))

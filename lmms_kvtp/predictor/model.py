@@ -29,16 +29,16 @@ class Objective:
     """
 
     level: Literal["clip", "frame"] = "clip"
-    """What has a label. clip: as the release, by its first frame. frame: as the paper's equation."""
+    """Unit that has a label. clip: as in the release, that of its first frame. frame: as in the paper's equation."""
     pooling: Literal["softmax", "max"] = "softmax"
-    """How the logits of a clip become one; only read at the level of clips."""
+    """Way in which the logits of a clip become one; only read where a clip has a label."""
     clip_size: int = 8
     """Frames of a clip."""
     flatness: float = 0.0
     """Weight of sum (logit - mean logit)^2 on questions whose labels are all equal; 0 as in the paper."""
 
     def __post_init__(self) -> None:
-        """Refuse a weight that rewards what it should hold down."""
+        """Refuse a weight that rewards steep scores instead of flat ones."""
         if not (self.flatness >= 0 and math.isfinite(self.flatness)):
             raise ValueError(f"flatness={self.flatness} is no weight; give a number of at least 0, such as 0.3")
 
@@ -122,7 +122,7 @@ class Predictor(nn.Module):
         ]
         loss = torch.stack(losses).mean()
         if not _everywhere(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {_written(loss)}; lower the learning rate, or look at the labels")
+            raise FloatingPointError(f"the loss is {_written(loss)}; lower the learning rate, or check the labels")
         return {"loss": loss}
 
     def logits(self, each: Lesson) -> list[Float[Tensor, "_ T"]]:

@@ -24,17 +24,17 @@ class Recipe:
     """Settings of a run. These are for small models and few videos; docs/predictor.md has the paper's."""
 
     parts: Parts = "text"
-    """What is trained. head: temperatures, scale and bias. text: the text tower, too. all: both towers."""
+    """Parts that are trained. head: temperatures, scale and bias. text: the text tower, too. all: both towers."""
     epochs: int = 10
     """Passes over the training videos, at most."""
     lr: float = 3e-4
-    """Of the towers, and of a shared tower's head."""
+    """Learning rate of the towers, and of a shared tower's head."""
     head_lr: float = 3e-3
-    """Of temperatures and offsets, the logit scale and the logit bias."""
+    """Learning rate of temperatures, offsets, logit scale and logit bias."""
     videos_per_step: int = 4
-    """On each process."""
+    """Videos of a step on each process."""
     seed: int = 0
-    """Of the split into training and validation, the order of videos, and what starts at random."""
+    """Seed of the split into training and validation, the order of videos, and what starts at random."""
     patience: int = 3
     """Epochs without a better recall on the validation videos after which training stops."""
     dtype: Literal["float32", "bfloat16"] = "float32"

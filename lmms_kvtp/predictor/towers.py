@@ -16,7 +16,7 @@ from lmms_kvtp.predictor.features import Embeddings, Patches, Pixels, Viewer
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 Parts = Literal["head", "text", "all"]
-"""What is trained: what comes after the towers, with logit scale and bias; the text tower, too; or both towers."""
+"""Parts that are trained: head, what comes after the towers; text, the text tower, too; all, both towers, too."""
 
 
 class Towers(nn.Module, ABC):
@@ -27,7 +27,7 @@ class Towers(nn.Module, ABC):
     encoder: Siglip
     """SigLIP whose text side this is."""
     parts: Parts
-    """What is trained."""
+    """Parts that are trained."""
     viewer: Viewer
     """View of the frames that `see` reads."""
     text_model: nn.Module

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.pruners.base import ScorePruner
-from lmms_kvtp.pruners.parts.likeness import frame_means, likeness, steady, unit
+from lmms_kvtp.pruners.parts.likeness import LikenessSettings, frame_means, likeness, steady, unit
 from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 
 @dataclass(frozen=True)
-class VidCom2(ScorePruner):
+class VidCom2(LikenessSettings, ScorePruner):
     """Keeps the tokens of least similarity to the mean token of the video and of their frame.
 
     Similarity is a sum of Gaussian kernels of several widths, on unit vectors of the channels that vary least.
@@ -24,18 +24,6 @@ class VidCom2(ScorePruner):
     """
 
     paper: ClassVar[str] = "VidCom2, arXiv 2505.14454"
-
-    channels: float = 0.5
-    """Part of the channels that is compared: those of lowest variance over the video."""
-    widths: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
-    """The a in exp(-distance^2 / (2 a))."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
-        if not 0 < self.channels <= 1:
-            raise ValueError(f"channels={self.channels} is outside (0, 1]; it is a part of the channels")
-        if not self.widths or min(self.widths) <= 0:
-            raise ValueError(f"widths={self.widths} must be positive numbers, at least one")
 
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
         """Unlikeness to video and frame."""

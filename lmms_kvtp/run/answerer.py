@@ -61,7 +61,7 @@ class Answerer:
     """
 
     def __init__(self, lanes: Sequence[Lane], frames: FrameOptions, watch: Watch | None = None) -> None:
-        """Begin with nothing encoded; equal encoders become one, so that their weights load once.
+        """Start with nothing encoded; equal encoders become one, so that their weights load once.
 
         Args:
             lanes: methods on one model; what belongs to videos, such as decoding ahead, is as in the first one's run.

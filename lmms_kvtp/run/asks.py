@@ -1,4 +1,4 @@
-"""What the harness asks, in our own values."""
+"""Questions as the run engine takes them, whether the harness asks or a person."""
 
 import hashlib
 import re
@@ -25,14 +25,14 @@ class Ask:
     version: str
     question: Question
     visuals: tuple[str, ...]
-    """Paths, or a name for frames in memory; questions with equal visuals share an encoding."""
+    """Paths, or a name for what is in memory; questions with equal names share an encoding."""
     load: Callable[[], list[Any]] = field(compare=False)
-    """Gets the visuals from the task."""
+    """Loads the visuals when their turn has come."""
     options: GenerationOptions
 
     @property
     def subject(self) -> str:
-        """Document, task and visuals, for messages."""
+        """What messages call this question: document, task and visuals."""
         on = f" on {', '.join(self.visuals)}" if self.visuals else ""
         if not self.task:
             return f"question {self.question.doc_key or repr(self.question.prompt)}{on}"
@@ -40,7 +40,7 @@ class Ask:
 
 
 def ask_about(visuals: Sequence[str | Video | Encoded], question: Question, options: GenerationOptions) -> Ask:
-    """A question from outside the harness, on files, on videos in memory, or on what was encoded before."""
+    """Ask a question outside the harness: on files, on videos in memory, or on what was encoded before."""
     names = tuple(_name(visual) for visual in visuals)
     return Ask("", "", question, names, lambda: list(visuals), options)
 
@@ -52,7 +52,7 @@ def _name(visual: str | Video | Encoded) -> str:
 
 
 def read_visuals(doc_to_visual: Callable[[Any], Any], doc: Any) -> list[Any]:
-    """The visuals of a document: a flat list, empty for a question of text alone.
+    """Get the visuals of a document as a flat list, empty for a question of text alone.
 
     Raises:
         FileNotFoundError: the task ended the process, as stock tasks do where a file is missing.
@@ -65,14 +65,14 @@ def read_visuals(doc_to_visual: Callable[[Any], Any], doc: Any) -> list[Any]:
 
 
 def flatten(visuals: Any) -> list[Any]:
-    """One list of visuals; tasks also give None, single visuals and lists of lists."""
+    """Make one list of visuals; tasks also give None, single visuals and lists of lists."""
     if visuals is None:
         return []
     return [v for part in visuals for v in flatten(part)] if isinstance(visuals, list | tuple) else [visuals]
 
 
 def name_visuals(visuals: Sequence[Any]) -> tuple[str, ...]:
-    """Their paths; of images in memory, one name that stands for their content."""
+    """Name visuals by their paths, and images in memory by one name that stands for their content."""
     if all(isinstance(visual, str) for visual in visuals):
         return tuple(visuals)
     content = hashlib.sha256()
@@ -98,7 +98,7 @@ def check_files(asks: Iterable[Ask]) -> None:
 
 
 def read_question(prompt: str, doc: Mapping[str, Any], doc_key: str) -> Question:
-    """What is asked: the prompt as it is, and its bare question and options, from the document or else the prompt."""
+    """Read what is asked: the whole prompt, and the bare question and options, from the document or else the prompt."""
     stem, options = split_prompt(prompt)
     if isinstance(doc.get("question"), str):
         stem = doc["question"]

@@ -32,12 +32,12 @@ CODE = (
 
 @dataclass(frozen=True)
 class Built:
-    """What answers questions."""
+    """A model and a method, ready to answer."""
 
     vlm: VideoVLM
     method: Method
     setup: Mapping[str, Any]
-    """Everything that all answers depend on, as plain values: part of the results, and of each answer's key."""
+    """Everything that all answers depend on, as plain values; it stands in the results and in each answer's key."""
 
 
 def build(arguments: Arguments, device: torch.device, defaults: Mapping[str, str]) -> Built:
@@ -74,7 +74,7 @@ def _last_loaded() -> dict[tuple[str, LoadOptions], LlavaVideo]:
 
 
 def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:
-    """The device that was asked for; one of its own for each of several processes on GPUs.
+    """Choose the device that was asked for, or one for each process where several run on GPUs.
 
     Raises:
         ValueError: there is no such device.
@@ -85,7 +85,7 @@ def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:
 
 
 def _method(arguments: Arguments, device: torch.device, defaults: Mapping[str, Any]) -> Method:
-    """The method, its parts on `device`, and those that draw at random with the run's seed."""
+    """Build the method with its parts on `device`; parts that draw at random get the run's seed."""
     method = build_method(arguments.method, defaults)
     common = {"seed": arguments.run.seed, "device": str(device)}
     parts = {}

@@ -1,4 +1,4 @@
-"""Answers on disk as they come, so that a run that dies at 99 % loses nothing; one JSON line for each."""
+"""Answers on disk as they come, a JSON line each, so that a run that dies at 99 % loses nothing."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.asks import Ask
 
 FORMAT = 2
-"""Format 1 named modules that have moved since; its answers cannot be told from those of other code."""
+"""Version of the file. In version 1, keys stood for modules that have moved since."""
 PATTERN = "*_journal_rank*.jsonl"
 
 
@@ -58,15 +58,15 @@ class Journal:
 
 @dataclass(frozen=True)
 class EarlierAnswers:
-    """What journals hold."""
+    """The answers that journals hold."""
 
     answers: Mapping[str, Answer]
-    """By key; samples that failed are left out, to be tried again."""
+    """Answers by key; samples that failed are left out, to be tried again."""
     setups: tuple[Mapping[str, Any], ...]
-    """How answers were made, one for each journal."""
+    """The setup of each journal: how its answers were made."""
 
     def difference(self, setup: Mapping[str, Any]) -> list[str]:
-        """What differs from `setup` in the journal that is nearest to it; nothing when one is the same."""
+        """Name what differs from `setup` in the journal nearest to it; nothing where one is the same."""
         differences = [sorted(k for k in {*old, *setup} if old.get(k) != setup.get(k)) for old in self.setups]
         return min(differences, key=len, default=[])
 
@@ -92,7 +92,7 @@ def read(path: Path) -> EarlierAnswers:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; none if its process died at once."""
+    """Read the whole lines of a journal; none if its process died at once."""
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last is empty, or torn
     try:
         values: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -110,10 +110,13 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 class Session:
-    """Answers are reused only where asked for, and where nothing that they depend on has changed."""
+    """The answers of one run: those taken over from earlier runs, and those to be kept.
+
+    An answer is taken over only where that was asked for, and nothing that it depends on has changed.
+    """
 
     def __init__(self, setup: Mapping[str, Any], journal: Journal | None, earlier: EarlierAnswers | None) -> None:
-        """Begin.
+        """Start a run of which nothing is answered yet.
 
         Args:
             setup: everything that all answers of the run depend on.
@@ -124,13 +127,13 @@ class Session:
         self.resumed = 0
         self.failures: list[str] = []
         self.resumed_elsewhere = self.failed_elsewhere = 0
-        """Of the other ranks."""
+        """Counts of the other ranks."""
         self._setup_digest = content_key(setup)
         self._asked: Counter[str] = Counter()
         self._videos: dict[str, str] = {}
 
     def key(self, ask: Ask) -> str:
-        """Everything that an answer depends on, as one hash."""
+        """Hash everything that an answer depends on."""
         return content_key(
             {
                 "setup": self._setup_digest,
@@ -142,17 +145,17 @@ class Session:
         )
 
     def count(self, ask: Ask) -> int:
-        """How often this was asked before in this run; answers that are sampled must differ."""
+        """Count how often this was asked before in this run; answers that are sampled must differ."""
         known = [ask.task, ask.question.doc_key, ask.question.prompt, ask.visuals, asdict(ask.options)]
         self._asked[content_key(known)] += 1
         return self._asked[content_key(known)] - 1
 
     def has(self, ask: Ask) -> bool:
-        """An earlier run answered this."""
+        """Tell whether an earlier run answered this."""
         return self.earlier is not None and self.key(ask) in self.earlier.answers
 
     def find(self, key: str, ask: Ask) -> Answer | None:
-        """The answer of an earlier run, which goes into this run's journal, too."""
+        """Find the answer of an earlier run, and copy it into this run's journal."""
         answer = self.earlier.answers.get(key) if self.earlier else None
         if answer is not None:
             self.resumed += 1
@@ -170,7 +173,7 @@ class Session:
             self.journal.write(key, f"{ask.task}:{ask.question.doc_key}", answer)
 
     def _video(self, path: str) -> str:
-        """Name and content of a file, wherever it lies."""
+        """Stand for a file by its name and content, wherever it lies."""
         if path not in self._videos:
             file = Path(path)
             self._videos[path] = f"{file.name} {fingerprint(file)}" if file.exists() else path

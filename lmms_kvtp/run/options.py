@@ -17,7 +17,7 @@ from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]
 MOST_SECONDS = 1e6
-"""Of one video: more than eleven days; a wait of more than a few weeks is more than the system can count."""
+"""Upper limit of `video_seconds`, eleven days; the system cannot count a wait of many weeks."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RunOptions:
     overwrite: bool = True
     """False: the checkpoint's own pooling and newlines, so that naming others is an error."""
     max_new_tokens: int = 1024
-    """Where the task sets none, as in the stock wrapper."""
+    """Longest answer where the task sets none, as in the stock wrapper."""
     batch_size: int = 1
     """Questions that the language model reads at once, when it decodes greedily and drops nothing inside."""
     share_prefix: bool = True
@@ -46,12 +46,12 @@ class RunOptions:
     frame_cache: str | None = None
     """Folder for resized frames, so that a later run neither decodes nor resizes them."""
     frame_cache_gib: float = 20.0
-    """What that folder may hold; the oldest frames make room for new ones."""
+    """Size limit of that folder; the oldest frames make room for new ones."""
     images: Images = "frames"
     """What a task's images are. frames: those of one video. tiles: one image in the checkpoint's tiles, several in one
     square each, and none of them pruned."""
     seed: int = 0
-    """Of sampling, and of every part of the method that draws at random and was given no seed."""
+    """Seed of sampling, and of every part of the method that draws at random and was given none."""
     on_error: Literal["raise", "skip"] = "raise"
     """skip: a sample that fails counts as an empty answer; its error is recorded, counted and printed."""
     too_long: Literal["error", "fewer_frames"] = "error"
@@ -103,7 +103,7 @@ class Arguments:
     load: LoadOptions
     frames: FrameOptions
     method: Mapping[str, Any]
-    """Parts, their fields, and keep_ratio, for `build_method`."""
+    """Settings of parts and their fields, and keep_ratio, for `build_method`."""
 
 
 GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
@@ -114,7 +114,7 @@ RENAMED = {
     "video_fps": ("frames", "fps"),
     "video_decode_backend": ("frames", "backend"),
 }
-"""Names of the stock wrapper, or of the documentation, and the options and fields that they set."""
+"""Other names for settings, from the stock wrapper or the documentation -> group and field that they set."""
 
 ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "conv_template": (("qwen_1_5",), "LLaVA-Video on Qwen2 knows no other chat template"),
@@ -126,7 +126,7 @@ ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "token_strategy": (("single",), "a video stands once in the prompt"),
     "customized_config": ((None, "none", "None"), "the checkpoint's config.json is read; pass single settings"),
 }
-"""Stock arguments of which some values only are possible, and why."""
+"""Stock arguments that may only have certain values, and why."""
 
 WITHOUT_EFFECT = (
     *("truncation", "mm_spatial_pool_out_channels", "mm_resampler_location", "delay_load", "tie_weights"),
@@ -167,7 +167,7 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
 
 
 def check_arguments(given: Sequence[str]) -> None:
-    """Refuse `--model_args` that runs would refuse once the harness has started, weights that are missing included.
+    """Refuse, before the harness starts, `--model_args` that a run would refuse; missing weights too.
 
     Raises:
         LookupError: an unknown argument or component.

@@ -1,4 +1,4 @@
-"""Ranks exchange questions, so that those on one video meet on one rank, and send the answers back."""
+"""Exchanges questions between ranks, so that those on one video meet on one rank, and sends the answers back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +13,11 @@ from lmms_kvtp.run.asks import IN_MEMORY, Ask
 
 Value = TypeVar("Value")
 Place = tuple[int, int]
-"""Rank of the harness's request, and its number there."""
+"""Where the harness asked: the rank, and the number of the request there."""
 
 
 def gather(value: Value) -> list[Value]:
-    """What every rank has, in their order; all ranks call this together. One process has a list of its own."""
+    """Collect a value from every rank, in their order; all ranks call this together."""
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -26,12 +26,12 @@ def gather(value: Value) -> list[Value]:
 
 
 def own_rank() -> int:
-    """Of this process; 0 where there is one."""
+    """Rank of this process; 0 where there is only one."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def share_out(asks: Mapping[int, Ask]) -> tuple[dict[Place, Ask], list[Ask]]:
-    """Questions that this rank is to answer, by where they were asked, and those of all ranks as far as known here.
+    """Divide the questions: those that this rank is to answer, and those of all ranks as far as known here.
 
     All ranks call this together.
 
@@ -48,7 +48,7 @@ def share_out(asks: Mapping[int, Ask]) -> tuple[dict[Place, Ask], list[Ask]]:
 
 
 def send_back(answers: Mapping[Place, Answer], failure: SampleError | None) -> dict[Place, Answer]:
-    """The answers of all ranks, by where they were asked; all ranks call this together, also where one has failed.
+    """Exchange answers; all ranks call this together, also where one has failed.
 
     Raises:
         SampleError: on every rank, when one has failed.
@@ -93,5 +93,5 @@ def _ordered(asked: Sequence[Sequence[tuple[int, tuple[str, ...], bool]]]) -> li
 
 
 def _can_travel(ask: Ask) -> bool:
-    """Images in memory stay where they are."""
+    """Tell whether another rank can load the visuals; images in memory stay where they are."""
     return not any(IN_MEMORY.match(path) for path in ask.visuals)

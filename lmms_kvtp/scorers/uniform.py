@@ -14,7 +14,7 @@ from lmms_kvtp.types import FrameFeatures
 
 
 @dataclass(frozen=True)
-class Uniform(FrameScorer):
+class SameRelevance(FrameScorer):
     """Every frame is as relevant as any other."""
 
     query_aware: ClassVar[bool] = False

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.pruners.parts.likeness import frame_means, likeness, steady, unit
+from lmms_kvtp.pruners.parts.likeness import LikenessSettings, frame_means, likeness, steady, unit
 from lmms_kvtp.pruners.parts.packing import chunks
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
@@ -16,7 +16,7 @@ from lmms_kvtp.types import FrameFeatures
 
 
 @dataclass(frozen=True)
-class VidCom2(FrameScorer):
+class VidCom2Relevance(LikenessSettings, FrameScorer):
     """A frame counts by how little its tokens are like the mean token of the video; the question plays no part.
 
     Source: VidCom2 (arXiv 2505.14454), section 3.2; `allocator=vidcom2` makes its budgets of this.
@@ -25,18 +25,6 @@ class VidCom2(FrameScorer):
     needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
     query_aware: ClassVar[bool] = False
     paper: ClassVar[str] = "VidCom2, arXiv 2505.14454"
-
-    channels: float = 0.5
-    """Part of the channels that is compared: those of lowest variance over the video."""
-    widths: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
-    """The a in exp(-distance^2 / (2 a))."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
-        if not 0 < self.channels <= 1:
-            raise ValueError(f"channels={self.channels} is outside (0, 1]; it is a part of the channels")
-        if not self.widths or min(self.widths) <= 0:
-            raise ValueError(f"widths={self.widths} must be positive numbers, at least one")
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """The mean unlikeness of each frame's tokens, negative: less likeness is more."""

@@ -47,7 +47,7 @@ class Criteria:
 
 @dataclass(frozen=True)
 class Filtered:
-    """What the criteria keep and drop."""
+    """Questions that the criteria keep, and how many they drop for which reason."""
 
     kept: tuple[Entry, ...]
     only_not_sparse: int

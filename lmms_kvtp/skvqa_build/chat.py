@@ -69,9 +69,9 @@ class ChatModel(ABC):
         """Name in the index and the accounts."""
 
     @property
-    @abstractmethod
     def identity(self) -> str:
-        """Name of what determines the answers, for the store's keys."""
+        """Text of all that decides an answer, for the store's keys; of a server only its model's name is known."""
+        return self.name
 
     @abstractmethod
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:

@@ -27,7 +27,7 @@ PATIENCE = 12
 
 @dataclass(frozen=True)
 class Prices:
-    """What tokens cost, and how much may be spent."""
+    """Prices of tokens, and the most that may be spent."""
 
     input: float = 0.0
     """Dollars for a million input tokens."""
@@ -95,11 +95,6 @@ class Endpoint(ChatModel):
     @property
     def name(self) -> str:
         """The model's name; not the address, under which the same model may move."""
-        return self.model
-
-    @property
-    def identity(self) -> str:
-        """The model's name, as no client knows which weights a server has behind it."""
         return self.model
 
     @property

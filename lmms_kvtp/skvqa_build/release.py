@@ -147,7 +147,10 @@ def read_segments(text: str) -> list[tuple[int, int, float]]:
 
 
 def _item(key: str, value: Any) -> Item:
-    path, prompt = _texts(_literal(key), 2, "key")
+    named = _literal(key)
+    if not isinstance(named, tuple) or len(named) != 2 or not all(isinstance(part, str) for part in named):
+        raise ReleaseError("its key is not a tuple of 2 texts")
+    path, prompt = named
     parts = _literal(value) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or len(parts) != 3:
         raise ReleaseError("its value is not (captions, scores, refined question)")
@@ -183,12 +186,6 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
         raise ReleaseError(f"it is no Python literal: {error}") from error
-
-
-def _texts(found: Any, count: int, what: str) -> tuple[str, ...]:
-    if not isinstance(found, tuple) or len(found) != count or not all(isinstance(part, str) for part in found):
-        raise ReleaseError(f"its {what} is not a tuple of {count} texts")
-    return found
 
 
 def _fits(asked: SourceQuestion, prompt: str) -> bool:

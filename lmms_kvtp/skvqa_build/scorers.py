@@ -88,9 +88,9 @@ class OneByOne(ClipScorer):
     """Scores one question after the other, and stores each at once."""
 
     @property
-    @abstractmethod
     def checkpoint(self) -> str:
         """Folder or hub id of the weights."""
+        return self.name
 
     def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
         """Score all clips; see `ClipScorer`."""
@@ -190,11 +190,6 @@ class ImageSimilarity(OneByOne):
     @property
     def name(self) -> str:
         """The checkpoint."""
-        return self.encoder.pretrained
-
-    @property
-    def checkpoint(self) -> str:
-        """Folder or hub id of the encoder."""
         return self.encoder.pretrained
 
     def rate(self, question: Scoreable) -> tuple[float, ...]:

@@ -1,33 +1,33 @@
-"""Curves over time, and frames with kept patches lit and merged ones linked, by matplotlib."""
+"""Figures of what methods keep: curves over time, and frames with kept patches lit and merged ones linked."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from lmms_kvtp.rendering import drawing, to_png, to_svg
-from lmms_kvtp.visualize.picture import Picture, Reel, lit
+from lmms_kvtp.visualize.picture import MethodPicture, SmallFrames, lit, middle
 
 COLUMNS = 8
-"""Frames in a row of the PNG."""
+"""Number of frames in a row of the PNG."""
 MOST_LINKS = 400
-"""Lines drawn for one method; more hide the frames."""
+"""Most lines that are drawn for one method; more would hide the frames."""
 
 
-def curves(found: Sequence[Picture], reel: Reel) -> str:
-    """Relevance, budgets and kept tokens of each frame over time, as SVG."""
+def curves(found: Sequence[MethodPicture], small: SmallFrames) -> str:
+    """Draw relevance, budgets and kept tokens of each frame over time, as SVG."""
     with drawing(8.0, 4.2) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
-        _curves(upper, lower, found, reel)
+        _curves(upper, lower, found, small)
         return to_svg(figure)
 
 
-def sheet(found: Sequence[Picture], reel: Reel, frames: Sequence[int], title: str) -> bytes:
-    """One PNG: curves over all frames, then for each method the chosen frames.
+def sheet(found: Sequence[MethodPicture], small: SmallFrames, frames: Sequence[int], title: str) -> bytes:
+    """Draw one PNG: curves over all frames, then the chosen frames for each method.
 
     Args:
-        found: pictures of all frames.
-        reel: all frames.
-        frames: which are shown.
+        found: one picture for each method.
+        small: all frames.
+        frames: numbers of the frames that are shown.
         title: the question.
     """
     rows = math.ceil(len(frames) / COLUMNS)
@@ -36,16 +36,19 @@ def sheet(found: Sequence[Picture], reel: Reel, frames: Sequence[int], title: st
         figure.suptitle(title, wrap=True, fontsize=11)
         parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
         upper, lower = parts[0].subplots(1, 2)
-        _curves(upper, lower, found, reel)
+        _curves(upper, lower, found, small)
         for part, picture in zip(parts[1:], found, strict=True):
-            _strip(part, picture, reel, frames, rows)
+            _strip(part, picture, small, frames, rows)
         return to_png(figure)
 
 
-def _curves(upper: Any, lower: Any, found: Sequence[Picture], reel: Reel) -> None:
-    times = reel.times.tolist()
+def _curves(upper: Any, lower: Any, found: Sequence[MethodPicture], small: SmallFrames) -> None:
+    times = small.times.tolist()
     for number, picture in enumerate(found):
-        color, width = f"C{number % 10}", max(1.0, 3.0 - 0.6 * number)  # equal curves show below each other
+        color, width = (
+            f"C{number % 10}",
+            max(1.0, 3.0 - 0.6 * number),
+        )  # equal curves all show
         if len(set(picture.relevance.tolist())) > 1:
             upper.plot(times, picture.relevance.tolist(), color=color, lw=width, label=picture.name)
         lower.step(times, picture.kept.tolist(), where="mid", color=color, lw=width, label=picture.name)
@@ -62,8 +65,8 @@ def _curves(upper: Any, lower: Any, found: Sequence[Picture], reel: Reel) -> Non
     lower.legend(fontsize=8)
 
 
-def _strip(part: Any, picture: Picture, reel: Reel, frames: Sequence[int], rows: int) -> None:
-    """The frames of one method, with lines from merged patches to where they went."""
+def _strip(part: Any, picture: MethodPicture, small: SmallFrames, frames: Sequence[int], rows: int) -> None:
+    """Draw the frames of one method, with lines from merged patches to where they went."""
     cost = picture.answer.cost
     part.suptitle(
         f"{picture.name}: {cost.tokens_kept} of {cost.tokens_before} vision tokens; answer: {picture.answer.text!r}",
@@ -76,19 +79,19 @@ def _strip(part: Any, picture: Picture, reel: Reel, frames: Sequence[int], rows:
         axes.axis("off")
     shown = dict(zip(frames, grid.flat, strict=False))
     for frame, axes in shown.items():
-        axes.imshow(lit(reel.rgb[frame], picture.state[frame], picture.grid).numpy())
-        axes.set_title(f"{reel.times[frame]:.0f} s: {int(picture.kept[frame])}", fontsize=7, pad=2)
-    _draw_links(part, picture, reel, shown)
+        axes.imshow(lit(small.rgb[frame], picture.state[frame], picture.grid).numpy())
+        axes.set_title(f"{small.times[frame]:.0f} s: {int(picture.kept[frame])}", fontsize=7, pad=2)
+    _draw_links(part, picture, small, shown)
 
 
-def _draw_links(part: Any, picture: Picture, reel: Reel, shown: dict[int, Any]) -> None:
+def _draw_links(part: Any, picture: MethodPicture, small: SmallFrames, shown: dict[int, Any]) -> None:
     from matplotlib.patches import ConnectionPatch
 
     inside = [link for link in picture.links if link.frame in shown and link.to_frame in shown]
     for link in inside[:: max(1, math.ceil(len(inside) / MOST_LINKS))]:
         line = ConnectionPatch(
-            center(link.patch, picture.grid, reel),
-            center(link.to_patch, picture.grid, reel),
+            _pixel(link.patch, picture.grid, small),
+            _pixel(link.to_patch, picture.grid, small),
             "data",
             "data",
             axesA=shown[link.frame],
@@ -101,8 +104,7 @@ def _draw_links(part: Any, picture: Picture, reel: Reel, shown: dict[int, Any]) 
         part.add_artist(line)
 
 
-def center(patch: int, grid: tuple[int, int], reel: Reel) -> tuple[float, float]:
+def _pixel(patch: int, grid: tuple[int, int], small: SmallFrames) -> tuple[float, float]:
     """Where the middle of a patch lies in a small frame, in pixels (x, y)."""
-    height, width = reel.rgb.shape[1:3]
-    row, column = divmod(patch, grid[1])
-    return (column + 0.5) * width / grid[1], (row + 0.5) * height / grid[0]
+    (x, y), (height, width) = middle(patch, grid[1]), small.rgb.shape[1:3]
+    return x * width / grid[1], y * height / grid[0]

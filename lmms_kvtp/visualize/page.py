@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmms_kvtp.rendering import page
 from lmms_kvtp.visualize.figures import curves
-from lmms_kvtp.visualize.picture import Picture, Reel, lit
+from lmms_kvtp.visualize.picture import MethodPicture, SmallFrames, lit, middle
 
 TEMPLATE = Path(__file__).parent / "page.html"
 
@@ -25,30 +25,32 @@ class FrameView:
     kept: int
     budget: int
     image: str
-    """JPEG in base64."""
+    """Frame as a JPEG in base64."""
     lines: list[tuple[float, float, float, float]]
-    """Merges within the frame, from (x, y) to (x, y), in patches."""
+    """Merges within the frame, from (x, y) to (x, y), counted in patches."""
     away: list[tuple[float, float, float]]
-    """Merges into another frame: (x, y) in patches, and the seconds of that frame."""
+    """Merges into other frames: (x, y) counted in patches, and the seconds of the other frame."""
 
 
-def to_html(found: Sequence[Picture], reel: Reel, frames: Sequence[int], video: str, question: str, toy: bool) -> str:
-    """The whole page.
+def to_html(
+    found: Sequence[MethodPicture], small: SmallFrames, frames: Sequence[int], video: str, question: str, toy: bool
+) -> str:
+    """Render the page.
 
     Args:
-        found: one for each method.
-        reel: all frames.
-        frames: which are shown.
-        video: its name.
+        found: one picture for each method.
+        small: all frames.
+        frames: numbers of the frames that are shown.
+        video: name of the file.
         question: as the model got it.
         toy: the embedded model answered.
     """
     return page(
         TEMPLATE,
         pictures=found,
-        strips=[(picture, [_view(picture, reel, frame) for frame in frames]) for picture in found],
-        curves=curves(found, reel),  # matplotlib escapes the texts in its SVG
-        reel=reel,
+        strips=[(picture, [_view(picture, small, frame) for frame in frames]) for picture in found],
+        curves=curves(found, small),  # matplotlib escapes the texts in its SVG
+        small=small,
         video=video,
         question=question,
         toy=toy,
@@ -56,32 +58,27 @@ def to_html(found: Sequence[Picture], reel: Reel, frames: Sequence[int], video: 
 
 
 def jpeg(rgb: UInt8[Tensor, "H W 3"]) -> str:
-    """A small JPEG in base64."""
+    """Encode a frame as a JPEG in base64."""
     buffer = io.BytesIO()
     Image.fromarray(rgb.numpy()).save(buffer, "JPEG", quality=80)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _view(picture: Picture, reel: Reel, frame: int) -> FrameView:
+def _view(picture: MethodPicture, small: SmallFrames, frame: int) -> FrameView:
     columns = picture.grid[1]
     lines, away = [], []
     for link in picture.links:
         if link.frame == frame:
-            start = _middle(link.patch, columns)
+            start = middle(link.patch, columns)
             if link.to_frame == frame:
-                lines.append((*start, *_middle(link.to_patch, columns)))
+                lines.append((*start, *middle(link.to_patch, columns)))
             else:
-                away.append((*start, float(reel.times[link.to_frame])))
+                away.append((*start, float(small.times[link.to_frame])))
     return FrameView(
-        time=float(reel.times[frame]),
+        time=float(small.times[frame]),
         kept=int(picture.kept[frame]),
         budget=int(picture.budgets[frame]),
-        image=jpeg(lit(reel.rgb[frame], picture.state[frame], picture.grid)),
+        image=jpeg(lit(small.rgb[frame], picture.state[frame], picture.grid)),
         lines=lines,
         away=away,
     )
-
-
-def _middle(patch: int, columns: int) -> tuple[float, float]:
-    row, column = divmod(patch, columns)
-    return column + 0.5, row + 0.5

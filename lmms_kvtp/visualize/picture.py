@@ -1,4 +1,4 @@
-"""What one method keeps of a video for a question, ready to be drawn."""
+"""What a method keeps of a video for a question, ready to be drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from lmms_kvtp.vlms.base import VideoVLM
 DROPPED, MERGED, KEPT = 0, 1, 2
 """States of a patch."""
 LIGHT = (0.18, 0.55, 1.0)
-"""Brightness by state."""
+"""Brightness of a patch by its state."""
 WIDTH = 192
-"""Pixels of a small frame."""
+"""Width of a small frame in pixels."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """A patch whose token went into another."""
+    """A patch whose token was merged into that of another patch."""
 
     frame: int
     patch: int
@@ -38,26 +38,26 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One method on one video and question."""
+class MethodPicture:
+    """What one method made of one video and question."""
 
     name: str
     relevance: Float[Tensor, " T"]
     budgets: Int[Tensor, " T"]
     kept: Int[Tensor, " T"]
-    """Tokens of each frame that entered the language model."""
+    """Number of tokens of each frame that entered the language model."""
     state: Int[Tensor, "T N"]
-    """DROPPED, MERGED or KEPT."""
+    """State of each patch: DROPPED, MERGED or KEPT."""
     links: tuple[Link, ...]
     traced: bool
-    """Merges could be followed; otherwise what is not kept is shown as dropped."""
+    """Whether merges could be followed; if not, all that is not kept is shown as dropped."""
     grid: tuple[int, int]
     answer: Answer
 
 
 @dataclass(frozen=True)
-class Reel:
-    """The frames that the model saw, small."""
+class SmallFrames:
+    """The frames that the model saw, reduced for pictures."""
 
     rgb: UInt8[Tensor, "T H W 3"]
     times: Float[Tensor, " T"]
@@ -69,7 +69,7 @@ def pictures(
     video: Video,
     question: Question,
     options: GenerationOptions | None = None,
-) -> list[Picture]:
+) -> list[MethodPicture]:
     """Answer the question with each method, on one encoding of the video, and keep what led to the answer.
 
     Raises:
@@ -86,11 +86,11 @@ def pictures(
     return [_picture(name, made[lane], answers[lane]) for lane, name in enumerate(methods)]
 
 
-def _picture(name: str, ready: Prepared, answer: Answer) -> Picture:
+def _picture(name: str, ready: Prepared, answer: Answer) -> MethodPicture:
     [packed], [given] = ready.packed, ready.weighed
     assert given is not None
     state, links, traced = trace(packed)
-    return Picture(
+    return MethodPicture(
         name=name,
         relevance=given.relevance.float().cpu(),
         budgets=given.budgets.cpu(),
@@ -118,8 +118,8 @@ def trace(packed: PackedTokens) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], b
     return state, tuple(links), followed
 
 
-def reel(video: Video, width: int = WIDTH) -> Reel:
-    """Read the frames of a video again, small.
+def small_frames(video: Video, width: int = WIDTH) -> SmallFrames:
+    """Read the frames of a video again, reduced for pictures.
 
     Raises:
         VideoError: the video cannot be read.
@@ -130,11 +130,11 @@ def reel(video: Video, width: int = WIDTH) -> Reel:
         for rgb in frames.rgb:
             size = (width, max(1, round(width * rgb.shape[0] / rgb.shape[1])))
             small.append(torch.from_numpy(np.array(Image.fromarray(rgb.numpy()).resize(size))))
-    return Reel(torch.stack(small), torch.cat(times).float())
+    return SmallFrames(torch.stack(small), torch.cat(times).float())
 
 
 def lit(rgb: UInt8[Tensor, "H W 3"], state: Int[Tensor, " N"], grid: tuple[int, int]) -> UInt8[Tensor, "H W 3"]:
-    """A frame with dropped patches dark and merged ones dimmed; the grid spans the frame, whatever its shape."""
+    """A frame with dropped patches dark and merged ones dim; the grid spans the frame, whatever its shape."""
     height, width = rgb.shape[:2]
     rows = torch.arange(height) * grid[0] // height
     columns = torch.arange(width) * grid[1] // width
@@ -142,8 +142,14 @@ def lit(rgb: UInt8[Tensor, "H W 3"], state: Int[Tensor, " N"], grid: tuple[int, 
     return (rgb * light[..., None]).round().to(torch.uint8)
 
 
-def most_telling(found: Sequence[Picture], count: int) -> list[int]:
-    """Frames to show where there are more than `count`: half evenly spread, half where a method keeps most."""
+def middle(patch: int, columns: int) -> tuple[float, float]:
+    """Where the middle of a patch lies, counted in patches (x, y)."""
+    row, column = divmod(patch, columns)
+    return column + 0.5, row + 0.5
+
+
+def most_telling(found: Sequence[MethodPicture], count: int) -> list[int]:
+    """Choose `count` frames to show: half of them evenly spread, half those of which some method keeps most."""
     total = len(found[0].kept)
     if total <= count:
         return list(range(total))

@@ -12,8 +12,8 @@ from lmms_kvtp.allocators.frames import FewerFrames
 from lmms_kvtp.allocators.hard import Hard
 from lmms_kvtp.allocators.kvtp_release import KvtpRelease, counts, rates
 from lmms_kvtp.allocators.softmax import Softmax
-from lmms_kvtp.allocators.uniform import Uniform
-from lmms_kvtp.allocators.vidcom2 import VidCom2
+from lmms_kvtp.allocators.uniform import EqualBudgets
+from lmms_kvtp.allocators.vidcom2 import VidCom2Budgets
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 ARRAYS = np.load(GOLDENS / "kvtp_pruners.npz")
@@ -27,7 +27,7 @@ def golden(name: str) -> torch.Tensor:
 
 
 def test_uniform_spreads_what_is_left_over():
-    assert Uniform().allocate(torch.zeros(5), 17, 7).tolist() == [3, 3, 4, 3, 4]
+    assert EqualBudgets().allocate(torch.zeros(5), 17, 7).tolist() == [3, 3, 4, 3, 4]
 
 
 def test_fewer_frames_are_whole_and_evenly_spread():
@@ -160,12 +160,12 @@ def test_aks_with_fewer_frames_than_parts_keeps_the_best_of_larger_parts():
 
 def test_vidcom2_adds_one_equal_share_to_the_most_distinctive_frame():
     relevance = torch.tensor([0.0, -1.0, 3.0, 1.0])
-    assert VidCom2().allocate(relevance, 80, 100).tolist() == [15, 15, 35, 15]
-    assert VidCom2(temperature=1e6).allocate(relevance, 80, 100).tolist() == [20, 20, 20, 20]
+    assert VidCom2Budgets().allocate(relevance, 80, 100).tolist() == [15, 15, 35, 15]
+    assert VidCom2Budgets(temperature=1e6).allocate(relevance, 80, 100).tolist() == [20, 20, 20, 20]
 
 
 def test_settings_of_frame_selection_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match="depth=-1 must be >= 0"):
         AdaptiveKeyframes(depth=-1)
     with pytest.raises(ValueError, match=r"temperature=0.0 must be > 0"):
-        VidCom2(temperature=0.0)
+        VidCom2Budgets(temperature=0.0)

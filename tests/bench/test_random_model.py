@@ -13,7 +13,7 @@ from lmms_kvtp.bench.first_token import PixelVideo, first_tokens, random_pixels
 from lmms_kvtp.bench.random_model import random_llava, random_parts, write_siglip
 from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.forecast.models import find
+from lmms_kvtp.forecast.models import Encoder, find_spec
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
@@ -27,7 +27,7 @@ VISION, TEXT = VisionShape(42, 7, 24, 40, 3, 3), TextShape(24, 40, 2, 24)
 
 @pytest.fixture(scope="module")
 def vlm():
-    return random_llava(find("tiny"), LoadOptions(device="cpu"))
+    return random_llava(find_spec("tiny"), LoadOptions(device="cpu"))
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def test_a_random_model_has_the_tensors_of_a_loaded_one(vlm):
 
 def test_more_weights_than_memory_are_refused_with_both_sizes():
     with pytest.raises(ValueError, match=r"llava-video-72b in torch.float32 take 27\d GiB, cpu has .* GiB"):
-        random_llava(find("llava-video-72b"), LoadOptions(device="cpu", dtype="float32"))
+        random_llava(find_spec("llava-video-72b"), LoadOptions(device="cpu", dtype="float32"))
 
 
 def test_a_random_siglip_is_read_by_the_encoder_in_its_sizes(tmp_path, vlm):
-    encoder = Siglip(str(write_siglip(tmp_path, VISION, TEXT, positions=32)), device="cpu")
+    encoder = Siglip(str(write_siglip(tmp_path, Encoder(VISION, TEXT, positions=32))), device="cpu")
     assert encoder.vision == VISION and encoder.pixel_spec.size == (42, 42)
     rgb = torch.randint(0, 255, (2, 30, 50, 3), dtype=torch.uint8)
     found = encoder.encode(Frames(rgb, torch.arange(2.0)), FEATURES, vlm.pool)
@@ -61,7 +61,7 @@ def test_a_random_siglip_is_read_by_the_encoder_in_its_sizes(tmp_path, vlm):
 
 def test_an_unknown_encoder_is_refused_with_near_matches(tmp_path):
     with pytest.raises(LookupError, match=r"no sizes of encoder 'base-225'; did you mean base-224"):
-        random_parts("base-225", find("tiny"), tmp_path, "cpu")
+        random_parts("base-225", find_spec("tiny"), tmp_path, "cpu")
 
 
 def test_pixels_on_the_device_give_the_answer_of_the_frames_they_are_of(vlm, random_method):

@@ -12,7 +12,7 @@ from helpers import lookalike
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.forecast.answer import forecast
 from lmms_kvtp.forecast.machine import hours, memory
-from lmms_kvtp.forecast.models import find
+from lmms_kvtp.forecast.models import find_spec
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.presets import method_settings
 from lmms_kvtp.shipped import tiny_folder
@@ -50,13 +50,13 @@ def test_missing_videos_are_listed_and_memory_and_hours_are_told(task, tmp_path,
 
 
 def cost_of(method: str, model: str = "llava-video-7b", frames: int = 128):
-    spec = find(model)
+    spec = find_spec(model)
     return spec, forecast(spec, build_method(method_settings(method), KVTP), frames).cost
 
 
 def test_weights_of_the_released_sizes_are_as_large_as_their_files():
-    assert find("llava-video-7b").parameters * 2 == pytest.approx(16e9, rel=0.03)
-    assert find("llava-video-72b").parameters * 2 == pytest.approx(146e9, rel=0.02)
+    assert find_spec("llava-video-7b").parameters * 2 == pytest.approx(16e9, rel=0.03)
+    assert find_spec("llava-video-72b").parameters * 2 == pytest.approx(146e9, rel=0.02)
 
 
 def test_caches_are_those_of_grouped_queries():
@@ -86,7 +86,7 @@ def test_a_matrix_rate_is_measured():
 
 
 def test_the_embedded_model_comes_with_its_own_encoder():
-    spec = find("tiny")
+    spec = find_spec("tiny")
     assert spec.encoder.endswith("siglip") and spec.parameters < 1e7
 
 

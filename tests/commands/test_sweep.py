@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmms_kvtp.commands.sweep import SweepError, plan, sweep, tables
-from lmms_kvtp.commands.table import _alone
+from lmms_kvtp.commands.table import row_alone
 from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 
 
@@ -36,7 +36,9 @@ def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
 
 
 def test_rows_know_the_row_of_their_pruner_alone() -> None:
-    alone = {cell.name: _alone(cell) for cell in plan(["full", "grid", "hard+grid", "kvtp+grid", "oracle+tome"], [0.4])}
+    alone = {
+        cell.name: row_alone(cell) for cell in plan(["full", "grid", "hard+grid", "kvtp+grid", "oracle+tome"], [0.4])
+    }
     assert alone == {
         "full": "",
         "grid 40%": "",

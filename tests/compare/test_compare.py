@@ -17,7 +17,7 @@ from lmms_kvtp.compare.report import recommend, rows, summarize
 from lmms_kvtp.doctor.exam import divergence
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.load import load_video
-from lmms_kvtp.visualize.picture import Reel
+from lmms_kvtp.visualize.picture import SmallFrames
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -181,8 +181,8 @@ def test_few_videos_carry_a_caution():
 
 def test_the_worst_are_those_that_differ_and_then_the_most_divergent(tmp_path):
     read_from = []
-    reel = Reel(torch.zeros(9, 4, 6, 3, dtype=torch.uint8), torch.arange(9) * 1.0)
-    worst = Worst(3, read=lambda video: read_from.append(video) or reel)
+    small = SmallFrames(torch.zeros(9, 4, 6, 3, dtype=torch.uint8), torch.arange(9) * 1.0)
+    worst = Worst(3, read=lambda video: read_from.append(video) or small)
     packed = PackedTokens(torch.zeros(4, 2), torch.tensor([1, 5, 5, 5]), torch.arange(4), torch.ones(4), (2, 3), 9)
     kept = Kept(load_video(write_video(tmp_path / "v.mp4", seconds=1)), packed)
     given = [("m", "a", 0.9), (FULL, "b", 9.0), ("m", "b", 0.1), ("m", "a", 0.0), ("m", "b", 0.3), ("m", "a", 0.8)]

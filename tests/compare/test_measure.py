@@ -51,7 +51,7 @@ def video(tmp_path_factory) -> Path:
 
 
 def measured(model: Model, video: Path, questions: int, **methods: Method) -> list[MethodOutcome]:
-    """Of so many questions on one video, by all tokens and then by `methods`."""
+    """Outcomes of so many questions on one video, by all tokens and then by `methods`."""
     asked = [FileQuestion(n, video, f"Question {n}?", None) for n in range(1, questions + 1)]
     made = measure(model.vlm, {**methods, FULL: model.method(ALL)}, asked, FRAMES, 2)
     return [outcome for outcome, _ in made]

@@ -1,29 +1,16 @@
 """The ledger of a whole answer against torch's counter, on a random model of the original layout in eager mode."""
 
 import pytest
-import torch
 from helpers.answers import answers
 from helpers.checkpoints import IMAGE_SIZE, LLM, write_tiny
+from helpers.small_videos import Clip
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.cost.flops import pooling_head_flops, prefill_flops, projector_flops, vision_flops
 from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
-
-
-class Noise:
-    """Seven frames in two chunks."""
-
-    source, key, duration, instruction = "noise", "noise", 7.0, ""
-    indices, times = torch.arange(7), torch.arange(7.0)
-
-    def chunks(self):
-        rgb = torch.randint(0, 255, (7, IMAGE_SIZE, IMAGE_SIZE, 3), generator=torch.manual_seed(3)).to(torch.uint8)
-        for part in (slice(0, 5), slice(5, 7)):
-            yield Frames(rgb[part], self.times[part])
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +25,8 @@ def ask(model: Model, method: str):
     if chosen.needs:
         # the counter does not see into the fused inference path of nn.MultiheadAttention
         chosen.encoder.model.vision_model.head.attention.train()
-    options = GenerationOptions(max_new_tokens=4)
-    return next(answers(model.vlm, chosen, [Noise()], [Question(prompt="what color is it?")], options))
+    clip, question = Clip(7, IMAGE_SIZE, IMAGE_SIZE, chunk_size=5), Question(prompt="what color is it?")
+    return next(answers(model.vlm, chosen, [clip], [question], GenerationOptions(max_new_tokens=4)))
 
 
 @pytest.mark.parametrize(

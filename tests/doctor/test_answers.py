@@ -41,7 +41,7 @@ def test_empty_and_collapsed_answers_are_caught(model):
 
 
 def answered(model: Model, own: int, other: int) -> Exam:
-    """Of sixteen questions so many are right with the method, and so many without pruning and with random tokens."""
+    """An exam of sixteen questions: `own` right with the method, `other` without pruning and with random tokens."""
     paper = exam(model)
     many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2, chosen_letter, reference)
     many.__dict__["own_answers"], many.__dict__["base_answers"] = (["A"] * n + ["B"] * (16 - n) for n in (own, other))

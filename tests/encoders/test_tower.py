@@ -13,7 +13,7 @@ from lmms_kvtp.cost.flops import TextShape, VisionShape, pooling_head_flops, tex
 from lmms_kvtp.encoders.parts.text_side import load_text_side, save_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead, load_tower_head
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.encoders.tower import Tower
+from lmms_kvtp.encoders.tower import TowerEncoder
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.scorers.parts.fusion import FusionHead
@@ -60,7 +60,7 @@ def test_a_head_that_starts_from_a_siglip_gives_its_embeddings(siglip):
 
 
 def test_frames_are_described_from_the_pooled_patches_of_the_models_tower(folder):
-    encoder, given = Tower(str(folder), device="cpu"), frames()
+    encoder, given = TowerEncoder(str(folder), device="cpu"), frames()
     made = encoder.encode(given, encoder.provides, POOL)
     image, attention, keys = load_tower_head(folder).look(POOL(given.tower))
     assert torch.equal(made.image, image) and torch.equal(made.keys, keys)
@@ -69,7 +69,7 @@ def test_frames_are_described_from_the_pooled_patches_of_the_models_tower(folder
 
 
 def test_texts_and_logits_are_those_of_the_text_side(folder, siglip):
-    encoder = Tower(str(folder), device="cpu")
+    encoder = TowerEncoder(str(folder), device="cpu")
     text = encoder.encode_text(["Who is it?", "a red star"])
     torch.testing.assert_close(text, Siglip(str(SIGLIP), device="cpu").encode_text(["Who is it?", "a red star"]))
     image = encoder.encode(frames(), frozenset({"image"}), POOL).image
@@ -79,7 +79,7 @@ def test_texts_and_logits_are_those_of_the_text_side(folder, siglip):
 
 def test_the_scorer_reads_frames_in_their_context(folder):
     FusionHead(3, 0.25, 0.5, log_tau=torch.tensor([-0.7, -1.1])).save(folder)
-    encoder = Tower(str(folder), device="cpu")
+    encoder = TowerEncoder(str(folder), device="cpu")
     made = encoder.encode(frames(7), frozenset({"image"}), POOL)
     text = encoder.encode_text([QUESTION.prompt])
     head = FusionHead.load(folder / "fusion.json", folder / "fusion.safetensors")
@@ -89,7 +89,7 @@ def test_the_scorer_reads_frames_in_their_context(folder):
 
 
 def test_operations_equal_the_closed_forms(folder):
-    encoder, count = Tower(str(folder), device="cpu"), 7
+    encoder, count = TowerEncoder(str(folder), device="cpu"), 7
     tower = VisionShape(image_size=0, patch_size=1, hidden=24, intermediate=40, layers=0, heads=3)
     encoder.encode(frames(1), frozenset({"image"}), POOL)  # loads the weights
     with FlopCounterMode(display=False) as counter:
@@ -122,24 +122,24 @@ def test_a_tokenizer_is_written_as_older_versions_of_transformers_read_it(folder
 def test_frames_that_the_model_has_not_seen_are_refused(folder):
     unseen = Frames(torch.zeros(2, 6, 8, 3, dtype=torch.uint8), torch.arange(2.0))
     with pytest.raises(ValueError, match="encoder=tower reads what the model's own tower saw"):
-        Tower(str(folder)).encode(unseen, frozenset({"image"}), POOL)
+        TowerEncoder(str(folder)).encode(unseen, frozenset({"image"}), POOL)
 
 
 def test_a_head_of_another_model_is_refused(folder):
     other = Frames(torch.zeros(2, 6, 8, 3, dtype=torch.uint8), torch.arange(2.0), torch.randn(2, 35, 16))
     with pytest.raises(ValueError, match=r"trained on a tower of width 24, this model's has 16; train one with"):
-        Tower(str(folder), device="cpu").encode(other, frozenset({"image"}), POOL)
+        TowerEncoder(str(folder), device="cpu").encode(other, frozenset({"image"}), POOL)
 
 
 def test_without_a_checkpoint_the_embedded_models_own_is_read_and_other_models_are_told_how_to_make_one():
     own = Frames(torch.zeros(2, 6, 8, 3, dtype=torch.uint8), torch.arange(2.0), torch.randn(2, 35, 128))
-    assert Tower(device="cpu").encode(own, frozenset({"image"}), POOL).image.shape == (2, 128)
+    assert TowerEncoder(device="cpu").encode(own, frozenset({"image"}), POOL).image.shape == (2, 128)
     with pytest.raises(ValueError, match=r"pretrained=tiny was trained on .* 128, this model's has 24; train one with"):
-        Tower(device="cpu").encode(frames(), frozenset({"image"}), POOL)
+        TowerEncoder(device="cpu").encode(frames(), frozenset({"image"}), POOL)
 
 
 def test_a_text_side_of_another_width_is_refused(folder):
-    encoder = Tower(str(folder), device="cpu")
+    encoder = TowerEncoder(str(folder), device="cpu")
     with pytest.raises(ValueError, match="text side of width 32 cannot be compared with frames of width 5"):
         encoder.logits(torch.randn(3, 5), encoder.encode_text(["who?"]))
 

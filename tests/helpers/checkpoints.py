@@ -93,7 +93,7 @@ def write_tiny(
 
 
 def _spread(module: nn.Module) -> None:
-    """Random weights everywhere, biases and normalisations too."""
+    """Random weights everywhere, biases and normalizations too."""
     for name, parameter in module.named_parameters():
         if name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
             nn.init.normal_(parameter, 1.0, 0.1)

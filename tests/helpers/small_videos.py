@@ -1,9 +1,13 @@
-"""Short videos of moving blocks, in H.264."""
+"""Short videos: files of moving blocks in H.264, and noise in memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
+
+from lmms_kvtp.video.frames import Frames
 
 
 def write_video(path: Path, seconds: int = 7, rate: int = 5, seed: int = 0) -> Path:
@@ -18,3 +22,23 @@ def write_video(path: Path, seconds: int = 7, rate: int = 5, seed: int = 0) -> P
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(blocks), format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+class Clip:
+    """A video of noise in memory, one frame a second."""
+
+    instruction = ""
+
+    def __init__(
+        self, count: int = 3, height: int = 24, width: int = 40, *, seed: int = 0, chunk_size: int | None = None
+    ) -> None:
+        self.source = self.key = f"clip{seed}"
+        self.duration, self.chunk_size = float(count), chunk_size or count
+        noise = torch.Generator().manual_seed(seed)
+        self.rgb = torch.randint(0, 256, (count, height, width, 3), generator=noise, dtype=torch.uint8)
+        self.indices, self.times = torch.arange(count), torch.arange(float(count))
+
+    def chunks(self) -> Iterator[Frames]:
+        """Frames, `chunk_size` at a time."""
+        for rgb, times in zip(self.rgb.split(self.chunk_size), self.times.split(self.chunk_size), strict=True):
+            yield Frames(rgb, times)

@@ -214,3 +214,22 @@ def loaded_by(modules: str, names: list[str]) -> str:
     code = f"import sys, {modules}; print([m for m in {names} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     return run.stdout.strip()
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_no_docstring_begins_with_of_or_the_same(path):
+    tree = ast.parse(path.read_text())
+    texts = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    begun = [str(text.value) for text in texts if re.match(r"\s*(Of|The same)\b", str(text.value))]
+    assert not begun
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=name_of)
+def test_no_test_imports_a_private_name(path):
+    ours = {name for name in imported(path) if name.startswith("lmms_kvtp.")}
+    assert not {name for name in ours if any(piece.startswith("_") for piece in name.split("."))} - {
+        "lmms_kvtp.__main__.main",
+        "lmms_kvtp.__main__.COMMANDS",
+    }

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.layer_pruning.parts.attention import unrotated_attention
-from lmms_kvtp.layer_pruning.prunevid import PruneVid
+from lmms_kvtp.layer_pruning.prunevid import PruneVidLayers
 from lmms_kvtp.types import NEWLINE, TEXT, VISION, Prompt
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -61,7 +61,7 @@ def prefill(model, prompt, pruner, cache=None):
 
 def test_prefill_is_that_of_the_release(llama, prompt, golden, facts):
     cache = DynamicCache()
-    pruner = PruneVid(layer=facts["selected_layer"], alpha=facts["alpha"])
+    pruner = PruneVidLayers(layer=facts["selected_layer"], alpha=facts["alpha"])
     out, trace = prefill(llama, prompt, pruner, cache)
     assert trace.processed[3].tolist() == golden["keep_indices"].tolist()
     assert trace.layer_lengths == (270, 270, 107, 107)
@@ -88,7 +88,7 @@ def test_decoding_is_that_of_the_release(llama, prompt, golden, facts):
     hook = llama.model.layers[0].register_forward_pre_hook(
         lambda layer, args, kwargs: positions.append(kwargs["position_ids"][0, -1].item()), with_kwargs=True
     )
-    with layer_pruning(llama.model.layers, PruneVid(1, 0.4).stages(), prompt):
+    with layer_pruning(llama.model.layers, PruneVidLayers(1, 0.4).stages(), prompt):
         out = llama.generate(
             inputs_embeds=prompt.embeds[None],
             attention_mask=torch.ones(1, prompt.length, dtype=torch.long),
@@ -117,7 +117,7 @@ def test_the_best_of_each_frame_stay(model, make_prompt, reference):
     for frame, count in enumerate([2, 1, 3, 0]):
         mine = [p for p in range(prompt.length) if prompt.role[p] == VISION and prompt.frame[p] == frame]
         kept += sorted(mine, key=lambda p: -scores[p])[:count]
-    _, trace = prefill(model, prompt, PruneVid(layer=2, alpha=0.5))
+    _, trace = prefill(model, prompt, PruneVidLayers(layer=2, alpha=0.5))
     assert trace.processed[3].tolist() == sorted(kept)
     assert trace.layer_lengths == (33, 33, 33, 24, 24)
     assert trace.cache_lengths == (24,) * 5
@@ -125,7 +125,7 @@ def test_the_best_of_each_frame_stay(model, make_prompt, reference):
 
 def test_newlines_and_text_stay(llm, make_prompt):
     prompt = make_prompt()
-    _, trace = prefill(llm("sdpa"), prompt, PruneVid(layer=1, alpha=0.3))
+    _, trace = prefill(llm("sdpa"), prompt, PruneVidLayers(layer=1, alpha=0.3))
     roles = prompt.role[trace.processed[4]]
     assert (roles == NEWLINE).sum() == 3
     assert (roles == TEXT).sum() == 7
@@ -137,7 +137,10 @@ GROUPS = st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any)
 @given(GROUPS, st.sampled_from([0.1, 0.29, 0.4, 0.5, 1.0]))
 def test_groups_round_down_or_share_the_exact_total(sizes, alpha):
     sizes = torch.tensor(sizes)
-    floor, exact = PruneVid(alpha=alpha)._quotas(sizes), PruneVid(alpha=alpha, rounding="exact")._quotas(sizes)
+    floor, exact = (
+        PruneVidLayers(alpha=alpha)._quotas(sizes),
+        PruneVidLayers(alpha=alpha, rounding="exact")._quotas(sizes),
+    )
     assert floor.tolist() == [int(alpha * size) for size in sizes.tolist()]
     assert int(exact.sum()) == round(alpha * int(sizes.sum()))
     assert ((exact - floor) >= 0).all()
@@ -148,24 +151,24 @@ def test_groups_round_down_or_share_the_exact_total(sizes, alpha):
 def test_text_behind_the_video_is_needed(llm, make_prompt):
     prompt = make_prompt(after=0)
     with pytest.raises(ValueError, match="by the text behind them, and this prompt has none"):
-        prefill(llm("sdpa"), prompt, PruneVid(layer=1))
+        prefill(llm("sdpa"), prompt, PruneVidLayers(layer=1))
 
 
 def test_scores_without_order_are_refused(llm, make_prompt):
     prompt = make_prompt()
     broken = replace(prompt, embeds=prompt.embeds.index_fill(0, torch.tensor([4]), torch.nan))
     with pytest.raises(ValueError, match="attention scores hold NaN"):
-        prefill(llm("sdpa"), broken, PruneVid(layer=1))
+        prefill(llm("sdpa"), broken, PruneVidLayers(layer=1))
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.5, 1.01, float("nan")])
 def test_a_ratio_that_is_none_is_refused(alpha):
     with pytest.raises(ValueError, match=r"outside \(0, 1\]"):
-        PruneVid(alpha=alpha)
+        PruneVidLayers(alpha=alpha)
 
 
 def test_a_layer_outside_the_model_is_refused(llm, make_prompt):
     with pytest.raises(ValueError, match="below 0"):
-        PruneVid(layer=-1)
+        PruneVidLayers(layer=-1)
     with pytest.raises(ValueError, match="the model has layers 0 to 4"):
-        prefill(llm("sdpa"), make_prompt(), PruneVid())
+        prefill(llm("sdpa"), make_prompt(), PruneVidLayers())

@@ -89,6 +89,6 @@ def test_gates_go_on_after_one_has_failed_and_fail_in_the_end(tmp_path):
 
 
 def run_script(name: str, folder: Path, check: bool = True, **environment: str) -> int:
-    """As a runner of GitHub does: `bash -e`."""
+    """Run a step as a runner of GitHub does: `bash -e`."""
     whole = {"PATH": "/usr/bin:/bin", **environment}
     return subprocess.run(["bash", "-e", "-c", script(name)], cwd=folder, env=whole, check=check).returncode

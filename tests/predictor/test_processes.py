@@ -59,6 +59,7 @@ def test_two_processes_learn_what_one_learns_from_twice_the_videos_a_step(given,
     torch.testing.assert_close(both, alone, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_in_one_process_stops_both(given, one, tmp_path):
     """The other would else wait for gradients that never come."""
     features, spoiled = Path(given[given.index("--features") + 1]), tmp_path / "features"

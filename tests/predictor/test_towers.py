@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.encoders.tower import Tower
+from lmms_kvtp.encoders.tower import TowerEncoder
 from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.model import Objective, Predictor, lesson
@@ -140,12 +140,12 @@ def test_a_shared_towers_head_learns_and_serves_through_the_scorer(vlm, folder, 
     training, validation = videos(10, 2, looks(5, 24)), videos(4, 3, looks(5, 24))
     report = train_predictor(made, training, validation, replace(RECIPE, epochs=6), tmp_path, slim=tmp_path / "slim")
     assert report["validation_after"]["auroc"] > 0.9 > report["validation_before"]["auroc"]
-    tower, video = Tower(str(tmp_path), device="cpu"), validation[0]
+    tower, video = TowerEncoder(str(tmp_path), device="cpu"), validation[0]
     features = tower.describe(video.image, video.times, frozenset({"image"}))
     scores = KVTP().score(features, video.example.questions[0], tower)
     key = video.labels()[0] > 0
     assert scores[key].min() > scores[~key].max()
-    half = Tower(str(tmp_path / "slim"), device="cpu")
+    half = TowerEncoder(str(tmp_path / "slim"), device="cpu")
     slim = KVTP().score(half.describe(video.image, video.times, frozenset({"image"})), video.example.questions[0], half)
     torch.testing.assert_close(slim, scores, atol=0.1, rtol=0.02)
     assert precisions(tmp_path) == {torch.float32} and precisions(tmp_path / "slim") == {torch.float16}

@@ -9,7 +9,7 @@ from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.vcast import VCast
-from lmms_kvtp.scorers.vidcom2 import VidCom2
+from lmms_kvtp.scorers.vidcom2 import VidCom2Relevance
 from lmms_kvtp.types import FrameFeatures
 
 ENCODER = Siglip("no/weights", device="cpu")
@@ -50,7 +50,7 @@ def test_vcast_with_its_temperature_makes_its_published_budgets():
 def test_vidcom2_weighs_frames_by_how_unlike_the_video_they_are(monkeypatch):
     monkeypatch.setattr("lmms_kvtp.pruners.parts.packing.TOKENS_AT_ONCE", 30)
     tokens = torch.randn(19, 5, 8, generator=torch.Generator().manual_seed(4)) + torch.arange(8) / 4
-    scores = VidCom2().score(features(tokens), QUESTION, ENCODER)
+    scores = VidCom2Relevance().score(features(tokens), QUESTION, ENCODER)
     steady = sorted(np.argsort(tokens.reshape(-1, 8).numpy().var(axis=0))[:4])
     unit = [[F.normalize(token[steady], dim=0) for token in frame] for frame in tokens]
     video = torch.stack([token for frame in unit for token in frame]).mean(dim=0)
@@ -62,6 +62,6 @@ def test_vidcom2_weighs_frames_by_how_unlike_the_video_they_are(monkeypatch):
 
 def test_settings_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match=r"channels=0.0 is outside"):
-        VidCom2(channels=0.0)
+        VidCom2Relevance(channels=0.0)
     with pytest.raises(ValueError, match="must be positive"):
-        VidCom2(widths=())
+        VidCom2Relevance(widths=())

@@ -11,8 +11,7 @@ from lmms_kvtp.shipped import TINY, shipped_folder
 VOCABULARY = 32000
 """Entries of the released SigLIPs' tokenizer."""
 SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152))
-BASE = (VisionShape(224, 16, 768, 3072, 12, 12), TextShape(768, 3072, 12, 768))
-"""Sizes of siglip-so400m-patch14-384 and siglip-base-patch16-224."""
+"""Sizes of siglip-so400m-patch14-384."""
 
 
 def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> SiglipConfig:

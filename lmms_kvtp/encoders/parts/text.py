@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -36,6 +37,14 @@ class RemembersTexts(ABC):
     def forget_texts(self) -> None:
         """Embed texts anew from here on: before a measurement, so that it does its own work."""
         self.__dict__.pop("_known_text", None)
+
+
+def scaled_cosines(
+    image: Float[Tensor, "T E"], text: Float[Tensor, "q E"], factor: float, bias: float
+) -> Float[Tensor, "q T"]:
+    """Logits of each text with each image: factor * cosine + bias."""
+    cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
+    return cosine * factor + bias
 
 
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,7 +17,7 @@ from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
 
 from lmms_kvtp.cost.flops import relevance_flops
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_source, text_shape
-from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pieces
+from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pieces, scaled_cosines
 
 CONFIG, WEIGHTS = "text.json", "text.safetensors"
 SCALE, BIAS = "logit_scale", "logit_bias"
@@ -62,8 +61,7 @@ class TextSide(RemembersTexts):
                 f"a text side of width {text.shape[1]} cannot be compared with frames of width {image.shape[1]}; "
                 "give the predictor that was trained for this encoder"
             )
-        cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
-        return cosine * math.exp(self.scale) + self.bias
+        return scaled_cosines(image, text, math.exp(self.scale), self.bias)
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
         """Text tower and cosines."""

@@ -1,11 +1,30 @@
 """How much tokens are like a mean token, as VidCom2 measures it."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.pruners.parts.packing import chunks
+
+
+@dataclass(frozen=True)
+class LikenessSettings:
+    """What VidCom2's scorer and pruner compare, and how."""
+
+    channels: float = 0.5
+    """Part of the channels that is compared: those of lowest variance over the video."""
+    widths: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
+    """The a in exp(-distance^2 / (2 a))."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        if not 0 < self.channels <= 1:
+            raise ValueError(f"channels={self.channels} is outside (0, 1]; it is a part of the channels")
+        if not self.widths or min(self.widths) <= 0:
+            raise ValueError(f"widths={self.widths} must be positive numbers, at least one")
 
 
 def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:

@@ -162,9 +162,8 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(files)} shards of {INDEX}: {first_few(missing, 6)}"
-        )
+        shown = first_few(missing, 6)
+        raise CheckpointError(f"{folder} lacks {len(missing)} of {len(files)} shards of {INDEX}: {shown}")
     return [folder / name for name in files]
 
 

@@ -13,7 +13,7 @@ from lmms_kvtp.__main__ import main
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.presets import typed
-from lmms_kvtp.visualize.picture import DROPPED, KEPT, MERGED, Picture, lit, most_telling
+from lmms_kvtp.visualize.picture import DROPPED, KEPT, MERGED, MethodPicture, lit, most_telling
 
 HOSTILE = "</h1><script>alert(1)</script><img src=x onerror=alert(2)>$x_y$?"
 
@@ -32,9 +32,9 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def picture(kept) -> Picture:
+def picture(kept) -> MethodPicture:
     counts, state = torch.tensor(kept), torch.zeros(len(kept), 6, dtype=torch.long)
-    return Picture("m", torch.zeros(len(kept)), counts, counts, state, (), True, (2, 3), Answer("", SampleCost()))
+    return MethodPicture("m", torch.zeros(len(kept)), counts, counts, state, (), True, (2, 3), Answer("", SampleCost()))
 
 
 def test_dropped_patches_are_dark_and_merged_ones_dim():

@@ -62,5 +62,5 @@ def test_nobody_who_reads_looks_for_cycles(runs):
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=module._begin) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=module.become_reader) as pool:
         assert not pool.submit(gc.isenabled).result()

@@ -7,7 +7,7 @@ import pytest
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.cost.flops import LLMShape, selection_flops
 from lmms_kvtp.forecast.answer import conventions, fastv_formula, forecast
-from lmms_kvtp.forecast.models import find, find_encoder
+from lmms_kvtp.forecast.models import find_encoder, find_spec
 from lmms_kvtp.forecast.profilers import Profiled
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.presets import method_settings
@@ -17,13 +17,13 @@ MODELS = ("llava-video-7b", "llava-video-72b")
 
 
 def cost_of(method: str, model: str = "llava-video-7b", frames: int = 128, pool: str = "average"):
-    spec = find(model)
+    spec = find_spec(model)
     return forecast(spec, build_method(method_settings(method), KVTP), frames, spec.pool(pool)).cost
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_closed_forms_equal_torchs_counter_at_the_real_sizes(model):
-    spec, method = find(model), build_method(method_settings("kvtp+prumerge"), KVTP)
+    spec, method = find_spec(model), build_method(method_settings("kvtp+prumerge"), KVTP)
     cost = forecast(spec, method, 128, spec.pool("average")).cost
     seen = Profiled(spec, "torch").stages(cost, find_encoder(method.encoder.pretrained))
     for stage in ("vision", "projector", "encoder", "prefill"):
@@ -32,7 +32,7 @@ def test_closed_forms_equal_torchs_counter_at_the_real_sizes(model):
 
 
 def test_thop_misses_attention_and_counts_multiply_adds():
-    spec, cost = find("llava-video-7b"), cost_of("full")
+    spec, cost = find_spec("llava-video-7b"), cost_of("full")
     seen = Profiled(spec, "thop").stages(cost)
     n, m = cost.prompt_tokens, spec.llm
     attention = 4 * n * n * m.hidden * m.layers
@@ -41,7 +41,7 @@ def test_thop_misses_attention_and_counts_multiply_adds():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_thop_without_helper_is_what_the_paper_counted(model):
-    spec, profiled, table = find(model), Profiled(find(model), "thop"), paper_rows()[model]
+    spec, profiled, table = find_spec(model), Profiled(find_spec(model), "thop"), paper_rows()[model]
     counts = []
     for row in table:
         method = build_method(method_settings(row.settings), KVTP)
@@ -69,7 +69,7 @@ def test_layer_pruning_shortens_the_layers_behind_it():
 def test_what_a_layer_pruner_reads_is_in_the_forecast():
     cost, llm = (
         cost_of("layer_pruning=fastv,scorer=uniform,allocator=uniform,pruner=none,keep_ratio=1"),
-        find("llava-video-7b").llm,
+        find_spec("llava-video-7b").llm,
     )
     assert cost.flops["layer_pruning"] == selection_flops(llm, 23416, rows=1)
     assert "layer_pruning" not in cost_of("full").flops
@@ -81,7 +81,7 @@ def test_pruners_are_forecast_at_the_models_width():
 
 
 def test_conventions_line_up():
-    spec, cost = find("llava-video-7b"), cost_of("full")
+    spec, cost = find_spec("llava-video-7b"), cost_of("full")
     found = conventions(cost, spec.llm)
     assert found["MACs"] == found["full"] / 2
     assert found["LLM only"] == cost.flops["prefill"]
