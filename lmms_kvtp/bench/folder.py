@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lmms_kvtp.cost.meter import Meter
-from lmms_kvtp.device import find_device
+from lmms_kvtp.device import place
 from lmms_kvtp.forecast.models import find_spec
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, Lane
@@ -15,7 +15,6 @@ from lmms_kvtp.run.build import Built, build
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments
 from lmms_kvtp.video.load import load_video
-from lmms_kvtp.vlms.llava_video import DTYPES
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
 """Endings of files that count as videos."""
@@ -53,9 +52,7 @@ def build_for(arguments: Arguments) -> Built:
 
 def device_of(arguments: Arguments) -> tuple[torch.device, torch.dtype]:
     """Device and number type of the model of `arguments`."""
-    device = find_device(arguments.load.device)
-    automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return device, DTYPES.get(arguments.load.dtype, automatic)
+    return place(arguments.load.device, arguments.load.dtype)
 
 
 def decoder_alone(paths: Sequence[str], arguments: Arguments) -> dict[str, float]:

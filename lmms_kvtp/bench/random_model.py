@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
-from lmms_kvtp.device import find_device
+from lmms_kvtp.device import place
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_config, text_config
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
@@ -20,7 +20,7 @@ from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype
 from lmms_kvtp.vlms.checkpoint.load import load_tokenizer
 from lmms_kvtp.vlms.checkpoint.network import build
-from lmms_kvtp.vlms.llava_video import DTYPES, LlavaVideo, LoadOptions
+from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions
 from lmms_kvtp.vlms.tiny import tiny_folder
 
 SPREAD = 0.02
@@ -35,8 +35,7 @@ def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
     Raises:
         ValueError: the weights are larger than the device's memory, or it cannot compute in the dtype.
     """
-    device = find_device(options.device)
-    dtype = DTYPES.get(options.dtype, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    device, dtype = place(options.device, options.dtype)
     check_dtype(device, dtype)
     needed, free = spec.parameters * dtype.itemsize, device_memory(device)
     if options.device_map is None and needed > free:

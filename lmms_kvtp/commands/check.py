@@ -11,8 +11,6 @@ from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.rendering import first_few, markdown
 
 if TYPE_CHECKING:
-    import torch
-
     from lmms_kvtp.forecast.answer import Forecast
     from lmms_kvtp.forecast.models import Spec
     from lmms_kvtp.harness.preflight import Media
@@ -69,16 +67,15 @@ def _media_table(found: Sequence["Media"]) -> str:
 
 def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:
     """Print memory, disk and hours, and tell whether they suffice."""
-    from lmms_kvtp.device import find_device
+    from lmms_kvtp.device import place
     from lmms_kvtp.forecast.answer import forecast
     from lmms_kvtp.forecast.machine import device_memory, free_disk, hours, matrix_rate, memory
     from lmms_kvtp.forecast.models import find_encoder
 
-    device = find_device(settings.load.device)
+    device, dtype = place(settings.load.device, settings.load.dtype)
     answers = max([media.output_tokens or settings.run.max_new_tokens for media in found], default=1)
     pool, frames = spec.pool(settings.load.mm_spatial_pool_mode), settings.frames.max_frames_num
     expected = forecast(spec, method, frames, pool, output_tokens=answers)
-    dtype = _dtype(settings.load.dtype, device)
     encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
     needed = memory(spec, expected.cost, dtype.itemsize, encoder.parameters if encoder else 0)
     there, free = device_memory(device), free_disk(output)
@@ -107,13 +104,6 @@ def _lengths(expected: "Forecast", spec: "Spec") -> str:
         f"prompt: {cost.tokens_kept} of {cost.tokens_before} vision tokens, {cost.prompt_tokens} positions{said}; "
         f"{cost.flops_total / 1e12:.3g} TFLOP for a question alone"
     )
-
-
-def _dtype(name: str, device: "torch.device") -> "torch.dtype":
-    import torch
-
-    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, automatic)
 
 
 def _reading(found: Sequence["Media"], settings: "Arguments") -> float:

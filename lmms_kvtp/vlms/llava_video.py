@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from lmms_kvtp.device import find_device
+from lmms_kvtp.device import place
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
@@ -27,9 +27,6 @@ from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiny import tiny_folder
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
 """Other names of options: those of lmms-eval's stock wrapper, and of the documentation."""
@@ -238,15 +235,8 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         CheckpointError: there is no such checkpoint; the message says what was found.
     """
     options = options or LoadOptions()
-    device = find_device(options.device)
-    automatic = torch.float32 if device.type == "cpu" else torch.bfloat16
-    placement = Placement(
-        device,
-        DTYPES.get(options.dtype, automatic),
-        options.device_map,
-        options.max_memory,
-        options.offload_folder,
-    )
+    device, dtype = place(options.device, options.dtype)
+    placement = Placement(device, dtype, options.device_map, options.max_memory, options.offload_folder)
     check_dtype(placement.device, placement.dtype)
     folder = find_folder(pretrained, options.revision)
     config, tokenizer = read_config(folder), load_tokenizer(folder)

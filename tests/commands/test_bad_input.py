@@ -124,7 +124,7 @@ def test_a_folder_without_weights_is_no_checkpoint_to_sweep(tmp_path, capsys):
 )
 def test_a_device_that_is_none_is_named(command, tmp_path, capsys):
     said = refusal(capsys, *command, "--out", str(tmp_path / "x"))
-    assert "device=mars is none that torch knows; use cpu, cuda or cuda:0, or leave it out" in said
+    assert "device=mars is not a torch device; use cpu, cuda or cuda:0, or leave it out" in said
 
 
 @pytest.mark.parametrize(
