@@ -107,12 +107,12 @@ class Siglip(FrameEncoder):
         if not needs:
             return FrameFeatures(times=frames.times)
         pixels = frames.pixels(self.pixel_spec, self.model.device).to(self.model.device, self.model.dtype)
-        found = self._features(pixels, needs)
+        found = self.describe(pixels, needs)
         patches = {name: pool_patches(found[name], self.grid, pool) for name in needs - {"image"}}
         return FrameFeatures(times=frames.times, image=found.get("image"), **patches)
 
     @torch.no_grad()
-    def _features(self, pixels: Float[Tensor, "T 3 h w"], needs: frozenset[str]) -> dict[str, Tensor]:
+    def describe(self, pixels: Float[Tensor, "T 3 h w"], needs: frozenset[str]) -> dict[str, Tensor]:
         """Compute features at the tower's own resolution."""
         vision = self.model.vision_model
         last = vision.encoder.layers[-1].self_attn

@@ -70,9 +70,10 @@ class PruneVidLayers(LayerPruner):
         order = scores.argsort(descending=True, stable=True)
         order = order[groups[order].argsort(stable=True)]  # group by group, best first
         rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        return order[rank < self._quotas(sizes).repeat_interleave(sizes)]
+        return order[rank < self.quotas(sizes).repeat_interleave(sizes)]
 
-    def _quotas(self, sizes: Int[Tensor, " G"]) -> Int[Tensor, " G"]:
+    def quotas(self, sizes: Int[Tensor, " G"]) -> Int[Tensor, " G"]:
+        """Count the tokens that groups of these sizes keep."""
         shares = self.alpha * sizes.double()
         quotas = shares.long()
         if self.rounding == "exact":

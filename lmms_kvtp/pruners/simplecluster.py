@@ -70,7 +70,7 @@ class SimpleCluster(TokenPruner):
             members = group(cluster[None], len(centres), torch.zeros_like(cluster[:1]))
             moved = group_sums(unit[None], members, weights[None])
             centres[members.filled[0]] = moved.div_(moved.norm(dim=1, keepdim=True).clamp_min(1e-12))
-        return _owners(*assign(unit, centres), len(centres))
+        return owners(*assign(unit, centres), len(centres))
 
 
 def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
@@ -93,7 +93,7 @@ def assign(unit: Float[Tensor, "M D"], centres: Float[Tensor, "B D"]) -> tuple[I
     return torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
 
 
-def _owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: int) -> Int[Tensor, " M"]:
+def owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: int) -> Int[Tensor, " M"]:
     """Find the token at which each token's cluster stands: the member most like the cluster, the earlier of equals.
 
     Clusters without members become the tokens that are least like their own.
