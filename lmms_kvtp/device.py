@@ -1,13 +1,13 @@
-"""Device and number type that settings name: `device=cuda:1,dtype=auto`."""
+"""The device and the number type that settings name."""
 
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Names of number types in settings, beside `auto`."""
+"""Number types that settings may name, beside auto."""
 
 
 def find_device(name: str | None) -> torch.device:
-    """Find the device of that name; None means the GPU if there is one.
+    """Find the device of that name; for None the GPU if there is one.
 
     Raises:
         ValueError: there is no such device.
@@ -21,28 +21,13 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
-def find_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Find the number type of that name; `auto` means bfloat16 on a GPU and float32 on a CPU.
-
-    Raises:
-        ValueError: there is no such number type.
-    """
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in DTYPES:
-        raise ValueError(f"dtype={name} is no number type of models; use auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def place(device: str | None, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Find where a model runs, and in which number type.
+    """Choose device and number type: None is the GPU if there is one, auto is bfloat16 on it and float32 elsewhere.
 
-    Args:
-        device: name; None means the GPU if there is one.
-        dtype: name, or `auto`.
+    On MPS, auto is float32 too: not every release of torch computes in bfloat16 there.
 
     Raises:
-        ValueError: one of them is unknown.
+        ValueError: there is no such device.
     """
     found = find_device(device)
-    return found, find_dtype(dtype, found)
+    return found, DTYPES.get(dtype, torch.bfloat16 if found.type == "cuda" else torch.float32)

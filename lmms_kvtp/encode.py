@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,8 +12,9 @@ from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import Method
 from lmms_kvtp.pruners.parts.packing import refuse_broken
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
-from lmms_kvtp.video.frames import Frames, Picture, Video
+from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.tiles import StillImage
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             frames.pixels(vlm.pixel_spec, vlm.device)
         count = len(frames.times)
         with meter.stage("vision", vision_flops(vlm.vision, count)):
-            seen = vlm.look(frames)
+            seen = vlm.see(frames)
             tokens.append(vlm.project(seen))
-        frames = replace(frames, tower=seen)
+        frames = frames.seen(seen)
         for encoder, wanted in needs.items():
             with own[encoder].stage("encoder", encoder.flops(count, wanted, vlm.pool) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
@@ -100,7 +101,7 @@ def _next(chunks: Iterator[Frames], meter: Meter) -> Frames | None:
 
 
 @torch.inference_mode()
-def encode_picture(vlm: VideoVLM, picture: Picture) -> Encoded:
+def encode_still(vlm: VideoVLM, still: StillImage) -> Encoded:
     """Encode an image in the tiles of the model's own recipe; no method prunes what comes of it.
 
     Its tiles are no frames, and no encoder's features lie on their grid. It counts as one frame, all of whose tokens
@@ -117,13 +118,13 @@ def encode_picture(vlm: VideoVLM, picture: Picture) -> Encoded:
         )
     meter = Meter(vlm.device)
     with meter.stage("preprocess"):
-        pieces = vlm.tiling.pieces(picture)
+        pieces = vlm.tiling.pieces(still)
         frames = Frames(pieces, torch.zeros(len(pieces)))
         frames.pixels(vlm.pixel_spec, vlm.device)
     with meter.stage("vision", vision_flops(vlm.vision, len(pieces))):
-        packed = vlm.tiling.pack(picture, vlm.unpooled(vlm.look(frames)))
+        packed = vlm.tiling.pack(still, vlm.unpooled(vlm.see(frames)))
     meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, len(pieces))
-    tokens = FrameTokens(packed.embeds[None], packed.grid, picture.key)
+    tokens = FrameTokens(packed.embeds[None], packed.grid, still.key)
     refuse_broken(tokens)
     nothing = FrameFeatures(times=torch.zeros(1))
     return Encoded(tokens, nothing, "", dict(meter.seconds), dict(meter.flops), whole=packed)

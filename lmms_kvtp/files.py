@@ -1,22 +1,39 @@
-"""Files that are written whole or not at all."""
+"""Files: written whole or not at all, the folder for what outlives a run, and short strings that stand for content."""
 
+import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+HOME_VARIABLE = "LMMS_KVTP_HOME"
+PART = ".part"
+"""Suffix of unfinished files."""
+PIECE = 1 << 16
+"""Bytes read at each place of a file that is fingerprinted: whole videos and weights are too long."""
+WEIGHT_SPOTS = 64
+"""Number of places read inside a file of weights: training may leave both ends as they were."""
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def home() -> Path:
+    """Name the folder for what outlives a run: $LMMS_KVTP_HOME, else lmms_kvtp in $XDG_CACHE_HOME, else in ~/.cache."""
+    given = os.environ.get(HOME_VARIABLE)
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmms_kvtp"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path` by way of a temporary file beside it; a reader sees the old file or the whole new one.
 
     Raises:
-        OSError: the folder is full or cannot be written; the message names the file and the way out.
+        OSError: the folder is full or cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise _explained(error, path) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -24,13 +41,54 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise _explained(error, path) from error
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
 
 
-def _explained(error: OSError, path: Path) -> OSError:
-    reason = error.strerror or str(error)
-    return OSError(error.errno, f"cannot write {path}: {reason}; free some space there or choose another --out")
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that a command was asked for, whole or not at all.
+
+    Raises:
+        OSError: the folder is full or cannot be written; the message names the file and the way out.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        reason = f"{error.strerror or error}; free some space there or choose another --out"
+        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+
+
+def content_key(*parts: Any) -> str:
+    """Hash plain values: equal values, equal hash, on every machine."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def is_shown(file: Path) -> bool:
+    """Whether a file's name begins without a dot."""
+    return not file.name.startswith(".")
+
+
+def fingerprint(path: Path, spots: int = 1, counts: Callable[[Path], bool] = is_shown) -> str:
+    """Hash a file's size and the bytes at its start, at its end and at `spots` places between.
+
+    For a folder, hash the names and fingerprints of the files below it.
+
+    Args:
+        path: of the file or folder.
+        spots: number of places between both ends.
+        counts: tells which files of a folder count.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and counts(file))
+        return content_key([(file.relative_to(path).as_posix(), fingerprint(file, spots)) for file in inside])
+    size = path.stat().st_size
+    content = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in (*(size * spot // (spots + 1) for spot in range(spots + 1)), max(0, size - PIECE)):
+            file.seek(start)
+            content.update(file.read(PIECE))
+    return content.hexdigest()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table padded so that it also reads well in a terminal; `|` and line breaks in cells are escaped."""
+    """Write a table, padded so that it also reads well in a terminal; `|` and line breaks in cells are escaped."""
     cells = [[_escape(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
@@ -27,7 +27,7 @@ def first_few(items: Sequence[str], limit: int, separator: str = ", ") -> str:
 
 
 def between(file: Path, marker: str) -> tuple[str, str, str]:
-    """A page in three parts: up to the line `<!-- marker -->`, up to the line `<!-- /marker -->`, and the rest.
+    """Split a page into three parts: up to the line `<!-- marker -->`, up to the line `<!-- /marker -->`, and the rest.
 
     Raises:
         ValueError: the file lacks one of the lines.
@@ -80,7 +80,7 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def drawing(width: float, height: float) -> "Iterator[Figure]":
-    """A figure of so many inches, in our style."""
+    """Make a figure of so many inches, in our style."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -90,14 +90,14 @@ def drawing(width: float, height: float) -> "Iterator[Figure]":
 
 
 def to_svg(figure: "Figure") -> str:
-    """SVG without the XML head, to stand inside a page; texts in it are escaped."""
+    """Write SVG without the XML head, to stand inside a page; texts in it are escaped."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return "<svg" + buffer.getvalue().partition("<svg")[2]
 
 
 def to_png(figure: "Figure", dpi: int = 110) -> bytes:
-    """PNG bytes."""
+    """Write a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

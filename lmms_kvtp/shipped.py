@@ -7,9 +7,9 @@ from pathlib import Path
 import lmms_kvtp
 
 TINY = "tiny"
-"""Where a checkpoint is named: the one that is shipped; a folder of that name is given as `./tiny`."""
+"""Name of the shipped checkpoint in settings; a folder of that name is given as `./tiny`."""
 MANIFEST = "sha256.json"
-"""In a shipped folder: the digest of every other file, by its name."""
+"""File in a shipped folder with the digest of every other file."""
 
 
 class ShippedError(ValueError):
@@ -17,17 +17,22 @@ class ShippedError(ValueError):
 
 
 def shipped_folder(name: str) -> Path:
-    """Where the package has the weights of that name."""
+    """Find the package's folder with the weights of that name."""
     return Path(lmms_kvtp.__file__).parent / "assets" / name
+
+
+def tiny_folder() -> Path:
+    """Find the folder of the embedded model."""
+    return shipped_folder(TINY)
 
 
 def checked(folder: Path, what: str, setting: str) -> Path:
     """Hold every file that the manifest names against its SHA-256.
 
     Args:
-        folder: with the weights.
-        what: they are, for messages.
-        setting: that takes a folder in their place, for messages.
+        folder: the folder with the weights.
+        what: the name of the weights in messages.
+        setting: the setting that takes a folder in their place, for messages.
 
     Raises:
         ShippedError: a file is missing or differs.
@@ -47,10 +52,11 @@ def checked(folder: Path, what: str, setting: str) -> Path:
     return folder
 
 
-def write_manifest(folder: Path) -> None:
-    """Note the digest of every file in `folder`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+def write_manifest(folder: Path, leave_out: str = "") -> None:
+    """Note the digest of every file in `folder`, but for those in its folder `leave_out`."""
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    shipped = {name: path for name, path in files.items() if name.parts[0] not in (leave_out, MANIFEST)}
+    digests = {name.as_posix(): _sha256(path) for name, path in shipped.items()}
     (folder / MANIFEST).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 

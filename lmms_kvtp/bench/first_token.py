@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.cost.sample import SampleCost
@@ -35,30 +35,14 @@ class PixelVideo:
     pixels: Mapping[PixelSpec, Float[Tensor, "T 3 h w"]]
     """Pixels of all frames, as each tower reads them."""
     chunk_size: int = 16
-    source: str = "random pixels"
     key: str = "random pixels"
     instruction: str = ""
 
-    @property
-    def indices(self) -> Int[Tensor, " T"]:
-        """Numbers of the frames."""
-        return torch.arange(len(next(iter(self.pixels.values()))))
-
-    @property
-    def times(self) -> Float[Tensor, " T"]:
-        """Seconds of the frames, one frame a second."""
-        return self.indices.float()
-
-    @property
-    def duration(self) -> float:
-        """Seconds of the video."""
-        return float(len(self.indices))
-
     def chunks(self) -> Iterator[Frames]:
-        """Frames without colors, whose pixels are already made."""
-        for part in torch.split(self.indices, self.chunk_size):
+        """Hand out the pixels, a frame a second."""
+        for part in torch.split(torch.arange(len(next(iter(self.pixels.values())))), self.chunk_size):
             made = {spec: pixels[part[0] : part[-1] + 1] for spec, pixels in self.pixels.items()}
-            yield Frames(torch.zeros(len(part), 1, 1, 3, dtype=torch.uint8), part.float(), _prepared=made)
+            yield Frames.of_pixels(made, part.float())
 
 
 def random_pixels(specs: Sequence[ResizedPixels], frames: int, device: torch.device, dtype: torch.dtype) -> PixelVideo:

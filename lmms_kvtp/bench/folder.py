@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lmms_kvtp.cost.meter import Meter
-from lmms_kvtp.device import place
+from lmms_kvtp.device import find_device
 from lmms_kvtp.forecast.models import find_spec
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, Lane
@@ -14,10 +14,7 @@ from lmms_kvtp.run.asks import Ask
 from lmms_kvtp.run.build import Built, build
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import Arguments
-from lmms_kvtp.video.load import load_video
-
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
-"""Endings of files that count as videos."""
+from lmms_kvtp.video.load import VIDEO_SUFFIXES, load_video
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -26,9 +23,9 @@ def find_videos(folder: Path) -> list[Path]:
     Raises:
         ValueError: there are none; the message names the endings that count.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
     if not found:
-        raise ValueError(f"{folder} holds no video; files ending in {', '.join(SUFFIXES)} count")
+        raise ValueError(f"{folder} holds no video; files ending in {', '.join(VIDEO_SUFFIXES)} count")
     return found
 
 
@@ -46,13 +43,7 @@ def answer_directly(arguments: Arguments, built: Built, asks: Sequence[Ask]) -> 
 
 def build_for(arguments: Arguments) -> Built:
     """Build model and method of `arguments`; the default method is KVTP with PruMerge."""
-    device, _ = device_of(arguments)
-    return build(arguments, device, {})
-
-
-def device_of(arguments: Arguments) -> tuple[torch.device, torch.dtype]:
-    """Device and number type of the model of `arguments`."""
-    return place(arguments.load.device, arguments.load.dtype)
+    return build(arguments, find_device(arguments.load.device), {})
 
 
 def decoder_alone(paths: Sequence[str], arguments: Arguments) -> dict[str, float]:

@@ -16,12 +16,12 @@ from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.forecast.machine import device_memory
 from lmms_kvtp.forecast.models import BASE_224, SO400M_384, Encoder, Spec
 from lmms_kvtp.resolve import near
+from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype
 from lmms_kvtp.vlms.checkpoint.load import load_tokenizer
 from lmms_kvtp.vlms.checkpoint.network import build
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions
-from lmms_kvtp.vlms.tiny import tiny_folder
 
 SPREAD = 0.02
 """Standard deviation of the weights, as transformers starts models; bfloat16 stays finite with it."""

@@ -130,14 +130,15 @@ def _videos(arguments: argparse.Namespace) -> str:
 def _beside_floors(costs: "list[SampleCost]", paths: Sequence[str], model_args: str) -> str:
     import torch
 
-    from lmms_kvtp.bench.folder import decoder_alone, device_of
+    from lmms_kvtp.bench.folder import decoder_alone
     from lmms_kvtp.bench.waterfall import stage_floors, waterfall
+    from lmms_kvtp.device import place
     from lmms_kvtp.forecast.machine import matrix_rate
     from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.settings import pairs
 
     settings = parse_arguments(pairs(model_args))
-    device, dtype = device_of(settings)
+    device, dtype = place(settings.load.device, settings.load.dtype)
     rate, alone = matrix_rate(device, dtype), decoder_alone(paths, settings)
     table = waterfall(costs, stage_floors(costs, rate, alone))
     return f"{_counted(costs)}; matrix products: {_rate(rate, torch.get_num_threads())}\n\n{table}\n"

@@ -14,9 +14,8 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.vlms.checkpoint.config import read_config
-from lmms_kvtp.vlms.checkpoint.load import find_folder
-from lmms_kvtp.vlms.checkpoint.network import Tower
+from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config
+from lmms_kvtp.vlms.checkpoint.network import VisionTower
 from lmms_kvtp.vlms.checkpoint.tensor_names import HUGGING_FACE, choose
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
@@ -24,7 +23,7 @@ from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneration:
     """Build transformers' own class of the family on the weights of `vlm`, which the two share."""
     network = vlm.network
-    vision, text = cast(SiglipVisionConfig, cast(Tower, network.tower).encoder.config), network.llm.config
+    vision, text = cast(SiglipVisionConfig, cast(VisionTower, network.tower).encoder.config), network.llm.config
     rows = text.vocab_size
     config = LlavaOnevisionConfig(
         vision_config=vision.to_dict(),

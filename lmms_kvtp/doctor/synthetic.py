@@ -7,7 +7,7 @@ from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.reference import reference_logits
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.embedded.dataset import build
-from lmms_kvtp.embedded.questions import LETTERS, chosen_letter
+from lmms_kvtp.embedded.questions import INSTRUCTION, LETTERS, chosen_letter
 from lmms_kvtp.method import Method
 from lmms_kvtp.questions import Question
 from lmms_kvtp.video.frames import Video
@@ -16,7 +16,6 @@ from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
 QUESTIONS = 4
 """Questions on each video."""
 

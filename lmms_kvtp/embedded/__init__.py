@@ -1,7 +1,7 @@
-"""The embedded benchmark's data: long synthetic videos with sparse events, and questions about them.
+"""The embedded benchmark: long synthetic videos with sparse events, and questions about them.
 
-Light on purpose (numpy, PyAV and the standard library): tasks, training and scorers all read it.
+It imports numpy, PyAV and the standard library alone, as tasks, training and scorers all read it.
 """
 
 VERSION = 2
-"""Raised with every change of the scripts, the drawings, the questions or the encoder's settings."""
+"""Version of the data, raised with every change of scripts, drawings, questions or the encoder's settings."""

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from lmms_kvtp.embedded import VERSION
-from lmms_kvtp.embedded.encode import PART, encode_bytes, write_whole
+from lmms_kvtp.embedded.draw import encode_bytes
 from lmms_kvtp.embedded.script import Script, write_script
+from lmms_kvtp.files import HOME_VARIABLE, PART, home, write_atomically
 
-HOME_VARIABLE = "LMMS_KVTP_HOME"
 MEAN_BYTES = 110_000  # of a video
 STALE_SECONDS = 3600.0  # an unfinished file of this age has no writer any more
 
@@ -29,12 +29,8 @@ class CacheError(OSError):
 
 
 def folder() -> Path:
-    """Where this version's videos live: below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
-    home = os.environ.get(HOME_VARIABLE)
-    if home:
-        return Path(home).expanduser() / f"synth-v{VERSION}"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lmms_kvtp" / f"synth-v{VERSION}"
+    """Name the folder of this version's videos, below the package's home."""
+    return home() / f"synth-v{VERSION}"
 
 
 def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -> dict[str, Path]:
@@ -67,7 +63,7 @@ def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -
 
 
 def video(split: str, seed: int) -> Path:
-    """One video, made if need be.
+    """Find one video, and make it if need be.
 
     Raises:
         CacheError: the folder is read-only, full or no folder.
@@ -77,7 +73,7 @@ def video(split: str, seed: int) -> Path:
 
 
 def missing(split: str, seeds: Iterable[int]) -> list[int]:
-    """Those of the seeds whose video `ensure` would have to make."""
+    """List the seeds whose video `ensure` would have to make."""
     scripts = [write_script(seed, split) for seed in seeds]
     return [script.seed for script in scripts if not _is_whole(folder() / f"{script.key}.mp4", script)]
 
@@ -95,14 +91,14 @@ def prepare(num_videos: int) -> None:
                 if time.time() - part.stat().st_mtime > STALE_SECONDS:
                     part.unlink()
         probe = folder() / f".probe-{os.getpid()}"
-        write_whole(probe, b"")
+        write_atomically(probe, b"")
         probe.unlink()
     except OSError as error:
         raise _cache_error(error, num_videos) from error
 
 
 def fingerprint(script: Script) -> bytes:
-    """16 bytes that change with the script or the generator's version."""
+    """Hash a script and the generator's version, in 16 bytes."""
     return hashlib.sha256(f"{VERSION}:{script!r}".encode()).digest()[:16]
 
 
@@ -110,13 +106,13 @@ def _make(path: Path, script: Script, num_left: int) -> None:
     content = encode_bytes(script)
     seal = _SEAL.pack(_SEAL.size, b"free", _MAGIC, fingerprint(script), hashlib.sha256(content).digest())
     try:
-        write_whole(path, content + seal)
+        write_atomically(path, content + seal)
     except OSError as error:
         raise _cache_error(error, num_left) from error
 
 
 def _is_whole(path: Path, script: Script) -> bool:
-    """True for a file that this version made from this script and that nobody has cut or changed since."""
+    """Whether this version made the file from this script, and nobody has cut or changed it since."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -10,15 +10,15 @@ import numpy as np
 
 from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.cache import fingerprint
-from lmms_kvtp.embedded.questions import KINDS, LETTERS, Question, ask
+from lmms_kvtp.embedded.questions import KINDS, LETTERS, ScriptQuestion, ask
 from lmms_kvtp.embedded.script import Script, write_script
 from lmms_kvtp.questions import MOST_RELEVANT
 
 Document = dict[str, object]
 
 SHIPPED_KINDS = tuple(kind for kind in KINDS if kind != "main")
-"""Kinds of the benchmark: those that the embedded model answers when it sees all tokens. The others are there to be
-learned: a benchmark that its own unpruned model fails says nothing of pruning."""
+"""Kinds of the benchmark: those that the embedded model answers when it sees all tokens. The others only serve
+training: a benchmark that its own unpruned model fails says nothing about pruning."""
 QUESTIONS_PER_VIDEO = 4
 NUM_VIDEOS = {"test": 160, "val": 40}
 QUICK_VIDEOS = 25
@@ -30,10 +30,10 @@ def build(
     kinds: tuple[str, ...] = SHIPPED_KINDS,
     per_video: int = QUESTIONS_PER_VIDEO,
 ) -> list[Document]:
-    """Documents of the first `num_videos` of a split, `per_video` questions each, no kind twice in a video.
+    """Ask `per_video` questions about each of the first `num_videos` of a split, no kind twice in a video.
 
-    Kinds and, within a kind, answer letters differ by one or two in number, in every beginning of the list too:
-    the documents of fewer videos are the first documents of more.
+    Kinds, and answer letters within a kind, are balanced to one or two, also among the first documents alone: those of
+    fewer videos are the first documents of more.
 
     Raises:
         ValueError: unknown split, unknown kind, or more questions per video than kinds.
@@ -57,16 +57,16 @@ def build(
 
 
 def pins(split: str, num_videos: int) -> list[dict[str, str]]:
-    """What a packaged file remembers of each video: its key and the fingerprint of its script."""
+    """List what a packaged file remembers of each video: its key and the fingerprint of its script."""
     scripts = [write_script(seed, split) for seed in range(num_videos)]
     return [{"video_id": script.key, "script": fingerprint(script).hex()} for script in scripts]
 
 
 def check_pins(split: str, pinned: Iterable[Mapping[str, str]]) -> None:
-    """Make sure that this machine invents the very videos that were pinned: the first ones of the split.
+    """Make sure that this machine invents the videos that were pinned, which are the first of the split.
 
     Raises:
-        RuntimeError: it does not; accuracies would not be comparable.
+        RuntimeError: it invents others; accuracies would not be comparable.
     """
     expected = [dict(row) for row in pinned]
     for here, there in zip(pins(split, len(expected)), expected, strict=True):
@@ -77,8 +77,8 @@ def check_pins(split: str, pinned: Iterable[Mapping[str, str]]) -> None:
             )
 
 
-def _choose(asked: Counter[tuple[str, ...]], pool: list[Question], rng: np.random.RandomState) -> Question:
-    """The question whose answer has been rarest so far, with that answer at the rarest letter."""
+def _choose(asked: Counter[tuple[str, ...]], pool: list[ScriptQuestion], rng: np.random.RandomState) -> ScriptQuestion:
+    """Choose the question whose answer has been rarest so far, and put that answer at the rarest letter."""
     kind = pool[0].kind
     (answer,) = _least(asked, sorted({(kind, "answer", q.answer_text) for q in pool}), 1, rng)
     (letter,) = _least(asked, [(kind, "letter", letter) for letter in LETTERS], 1, rng)
@@ -90,12 +90,12 @@ def _choose(asked: Counter[tuple[str, ...]], pool: list[Question], rng: np.rando
 def _least(
     asked: Counter[tuple[str, ...]], keys: list[tuple[str, ...]], count: int, rng: np.random.RandomState
 ) -> list[tuple[str, ...]]:
-    """The `count` keys met least often, ties broken at random."""
+    """Choose the `count` keys met least often; ties are broken at random."""
     order = rng.permutation(len(keys))
     return sorted((keys[i] for i in order), key=lambda key: asked[key])[:count]
 
 
-def _document(script: Script, split: str, question: Question) -> Document:
+def _document(script: Script, split: str, question: ScriptQuestion) -> Document:
     return {
         "question_id": f"{script.key}-{question.kind}",
         "video_id": script.key,

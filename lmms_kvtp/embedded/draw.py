@@ -1,13 +1,19 @@
-"""Pictures of a script's shots: 96x96 RGB, textures frozen within a shot so that H.264 compresses them well."""
+"""From a script to frames of 96x96 pixels, and to an mp4 file.
 
+Textures are frozen within a shot, so that H.264 compresses them well.
+"""
+
+import io
 from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache
 from math import cos, pi, sin
 
+import av
 import numpy as np
 import numpy.typing as npt
 
-from lmms_kvtp.embedded.script import COLORS, DECOYS, GLYPHS, SIZE, Shot, Sprite
+from lmms_kvtp.embedded.script import COLORS, DECOYS, GLYPHS, SIZE, Script, Shot, Sprite
 from lmms_kvtp.embedded.textures import texture
 
 Picture = npt.NDArray[np.uint8]
@@ -27,7 +33,7 @@ FINE = 4  # sub-pixels a side, for smooth edges
 
 
 def draw(shot: Shot, time: float) -> Picture:
-    """The frame of `shot` at `time` (s from the start of the video), [96, 96, 3]."""
+    """Draw the frame of `shot` at `time` (s from the start of the video), [96, 96, 3]."""
     canvas = texture(shot.place, shot.texture_seed).copy()
     for sprite in _stack(shot):
         ink, clear = _stamp(sprite.shape, sprite.color, sprite.size)
@@ -37,7 +43,7 @@ def draw(shot: Shot, time: float) -> Picture:
 
 
 def labels(shot: Shot, time: float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
-    """What stands at each pixel: the index in SHAPES and in COLORS, -1 for the background; both [96, 96]."""
+    """Label each pixel by the indices of its shape in SHAPES and COLORS, -1 for the background; both [96, 96]."""
     shapes = np.full((SIZE, SIZE), -1, np.int8)
     colors = shapes.copy()
     for sprite in _stack(shot):
@@ -62,7 +68,7 @@ def _box(sprite: Sprite, shot: Shot, time: float) -> tuple[slice, slice]:
 
 @lru_cache(maxsize=1024)
 def _stamp(shape: str, color: str, size: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Light that a sprite adds, and the share of the background that it lets through."""
+    """Draw the light that a sprite adds, and the share of the background that it lets through."""
     fill, edge = _masks(shape, size)
     cover = np.maximum(fill, edge)[..., None]
     ink = fill[..., None] * np.array(INKS[color]) + (cover - fill[..., None]) * np.array(OUTLINE)
@@ -71,7 +77,7 @@ def _stamp(shape: str, color: str, size: int) -> tuple[npt.NDArray[np.float32], 
 
 @lru_cache(maxsize=256)
 def _masks(shape: str, size: int) -> tuple[Field, Field]:
-    """Coverage of each pixel by the shape, and by the shape with its outline; both [size, size]."""
+    """Measure how far the shape, and the shape with its outline, covers each pixel; both [size, size]."""
     fine = size * FINE
     axis = ((np.arange(fine) + 0.5) / fine * 2 - 1) * (size / (size - 2.4))  # leaves room for the outline
     u, v = np.meshgrid(axis, axis)
@@ -127,3 +133,26 @@ _INSIDE: dict[str, Callable[[Field, Field], npt.NDArray[np.bool_]]] = {
     "hexagon": _polygon(*_corners(6, 0.0, 0.98)),
     "spiral": _spiral,
 }
+
+
+CRF = 28
+PRESET = "veryfast"
+KEY_FRAME_EVERY = 48
+REPEATABLE = "threads=1:mbtree=0"  # with mbtree, frames this small give other bytes at each run
+
+
+def encode_bytes(script: Script) -> bytes:
+    """Encode a video as an mp4 file in memory: libx264 in yuv420p at rate factor 28, with compression artifacts."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        rate = Fraction(script.fps).limit_denominator(1000)
+        options = {"crf": str(CRF), "preset": PRESET, "g": str(KEY_FRAME_EVERY), "x264-params": REPEATABLE}
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for index in range(script.num_frames):
+            time = index / script.fps
+            frame = av.VideoFrame.from_ndarray(draw(script.shot_at(time), time), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about a script, each with the stretches of video that hold its answer."""
+"""Multiple-choice questions about a script, with the spans of video that answer them, and the reading of answers."""
 
 import re
 from collections import Counter
@@ -30,8 +30,8 @@ Spans = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question with four options; `spans` (s) hold its answer, none means that the whole video does."""
+class ScriptQuestion:
+    """A question with four options. Its answer lies in `spans` (s); without any, in the whole video."""
 
     kind: str
     text: str
@@ -41,25 +41,27 @@ class Question:
 
     @property
     def answer_text(self) -> str:
-        """The right option."""
+        """Text of the right option."""
         return self.options[LETTERS.index(self.answer)]
 
     @property
     def prompt(self) -> str:
-        """The question as a model reads it: stem, lettered options, instruction."""
+        """Text that a model reads: stem, lettered options, instruction."""
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)]
         return "\n".join([self.text, *lines, INSTRUCTION])
 
-    def with_answer_at(self, letter: str) -> "Question":
-        """The same question with its answer swapped to another letter."""
+    def with_answer_at(self, letter: str) -> "ScriptQuestion":
+        """Move the answer to another letter, and the option there to the answer's."""
         options = list(self.options)
         here, there = LETTERS.index(self.answer), LETTERS.index(letter)
         options[here], options[there] = options[there], options[here]
-        return Question(self.kind, self.text, (options[0], options[1], options[2], options[3]), letter, self.spans)
+        return ScriptQuestion(
+            self.kind, self.text, (options[0], options[1], options[2], options[3]), letter, self.spans
+        )
 
 
-def ask(script: Script) -> list[Question]:
-    """All questions that a video allows: two about each event, three or four about the whole; options shuffled."""
+def ask(script: Script) -> list[ScriptQuestion]:
+    """Ask all questions that a video allows: two about each event, three or four about the whole."""
     rng = np.random.RandomState([crc32(script.key.encode()), 1])
     asked = []
     for index, shot in enumerate(script.shots):
@@ -68,29 +70,20 @@ def ask(script: Script) -> list[Question]:
     return asked + _about_whole(rng, script)
 
 
-def relevance(question: Question, times: Sequence[float]) -> list[float]:
-    """1.0 for each frame time (s) that lies in the question's spans, else 0.0; all equal for whole-video questions."""
-    return relevance_of(question.spans, times)
-
-
-def relevance_of(spans: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
-    """As `relevance`, from bare (start, end) pairs in seconds, as a harness document holds them."""
-    slack = 1e-3  # containers round frame rates
-    return [float(not spans or any(start - slack <= t < end - slack for start, end in spans)) for t in times]
-
-
 def words() -> tuple[str, ...]:
-    """Every word and sign of prompts and answers, and the decoys' names, sorted: a vocabulary for a tokenizer."""
+    """List, for a tokenizer, every word and sign of prompts and answers, and the names of decoys, sorted."""
     text = " ".join([*WORDING.values(), INSTRUCTION, *LETTERS, *PLACES, *COLORS, *GLYPHS, *DECOYS, "."])
     return tuple(sorted(set(split_words(text.replace("{glyph}", "")))))
 
 
 def split_words(text: str) -> list[str]:
-    """Words (letters and apostrophes) and single signs of a text, white space dropped."""
+    """Split a text into words (letters and apostrophes) and single signs; white space goes."""
     return re.findall(r"[A-Za-z']+|[^\sA-Za-z']", text)
 
 
-def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: Shot, event: Sprite) -> list[Question]:
+def _about_event(
+    rng: np.random.RandomState, script: Script, index: int, shot: Shot, event: Sprite
+) -> list[ScriptQuestion]:
     before, after = script.shots[index - 1], script.shots[index + 1]
     span = (shot.start, shot.end)
     places = [
@@ -107,7 +100,7 @@ def _about_event(rng: np.random.RandomState, script: Script, index: int, shot: S
     ]
 
 
-def _about_whole(rng: np.random.RandomState, script: Script) -> list[Question]:
+def _about_whole(rng: np.random.RandomState, script: Script) -> list[ScriptQuestion]:
     first, last = script.shots[0], script.shots[-1]
     main, margin = _main_place(script)
     shown = [s.place for s in script.shots]
@@ -120,8 +113,8 @@ def _about_whole(rng: np.random.RandomState, script: Script) -> list[Question]:
     return asked
 
 
-def _scene(rng: np.random.RandomState, script: Script) -> Question:
-    """About a place of the shots without event, against three that are never shown."""
+def _scene(rng: np.random.RandomState, script: Script) -> ScriptQuestion:
+    """Ask about a place of the shots without event; the other options are never shown."""
     shown = {shot.place for shot in script.shots}
     context = sorted({shot.place for shot in script.shots if shot.event is None})
     place = context[rng.randint(len(context))]
@@ -130,7 +123,7 @@ def _scene(rng: np.random.RandomState, script: Script) -> Question:
 
 
 def _main_place(script: Script) -> tuple[str, float]:
-    """The place of most sampled frames, and its lead over the next as a share of all frames."""
+    """Find the place of most sampled frames, and its lead over the next as a share of all frames."""
     frames = Counter(script.shot_at(time).place for time in sampled_times(script))
     (main, most), (_, second) = frames.most_common(2)
     return main, (most - second) / sum(frames.values())
@@ -138,8 +131,8 @@ def _main_place(script: Script) -> tuple[str, float]:
 
 def _question(
     rng: np.random.RandomState, kind: str, glyph: str, answer: str, pools: Sequence[Sequence[str]], spans: Spans
-) -> Question:
-    """Wrong options come from the first pool that still has some, in random order, then from the next."""
+) -> ScriptQuestion:
+    """Put a question; wrong options are drawn from the first pool that still has some, then from the next."""
     options = [answer]
     for pool in pools:
         fresh = sorted(set(pool) - set(options))
@@ -148,7 +141,7 @@ def _question(
     a, b, c, d = (options[i] for i in rng.permutation(4))
     letter = LETTERS[(a, b, c, d).index(answer)]
     spans = tuple((round(start, 3), round(end, 3)) for start, end in spans)  # 29.6 + 1.6 is more than 31.2
-    return Question(kind, WORDING[kind].format(glyph=glyph), (a, b, c, d), letter, spans)
+    return ScriptQuestion(kind, WORDING[kind].format(glyph=glyph), (a, b, c, d), letter, spans)
 
 
 _ALONE = re.compile(r"\W*([A-Da-d])\W*")
@@ -158,7 +151,7 @@ _BARE = re.compile(r"\b([B-D])\b|\bA\b(?!\s+[a-z])")  # "A red one" has an artic
 
 
 def chosen_letter(text: str, options: Sequence[str]) -> str | None:
-    """The letter that an answer means, or None where it means none or several.
+    """Read the letter that an answer means; None where it means none or several.
 
     A letter counts before an option's words, so that "B. red" is B whatever B says.
 

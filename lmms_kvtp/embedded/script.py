@@ -63,12 +63,12 @@ class Script:
 
     @property
     def num_frames(self) -> int:
-        """Frames in the file."""
+        """Number of frames in the file."""
         return round(self.duration * self.fps)
 
     @property
     def events(self) -> tuple[Shot, ...]:
-        """The shots that hold an event, in order."""
+        """Shots that hold an event, in order."""
         return tuple(shot for shot in self.shots if shot.event is not None)
 
     @property
@@ -77,13 +77,13 @@ class Script:
         return round(self.fps) / self.fps
 
     def shot_at(self, time: float) -> Shot:
-        """The shot on screen at `time` (s); the last one after the end."""
+        """Find the shot on screen at `time` (s); after the end, the last one."""
         starts = [shot.start for shot in self.shots]
         return self.shots[max(0, bisect_right(starts, time + 1e-6) - 1)]
 
 
 def sampled_times(script: Script, limit: int = MAX_FRAMES) -> list[float]:
-    """Seconds of the frames that LLaVA-Video's rule takes at 1 frame a second: a stride, or linspace above `limit`."""
+    """List the seconds of frames that LLaVA-Video's rule takes at 1 a second, or of `limit` frames evenly spread."""
     indices = list(range(0, script.num_frames, round(script.fps)))
     if len(indices) > limit:
         indices = [int(i) for i in np.linspace(0, script.num_frames - 1, limit)]
@@ -92,7 +92,7 @@ def sampled_times(script: Script, limit: int = MAX_FRAMES) -> list[float]:
 
 @lru_cache(maxsize=256)
 def write_script(seed: int, split: str = "test") -> Script:
-    """Invent the video number `seed` of a split; the same for ever, on any machine.
+    """Invent video number `seed` of a split, which never changes, on no machine.
 
     `RandomState` is used because numpy freezes its stream, which it does not for the newer `Generator`.
 
@@ -116,7 +116,7 @@ def write_script(seed: int, split: str = "test") -> Script:
 
 
 def _film(rng: np.random.RandomState, num_steps: int, fps: float, shortest_event: int) -> tuple[Shot, ...]:
-    """All shots of a video of `num_steps` sampled frames."""
+    """Make all shots of a video of `num_steps` sampled frames."""
     lengths, is_event = _cut(rng, num_steps, shortest_event)
     places = _choose_places(rng, is_event)
     glyphs = tuple(GLYPHS[i] for i in rng.permutation(len(GLYPHS)))
@@ -137,7 +137,7 @@ def _film(rng: np.random.RandomState, num_steps: int, fps: float, shortest_event
 
 
 def _cut(rng: np.random.RandomState, num_steps: int, shortest_event: int) -> tuple[list[int], list[bool]]:
-    """Lengths of the shots in steps, and which are events: never the first, the last, or two in a row."""
+    """Draw the lengths of the shots in steps, and which are events: never the first, the last, or two in a row."""
     events = [max(shortest_event, int(n)) for n in rng.choice(EVENT_STEPS, NUM_EVENTS, p=EVENT_STEPS_ODDS)]
     context: list[int] = []
     rest = num_steps - sum(events)
@@ -158,9 +158,9 @@ def _cut(rng: np.random.RandomState, num_steps: int, shortest_event: int) -> tup
 
 
 def _choose_places(rng: np.random.RandomState, is_event: list[bool]) -> list[str]:
-    """A place per shot: one is favoured, others never come twice in a row.
+    """Draw a place for each shot: one is favored, others never come twice in a row.
 
-    The first and last shots, events and their neighbours show the favoured place less often than others do: "the place
+    The first and last shots, events and their neighbours show the favored place less often than others do: "the place
     that is shown most" should be no good guess for the questions about them. An event's place differs from those of
     its neighbours.
     """
@@ -179,13 +179,13 @@ def _choose_places(rng: np.random.RandomState, is_event: list[bool]) -> list[str
 
 
 def _clutter_kind(rng: np.random.RandomState, glyphs: tuple[str, ...]) -> tuple[str, str]:
-    """A decoy shape one time in three, else a glyph that is no event of this video; any colour."""
+    """Draw a decoy shape one time in three, else a glyph that is no event of this video, in any color."""
     shapes = DECOYS if rng.rand() < 1 / 3 else glyphs
     return shapes[rng.randint(len(shapes))], COLORS[rng.randint(len(COLORS))]
 
 
 def _scatter(rng: np.random.RandomState, kinds: list[tuple[str, str]], seconds: float) -> list[Sprite]:
-    """Sprites that stay inside the frame and apart from one another, as far as eight tries each allow."""
+    """Place sprites inside the frame and apart from one another, as far as eight tries each allow."""
     paths: list[np.ndarray] = []
     sprites = []
     for shape, color in kinds:

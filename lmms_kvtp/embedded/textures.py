@@ -13,7 +13,7 @@ Field = npt.NDArray[np.float64]
 
 @lru_cache(maxsize=512)
 def texture(place: str, seed: int) -> npt.NDArray[np.float32]:
-    """Background of a shot in 0-255, [96, 96, 3], read-only; the seed moves its details and shifts its light a little.
+    """Paint the background of a shot, 0-255, [96, 96, 3], read-only; the seed moves details and shifts the light.
 
     Raises:
         ValueError: unknown place.
@@ -33,7 +33,7 @@ def _grid() -> tuple[Field, Field]:
 
 
 def _clouds(rng: np.random.RandomState, cells: int) -> Field:
-    """Smooth noise in 0-1 with `cells` bumps a side."""
+    """Make smooth noise in 0-1 with `cells` bumps a side."""
     at = np.linspace(0, cells, SIZE)
     weights = np.maximum(0, 1 - abs(at[:, None] - np.arange(cells + 1)))
     weights = weights**2 * (3 - 2 * weights)  # rounder than straight lines

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
+from lmms_kvtp.encoders.parts.siglip_config import SO400M
 from lmms_kvtp.resolve import near
+from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms.checkpoint.config import SO400M, LlavaConfig, read_config, read_json
+from lmms_kvtp.vlms.checkpoint.config import VISION, LlavaConfig, read_json
+from lmms_kvtp.vlms.checkpoint.load import read_config
 from lmms_kvtp.vlms.checkpoint.network import llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines
-from lmms_kvtp.vlms.tiny import tiny_folder
 
 SIGLIP = "google/siglip-so400m-patch14-384"
 QWEN2_TOKENS = 151646
@@ -76,7 +78,7 @@ def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: in
         "vocab_size": 152064,
         "tie_word_embeddings": False,
     }
-    return LlavaConfig(llm, dict(SO400M), "bilinear", "grid", "spatial_unpad", 32768, 151645)
+    return LlavaConfig(llm, dict(VISION), "bilinear", "grid", "spatial_unpad", 32768, 151645)
 
 
 def known() -> dict[str, LlavaConfig]:
@@ -128,7 +130,7 @@ class Encoder:
         return sum(s.layers * (4 * s.hidden**2 + 2 * s.hidden * s.intermediate) for s in (v, t))
 
 
-SO400M_384 = Encoder(VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152), 64)
+SO400M_384 = Encoder(*SO400M, 64)
 BASE_224 = Encoder(VisionShape(224, 16, 768, 3072, 12, 12), TextShape(768, 3072, 12, 768), 64)
 """Sizes of siglip-so400m-patch14-384 and siglip-base-patch16-224."""
 

@@ -12,7 +12,7 @@ from lmms_eval.utils import get_datetime_str
 from loguru import logger
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.embedded import cache
+from lmms_kvtp.files import home
 from lmms_kvtp.harness.plugin import run_folder
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.rendering import first_few
@@ -49,7 +49,7 @@ def journal_folder(wanted: str, command: Namespace | None) -> Path | None:
         return None
     if wanted != "auto":
         return Path(wanted)
-    return run_folder(command) or cache.folder().parent / "journals"
+    return run_folder(command) or home() / "journals"
 
 
 def say_resumed(run: RunOptions, session: Session, count: int) -> None:

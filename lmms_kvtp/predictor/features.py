@@ -109,7 +109,7 @@ class Patches(Viewer):
 
     def view(self, frames: Frames) -> Float[Tensor, "T N C"]:
         """Run the tower and pool."""
-        return self.vlm.pool(self.vlm.look(frames).float()).half()
+        return self.vlm.pool(self.vlm.see(frames).float()).half()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.encode import Encoded, encode_once, encode_picture
+from lmms_kvtp.encode import Encoded, encode_once, encode_still
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared, finish, prepare
@@ -20,11 +20,13 @@ from lmms_kvtp.run.asks import Ask
 from lmms_kvtp.run.build import Built
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import RunOptions
-from lmms_kvtp.video.ahead.ahead import Ahead, cache_of, decode_ahead, videos_of
+from lmms_kvtp.video.ahead.ahead import Ahead, decode_ahead
+from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.load import to_videos
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.video.visuals import to_pictures
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.tiles import still_images
 
 log = logging.getLogger(__name__)
 Key = TypeVar("Key")
@@ -92,7 +94,7 @@ class Answerer:
         sharing = Counter(ask.visuals for ask in asks.values())
         new = [asks[key] for key in order if not known[key]]
         try:
-            with decode_ahead(self.lanes[0].run, self.frames, new) as self._ahead:
+            with decode_ahead(self.lanes[0].run.ahead, self.frames, (ask.visuals for ask in new)) as self._ahead:
                 yield from self._answer_in_turns(order, asks, sharing)
         finally:
             self._ahead = None
@@ -197,10 +199,13 @@ class Answerer:
         visuals = ask.load()
         if visuals and all(isinstance(visual, Encoded) for visual in visuals):
             return [[visual] * len(methods) for visual in visuals]
-        pictures = to_pictures(visuals, " ".join(ask.visuals)) if run.images == "tiles" else []
-        if pictures:  # which no method prunes
-            return [[encode_picture(vlm, picture)] * len(methods) for picture in pictures]
-        videos = videos_of(ask, self.frames, self._ahead, cache_of(run))
+        stills = still_images(visuals, " ".join(ask.visuals)) if run.images == "tiles" else []
+        if stills:  # which no method prunes
+            return [[encode_still(vlm, still)] * len(methods) for still in stills]
+        videos: Sequence[Video] | None = self._ahead.videos(ask.visuals) if self._ahead else None
+        if videos is None:  # they are read here, or are there
+            there = all(isinstance(visual, Video) for visual in visuals)
+            videos = visuals if there else to_videos(visuals, " ".join(ask.visuals), self.frames, run.cache)
         return [encode_once(vlm, methods, video) for video in videos]
 
 

@@ -13,10 +13,11 @@ from accelerate import Accelerator
 
 from lmms_kvtp import __version__
 from lmms_kvtp.device import find_device
+from lmms_kvtp.files import content_key
 from lmms_kvtp.layer_pruning.base import check_stages
 from lmms_kvtp.method import KVTP, PARTS, Method, build_method
-from lmms_kvtp.run import source as fingerprint
 from lmms_kvtp.run.options import Arguments
+from lmms_kvtp.run.source import of_settings, of_source, of_weights
 from lmms_kvtp.video.cache import makers
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.checkpoint.load import find_folder
@@ -112,8 +113,8 @@ def _setup(arguments: Arguments, vlm: VideoVLM, method: Method) -> dict[str, Any
         "too_long": arguments.run.too_long,
         "images": arguments.run.images,
         "seed": arguments.run.seed,
-        "weights": {arguments.run.pretrained: fingerprint.of_weights(checkpoint), **fingerprint.of_settings(parts)},
-        "source": fingerprint.digest(fingerprint.of_source(modules)),
+        "weights": {arguments.run.pretrained: of_weights(checkpoint), **of_settings(parts)},
+        "source": content_key(of_source(modules)),
         "versions": {
             "lmms_kvtp": __version__,
             "python": platform.python_version(),

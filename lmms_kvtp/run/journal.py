@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.files import content_key, fingerprint
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.run import source as fingerprint
 from lmms_kvtp.run.asks import Ask
 
 FORMAT = 2
@@ -128,13 +128,13 @@ class Session:
         self.failures: list[str] = []
         self.resumed_elsewhere = self.failed_elsewhere = 0
         """Counts of the other ranks."""
-        self._setup_digest = fingerprint.digest(setup)
+        self._setup_digest = content_key(setup)
         self._asked: Counter[str] = Counter()
         self._videos: dict[str, str] = {}
 
     def key(self, ask: Ask) -> str:
         """Hash everything that an answer depends on."""
-        return fingerprint.digest(
+        return content_key(
             {
                 "setup": self._setup_digest,
                 "task": [ask.task, ask.version],
@@ -147,8 +147,8 @@ class Session:
     def count(self, ask: Ask) -> int:
         """Count how often this was asked before in this run; answers that are sampled must differ."""
         known = [ask.task, ask.question.doc_key, ask.question.prompt, ask.visuals, asdict(ask.options)]
-        self._asked[fingerprint.digest(known)] += 1
-        return self._asked[fingerprint.digest(known)] - 1
+        self._asked[content_key(known)] += 1
+        return self._asked[content_key(known)] - 1
 
     def has(self, ask: Ask) -> bool:
         """Tell whether an earlier run answered this."""
@@ -176,5 +176,5 @@ class Session:
         """Stand for a file by its name and content, wherever it lies."""
         if path not in self._videos:
             file = Path(path)
-            self._videos[path] = f"{file.name} {fingerprint.of_path(file)}" if file.exists() else path
+            self._videos[path] = f"{file.name} {fingerprint(file)}" if file.exists() else path
         return self._videos[path]

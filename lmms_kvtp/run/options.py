@@ -3,14 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from lmms_kvtp.method import KVTP, PARTS, build_method
 from lmms_kvtp.resolve import near
 from lmms_kvtp.settings import pairs, parse
+from lmms_kvtp.video.ahead.ahead import AheadOptions
+from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms.checkpoint.config import read_config
-from lmms_kvtp.vlms.checkpoint.load import find_folder, weight_files
+from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config, weight_files
 from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]
@@ -80,6 +82,17 @@ class RunOptions:
                 f"video_seconds={self.video_seconds:g} is not above 0 and at most {MOST_SECONDS:g}; give seconds, 600 "
                 "unless told"
             )
+
+    @property
+    def cache(self) -> FrameCache | None:
+        """The frame cache, if the run has one."""
+        return FrameCache(Path(self.frame_cache), int(self.frame_cache_gib * GIB)) if self.frame_cache else None
+
+    @property
+    def ahead(self) -> AheadOptions:
+        """What is decoded ahead; images in tiles are never asked for as frames."""
+        images = self.images != "tiles"
+        return AheadOptions(self.decode_ahead_mib, self.decode_ahead_processes, self.video_seconds, self.cache, images)
 
 
 @dataclass(frozen=True)

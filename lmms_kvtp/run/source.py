@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,46 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import lmms_kvtp
+from lmms_kvtp.files import WEIGHT_SPOTS, fingerprint
 from lmms_kvtp.shipped import TINY, shipped_folder
 
-EDGE = 1 << 16
-"""Bytes read at either end of a large file."""
-SPOTS, SPOT = 256, 1 << 12
-"""Places inside a large file of weights, and bytes read at each: training may leave both ends as they were."""
 FOLDERS = ("pretrained", "checkpoint")
 """Settings that name files or folders; the value of another is taken for a path where a slash is in it."""
 
 
-def digest(value: object) -> str:
-    """Hash plain values: equal values, equal hash, on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
-
-
-def of_path(path: Path, spots: int = 0) -> str:
-    """Fingerprint a file or a folder by names, sizes and content; of large files, the content of both ends.
-
-    Args:
-        path: of the file or folder.
-        spots: places between the ends of a large file that are read, too.
-    """
-    if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        return digest([(str(file.relative_to(path)), of_path(file, spots)) for file in inside])
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        content = file.read(EDGE)
-        if size > EDGE:
-            for spot in range(1, spots + 1):
-                file.seek(max(EDGE, size * spot // (spots + 1)))
-                content += file.read(SPOT)
-            file.seek(max(EDGE, size - EDGE))
-            content += file.read(EDGE)
-    return f"{size}-{hashlib.sha256(content).hexdigest()[:32]}"
-
-
 def of_weights(path: Path) -> str:
-    """Fingerprint a checkpoint: one that was trained further in its place has another."""
-    return of_path(path, SPOTS)
+    """Fingerprint a checkpoint; one that was trained further in its place has another."""
+    return fingerprint(path, WEIGHT_SPOTS)
 
 
 def of_settings(settings: Any, names_folder: bool = False) -> dict[str, str]:
@@ -58,7 +27,7 @@ def of_settings(settings: Any, names_folder: bool = False) -> dict[str, str]:
 
     Args:
         settings: the values.
-        names_folder: they stand under one of FOLDERS: `tiny` then is the shipped one.
+        names_folder: whether they stand under one of FOLDERS, where `tiny` is the shipped one.
     """
     if isinstance(settings, Mapping):
         found = [of_settings(value, name in FOLDERS) for name, value in settings.items()]
@@ -118,14 +87,14 @@ def _imports(source: str, package: str) -> Iterator[str]:
 
 
 CODE = ("lmms_kvtp", "tasks", "model_wrappers", "setup.cfg")
-"""What answers and scores come from; changes elsewhere in a checkout, in docs or results, count for nothing."""
+"""Parts of a checkout that answers and scores come from; changes elsewhere, in docs or results, do not count."""
 
 
 def tree(folder: Path | None = None) -> dict[str, Any]:
-    """Commit and state of a checkout; nothing where the package is installed without one, or git is missing.
+    """Name commit and state of a checkout; nothing where the package is installed without one, or git is missing.
 
     Args:
-        folder: of the checkout; that of this package by default.
+        folder: the checkout; this package's own by default.
     """
     folder = folder or Path(lmms_kvtp.__file__).parents[1]
     if not (folder / ".git").exists():

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from lmms_kvtp.files import write_whole
+from lmms_kvtp.files import home, write_whole
 from lmms_kvtp.skvqa.entry import Entry
 from lmms_kvtp.skvqa.index import index_files, read_entries, to_bytes
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria
 
 VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
-HOME_VARIABLE = "LMMS_KVTP_HOME"
 BETA_VARIABLE = "LMMS_KVTP_SKVQA_BETA"
 FRAMES_VARIABLE = "LMMS_KVTP_SKVQA_MIN_FRAMES"
 MISSING_VARIABLE = "LMMS_KVTP_SKVQA_MISSING"
@@ -44,10 +43,7 @@ class NoIndexError(LookupError):
 
 def cache_folder() -> Path:
     """Name the folder of installed indexes, below $LMMS_KVTP_HOME, else $XDG_CACHE_HOME, else ~/.cache."""
-    home = os.environ.get(HOME_VARIABLE)
-    if home:
-        return Path(home).expanduser() / "skvqa"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmms_kvtp" / "skvqa"
+    return home() / "skvqa"
 
 
 def locate_index(dataset: str) -> Path:

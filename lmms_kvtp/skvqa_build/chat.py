@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lmms_kvtp.skvqa_build.store import content_key
+from lmms_kvtp.files import content_key
 from lmms_kvtp.video.frames import Frames
 
 

@@ -8,12 +8,12 @@ import torch
 
 from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import MOST_RELEVANT
+from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Then
 from lmms_kvtp.skvqa_build.prompts import prompt
-from lmms_kvtp.skvqa_build.weights import weights_of
+from lmms_kvtp.skvqa_build.store import weights_of
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import VideoError
-from lmms_kvtp.vlms import tiny
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
@@ -33,7 +33,7 @@ class LocalModel(ChatModel):
     @property
     def checkpoint(self) -> str:
         """Folder or hub id of the weights."""
-        return str(tiny.tiny_folder()) if self.pretrained == tiny.NAME else self.pretrained
+        return str(tiny_folder()) if self.pretrained == TINY else self.pretrained
 
     @cached_property
     def identity(self) -> str:

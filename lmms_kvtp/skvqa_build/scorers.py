@@ -8,15 +8,15 @@ from functools import cached_property
 from typing import Any
 
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.files import content_key
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.skvqa.entry import DIGITS
 from lmms_kvtp.skvqa_build.ask import Answered, Failure, ask_all, read_scores
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatRequest
 from lmms_kvtp.skvqa_build.local import LocalModel
 from lmms_kvtp.skvqa_build.prompts import prompt
-from lmms_kvtp.skvqa_build.store import Store, content_key
+from lmms_kvtp.skvqa_build.store import Store, weights_of
 from lmms_kvtp.skvqa_build.videos import Clips
-from lmms_kvtp.skvqa_build.weights import weights_of
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import VideoError
 

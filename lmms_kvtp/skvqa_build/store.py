@@ -1,16 +1,17 @@
 """Finished calls by the hash of what was asked, so that a build can be resumed and its cost counted."""
 
-import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from lmms_kvtp.files import fingerprint
 
 BUSY_SECONDS = 60.0
 """Seconds that a builder waits for another that is writing."""
+WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model")
+"""Suffixes of weights, configurations and tokenizers: an index beside them changes no answer."""
 
 
 class StoreError(OSError):
@@ -26,11 +27,6 @@ class Usage:
     calls: int
     input_tokens: int
     output_tokens: int
-
-
-def content_key(*parts: Any) -> str:
-    """Hash plain values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -92,3 +88,12 @@ class Store:
             f"cannot use the store {self.path}: {error}; free some space there, or choose another --out. "
             "Finished calls in it are kept"
         )
+
+
+def weights_of(checkpoint: str | Path) -> str:
+    """A fingerprint of a model that runs here, so that the calls of one are not taken for another's.
+
+    Empty where `checkpoint` is not a folder: a hub's id names its weights itself.
+    """
+    folder = Path(checkpoint)
+    return fingerprint(folder, counts=lambda file: file.suffix in WEIGHTS) if folder.is_dir() else ""

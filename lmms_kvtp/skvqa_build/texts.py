@@ -4,12 +4,13 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
+from lmms_kvtp.files import content_key
 from lmms_kvtp.questions import MAX_WORDS, Remembered, refine
 from lmms_kvtp.skvqa.layouts import SourceQuestion
 from lmms_kvtp.skvqa_build.ask import Answered, ask_all, read_caption, read_refined
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatRequest
 from lmms_kvtp.skvqa_build.prompts import prompt
-from lmms_kvtp.skvqa_build.store import Store, content_key
+from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import Clips
 
 log = logging.getLogger(__name__)

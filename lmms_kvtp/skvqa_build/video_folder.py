@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lmms_kvtp.skvqa.layouts import LayoutError, missing_message
-from lmms_kvtp.video.load import IMAGE_SUFFIXES
-
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+from lmms_kvtp.video.load import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 class ArchiveError(ValueError):
@@ -27,7 +25,7 @@ class VideoFolder:
     def find(self, name: str) -> Path | None:
         """Find the video of that name anywhere below the folder; of several, the one in the named subfolder."""
         wanted = PurePosixPath(name)
-        stem = wanted.stem if wanted.suffix.lower() in SUFFIXES else wanted.name
+        stem = wanted.stem if wanted.suffix.lower() in VIDEO_SUFFIXES else wanted.name
         paths = self.found.get(stem, ())
         if len(paths) > 1:
             inside = [path for path in paths if path.parent.as_posix().endswith(wanted.parent.as_posix())]
@@ -61,7 +59,7 @@ def scan(root: Path) -> VideoFolder:
         inner.sort()
         for name in sorted(names):
             path = Path(folder) / name
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in VIDEO_SUFFIXES:
                 found.setdefault(path.stem, []).append(path)
         if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
             frames.setdefault(Path(folder).name, []).append(Path(folder))

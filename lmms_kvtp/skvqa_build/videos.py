@@ -1,18 +1,16 @@
 """Step 1: the sampled frames of a video, and its clips."""
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from lmms_kvtp.files import content_key, fingerprint
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, clip_bounds
-from lmms_kvtp.skvqa_build.store import Store, content_key
+from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.load import SampledVideo, image_files, load_video
 from lmms_kvtp.video.sampling import FrameOptions
-
-FINGERPRINT_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int
     Raises:
         VideoError: the file cannot be read.
     """
-    key = content_key("frames", fingerprint(path), options.max_frames_num, options.fps, options.force_sample, clip_size)
+    mark = video_fingerprint(path)
+    key = content_key("frames", mark, options.max_frames_num, options.fps, options.force_sample, clip_size)
     known = store.get(key)
     if known is None:
         video = load_video(path, options)
@@ -72,10 +71,8 @@ def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int
     return Clips(path, key, len(times), float(duration), tuple(map(float, times)), options, clip_size)
 
 
-def fingerprint(path: Path) -> str:
-    """Stands for a file's content: its size, and the bytes at its start, middle and end. Whole videos are too long.
-
-    For a folder of frames: the names and sizes of all of them, and the bytes of the first, the middle and the last.
+def video_fingerprint(path: Path) -> str:
+    """Fingerprint a video file, or a folder of frames by the names and sizes of all and the content of three of them.
 
     Raises:
         VideoError: a folder without frames.
@@ -84,13 +81,7 @@ def fingerprint(path: Path) -> str:
         files = [Path(file) for file in image_files(path)]
         sizes = [(file.name, file.stat().st_size) for file in files]
         return content_key(sizes, [fingerprint(files[number]) for number in (0, len(files) // 2, -1)])
-    size = path.stat().st_size
-    content = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for start in (0, size // 2, max(0, size - FINGERPRINT_BYTES)):
-            file.seek(start)
-            content.update(file.read(FINGERPRINT_BYTES))
-    return content.hexdigest()
+    return fingerprint(path)
 
 
 @lru_cache(maxsize=16)

@@ -22,7 +22,7 @@ KEPT = 0.2
 
 @dataclass(frozen=True)
 class Views:
-    """What the language model may see of one video."""
+    """A video as the language model may see it: all tokens, a random share of them, or none."""
 
     full: Float[Tensor, "1 C D"]
     random: Float[Tensor, "1 R D"]
@@ -39,7 +39,7 @@ def evaluate(
     device: torch.device,
     log: Log,
 ) -> dict[str, dict[str, float]]:
-    """Accuracy by view and kind of question; an answer is the letter that the model would say freely."""
+    """Measure accuracy by view and kind of question; an answer is the letter that the model would say freely."""
     hits: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in Views.__annotations__}
     for index in log.steps(f"evaluate on {split}", len(videos)):
         script = write_script(videos[index], split)
@@ -60,7 +60,7 @@ def evaluate(
 
 
 def show(student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Generator) -> Views:
-    """All tokens; a fifth of each frame's, in raster order with a newline behind each frame; nothing."""
+    """Make the views; a random fifth of each frame stays in raster order, with a newline behind each frame."""
     rows = student.project(features[None])
     full = student.with_newlines(rows)
     cells = rows[0].flatten(1, 2)
@@ -72,7 +72,7 @@ def show(student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Ge
 
 
 def _right(logits: Tensor, targets: Tensor, text: Packed) -> list[bool]:
-    """The letter is the most likely token of all, not only among letters."""
+    """Tell which answers are right: the letter is the most likely token of all, not only among letters."""
     answers = torch.eq(logits.argmax(-1), targets)[::2]
     assert len(answers) == int(text.letters.sum()) and len(LETTERS) == 4
     return [bool(right) for right in answers]

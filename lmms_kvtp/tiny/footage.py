@@ -1,4 +1,4 @@
-"""Training videos as the model will meet them: rendered, encoded as H.264, decoded, with what each patch shows."""
+"""Training videos as the model will meet them: rendered, encoded as H.264, decoded; and their features."""
 
 import hashlib
 import io
@@ -20,8 +20,7 @@ from tqdm import tqdm
 from transformers import SiglipVisionModel
 
 from lmms_kvtp.embedded import VERSION
-from lmms_kvtp.embedded.draw import SHAPES, labels
-from lmms_kvtp.embedded.encode import encode_bytes
+from lmms_kvtp.embedded.draw import SHAPES, encode_bytes, labels
 from lmms_kvtp.embedded.script import PLACES, SIZE, Script, Shot, sampled_times, write_script
 from lmms_kvtp.tiny.loop import FloatAttention, Log
 
@@ -36,20 +35,20 @@ class Footage:
     """Sampled frames of many videos, end to end. Axes: F frames, s patches along an edge."""
 
     rgb: npt.NDArray[np.uint8]
-    """[F, 96, 96, 3]"""
+    """Pixels of the frames; [F, 96, 96, 3]"""
     shapes: npt.NDArray[np.int8]
     """Index in SHAPES of what covers most of each patch, BACKGROUND for nothing; [F, s, s]"""
     colors: npt.NDArray[np.int8]
     """Index in COLORS of that shape, -1 for nothing; [F, s, s]"""
     weights: npt.NDArray[np.float32]
-    """How much of it is there, 0 to 1; [F, s, s]"""
+    """Share of that shape that the patch shows, 0 to 1; [F, s, s]"""
     places: npt.NDArray[np.int8]
-    """Index in PLACES; [F]"""
+    """Index in PLACES of each frame; [F]"""
     starts: npt.NDArray[np.int64]
-    """First frame of each video, and the end of the last one."""
+    """Index of the first frame of each video, and the end of the last one."""
 
     def present(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which (shape, color) pairs stand in each frame, [frames, shapes, colors]."""
+        """Tell which (shape, color) pairs stand in each frame, [frames, shapes, colors]."""
         found = np.zeros((len(frames), len(SHAPES), 6), bool)
         for row, frame in enumerate(frames):
             there = (self.shapes[frame] != BACKGROUND) & (self.weights[frame] > 0.5)
@@ -58,7 +57,7 @@ class Footage:
 
 
 def decode(content: bytes, wanted: list[int]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Frames number `wanted` (ascending) of an mp4 file, [H, W, 3]."""
+    """Decode the frames numbered `wanted` (ascending) of an mp4 file, [H, W, 3]."""
     left = iter([*wanted, -1])
     following = next(left)
     with av.open(io.BytesIO(content), "r") as container:
@@ -69,7 +68,7 @@ def decode(content: bytes, wanted: list[int]) -> Iterator[npt.NDArray[np.uint8]]
 
 
 def film(script: Script, side: int) -> dict[str, Array]:
-    """One video's frames and labels."""
+    """Make one video's frames and labels."""
     times = sampled_times(script)
     rgb = np.stack(list(decode(encode_bytes(script), [round(time * script.fps) for time in times])))
     shots = [script.shot_at(time) for time in times]
@@ -80,7 +79,7 @@ def film(script: Script, side: int) -> dict[str, Array]:
 
 
 def load_footage(folder: Path, num_videos: int, side: int, workers: int | None = None) -> Footage:
-    """Training videos 0 to `num_videos`, from `folder` if they are there, else filmed into it."""
+    """Read training videos 0 to `num_videos` from `folder`; where they are not there, film them into it."""
     stamp = folder / "footage.json"
     wanted = {"version": VERSION, "scripts": _script_hash(num_videos), "videos": num_videos, "side": side}
     if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
@@ -92,7 +91,7 @@ def load_footage(folder: Path, num_videos: int, side: int, workers: int | None =
 
 
 def _script_hash(num_videos: int) -> str:
-    """Of the first and last scripts: footage of other ones would teach wrong answers without any error."""
+    """Hash the first and last scripts: footage of other ones would teach wrong answers without any error."""
     told = repr([write_script(seed, "train") for seed in (0, num_videos - 1)])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -128,22 +127,22 @@ def _patches(shapes: npt.NDArray[np.int8], colors: npt.NDArray[np.int8], side: i
 
 
 @dataclass(frozen=True)
-class Reel:
-    """Which frames of a training video to show, and the script that they tell."""
+class Excerpt:
+    """Some frames of a training video, and the script that they tell."""
 
     frames: list[int]
-    """Into the video's sampled frames."""
+    """Indices of the frames among the video's sampled ones."""
     script: Script
 
 
-def whole(video: int) -> Reel:
-    """The video as it is."""
+def whole(video: int) -> Excerpt:
+    """Show the video as it is."""
     script = write_script(video, "train")
-    return Reel(list(range(len(sampled_times(script)))), script)
+    return Excerpt(list(range(len(sampled_times(script)))), script)
 
 
-def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Reel:
-    """About `num_frames` frames of a training video, as a script at one frame a second.
+def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Excerpt:
+    """Choose about `num_frames` frames of a training video, as a script at one frame a second.
 
     Shots next to an event stay, so that order questions keep their answers; of other shots some go.
 
@@ -176,23 +175,23 @@ def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Reel:
             shots.append(replace(script.shots[index], start=float(len(frames)), end=float(len(frames) + count)))
             frames += range(first, first + count)
     key = f"reel-{video}-{rng.integers(2**31)}"
-    return Reel(frames, Script(key, video, 1.0, float(len(frames)), tuple(shots)))
+    return Excerpt(frames, Script(key, video, 1.0, float(len(frames)), tuple(shots)))
 
 
 def normalise(rgb: UInt8[Tensor, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
-    """Pixels in -1 to 1, as SigLIP's processor makes them."""
+    """Make pixels in -1 to 1, as SigLIP's processor does."""
     return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 Features = npt.NDArray[np.float16]
-"""[F, s, s, E]"""
+"""Features of all patches of the footage; [F, s, s, E]"""
 
 
 @torch.no_grad()
 def tower_features(
     tower: SiglipVisionModel, rgb: UInt8[Tensor, "b H W 3"], device: torch.device, exact: bool = False
 ) -> Float[Tensor, "b s s E"]:
-    """Hidden states before the tower's last layer, as LLaVA-Video reads them; `exact` for float32 throughout."""
+    """Compute hidden states before the tower's last layer, which LLaVA-Video reads; `exact` for float32 throughout."""
     pixels = normalise(rgb).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=not exact), FloatAttention():
         hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
@@ -209,7 +208,7 @@ def load_bank(
     log: Log,
     stamp: str,
 ) -> Features:
-    """Features of all footage, from `folder` if they were made by the tower that `stamp` names."""
+    """Read the features of all footage from `folder`, or make them where `stamp` names another tower than theirs."""
     batch = 256
     path, note = folder / "features.npy", folder / "features.json"
     shape = (*footage.shapes.shape, tower.config.hidden_size)

@@ -31,21 +31,21 @@ class Packed:
 
     ids: Int[Tensor, "r S"]
     positions: Int[Tensor, "r S"]
-    """Offset behind the video: every question starts at 0."""
+    """Position behind the video: every question starts at 0."""
     visible: Bool[Tensor, "r 1 S S"]
-    """Which text positions each text position sees; all of them see the whole video."""
+    """Whether a text position sees another; all of them see the whole video."""
     targets: Int[Tensor, "r S"]
-    """The next token where that is part of an answer, else IGNORE."""
+    """Id of the next token where that is part of an answer, else IGNORE."""
     letters: Bool[Tensor, "r S"]
-    """Where the next token is the answer's letter; in the order of the questions."""
+    """Whether the next token is the answer's letter; letters come in the order of the questions."""
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on another device."""
+        """Move everything to another device."""
         return Packed(*(part.to(device) for part in vars(self).values()))
 
 
 def word_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
-    """The one token of a word inside a sentence.
+    """Find the one token of a word inside a sentence.
 
     Raises:
         ValueError: the tokenizer splits the word.
@@ -59,7 +59,7 @@ def word_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
 def pack(
     tokenizer: PreTrainedTokenizerBase, batch: Sequence[Sequence[Asked]], per_row: int, suffix: str = SUFFIX
 ) -> Packed:
-    """All questions of each video, `per_row` of them in one row; every video has the same number of rows.
+    """Write all questions of each video in rows of `per_row`; every video has equally many rows.
 
     Few to a row cost less when videos are short, many when they are long. `suffix` stands before the answers.
     """
@@ -90,7 +90,7 @@ Rotary = tuple[Tensor, Tensor]
 def answer_logits(
     llm: Qwen2ForCausalLM, video: Float[Tensor, "b C D"], text: Packed
 ) -> tuple[Float[Tensor, "m V"], Int[Tensor, " m"]]:
-    """Logits at every position with a target, and those targets; `video` includes the prompt before it."""
+    """Compute the logits at every position with a target, and those targets; `video` includes the prompt before it."""
     backbone = llm.model
     words = backbone.embed_tokens(text.ids)
     length, rows = video.shape[1], len(words) // len(video)

@@ -1,4 +1,4 @@
-"""Which questions to practise: kinds that lag are asked more often."""
+"""What is practised: questions, of which kinds that lag are asked more often, riddles, captions and symbolic videos."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from lmms_kvtp.embedded.draw import SHAPES
-from lmms_kvtp.embedded.questions import GLOBAL_KINDS, INSTRUCTION, KEY_KINDS, KINDS, LETTERS, WORDING, Question, ask
+from lmms_kvtp.embedded.questions import (
+    GLOBAL_KINDS,
+    INSTRUCTION,
+    KEY_KINDS,
+    KINDS,
+    LETTERS,
+    WORDING,
+    ScriptQuestion,
+    ask,
+)
 from lmms_kvtp.embedded.script import CAST, COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite
 from lmms_kvtp.tiny.language import Asked
 
@@ -21,19 +30,19 @@ class Coach:
     """Draws questions, and keeps a running accuracy of each kind."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        """All kinds start at chance."""
+        """Start all kinds at chance."""
         self.rng = rng
         self.accuracy = dict.fromkeys(KINDS, 0.25)
 
-    def draw(self, script: Script, count: int, kinds: Sequence[str] = KINDS) -> list[Question]:
-        """`count` questions on a video, of some kinds, with the letters of their options shuffled."""
+    def draw(self, script: Script, count: int, kinds: Sequence[str] = KINDS) -> list[ScriptQuestion]:
+        """Draw `count` questions about a video, of some kinds, with the letters of their options shuffled."""
         pool = [question for question in ask(script) if question.kind in kinds]
         there = Counter(question.kind for question in pool)
         odds = np.array([self._need(question.kind) / there[question.kind] for question in pool])
         chosen = self.rng.choice(len(pool), count, p=odds / odds.sum())
         return [pool[i].with_answer_at(LETTERS[self.rng.integers(4)]) for i in chosen]
 
-    def note(self, questions: Sequence[Question], right: Tensor) -> None:
+    def note(self, questions: Sequence[ScriptQuestion], right: Tensor) -> None:
         """Take in which answers were right."""
         for question, hit in zip(questions, right.tolist(), strict=True):
             self.accuracy[question.kind] += 0.02 * (hit - self.accuracy[question.kind])
@@ -43,7 +52,7 @@ class Coach:
 
 
 def right_letters(logits: Tensor, targets: Tensor) -> Tensor:
-    """Which answers are right; targets alternate between a letter and the end of the turn."""
+    """Tell which answers are right; targets alternate between a letter and the end of the turn."""
     return torch.eq(logits[::2].argmax(-1), targets[::2])
 
 
@@ -51,11 +60,11 @@ class Riddler:
     """Asks "What color is the red?", or bare: lists the options and says "red"."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        """Accuracy begins at chance."""
+        """Start at chance."""
         self.rng, self.accuracy = rng, 1 / len(LETTERS)
 
     def draw(self, bare: bool) -> Asked:
-        """A riddle, and the letter that answers it."""
+        """Draw a riddle, and the letter that answers it."""
         words = (COLORS, PLACES, GLYPHS)[self.rng.integers(3)]
         options = [words[i] for i in self.rng.permutation(len(words))[: len(LETTERS)]]
         right = int(self.rng.integers(len(options)))
@@ -86,7 +95,7 @@ class Phrase:
     place: int = -1
 
     def matches(self, present: npt.NDArray[np.bool_], places: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
-        """Which frames it describes, from what is present in each ([frames, shapes, colors]) and their places."""
+        """Tell which frames it describes, from what is present in each ([frames, shapes, colors]) and their places."""
         fits = np.ones(len(places), bool)
         if self.shape >= 0:
             shown = present[:, self.shape]
@@ -95,7 +104,7 @@ class Phrase:
 
 
 def all_phrases() -> list[Phrase]:
-    """Objects, colored objects, objects in places, places, whole questions, and captions that fit every frame."""
+    """List captions: objects, colored or in places, places, whole questions, and those that fit every frame."""
     places = range(len(PLACES))
     phrases = [Phrase(text) for text in ABOUT_ALL]
     phrases += [Phrase(f"the {PLACES[p]}", place=p) for p in places]
@@ -115,18 +124,18 @@ FAVOURED_ODDS = 0.45
 
 @dataclass(frozen=True)
 class Symbols:
-    """What the tokens of a batch of videos say. Axes: b videos, T frames, k tokens per frame."""
+    """A batch of symbolic videos: what each token says. Axes: b videos, T frames, k tokens per frame."""
 
     places: npt.NDArray[np.int64]
-    """Index in PLACES; [b, T]"""
+    """Index in PLACES of each frame; [b, T]"""
     shapes: npt.NDArray[np.int64]
-    """Index in SHAPES, or EMPTY; [b, T, k]"""
+    """Index in SHAPES of each token, or EMPTY; [b, T, k]"""
     colors: npt.NDArray[np.int64]
-    """Index in COLORS, or EMPTY; [b, T, k]"""
+    """Index in COLORS of each token, or EMPTY; [b, T, k]"""
 
 
 def sketch(rng: np.random.Generator, num_frames: int, num_events: int) -> Script:
-    """A script of `num_frames` seconds at one frame a second, with the rules of the benchmark but shorter shots."""
+    """Write a script of `num_frames` seconds at one frame a second, by the benchmark's rules but with shorter shots."""
     events = np.minimum(1 + rng.geometric(0.5, num_events) - 1, 4)
     events = np.maximum(1, np.minimum(events, max(1, (num_frames - 2 * num_events - 2) // (2 * num_events))))
     context = _split(rng, num_frames - int(events.sum()), 2 * num_events + 2)  # two shots at least between events
@@ -159,7 +168,7 @@ def sketch(rng: np.random.Generator, num_frames: int, num_events: int) -> Script
 
 
 def symbols(rng: np.random.Generator, scripts: list[Script], num_tokens: int, clutter: float) -> Symbols:
-    """Each frame as `num_tokens` tokens; those of an event name it, others name clutter (with odds `clutter`)."""
+    """Make `num_tokens` tokens of each frame; those of an event name it, others name clutter (with odds `clutter`)."""
     num_frames = round(scripts[0].duration)
     shape = (len(scripts), num_frames, num_tokens)
     places = np.zeros(shape[:2], np.int64)
@@ -182,7 +191,7 @@ def symbols(rng: np.random.Generator, scripts: list[Script], num_tokens: int, cl
 
 
 def _split(rng: np.random.Generator, total: int, parts: int) -> list[int]:
-    """`total` as a sum of `parts` positive numbers, at random."""
+    """Split `total` at random into `parts` positive numbers."""
     cuts = np.sort(rng.choice(np.arange(1, total), parts - 1, replace=False))
     return [int(part) for part in np.diff([0, *cuts, total])]
 

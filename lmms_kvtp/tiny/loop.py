@@ -1,4 +1,4 @@
-"""Muon for the matrices of transformer layers, AdamW for the rest, one learning-rate shape for both."""
+"""What every stage trains with: the optimizer, number types, and the log."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 
 class Optimizer:
-    """Both optimizers as one, with clipped gradients and a linear decay over the last part of the run."""
+    """Muon for the matrices of transformer layers and AdamW for the rest, with clipped gradients and a linear decay."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Optimizer:
         warmup: int = 20,
         floor: float = 0.05,
     ) -> None:
-        """Learning rates are held from `warmup` to `decay_from` (fraction of `steps`), then fall to `floor` of them."""
+        """Hold learning rates from `warmup` to `decay_from` (fraction of `steps`), then let them fall to `floor`."""
         matrices, others = split_parameters(parts)
         self.parameters = matrices + others
         self.adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
@@ -37,14 +37,14 @@ class Optimizer:
         self.done = 0
 
     def scale(self) -> float:
-        """Factor on the learning rates for the next step."""
+        """Compute the factor on the learning rates for the next step."""
         if self.done < self.warmup:
             return (self.done + 1) / self.warmup
         left = (self.steps - self.done) / max(1.0, self.steps * (1 - self.decay_from))
         return max(self.floor, min(1.0, left))
 
     def step(self, loss: Tensor) -> None:
-        """One update from `loss`."""
+        """Make one update from `loss`."""
         self.backward(loss)
         self.update()
 
@@ -53,7 +53,7 @@ class Optimizer:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
-        """One update from the gradients so far, which are then gone."""
+        """Make one update from the gradients so far, and drop them."""
         scale = self.scale()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer, lr in zip((self.adamw, self.muon), self.lrs, strict=True):
@@ -66,7 +66,7 @@ class Optimizer:
 
 
 def split_parameters(parts: Iterable[nn.Module | nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable matrices inside transformer layers, and all other trainable parameters."""
+    """Split trainable parameters into matrices inside transformer layers, and all others."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for part in parts:
@@ -78,7 +78,7 @@ def split_parameters(parts: Iterable[nn.Module | nn.Parameter]) -> tuple[list[nn
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 for matrix products: four times float32 on CPUs that have it."""
+    """Compute matrix products in bfloat16: four times as fast as float32 on CPUs that have it."""
     return torch.autocast(device.type, torch.bfloat16)
 
 
@@ -93,17 +93,17 @@ def no_denormals() -> Iterator[None]:
 
 
 class Log:
-    """Collects measurements; `every` steps one line."""
+    """Collects measurements, a line for `every` steps."""
 
     def __init__(self, path: Path | None = None, every: int = 25) -> None:
-        """`path` of the JSON-lines mirror, if any."""
+        """Begin with no lines; each is also appended to the file `path`, if there is one."""
         self.path, self.every = path, every
         self.start = time.time()
         self.lines: list[dict[str, float | str]] = []
         self.bar: tqdm[int] | None = None
 
     def steps(self, stage: str, count: int) -> Iterator[int]:
-        """Numbers 0 to `count`, with a progress bar named after the stage."""
+        """Count from 0 to `count`, with a progress bar named after the stage."""
         self.bar = tqdm(range(count), stage, unit="step", mininterval=1.0)
         yield from self.bar
 

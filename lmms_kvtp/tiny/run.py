@@ -1,26 +1,28 @@
-"""The whole recipe: every stage in order, each kept on disk when it ends, so that a killed run goes on where it was."""
+"""The whole training: all stages in order, each kept on disk as it ends, so that a killed run goes on where it was."""
 
 import hashlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast, SiglipModel
+from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, SiglipModel, SiglipVisionConfig
 
 from lmms_kvtp import __version__
 from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.questions import ask, words
 from lmms_kvtp.embedded.script import write_script
+from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.run.source import tree
+from lmms_kvtp.shipped import write_manifest
 from lmms_kvtp.tiny.evaluate import evaluate
-from lmms_kvtp.tiny.export import WORK, export_llava, export_siglip, write_manifest
 from lmms_kvtp.tiny.footage import load_bank, load_footage
 from lmms_kvtp.tiny.language import PREFIX, SUFFIX
 from lmms_kvtp.tiny.lessons import all_phrases
@@ -31,6 +33,105 @@ from lmms_kvtp.tiny.stage_tower import TowerStage, train_tower
 from lmms_kvtp.tiny.stage_video import VIDEO_STAGES, VideoStage, train_video
 from lmms_kvtp.tiny.student import Geometry, Student
 from lmms_kvtp.tiny.tokenizer import language_tokenizer, text_tokenizer
+from lmms_kvtp.vlms.checkpoint.save import save_original
+
+WORK = "work"
+"""Folder of the stages' results, beside the checkpoint."""
+FIELDS = {
+    "rope_scaling": None,
+    "attention_dropout": 0.0,
+    "torch_dtype": "float16",
+    "add_faster_video": False,
+    "add_time_instruction": False,
+    "force_sample": False,
+    "image_aspect_ratio": "square",
+    "mm_resampler_type": None,
+    "mm_spatial_pool_mode": "average",
+    "mm_tunable_parts": "mm_mlp_adapter,mm_language_model",
+    "mm_use_im_patch_token": False,
+    "mm_use_im_start_end": False,
+    "mm_vision_select_feature": "patch",
+    "mm_vision_tower": "siglip",
+    "tokenizer_padding_side": "right",
+    "use_mm_proj": True,
+}
+"""Fields of the model's config.json that released checkpoints lack or set otherwise."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything beside the seed that decides the result."""
+
+    geometry: Geometry = field(default_factory=Geometry)
+    num_videos: int = 400
+    tower: TowerStage = field(default_factory=TowerStage)
+    soft: dict[str, SoftStage] = field(default_factory=lambda: dict(SOFT_STAGES))
+    align: AlignStage = field(default_factory=AlignStage)
+    video: dict[str, VideoStage] = field(default_factory=lambda: dict(VIDEO_STAGES))
+    held_out: int = 50
+    """Number of videos of the val split in the final evaluation."""
+
+
+def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None = None) -> dict[str, Any]:
+    """Train a tiny model and write it to `out`; stages that `out/work` holds already are not done again.
+
+    Args:
+        seed: draws weights and everything else but the videos, which are the same for every seed.
+        out: becomes the checkpoint folder.
+        device: to train on.
+        plan: sizes and settings.
+
+    Returns:
+        The training log, as in `training_log.json`.
+
+    Raises:
+        ValueError: `out/work` holds another run.
+    """
+    plan, start, busy = plan or TrainingPlan(), time.time(), time.process_time()
+    geometry = plan.geometry
+    work = out / WORK
+    log = Log(work / "log.jsonl")
+    stages = Stages(work, {"seed": seed, "data": VERSION, "recipe": json.loads(json.dumps(asdict(plan)))}, log)
+    footage = load_footage(work / "footage", plan.num_videos, geometry.side)
+    letters, captions = make_tokenizers(geometry)
+
+    torch.manual_seed(seed)
+    siglip = SiglipModel(geometry.siglip(len(captions), captions.eos_token_id)).to(device)  # type: ignore[arg-type]
+    stages.run("tower", siglip, lambda: train_tower(siglip, footage, captions, geometry, plan.tower, seed, device, log))
+    siglip.requires_grad_(False).eval()
+    torch.manual_seed(seed)
+    student = Student(geometry, letters).to(device)
+    bank = load_bank(work, footage, siglip.vision_model, device, log, _digest(siglip))
+    lessons: dict[str, Callable[[], None]] = {
+        **{n: partial(train_soft, student, letters, n, s, seed, device, log) for n, s in plan.soft.items()},
+        "align": lambda: train_align(student, letters, footage, bank, plan.align, seed, device, log),
+        **{
+            n: partial(train_video, student, letters, footage, bank, n, s, seed, device, log)
+            for n, s in plan.video.items()
+        },
+    }
+    for name, lesson in lessons.items():
+        stages.run(name, student, lesson)
+
+    round_to_half(student)
+    round_to_half(siglip)
+    export_llava(out, student, siglip, letters)
+    export_siglip(out / "siglip", siglip, captions, geometry)
+    accuracy = evaluate(student, siglip, letters, range(plan.held_out), "val", device, log)
+    report = {
+        **stages.stamp,
+        "code": _code(),
+        "torch": torch.__version__,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "seconds_of_this_run": round(time.time() - start),
+        "cpu_seconds_of_this_run": round(time.process_time() - busy),
+        "accuracy_on_val": accuracy,
+        "log": log.lines,
+    }
+    (out / "training_log.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_manifest(out, leave_out=WORK)
+    return report
 
 
 class Stages:
@@ -54,7 +155,7 @@ class Stages:
         note.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 
     def run(self, name: str, model: nn.Module, lesson: Callable[[], None]) -> None:
-        """Bring `model` to the end of a stage: from disk, or by `lesson`, whose result is then kept."""
+        """Bring `model` to the end of a stage: read it from disk, or run `lesson` and keep its result."""
         path = self.folder / f"{name}.pt"
         if path.exists():
             kept = torch.load(path, map_location="cpu", weights_only=True)
@@ -68,8 +169,49 @@ class Stages:
         os.replace(part, path)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A short hash of all weights."""
+def make_tokenizers(geometry: Geometry) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
+    """Train the tokenizers of the language model and of the text tower."""
+    prompts = [question.prompt for seed in range(40) for question in ask(write_script(seed, "train"))]
+    letters = language_tokenizer([PREFIX, SUFFIX, *prompts, *(f" {word}" for word in (*words(), *words()))])
+    captions = text_tokenizer([phrase.text for phrase in all_phrases()], geometry.text_positions)
+    return letters, captions
+
+
+def round_to_half(model: nn.Module) -> None:
+    """Round weights to the float16 values that are shipped."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+
+
+def export_llava(folder: Path, student: Student, siglip: SiglipModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write the trained model in LLaVA-Video's original layout, in float16."""
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    save_original(
+        folder,
+        llm=student.llm,
+        tower=siglip.vision_model,
+        vision=cast(SiglipVisionConfig, siglip.config.vision_config),
+        projector=student.projector,
+        newline=student.newline.detach(),
+        tokenizer=tokenizer,
+        fields=FIELDS,
+        generation={"eos_token_id": [eos, pad], "pad_token_id": pad, "do_sample": False},
+        dtype=torch.float16,
+    )
+
+
+def export_siglip(folder: Path, siglip: SiglipModel, tokenizer: PreTrainedTokenizerFast, geometry: Geometry) -> None:
+    """Write the image-text model as Hugging Face's `AutoModel` reads it, in float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = deepcopy(siglip).half()  # type: ignore[no-untyped-call]
+    copy.save_pretrained(folder)
+    side = geometry.image_size
+    SiglipImageProcessor(size={"height": side, "width": side}, resample=3).save_pretrained(folder)
+    save_tokenizer(folder, tokenizer)
+
+
+def _digest(model: nn.Module) -> str:
+    """Hash all weights."""
     digest = hashlib.sha256()
     for name, part in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -77,104 +219,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def code_version() -> str:
-    """The git commit of a source checkout, else the version of the package."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return __version__
-    described = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return f"{__version__} at {described.stdout.strip()}" if described.returncode == 0 else __version__
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the result, beside the seed."""
-
-    geometry: Geometry = field(default_factory=Geometry)
-    num_videos: int = 400
-    tower: TowerStage = field(default_factory=TowerStage)
-    soft: dict[str, SoftStage] = field(default_factory=lambda: dict(SOFT_STAGES))
-    align: AlignStage = field(default_factory=AlignStage)
-    video: dict[str, VideoStage] = field(default_factory=lambda: dict(VIDEO_STAGES))
-    held_out: int = 50
-    """Videos of the val split in the final evaluation."""
-
-
-def train(seed: int, out: Path, device: torch.device, recipe: Recipe | None = None) -> dict[str, Any]:
-    """Train a tiny model and write it to `out`; stages that `out/work` holds already are not done again.
-
-    Args:
-        seed: of weights and of all draws; the videos are the same for every seed.
-        out: becomes the checkpoint folder.
-        device: to train on.
-        recipe: sizes and settings.
-
-    Returns:
-        The training log, as in `training_log.json`.
-
-    Raises:
-        ValueError: `out/work` holds another run.
-    """
-    recipe, start, busy = recipe or Recipe(), time.time(), time.process_time()
-    geometry = recipe.geometry
-    work = out / WORK
-    log = Log(work / "log.jsonl")
-    stages = Stages(work, {"seed": seed, "data": VERSION, "recipe": json.loads(json.dumps(asdict(recipe)))}, log)
-    footage = load_footage(work / "footage", recipe.num_videos, geometry.side)
-    letters, captions = make_tokenizers(geometry)
-
-    torch.manual_seed(seed)
-    siglip = SiglipModel(geometry.siglip(len(captions), captions.eos_token_id)).to(device)  # type: ignore[arg-type]
-    stages.run(
-        "tower", siglip, lambda: train_tower(siglip, footage, captions, geometry, recipe.tower, seed, device, log)
-    )
-    siglip.requires_grad_(False).eval()
-    torch.manual_seed(seed)
-    student = Student(geometry, letters).to(device)
-    bank = load_bank(work, footage, siglip.vision_model, device, log, fingerprint(siglip))
-    lessons: dict[str, Callable[[], None]] = {
-        **{n: partial(train_soft, student, letters, n, s, seed, device, log) for n, s in recipe.soft.items()},
-        "align": lambda: train_align(student, letters, footage, bank, recipe.align, seed, device, log),
-        **{
-            n: partial(train_video, student, letters, footage, bank, n, s, seed, device, log)
-            for n, s in recipe.video.items()
-        },
-    }
-    for name, lesson in lessons.items():
-        stages.run(name, student, lesson)
-
-    round_to_half(student)
-    round_to_half(siglip)
-    export_llava(out, student, siglip, letters, geometry)
-    export_siglip(out / "siglip", siglip, captions, geometry)
-    accuracy = evaluate(student, siglip, letters, range(recipe.held_out), "val", device, log)
-    report = {
-        **stages.stamp,
-        "code": code_version(),
-        "torch": torch.__version__,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "seconds_of_this_run": round(time.time() - start),
-        "cpu_seconds_of_this_run": round(time.process_time() - busy),
-        "accuracy_on_val": accuracy,
-        "log": log.lines,
-    }
-    (out / "training_log.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    write_manifest(out)
-    return report
-
-
-def make_tokenizers(geometry: Geometry) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
-    """Of the language model, and of the text tower."""
-    prompts = [question.prompt for seed in range(40) for question in ask(write_script(seed, "train"))]
-    letters = language_tokenizer([PREFIX, SUFFIX, *prompts, *(f" {word}" for word in (*words(), *words()))])
-    captions = text_tokenizer([phrase.text for phrase in all_phrases()], geometry.text_positions)
-    return letters, captions
-
-
-def round_to_half(model: torch.nn.Module) -> None:
-    """Round weights to the float16 values that are shipped."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.half().float()
+def _code() -> str:
+    """Name the git commit of a source checkout, else the version of the package."""
+    commit = tree().get("commit")
+    return f"{__version__} at {commit}" if commit else __version__

@@ -30,7 +30,7 @@ class AlignStage:
 
 
 def targets(footage: Footage, frames: np.ndarray, tables: list[Tensor]) -> Float[Tensor, "b h w D"]:
-    """What the pooled tokens of some frames should be: place, and the objects by the share of the cell they cover."""
+    """Make what the pooled tokens of frames should be: place, and objects by the share of the cell that they cover."""
     places, shapes, colors = tables
     device = places.device
 

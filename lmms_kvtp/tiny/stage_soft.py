@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.embedded.draw import SHAPES
-from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, Question
+from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, ScriptQuestion
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES, Script
 from lmms_kvtp.tiny.language import SUFFIX, Asked, answer_logits, pack, word_id
 from lmms_kvtp.tiny.lessons import Coach, Riddler, Symbols, right_letters, sketch, symbols
@@ -39,7 +39,7 @@ class SoftStage:
 
     steps: int
     frames: tuple[int, int]
-    """Fewest and most frames of a video."""
+    """Least and largest number of frames of a video."""
     layouts: tuple[tuple[int, int], ...]
     """Rows and columns of a frame's tokens, drawn per batch."""
     batch: int
@@ -48,14 +48,14 @@ class SoftStage:
     clutter: float = 0.5
     """Odds that a token names a clutter object."""
     odds: tuple[float, float, float, float] = (0.1, 0.2, 0.5, 0.2)
-    """Of steps with questions answered by a word (learned first), by one of the options, by a letter, and riddles."""
+    """Odds of a step with questions answered by a word (learned first), by an option, by a letter, or with riddles."""
     kinds: tuple[str, ...] = KINDS
     riddles: int = 96
-    """Per step of that sort."""
+    """Number of riddles in a step with them."""
     bare: bool = False
-    """Questions break off behind the word that they are about, and their answers follow at once.
+    """Whether questions break off behind the word that they are about, and answers follow at once.
 
-    There one look at the video is enough, and it is learned in 100 steps; a whole question takes two steps of
+    Then one glance at the video is enough, which is learned in 100 steps; a whole question takes two steps of
     thought, and without this stage stays at chance for hundreds of training steps.
     """
     lr: float = 2e-3
@@ -72,14 +72,14 @@ SOFT_STAGES = {
     "letters": SoftStage(300, (11, 18), FEW_TOKENS, 14),
     "grids": SoftStage(350, (12, 24), ((1, 3), (2, 2), (3, 3), (4, 4), (6, 6)), 8, 10, 2),
 }
-"""First where to look, then what letters stand for, then whole questions, up to a frame's full grid."""
+"""Parts in order: where to look, what letters stand for, then whole questions, up to a frame's full grid."""
 
 
 class Lexicon:
     """Word embeddings of places, shapes and colors: what a token about them is made of."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, student: Student) -> None:
-        """The embeddings stay those of the student, and receive its gradients."""
+        """Share the student's embeddings, which receive its gradients."""
         device = student.newline.device
         self.student = student
         self.ids = [
@@ -88,13 +88,13 @@ class Lexicon:
         ]
 
     def tables(self) -> list[Tensor]:
-        """Embeddings of all places, shapes (then nothing) and colors (then nothing)."""
+        """Look up the embeddings of all places, shapes (then nothing) and colors (then nothing)."""
         weight = self.student.llm.model.embed_tokens.weight
         places, shapes, colors = (weight[ids] for ids in self.ids)
         return [places, F.pad(shapes, (0, 0, 0, 1)), F.pad(colors, (0, 0, 0, 1))]
 
     def embed(self, said: Symbols, rng: torch.Generator) -> Float[Tensor, "b T k D"]:
-        """A noisy token for each symbol; how strongly it names its object varies."""
+        """Make a noisy token of each symbol; how strongly it names its object varies."""
         places, shapes, colors = self.tables()
         device = places.device
         where, shape, color = (torch.from_numpy(part).to(device) for part in (said.places, said.shapes, said.colors))
@@ -107,8 +107,8 @@ class Lexicon:
         return PLACE_WEIGHT * places[where][:, :, None] + things + noise
 
 
-def say(question: Question, mode: int, bare: bool = False) -> Asked:
-    """The question with its answer's word; with options and that word; or with options and its letter."""
+def say(question: ScriptQuestion, mode: int, bare: bool = False) -> Asked:
+    """Put a question with its answer's word, with options and that word, or with options and its letter."""
     if bare and question.kind != "scene":
         return ABOUT.sub(r"\1", question.text), f" {question.answer_text}"
     if mode == SPOKEN and question.kind != "scene":  # which has no answer without options
@@ -139,7 +139,7 @@ def train_soft(
     nothing = torch.zeros(1, 0, student.newline.shape[0], device=device)
     for step in log.steps(name, stage.steps):
         mode = int(dice.choice(4, p=stage.odds))
-        questions: list[Question] = []
+        questions: list[ScriptQuestion] = []
         if mode == RIDDLE:
             video = nothing
             text = pack(tokenizer, [[riddler.draw(stage.bare) for _ in range(stage.riddles)]], 1, suffix)

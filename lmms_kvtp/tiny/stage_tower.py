@@ -27,7 +27,7 @@ class TowerStage:
     steps: int = 1600
     batch: int = 64
     phrases: int = 64
-    """Sampled of all phrases in each step."""
+    """Number of phrases drawn in each step."""
     lr: float = 1.5e-3
     muon_lr: float = 0.012
     dense_weight: float = 3.0
@@ -37,20 +37,20 @@ class PatchProbe(nn.Module):
     """Linear read-outs of shape, color and place at each patch; a training aid, thrown away afterwards."""
 
     def __init__(self, width: int) -> None:
-        """`width` of the tower's features."""
+        """Take the width of the tower's features."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, n) for n in (len(SHAPES) + 1, len(COLORS), len(PLACES)))
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """Logits of shape, color and place."""
+        """Compute the logits of shape, color and place."""
         normed = self.norm(features)
         return [head(normed) for head in self.heads]
 
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """What each patch of a batch shows; -100 where it is unclear. Axes: b frames, s*s patches."""
+    """Indices of what each patch of a batch shows, -100 where it is unclear. Axes: b frames, s*s patches."""
 
     shape: Tensor
     color: Tensor
@@ -58,7 +58,7 @@ class PatchLabels:
 
 
 def patch_labels(footage: Footage, frames: np.ndarray, device: torch.device) -> PatchLabels:
-    """Labels of whole and of empty patches; those covered in part are left out."""
+    """Label whole and empty patches; those covered in part are left out."""
     shapes = torch.from_numpy(footage.shapes[frames].astype(np.int64)).flatten(1)
     weights = torch.from_numpy(footage.weights[frames]).flatten(1)
     colors = torch.from_numpy(footage.colors[frames].astype(np.int64)).flatten(1)
@@ -70,7 +70,7 @@ def patch_labels(footage: Footage, frames: np.ndarray, device: torch.device) -> 
 
 
 def augment(pixels: Float[Tensor, "b 3 H W"], rng: torch.Generator) -> Float[Tensor, "b 3 H W"]:
-    """Brightness and contrast of each frame vary a little; a quarter of the frames is blurred."""
+    """Vary brightness and contrast of each frame a little, and blur a quarter of the frames."""
     gain, shift = (torch.rand((2, len(pixels), 1, 1, 1), generator=rng) - 0.5) * 0.2
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
     blur = (torch.rand((len(pixels), 1, 1, 1), generator=rng) < 0.25).float() * 0.6
@@ -79,7 +79,7 @@ def augment(pixels: Float[Tensor, "b 3 H W"], rng: torch.Generator) -> Float[Ten
 
 
 def dense_loss(logits: list[Tensor], labels: PatchLabels) -> Tensor:
-    """Shape (foreground and background weigh the same), color and place."""
+    """Sum the losses of shape (foreground and background weigh the same), color and place."""
     flat = [part.float().flatten(0, 1) for part in logits]
     shape = labels.shape.flatten()
     parts = [

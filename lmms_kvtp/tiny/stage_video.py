@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.embedded.dataset import SHIPPED_KINDS
-from lmms_kvtp.tiny.footage import Features, Footage, Reel, shorten, whole
+from lmms_kvtp.tiny.footage import Excerpt, Features, Footage, shorten, whole
 from lmms_kvtp.tiny.language import Packed, answer_logits, pack
 from lmms_kvtp.tiny.lessons import Coach, right_letters
 from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
@@ -39,9 +39,9 @@ class VideoStage:
     cuts: tuple[Cut, ...] = (Cut(80, (16, 32), 6, 12, 4), Cut(80, (40, 64), 2, 16, 8), Cut(120, None, 2, 16, 16))
     kinds: tuple[str, ...] = SHIPPED_KINDS
     odds: tuple[float, float, float] = (0.05, 0.2, 0.75)
-    """Of steps with questions answered by a word, by one of the options, and by a letter."""
+    """Odds of a step with questions answered by a word, by one of the options, or by a letter."""
     mixed: bool = False
-    """Lengths in random order, instead of one after the other."""
+    """Whether lengths come in random order, instead of one after the other."""
     lr: float = 8e-4
     muon_lr: float = 0.005
     decay_from: float = 0.6
@@ -57,7 +57,7 @@ VIDEO_STAGES = {
         decay_from=0.1,
     ),
 }
-"""First short cuts, then whole videos; then all lengths, with less and less change.
+"""Parts in order: short cuts, whole videos, then all lengths with ever smaller steps.
 
 At twice these learning rates, and with questions of a kind that is not shipped, the few frames of an event were lost
 again with every greater length (`color` fell from 94 to 65 % of the training questions), and came back only while the
@@ -93,7 +93,7 @@ def train_video(
             groups = [[(video, shorten(video, length, dice)) for video in videos]]
         total = 0.0
         for group in groups:
-            questions = [coaches[mode].draw(reel.script, cut.questions, stage.kinds) for _, reel in group]
+            questions = [coaches[mode].draw(excerpt.script, cut.questions, stage.kinds) for _, excerpt in group]
             asked = [[say(question, mode) for question in row] for row in questions]
             text = pack(tokenizer, asked, cut.per_row).to(device)
             loss, right = _pass(student, footage, bank, group, text, device)
@@ -111,12 +111,12 @@ def _pass(
     student: Student,
     footage: Footage,
     bank: Features,
-    group: list[tuple[int, Reel]],
+    group: list[tuple[int, Excerpt]],
     text: Packed,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Loss, and which answers are right, of some videos of one length."""
-    rows = [footage.starts[video] + np.array(reel.frames) for video, reel in group]
+    """Compute the loss, and which answers are right, for some videos of one length."""
+    rows = [footage.starts[video] + np.array(excerpt.frames) for video, excerpt in group]
     features = torch.from_numpy(np.stack([bank[row] for row in rows])).to(device).float()
     with autocast(device):
         video = student.with_prefix(student.with_newlines(student.project(features)))

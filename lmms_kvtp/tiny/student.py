@@ -1,4 +1,4 @@
-"""What is trained behind the frozen tower: the language model, the projector and the newline embedding."""
+"""The model that is trained behind the frozen tower: language model, projector and newline embedding."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,7 +26,7 @@ class Geometry:
     patch_size: int = 8
     vision_width: int = 128
     vision_layers: int = 5
-    """Layers of the SigLIP; the language model's tower lacks the last one, as in LLaVA-Video."""
+    """Number of the SigLIP's layers; the language model's tower lacks the last one, as in LLaVA-Video."""
     vision_heads: int = 4
     vision_mlp: int = 384
     text_layers: int = 2
@@ -41,7 +41,7 @@ class Geometry:
 
     @property
     def side(self) -> int:
-        """Patches along an edge before pooling."""
+        """Number of patches along an edge before pooling."""
         return self.image_size // self.patch_size
 
     @property
@@ -55,7 +55,7 @@ class Geometry:
         return self.llm_width // self.llm_heads
 
     def siglip(self, vocab_size: int, end_id: int) -> SiglipConfig:
-        """Image-text model; text is padded with its end token, as the released SigLIP's is."""
+        """Configure the image-text model; text is padded with its end token, as the released SigLIP's is."""
         width = self.vision_width
         shared: dict[str, Any] = {
             "hidden_size": width,
@@ -78,7 +78,7 @@ class Geometry:
         return SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
 
     def qwen2(self, vocab_size: int, eos_token_id: int, pad_token_id: int) -> Qwen2Config:
-        """Language model: grouped queries, biased q, k and v, an untied head."""
+        """Configure the language model: grouped queries, biased q, k and v, an untied head."""
         return Qwen2Config(
             vocab_size=vocab_size,
             hidden_size=self.llm_width,
@@ -104,7 +104,7 @@ class Student(nn.Module):
     """A LLaVA-Video without its vision tower."""
 
     def __init__(self, geometry: Geometry, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Random weights, in which some attention heads already prefer positions like their own."""
+        """Draw random weights, in which some attention heads already prefer positions like their own."""
         super().__init__()
         width, vision = geometry.llm_width, geometry.vision_width
         eos, pad = cast(int, tokenizer.eos_token_id), cast(int, tokenizer.pad_token_id)
@@ -116,25 +116,26 @@ class Student(nn.Module):
         _initialise(self.llm, geometry)
 
     def with_prefix(self, video: Float[Tensor, "b C D"]) -> Float[Tensor, "b L D"]:
-        """The chat template's beginning before each video."""
+        """Put the chat template's beginning before each video."""
         before = self.llm.model.embed_tokens(cast(Tensor, self.prefix))
         return torch.cat([before.expand(len(video), -1, -1), video], dim=1)
 
     def with_newlines(self, rows: Float[Tensor, "b T h w D"]) -> Float[Tensor, "b L D"]:
-        """A newline behind each row of each frame, all in one sequence."""
+        """Put a newline behind each row of each frame, all in one sequence."""
         ends = self.newline.expand(*rows.shape[:3], 1, -1)
         return torch.cat([rows, ends], dim=3).flatten(1, 3)
 
     def project(self, features: Float[Tensor, "b T s s E"]) -> Float[Tensor, "b T h w D"]:
-        """Projector on every patch, then the mean of each 2x2 block."""
+        """Run the projector on every patch, and average each 2x2 block."""
         embeds = self.projector(features)
         return cast(Tensor, embeds.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean(dim=(3, 5)))
 
 
 def _initialise(llm: Qwen2ForCausalLM, geometry: Geometry) -> None:
-    """Wider than the default, and W_k = 1.2 W_q for one query head of each group: a prior for matching contents.
+    """Draw wider weights than the default, and set W_k = 1.2 W_q for one query head of each group.
 
-    Without that prior the model answers with any event's color for hundreds of steps.
+    The latter is a prior for matching contents; without it the model answers with any event's color for hundreds of
+    steps.
     """
     width, head_dim = geometry.llm_width, geometry.head_dim
     group = geometry.llm_heads // geometry.llm_kv_heads

@@ -17,7 +17,7 @@ SPLIT = (
 
 
 def language_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Tokenizer of the language model, in which every word of `texts` is one token."""
+    """Train the tokenizer of the language model; every word of `texts` becomes one token."""
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_train(texts, [END_OF_TEXT, IM_START, IM_END]),
         eos_token=IM_END,
@@ -30,7 +30,7 @@ def language_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def text_tokenizer(texts: Iterable[str], positions: int) -> PreTrainedTokenizerFast:
-    """Tokenizer of the SigLIP text tower: lower case, no punctuation, ended and padded with the same token."""
+    """Train the tokenizer of the SigLIP text tower: lower case, no punctuation, ended and padded with one token."""
     normalizer = normalizers.Sequence(
         [
             normalizers.Lowercase(),

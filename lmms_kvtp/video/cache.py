@@ -23,28 +23,27 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from lmms_kvtp.files import PART, fingerprint
 from lmms_kvtp.video.pixels import PixelSpec
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-EDGE = 1 << 16
-"""Bytes read at either end of a video to tell it from others."""
 MAKERS = ("av", "decord", "pillow", "torch")
-"""Packages whose next version might make other bytes."""
-SUFFIX, PART = ".frames", ".part"
+"""Packages of which another version may make other bytes."""
+SUFFIX = ".frames"
 STALE_SECONDS = 3600.0
-"""An unfinished file of this age has no writer any more."""
+"""Age from which an unfinished file has no writer any more."""
 ROOM = 0.9
 """Share of the limit that is left when the oldest entries have made room."""
 _HASH, _COUNT, _SHAPE = 32, 16, struct.Struct(">4I")
 
 
 class FrameCache:
-    """A folder of resized frames that holds at most so many bytes; where it cannot be written, a run goes on."""
+    """A folder of resized frames, of a limited size; a run goes on where it cannot be written."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Nothing is read or written yet.
+        """Remember folder and limit; nothing is read or written yet.
 
         Raises:
             ValueError: the limit leaves no room for anything.
@@ -54,22 +53,22 @@ class FrameCache:
         self.folder, self.limit_bytes = folder, limit_bytes
         self._specs: set[PixelSpec] = set()
         self._is_writable = True
-        self._has_looked = False
+        self._has_listed = False
 
     def shelf(self, video: str, backend: str) -> "Shelf":
-        """The entries of one video file as one decoder reads it: another may refuse what is damaged.
+        """Give access to the entries of one video file, as one decoder reads it: another may refuse what is damaged.
 
         Raises:
             OSError: there is no such file.
         """
-        return Shelf(self, f"{identity(video)} {backend}")
+        return Shelf(self, f"{fingerprint(Path(video))}-{os.stat(video).st_mtime_ns} {backend}")
 
     def has(self, name: Callable[[PixelSpec], str]) -> bool:
-        """Whether there is an entry for everything that was ever asked for, as far as can be told without reading."""
+        """Whether each tower that ever asked has an entry of that name; entries are not read for it."""
         return all((self.folder / name(spec)).exists() for spec in self._specs)
 
     def get(self, name: str, spec: PixelSpec) -> UInt8[Tensor, "T h w 3"] | None:
-        """An entry; None where there is none, or a damaged one."""
+        """Read an entry; None where there is none, or a damaged one."""
         self._specs.add(spec)
         path = self.folder / name
         try:
@@ -86,7 +85,7 @@ class FrameCache:
         return frames
 
     def put(self, name: str, frames: UInt8[Tensor, "T h w 3"]) -> None:
-        """Keep an entry, if it can be kept; where not, that is said once and nothing is written any more."""
+        """Keep an entry. The first failure to write is reported, and then nothing is written any more."""
         if not self._is_writable:
             return
         content = _SHAPE.pack(*frames.shape) + frames.contiguous().numpy().tobytes()
@@ -118,14 +117,14 @@ class FrameCache:
     def _make_room(self, ledger: BinaryIO, size: int) -> None:
         """Count `size` more bytes in the ledger; where they are too many, remove the oldest entries first.
 
-        The ledger saves a look at every file for each entry. What it does not know of (files removed or copied by
-        hand, a writer that crashed) is found by the first look of each process, by one where the ledger is damaged, and
+        The ledger saves listing the folder for each entry. What it does not know of (files removed or copied by hand, a
+        writer that crashed) is found when the folder is listed: once by each process, where the ledger is damaged, and
         before anything is removed.
         """
         count = ledger.read()
         held = int.from_bytes(count, "little")
-        if not self._has_looked or len(count) != _COUNT or held + size > self.limit_bytes:
-            self._has_looked, entries = True, sorted(self._entries())
+        if not self._has_listed or len(count) != _COUNT or held + size > self.limit_bytes:
+            self._has_listed, entries = True, sorted(self._entries())
             held = sum(length for _, length, _ in entries)
             most = self.limit_bytes * (ROOM if held + size > self.limit_bytes else 1)
             while entries and held + size > most:
@@ -138,7 +137,7 @@ class FrameCache:
         ledger.truncate()  # behind a damaged count; writes it, too
 
     def _entries(self) -> list[tuple[int, int, str]]:
-        """Time, length and path of each file; what crashed writers left is removed."""
+        """List time, length and path of each entry, and remove what crashed writers left."""
         entries = []
         with os.scandir(self.folder) as files:
             for file in files:
@@ -153,20 +152,20 @@ class FrameCache:
 
 @dataclass(frozen=True)
 class Shelf:
-    """The entries of one video."""
+    """The cache entries of one video."""
 
     cache: FrameCache = field(repr=False)
     video: str
-    """Its identity, and who decodes it."""
+    """Content and time of the last change of the file, and who decodes it."""
 
     def has(self, indices: Sequence[int], fast: bool) -> bool:
-        """Whether these frames need not be decoded, by all that is known of what will be asked for."""
+        """Whether these frames need not be decoded, as far as it is known which towers will ask."""
         return self.cache.has(lambda spec: self._name(spec, indices, fast))
 
     def shrink(
         self, spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], indices: Sequence[int], fast: bool
     ) -> UInt8[Tensor, "T h w 3"]:
-        """Implements `pixel_spec.Shrink`: takes frames from the cache, or makes and keeps them."""
+        """Implements `Shrink`: takes frames from the cache, or makes and keeps them."""
         if type(spec).__repr__ is object.__repr__:  # it does not say what it does
             return spec.resize(rgb(), fast)
         name = self._name(spec, indices, fast)
@@ -181,20 +180,6 @@ class Shelf:
         return hashlib.sha256(repr(told).encode()).hexdigest()[:40] + SUFFIX
 
 
-def identity(path: str) -> str:
-    """Size, time of the last change, and a hash of both ends of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        ends = file.read(EDGE)
-        file.seek(max(EDGE, status.st_size - EDGE))
-        ends += file.read(EDGE)
-    return f"{status.st_size}-{status.st_mtime_ns}-{hashlib.sha256(ends).hexdigest()}"
-
-
 def _read(file: BufferedReader) -> UInt8[Tensor, "T h w 3"]:
     digest, content = file.read(_HASH), bytearray(max(0, os.fstat(file.fileno()).st_size - _HASH))
     if file.readinto(content) != len(content) or hashlib.sha256(content).digest() != digest:
@@ -204,7 +189,7 @@ def _read(file: BufferedReader) -> UInt8[Tensor, "T h w 3"]:
 
 @cache
 def makers() -> tuple[str, ...]:
-    """Names and versions of the packages that make the bytes of frames."""
+    """List names and versions of the packages that decide the bytes of frames."""
     return tuple(f"{name} {_version(name)}" for name in MAKERS)
 
 
@@ -217,7 +202,7 @@ def _version(name: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """A file that one process at a time has open; where there are no such locks, any number."""
+    """Open a file for one process at a time; where the system has no such locks, for any number."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         try:
             import fcntl

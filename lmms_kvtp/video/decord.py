@@ -1,4 +1,4 @@
-"""decord: what LLaVA-Video reads videos with, and what reads damaged frames without complaint."""
+"""decord, with which LLaVA-Video reads videos; it also reads damaged frames, without complaint."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ NO_DUPLICATES = "0.0000001"
 
 
 class DecordError(VideoError):
-    """decord cannot read a video, or not right."""
+    """decord cannot read a video, or would give wrong frames."""
 
 
 def objection(index: VideoIndex) -> str | None:
-    """Why decord would give wrong frames without a word; None where it gives the right ones.
+    """Say why decord would give wrong frames without an error; None where it gives the right ones.
 
     decord 0.6.0 counts frames from a key frame on, and so errs wherever fewer come out after a seek than lie between
     the key frame and the wanted one: open groups of pictures (x265 makes them unless told not to), gradual refresh,
@@ -43,8 +43,8 @@ class DecordReader(Reader):
         """Open the file.
 
         Args:
-            index: of the file.
-            num_threads: of the decoder; 0 for as many as there are cores.
+            index: the file's index.
+            num_threads: threads that decode; 0 for as many as there are cores.
 
         Raises:
             DecordError: decord is not installed, has an `objection`, or cannot open the file.
@@ -81,7 +81,7 @@ class DecordReader(Reader):
         return frames
 
     def close(self) -> None:
-        """Let go of file and threads."""
+        """Close the file and end the threads."""
         del self._reader
 
 

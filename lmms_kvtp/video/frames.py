@@ -1,39 +1,74 @@
-"""The values that flow from a video and a question to an answer; see docs/design.md for the picture.
+"""Frames of a video, as they go from whoever decodes them to the towers that read them."""
 
-Axes in annotations: T frames, N = h*w patches per frame on the language model's pooled grid, K kept tokens,
-D language-model width, E image-text embedding width, L prompt positions.
-"""
-
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
 
-@dataclass(frozen=True)
-class Frames:
-    """Some frames of a video, in its order."""
+class VideoError(ValueError):
+    """A video cannot be read; the message names the path and the cause."""
 
-    _rgb: UInt8[Tensor, "T H W 3"] | Callable[[], UInt8[Tensor, "T H W 3"]] = field(repr=False)
-    """Decoded, or what decodes them if somebody asks."""
-    times: Float[Tensor, " T"]
-    """Seconds from the start of the video."""
-    tower: Float[Tensor, "T P C"] | None = None
-    """Patches as the language model's own vision tower sees them, row by row, once that has run."""
-    spent: dict[str, float] = field(default_factory=dict, compare=False)
-    """Seconds of stages that ran in another process, and of the wait for it; empty where frames are decoded here."""
-    shrink: Shrink = field(default=resize, repr=False, compare=False)
-    _resized: dict[PixelSpec, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    _prepared: dict[PixelSpec, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+class Frames:
+    """Some frames of a video, in its order. Each tower's pixels are made once, when they are first asked for."""
+
+    def __init__(
+        self,
+        rgb: UInt8[Tensor, "T H W 3"] | Callable[[], UInt8[Tensor, "T H W 3"]],
+        times: Float[Tensor, " T"],
+        tower: Float[Tensor, "T P C"] | None = None,
+        spent: Mapping[str, float] | None = None,
+        shrink: Shrink = resize,
+    ) -> None:
+        """Hold decoded frames, or what decodes them if somebody asks.
+
+        Args:
+            rgb: the frames, or a function that decodes them.
+            times: seconds from the start of the video.
+            tower: patches as the language model's own vision tower sees them, row by row, once that has run.
+            spent: seconds of stages that ran in another process, and of the wait for it; none for frames decoded here.
+            shrink: how frames are resized for a tower.
+        """
+        self.times, self.tower, self.spent = times, tower, dict(spent or {})
+        self._rgb, self._shrink = rgb, shrink
+        self._resized: dict[PixelSpec, Tensor] = {}
+        self._pixels: dict[PixelSpec, Tensor] = {}
+
+    @classmethod
+    def of_resized(
+        cls,
+        resized: Mapping[PixelSpec, UInt8[Tensor, "T h w 3"]],
+        rgb: UInt8[Tensor, "T H W 3"] | Callable[[], UInt8[Tensor, "T H W 3"]],
+        times: Float[Tensor, " T"],
+        spent: Mapping[str, float],
+        shrink: Shrink,
+    ) -> "Frames":
+        """Hold frames that were resized for some towers already."""
+        frames = cls(rgb, times, spent=spent, shrink=shrink)
+        frames._resized.update(resized)
+        return frames
+
+    @classmethod
+    def of_pixels(cls, pixels: Mapping[PixelSpec, Float[Tensor, "T 3 h w"]], times: Float[Tensor, " T"]) -> "Frames":
+        """Hold the pixels that towers read, of frames that have no colors of their own."""
+        frames = cls(torch.zeros(len(times), 1, 1, 3, dtype=torch.uint8), times)
+        frames._pixels.update(pixels)
+        return frames
+
+    def seen(self, tower: Float[Tensor, "T P C"]) -> "Frames":
+        """The frames with what the language model's own vision tower saw of them."""
+        frames = Frames(self._rgb, self.times, tower, self.spent, self._shrink)
+        frames._resized, frames._pixels = self._resized, self._pixels  # what one makes, the other has
+        return frames
 
     @property
     def rgb(self) -> UInt8[Tensor, "T H W 3"]:
-        """The frames as they are in the video. They may be decoded only now: take pixels where these will do.
+        """The frames as they are in the video. They may be decoded only now: take `pixels` where these will do.
 
         Raises:
             VideoError: they cannot be read.
@@ -43,7 +78,7 @@ class Frames:
     def resized(self, spec: PixelSpec) -> UInt8[Tensor, "T h w 3"]:
         """Frames at the size that `spec` wants; raises as `rgb`."""
         if spec not in self._resized:
-            self._resized[spec] = self.shrink(spec, lambda: self.rgb)
+            self._resized[spec] = self._shrink(spec, lambda: self.rgb)
         return self._resized[spec]
 
     def pixels(self, spec: PixelSpec, device: torch.device | None = None) -> Float[Tensor, "T 3 h w"]:
@@ -51,29 +86,18 @@ class Frames:
 
         Args:
             spec: what a tower wants.
-            device: where it reads, unless another tower made them before on its own; bytes go there, a quarter of what
-                pixels are, and become pixels there. None: the CPU.
+            device: where the first tower that asks reads them; None for the CPU. Bytes go there, a quarter of what
+                pixels are, and become pixels there.
         """
-        if spec not in self._prepared:
+        if spec not in self._pixels:
             resized = self.resized(spec)
-            self._prepared[spec] = spec.normalise(resized if device is None else resized.to(device))
-        return self._prepared[spec]
+            self._pixels[spec] = spec.normalise(resized if device is None else resized.to(device))
+        return self._pixels[spec]
 
     @property
     def prepared(self) -> frozenset[PixelSpec]:
-        """What was resized so far, and for whom."""
+        """The towers for which frames were resized so far."""
         return frozenset(self._resized)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image that is asked about as such, and not as a frame of a video."""
-
-    key: str
-    """Names it."""
-    rgb: UInt8[Tensor, "H W 3"]
-    alone: bool
-    """The only image of its question: a model may look at it more closely."""
 
 
 @runtime_checkable
@@ -81,28 +105,8 @@ class Video(Protocol):
     """Which frames of a video the model sees, and the means to read them."""
 
     @property
-    def source(self) -> str:
-        """Path, or a name for frames that came from memory."""
-        ...
-
-    @property
     def key(self) -> str:
-        """Stable across machines: seeds the random pruners."""
-        ...
-
-    @property
-    def indices(self) -> Int[Tensor, " T"]:
-        """Of the frames, in the video."""
-        ...
-
-    @property
-    def times(self) -> Float[Tensor, " T"]:
-        """Seconds of the frames."""
-        ...
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
+        """A name that is stable across machines: it seeds the random pruners."""
         ...
 
     @property
@@ -111,13 +115,9 @@ class Video(Protocol):
         ...
 
     def chunks(self) -> Iterator[Frames]:
-        """Decode the frames, a bounded number at a time.
+        """Decode the frames, a bounded number at a time, each with its second.
 
         Raises:
             VideoError: the file cannot be read; the message has path and cause.
         """
         ...
-
-
-class VideoError(ValueError):
-    """A video cannot be read; the message names the path and the cause."""

@@ -1,4 +1,4 @@
-"""What a video file says of its frames before any is decoded."""
+"""What the packets of a video file say of its frames, before any is decoded."""
 
 import math
 import os
@@ -20,7 +20,7 @@ EBML = bytes.fromhex("1A45DFA3")
 
 
 def missing_bytes(path: str) -> int:
-    """How many bytes the end of a file lacks, by the sizes that its boxes (mp4), segment (mkv) or chunk (avi) declare.
+    """Count the bytes that a file lacks at its end, by the sizes in boxes (mp4), segment (mkv) or chunk (avi).
 
     Returns:
         0 where nothing is missing, or where the format declares no size (streams, MPEG-TS).
@@ -81,7 +81,7 @@ else:
 
 WAY_OUT = "replace or re-encode the file, or run with on_error=skip"
 TIMELESS = ("avi", "asf")
-"""Formats that tell when to decode a frame, and not when to show it."""
+"""Formats whose packets say when to decode a frame, and not when to show it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,9 @@ class VideoIndex:
     key_stamps: NDArray[np.int64] = field(repr=False)
     """Presentation times of key frames, ascending, those before the first frame shown included."""
     clean_keys: bool
-    """Every key frame starts afresh: no frame after it, in either order, needs one before it."""
+    """Whether every key frame starts afresh: no frame after it, in either order, needs one before it."""
     hidden_frames: int
-    """Frames that are decoded and never shown: an edit list begins inside a group of pictures."""
+    """Number of frames that are decoded and never shown: an edit list begins inside a group of pictures."""
 
 
 def read_index(path: str) -> VideoIndex:
@@ -147,7 +147,7 @@ def read_index(path: str) -> VideoIndex:
 
 @contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The file and its best video stream; FFmpeg's errors inside the block become VideoError.
+    """Open a file and its best video stream; FFmpeg's errors inside the block become VideoError.
 
     Raises:
         VideoError: the file cannot be read, or holds no video.
@@ -177,14 +177,14 @@ def _check_file(path: str) -> None:
 
 
 def _are_closed(stamps: list[int], key_stamps: list[int]) -> bool:
-    """Every key frame is decoded after all that is shown before it, and before all that is shown after it."""
+    """Whether each key frame is decoded after all that is shown before it, and before all that is shown after it."""
     place = {stamp: place for place, stamp in enumerate(stamps)}
     rank = {stamp: rank for rank, stamp in enumerate(sorted(place))}
     return all(place.get(stamp) == rank.get(stamp) for stamp in key_stamps)
 
 
 def _is_clean(packet: Packet, stream: VideoStream) -> bool:
-    """False for H.264 key frames at which decoding may begin, but frames come right only later (no IDR picture)."""
+    """Whether frames are right from a key frame on; in H.264 some come right only later, where it is no IDR picture."""
     header = stream.codec_context.extradata
     if stream.codec_context.name != "h264":
         return True

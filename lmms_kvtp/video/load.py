@@ -1,48 +1,54 @@
-"""Videos: which of their frames the model sees, at which seconds, read a bounded number at a time."""
+"""From a file, a folder of frames or images to a video whose frames are read a bounded number at a time."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from torch import Tensor
 
 from lmms_kvtp.video.cache import FrameCache, Shelf
 from lmms_kvtp.video.frames import Frames, VideoError
-from lmms_kvtp.video.images import Images, MemoryReader
 from lmms_kvtp.video.index import read_index
 from lmms_kvtp.video.open import open_reader
 from lmms_kvtp.video.pixels import PixelSpec, Shrink
-from lmms_kvtp.video.reader import LateReader, Reader
+from lmms_kvtp.video.reader import Images, LateReader, MemoryReader, Reader
 from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
 
 FOLDER_FPS = 3.0
 """Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
 class SampledVideo:
-    """Implements `types.Video`. Holds no pixels and no open file, so that it can go to another process."""
+    """Implements `frames.Video`. Holds no pixels and no open file, so that it can go to another process."""
 
     source: str
+    """Path of the file, or the key where frames came from memory."""
     key: str
     indices: Int[Tensor, " T"]
+    """Indices of the sampled frames in the file."""
     times: Float[Tensor, " T"]
+    """Seconds of the sampled frames."""
     duration: float
+    """Seconds of the whole video."""
     instruction: str
     chunk_size: int
     """Frames that stand in memory at a time."""
     open: Callable[[], Reader] = field(repr=False)
     fast: bool = False
-    """How frames are resized: see `pixel_spec.PixelSpec`."""
+    """Whether frames are resized by torch: see `PixelSpec.resize`."""
     shelf: Shelf | None = None
-    """Where resized frames are kept on disk."""
+    """Resized frames on disk."""
 
     def chunks(self) -> Iterator[Frames]:
         """Decode the frames, at most `chunk_size` at a time; each call starts from the beginning.
@@ -65,12 +71,12 @@ class SampledVideo:
         return reader.read(indices)
 
     def read(self, part: slice) -> UInt8[Tensor, "t H W 3"]:
-        """Decode some of the frames, by themselves; raises as `chunks`."""
+        """Decode some of the frames with a reader of their own; raises as `chunks`."""
         with closing(self.open()) as reader:
             return reader.read(self.indices[part].tolist())
 
     def shrink(self, part: slice) -> Shrink:
-        """How some of the frames are resized."""
+        """How the frames of `part` are resized."""
         if self.shelf is None:
             return partial(resize, fast=self.fast)
         return partial(self.shelf.shrink, indices=self.indices[part].tolist(), fast=self.fast)
@@ -79,7 +85,7 @@ class SampledVideo:
 def resize(
     spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], fast: bool = False
 ) -> UInt8[Tensor, "T h w 3"]:
-    """Implements `pixel_spec.Shrink`: makes what no cache keeps."""
+    """Implements `Shrink` without a cache."""
     return spec.resize(rgb(), fast)
 
 
@@ -92,7 +98,7 @@ def load_video(
 
     Args:
         source: a file, or a folder whose image files are `FOLDER_FPS` frames a second.
-        options: which frames, and how they are read.
+        options: which frames are chosen, and how they are read.
         cache: keeps the resized frames of files on disk.
 
     Raises:
@@ -110,7 +116,7 @@ def load_video(
 
 
 def image_files(folder: str | PathLike[str]) -> list[str]:
-    """The image files in a folder by their numbers, so that frame 10 comes behind frame 9.
+    """List the image files of a folder by their numbers, so that frame 10 comes behind frame 9.
 
     Raises:
         VideoError: there is none.
@@ -133,14 +139,14 @@ def video_from_frames(
 
     Args:
         frames: uint8 of shape [T, H, W, 3], as tensor or array, or a list of images or image files in order.
-        key: names the video, the same on all machines.
+        key: a name for the video that is the same on all machines.
         fps: frames per second of video.
-        times: the second of each frame; None where `fps` says it.
-        options: which of the frames; None for all of them.
+        times: the second of each frame; None where they follow from `fps`.
+        options: which of the frames are chosen; None for all of them.
 
     Raises:
         VideoError: there are no frames, or they are not uint8 RGB.
-        ValueError: there is not one time for each frame.
+        ValueError: `times` has another length than `frames`.
     """
     reader = MemoryReader(frames, key)
     options = options or FrameOptions(max_frames_num=len(reader), force_sample=True)
@@ -152,6 +158,40 @@ def video_from_frames(
         seconds = torch.tensor(times, dtype=torch.float64)[indices]
         duration = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)  # the last lasts as long as the others
     return _video(key, key, indices, seconds, duration, options, partial(_same, reader))
+
+
+def to_videos(
+    visuals: Sequence[Any], name: str, options: FrameOptions, cache: FrameCache | None = None
+) -> list[SampledVideo]:
+    """Turn the visuals of a question into videos: one for each video path, or a single one whose frames are all images.
+
+    Args:
+        visuals: as a task gives them.
+        name: the key of a video made of images in memory.
+        options: which frames are chosen.
+        cache: keeps resized frames of video files on disk.
+
+    Raises:
+        VideoError: a video cannot be read.
+        ValueError: visuals are of several kinds, or of one that is no video.
+    """
+    fps = 1.0
+    if len(visuals) == 1 and isinstance(visuals[0], str) and Path(visuals[0]).is_dir():
+        visuals, fps = image_files(visuals[0]), FOLDER_FPS
+    kinds = {_kind(visual) for visual in visuals}
+    if kinds <= {"video"}:
+        return [load_video(path, options, cache) for path in visuals]
+    if len(kinds) > 1 or not kinds <= {"image", "image file"}:
+        raise ValueError(f"{name} has visuals of kind {', '.join(sorted(kinds))}; wanted only videos, or only images")
+    if kinds == {"image file"}:
+        name = f"{Path(visuals[0]).parent.name}/{Path(visuals[0]).stem}"  # the same wherever the data set lies
+    few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=True)
+    return [video_from_frames(list(visuals), name, fps=fps, options=few)]
+
+
+def are_images(visuals: Sequence[Any]) -> bool:
+    """Whether all visuals are images or image files; true for none."""
+    return {_kind(visual) for visual in visuals} <= {"image", "image file"}
 
 
 def _choose(
@@ -193,3 +233,11 @@ def _numbered(path: str) -> list[tuple[int, str]]:
 
 def _same(reader: Reader) -> Reader:
     return reader
+
+
+def _kind(visual: Any) -> str:
+    if isinstance(visual, Image.Image):
+        return "image"
+    if not isinstance(visual, str):
+        return type(visual).__name__
+    return "image file" if visual.lower().endswith(IMAGE_SUFFIXES) else "video"

@@ -1,4 +1,4 @@
-"""PyAV, which is the faster one; decord for damaged frames, which it hands out as the codec patches them."""
+"""The choice of a decoder: PyAV, which is faster, and decord for damaged frames, which it patches as codecs do."""
 
 import functools
 import logging
@@ -20,7 +20,7 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
     """Open a video to read the `wanted` frames, in ascending order.
 
     Raises:
-        VideoError: the backend that `options` names cannot read the file, or not right.
+        VideoError: the backend that `options` names cannot read the file, or would give wrong frames.
     """
 
     def pyav() -> Reader:
@@ -66,11 +66,11 @@ class AutoReader(Reader):
             return frames
 
     def close(self) -> None:
-        """Let go of file and threads."""
+        """Close the file and end the threads."""
         self._reader.close()
 
     def _instead(self, error: DamagedError, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"] | None:
-        """The frames as decord has them, which reads from now on; None where it cannot."""
+        """Let decord read, now and from now on; None where it cannot."""
         try:
             reader = self._decord()
         except DecordError as objection:

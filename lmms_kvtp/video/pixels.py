@@ -1,4 +1,4 @@
-"""How frames become what a vision tower reads."""
+"""From frames to what a vision tower reads."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,31 +27,31 @@ class PixelSpec(Protocol):
         ...
 
     def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 h w"]:
-        """The pixels of resized frames."""
+        """Turn resized frames into pixels."""
         ...
 
 
 Shrink: TypeAlias = Callable[[PixelSpec, Callable[[], Tensor]], Tensor]
-"""How frames are resized for a tower, [T, h, w, 3], or taken from where that was kept: what the tower wants, and what
-gives the frames as they are, [T, H, W, 3], and may have to decode them."""
+"""A function that makes frames resized for a tower, [T, h, w, 3], or takes them from where they were kept.
+Its arguments are what the tower wants, and a function that gives the frames as they are, [T, H, W, 3]."""
 
 
 def resize(spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]]) -> UInt8[Tensor, "T h w 3"]:
-    """A `Shrink` that keeps nothing, and is exact."""
+    """Resize exactly, and keep nothing: a `Shrink`."""
     return spec.resize(rgb())
 
 
 Channels = tuple[float, ...]
 
 IN_TORCH = {Image.Resampling.BICUBIC.value: "bicubic", Image.Resampling.BILINEAR.value: "bilinear"}
-"""Pillow's filters that torch has, too, for bytes and with the same reach when it shrinks."""
+"""Pillow's filters that torch has, too, for bytes and as wide when it shrinks."""
 
 
 @dataclass(frozen=True)
 class ResizedPixels:
-    """Frames resized without regard to their aspect ratio, scaled to 0..1 and normalised: SigLIP's preprocessing.
+    """SigLIP's preprocessing: resize without regard to the aspect ratio, scale to 0..1, normalise.
 
-    Bit for bit what transformers' SiglipImageProcessor returns.
+    The result is bit for bit that of transformers' SiglipImageProcessor.
     """
 
     size: tuple[int, int]
@@ -70,8 +70,8 @@ class ResizedPixels:
 
         Args:
             rgb: frames.
-            fast: by torch's filter, where it has this one, whose weights are rounded more: some bytes differ by 1, or
-                by 2 where frames are enlarged.
+            fast: use torch's filter where it has this one. Its weights are rounded more: some bytes differ by 1,
+                or by 2 where frames are enlarged.
         """
         height, width = self.size
         if fast and self.resample in IN_TORCH and len(rgb):
@@ -94,9 +94,10 @@ class ResizedPixels:
 
 
 def normalise(resized: UInt8[Tensor, "T h w 3"], mean: Channels, std: Channels) -> Float[Tensor, "T 3 h w"]:
-    """Bytes as numbers around 0, channels first.
+    """Turn bytes into numbers around 0, channels first.
 
-    The processor scales by 1 / 255 in float64 and rounds to float32: for each of the 256 bytes, that is byte / 255.
+    transformers' processor scales by 1 / 255 in float64 and rounds to float32: for each of the 256 bytes, that is
+    byte / 255.
     """
     pixels = torch.empty(len(resized), 3, *resized.shape[1:3], device=resized.device)
     # tensors all, since on a GPU torch multiplies by the reciprocal of a plain number, and that is rounded

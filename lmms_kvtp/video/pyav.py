@@ -1,4 +1,4 @@
-"""PyAV: reads what FFmpeg reads, and finds frames by their time stamps."""
+"""PyAV, which reads what FFmpeg reads; frames are found by their time stamps."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -34,9 +34,9 @@ class PyAVReader(Reader):
         """Open the file.
 
         Args:
-            index: of the file.
+            index: the file's index.
             wanted: all that `read` will be asked for; of the others, frames that no frame needs are not decoded.
-            num_threads: of the decoder; 0 for as many as there are cores.
+            num_threads: threads that decode; 0 for as many as there are cores.
 
         Raises:
             VideoError: the file cannot be opened.
@@ -65,7 +65,7 @@ class PyAVReader(Reader):
         return torch.from_numpy(np.stack(pictures))
 
     def close(self) -> None:
-        """Let go of file and threads."""
+        """Close the file and end the threads."""
         self._frames = iter(())  # it holds this reader, which holds it: the decoder would stay until Python looks
         self._stack.close()
 
@@ -97,7 +97,7 @@ class PyAVReader(Reader):
         raise kind(f"cannot read video {self._index.path}: frame {index} is {cause}; {WAY_OUT}")
 
     def _starts(self, index: int) -> Iterator[int | None]:
-        """Where to begin looking for a frame: None for "go on from here", else a key frame's stamp, ever earlier."""
+        """List where to start the search for a frame: None for "go on from here", then stamps of earlier key frames."""
         stamps, keys = self._index.stamps, self._index.key_stamps
         if stamps is None:
             yield None
@@ -109,7 +109,7 @@ class PyAVReader(Reader):
             yield int(keys[place]) if len(keys) else int(stamps[0])
 
     def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Frames from here on, in order of presentation, with their positions."""
+        """Decode from here on: positions and frames, in order of presentation."""
         context, stamps = self._stream.codec_context, self._index.stamps
         count = 0
         for packet in self._container.demux(self._stream):
@@ -126,7 +126,7 @@ def _position(stamps: NDArray[np.int64], stamp: int | None) -> int:
 
 
 def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The frame upright, in decord's colours: by the matrix and range that the stream names, else BT.601."""
+    """Turn the frame upright, in decord's colors: by the matrix and range that the stream names, else BT.601."""
     from av.video.reformatter import ColorRange, Colorspace
 
     rgb = frame.to_ndarray(

@@ -30,7 +30,7 @@ class FrameOptions:
     chunk_size: int = 16
     """Decoded frames that stand in memory at a time."""
     num_threads: int = 1
-    """Of the decoder; 0 for as many as there are cores: up to a fifth more work, worth it where cores stand idle."""
+    """Threads that decode; 0: one for each core, which is up to a fifth more work and pays where cores stand idle."""
     preprocess: Literal["exact", "fast"] = "exact"
     """fast: resize with torch instead of Pillow, about 8 times as fast; some bytes then differ by 1 (docs/video.md)."""
 
@@ -88,7 +88,7 @@ def sample(num_frames: int, avg_fps: float, options: FrameOptions) -> tuple[Int[
 
 
 def time_instruction(times: Sequence[float], duration: float) -> str:
-    """LLaVA-Video's sentence on when the frames were taken, the missing space of its training data included."""
+    """Write LLaVA-Video's sentence on when the frames were taken; it lacks a space, as in its training data."""
     seconds = ",".join(f"{time:.2f}s" for time in times)
     return (
         f"The video lasts for {duration:.2f} seconds, and {len(times)} frames are uniformly sampled from it. "

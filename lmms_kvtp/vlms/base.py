@@ -39,7 +39,7 @@ class VideoVLM(ABC):
     """A vision-language model that answers questions about packed vision tokens."""
 
     name: str
-    """For results: folder or hub id."""
+    """Folder or hub id, as results have it."""
     device: torch.device
     pixel_spec: PixelSpec
     pool: GridPool
@@ -48,7 +48,7 @@ class VideoVLM(ABC):
     default_encoder: str
     """Checkpoint of the image-text encoder that belongs to this model."""
     toy: bool
-    """True for the embedded model: its numbers illustrate the mechanism and nothing else."""
+    """Whether it is the embedded model, whose numbers illustrate the mechanism and nothing else."""
     limit: int
     """Positions of the longest prompt."""
     tiling: Tiling | None
@@ -61,24 +61,24 @@ class VideoVLM(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Everything that answers depend on beside method and frames, as plain values for results."""
+        """List as plain values all that answers depend on beside method and frames."""
 
     @abstractmethod
-    def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
+    def see(self, frames: Frames) -> Float[Tensor, "T P C"]:
         """Run the vision tower on one chunk of frames: features of its patches, row by row."""
 
     @abstractmethod
     def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
-        """Run projector and pooling on what `look` returned."""
+        """Run projector and pooling on what `see` returned."""
 
     @abstractmethod
     def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
-        """Run the projector alone on what `look` returned: patches of an image's tiles."""
+        """Run the projector alone on what `see` returned: patches of an image's tiles."""
 
     @final
     def encode(self, frames: Frames) -> FrameTokens:
         """Run tower, projector and pooling on one chunk of frames."""
-        return self.project(self.look(frames))
+        return self.project(self.see(frames))
 
     @abstractmethod
     def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
@@ -102,10 +102,11 @@ class VideoVLM(ABC):
         """Decode an answer to each prompt, while `stages` drop vision tokens between the layers.
 
         Args:
-            prompts: one batch, where the rest allows it.
+            prompts: one batch, where the other arguments allow it.
             options: how answers are decoded.
             stages: with any, prompts are answered one at a time.
-            prefix: what the prompt before left; prompts are then answered one at a time, and each leaves its own.
+            prefix: keys and values of the prompt before; prompts are then answered one at a time, and each leaves its
+                own.
 
         Raises:
             ValueError: stages that do not fit the model.
@@ -113,4 +114,4 @@ class VideoVLM(ABC):
 
     @abstractmethod
     def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
-        """Logits of the first answer token, for gates and comparisons."""
+        """Compute the logits of the first answer token, for gates and comparisons."""

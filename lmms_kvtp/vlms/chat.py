@@ -11,15 +11,15 @@ SYSTEM = "system\nYou are a helpful assistant."
 
 @dataclass(frozen=True)
 class Chat:
-    """Writes a conversation of one question; only the template's own markers become special tokens."""
+    """Writes a conversation with one question; only the template's own markers become special tokens."""
 
     tokenizer: PreTrainedTokenizerBase
 
     def around(self, text: str, visuals: bool) -> tuple[list[int], list[int]]:
-        """The ids before and behind the visual part; all of them before it if there are no visuals.
+        """Split the prompt's ids into those before and behind the visuals; without visuals all are before.
 
         Raises:
-            ValueError: there is nothing in `text`.
+            ValueError: `text` is empty.
         """
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
@@ -31,7 +31,7 @@ class Chat:
 
     @cached_property
     def _template(self) -> tuple[list[int], list[int], list[int]]:
-        """What stands before the user's turn, at its begin, and behind it: the same for every question."""
+        """Ids before the user's turn, at its start and behind it, which no question changes."""
         start, end = self.marker("<|im_start|>"), self.end
         before = [start, *self.plain(SYSTEM), end, *self.plain("\n"), start]
         return before, self.plain("user\n"), [end, *self.plain("\n"), start, *self.plain("assistant\n")]
@@ -48,11 +48,11 @@ class Chat:
         return self.end if pad is None else cast(int, pad)
 
     def marker(self, name: str) -> int:
-        """The id of a special token."""
+        """Look up the id of a special token."""
         return cast(int, self.tokenizer.convert_tokens_to_ids(name))
 
     def plain(self, text: str) -> list[int]:
-        """Ids of `text`, in which `<|im_end|>` and the like are characters."""
+        """Split `text` into ids; `<|im_end|>` and the like are plain characters in it."""
         ids: list[int] = self.tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, verbose=False
         ).input_ids

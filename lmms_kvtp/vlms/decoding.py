@@ -24,51 +24,51 @@ from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
 
 DECIDED = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "transformers_version")
-"""Settings of generation_config.json that `GenerationOptions` decides."""
+"""Settings of generation_config.json that `GenerationOptions` replaces."""
 SAMPLING = ("top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 BEAMS = ("early_stopping", "length_penalty", "diversity_penalty", "num_beam_groups")
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What came out of `decode`."""
+    """One answer of `decode`."""
 
     ids: list[int]
-    """Generated tokens, the end token included."""
+    """Ids of the generated tokens, the end token included."""
     prefill_seconds: float
-    """Until the first token was chosen; of a batch, an equal share."""
+    """Seconds until the first token was chosen; in a batch, an equal share."""
     decode_seconds: float
     reused: int = 0
-    """Positions of the prompt whose keys and values were there before."""
+    """Prompt positions whose keys and values were there before."""
 
 
-class FirstToken(StoppingCriteria):
-    """Stops nothing; notes when the first token was there."""
+class FirstTokenClock(StoppingCriteria):
+    """Notes when the first token was there, and stops nothing."""
 
     def __init__(self, device: torch.device) -> None:
-        """The clock starts now."""
+        """Start the clock."""
         self.device, self.start, self.seconds = device, now(device), 0.0
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
-        """Called behind each token."""
+        """Look at the last token; transformers calls this behind each one."""
         if not self.seconds:
             self.seconds = now(self.device) - self.start
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class UntilText(StoppingCriteria):
-    """Stops when one of some strings is in the last tokens."""
+    """Stops an answer when its last tokens hold one of some strings."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str]) -> None:
-        """Strings that are not empty."""
+        """Take strings, none of them empty."""
         self.tokenizer, self.until = tokenizer, until
         self.lengths: dict[int, int] = {}
-        """Tokens of each row when its stop was met; behind them generate pads."""
+        """Number of tokens of each row when its stop was met; behind them generate pads."""
         # a token holds at least a byte, a character has at most four
         self.window = 4 * max(map(len, until)) + 4
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
-        """Called behind each token."""
+        """Look at the last token; transformers calls this behind each one."""
         texts = self.tokenizer.batch_decode(input_ids[:, -self.window :], skip_special_tokens=True)
         done = [any(stop in text for stop in self.until) for text in texts]
         for row in filter(done.__getitem__, range(len(done))):
@@ -77,17 +77,17 @@ class UntilText(StoppingCriteria):
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when all work given to `device` is done."""
+    """Read the clock, in seconds, once all work given to `device` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def settings(base: GenerationConfig, end: int, pad: int, options: GenerationOptions) -> GenerationConfig:
-    """The checkpoint's decoding settings with `options` on top.
+    """Put `options` over the checkpoint's decoding settings.
 
-    Its repetition penalty holds for greedy decoding too, its top_k for sampling; its temperature and top_p for neither,
-    as in lmms-eval.
+    As in lmms-eval, the checkpoint's repetition penalty holds for greedy decoding, too, its top_k for sampling, and its
+    temperature and top_p for neither.
 
     Raises:
         ValueError: an option is out of its range.
@@ -131,12 +131,12 @@ def decode(
         llm: the language model.
         tokenizer: finds the strings of `options.until`.
         prompts: embeddings; a batch is padded on the left.
-        config: from `settings`.
-        options: what `config` does not hold.
-        prefix: of the prompt before, for one prompt without beams; afterwards it holds this one.
+        config: the result of `settings`.
+        options: strings that end an answer, and the seed, which `config` does not hold.
+        prefix: keys and values of the prompt before, for one prompt without beams; afterwards those of this one.
     """
     until = [stop for stop in options.until if stop]
-    texts, first = UntilText(tokenizer, until) if until else None, FirstToken(prompts[0].device)
+    texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(prompts[0].device)
     devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
     penalty, settled = config.repetition_penalty or 1.0, copy.copy(config)
@@ -167,14 +167,14 @@ def decode(
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
-    """The tokens up to the first end token, which is kept; behind it generate pads."""
+    """Keep the tokens up to and with the first end token; behind it generate pads."""
     made: list[int] = ids.tolist()
     ends = [place for place, token in enumerate(made) if token in config.eos_token_id]
     return made[: ends[0] + 1] if ends else made
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> str:
-    """The answer: without special tokens, cut before the first of `until`, without space around it."""
+    """Decode an answer, without special tokens, cut before the first of `until`, without space around it."""
     text = cast(str, tokenizer.decode(ids, skip_special_tokens=True))
     for stop in until:
         text = text.split(stop)[0] if stop else text

@@ -1,4 +1,4 @@
-"""From packed vision tokens to the positions of the prompt that stand for a video: where newlines go."""
+"""Layout of the prompt: from packed vision tokens to the positions that stand for a video, newlines among them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Newlines:
     """
 
     position: str = "grid"
-    """Of the unpruned model. grid: after each row; frame: after each frame; one_token: after the video; no_token."""
+    """Newlines of the unpruned model. grid: after each row; frame: after each frame; one_token: after the video."""
     policy: str = "auto"
     """auto: as `position` says, but with grid a frame that lost tokens has one newline, at its end.
     row, frame: after each row or frame that has tokens, whatever `position` says. none: nowhere."""
@@ -69,12 +69,12 @@ def _ends(labels: Int[Tensor, " K"]) -> Bool[Tensor, " K"]:
 def lay_out(
     packed: PackedTokens, newline: Float[Tensor, " D"], newlines: Newlines, first_frame: int = 0, first_segment: int = 0
 ) -> Prompt:
-    """The run of positions that stands for one video.
+    """Lay out the run of positions that stands for one video.
 
     Args:
         packed: the tokens kept, in raster order.
         newline: the learned embedding.
-        newlines: where it goes.
+        newlines: where the embedding goes.
         first_frame: frames of the prompt before this video.
         first_segment: segments of the prompt before this video.
     """
@@ -95,13 +95,13 @@ def lay_out(
 
 
 def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:
-    """A run of positions that holds text."""
+    """Make a run of positions that holds text."""
     role = torch.full((len(embeds),), TEXT, device=embeds.device)
     return Prompt(embeds, role, torch.full_like(role, -1))
 
 
 def join(runs: Sequence[Prompt]) -> Prompt:
-    """Runs of positions, one behind the other; segments are kept if any run has them."""
+    """Put runs of positions one behind the other; segments are kept if any run has them."""
     segment = None
     if any(run.segment is not None for run in runs):
         absent = [torch.full_like(run.role, -1) for run in runs]

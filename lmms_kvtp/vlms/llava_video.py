@@ -13,23 +13,29 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.device import place
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
+from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.chat import Chat
-from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, read_config
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
 from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype, told
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
-from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, load_network, load_tokenizer
+from lmms_kvtp.vlms.checkpoint.load import (
+    find_folder,
+    load_generation_config,
+    load_network,
+    load_tokenizer,
+    read_config,
+)
 from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.prefix import PrefixCache
-from lmms_kvtp.vlms.tiny import tiny_folder
 
 ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
-"""Other names of options: those of lmms-eval's stock wrapper, and of the documentation."""
+"""Other names for options: those of lmms-eval's stock wrapper, and of the documentation."""
 
 
 @dataclass(frozen=True)
@@ -37,32 +43,36 @@ class LoadOptions:
     """How a checkpoint is loaded and run."""
 
     backend: Literal["transformers", "llava"] = "transformers"
-    """llava: by LLaVA-NeXT's own package, where it is installed; see docs/models.md."""
+    """llava: LLaVA-NeXT's own package loads the checkpoint, where it is installed; see docs/models.md."""
     revision: str | None = None
     """Commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on a GPU, float32 elsewhere."""
+    """Number type of the weights. auto: bfloat16 on a GPU, float32 elsewhere."""
     device: str | None = None
-    """None: the GPU if there is one."""
+    """Device of the model; None is the GPU if there is one."""
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
     """Split the model over the devices of this machine, as accelerate does; None for one device."""
     max_memory: str | None = None
-    """With `device_map`, of each device, like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free."""
+    """With `device_map`, the memory of each device, like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free."""
     offload_folder: str | None = None
-    """With `device_map`, for weights that fit in no memory."""
+    """With `device_map`, a folder for weights that fit in no memory."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Of tower and language model, as transformers names them."""
+    """Attention of tower and language model, as transformers names it."""
     mm_spatial_pool_mode: Literal["bilinear", "average", "max"] | None = None
-    """None: what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
+    """Pooling; None is what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
     mm_newline_position: Literal["grid", "frame", "one_token", "no_token"] | None = None
-    """None: what the checkpoint was trained with."""
+    """Newlines of unpruned frames; None is what the checkpoint was trained with."""
     newlines: Literal["auto", "row", "frame", "none"] = "auto"
-    """Of pruned frames; see `lmms_kvtp.vlms.layout.Newlines`."""
+    """Newlines of pruned frames; see `lmms_kvtp.vlms.layout.Newlines`."""
     vision_batch: int = 16
-    """Frames that the tower sees at once; bounds its memory, changes no result beyond rounding."""
+    """Frames that the tower sees at once. It bounds the memory, and changes no result beyond rounding."""
 
     def __post_init__(self) -> None:
-        """Refuse what is not supported."""
+        """Refuse settings that do not go together.
+
+        Raises:
+            ValueError: memory is planned for one device, or no frame is seen at once.
+        """
         for name in ("max_memory", "offload_folder"):
             if self.device_map is None and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} goes with device_map=auto; set both or none")
@@ -108,7 +118,7 @@ class LlavaVideo(VideoVLM):
         return list(self.network.llm.model.layers)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that the answers depend on beside method and frames, as plain values."""
+        """List as plain values all that answers depend on beside method and frames."""
         return {
             **asdict(self.options),
             "pretrained": self.name,
@@ -122,7 +132,7 @@ class LlavaVideo(VideoVLM):
         }
 
     @torch.inference_mode()
-    def look(self, frames: Frames) -> Float[Tensor, "T P C"]:
+    def see(self, frames: Frames) -> Float[Tensor, "T P C"]:
         """Run the vision tower on one chunk of frames: features of its patches, row by row."""
         parts = torch.split(frames.pixels(self.pixel_spec, self.device), self.options.vision_batch)
         with told(f"the vision tower on {len(frames.times)} frames, {len(parts[0])} at a time,", "lower vision_batch"):
@@ -130,13 +140,13 @@ class LlavaVideo(VideoVLM):
 
     @torch.inference_mode()
     def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
-        """Run projector and pooling on what `look` returned."""
+        """Run projector and pooling on what `see` returned."""
         parts = torch.split(patches, self.options.vision_batch)
         return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
 
     @torch.inference_mode()
     def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
-        """Run the projector alone on what `look` returned: patches of an image's tiles."""
+        """Run the projector alone on what `see` returned: patches of an image's tiles."""
         return torch.cat([self.network.projector(part) for part in torch.split(patches, self.options.vision_batch)])
 
     @torch.inference_mode()
@@ -164,7 +174,7 @@ class LlavaVideo(VideoVLM):
 
     @cached_property
     def _settings(self) -> Callable[[GenerationOptions], GenerationConfig]:
-        """Of decoding; a run has few options, and transformers' configurations are slow to make."""
+        """Decoding settings by options, kept: a run has few, and transformers' configurations are slow to make."""
         return lru_cache(16)(partial(decoding.settings, self.defaults, self.chat.end, self.chat.pad))
 
     def _embed(self, ids: list[int]) -> Float[Tensor, "l D"]:
@@ -182,7 +192,7 @@ class LlavaVideo(VideoVLM):
         """Decode an answer to each prompt, while `stages` drop vision tokens between the layers.
 
         Several prompts are one batch when decoding is greedy and nothing is dropped; otherwise they are answered one
-        after the other, for draws, beams and stages belong to one prompt.
+        after the other: draws, beams and stages belong to one prompt.
 
         Raises:
             ValueError: stages that do not fit the model.
@@ -218,7 +228,7 @@ class LlavaVideo(VideoVLM):
 
     @torch.inference_mode()
     def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
-        """Logits of the first answer token; the head runs at the last position only."""
+        """Compute the logits of the first answer token; the head runs at the last position only."""
         with layer_pruning(self.layers, stages, prompt):
             output = self.network.llm(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False)
         return cast(Tensor, output.logits[0, -1].float())
@@ -236,8 +246,8 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
     """
     options = options or LoadOptions()
     device, dtype = place(options.device, options.dtype)
+    check_dtype(device, dtype)
     placement = Placement(device, dtype, options.device_map, options.max_memory, options.offload_folder)
-    check_dtype(placement.device, placement.dtype)
     folder = find_folder(pretrained, options.revision)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     defaults = load_generation_config(folder)
@@ -260,6 +270,6 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
 
 
 def _encoder(folder: Path) -> str:
-    """The image-text model beside the checkpoint, or the one whose tower the released checkpoints started from."""
+    """Name the image-text model beside the checkpoint, else that whose tower the released checkpoints started from."""
     own = folder / "siglip"
     return str(own) if own.is_dir() else "google/siglip-so400m-patch14-384"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class PrefixCache:
-    """Keys and values of the last prompt, of which the next one takes as much as it begins with.
+    """Keys and values of the last prompt; the next prompt reuses those of the positions that both begin with.
 
     Prompts are compared position by position, so a reused prefix is always the same prefix; rounding aside, an answer
     does not depend on what came before it.
@@ -20,9 +20,9 @@ class PrefixCache:
         self._cache: Any = None
 
     def take(self, embeds: Float[Tensor, "L D"]) -> tuple[Any, int]:
-        """The cache, cut down to what `embeds` begins with, and that length; None and 0 where nothing is shared.
+        """Hand out the cache, cut to what `embeds` begins with, and that length; None and 0 where nothing is shared.
 
-        It is empty until `keep` is called, so that a prompt that fails leaves nothing behind.
+        Nothing is held until `keep` is called, so that a prompt that fails leaves nothing behind.
         """
         before, cache = self._embeds, self._cache
         self.clear()
@@ -42,7 +42,7 @@ class PrefixCache:
         self._embeds, self._cache = embeds, cache
 
     def clear(self) -> None:
-        """Let go of everything: another video comes."""
+        """Let go of everything, as before another video."""
         self._embeds, self._cache = None, None
 
 
@@ -52,7 +52,7 @@ def _crop(cache: Any, length: int) -> None:
 
 
 def pad_left(prompts: list[Tensor]) -> tuple[Float[Tensor, "B L D"], Tensor]:
-    """Prompts of several lengths as one batch, and the mask of what is no padding."""
+    """Make one batch of prompts of several lengths; returns it, and a mask that is 1 where there is no padding."""
     longest = max(map(len, prompts))
     embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[1])
     mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=embeds.device)

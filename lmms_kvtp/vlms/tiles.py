@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,36 @@ from PIL import Image
 from torch import Tensor
 
 from lmms_kvtp.types import PackedTokens
-from lmms_kvtp.video.frames import Picture
+from lmms_kvtp.video.load import are_images
+from lmms_kvtp.video.reader import MemoryReader
 
 BACKGROUND = 127
 """Grey level around an image that is made a square: SigLIP's mean, 0.5, of 255."""
 ENLARGED = 1.1
-"""By how much a side may exceed that of the most tiles before the map is made smaller."""
+"""Factor by which a side may exceed that of the most tiles before the map is made smaller."""
+
+
+@dataclass(frozen=True)
+class StillImage:
+    """An image that is asked about as such, and not as a frame of a video."""
+
+    key: str
+    """A name that is stable across machines."""
+    rgb: UInt8[Tensor, "H W 3"]
+    alone: bool
+    """Whether it is the only image of its question: a model may then show more of it."""
+
+
+def still_images(visuals: Sequence[Any], name: str) -> list[StillImage]:
+    """Read the images of a question; none where its visuals are videos, folders of frames, or of several kinds.
+
+    Raises:
+        VideoError: an image file cannot be read.
+    """
+    if not are_images(visuals):
+        return []
+    images = [MemoryReader([visual], name).read([0])[0] for visual in visuals]
+    return [StillImage(f"{name} {place}", rgb, len(images) == 1) for place, rgb in enumerate(images)]
 
 
 @dataclass(frozen=True)
@@ -40,14 +65,14 @@ class Tiling:
     patches: int
     """Rows of a tile's patches."""
     most: int
-    """Tiles whose patches all stay; of more, the map is made smaller."""
+    """Number of tiles whose patches all stay; the map of more tiles is made smaller."""
     rounded: bool = False
-    """True: lengths are rounded to seven digits before they are cut to whole patches, as transformers' class does."""
+    """Whether lengths are rounded to seven digits before they are cut to whole patches, as by transformers' class."""
 
-    def pieces(self, picture: Picture) -> UInt8[Tensor, "n h w 3"]:
-        """What the tower sees of an image: one padded square, or the whole and its tiles, row by row."""
-        image = Image.fromarray(picture.rgb.numpy())
-        if not picture.alone:
+    def pieces(self, still: StillImage) -> UInt8[Tensor, "n h w 3"]:
+        """Cut an image into what the tower sees: one padded square, or the whole and its tiles, row by row."""
+        image = Image.fromarray(still.rgb.numpy())
+        if not still.alone:
             return _stack([_padded(image, (max(image.size), max(image.size)), BACKGROUND)])
         height, width = self.best(image.height, image.width)
         padded = _padded(image.resize(_fitted(image, height, width)), (width, height), 0)
@@ -56,7 +81,7 @@ class Tiling:
         return _stack([image.resize((self.side, self.side)), *tiles])
 
     def best(self, height: int, width: int) -> tuple[int, int]:
-        """The resolution in which most of an image's pixels are seen; of these, the one with the least padding."""
+        """Choose the resolution that shows most of an image's pixels; of equal ones, that with the least padding."""
 
         def seen(resolution: tuple[int, int]) -> tuple[int, int]:
             scale = min(resolution[1] / width, resolution[0] / height)
@@ -65,11 +90,11 @@ class Tiling:
 
         return max(self.resolutions, key=seen)
 
-    def pack(self, picture: Picture, features: Float[Tensor, "n P D"]) -> PackedTokens:
+    def pack(self, still: StillImage, features: Float[Tensor, "n P D"]) -> PackedTokens:
         """Lay out the features of an image's pieces."""
         whole, newline = features[0], torch.zeros(features.shape[1], dtype=torch.bool)
-        if picture.alone:
-            tiles = self._map(picture, features[1:])  # [rows, columns, D]
+        if still.alone:
+            tiles = self._map(still, features[1:])  # [rows, columns, D]
             last = torch.zeros(tiles.shape[:2], dtype=torch.bool)
             last[:, -1] = True
             whole, newline = torch.cat([whole, tiles.flatten(0, 1)]), torch.cat([newline, last.flatten()])
@@ -81,8 +106,8 @@ class Tiling:
         size = torch.ones(count, device=device)
         return PackedTokens(whole, zeros, patch, size, (1, count), num_frames=1, newline=newline.to(device))
 
-    def _map(self, picture: Picture, tiles: Float[Tensor, "n P D"]) -> Float[Tensor, "r c D"]:
-        image_height, image_width = picture.rgb.shape[:2]
+    def _map(self, still: StillImage, tiles: Float[Tensor, "n P D"]) -> Float[Tensor, "r c D"]:
+        image_height, image_width = still.rgb.shape[:2]
         height, width = self.best(image_height, image_width)
         rows, columns = height // self.side, width // self.side
         maps = tiles.reshape(rows, columns, self.patches, self.patches, -1).permute(4, 0, 2, 1, 3)
@@ -110,7 +135,7 @@ class Tiling:
 def read_tiling(
     aspect: object, pinpoints: object, merge_type: str, side: int, patches: int, hugging_face: bool = False
 ) -> Tiling | None:
-    """The tiling that config.json describes; None where it describes none that fits the tower.
+    """Read the tiling that config.json describes; None where it describes none that fits the tower.
 
     Args:
         aspect: `image_aspect_ratio`, `anyres_max_9` or the like.
@@ -140,7 +165,7 @@ def _pairs(pinpoints: object, side: int) -> list[tuple[int, int]]:
 
 
 def _fitted(image: Image.Image, height: int, width: int) -> tuple[int, int]:
-    """Width and height of an image that fills one side of a resolution and keeps its shape."""
+    """Scale width and height of an image so that it fills one side of a resolution and keeps its shape."""
     across, down = width / image.width, height / image.height
     if across < down:
         return width, min(math.ceil(image.height * across), height)

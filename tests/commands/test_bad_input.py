@@ -110,7 +110,7 @@ def test_a_sweep_is_checked_before_the_harness_starts(wrong, message, tmp_path, 
 
 
 def test_a_folder_without_weights_is_no_checkpoint_to_sweep(tmp_path, capsys):
-    from lmms_kvtp.vlms.tiny import tiny_folder
+    from lmms_kvtp.shipped import tiny_folder
 
     for file in tiny_folder().glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -15,7 +15,7 @@ from lmms_kvtp.forecast.machine import hours, memory
 from lmms_kvtp.forecast.models import find_spec
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.presets import method_settings
-from lmms_kvtp.vlms.tiny import tiny_folder
+from lmms_kvtp.shipped import tiny_folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from helpers import hub, skvqa_lookalikes
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.vlms.tiny import tiny_folder
+from lmms_kvtp.shipped import tiny_folder
 
 TASKS = ["skvqa_egoschema", "skvqa_nextqa", "skvqa_videomme"]
 GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"

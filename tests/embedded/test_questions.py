@@ -10,10 +10,9 @@ from lmms_kvtp.embedded.questions import (
     INSTRUCTION,
     KINDS,
     LETTERS,
-    Question,
+    ScriptQuestion,
     ask,
-    relevance,
-    relevance_of,
+    chosen_letter,
     split_words,
     words,
 )
@@ -22,7 +21,7 @@ from lmms_kvtp.embedded.script import Script, sampled_times, write_script
 SCRIPTS = [write_script(seed, "train") for seed in range(60)]
 
 
-def answers(script: Script, question: Question) -> list[str]:
+def answers(script: Script, question: ScriptQuestion) -> list[str]:
     """All right answers, from what each sampled frame shows."""
     frames = [script.shot_at(time) for time in sampled_times(script)]
     glyphs = {shot.event.shape for shot in script.events if shot.event}
@@ -70,8 +69,8 @@ def test_the_spans_of_a_scene_are_all_shots_of_that_place() -> None:
     for script in SCRIPTS:
         (scene,) = (question for question in ask(script) if question.kind == "scene")
         times = sampled_times(script)
-        shown = [float(script.shot_at(time).place == scene.answer_text) for time in times]
-        assert relevance(scene, times) == shown
+        shown = [script.shot_at(time).place == scene.answer_text for time in times]
+        assert [any(start - 1e-3 <= time < end - 1e-3 for start, end in scene.spans) for time in times] == shown
         assert any(script.shot_at(time).event is None for time, there in zip(times, shown, strict=True) if there)
 
 
@@ -126,18 +125,33 @@ def test_moving_the_answer_keeps_it_right(index: int, letter: str) -> None:
         assert sorted(moved.options) == sorted(question.options)
 
 
-@given(st.lists(st.floats(0, 200), max_size=9), st.lists(st.floats(0, 200), min_size=2, max_size=2, unique=True))
-def test_relevance_marks_the_frames_within_spans(times: list[float], ends: list[float]) -> None:
-    start, end = sorted(ends)
-    marks = relevance_of([(start, end)], times)
-    for time, mark in zip(times, marks, strict=True):
-        if start <= time < end - 0.01:
-            assert mark == 1.0
-        if time < start - 0.01 or time >= end:
-            assert mark == 0.0
-
-
-def test_whole_video_questions_mark_all_frames_alike() -> None:
+def test_questions_about_the_whole_video_have_no_spans() -> None:
     script = next(s for s in SCRIPTS if any(q.kind == "main" for q in ask(s)))
     main = next(question for question in ask(script) if question.kind == "main")
-    assert set(relevance(main, sampled_times(script))) == {1.0}
+    assert main.spans == ()
+
+
+COLORS = ("red", "blue", "white", "green")
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"), ("b", "B"), (" (C)\n", "C"), ("D.", "D"), ("A. red", "A"), ("B. red", "B"), ("B) blue", "B"),
+        ("Answer: C", "C"), ("The answer is D.", "D"), ("The best answer is: A", "A"), ("I choose option B", "B"),
+        ("It is C because", "C"), ("I think D", "D"),
+        ("blue", "B"), ("White.", "C"), ("The star is green", "D"), ("A red one", "A"),
+        ("A green star", "D"), ("the answer is a white star", "C"), ("The answer is A blue star", "B"),
+        ("", None), ("purple", None), ("red or blue", None), ("B or C", None), ("redder", None), ("E", None),
+        ("I do not know", None), ("Not B but red", "B"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_read(text: str, letter: str | None) -> None:
+    assert chosen_letter(text, COLORS) == letter
+
+
+@given(st.text(max_size=30), st.permutations(COLORS))
+def test_reading_never_fails_or_guesses(text: str, options: list[str]) -> None:
+    first = chosen_letter(text, options)
+    assert first is None or first in "ABCD"
+    assert first == chosen_letter(text, options)

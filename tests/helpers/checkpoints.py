@@ -19,7 +19,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from lmms_kvtp.vlms.checkpoint.save import save_original, save_tokenizer
+from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.vlms.checkpoint.save import save_original
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "llava_tiny9"
 """Its tokenizer is used: 483 entries."""

@@ -28,10 +28,10 @@ from lmms_kvtp.method import PARTS
 from lmms_kvtp.presets import PRESETS
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.run import options as model_args
-from lmms_kvtp.skvqa_build.videos import fingerprint
-from lmms_kvtp.skvqa_build.weights import weights_of
+from lmms_kvtp.shipped import tiny_folder
+from lmms_kvtp.skvqa_build.store import weights_of
+from lmms_kvtp.skvqa_build.videos import video_fingerprint
 from lmms_kvtp.vlms.llava_video import ALIASES
-from lmms_kvtp.vlms.tiny import tiny_folder
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parents[1] / "goldens" / "recorded"
@@ -96,7 +96,7 @@ def store_keys(folder: Path, endpoint: str) -> dict[str, Any]:
         calls = [list(row) for row in connection.execute("SELECT key, step FROM answers ORDER BY 2, 1")]
     file = folder / "file.mp4"
     file.write_bytes(bytes(range(251)) * 1000)
-    return {"calls": calls, "weights": weights_of(tiny_folder() / "siglip"), "file": fingerprint(file)}
+    return {"calls": calls, "weights": weights_of(tiny_folder() / "siglip"), "file": video_fingerprint(file)}
 
 
 def labels() -> dict[str, str]:

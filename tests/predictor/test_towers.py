@@ -136,7 +136,7 @@ def test_a_shared_towers_head_learns_and_serves_through_the_scorer(vlm, folder, 
     frames = Frames(torch.randint(0, 256, (2, 20, 20, 3), dtype=torch.uint8), torch.arange(2.0))
     seen = made.viewer.view(frames)
     assert seen.shape == (2, vlm.pool.grid[0] * vlm.pool.grid[1], 24) and seen.dtype == torch.float16
-    torch.testing.assert_close(seen.float(), vlm.pool(vlm.look(frames)), atol=0.01, rtol=0.01)
+    torch.testing.assert_close(seen.float(), vlm.pool(vlm.see(frames)), atol=0.01, rtol=0.01)
     training, validation = videos(10, 2, looks(5, 24)), videos(4, 3, looks(5, 24))
     report = train_predictor(made, training, validation, replace(RECIPE, epochs=6), tmp_path, slim=tmp_path / "slim")
     assert report["validation_after"]["auroc"] > 0.9 > report["validation_before"]["auroc"]

@@ -11,36 +11,6 @@ from lmms_kvtp.run import source as fingerprint
 from lmms_kvtp.shipped import shipped_folder
 
 
-def test_the_order_of_keys_does_not_matter():
-    assert fingerprint.digest({"a": 1, "b": [2]}) == fingerprint.digest({"b": [2], "a": 1})
-    assert fingerprint.digest({"a": 1}) != fingerprint.digest({"a": 2})
-
-
-def test_a_folder_is_its_names_sizes_and_content(tmp_path):
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "config.json").write_text("{}")
-    before = fingerprint.of_path(tmp_path)
-    (tmp_path / ".hidden").write_text("lock")
-    assert fingerprint.of_path(tmp_path) == before
-    (tmp_path / "inner" / "config.json").write_text("[]")
-    changed = fingerprint.of_path(tmp_path)
-    (tmp_path / "inner" / "config.json").rename(tmp_path / "config.json")
-    assert len({before, changed, fingerprint.of_path(tmp_path)}) == 3
-
-
-def test_both_ends_of_a_large_file_count(tmp_path):
-    marks = set()
-    for position in (0, 3 * fingerprint.EDGE - 1):
-        content = bytearray(3 * fingerprint.EDGE)
-        content[position] = 1
-        (tmp_path / "weights").write_bytes(content)
-        marks.add(fingerprint.of_path(tmp_path / "weights"))
-    (tmp_path / "weights").write_bytes(bytes(3 * fingerprint.EDGE))
-    marks.add(fingerprint.of_path(tmp_path / "weights"))
-    (tmp_path / "weights").write_bytes(bytes(3 * fingerprint.EDGE + 1))
-    assert len(marks | {fingerprint.of_path(tmp_path / "weights")}) == 4
-
-
 def test_settings_that_name_files_are_found_wherever_they_stand(tmp_path):
     (tmp_path / "head.pt").write_bytes(b"weights")
     settings = {"scorer": {"checkpoint": str(tmp_path / "head.pt"), "name": "kvtp"}, "encoder": ["google/none", 3]}

@@ -3,7 +3,7 @@
 import pytest
 from lmms_eval.api.instance import Instance
 
-import lmms_kvtp.video.load
+import lmms_kvtp.video.load as load
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 
 TASK = "skvqa_synth_look"
@@ -64,8 +64,8 @@ def test_answers_and_what_is_kept_are_those_of_a_run_without_it(run, method, opt
     speed = {**ON[options], **({"frame_cache": str(tmp_path)} if "frame_cache" in ON[options] else {})}
     if "from a cache" in options:
         run(**settings, **OFF, frame_cache=str(tmp_path))
-    opened, open_reader = [], lmms_kvtp.video.open_reader
-    monkeypatch.setattr(lmms_kvtp.video, "open_reader", lambda *given: opened.append(given) or open_reader(*given))
+    opened, open_reader = [], load.open_reader
+    monkeypatch.setattr(load, "open_reader", lambda *given: opened.append(given) or open_reader(*given))
     texts, counts = run(**settings, **speed)
     assert texts == alone
     assert [c["tokens_kept"] for c in counts] == [c["tokens_kept"] for c in single]

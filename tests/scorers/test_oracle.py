@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.embedded.dataset import build
-from lmms_kvtp.embedded.questions import relevance_of
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.oracle import Oracle
@@ -64,7 +63,9 @@ def test_a_task_without_spans_is_refused_by_name():
 
 
 @given(cuts=st.lists(st.integers(0, 40), min_size=2, max_size=6, unique=True))
-def test_it_agrees_with_the_synthetic_benchmarks_own_relevance(cuts):
+def test_frames_within_equal_spans_are_relevant_and_others_are_not(cuts):
     spans = [(cuts[i] / 4, (cuts[i] + 5) / 4) for i in range(len(cuts))]  # longer than a step: each holds a frame
     times = [index * 1.0 for index in range(12)]
-    assert scores(tuple((*span, 1.0) for span in spans), times) == relevance_of(spans, times)
+    assert scores(tuple((*span, 1.0) for span in spans), times) == [
+        float(any(start <= t < end for start, end in spans)) for t in times
+    ]

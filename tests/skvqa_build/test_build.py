@@ -15,13 +15,13 @@ from PIL import ImageFile
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.predictor import examples
+from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.skvqa.entry import clip_bounds
 from lmms_kvtp.skvqa.index import read_entries
 from lmms_kvtp.skvqa.layouts import LAYOUTS
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.videos import fingerprint
+from lmms_kvtp.skvqa_build.videos import video_fingerprint
 from lmms_kvtp.video.load import load_video
-from lmms_kvtp.vlms.tiny import tiny_folder
 
 SIGLIP = f"siglip:{tiny_folder() / 'siglip'}"
 
@@ -75,12 +75,12 @@ def test_folders_of_frames_are_videos_of_three_frames_a_second(data, tmp_path):
 def test_a_frame_that_is_damaged_or_exchanged_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # some tasks of the harness switch it on
     folder = write_frames(tmp_path / "videos" / "v", 0)
-    before = fingerprint(folder)
+    before = video_fingerprint(folder)
     row = {"video": "v", "question": "Who?", "candidates": ["a", "b"], "answer": "a"}
     annotations = write_json(tmp_path / "json" / "episodic_reasoning.json", [row])
     command = arguments("mvbench", (annotations, tmp_path / "videos"), tmp_path / "out", "--scorer", SIGLIP)
     (folder / "00001.jpg").write_bytes((folder / "00002.jpg").read_bytes()[:-100])
-    assert fingerprint(folder) != before
+    assert video_fingerprint(folder) != before
     assert main([*command, "--captioner", "none"]) == 2
     [lost] = (tmp_path / "out" / "mvbench.failures.jsonl").read_text().splitlines()
     assert "00001.jpg" in json.loads(lost)["reason"]

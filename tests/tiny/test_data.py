@@ -56,13 +56,13 @@ def test_a_shortened_video_tells_its_own_script(length: int) -> None:
     original = write_script(4, "train")
     times = sampled_times(original)
     for seed in range(5):
-        reel = shorten(4, length, np.random.default_rng(seed))
-        assert len(reel.frames) == length == reel.script.num_frames
-        assert reel.frames == sorted(set(reel.frames))
-        for second, frame in enumerate(reel.frames):
-            then, now = original.shot_at(times[frame]), reel.script.shot_at(float(second))
+        excerpt = shorten(4, length, np.random.default_rng(seed))
+        assert len(excerpt.frames) == length == excerpt.script.num_frames
+        assert excerpt.frames == sorted(set(excerpt.frames))
+        for second, frame in enumerate(excerpt.frames):
+            then, now = original.shot_at(times[frame]), excerpt.script.shot_at(float(second))
             assert (then.place, then.event, then.clutter) == (now.place, now.event, now.clutter)
-        assert answers(reel.script, ("color", "where", "start", "end")) == answers(
+        assert answers(excerpt.script, ("color", "where", "start", "end")) == answers(
             original, ("color", "where", "start", "end")
         )
 
@@ -72,9 +72,9 @@ def answers(script: Script, kinds: tuple[str, ...]) -> set[tuple[str, str]]:
 
 
 def test_a_whole_video_keeps_all_sampled_frames() -> None:
-    reel = whole(2)
-    assert reel.frames == list(range(len(sampled_times(reel.script))))
-    assert reel.script == write_script(2, "train")
+    excerpt = whole(2)
+    assert excerpt.frames == list(range(len(sampled_times(excerpt.script))))
+    assert excerpt.script == write_script(2, "train")
 
 
 def test_footage_is_the_decoded_video_with_what_each_patch_shows() -> None:

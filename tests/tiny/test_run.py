@@ -12,6 +12,7 @@ from transformers import SiglipModel
 
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import write_script
+from lmms_kvtp.shipped import checked
 from lmms_kvtp.tiny import run
 from lmms_kvtp.tiny.footage import tower_features
 from lmms_kvtp.tiny.language import answer_logits, pack
@@ -23,10 +24,9 @@ from lmms_kvtp.tiny.student import Geometry, Student
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import load_llava_video
-from lmms_kvtp.vlms.tiny import checked
 
 CPU = torch.device("cpu")
-RECIPE = run.Recipe(
+RECIPE = run.TrainingPlan(
     geometry=Geometry(
         vision_width=16, vision_layers=2, vision_heads=2, vision_mlp=24, text_layers=1,
         llm_width=24, llm_layers=2, llm_heads=6, llm_kv_heads=2, llm_mlp=40,
@@ -126,4 +126,4 @@ def test_the_manifest_names_every_shipped_file(trained: Path) -> None:
     files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
     assert named == {name for name in files if not name.startswith("work/")} - {"sha256.json"}
     assert {"model.safetensors", "siglip/model.safetensors", "training_log.json"} <= named
-    assert checked(trained) == trained
+    assert checked(trained, "model", "pretrained") == trained

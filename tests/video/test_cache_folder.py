@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import lmms_kvtp.video.cache
-from lmms_kvtp.video.cache import EDGE, MAKERS, FrameCache, identity
+import lmms_kvtp.video.cache as module
+from lmms_kvtp.files import PIECE
+from lmms_kvtp.video.cache import MAKERS, FrameCache
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.video.sampling import FrameOptions
@@ -189,26 +190,26 @@ def test_one_process_at_a_time_makes_room(folder, lock_of_another):
 
 
 def test_a_file_is_told_from_others_by_size_time_and_both_ends(tmp_path):
-    def made(place=None, size=3 * EDGE, stamp=5):
+    def made(place=None, size=3 * PIECE, stamp=5):
         content, path = bytearray(size), tmp_path / "video.mp4"
         if place is not None:
             content[place] = 1
         path.write_bytes(content)
         os.utime(path, ns=(stamp, stamp))
-        return identity(str(path))
+        return FrameCache(tmp_path, 1).shelf(str(path), "auto").video
 
     assert made() == made()
-    assert len({made(), made(0), made(EDGE - 1), made(-1), made(-EDGE), made(size=3 * EDGE + 1), made(stamp=6)}) == 7
+    assert len({made(), made(0), made(PIECE - 1), made(-1), made(-PIECE), made(size=3 * PIECE + 1), made(stamp=6)}) == 7
     assert len({made(size=0), made(size=9), made(0, size=9), made(-1, size=9)}) == 4
 
 
 def test_other_versions_of_what_makes_the_bytes_make_them_again(clip, folder, monkeypatch):
     keep(clip(), FrameCache(folder, 2**20))
-    makers, plain = lmms_kvtp.frame_cache.makers, lmms_kvtp.frame_cache.version
+    makers, plain = module.makers, module.version
     for name in MAKERS:
         makers.cache_clear()
         newer = lambda asked, name=name: "99" if asked == name else plain(asked)  # noqa: E731
-        monkeypatch.setattr(lmms_kvtp.frame_cache, "version", newer)
+        monkeypatch.setattr(module, "version", newer)
         assert keep(clip(), FrameCache(folder, 2**20))[1] > 0
     monkeypatch.undo()
     makers.cache_clear()

@@ -12,13 +12,13 @@ from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.cost.flops import vision_flops
 from lmms_kvtp.doctor.reference import transformers_model
-from lmms_kvtp.encode import Encoded, encode_picture
+from lmms_kvtp.encode import Encoded, encode_still
 from lmms_kvtp.method import build_method
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import NEWLINE, VISION, GenerationOptions
-from lmms_kvtp.video.frames import Picture
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+from lmms_kvtp.vlms.tiles import StillImage
 
 SIDE = 66
 PAIRS = [[SIDE * rows, SIDE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
@@ -49,14 +49,14 @@ def converted(
     return load_llava_video(str(folder))
 
 
-def picture(height: int, width: int, alone: bool = True, seed: int = 0) -> Picture:
+def picture(height: int, width: int, alone: bool = True, seed: int = 0) -> StillImage:
     rng = torch.Generator().manual_seed(seed)
-    return Picture("noise", torch.randint(0, 256, (height, width, 3), generator=rng, dtype=torch.uint8), alone)
+    return StillImage("noise", torch.randint(0, 256, (height, width, 3), generator=rng, dtype=torch.uint8), alone)
 
 
 @torch.inference_mode()
 def sequence(
-    model: transformers.LlavaOnevisionForConditionalGeneration, vlm: LlavaVideo, pictures: list[Picture]
+    model: transformers.LlavaOnevisionForConditionalGeneration, vlm: LlavaVideo, pictures: list[StillImage]
 ) -> list[torch.Tensor]:
     """What transformers' class puts into the prompt for each image, from the same pixels."""
     assert vlm.tiling
@@ -76,9 +76,9 @@ def sequence(
 
 
 def assembled(
-    vlm: LlavaVideo, pictures: list[Picture], text: str = "What is it?"
+    vlm: LlavaVideo, pictures: list[StillImage], text: str = "What is it?"
 ) -> tuple[torch.Tensor, list[Encoded]]:
-    encoded = [encode_picture(vlm, one) for one in pictures]
+    encoded = [encode_still(vlm, one) for one in pictures]
     return vlm.assemble([one.whole for one in encoded if one.whole], text), encoded
 
 
@@ -142,7 +142,7 @@ def test_pixels_are_those_of_transformers_image_processor(
 
 def test_an_image_is_kept_whole_and_costs_what_the_tower_saw(original: LlavaVideo) -> None:
     method = build_method(METHOD, {"encoder": "siglip"})
-    encoded = encode_picture(original, picture(131, 131))
+    encoded = encode_still(original, picture(131, 131))
     ready = prepare(original, method, [encoded], Question("What is it?"))
     [said] = finish(original, method, [ready], GenerationOptions(max_new_tokens=3))
     cost = said.cost
@@ -156,7 +156,7 @@ def test_an_image_is_kept_whole_and_costs_what_the_tower_saw(original: LlavaVide
 def test_without_a_way_of_its_own_a_model_refuses_images(vlm: LlavaVideo) -> None:
     assert vlm.tiling is None
     with pytest.raises(ValueError, match=r"images=tiles: .* has no way of its own.*anyres_max_N.*images=frames"):
-        encode_picture(vlm, picture(20, 30))
+        encode_still(vlm, picture(20, 30))
 
 
 def test_pinpoints_of_another_tower_are_no_tiling(tmp_path: Path) -> None:

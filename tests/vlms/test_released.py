@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
-from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, read_config
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
 from lmms_kvtp.vlms.checkpoint.devices import Placement
-from lmms_kvtp.vlms.checkpoint.load import check_layout, expected_shapes, load_network
+from lmms_kvtp.vlms.checkpoint.load import check_layout, expected_shapes, load_network, read_config
 from lmms_kvtp.vlms.checkpoint.network import build, llm_shape, vision_shape
 from lmms_kvtp.vlms.checkpoint.tensor_names import ORIGINAL
 
@@ -124,7 +124,10 @@ def write_sparse(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[in
     return [sum(shard.values()) for shard in shards]
 
 
-@pytest.mark.parametrize(("size", "gigabytes", "files", "tensors"), [("7B", 16.1, 4, 763), ("72B", 146.4, 31, 1387)])
+@pytest.mark.parametrize(
+    ("size", "gigabytes", "files", "tensors"),
+    [("7B", 16.1, 4, 763), pytest.param("72B", 146.4, 31, 1387, marks=pytest.mark.slow)],
+)
 def test_a_checkpoint_of_full_size_loads_onto_the_meta_device(
     tmp_path: Path, size: str, gigabytes: float, files: int, tensors: int
 ) -> None:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms_kvtp.video.frames import Picture
-from lmms_kvtp.vlms.tiles import Tiling, read_tiling
+from lmms_kvtp.vlms.tiles import StillImage, Tiling, read_tiling
 
 SIDE, PATCHES = 6, 3
 PAIRS = [(12, 12), (12, 6), (6, 12), (18, 6)]
@@ -19,9 +18,9 @@ def tiling(most: int = 9) -> Tiling:
     return found
 
 
-def picture(height: int, width: int, alone: bool = True) -> Picture:
+def picture(height: int, width: int, alone: bool = True) -> StillImage:
     rgb = torch.arange(height * width * 3).reshape(height, width, 3) % 251
-    return Picture("noise", rgb.to(torch.uint8), alone)
+    return StillImage("noise", rgb.to(torch.uint8), alone)
 
 
 def features(pieces: int) -> Tensor:

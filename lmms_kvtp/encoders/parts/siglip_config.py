@@ -9,7 +9,9 @@ from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.shipped import TINY, shipped_folder
 
 VOCABULARY = 32000
-"""Tokens that the released SigLIPs know."""
+"""Entries of the released SigLIPs' tokenizer."""
+SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152))
+"""Sizes of siglip-so400m-patch14-384."""
 
 
 def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> SiglipConfig:

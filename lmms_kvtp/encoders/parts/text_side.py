@@ -110,6 +110,8 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     for name in ("is_local", "local_files_only"):  # of the process that wrote it
         settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

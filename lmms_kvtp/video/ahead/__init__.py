@@ -1,1 +1,1 @@
-"""Decodes the frames of the next videos in other processes."""
+"""Decoding of the next videos in other processes."""

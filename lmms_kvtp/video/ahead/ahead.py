@@ -7,97 +7,95 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from lmms_kvtp.run.asks import Ask
-from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.video.ahead.feed import Feed
 from lmms_kvtp.video.ahead.worker import Chunk, End, Failed, Jobs, Message, Opened
-from lmms_kvtp.video.cache import GIB, FrameCache
+from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.frames import Frames, Video
-from lmms_kvtp.video.load import SampledVideo
+from lmms_kvtp.video.load import SampledVideo, are_images
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.video.visuals import are_images, to_videos
 
 MIB = 2**20
 AUTO_MIB = 1024
 MOST_PROCESSES = 4
-"""Of `auto`: each holds half a GiB."""
+"""Most processes that `auto` starts: each holds half a GiB."""
 WORTH_BYTES = 64 * MIB
-"""Videos of this size together take several times as long to decode as the other process takes to start."""
+"""Size of all videos from which decoding ahead pays: decoding then takes several times as long as a process start."""
+
+
+@dataclass(frozen=True)
+class AheadOptions:
+    """How much is decoded ahead, and by whom."""
+
+    mib: int | Literal["auto"] = "auto"
+    """Memory for frames that wait; 0 decodes nothing ahead, auto does where that saves more than it costs."""
+    processes: int | Literal["auto"] = "auto"
+    """Processes that decode; auto: one for each core but the model's, `MOST_PROCESSES` at most."""
+    video_seconds: float = 600.0
+    """Time that one sample's videos may take, before the sample has failed."""
+    cache: FrameCache | None = None
+    """Resized frames on disk."""
+    images: bool = True
+    """Whether images are decoded, too; false where no tower reads them as frames."""
 
 
 @contextmanager
-def decode_ahead(run: RunOptions, frames: FrameOptions, asks: Iterable[Ask]) -> Iterator["Ahead | None"]:
-    """Decode the videos of `asks`, in their order, for as long as the block lasts; None where that is not wanted."""
-    found = dict.fromkeys(ask.visuals for ask in asks)
-    if run.images == "tiles":  # these are never asked for as frames
-        found = {visuals: None for visuals in found if not are_images(visuals)}
-    upcoming = [visuals for visuals in found if visuals and all(Path(visual).exists() for visual in visuals)]
-    room = _worth(upcoming) if run.decode_ahead_mib == "auto" else run.decode_ahead_mib
+def decode_ahead(
+    options: AheadOptions, frames: FrameOptions, visuals: Iterable[tuple[str, ...]]
+) -> Iterator["Ahead | None"]:
+    """Decode the videos of samples, in their order, for as long as the block lasts; None where that is not wanted.
+
+    Args:
+        options: how much is decoded ahead, and by whom.
+        frames: which frames of each video.
+        visuals: the paths of each sample's visuals; samples with equal ones share their frames.
+    """
+    found = [paths for paths in dict.fromkeys(visuals) if options.images or not are_images(paths)]
+    upcoming = [paths for paths in found if paths and all(Path(path).exists() for path in paths)]
+    room = worth_mib(upcoming) if options.mib == "auto" else options.mib
     if room == 0 or not upcoming:
         yield None
         return
-    processes = _free_cores() if run.decode_ahead_processes == "auto" else run.decode_ahead_processes
-    ahead = Ahead(upcoming, frames, room * MIB, run.video_seconds, cache_of(run), processes)
+    processes = free_cores() if options.processes == "auto" else options.processes
+    ahead = Ahead(upcoming, frames, room * MIB, options.video_seconds, options.cache, processes)
     try:
         yield ahead
     finally:
         ahead.close()
 
 
-def _worth(upcoming: Sequence[tuple[str, ...]]) -> int:
-    """MiB for frames that wait: none for few or small videos, or without a second core for each process of the run."""
+def worth_mib(upcoming: Sequence[tuple[str, ...]]) -> int:
+    """Choose the memory for frames that wait, in MiB.
+
+    Few or small videos get none, and neither does a run without a second core for each of its processes.
+    """
     size = sum(os.path.getsize(visual) for visuals in upcoming for visual in visuals)
     return AUTO_MIB if len(upcoming) > 1 and size >= WORTH_BYTES and _cores() >= 2 else 0
 
 
-def _free_cores() -> int:
-    """Processes that decode: one for each core but the model's, MOST_PROCESSES at most and one at least."""
+def free_cores() -> int:
+    """Count the processes that may decode: one for each core but the model's, and MOST_PROCESSES at most."""
     return max(1, min(_cores() - 1, MOST_PROCESSES))
 
 
 def _cores() -> int:
-    """Of this process, where several processes of the run share the machine."""
+    """Count the cores of this process; the processes of a run on one machine share its cores evenly."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def cache_of(run: RunOptions) -> FrameCache | None:
-    """The frame cache of a run, if it has one."""
-    return FrameCache(Path(run.frame_cache), int(run.frame_cache_gib * GIB)) if run.frame_cache else None
-
-
-def videos_of(
-    ask: Ask, frames: FrameOptions, ahead: "Ahead | None", cache: FrameCache | None = None
-) -> Sequence[Video]:
-    """The videos of a question, decoded ahead where that goes.
-
-    Raises:
-        VideoError: a video cannot be read, or its decoder hangs or crashes.
-        ValueError: visuals are of several kinds, or of one that is no video.
-    """
-    found = ahead.videos(ask.visuals) if ahead else None
-    return to_videos(ask.load(), " ".join(ask.visuals), frames, cache) if found is None else found
-
-
 @dataclass(frozen=True, eq=False)
 class AheadVideo:
-    """Implements `types.Video`; the frames are another process's."""
+    """Implements `frames.Video`; another process decodes."""
 
-    source: str
     key: str
-    indices: Int[Tensor, " T"]
-    times: Float[Tensor, " T"]
-    duration: float
     instruction: str
     stream: Iterator[Frames] = field(repr=False)
 
     def chunks(self) -> Iterator[Frames]:
-        """The frames, once.
+        """Hand out the frames, once only.
 
         Raises:
             VideoError: a frame cannot be read; the message has path and cause.
@@ -120,30 +118,30 @@ class Ahead:
         cache: FrameCache | None = None,
         processes: int = 1,
     ) -> None:
-        """Begin to decode."""
-        self._place = {visuals: place for place, visuals in enumerate(upcoming)}
+        """Begin to decode `upcoming`, the paths of each sample's visuals."""
+        self.places = {visuals: place for place, visuals in enumerate(upcoming)}
         jobs = partial(Jobs, options=options, cache=cache)
         self._count = min(processes, len(upcoming))
         self._start = partial(Feed, announce=jobs, limit_bytes=limit_bytes // self._count, seconds=seconds)
         self._failed: dict[tuple[str, ...], Failed] = {}
         self._specs: frozenset[PixelSpec] = frozenset()
         self._jobs: list[tuple[str, ...]] = []
-        self._next = 0  # of the jobs
-        self._feeds: list[Feed] = []
+        self._next = 0  # place in the jobs
+        self.feeds: list[Feed] = []
         self._begin(list(upcoming))
 
     def videos(self, visuals: tuple[str, ...]) -> list[Video] | None:
-        """The videos of a sample, as soon as they are opened; None for one that was not announced.
+        """Wait until the videos of a sample are opened, and hand them out; None for a sample that was not announced.
 
         Raises:
-            VideoError: a video cannot be read. So it is each time: what hung once is not tried again.
+            VideoError: a video cannot be read. It is raised again each time: what hung once is not tried again.
             ValueError: visuals are of several kinds, or of one that is no video.
         """
-        if visuals not in self._place:
+        if visuals not in self.places:
             return None
         if visuals in self._failed:
             raise self._failed[visuals].error()
-        if visuals not in self._jobs[self._next :]:  # once more: a batch failed
+        if visuals not in self._jobs[self._next :]:  # it is asked for once more, as a batch failed
             self.close()
             self._begin([visuals, *self._jobs[self._next :]])
         number = self._jobs.index(visuals, self._next)
@@ -155,22 +153,21 @@ class Ahead:
         videos: list[Video] = []
         for video in opened.videos:
             stream = self._stream(number, video, {} if videos else spent)
-            told = (video.source, video.key, video.indices, video.times, video.duration, video.instruction)
-            videos.append(AheadVideo(*told, stream))
+            videos.append(AheadVideo(video.key, video.instruction, stream))
         return videos
 
     def close(self) -> None:
         """End the processes and let go of what they decoded."""
-        for feed in self._feeds:
+        for feed in self.feeds:
             feed.close()
 
     def _begin(self, jobs: list[tuple[str, ...]]) -> None:
-        """Decode these from here on, in turns."""
+        """Start processes that decode `jobs`, in turns."""
         self._jobs, self._next = jobs, 0
-        self._feeds = [self._start(jobs[first :: self._count], specs=self._specs) for first in range(self._count)]
+        self.feeds = [self._start(jobs[first :: self._count], specs=self._specs) for first in range(self._count)]
 
     def _stream(self, number: int, video: SampledVideo, before: dict[str, float]) -> Iterator[Frames]:
-        """Frames of one video; what was spent before the first counts there."""
+        """Give the frames of one video; the seconds in `before` count as the first frames' own."""
         first = 0
         while True:
             message = self._get(number)
@@ -182,13 +179,13 @@ class Ahead:
             yield frames
             if not frames.prepared <= self._specs:  # a tower wanted more: from now on it is made ahead
                 self._specs |= frames.prepared
-                for feed in self._feeds:
+                for feed in self.feeds:
                     feed.learn(self._specs)
             del frames, message  # before the next are taken in
 
     def _get(self, number: int) -> Message:
-        """The next message about a sample; what is left of earlier ones is dropped."""
-        feed, wanted = self._feeds[number % self._count], number // self._count
+        """Wait for the next message about a sample; messages about earlier samples are dropped."""
+        feed, wanted = self.feeds[number % self._count], number // self._count
         place, message = feed.get()
         while place < wanted:
             place, message = feed.get()

@@ -1,4 +1,4 @@
-"""Takes in what the process that decodes ahead sends, and starts a new one where a video ends the old one."""
+"""Our end of the pipe to a process that decodes ahead; it outlives processes that a video hangs or crashes."""
 
 import pickle
 import subprocess
@@ -17,9 +17,9 @@ START = "import sys; sys.path[:] = {path!r}; from lmms_kvtp.video.ahead.worker i
 
 
 class Feed:
-    """Messages about videos, in order, taken in by a thread that starts a new process where a video ends the old one.
+    """Takes in messages about videos, in order, and starts a new process where a video ends the old one.
 
-    The thread stops taking in where `limit_bytes` wait already, and the process then waits, too.
+    A thread does both. It stops where `limit_bytes` wait already, and the process then waits, too.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class Feed:
         limit_bytes: int,
         seconds: float,
     ) -> None:
-        """Start."""
+        """Start thread and process."""
         self._jobs, self._announce, self._specs = list(jobs), announce, specs
         self._limit, self._seconds = limit_bytes, seconds
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Message, int]] = deque()
         self._held = 0
         self.peak = 0
-        """Most bytes that ever waited."""
+        """Largest number of bytes that ever waited."""
         self._closed = False
         self._connection: Connection | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -45,7 +45,7 @@ class Feed:
         self._thread.start()
 
     def get(self) -> tuple[int, Message]:
-        """The next message and its sample; waits for it."""
+        """Wait for the next message; returns the number of its sample, and the message."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting)
             number, message, size = self._waiting.popleft()
@@ -54,7 +54,7 @@ class Feed:
             return number, message
 
     def learn(self, specs: frozenset[PixelSpec]) -> None:
-        """Make these pixels, too, from now on."""
+        """Have frames resized for these towers from now on."""
         with self._changed:
             self._specs = specs
             try:

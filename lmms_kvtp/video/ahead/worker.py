@@ -1,4 +1,4 @@
-"""The process that decodes ahead: videos in, their frames and pixels out, in order."""
+"""The process that decodes ahead: it gets paths of videos, and sends their frames in order."""
 
 import os
 import pickle
@@ -19,21 +19,20 @@ from torch import Tensor
 
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.frames import Frames, VideoError
-from lmms_kvtp.video.load import SampledVideo
+from lmms_kvtp.video.load import SampledVideo, to_videos
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.video.visuals import to_videos
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """All that the process is told at its start."""
+    """Everything that the process is told at its start."""
 
     visuals: Sequence[tuple[str, ...]]
     """Paths of each sample's visuals, in the order in which they are wanted."""
     options: FrameOptions
     specs: frozenset[PixelSpec]
-    """What towers read, as far as it is known; more may follow."""
+    """Towers for which frames are resized, as far as they are known; more may follow."""
     cache: FrameCache | None = None
 
 
@@ -47,42 +46,48 @@ class Opened:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some frames, resized for the towers that are known, and the seconds of each stage here."""
+    """Some frames, resized for the towers that are known, and the seconds that each stage took here."""
 
     times: Float[Tensor, " T"]
     resized: Mapping[PixelSpec, UInt8[NDArray[np.uint8], "T h w 3"]]
     rgb: UInt8[NDArray[np.uint8], "T H W 3"] | None
-    """As they are in the video, as long as it is not known who reads them."""
+    """Frames as they are in the video, as long as no tower is known."""
     spent: Mapping[str, float]
 
     def frames(self, video: SampledVideo, first: int, spent: Mapping[str, float]) -> Frames:
-        """What they are in the process of the model, from frame `first` of the video on, with more seconds spent."""
+        """Make `Frames` of them in the model's process.
+
+        Args:
+            video: the video.
+            first: place of the first of them among the sampled frames.
+            spent: seconds of stages to be added to those here.
+        """
         part = slice(first, first + len(self.times))
         total = {stage: self.spent.get(stage, 0.0) + spent.get(stage, 0.0) for stage in {**self.spent, **spent}}
         rgb = partial(video.read, part) if self.rgb is None else torch.from_numpy(self.rgb)
         resized = {spec: torch.from_numpy(frames) for spec, frames in self.resized.items()}
-        return Frames(rgb, self.times, spent=total, shrink=video.shrink(part), _resized=resized)
+        return Frames.of_resized(resized, rgb, self.times, total, video.shrink(part))
 
 
 @dataclass(frozen=True)
 class End:
-    """No more frames of this video."""
+    """Says that the video has no more frames."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """No more videos of this sample."""
+    """Says that the sample has no more videos."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The sample cannot be read; nothing more of it follows."""
+    """Says that the sample cannot be read; nothing more of it follows."""
 
     kind: str
     message: str
 
     def error(self) -> Exception:
-        """What reading it in the main process would have raised, where that is one of the usual errors."""
+        """Make the error that reading the sample in the main process would have raised."""
         kinds: dict[str, type[Exception]] = {"VideoError": VideoError, "ValueError": ValueError}
         kind = kinds.get(self.kind)
         return kind(self.message) if kind else RuntimeError(f"{self.kind}: {self.message}")
@@ -113,7 +118,7 @@ def serve(connection: Connection) -> None:
 
 
 def messages(visuals: Sequence[str], jobs: Jobs, specs: Sequence[PixelSpec]) -> Iterator[Message]:
-    """Everything about one sample. `specs` is read anew for each chunk."""
+    """Give all messages about one sample. `specs` is read anew for each chunk: it may have grown."""
     try:
         start = time.perf_counter()
         videos = to_videos(list(visuals), " ".join(visuals), jobs.options, jobs.cache)
@@ -141,7 +146,7 @@ def _chunks(video: SampledVideo, specs: Sequence[PixelSpec]) -> Iterator[Chunk]:
 
 
 def _listen(connection: Connection, specs: list[PixelSpec]) -> None:
-    """Take in what else towers read. When the other side is gone, end, whatever the decoder does."""
+    """Take in new towers. When the other side is gone, end the process, whatever the decoder does."""
     try:
         while True:
             specs[:] = connection.recv()

@@ -18,7 +18,7 @@ from lmms_kvtp.vlms.checkpoint.network import Network
 
 Put = Callable[[str, Tensor], None]
 WHOLE = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "SiglipVisionEmbeddings")
-"""Modules that stay on one device."""
+"""Modules that are never split over devices."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     strategy: str | None = None
-    """accelerate's name of a way to split; None for `device` alone."""
+    """accelerate's name for a way to split; None for `device` alone."""
     max_memory: str | None = None
-    """`0=40GiB;1=40GiB;cpu=100GiB`; None for what is free."""
+    """Memory of each device, such as `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free."""
     offload_folder: str | None = None
-    """For weights that fit in no memory."""
+    """Folder for weights that fit in no memory."""
 
     @contextmanager
     def onto(self, network: Network) -> Iterator[Put]:
         """Give a function that puts a tensor where it belongs; behind the block the network is ready to run.
 
         Raises:
-            ValueError: the memory does not do, or `max_memory` cannot be read.
+            ValueError: there is too little memory, or `max_memory` cannot be read.
         """
         tied = bool(network.llm.config.tie_word_embeddings)
         if self.strategy is None:
@@ -56,7 +56,7 @@ class Placement:
         if folder is not None:
             save_offload_index(index, str(folder))
         with warnings.catch_warnings():
-            # it is no module, and must still have its entry
+            # newline is no module, and must still have its entry
             warnings.filterwarnings("ignore", r".*do not match any submodules in the model: \['newline'\]")
             dispatch_model(network, devices, offload_dir=folder and str(folder))
 
@@ -100,7 +100,7 @@ class Placement:
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
-    """Try what the layers do, on a few numbers.
+    """Compute on a few numbers what the layers compute.
 
     Raises:
         ValueError: the device does not compute in `dtype`.
@@ -123,19 +123,19 @@ def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _device_of(name: str, devices: Mapping[str, str | int]) -> str | int:
-    """Of the longest part of a tensor's name that has one."""
+    """Find the device of the longest part of a tensor's name that has one."""
     parts = name.split(".")
     heads = (".".join(parts[:count]) for count in range(len(parts), -1, -1))
     return next(devices[head] for head in heads if head in devices)
 
 
 def _main(devices: Mapping[str, str | int]) -> str | int:
-    """The device that runs what lies in memory or on disk."""
+    """Choose the device that runs what lies in memory or on disk."""
     return min((device for device in devices.values() if device not in ("cpu", "disk")), default="cpu", key=str)
 
 
 def read_memory(text: str | None) -> dict[str | int, int] | None:
-    """Bytes of each device, from text like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free.
+    """Read the bytes of each device from text like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free.
 
     Raises:
         ValueError: it is not of that form.

@@ -1,4 +1,4 @@
-"""What config.json says of a checkpoint in Hugging Face's layout: that of transformers' LlavaOnevision classes."""
+"""What config.json says of a checkpoint in Hugging Face's layout, that of transformers' LlavaOnevision classes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
-from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, SO400M, CheckpointError, LlavaConfig
+from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION, CheckpointError, LlavaConfig
 from lmms_kvtp.vlms.checkpoint.tensor_names import HUGGING_FACE
 from lmms_kvtp.vlms.tiles import read_tiling
 
@@ -20,7 +20,7 @@ PARTS = {"text_config": "qwen2", "vision_config": "siglip_vision_model"}
 MARKERS = ("image_token_index", "video_token_index", "image_token_id", "video_token_id")
 
 
-def read_hf_config(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
+def read_hugging_face(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     """Read the parsed config.json.
 
     Newlines stand as in transformers' class, one behind the video, unless `mm_newline_position` is among the fields:
@@ -47,7 +47,7 @@ def read_hf_config(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     tied = config["text_config"].get("tie_word_embeddings", False) or config.get("tie_word_embeddings", False)
     return LlavaConfig(
         llm={name: text[name] for name in LLM_FIELDS} | {"tie_word_embeddings": bool(tied)},
-        vision={name: vision[name] for name in SO400M}
+        vision={name: vision[name] for name in VISION}
         | {"num_hidden_layers": _layers_that_run(config, vision["num_hidden_layers"], where) + 1},
         pool_mode=config.get("mm_spatial_pool_mode", "bilinear"),
         newline_position=config.get("mm_newline_position", "one_token"),
@@ -56,7 +56,7 @@ def read_hf_config(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
             config.get("tokenizer_model_max_length") or text["max_position_embeddings"], text["max_position_embeddings"]
         ),
         eos_token_id=text.get("eos_token_id"),
-        layouts=HUGGING_FACE,
+        tensor_names=HUGGING_FACE,
         tiling=read_tiling(
             config.get("vision_aspect_ratio", defaults.vision_aspect_ratio),
             config.get("image_grid_pinpoints", defaults.image_grid_pinpoints),
@@ -70,7 +70,7 @@ def read_hf_config(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
 
 
 def _layers_that_run(config: Mapping[str, Any], layers: int, where: str) -> int:
-    """Up to the one whose output is read: -1 is the last one's."""
+    """Count the layers up to the one whose output is read; -1 stands for the last."""
     layer = config.get("vision_feature_layer", -1)
     if not isinstance(layer, int) or not -layers <= layer < 0:
         raise CheckpointError(f"vision_feature_layer={layer!r} in {where} is not supported; known: -{layers} to -1")
@@ -78,7 +78,7 @@ def _layers_that_run(config: Mapping[str, Any], layers: int, where: str) -> int:
 
 
 def _filled(config: Qwen2Config, where: str) -> dict[str, Any]:
-    """All fields, also those that a file leaves out.
+    """Give all fields, also those that a file leaves out.
 
     Raises:
         CheckpointError: positions are scaled, or a window slides: no released checkpoint of the family has either.

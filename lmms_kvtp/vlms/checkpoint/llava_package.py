@@ -1,4 +1,4 @@
-"""`backend=llava`: a checkpoint loaded by LLaVA-NeXT's own package, and that package's modules as our network."""
+"""`backend=llava`: LLaVA-NeXT's own package loads a checkpoint, and its modules become our network."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,22 +18,22 @@ from lmms_kvtp.vlms.checkpoint.network import Network
 from lmms_kvtp.vlms.checkpoint.tensor_names import ORIGINAL
 
 HALF = ("bfloat16", "float16")
-"""Number types that its loader knows."""
+"""Number types that the package's loader knows."""
 MOVED = ("apply_chunking_to_forward", "find_pruneable_heads_and_indices", "prune_linear_layer")
-"""What its Q-Former, which no model of this family has, imports from where older transformers had it."""
+"""Functions that its Q-Former imports from where older transformers had them; no model of this family has one."""
 INSTALL = "install its package (github.com/LLaVA-VL/LLaVA-NeXT), or leave backend out"
 
 
 class PackageTower(nn.Module):
-    """Its SigLIP, read as its own tower class reads it, without that class's check for 729 patches."""
+    """The package's SigLIP, read as its tower class reads it, without that class's check for 729 patches."""
 
     def __init__(self, siglip: nn.Module) -> None:
-        """Share a SigLipVisionModel, whose last layer is gone."""
+        """Share a SigLipVisionModel without its last layer."""
         super().__init__()
         self.siglip = siglip
 
     def forward(self, pixels: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T P d"]:
-        """Features of the patches, row by row."""
+        """Compute the features of the patches, row by row."""
         return cast(Tensor, self.siglip(pixels, output_hidden_states=True).hidden_states[-1])
 
 
@@ -45,9 +45,9 @@ def load_package(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
 
     Raises:
         CheckpointError: the checkpoint is in Hugging Face's layout, which the package does not read.
-        ValueError: the package is not there, or cannot load as asked.
+        ValueError: the package is not installed, or cannot load as asked.
     """
-    if config.layouts != (ORIGINAL,):
+    if config.tensor_names != (ORIGINAL,):
         raise CheckpointError(f"backend=llava reads the original layout, {folder} is in Hugging Face's")
     if placement.strategy not in (None, "auto"):
         raise ValueError(f"device_map={placement.strategy}: backend=llava splits by device_map=auto only")
@@ -82,7 +82,7 @@ def _network(model: Any) -> Network:
 
 
 def _loaded_as(folder: Path, dtype: torch.dtype) -> str:
-    """The type to load in: the one asked for, or for float32 the half one of the file, which loses nothing."""
+    """Choose the type to load in: the one asked for, or for float32 the half one of the file, which loses nothing."""
     wanted = str(dtype).removeprefix("torch.")
     own = str(read_json(folder / "config.json").get("torch_dtype"))
     found = own if wanted == "float32" else wanted
@@ -94,7 +94,7 @@ def _loaded_as(folder: Path, dtype: torch.dtype) -> str:
 
 
 def _memory(placement: Placement) -> dict[str | int, int] | None:
-    """All of the one device, or what was asked for."""
+    """Give the memory that was asked for, else all of the one device."""
     if placement.strategy:
         return read_memory(placement.max_memory)
     device = placement.device
@@ -105,7 +105,7 @@ def _memory(placement: Placement) -> dict[str | int, int] | None:
 
 @contextmanager
 def _imported() -> Iterator[tuple[Any, Any]]:
-    """Its loader's module and its tower's."""
+    """Import the modules of the package's loader and of its tower."""
     with ExitStack() as stack:
         for name in MOVED:
             moved = vars(pytorch_utils).get(name)
@@ -120,7 +120,7 @@ def _imported() -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def _fitted(siglip: Any, config: LlavaConfig) -> Iterator[None]:
-    """What its classes need to load under current transformers, for as long as the block lasts."""
+    """Give the package's classes what they need to load under current transformers, while the block lasts."""
     from llava.model.language_model.llava_qwen import LlavaQwenConfig
 
     sized = partial(siglip.SigLipVisionConfig, **config.vision)
@@ -141,7 +141,7 @@ def _fitted(siglip: Any, config: LlavaConfig) -> Iterator[None]:
 
 @contextmanager
 def _with(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Give a module or class another attribute, and leave it as it was."""
+    """Give a module or class another attribute while the block lasts."""
     absent = object()
     before = vars(owner).get(name, absent)
     setattr(owner, name, value)

@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
 from lmms_kvtp.rendering import first_few
-from lmms_kvtp.vlms import tiny
+from lmms_kvtp.shipped import TINY, ShippedError, checked, tiny_folder
 from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, read_json
 from lmms_kvtp.vlms.checkpoint.devices import Placement
+from lmms_kvtp.vlms.checkpoint.hugging_face import read_hugging_face
 from lmms_kvtp.vlms.checkpoint.network import Network, build
+from lmms_kvtp.vlms.checkpoint.original import read_original
 from lmms_kvtp.vlms.checkpoint.tensor_names import EMBEDDINGS, HEAD, choose
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -24,13 +26,16 @@ Shape = tuple[int, ...]
 
 
 def find_folder(pretrained: str, revision: str | None = None) -> Path:
-    """The embedded model, a folder on this machine, or the download of a model of the Hugging Face hub.
+    """Find the folder of a checkpoint: the embedded model, a path, or a download from the Hugging Face hub.
 
     Raises:
         CheckpointError: neither is there.
     """
-    if pretrained == tiny.NAME:
-        return tiny.checked(tiny.tiny_folder())
+    if pretrained == TINY:
+        try:
+            return checked(tiny_folder(), "embedded model", "pretrained")
+        except ShippedError as error:
+            raise CheckpointError(str(error)) from error
     path = Path(pretrained).expanduser()
     if path.is_dir():
         return path
@@ -45,8 +50,21 @@ def find_folder(pretrained: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def read_config(folder: Path) -> LlavaConfig:
+    """Read config.json in whichever layout it is written.
+
+    Raises:
+        CheckpointError: the folder holds something else, or a variant that is not supported; the message names it.
+    """
+    if not (folder / "config.json").is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise CheckpointError(f"{folder} has no config.json, found {found}; {WANTED}")
+    config = read_json(folder / "config.json")
+    return (read_hugging_face if "text_config" in config else read_original)(config, folder)
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint.
+    """Load the tokenizer of a checkpoint.
 
     Raises:
         CheckpointError: there is none, or it lacks the chat markers.
@@ -63,7 +81,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_generation_config(folder: Path) -> GenerationConfig:
-    """Decoding defaults of the checkpoint; transformers' own where it says nothing."""
+    """Load the decoding defaults of a checkpoint; transformers' own where it has none."""
     if (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(folder)
     return GenerationConfig.from_dict({})
@@ -81,11 +99,11 @@ def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
     network = build(config, vocabulary, attention)
     files = weight_files(folder)
     found, own = _shapes(files), list(network.state_dict())
-    layout = choose(config.layouts, own, found)
-    names, unused = {layout.name(name): name for name in own}, set(layout.unused)
+    chosen = choose(config.tensor_names, own, found)
+    names, unused = {chosen.name(name): name for name in own}, set(chosen.unused)
     if config.llm["tie_word_embeddings"]:
-        names.pop(layout.name(HEAD))
-        unused.add(layout.name(HEAD))
+        names.pop(chosen.name(HEAD))
+        unused.add(chosen.name(HEAD))
     check_layout(expected_shapes(network, names, rows), found, unused, folder)
     with placement.onto(network) as put:
         for file in files:
@@ -96,12 +114,12 @@ def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
 
 
 def expected_shapes(network: Network, names: Mapping[str, str], rows: int) -> dict[str, Shape]:
-    """Shapes that a checkpoint has for `network`, which may have fewer rows of vocabulary.
+    """Find the shapes that a checkpoint of `network` has, which may have more rows of vocabulary.
 
     Args:
         network: as `build` made it.
-        names: of the checkpoint's tensors and of the network's.
-        rows: of the checkpoint's vocabulary.
+        names: names in the network, by those in the checkpoint.
+        rows: entries of the checkpoint's vocabulary.
     """
     own = network.state_dict()
     shapes = {key: tuple(own[name].shape) for key, name in names.items()}
@@ -131,7 +149,7 @@ def check_layout(expected: Mapping[str, Shape], found: Mapping[str, Shape], unus
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's tensors.
+    """List the files that hold a checkpoint's tensors.
 
     Raises:
         CheckpointError: there are none, or some are missing.

@@ -12,7 +12,7 @@ from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
 
 
-class Tower(nn.Module):
+class VisionTower(nn.Module):
     """A SigLIP tower up to the output of its last layer, without normalisation and pooling head."""
 
     def __init__(self, siglip: nn.Module) -> None:
@@ -22,7 +22,7 @@ class Tower(nn.Module):
         self.embeddings, self.encoder = core.get_submodule("embeddings"), core.get_submodule("encoder")
 
     def forward(self, pixels: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T P d"]:
-        """Features of the patches, row by row."""
+        """Compute the features of the patches, row by row."""
         return cast(Tensor, self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state)
 
 
@@ -30,20 +30,20 @@ class Network(nn.Module):
     """All weights of one model."""
 
     def __init__(self, tower: nn.Module, projector: nn.Sequential, newline: Tensor, llm: Qwen2ForCausalLM) -> None:
-        """Join the parts, the tower one that gives features of patches, row by row; nothing is copied."""
+        """Join the parts without copies; the tower gives features of patches, row by row."""
         super().__init__()
         self.tower, self.projector, self.newline, self.llm = tower, projector, nn.Parameter(newline), llm
 
     def features(self, pixels: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T P D"]:
-        """Patches in the language model's space, before pooling."""
+        """Compute patches in the language model's space, before pooling."""
         return cast(Tensor, self.projector(self.tower(pixels)))
 
 
 def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
-    """A network without weights: its parameters are on the meta device.
+    """Build a network without weights: its parameters are on the meta device.
 
     Args:
-        config: of the checkpoint.
+        config: the checkpoint's config.
         vocabulary: rows of the embeddings and of the head, at most those of the checkpoint.
         attention: transformers' name of the attention implementation.
     """
@@ -54,14 +54,14 @@ def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
     text = Qwen2Config(**config.llm | {"vocab_size": vocabulary, "attn_implementation": attention})
     inner, outer = vision.hidden_size, text.hidden_size
     with init_empty_weights(include_buffers=False):
-        tower = Tower(SiglipVisionModel(vision))
+        tower = VisionTower(SiglipVisionModel(vision))
         projector = nn.Sequential(nn.Linear(inner, outer), nn.GELU(), nn.Linear(outer, outer))
         network = Network(tower, projector, torch.empty(outer, device="meta"), Qwen2ForCausalLM(text))
     return network.requires_grad_(False).eval()
 
 
 def vision_shape(config: LlavaConfig) -> VisionShape:
-    """Sizes of the tower, for cost formulas."""
+    """Read the sizes of the tower, for cost formulas."""
     return VisionShape(
         image_size=config.vision["image_size"],
         patch_size=config.vision["patch_size"],
@@ -73,7 +73,7 @@ def vision_shape(config: LlavaConfig) -> VisionShape:
 
 
 def llm_shape(config: LlavaConfig, vocabulary: int) -> LLMShape:
-    """Sizes of the language model, for cost formulas."""
+    """Read the sizes of the language model, for cost formulas."""
     return LLMShape(
         hidden=config.llm["hidden_size"],
         intermediate=config.llm["intermediate_size"],

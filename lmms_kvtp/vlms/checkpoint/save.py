@@ -1,4 +1,4 @@
-"""Writes checkpoints of the original LLaVA-Video layout, such as the embedded model's."""
+"""The writer of checkpoints in the original LLaVA-Video layout, such as the embedded model's."""
 
 import json
 from collections.abc import Mapping
@@ -10,8 +10,9 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
-from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, SO400M
-from lmms_kvtp.vlms.checkpoint.network import Network, Tower
+from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION
+from lmms_kvtp.vlms.checkpoint.network import Network, VisionTower
 from lmms_kvtp.vlms.checkpoint.tensor_names import HEAD, ORIGINAL
 
 RELEASED = {
@@ -26,7 +27,7 @@ RELEASED = {
     "mm_spatial_pool_stride": 2,
     "use_sliding_window": False,
 }
-"""Fields of config.json as in the released checkpoints; the tower's name is theirs, its sizes are in another file."""
+"""Fields of config.json as in the released checkpoints. The tower's sizes stand in vision_config.json."""
 
 
 def save_original(
@@ -49,14 +50,14 @@ def save_original(
         folder: made if it is not there; files in it are overwritten.
         llm: a language model with as many rows of vocabulary as the checkpoint is to have.
         tower: a SigLIP vision model, with or without its last layer and its head; these two are not written.
-        vision: of the tower with all layers.
+        vision: config of the tower with all layers.
         projector: linear, GELU, linear.
         newline: the learned embedding.
         tokenizer: with `<|im_start|>` and `<|im_end|>`.
-        fields: of config.json, over those of the released checkpoints.
-        generation: content of generation_config.json.
-        dtype: of the weights in the files.
-        shard_size: bytes of a weights file, or text like "5GB".
+        fields: fields of config.json that replace or join those of the released checkpoints.
+        generation: content of generation_config.json; None writes no such file.
+        dtype: number type of the weights in the files.
+        shard_size: largest weights file, in bytes or as text like "5GB".
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = _llm_fields(llm.config) | {
@@ -64,11 +65,11 @@ def save_original(
         "tokenizer_model_max_length": tokenizer.model_max_length,
     }
     _write(folder / "config.json", RELEASED | own | dict(fields or {}))
-    _write(folder / "vision_config.json", {name: vision.to_dict()[name] for name in SO400M})
+    _write(folder / "vision_config.json", {name: vision.to_dict()[name] for name in VISION})
     if generation is not None:
         _write(folder / "generation_config.json", generation)
     save_tokenizer(folder, tokenizer)
-    weights = _weights(Network(Tower(tower), projector, newline, llm), tower, vision.num_hidden_layers - 1)
+    weights = _weights(Network(VisionTower(tower), projector, newline, llm), tower, vision.num_hidden_layers - 1)
     if llm.config.tie_word_embeddings:
         del weights[ORIGINAL.name(HEAD)]
     save_torch_state_dict(
@@ -86,7 +87,7 @@ def _weights(network: Network, tower: nn.Module, layers: int) -> dict[str, Tenso
 
 
 def _layer(name: str) -> int:
-    """The tower's layer of a tensor; -1 for others."""
+    """Read the number of the tower's layer that a tensor belongs to; -1 for others."""
     behind = name.partition("tower.encoder.layers.")[2]
     return int(behind.split(".")[0]) if behind else -1
 
@@ -96,18 +97,6 @@ def _llm_fields(config: Qwen2Config) -> dict[str, Any]:
     rope = cast(Mapping[str, Any], values.get("rope_parameters") or values)  # transformers < 5 has rope_theta alone
     others = ("bos_token_id", "eos_token_id", "tie_word_embeddings", "hidden_act")
     return {name: values.get(name) for name in LLM_FIELDS + others} | {"rope_theta": rope["rope_theta"]}
-
-
-def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a tokenizer so that transformers 4 can read what 5 wrote: 5 reads the older names too."""
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("tokenizer_class") == "TokenizersBackend":
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(settings.get("extra_special_tokens"), list):
-        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
-    _write(path, settings)
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

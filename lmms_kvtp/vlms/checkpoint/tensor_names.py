@@ -1,4 +1,4 @@
-"""How the tensors of a network are called in the checkpoints of each layout."""
+"""What the tensors of a network are called in the checkpoints of each layout."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ EMBEDDINGS, HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One way to name tensors."""
+class TensorNames:
+    """One way to name the tensors of a network."""
 
     prefixes: Mapping[str, str]
-    """How a name in `Network` begins, and how the same tensor's name begins in the checkpoint."""
+    """How names in a checkpoint begin, by how the names in `Network` do."""
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Tensors that take no part: the model reads the tower before its last normalisation."""
+        """Names of tensors that take no part: the model reads the tower before its last normalisation."""
         return tuple(f"{self.prefixes['tower.']}post_layernorm.{part}" for part in ("weight", "bias"))
 
     def name(self, own: str) -> str:
-        """The name in a checkpoint of a tensor of `Network`."""
+        """Name a tensor of `Network` as the checkpoint does."""
         ours, theirs = next(pair for pair in self.prefixes.items() if own.startswith(pair[0]))
         return theirs + own.removeprefix(ours)
 
 
-ORIGINAL = Layout(
+ORIGINAL = TensorNames(
     {
         "tower.": "model.vision_tower.vision_tower.vision_model.",
         "projector.": "model.mm_projector.",
@@ -34,13 +34,13 @@ ORIGINAL = Layout(
         "llm.": "",
     }
 )
-"""LLaVA-NeXT's own."""
+"""Names of LLaVA-NeXT's own code."""
 
 
-def _hugging_face(tower: str, old: bool) -> Layout:
+def _hugging_face(tower: str, old: bool) -> TensorNames:
     inside = "" if old else "model."
     llm = {"llm.": "language_model."} if old else {"llm.model.": "model.language_model.", "llm.": ""}
-    return Layout(
+    return TensorNames(
         {
             "tower.": f"{inside}vision_tower.{tower}",
             "projector.0.": f"{inside}multi_modal_projector.linear_1.",
@@ -52,9 +52,9 @@ def _hugging_face(tower: str, old: bool) -> Layout:
 
 
 HUGGING_FACE = tuple(_hugging_face(tower, old) for tower, old in product(("vision_model.", ""), (True, False)))
-"""Of transformers' LlavaOnevision classes, which changed names between releases."""
+"""Names of transformers' LlavaOnevision classes, which changed between releases."""
 
 
-def choose(layouts: Sequence[Layout], own: Collection[str], found: Collection[str]) -> Layout:
-    """The layout by which most of a network's tensors are found."""
-    return max(layouts, key=lambda layout: sum(layout.name(name) in found for name in own))
+def choose(ways: Sequence[TensorNames], own: Collection[str], found: Collection[str]) -> TensorNames:
+    """Choose the way by which most of a network's tensors are found."""
+    return max(ways, key=lambda way: sum(way.name(name) in found for name in own))

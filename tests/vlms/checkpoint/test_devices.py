@@ -142,7 +142,7 @@ def test_memory_that_runs_out_is_one_line_with_sizes_and_a_way_out(vlm: LlavaVid
     ):
         handle = module.register_forward_pre_hook(hook)
         with pytest.raises(OutOfMemoryError, match=rf"^out of memory: {message}.*$") as caught:
-            _ = vlm.look(frames(7)) if module is vlm.network.tower else vlm.generate([asked, asked], OPTIONS)
+            _ = vlm.see(frames(7)) if module is vlm.network.tower else vlm.generate([asked, asked], OPTIONS)
         handle.remove()
         assert "\n" not in str(caught.value)
 

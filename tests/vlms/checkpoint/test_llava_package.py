@@ -16,13 +16,14 @@ from torch import Tensor
 from transformers import modeling_utils
 
 from lmms_kvtp.doctor.reference import reference_logits, transformers_model
-from lmms_kvtp.encode import encode_picture
+from lmms_kvtp.encode import encode_still
 from lmms_kvtp.layer_pruning.fastv import FastV
 from lmms_kvtp.types import FrameTokens, GenerationOptions, PackedTokens
-from lmms_kvtp.video.frames import Frames, Picture
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.tiles import StillImage
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 CHECKPOINT = GOLDENS / "llava_tiny9"
@@ -193,11 +194,11 @@ def test_images_are_cut_and_laid_out_as_by_its_own_code(tiled: LlavaVideo, sizes
         made = shell.prepare_inputs_labels_for_multimodal(
             ids, None, None, None, None, pixels, modalities=["image"] * len(images), image_sizes=sizes
         )
-    pictures = [Picture("noise", torch.from_numpy(np.array(image)), alone) for image in images]
+    pictures = [StillImage("noise", torch.from_numpy(np.array(image)), alone) for image in images]
     assert tiled.tiling
     for picture, theirs in zip(pictures, pixels, strict=True):
         torch.testing.assert_close(tiled.pixel_spec(tiled.tiling.pieces(picture)), theirs.reshape(-1, 3, 384, 384))
-    whole = [encode_picture(tiled, picture).whole for picture in pictures]
+    whole = [encode_still(tiled, picture).whole for picture in pictures]
     prompt = tiled.assemble([packed for packed in whole if packed], "What is it?")
     close(prompt.embeds[None], made[4], 1e-4)  # of values up to 100
 

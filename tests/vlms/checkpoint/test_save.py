@@ -9,8 +9,8 @@ from helpers.checkpoints import write_tiny
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, SiglipModel
 
-from lmms_kvtp.vlms.checkpoint.network import Tower
-from lmms_kvtp.vlms.checkpoint.save import save_tokenizer
+from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.vlms.checkpoint.network import VisionTower
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 
@@ -28,7 +28,7 @@ def test_the_tower_is_that_of_the_image_text_model_without_its_last_layer(writte
         for layer in siglip.vision_model.encoder.layers[:-1]:
             expected = layer(expected, None)
         torch.testing.assert_close(vlm.network.tower(pixels), expected, atol=1e-5, rtol=1e-5)
-        assert Tower(siglip.vision_model)(pixels).sub(expected).abs().max() > 0.1
+        assert VisionTower(siglip.vision_model)(pixels).sub(expected).abs().max() > 0.1
     stored = load_file(written / "model.safetensors")
     assert not any("encoder.layers.2." in name or ".head." in name for name in stored)
 

@@ -1,4 +1,4 @@
-"""The embedded model is held against its manifest."""
+"""Shipped weights are held against their manifest; `tiny` stands for the embedded model."""
 
 import hashlib
 import json
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.vlms import tiny
+from lmms_kvtp import shipped
+from lmms_kvtp.vlms.checkpoint import load
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
-from lmms_kvtp.vlms.checkpoint.load import find_folder
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 
@@ -19,48 +19,48 @@ def folder(tmp_path: Path) -> Path:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     manifest = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in files.items()}
-    (tmp_path / tiny.MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / shipped.MANIFEST).write_text(json.dumps(manifest))
     return tmp_path
 
 
 def test_an_untouched_folder_passes(folder: Path) -> None:
-    assert tiny.checked(folder) == folder
+    assert shipped.checked(folder, "embedded model", "pretrained") == folder
 
 
 def test_a_damaged_file_is_named(folder: Path) -> None:
     (folder / "siglip" / "weights").write_text("abd")
-    with pytest.raises(CheckpointError, match=r"siglip/weights in .* is damaged or edited; reinstall lmms-kvtp"):
-        tiny.checked(folder)
+    with pytest.raises(shipped.ShippedError, match=r"siglip/weights in .* is damaged or edited; reinstall lmms-kvtp"):
+        shipped.checked(folder, "embedded model", "pretrained")
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"lacks config\.json in "):
-        tiny.checked(folder)
+    with pytest.raises(shipped.ShippedError, match=r"lacks config\.json in "):
+        shipped.checked(folder, "embedded model", "pretrained")
 
 
 def test_an_installation_without_the_model_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny, "tiny_folder", lambda: tmp_path)
+    monkeypatch.setattr(load, "tiny_folder", lambda: tmp_path)
     with pytest.raises(CheckpointError, match=r"no embedded model: .*is missing; reinstall lmms-kvtp, or give"):
         load_llava_video("tiny")
 
 
 def test_the_name_stands_for_the_checked_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny, "tiny_folder", lambda: folder)
+    monkeypatch.setattr(load, "tiny_folder", lambda: folder)
     monkeypatch.chdir(folder.parent)
-    assert find_folder("tiny") == folder
+    assert load.find_folder("tiny") == folder
 
 
 def test_the_shipped_model_loads_and_is_marked_as_a_toy() -> None:
     vlm = load_llava_video("tiny")
     assert vlm.toy and vlm.name == "tiny"
     assert vlm.describe()["toy"]
-    assert Path(vlm.default_encoder) == tiny.tiny_folder() / "siglip"
-    assert load_llava_video(str(tiny.tiny_folder())).toy
+    assert Path(vlm.default_encoder) == shipped.tiny_folder() / "siglip"
+    assert load_llava_video(str(shipped.tiny_folder())).toy
 
 
 @pytest.mark.parametrize("folder", [".", "siglip"])
 def test_the_shipped_tokenizers_have_settings_that_transformers_4_reads(folder: str) -> None:
-    settings = json.loads((tiny.tiny_folder() / folder / "tokenizer_config.json").read_text())
+    settings = json.loads((shipped.tiny_folder() / folder / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert not isinstance(settings.get("extra_special_tokens"), list)

@@ -1,0 +1,69 @@
+"""Files are written whole or not at all; the home folder and fingerprints follow what they stand for."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_kvtp.files import PIECE, content_key, fingerprint, home, write_atomically, write_whole
+
+
+def refuse(source: str, target: object) -> None:
+    assert Path(source).match(".clip.*.part")  # what others sweep after a crash
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("write", [write_atomically, write_whole])
+def test_a_failed_write_leaves_the_old_file_and_no_litter(write, tmp_path, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    write(path, b"old")
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write(path, b"new")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("clip.mp4", b"old")]
+
+
+def test_what_a_command_cannot_write_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there or choose another --out"):
+        write_whole(tmp_path / "file" / "out", b"")
+
+
+def test_the_home_folder_is_the_first_that_is_named(monkeypatch):
+    for name in ("LMMS_KVTP_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert home() == Path("/home/someone/.cache/lmms_kvtp")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert home() == Path("/xdg/lmms_kvtp")
+    monkeypatch.setenv("LMMS_KVTP_HOME", "~/videos")
+    assert home() == Path("/home/someone/videos")
+
+
+def test_the_order_of_keys_does_not_matter():
+    assert content_key({"a": 1, "b": [2]}) == content_key({"b": [2], "a": 1})
+    assert len({content_key({"a": 1}), content_key({"a": 2}), content_key(1, 2), content_key([1, 2])}) == 4
+
+
+def test_a_folder_is_its_names_sizes_and_content(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "config.json").write_text("{}")
+    before = fingerprint(tmp_path)
+    (tmp_path / ".hidden").write_text("lock")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "inner" / "config.json").write_text("[]")
+    changed = fingerprint(tmp_path)
+    (tmp_path / "inner" / "config.json").rename(tmp_path / "config.json")
+    assert len({before, changed, fingerprint(tmp_path)}) == 3
+
+
+def test_both_ends_and_the_middle_of_a_large_file_count(tmp_path):
+    marks = set()
+    for position in (0, 5 * PIECE // 2 + 1, 5 * PIECE - 1):
+        content = bytearray(5 * PIECE)
+        content[position] = 1
+        (tmp_path / "weights").write_bytes(content)
+        marks.add(fingerprint(tmp_path / "weights"))
+    for size in (5 * PIECE, 5 * PIECE + 1):
+        (tmp_path / "weights").write_bytes(bytes(size))
+        marks.add(fingerprint(tmp_path / "weights"))
+    assert len(marks) == 5
