@@ -1,4 +1,4 @@
-"""A method: which parts run, with which settings, built from --model_args."""
+"""A method: the parts that run, with their settings, built from --model_args."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -25,7 +25,7 @@ PARTS: dict[str, tuple[str, type[Any]]] = {
     "pruner": ("lmms_kvtp.pruners", TokenPruner),
     "layer_pruning": ("lmms_kvtp.layer_pruning", LayerPruner),
 }
-"""Each part: the package of its components and their interface."""
+"""Package of the components and their interface, by part."""
 
 KVTP = {
     "encoder": "siglip",
@@ -34,7 +34,7 @@ KVTP = {
     "pruner": "prumerge",
     "keep_ratio": "0.2",
 }
-"""KVTP with PruMerge at 20 %, the paper's headline row: the default of the wrapper."""
+"""Settings of KVTP with PruMerge at 20 %, the paper's headline row: the default of the wrapper."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Method:
     allocator: BudgetAllocator
     pruner: TokenPruner
     layer_pruning: LayerPruner = field(default_factory=NoLayerPruning)
-    """Drops more of the tokens between the layers of the language model."""
+    """Part that drops more of the tokens between the layers of the language model."""
     keep_ratio: float = 1.0
     """Vision tokens that enter the language model over those of the unpruned model, in (0, 1]."""
 
@@ -78,7 +78,7 @@ class Method:
         return budgets or self.pruner.query_aware or self.layer_pruning.query_aware
 
     def total(self, num_frames: int, capacity: int) -> int:
-        """Tokens that `keep_ratio` leaves of a video, rounded down.
+        """Count the tokens that `keep_ratio` leaves of a video, rounded down.
 
         Raises:
             ValueError: less than one token would be left.
@@ -93,11 +93,11 @@ class Method:
         return kept
 
     def budgets(self, relevance: Tensor, capacity: int) -> Int[Tensor, " T"]:
-        """Tokens that each frame keeps."""
+        """Give each frame its number of kept tokens."""
         return self.allocator.allocate(relevance.cpu(), self.total(len(relevance), capacity), capacity)
 
     def describe(self) -> dict[str, Any]:
-        """Every part with every field, as plain values: the record of what ran."""
+        """Record every part with every field, as plain values."""
         parts = {}
         for part in PARTS:
             component = getattr(self, part)
@@ -139,12 +139,12 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
 
 
 def names_of(part: str) -> list[str]:
-    """All short names that a part is given by: components, here and in installed packages, and words for them."""
+    """List the short names of a part: components, here and in installed packages, and words for them."""
     return sorted({*available(PARTS[part][0]), *WORDS.get(part, {})})
 
 
 def class_of(part: str, name: str) -> type[Any]:
-    """The class of the component that a name or a word stands for; raises as `resolve` does."""
+    """Find the class that a name or a word stands for; raises as `resolve` does."""
     package, base = PARTS[part]
     words = WORDS.get(part, {})
     return resolve(package, words[name].component if name in words else name, base, words)

@@ -16,6 +16,7 @@ class Word:
     settings: Mapping[str, Any]
     """Fields of the component that are set where nobody sets them otherwise."""
     does: str
+    """What `lmms-kvtp list` says of it."""
     brings: Mapping[str, str] = field(default_factory=dict)
     """Other parts that come with it where nobody names one: part -> component."""
     tells: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +53,7 @@ WORDS = {
 
 
 def word_of(part: str, method: Mapping[str, Any]) -> str:
-    """The word that fits a part of a method; else the name of the component's file.
+    """Find the word that fits a part of a method; else the name of the component's file.
 
     A number fits a word's if both are 0 or both are not: PruMerge+ with fewer spaced tokens is PruMerge+.
 
@@ -73,7 +74,7 @@ def _file(method: Mapping[str, Any], part: str) -> str:
 
 
 FULL = "full"
-"""All tokens: the row that others are compared with."""
+"""Name of the method that keeps all tokens, the row that others are compared with."""
 
 PRESETS = {
     "uniform": {"scorer": "uniform", "allocator": "uniform"},
@@ -83,18 +84,18 @@ PRESETS = {
     "aks": {"scorer": "similarity", "allocator": "aks"},
     "frames": {"scorer": "uniform", "allocator": "frames"},
 }
-"""What decides how much each frame keeps: scorer and allocator."""
+"""Scorers and allocators that decide together how much each frame keeps, by short name."""
 
 
 METHOD_HELP = "full, a pruner's name, kvtp+prumerge and the like, or name=value,... as in --model_args"
 
 
 def method_settings(text: str, keep_ratio: float | None = None) -> dict[str, str]:
-    """What one argument of the command line means: a short name, or settings.
+    """Read one argument of the command line: a short name, or settings.
 
     Args:
         text: as METHOD_HELP says; empty for the wrapper's defaults.
-        keep_ratio: over the one in `text`; of a short name 0.2 where it is None.
+        keep_ratio: replaces the one in `text`; None: 0.2 for a short name.
 
     Raises:
         LookupError: there is no such preset.
@@ -106,7 +107,7 @@ def method_settings(text: str, keep_ratio: float | None = None) -> dict[str, str
 
 
 def settings_of(name: str, keep_ratio: float) -> dict[str, str]:
-    """The `--model_args` of a method.
+    """Translate the short name of a method into `--model_args`.
 
     Args:
         name: `full`; a pruner, with equal budgets; `preset+pruner`; or `scorer/allocator+pruner`. A part is a
@@ -129,7 +130,7 @@ def settings_of(name: str, keep_ratio: float) -> dict[str, str]:
 
 
 def typed(texts: Sequence[str], ratios: Sequence[float]) -> dict[str, dict[str, str]]:
-    """Settings, as of --model_args, by the name of their row.
+    """Read methods as typed in a command: the `--model_args` of each, by the name of its row.
 
     Args:
         texts: each `kvtp+prumerge`, as in `lmms-kvtp sweep`, which is taken at every ratio; or settings with their own

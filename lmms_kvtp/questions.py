@@ -1,4 +1,4 @@
-"""What of a question a relevance scorer reads: short, without instructions, letters or hints at the position."""
+"""A question, and what relevance scorers read of it: a short text without instructions, letters or positions."""
 
 import json
 import re
@@ -18,9 +18,9 @@ class Question:
     """The bare question, where the task gives it."""
     options: tuple[str, ...] = ()
     refined: str = ""
-    """What the scorer reads; see `lmms_kvtp.questions`."""
+    """Text that the scorer reads, as `refine` makes it; empty: stem and options."""
     doc_key: str = ""
-    """Names the document within all tasks of a run."""
+    """Name of the document within all tasks of a run."""
     spans: tuple[tuple[float, float, float], ...] | None = None
     """Ground-truth relevance as (start s, end s, score of 0 to 5), where the task has it; () means the whole video."""
 
@@ -51,7 +51,7 @@ _LEADING = re.compile(r"^(a|an|the|to|it is|it's|he is|she is|they are)\s+", re.
 
 @runtime_checkable
 class Refiner(Protocol):
-    """Makes of a bare question and its options what relevance scorers read: `refine`, or what is `Remembered`.
+    """Makes what relevance scorers read from a bare question and its options: `refine`, or what is `Remembered`.
 
     Refinement by a large language model is made for many questions at once, and then remembered.
     """
@@ -66,17 +66,17 @@ class Remembered:
     """Refinements that were made before; other questions are left to another refiner."""
 
     refined: Mapping[str, str]
-    """By bare question and options, as `_identity` writes them."""
+    """Refinements, by bare question and options in the form of `_identity`."""
     otherwise: "Refiner | None" = None
-    """Refines what is not remembered; None: fixed rules."""
+    """Refiner of what is not remembered; None: fixed rules."""
 
     def __call__(self, stem: str, options: Sequence[str] = ()) -> str:
-        """Look up a question, whatever its case, spaces and letters before options."""
+        """Find the refinement of a question, whatever its case, spaces and letters before options."""
         return self.refined.get(_identity(stem, options)) or (self.otherwise or refine)(stem, options)
 
     @staticmethod
     def of(refined: Mapping[tuple[str, tuple[str, ...]], str]) -> "Remembered":
-        """Refinements by stem and options."""
+        """Remember refinements that are given by stem and options."""
         return Remembered({_identity(*asked): text for asked, text in refined.items()})
 
     @staticmethod
@@ -104,7 +104,7 @@ def _identity(stem: str, options: Sequence[str]) -> str:
 
 
 def question_text(question: Question) -> str:
-    """What scorers read of a question: its refined form, else stem and options as they are, else the whole prompt.
+    """Take what scorers read of a question: its refined form, else stem and options as they are, else the whole prompt.
 
     Raises:
         ValueError: the question has no text at all.
@@ -118,7 +118,7 @@ def question_text(question: Question) -> str:
 
 
 def with_choices(stem: str, options: Sequence[str]) -> str:
-    """Stem and options in one line, in the form of the paper's listing 1."""
+    """Join stem and options in one line, in the form of the paper's listing 1."""
     if not stem or not options:
         return stem
     return f"{stem} Choices: {', '.join(options)}."
@@ -162,4 +162,4 @@ def _bare(option: str) -> str:
 
 
 MOST_RELEVANT = 5.0
-"""Scores go from 0, irrelevant, to this: the labels of KVTP (arXiv 2503.10742) and of SparseKV-QA."""
+"""Highest score, where 0 is irrelevant, in the labels of KVTP (arXiv 2503.10742) and of SparseKV-QA."""

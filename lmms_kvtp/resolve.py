@@ -13,14 +13,14 @@ C = TypeVar("C")
 
 
 def near(name: str, known: list[str]) -> str:
-    """The end of a message about a wrong name: what it may have meant, and all that there is."""
+    """Write the end of a message about a wrong name: what it may have meant, and all that there is."""
     matches = get_close_matches(name, known, n=2)
     hint = f"did you mean {' or '.join(matches)}? " if matches else ""
     return f"{hint}available: {', '.join(known)}"
 
 
 def available(package: str) -> list[str]:
-    """Names that `resolve` knows: the files of `package` but base.py, and installed entry points of that group."""
+    """List the names that `resolve` knows: files of `package` but base.py, and installed entry points of that group."""
     return sorted({*_files(package), *(entry.name for entry in entry_points(group=package))})
 
 
@@ -67,7 +67,7 @@ def _files(package: str) -> set[str]:
 
 
 def _attribute(name: str, base: type[C]) -> object:
-    """What `package.module:Class` names."""
+    """Import what `package.module:Class` names."""
     module_name, _, class_name = name.partition(":")
     try:
         return getattr(_module(module_name, name, base), class_name)

@@ -1,4 +1,4 @@
-"""Settings that arrive as text from the command line: how they are read, and what they mean."""
+"""Settings that arrive as text from the command line: reading them, and what they mean."""
 
 import ast
 import inspect
@@ -30,7 +30,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
     Args:
         kind: a type, as annotated.
         value: text, or something that is of that type already.
-        name: of the setting, for messages.
+        name: what the setting is called, for messages.
 
     Raises:
         ValueError: the value is not of that kind; the message names setting, value and kind.
@@ -49,7 +49,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
 
 
 def meanings(cls: type[Any]) -> dict[str, str]:
-    """The string under each field of a class and of its bases."""
+    """Collect the string under each field of a class and of its bases."""
     found: dict[str, str] = {}
     for owner in reversed([base for base in cls.__mro__ if is_dataclass(base)]):
         tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))

@@ -48,7 +48,7 @@ class FrameFeatures:
     times: Float[Tensor, " T"]
     """Seconds from the start of the video."""
     image: Float[Tensor, "T E"] | None = None
-    """Pooled image embeddings, not normalised."""
+    """Pooled image embeddings, not normalized."""
     probe_attention: Float[Tensor, "T N"] | None = None
     """Attention of the pooling head's probe to each patch, averaged over heads."""
     column_attention: Float[Tensor, "T N"] | None = None
@@ -58,7 +58,7 @@ class FrameFeatures:
     patch_text: Float[Tensor, "T N E"] | None = None
     """Patches in the joint image-text space."""
     text: Float[Tensor, "q E"] | None = None
-    """The question in that space, a row for each piece of a long one; not normalised."""
+    """Question in that space, a row for each piece of a long one; not normalized."""
     tokens: Float[Tensor, "T N D"] | None = None
     """The language model's own tokens."""
 

@@ -29,7 +29,7 @@ class AdaptiveKeyframes(BudgetAllocator):
     threshold: float = 0.8
     """Excess of the top frames over the mean that stops the halving."""
     depth: int = 5
-    """Most halvings."""
+    """Largest number of halvings."""
 
     def __post_init__(self) -> None:
         """Refuse a negative depth."""
@@ -55,7 +55,7 @@ class AdaptiveKeyframes(BudgetAllocator):
     def _parts(
         self, scores: Float[Tensor, " T"], start: int, stop: int, count: int, halvings: int
     ) -> list[tuple[int, int, int]]:
-        """Start, stop and number of halvings of each part that is not halved further."""
+        """Find start, stop and number of halvings of each part that is not halved further."""
         part = scores[start:stop]
         peak = float(part.topk(min(count, len(part))).values.mean() - part.mean())
         if peak > self.threshold or halvings == self.depth or len(part) == 1 or count < 2 ** (halvings + 1):

@@ -1,4 +1,4 @@
-"""The interface of budget allocators, and the exact rounding that they share."""
+"""Interface of budget allocators, and the exact rounding that they share."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -28,7 +28,7 @@ class BudgetAllocator(ABC):
         """Give each frame its budget.
 
         Args:
-            relevance: of each frame to the question, any real scale.
+            relevance: how relevant each frame is to the question, any real scale.
             total: tokens to keep in the whole video, 0 <= total <= T * capacity.
             capacity: tokens that one frame has.
 
@@ -41,7 +41,7 @@ class BudgetAllocator(ABC):
 
 
 def check(relevance: Float[Tensor, " T"], total: int, capacity: int) -> None:
-    """Refuse what no allocation can honour.
+    """Refuse what no allocation can meet.
 
     Raises:
         ValueError: `total` does not fit in the frames, or a relevance is NaN or infinite.
@@ -87,7 +87,7 @@ def whole_frames(relevance: Float[Tensor, " T"], total: int, capacity: int) -> I
 
 
 def _water_fill(weights: np.ndarray, total: int, caps: np.ndarray, floors: np.ndarray) -> np.ndarray:
-    """The real shares clip(level * weights, floors, caps) that sum to `total`.
+    """Find the real shares clip(level * weights, floors, caps) that sum to `total`.
 
     Variable fixing: at a trial level, if what overflows outweighs what the floors lift, the overflowing shares are
     full at the final level too, else the lifted ones stay at their floors; so each round settles at least one frame.

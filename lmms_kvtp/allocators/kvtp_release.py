@@ -25,7 +25,7 @@ class KvtpRelease(BudgetAllocator):
     paper: ClassVar[str] = "KVTP, arXiv 2503.10742 (released code)"
 
     temperature: float = 2.0
-    """> 0; large values tend to uniform budgets."""
+    """Temperature of the softmax, > 0; large values tend to equal budgets."""
     rule: Rule = "floor"
     """floor: int(N * rate), the release's counts for PruMerge; complement: N - int(N * (1 - rate)), those for ToMe."""
     base_rate: float | None = None
@@ -51,12 +51,12 @@ class KvtpRelease(BudgetAllocator):
 
 
 def rates(relevance: Float[Tensor, " T"], base_rate: float, temperature: float) -> Float[Tensor, " T"]:
-    """The release's rates, which average to `base_rate` and may exceed 1; in float32 unless relevance is float64."""
+    """Compute the release's rates, which average to `base_rate` and may exceed 1; in float32, unless given float64."""
     scores = relevance.cpu().to(torch.promote_types(relevance.dtype, torch.float32))
     return torch.softmax((scores - scores.mean()) / temperature, dim=0) * len(scores) * base_rate
 
 
 def counts(rate: Float[Tensor, " T"], capacity: int, rule: Rule) -> Int[Tensor, " T"]:
-    """Tokens that the release keeps of frames at these rates."""
+    """Round rates to the tokens that the release keeps of each frame."""
     clipped = rate.cpu().clamp(0, 1)
     return (capacity * clipped).long() if rule == "floor" else capacity - (capacity * (1 - clipped)).long()

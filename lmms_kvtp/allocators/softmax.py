@@ -23,7 +23,7 @@ class Softmax(BudgetAllocator):
     paper: ClassVar[str] = "KVTP, arXiv 2503.10742"
 
     temperature: float = 2.0
-    """Large values tend to uniform budgets; 0 selects whole top frames, which is hard selection."""
+    """Temperature of the softmax; large values tend to equal budgets, 0 selects whole top frames (hard selection)."""
     floor: int = 1
     """Least tokens of a frame, where the total allows it; hard selection has none."""
 

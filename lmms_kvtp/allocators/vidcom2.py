@@ -23,7 +23,7 @@ class VidCom2Budgets(BudgetAllocator):
     paper: ClassVar[str] = "VidCom2, arXiv 2505.14454"
 
     temperature: float = 0.01
-    """Small values give the bonus, one equal share in all, to the top frame alone."""
+    """Temperature of the softmax; small values give the whole bonus, one equal share, to the top frame."""
 
     def __post_init__(self) -> None:
         """Refuse a temperature that cannot divide."""

@@ -11,7 +11,7 @@ from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.rendering import first_few, markdown
 
 if TYPE_CHECKING:
-    from lmms_kvtp.forecast.answer import Forecast
+    from lmms_kvtp.forecast.forecast import Forecast
     from lmms_kvtp.forecast.models import Spec
     from lmms_kvtp.harness.preflight import Media
     from lmms_kvtp.method import Method
@@ -68,7 +68,7 @@ def _media_table(found: Sequence["Media"]) -> str:
 def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:
     """Print memory, disk and hours, and tell whether they suffice."""
     from lmms_kvtp.device import place
-    from lmms_kvtp.forecast.answer import forecast
+    from lmms_kvtp.forecast.forecast import forecast
     from lmms_kvtp.forecast.machine import device_memory, free_disk, hours, matrix_rate, memory
     from lmms_kvtp.forecast.models import find_encoder
 

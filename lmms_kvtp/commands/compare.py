@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.api import load
     from lmms_kvtp.compare.measure import FULL, measure, read
     from lmms_kvtp.compare.page import Worst, to_html
-    from lmms_kvtp.compare.report import HEADER, recommend, rows, summarize
+    from lmms_kvtp.compare.summary import HEADER, recommend, rows, summarize
     from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.sampling import FrameOptions

@@ -59,13 +59,13 @@ def main(arguments: argparse.Namespace) -> int:
 def _compare(pretrained: str, settings: dict[str, str]) -> int:
     """Print a line for each reference there is for this model; 1 where one differs."""
     from lmms_kvtp.api import load_options
-    from lmms_kvtp.doctor.reference import PUBLISHED, reference_logits, report
+    from lmms_kvtp.doctor.reference import PUBLISHED, reference_logits, verdict_lines
     from lmms_kvtp.vlms.llava_video import load_llava_video
 
     vlm = load_llava_video(pretrained, load_options(settings))
     checks = reference_logits(vlm)
     dtype, device = (str(part).removeprefix("torch.") for part in (vlm.dtype, vlm.device))
-    sys.stdout.write(f"{pretrained} in {dtype} on {device}, without pruning\n{report(checks)}\n")
+    sys.stdout.write(f"{pretrained} in {dtype} on {device}, without pruning\n{verdict_lines(checks)}\n")
     if not any(name in pretrained for name in PUBLISHED):
         sys.stdout.write(f"-    published logits are known of {', '.join(PUBLISHED)} only\n")
     return int(not all(check.passed for check in checks))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one, not_negative
-from lmms_kvtp.forecast.answer import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
+from lmms_kvtp.forecast.forecast import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
 from lmms_kvtp.forecast.models import Spec, find_encoder, find_spec
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.method import KVTP, Method, build_method

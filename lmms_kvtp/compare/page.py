@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lmms_kvtp.compare.measure import FULL, Kept, MethodOutcome
-from lmms_kvtp.compare.report import HEADER, Summary, rows
+from lmms_kvtp.compare.summary import HEADER, Summary, rows
 from lmms_kvtp.rendering import page
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Video

@@ -212,7 +212,7 @@ def _tolerance(dtype: torch.dtype) -> float:
     return {torch.float32: 1e-3, torch.float16: 0.1}.get(dtype, 0.5)
 
 
-def report(checks: Sequence[Parity]) -> str:
+def verdict_lines(checks: Sequence[Parity]) -> str:
     """Verdicts on the references, one line each."""
     return "\n".join(
         f"{'ok  ' if check.passed else 'FAIL'} {check.name}: largest difference {check.difference:.2g}, "

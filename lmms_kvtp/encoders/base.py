@@ -1,4 +1,4 @@
-"""The interface of frame encoders."""
+"""Interface of frame encoders."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class FrameEncoder(RemembersTexts):
     provides: ClassVar[frozenset[str]] = frozenset()
     """Fields of `FrameFeatures` that this encoder can compute."""
     training_free: ClassVar[bool] = True
-    """Weights made for other ends do; a checkpoint trained for relevance may still stand in their place."""
+    """Weights that were not trained for pruning suffice; a checkpoint trained for relevance may replace them."""
 
     @abstractmethod
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
@@ -32,21 +32,21 @@ class FrameEncoder(RemembersTexts):
 
     @abstractmethod
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
-        """Relevance logits of eq. 2 of KVTP: scale * cosine + bias, with the model's learned scale and bias."""
+        """Compute relevance logits (eq. 2 of KVTP): scale * cosine + bias, with the model's learned scale and bias."""
 
     def companion(self, name: str) -> Path | None:
-        """A file that lies beside the encoder's weights, such as a head trained with it; None where there is none."""
+        """Find a file beside the encoder's weights, such as a head trained with it; None where there is none."""
         return None
 
     def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int | None:
-        """Operations of `encode` on so many frames (see `lmms_kvtp.cost.flops`).
+        """Count the operations of `encode` on so many frames (see `lmms_kvtp.cost.flops`).
 
         None, as of an encoder outside this package that leaves this method out: counted while it runs.
         """
         return undeclared_flops(self)
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int | None:
-        """Operations of embedding texts and comparing them with `views` image embeddings of each frame.
+        """Count the operations of embedding texts and comparing them with `views` image embeddings of each frame.
 
         None, as of an encoder outside this package that leaves this method out: counted while it runs.
         """

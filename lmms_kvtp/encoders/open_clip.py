@@ -1,4 +1,4 @@
-"""Any image-text model of open_clip."""
+"""Image-text models of open_clip."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,11 +32,12 @@ class CroppedPixels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    """Name of the filter, as open_clip spells it."""
     resize_mode: str
     """shortest: the centre of the frame is seen. longest: all of it, with bars."""
 
     def resize(self, rgb: UInt8[Tensor, "T H W 3"], fast: bool = False) -> UInt8[Tensor, "T h w 3"]:
-        """Resize and crop frames; there is no faster way with this."""
+        """Resize and crop frames; `fast` changes nothing here."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         settings = PreprocessCfg(
@@ -62,16 +63,16 @@ class CroppedPixels:
 
 @dataclass(frozen=True)
 class OpenClip(FrameEncoder):
-    """Pooled image embeddings, and nothing of single patches: pruners that need those want `encoder=siglip`."""
+    """Gives pooled image embeddings, and nothing of single patches: pruners that need those want `encoder=siglip`."""
 
     provides: ClassVar[frozenset[str]] = frozenset({"image"})
 
     pretrained: str = "ViT-SO400M-14-SigLIP-384/webli"
     """name/tag or name/path of weights, for a name that open_clip knows; or hf-hub:org/model, or local-dir:path."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the towers; auto: bfloat16 on a GPU, float32 elsewhere. Features and logits are float32 in any case."""
+    """Number type of the towers; auto: bfloat16 on a GPU, float32 on a CPU. Features and logits are always float32."""
     device: str | None = None
-    """None: the GPU if there is one."""
+    """Where the towers run; None: on the GPU if there is one."""
 
     @torch.no_grad()
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
@@ -99,7 +100,7 @@ class OpenClip(FrameEncoder):
         return lru_cache(REMEMBERED)(self._pieces)
 
     def _pieces(self, text: str) -> list[str]:
-        """A text, cut where it is longer than the model reads."""
+        """Cut a text where it is longer than the model reads."""
         limit = self.tokenizer.context_length
 
         def fits(text: str) -> bool:
@@ -110,7 +111,7 @@ class OpenClip(FrameEncoder):
         return split_text(text, fits)
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
-        """Scaled cosines, shifted where the model has a bias (SigLIP), with what the model learned."""
+        """Compute cosines with the learned scale, and the bias where the model has one (SigLIP)."""
         return scaled_cosines(image, text, *self._scale)
 
     @cached_property
@@ -120,16 +121,16 @@ class OpenClip(FrameEncoder):
         return float(self.model.logit_scale.exp()), 0.0 if bias is None else float(bias)
 
     def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
-        """So many times those of one frame, which are counted once."""
+        """Multiply the operations of one frame, which are counted once."""
         return num_frames * self._frame_flops if needs else 0
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
-        """Text tower, counted once for a row, and cosines, with the fusion head's share where there are three views."""
+        """Add the text tower, counted once for a row, and cosines, with the fusion head's share of three views."""
         rows, (row, width) = sum(len(self._known_pieces(text)) for text in texts), self._row_flops
         return rows * row + cosine_flops(rows, num_frames, width, views)
 
     def companion(self, name: str) -> Path | None:
-        """A file in the folder of local weights."""
+        """Find a file in the folder of local weights."""
         source, weights = self._source
         folder = Path(weights).parent if Path(weights).is_file() else Path(source.removeprefix("local-dir:"))
         return folder / name if (folder / name).is_file() else None
@@ -156,7 +157,7 @@ class OpenClip(FrameEncoder):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Of the text tower."""
+        """Tokenizer of the text tower."""
         import open_clip
 
         return open_clip.get_tokenizer(self._source[0])
@@ -175,7 +176,7 @@ class OpenClip(FrameEncoder):
     @cached_property
     @torch.no_grad()
     def _frame_flops(self) -> int:
-        """Of the image tower on one frame."""
+        """Operations of the image tower on one frame."""
         height, width = self.pixel_spec.size
         blank = torch.zeros(1, 3, height, width).to(*place(self.device, self.dtype))
         with unfused(), counting() as found:
@@ -185,7 +186,7 @@ class OpenClip(FrameEncoder):
     @cached_property
     @torch.no_grad()
     def _row_flops(self) -> tuple[int, int]:
-        """Of the text tower on one row, and the width of what comes out."""
+        """Operations of the text tower on one row, and the width of the embedding."""
         ids = self.tokenizer(["?"]).to(place(self.device, self.dtype)[0])
         with unfused(), counting() as found:
             embedded = self.model.encode_text(ids)

@@ -40,7 +40,7 @@ def outputs_of(*modules: nn.Module) -> Iterator[dict[nn.Module, Any]]:
 
 
 def mean_column(queries: Float[Tensor, "T P C"], keys: Float[Tensor, "T P C"], heads: int) -> Float[Tensor, "T P"]:
-    """Attention that each patch receives, averaged over heads and queries; head by head, so that one map stands."""
+    """Average the attention that each patch receives over heads and queries, one head's map in memory at a time."""
     received = torch.zeros(queries.shape[:2], device=queries.device)
     for query, key in zip(queries.chunk(heads, dim=-1), keys.chunk(heads, dim=-1), strict=True):
         scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # [T, P, P]
@@ -49,14 +49,14 @@ def mean_column(queries: Float[Tensor, "T P C"], keys: Float[Tensor, "T P C"], h
 
 
 def projected_keys(attention: nn.MultiheadAttention, hidden: Float[Tensor, "T P C"]) -> Float[Tensor, "T P C"]:
-    """The keys that the pooling head's attention itself compares with its probe."""
+    """Project patches to the keys that the pooling head compares with its probe."""
     _, weight, _ = attention.in_proj_weight.chunk(3)
     _, bias, _ = attention.in_proj_bias.chunk(3)
     return nn.functional.linear(hidden, weight, bias)
 
 
 def patches_in_joint_space(head: nn.Module, hidden: Float[Tensor, "T P C"]) -> Float[Tensor, "T P E"]:
-    """Each patch as the image embedding that it would be alone: the pooling head over a sequence of one."""
+    """Embed each patch as if it were the whole image: run the pooling head over a sequence of one."""
     alone = hidden.flatten(0, 1)[:, None]  # [T*P, 1, C]
     embedded: Tensor = head(alone)
     return embedded.view(*hidden.shape[:2], -1)
@@ -86,13 +86,13 @@ class Siglip(FrameEncoder):
     revision: str = "main"
     """Commit, branch or tag on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the towers; auto: bfloat16 on a GPU, float32 elsewhere. Features and logits are float32 in any case."""
+    """Number type of the towers; auto: bfloat16 on a GPU, float32 on a CPU. Features and logits are always float32."""
     device: str | None = None
-    """None: the GPU if there is one."""
+    """Where the towers run; None: on the GPU if there is one."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Of the towers, as transformers names them."""
+    """Attention of the towers, by its name in transformers."""
     key_source: Literal["head_input", "projected"] = "head_input"
-    """head_input: the tower's normalised output, KVTP's release calls that keys. projected: the pooling head's keys."""
+    """head_input: the tower's normalized output, called keys by KVTP's release. projected: the pooling head's keys."""
     text_chunks: Literal["split", "release"] = "split"
     """split: long texts cut between sentences or words, every piece ended and padded as the model was trained.
     release: KVTP's published behaviour, tokens cut every 64 and never padded."""
@@ -107,13 +107,13 @@ class Siglip(FrameEncoder):
         if not needs:
             return FrameFeatures(times=frames.times)
         pixels = frames.pixels(self.pixel_spec, self.model.device).to(self.model.device, self.model.dtype)
-        found = self._features(pixels, needs)
+        found = self.describe(pixels, needs)
         patches = {name: pool_patches(found[name], self.grid, pool) for name in needs - {"image"}}
         return FrameFeatures(times=frames.times, image=found.get("image"), **patches)
 
     @torch.no_grad()
-    def _features(self, pixels: Float[Tensor, "T 3 h w"], needs: frozenset[str]) -> dict[str, Tensor]:
-        """Features at the tower's own resolution."""
+    def describe(self, pixels: Float[Tensor, "T 3 h w"], needs: frozenset[str]) -> dict[str, Tensor]:
+        """Compute features at the tower's own resolution."""
         vision = self.model.vision_model
         last = vision.encoder.layers[-1].self_attn
         watched = [vision.head.attention] if "probe_attention" in needs else []
@@ -139,7 +139,7 @@ class Siglip(FrameEncoder):
         return torch.cat([self.embed_ids(ids) for ids in self.token_ids(text)])
 
     def token_ids(self, text: str) -> list[Int[Tensor, "_ _l"]]:
-        """The pieces of a text as the model reads them: rows of one length, or several such batches (`release`)."""
+        """Split a text into pieces that the model reads: rows of one length, or several such batches (`release`)."""
         return self._known_ids(text)
 
     @cached_property
@@ -156,12 +156,12 @@ class Siglip(FrameEncoder):
 
     @torch.no_grad()
     def embed_ids(self, ids: Int[Tensor, "q l"]) -> Float[Tensor, "q E"]:
-        """Embed texts that are token ids already; no mask, as the model was trained."""
+        """Embed token ids, without a mask, as the model was trained."""
         pooled: Tensor = self.model.text_model(input_ids=ids.to(self.model.device)).pooler_output
         return pooled.float()
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
-        """Scaled and shifted cosines, with the model's learned scale and bias."""
+        """Compute cosines with the learned scale and bias."""
         return scaled_cosines(image, text, *self._scale)
 
     @cached_property
@@ -170,11 +170,11 @@ class Siglip(FrameEncoder):
         return math.exp(float(self.model.logit_scale)), float(self.model.logit_bias)
 
     def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
-        """Tower and pooling head once, and what single patches need beside them."""
+        """Count tower and pooling head once, and what single patches need beside them."""
         return features_flops(self.vision, num_frames, needs, self.key_source == "projected") if needs else 0
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
-        """Text tower and cosines."""
+        """Count text tower and cosines."""
         lengths = [len(row) for text in texts for ids in self.token_ids(text) for row in ids]
         return relevance_flops(text_shape(self.model.config.text_config), lengths, num_frames, views)
 
@@ -192,7 +192,7 @@ class Siglip(FrameEncoder):
         )
 
     def companion(self, name: str) -> Path | None:
-        """A file beside the weights, in the folder or on the hub."""
+        """Find a file beside the weights, in the folder or on the hub."""
         path = cached_file(self._source, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
 
@@ -232,7 +232,7 @@ class Siglip(FrameEncoder):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Of the text tower."""
+        """Tokenizer of the text tower."""
         return AutoTokenizer.from_pretrained(self._source, revision=self.revision)
 
     @property

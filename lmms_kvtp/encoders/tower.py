@@ -21,7 +21,7 @@ from lmms_kvtp.video.frames import Frames
 
 @dataclass(frozen=True)
 class TowerEncoder(FrameEncoder):
-    """A light trained head on the tower that the model runs anyway, and a text side that was trained with it.
+    """Reads the tower that the model runs anyway through a light trained head; the text side was trained with the head.
 
     Patches are pooled to the language model's grid before the head reads them.
     """
@@ -33,7 +33,7 @@ class TowerEncoder(FrameEncoder):
     """Folder that `lmms-kvtp train predictor --shared MODEL` wrote, for this very model; `tiny`: the shipped one of the
     embedded model. A folder of that name is given as `./tiny`."""
     device: str | None = None
-    """None: the GPU if there is one."""
+    """Where head and text side run; None: on the GPU if there is one."""
 
     @torch.no_grad()
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
@@ -54,14 +54,14 @@ class TowerEncoder(FrameEncoder):
     def describe(
         self, patches: Float[Tensor, "T N C"], times: Float[Tensor, " T"], needs: frozenset[str]
     ) -> FrameFeatures:
-        """The fields in `needs` of pooled patches."""
+        """Compute the fields in `needs` from pooled patches."""
         if patches.shape[2] != self.head.shape.width:
             raise ValueError(
                 f"encoder.pretrained={self.pretrained} was trained on a tower of width {self.head.shape.width}, this "
                 f"model's has {patches.shape[2]}; train one with `lmms-kvtp train predictor --shared MODEL`, and give "
                 "its folder"
             )
-        image, attention, keys = self.head.look(patches.to(self.head.probe.device, torch.float32))
+        image, attention, keys = self.head.pool(patches.to(self.head.probe.device, torch.float32))
         found = {"image": image, "probe_attention": attention, "keys": keys}
         return FrameFeatures(times=times, **{name: found[name] for name in needs})
 
@@ -70,36 +70,36 @@ class TowerEncoder(FrameEncoder):
         return self.text_side.embed_text(text)
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
-        """Scaled and shifted cosines, with what was learned."""
+        """Compute cosines with the learned scale and bias."""
         return self.text_side.logits(image, text)
 
     def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
-        """Operations of the head on each frame's pooled patches; the tower itself runs anyway."""
+        """Count the head on each frame's pooled patches; the tower itself runs anyway."""
         rows, columns = pool.grid
         return self.head.flops(num_frames, rows * columns) if needs else 0
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
-        """Text side and cosines, with the fusion head's share where there are three views."""
+        """Count text side and cosines, with the fusion head's share of three views."""
         return self.text_side.relevance_flops(num_frames, texts, views)
 
     def companion(self, name: str) -> Path | None:
-        """A file in the checkpoint's folder."""
+        """Find a file in the checkpoint's folder."""
         path = self._folder / name
         return path if path.is_file() else None
 
     @cached_property
     def head(self) -> TowerHead:
-        """The image side, loaded on first use."""
+        """Image side, loaded on first use."""
         return load_tower_head(self._folder).to(place(self.device, "float32")[0])
 
     @cached_property
     def text_side(self) -> TextSide:
-        """The text side, loaded on first use."""
+        """Text side, loaded on first use."""
         return load_text_side(self._folder, place(self.device, "float32")[0])
 
     @cached_property
     def _folder(self) -> Path:
-        """Of the checkpoint; the shipped one's files are checked."""
+        """Folder of the checkpoint; the files of the shipped one are checked."""
         if self.pretrained == TINY:
             return checked(shipped_folder("tiny_shared"), "embedded shared predictor", "encoder.pretrained")
         return Path(self.pretrained)

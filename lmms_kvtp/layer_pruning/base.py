@@ -1,4 +1,4 @@
-"""The interface of layer pruners, and the block in which a language model runs with one."""
+"""Interface of layer pruners, and the block in which a language model runs with one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ class StageInput:
 
     layer: nn.Module
     hidden: Float[Tensor, "K D"]
-    """Before the layer's first normalisation."""
+    """Hidden states before the layer's first normalization."""
     rotary: tuple[Float[Tensor, "K d"], Float[Tensor, "K d"]]
     """Cosines and sines of the positions in the whole prompt."""
     positions: Int[Tensor, " K"]
@@ -50,9 +50,9 @@ class Stage:
     reads: int
     """The layer whose input and projections `select` gets: `layer` or an earlier one."""
     select: Callable[[StageInput], Bool[Tensor, " K"]]
-    """Marks what to keep. Only vision positions are ever dropped, whatever it says of others."""
+    """Function that marks what to keep. Only vision positions are dropped, whatever it marks of others."""
     compress: bool = False
-    """Drop the same tokens from the caches of the layers before: decoding finds them nowhere."""
+    """Drop the same tokens from the caches of earlier layers, too, so that decoding finds them nowhere."""
 
 
 class LayerPruner(ABC):
@@ -67,42 +67,42 @@ class LayerPruner(ABC):
 
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:
-        """Where tokens are dropped, from the first layer to the last."""
+        """List where tokens are dropped, from the first layer to the last."""
 
     def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
-        """Of so many vision tokens, how many are left from which layer on; for forecasts, so nearly is enough."""
+        """Tell from which layer on how many of `entered` vision tokens are left, roughly: forecasts read it."""
         return ()
 
     def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int | None:
-        """Operations of the selections alone (see `lmms_kvtp.cost.flops`), where matrix products are among them.
+        """Count the operations of the selections alone (see `lmms_kvtp.cost.flops`), where these multiply matrices.
 
         None, as of a layer pruner outside this package that leaves this method out: the ledger leaves them out, too.
 
         Args:
-            shape: of the language model.
+            shape: sizes of the language model.
             layer_lengths: positions that each layer processed.
-            role: of the prompt's positions, some of which are vision tokens.
+            role: kinds of the prompt's positions, some of which are vision tokens.
         """
         return undeclared_flops(self)
 
 
 @dataclass
 class PruningTrace:
-    """Which positions of the prompt each layer of the language model met, in ascending order."""
+    """Positions of the prompt that each layer of the language model met, in ascending order."""
 
     processed: list[Int[Tensor, " K"]]
-    """In prefill."""
+    """Positions that each layer processed in prefill."""
     cached: list[Int[Tensor, " K"]]
-    """In its cache, once prefill is over."""
+    """Positions in each layer's cache, once prefill is over."""
 
     @property
     def layer_lengths(self) -> tuple[int, ...]:
-        """Positions that each layer processed."""
+        """Number of positions that each layer processed."""
         return tuple(len(kept) for kept in self.processed)
 
     @property
     def cache_lengths(self) -> tuple[int, ...]:
-        """Positions in each layer's cache when decoding begins."""
+        """Number of positions in each layer's cache when decoding begins."""
         return tuple(len(kept) for kept in self.cached)
 
 
@@ -158,20 +158,20 @@ def check_stages(stages: Sequence[Stage], num_layers: int) -> None:
 
 @dataclass
 class _Run:
-    """The hooks of one block, and what they know of the prefill under way."""
+    """Hooks of one block, and what they know of the prefill under way."""
 
     prompt: Prompt
     trace: PruningTrace
     cuts: dict[int, Stage]
     reads: dict[int, Stage]
     keep: Bool[Tensor, " K"] | None = None
-    """The selection that waits for its layer."""
+    """Selection that waits for its layer."""
     prefilled: bool = False
 
     def before(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], inputs: Inputs
     ) -> tuple[tuple[Any, ...], Inputs]:
-        """Before layer `index` runs."""
+        """Cut the inputs of layer `index` before it runs."""
         hidden, cache = args[0], inputs.get("past_key_values")  # [B, K, D], equal rows
         past = 0 if cache is None else int(cache.get_seq_length(index))
         if past > 0:

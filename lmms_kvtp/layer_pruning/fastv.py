@@ -32,21 +32,21 @@ class FastV(LayerPruner):
     """Vision tokens kept from `layer` on over those that entered, rounded: 1 - R of the paper."""
 
     def __post_init__(self) -> None:
-        """Refuse a layer without one before it, and a ratio that is none."""
+        """Refuse a layer without one before it, and a ratio outside (0, 1]."""
         if self.layer < 1:
             raise ValueError(f"fastv layer={self.layer} has no layer before it to take attention from; the least is 1")
         check_ratio("fastv ratio", self.ratio)
 
     def stages(self) -> tuple[Stage, ...]:
-        """One."""
+        """List the one stage."""
         return (Stage(self.layer, reads=self.layer - 1, select=self._select),)
 
     def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
-        """One step."""
+        """Tell the one step."""
         return ((self.layer, max(1, round(self.ratio * entered))),)
 
     def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
-        """The last position in the layer before."""
+        """Count the attention of the last position in the layer before."""
         return selection_flops(shape, layer_lengths[self.layer - 1], rows=1)
 
     def _select(self, inputs: StageInput) -> Bool[Tensor, " K"]:

@@ -13,5 +13,5 @@ class NoLayerPruning(LayerPruner):
     query_aware: ClassVar[bool] = False
 
     def stages(self) -> tuple[Stage, ...]:
-        """There are none."""
+        """List no stage."""
         return ()

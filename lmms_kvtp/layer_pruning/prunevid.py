@@ -37,21 +37,21 @@ class PruneVidLayers(LayerPruner):
     exact: as many tokens as alpha leaves of all, those that rounding would lose to the groups that are nearest."""
 
     def __post_init__(self) -> None:
-        """Refuse a layer before the first, and a ratio that is none."""
+        """Refuse a layer before the first, and a share outside (0, 1]."""
         if self.layer < 0:
             raise ValueError(f"prunevid layer={self.layer} is below 0, the first layer")
         check_ratio("prunevid alpha", self.alpha)
 
     def stages(self) -> tuple[Stage, ...]:
-        """One, which also shortens the caches before it."""
+        """List the one stage, which also shortens the caches before it."""
         return (Stage(self.layer + 1, reads=self.layer, select=self._select, compress=True),)
 
     def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
-        """One step; groups that round down leave a little less."""
+        """Tell the one step; groups that round down leave a little less."""
         return ((self.layer + 1, int(self.alpha * entered)),)
 
     def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
-        """Every text position behind the vision tokens, in `layer`."""
+        """Count the attention of every text position behind the vision tokens, in `layer`."""
         return selection_flops(shape, layer_lengths[self.layer], rows=len(_question(role)))
 
     def _select(self, inputs: StageInput) -> Bool[Tensor, " K"]:
@@ -64,15 +64,16 @@ class PruneVidLayers(LayerPruner):
         return torch.zeros_like(inputs.vision).index_fill(0, kept, True)
 
     def _best(self, scores: Float[Tensor, " V"], groups: Int[Tensor, " V"]) -> Int[Tensor, " k"]:
-        """Indices of the best of each group; ties go to the earlier token."""
+        """Find the indices of the best of each group; ties go to the earlier token."""
         check_scores(scores)
         sizes = torch.bincount(groups)
         order = scores.argsort(descending=True, stable=True)
         order = order[groups[order].argsort(stable=True)]  # group by group, best first
         rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        return order[rank < self._quotas(sizes).repeat_interleave(sizes)]
+        return order[rank < self.quotas(sizes).repeat_interleave(sizes)]
 
-    def _quotas(self, sizes: Int[Tensor, " G"]) -> Int[Tensor, " G"]:
+    def quotas(self, sizes: Int[Tensor, " G"]) -> Int[Tensor, " G"]:
+        """Count the tokens that groups of these sizes keep."""
         shares = self.alpha * sizes.double()
         quotas = shares.long()
         if self.rounding == "exact":
@@ -83,6 +84,6 @@ class PruneVidLayers(LayerPruner):
 
 
 def _question(role: Int[Tensor, " K"]) -> Int[Tensor, " q"]:
-    """The text positions behind all vision tokens."""
+    """Find the text positions behind all vision tokens."""
     text = torch.nonzero(role == TEXT).flatten()
     return text[text > torch.nonzero(role == VISION).max()]

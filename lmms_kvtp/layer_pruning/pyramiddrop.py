@@ -44,17 +44,17 @@ class PyramidDrop(LayerPruner):
             raise ValueError(f"pyramiddrop ratios={self.ratios} ascend; a token that was dropped does not come back")
 
     def stages(self) -> tuple[Stage, ...]:
-        """One for each layer."""
+        """List one stage for each layer."""
         pairs = zip(self.layers, self.ratios, strict=True)
         return tuple(Stage(layer, reads=layer, select=partial(self._select, ratio)) for layer, ratio in pairs)
 
     def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
-        """One step for each layer."""
+        """Tell one step for each layer."""
         pairs = zip(self.layers, self.ratios, strict=True)
         return tuple((layer, max(1, int(ratio * entered + 1e-6))) for layer, ratio in pairs)
 
     def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
-        """The last position in each of `layers`, over what enters it."""
+        """Count the attention of the last position in each of `layers`, over what enters it."""
         entering = [len(role), *layer_lengths]
         return sum(selection_flops(shape, entering[layer], rows=1) for layer in self.layers)
 

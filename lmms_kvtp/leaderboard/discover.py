@@ -127,10 +127,9 @@ def summarize(samples: SampleFile) -> RunSummary:
     run = read_samples(samples.path, samples.name, samples.task, samples.config)
     if not run.answers:
         raise ValueError(f"{samples.path} holds no sample")
-    costs = [answer.cost for answer in run.answers if answer.cost is not None]
     light = tuple(answer._replace(cost=None) for answer in run.answers)
     costless = sum(answer.cost is None and answer.error is None for answer in run.answers)
-    return RunSummary(replace(run, answers=light, config={}), mean_cost(costs), costless)
+    return RunSummary(replace(run, answers=light, config={}), mean_cost(run.costs), costless)
 
 
 @dataclass(frozen=True)

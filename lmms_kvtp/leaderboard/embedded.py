@@ -60,7 +60,7 @@ def seeds_table(seeds: Mapping[str, Mapping[str, Run]]) -> str:
 
 def kept(run: Run) -> float:
     """Mean share of vision tokens that entered the language model."""
-    return mean(answer.cost.keep_ratio_actual for answer in run.answers if answer.cost is not None)
+    return mean(cost.keep_ratio_actual for cost in run.costs)
 
 
 def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> None:

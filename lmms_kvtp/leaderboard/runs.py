@@ -46,6 +46,11 @@ class Run:
     config: dict[str, Any]
     """The harness's record of the run: model, arguments, versions."""
 
+    @property
+    def costs(self) -> list[SampleCost]:
+        """Costs of the answers that have one."""
+        return [answer.cost for answer in self.answers if answer.cost is not None]
+
     def of_kind(self, kind: str) -> "Run":
         """Keep only the questions of one kind."""
         return replace(self, answers=tuple(answer for answer in self.answers if answer.kind == kind))

@@ -131,8 +131,7 @@ def summary(runs: Sequence[Run]) -> str:
 
 
 def _summary_row(run: Run, baseline: Run, kinds: Sequence[str]) -> list[str]:
-    costs = [answer.cost for answer in run.answers if answer.cost is not None]
-    cells = [run.name]
+    costs, cells = run.costs, [run.name]
     if costs:
         kept, before = mean(cost.tokens_kept for cost in costs), mean(cost.tokens_before for cost in costs)
         cells += [f"{kept:.0f}", f"{kept / before:.1%}"]

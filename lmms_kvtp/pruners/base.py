@@ -1,4 +1,4 @@
-"""The interface of token pruners; a new method is one file beside this one."""
+"""Interface of token pruners; a new method is one file beside this one."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, final
@@ -19,9 +19,9 @@ class TokenPruner(ABC):
     scope: ClassVar[Literal["frame", "video"]] = "frame"
     """frame: every frame keeps exactly its budget. video: only the total is exact, budgets are weights."""
     identity_at_full: ClassVar[bool] = True
-    """Budgets equal to the capacity leave every token as it was."""
+    """Budgets of whole frames leave every token as it was."""
     conserves_mass: ClassVar[bool] = False
-    """sum(size * embeds) of a frame is that of its original tokens: nothing is dropped, only merged."""
+    """Nothing is dropped, only merged: sum(size * embeds) of a frame is that of its original tokens."""
     query_aware: ClassVar[bool] = False
     """Reads the question itself, beyond the budgets that an allocator made from it."""
     paper: ClassVar[str] = ""
@@ -43,7 +43,7 @@ class TokenPruner(ABC):
         """
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int | None:
-        """Operations of `prune` (see `lmms_kvtp.cost.flops`), where matrix products are among them.
+        """Count the operations of `prune` (see `lmms_kvtp.cost.flops`), where it multiplies matrices.
 
         None: known only after pruning, for then `PackedTokens.flops` carries them. A pruner outside this package that
         leaves this method out has them counted while it runs, which takes time of its own.
@@ -56,7 +56,7 @@ class ScorePruner(TokenPruner):
 
     @abstractmethod
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
-        """Higher is more worth keeping."""
+        """Score each token; those of higher scores are kept first."""
 
     @final
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:

@@ -19,16 +19,16 @@ LEAST = 3e-3
 
 
 NOTHING = 1e-6
-"""Cosines this close are equal, and gains this small are of tokens that those chosen before span, up to rounding."""
+"""Difference below which cosines are equal, and gain below which a token is spanned by those chosen before."""
 
 
 @dataclass(frozen=True)
 class CDPruner(TokenPruner):
     """Keeps the tokens of a determinantal point process whose kernel weighs likeness by relevance to the question.
 
-    Of a frame's tokens those are chosen, one after another, that enlarge the determinant of the kernel of the chosen
-    ones most: q_i cos(i, j) q_j, where q is a patch's cosine with the question's text, scaled to [0, 1] in its frame.
-    Of a question in several pieces the best piece counts. All frames take each step together.
+    Tokens of a frame are chosen one after another, always the one that most enlarges the determinant of the kernel
+    of the chosen ones, q_i cos(i, j) q_j, where q is a patch's cosine with the question's text, scaled to [0, 1] in its
+    frame. The best piece of a long question counts. All frames take each step together.
 
     Source: CDPruner (arXiv 2506.10967), section 3, on each frame; the steps are those of Chen et al. (arXiv
     1709.05135), which take no determinant.
@@ -55,7 +55,7 @@ class CDPruner(TokenPruner):
         return pack(tokens, tokens.embeds, diverse(alike, weights.to(alike.device), budgets))
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """All pairs of tokens of a frame, patches by q pieces of text, and steps: T N (2 N D + 2 q E + B (B - 1)).
+        """Count pairs of tokens of a frame, patches by q pieces of text, and steps: T N (2 N D + 2 q E + B (B - 1)).
 
         B is the largest budget; step s reads the s rows of the factor that are known.
         """

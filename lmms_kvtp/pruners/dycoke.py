@@ -1,4 +1,4 @@
-"""DyCoke's temporal merging: whole frames at intervals, and of the frames between them what changed."""
+"""DyCoke's temporal merging: whole frames at intervals, and what changed in the frames between them."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -55,7 +55,7 @@ class DyCoke(TokenPruner):
 
 
 def _shares(budgets: Int[Tensor, " T"], whole: Bool[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
-    """Whole frames first, what is left in proportion to the budgets."""
+    """Give whole frames theirs first, and others what is left in proportion to their budgets."""
     rest = total - int(whole.sum()) * capacity
     shares = torch.zeros_like(budgets)
     if rest < 0:

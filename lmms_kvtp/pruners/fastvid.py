@@ -39,7 +39,7 @@ class FastVid(ScenePruner):
     anchor_weight: float = 0.6
     """Least weight of an anchor in its sum; the mean of n tokens and the anchor gives it 1 / (n + 1)."""
     neighbours: int = 4
-    """Of the density that anchors are chosen by."""
+    """Neighbors that count for the density by which anchors are chosen."""
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -64,7 +64,7 @@ class FastVid(ScenePruner):
         return replace(packed, flops=pairs_flops(1, compared, embeds.shape[2]))
 
     def _share(self, budgets: Int[Tensor, " L"], capacity: int) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
-        """Salient tokens and anchors of the frames of a scene."""
+        """Share a scene's budgets among salient tokens and anchors of its frames."""
         context = (budgets * self.context + 0.5).long()
         salient, holders = budgets - context, torch.arange(len(budgets)) % self.interval == 0
         room = torch.where(holders, capacity - salient, 0)
@@ -85,7 +85,7 @@ class FastVid(ScenePruner):
     def _absorb(
         self, embeds: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], anchors: Bool[Tensor, "L N"]
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-        """Within a scene: the token that each token goes to, and its weight there."""
+        """Find the token of a scene that each token goes to, and its weight there."""
         count, device, free = salient.numel(), embeds.device, ~(salient | anchors)
         holds, others = torch.nonzero(anchors.flatten()).flatten(), free.flatten()
         owner, weight = torch.arange(count, device=device), torch.ones(count, device=device)
@@ -104,6 +104,6 @@ class FastVid(ScenePruner):
 
 
 def _compared(salient: Int[Tensor, " L"], anchors: Int[Tensor, " L"], capacity: int) -> int:
-    """Pairs of a scene that are compared: in frames with anchors all but salient tokens, and the rest with anchors."""
+    """Count compared pairs of a scene: all but salient tokens in frames with anchors, and the rest with anchors."""
     free, held = capacity - salient, int(anchors.sum())
     return int(free[anchors > 0].square().sum()) + int(free.sum() - held) * held

@@ -39,7 +39,7 @@ class FlashVid(ScenePruner):
     tree_threshold: float = 0.8
     """Least cosine of a joint."""
     neighbours: int = 7
-    """Of density-peak clustering."""
+    """Neighbors that count for density in density-peak clustering."""
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -68,9 +68,9 @@ class FlashVid(ScenePruner):
     def _trees(
         self, scene: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], count: int
     ) -> tuple[Int[Tensor, " M"], int]:
-        """The token of the scene at which each token's average stands, `count` of them beside the salient ones.
+        """Find the token of the scene at which each token's average stands, `count` of them beside the salient ones.
 
-        And how many pairs of tokens were compared.
+        Also count the pairs of tokens that were compared.
         """
         capacity = scene.shape[1]
         owner = torch.arange(salient.numel(), device=scene.device)
@@ -96,7 +96,7 @@ class FlashVid(ScenePruner):
 
 
 def _suits(scene: Float[Tensor, "L N D"], means: Float[Tensor, "L D"]) -> Float[Tensor, "L N"]:
-    """The relevance of each token to its scene."""
+    """Score the relevance of each token to its scene."""
     mean = means.mean(dim=0)
     return torch.cat([(1 + F.normalize(scene[part].float(), dim=2) @ mean) / 2 for part in chunks(scene)])
 
@@ -104,7 +104,7 @@ def _suits(scene: Float[Tensor, "L N D"], means: Float[Tensor, "L D"]) -> Float[
 def _joints(
     scene: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"]
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-    """The most similar token of the frame before, salient ones left out, and its cosine; -inf where there is none."""
+    """Find each token's most similar one of the frame before, salient ones left out, and its cosine; -inf for none."""
     capacity = scene.shape[1]
     parent = torch.zeros(salient.numel(), dtype=torch.int64, device=scene.device)
     alike = torch.full((salient.numel(),), -torch.inf, device=scene.device)

@@ -1,4 +1,4 @@
-"""HoliTom's part before the language model: windows in which most stays still, merged; of what moves, the attended."""
+"""HoliTom's part before the language model: it merges what stays still in a window, and thins out what moves."""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -40,9 +40,9 @@ class HoliTom(TokenPruner):
     threshold: float = 0.8
     """Least cosine of a still position; the paper lowers it to 0.65 where 10 % are kept."""
     centre_weight: float = 0.6
-    """Of a cluster's centre in its sum; a centre alone stays as it is."""
+    """Weight of a cluster's centre in its sum; a centre alone stays as it is."""
     neighbours: int = 7
-    """Of density-peak clustering."""
+    """Neighbors that count for density in density-peak clustering."""
 
     def __post_init__(self) -> None:
         """Refuse a weight outside [0, 1]."""
@@ -81,7 +81,7 @@ class HoliTom(TokenPruner):
     def _cluster(
         self, points: Float[Tensor, "n D"], group: Int[Tensor, "W n"], count: int
     ) -> tuple[Int[Tensor, "W n"], Float[Tensor, "W n"]]:
-        """The token at which each still token's cluster stands, and the weight of each in its sum."""
+        """Find the token at which each still token's cluster stands, and the weight of each in its sum."""
         centre = density_peaks(points, count, self.neighbours)
         members = torch.bincount(centre, minlength=len(centre)).float()[centre]
         own = torch.where(members > 1, self.centre_weight, 1.0)
@@ -92,7 +92,7 @@ class HoliTom(TokenPruner):
 
 
 def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
-    """Where windows begin, and the number of frames: the cuts that let still positions save most tokens.
+    """Find where windows begin, and where the last one ends: the cuts that let still positions save most tokens.
 
     Args:
         alike: cosine of each token with the one at the same position of the frame before; the first row is not read.
@@ -116,7 +116,7 @@ def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
 
 
 def _stillness(alike: Float[Tensor, "W N"]) -> Float[Tensor, " N"]:
-    """The least cosine of consecutive frames of a window, at each position; -inf for a single frame."""
+    """Find the least cosine of consecutive frames of a window, at each position; -inf for a single frame."""
     if len(alike) == 1:
         return torch.full_like(alike[0], -torch.inf)
     return alike[1:].amin(dim=0)

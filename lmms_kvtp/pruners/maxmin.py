@@ -31,5 +31,5 @@ class MaxMin(TokenPruner):
         return pack(tokens, tokens.embeds, farthest(distances(tokens.embeds), budgets))
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """All pairs of tokens of a frame: 2 T N^2 D."""
+        """Count all pairs of tokens of a frame: 2 T N^2 D."""
         return tokens.num_frames * pairs_flops(tokens.capacity, tokens.capacity, tokens.embeds.shape[2])

@@ -55,7 +55,7 @@ class PruMerge(TokenPruner):
         return enrich(tokens, keep, attention, keys, self.neighbours)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """All pairs of keys of a frame: 2 T N^2 C. Sums of neighbours are no matrix product, and left out."""
+        """Count all pairs of keys of a frame: 2 T N^2 C. Sums of neighbours are no matrix product, and left out."""
         frames, capacity, width = read(features, "keys", tokens).shape
         return frames * pairs_flops(capacity, capacity, width)
 
@@ -132,7 +132,7 @@ def _owners(
     apart: Int[Tensor, "K n"],
     first: int,
 ) -> Int[Tensor, "F N"]:
-    """The kept token, counted from `first`, that each token is a neighbour of: as all weigh it alike, the closest one.
+    """Find the kept token, counted from `first`, that each token is a neighbour of: the closest, as all weigh it alike.
 
     Kept tokens own themselves; what is nobody's neighbour keeps its entry in `owner`.
     """

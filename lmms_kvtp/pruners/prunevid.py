@@ -41,7 +41,7 @@ class PruneVid(TokenPruner):
     scenes: float = 0.25
     """Clusters of frames, as a part of their number; scenes are runs of frames, and may be fewer."""
     neighbours: int = 7
-    """Of density-peak clustering."""
+    """Neighbors that count for density in density-peak clustering."""
 
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""

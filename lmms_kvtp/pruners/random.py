@@ -20,7 +20,7 @@ class RandomTokens(ScorePruner):
     """
 
     seed: int = 0
-    """Of the draw; from `lmms-eval`, the run's `seed` where none is given."""
+    """Seed of the draw; `lmms-eval` gives the run's `seed` where none is set."""
 
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
         """Draw a number for each token."""

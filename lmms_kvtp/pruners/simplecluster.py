@@ -37,11 +37,11 @@ class SimpleCluster(TokenPruner):
     paper: ClassVar[str] = "SimpleCluster, 2026"
 
     rounds: int = 3
-    """Of assigning tokens and moving clusters, before the last assignment."""
+    """Rounds of assigning tokens and moving clusters, before the last assignment."""
     mass: Literal["token", "budget"] = "token"
     """What a token weighs when its cluster moves: 1, or the budget of its frame."""
     base: float = 10_000.0
-    """Of the rotary embedding's wavelengths."""
+    """Base of the rotary embedding's wavelengths."""
 
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many clusters as all budgets together."""
@@ -52,14 +52,14 @@ class SimpleCluster(TokenPruner):
         return merge_video(tokens, self._cluster(tokens, budgets, seeds))
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """All tokens with all B clusters in each round and once more: 2 (rounds + 1) M B D; none where all are kept."""
+        """Count tokens by B clusters in each round and once more: 2 (rounds + 1) M B D; none where all are kept."""
         count, clusters = tokens.num_frames * tokens.capacity, int(budgets.sum())
         return (self.rounds + 1) * pairs_flops(count, clusters, tokens.embeds.shape[2]) if clusters < count else 0
 
     def _cluster(
         self, tokens: FrameTokens, budgets: Int[Tensor, " T"], seeds: Bool[Tensor, "T N"]
     ) -> Int[Tensor, " M"]:
-        """The token at which each token's cluster stands."""
+        """Find the token at which each token's cluster stands."""
         unit = directions(tokens, self.base)
         weights = torch.ones(len(unit), device=unit.device)
         if self.mass == "budget":
@@ -70,11 +70,11 @@ class SimpleCluster(TokenPruner):
             members = group(cluster[None], len(centres), torch.zeros_like(cluster[:1]))
             moved = group_sums(unit[None], members, weights[None])
             centres[members.filled[0]] = moved.div_(moved.norm(dim=1, keepdim=True).clamp_min(1e-12))
-        return _owners(*assign(unit, centres), len(centres))
+        return owners(*assign(unit, centres), len(centres))
 
 
 def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
-    """Rotated tokens of all frames as unit vectors, in the precision of the tokens.
+    """Rotate the tokens of all frames to unit vectors, in the precision of the tokens.
 
     Raises:
         ValueError: a token is NaN.
@@ -88,13 +88,13 @@ def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
 
 
 def assign(unit: Float[Tensor, "M D"], centres: Float[Tensor, "B D"]) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-    """The most similar centre of each token, and how similar it is."""
+    """Find the most similar centre of each token, and how similar it is."""
     best = [(rows.float() @ centres.T).max(dim=1) for rows in torch.split(unit, ROWS_AT_ONCE)]
     return torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
 
 
-def _owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: int) -> Int[Tensor, " M"]:
-    """The token at which each token's cluster stands: the member most like the cluster, the earlier of equals.
+def owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: int) -> Int[Tensor, " M"]:
+    """Find the token at which each token's cluster stands: the member most like the cluster, the earlier of equals.
 
     Clusters without members become the tokens that are least like their own.
     """
@@ -116,7 +116,7 @@ def _owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: in
 def rotate(
     embeds: Float[Tensor, "T N D"], grid: tuple[int, int], base: float, first_frame: int = 0
 ) -> Float[Tensor, "T N D"]:
-    """Rotary embedding of (frame, row, column); channels beyond three equal even parts stay as they are."""
+    """Apply a rotary embedding of (frame, row, column); channels beyond three equal even parts stay as they are."""
     rows, columns = grid
     half = embeds.shape[2] // 6
     frame = (first_frame + torch.arange(len(embeds), device=embeds.device))[:, None].expand(-1, rows * columns)

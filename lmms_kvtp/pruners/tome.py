@@ -21,7 +21,7 @@ def match(
 ) -> tuple[Int[Tensor, "F n"], Bool[Tensor, "F n"]]:
     """Merge `remove[f]` tokens of each frame into the tokens that they resemble most.
 
-    Tokens at alternate positions are hosts; each of the others looks for the host of highest cosine, and the most
+    Tokens at alternate positions are hosts; each of the others seeks the host of highest cosine, and the most
     similar of them are absorbed. Hosts `odd`: the paper's round, after which the tokens that found no host stand
     first, most similar first, and the hosts behind them. Hosts `even`: the round of KVTP's release, after which the
     hosts stand first and the others follow in their order.
@@ -29,7 +29,7 @@ def match(
     Source: ToMe (arXiv 2210.09461), section 3.
 
     Args:
-        metric: what similarity is measured on; not normalised.
+        metric: what similarity is measured on; not normalized.
         remove: at most the number of tokens that are not hosts, and 0 where there is no host.
         hosts: the positions, counted from 0, that absorb.
 
@@ -112,7 +112,7 @@ class ToMe(TokenPruner):
         return PackedTokens(merged, frame, patch, size[frame, patch], tokens.grid, tokens.num_frames, owner=into)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """Half of the tokens against the other half in each round: 2 floor(n / 2) ceil(n / 2) C, and n halves."""
+        """Count half of the tokens against the others in each round: 2 floor(n / 2) ceil(n / 2) C, and n halves."""
         width, total = read(features, "keys", tokens).shape[2], 0
         for budget in budgets.tolist():
             left = tokens.capacity if budget else 0
@@ -128,7 +128,7 @@ class ToMe(TokenPruner):
         budgets: Int[Tensor, " F"],
         scale: Float[Tensor, "F N"],
     ) -> Int[Tensor, "F N"]:
-        """The patch at which each token's merge stands; `scale` becomes each token's factor in the sum of its merge."""
+        """Find the patch at which each token's merge stands, and write each token's factor in its sum into `scale`."""
         patches = torch.arange(embeds.shape[1], device=embeds.device).repeat(len(embeds), 1)
         owner = torch.where(budgets[:, None] > 0, patches, 0)
         restored = _Restored.start(embeds, scale) if self.variant == "release" else None
@@ -155,14 +155,14 @@ class ToMe(TokenPruner):
 
 @dataclass(frozen=True)
 class _Restored:
-    """What the release does to merges: a merge gets the largest norm of its parts, and so does its key."""
+    """Norms and factors of the release's merges: a merge gets the largest norm of its parts, and so does its key."""
 
     norm: Float[Tensor, "F N"]
-    """Of the merge that each token is in."""
+    """Norm of the merge that each token is in."""
     scale: Float[Tensor, "F N"]
-    """Of each token in the sum of its merge."""
+    """Factor of each token in the sum of its merge."""
     key_scale: Float[Tensor, "F N"]
-    """Of each key in the sum of its merge's key."""
+    """Factor of each key in the sum of its merge's key."""
 
     @staticmethod
     def start(embeds: Float[Tensor, "F N D"], scale: Float[Tensor, "F N"]) -> "_Restored":

@@ -26,7 +26,7 @@ class VidCom2(LikenessSettings, ScorePruner):
     paper: ClassVar[str] = "VidCom2, arXiv 2505.14454"
 
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
-        """Unlikeness to video and frame."""
+        """Score how unlike video and frame each token is."""
         channels = steady(tokens.embeds, self.channels)
         means = frame_means(tokens.embeds, channels)
         scores = []

@@ -48,7 +48,7 @@ class VisionZip(TokenPruner):
         return merge(tokens, owner)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """All pairs of keys of a frame: 2 T N^2 C."""
+        """Count all pairs of keys of a frame: 2 T N^2 C."""
         frames, capacity, width = read(features, "keys", tokens).shape
         return frames * pairs_flops(capacity, capacity, width)
 
@@ -63,7 +63,7 @@ def _every_step(free: Bool[Tensor, "T N"], count: Int[Tensor, " T"]) -> Bool[Ten
 def _assign(
     keys: Float[Tensor, "F N C"], dominant: Bool[Tensor, "F N"], anchors: Bool[Tensor, "F N"]
 ) -> Int[Tensor, "F N"]:
-    """Dominant tokens and anchors own themselves, others go to the nearest anchor, if there is one."""
+    """Let dominant tokens and anchors own themselves, and give others to the nearest anchor, if there is one."""
     unit = F.normalize(keys.float(), dim=-1)
     cosines = unit @ unit.transpose(1, 2)
     refuse_nan(cosines, "keys")

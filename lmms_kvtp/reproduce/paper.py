@@ -31,11 +31,6 @@ class PaperRow:
     page_scores: tuple[float, ...]
     note: str = ""
 
-    @property
-    def pages_agree(self) -> bool:
-        """Whether table and project page say the same."""
-        return (self.flops, self.scores) == (self.page_flops, self.page_scores)
-
 
 def paper_rows() -> Mapping[str, tuple[PaperRow, ...]]:
     """Rows of table 2 (llava-video-7b) and table 3 (llava-video-72b), by model."""

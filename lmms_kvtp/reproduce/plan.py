@@ -235,6 +235,6 @@ def _finished(step: Step) -> list[Run]:
 
 def _share_kept(runs: list[Run]) -> str:
     """Measured share of vision tokens that entered the language model."""
-    costs = [answer.cost for run in runs for answer in run.answers if answer.cost is not None]
+    costs = [cost for run in runs for cost in run.costs]
     before = sum(cost.tokens_before for cost in costs)
     return f"{sum(cost.tokens_kept for cost in costs) / before:.1%}" if before else "-"

@@ -1,4 +1,4 @@
-"""The interface of frame scorers."""
+"""Interface of frame scorers."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -29,13 +29,13 @@ class FrameScorer(ABC):
         """Score the frames; higher is more relevant, any real scale.
 
         Args:
-            features: of the frames, with the fields named in `needs`.
+            features: what is known of the frames, with the fields named in `needs`.
             question: what is asked.
             encoder: the one that made `features`; it embeds the question's text in the same space.
         """
 
     def flops(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> int | None:
-        """Operations of `score` (see `lmms_kvtp.cost.flops`), where matrix products are among them.
+        """Count the operations of `score` (see `lmms_kvtp.cost.flops`), where it multiplies matrices.
 
         Where `features` hold the question's text, the encoder has embedded it before, and that is not counted again.
         None, as of a scorer outside this package that leaves this method out: counted while it runs.

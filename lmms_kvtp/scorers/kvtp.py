@@ -37,17 +37,17 @@ class KVTP(FrameScorer):
     training_free: ClassVar[bool] = False
 
     fusion: bool = True
-    """Apply the head, as the paper describes; false scores frames alone."""
+    """Apply the head, as the paper describes; false: score each frame alone."""
     checkpoint: str | None = None
     """Folder with a fusion head, and maybe with a text side that reads questions in place of the encoder's; `tiny`: the
     one for the embedded model, a folder of that name is `./tiny`. None: the head beside the encoder's weights, or the
     untrained one."""
     clip_size: int | None = None
-    """Frames of a clip; none: as in the checkpoint."""
+    """Frames of a clip; none: what the checkpoint says."""
     local_weight: float | None = None
-    """theta of eq. 10; none: as in the checkpoint."""
+    """Weight of the clip, theta of eq. 10; none: what the checkpoint says."""
     global_weight: float | None = None
-    """phi of eq. 10; none: as in the checkpoint."""
+    """Weight of the video, phi of eq. 10; none: what the checkpoint says."""
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Compare each frame in its context with the question.
@@ -63,7 +63,7 @@ class KVTP(FrameScorer):
         return in_context(features.image, text, reader.logits, self.head(encoder))
 
     def flops(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> int | None:
-        """Text tower and cosines, with the head for three views of each frame."""
+        """Count text tower and cosines, with the head for three views of each frame."""
         reader, texts = self._reader(encoder), [question_text(question)]
         scoring = reader.relevance_flops(len(features.times), texts, views=3 if self.fusion else 1)
         if features.text is None or reader is not encoder:
@@ -72,11 +72,11 @@ class KVTP(FrameScorer):
         return None if scoring is None or embedding is None else scoring - embedding
 
     def _reader(self, encoder: FrameEncoder) -> FrameEncoder | TextSide:
-        """What embeds questions: the checkpoint's text side, or the encoder."""
+        """Choose what embeds questions: the checkpoint's text side, or the encoder."""
         return self.text_side or encoder
 
     def head(self, encoder: FrameEncoder) -> FusionHead:
-        """The fusion head that goes with `encoder`, read once."""
+        """Read the fusion head that goes with `encoder`, once."""
         asked: dict[str, Any] = {
             "clip_size": self.clip_size,
             "local_weight": self.local_weight,
@@ -89,14 +89,14 @@ class KVTP(FrameScorer):
 
     @cached_property
     def text_side(self) -> TextSide | None:
-        """What reads questions in place of the encoder, if the checkpoint has it; loaded on first use."""
+        """Text side that reads questions in place of the encoder, if the checkpoint has one; loaded on first use."""
         if self.folder is None or not (self.folder / TEXT_WEIGHTS).is_file():
             return None
         return load_text_side(self.folder)
 
     @cached_property
     def folder(self) -> Path | None:
-        """Of the checkpoint; the shipped one's files are checked."""
+        """Folder of the checkpoint; the files of the shipped one are checked."""
         if self.checkpoint is None:
             return None
         if self.checkpoint == TINY:

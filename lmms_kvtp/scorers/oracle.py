@@ -51,7 +51,7 @@ class Oracle(FrameScorer):
 
 
 def span_scores(spans: Sequence[tuple[float, float, float]], times: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """The score of each frame, by the rules that `Oracle` states.
+    """Score each frame by the rules that `Oracle` states.
 
     Args:
         spans: start (s), end (s) and score of 0 to 5; none means the whole video.

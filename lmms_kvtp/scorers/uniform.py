@@ -1,4 +1,4 @@
-"""The same relevance for every frame: the baseline that prunes without looking at the question."""
+"""Equal relevance for every frame: the baseline that prunes without reading the question."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -29,7 +29,7 @@ class VCast(FrameScorer):
     paper: ClassVar[str] = "V-CAST, arXiv 2603.27650"
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
-        """1 - cosine of the two steps."""
+        """Compute 1 - cosine of the two steps."""
         assert features.tokens is not None
         steps = features.tokens.mean(dim=1, dtype=torch.float32).diff(dim=0)
         scores = torch.ones(len(features.tokens), device=steps.device)

@@ -27,7 +27,7 @@ class VidCom2Relevance(LikenessSettings, FrameScorer):
     paper: ClassVar[str] = "VidCom2, arXiv 2505.14454"
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
-        """The mean unlikeness of each frame's tokens, negative: less likeness is more."""
+        """Average the likeness of each frame's tokens to the video, and turn its sign: unlike frames count more."""
         assert features.tokens is not None
         tokens = features.tokens
         channels = steady(tokens, self.channels)

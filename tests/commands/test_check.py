@@ -10,7 +10,7 @@ import torch
 from helpers import lookalike
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.forecast.answer import forecast
+from lmms_kvtp.forecast.forecast import forecast
 from lmms_kvtp.forecast.machine import hours, memory
 from lmms_kvtp.forecast.models import find_spec
 from lmms_kvtp.method import KVTP, build_method

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from helpers.checkpoints import write_tiny
+from helpers.small_videos import Clip
 
 from lmms_kvtp.encode import encode
 from lmms_kvtp.method import KVTP, Method, build_method, class_of, names_of
 from lmms_kvtp.pipeline import Prepared, prepare
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 PRUNERS, ENCODERS = names_of("pruner"), names_of("encoder")
@@ -20,21 +20,13 @@ SMALL = {"fastv": {"layer": "1"}, "prunevid": {"layer": "1"}, "pyramiddrop": {"l
 QUESTION = Question("What happens?", stem="What happens?", spans=((0.5, 1.5, 5.0),))
 
 
-class Clip:
-    """Some frames of noise, or black ones."""
-
-    source, key, instruction = "made up", "made up", ""
-
-    def __init__(self, frames: int, black: bool = False) -> None:
-        self.indices, self.times, self.duration = torch.arange(frames), torch.arange(float(frames)), float(frames)
-        draw = torch.Generator().manual_seed(frames)
-        self.rgb = torch.randint(0, 256, (frames, 24, 40, 3), generator=draw, dtype=torch.uint8) * (not black)
-
-    def chunks(self):
-        yield Frames(self.rgb, self.times)
+def black(frames: int) -> Clip:
+    clip = Clip(frames)
+    clip.rgb.zero_()
+    return clip
 
 
-DULL = {"one frame": Clip(1), "one black frame": Clip(1, black=True), "black frames": Clip(5, black=True)}
+DULL = {"one frame": Clip(1), "one black frame": black(1), "black frames": black(5)}
 """Too little to choose from: no neighbours in time, all similarities equal, fewer frames than scenes."""
 on_dull = pytest.mark.parametrize("clip", DULL.values(), ids=DULL)
 

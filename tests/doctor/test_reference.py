@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2Config
 
 from lmms_kvtp.doctor import reference
-from lmms_kvtp.doctor.reference import PUBLISHED, Parity, all_tokens, reference_logits, report, transformers_model
+from lmms_kvtp.doctor.reference import (
+    PUBLISHED,
+    Parity,
+    all_tokens,
+    reference_logits,
+    transformers_model,
+    verdict_lines,
+)
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
@@ -67,7 +74,7 @@ def test_transformers_own_class_gives_the_same_logits(tiny_folder: Path, positio
     [check] = reference_logits(vlm, frames(4), QUESTION)
     assert check.passed and check.difference < 1e-4
     assert check.ours.shape == check.reference.shape == (483,)
-    assert report([check]).startswith("ok   transformers' LlavaOnevision: largest difference")
+    assert verdict_lines([check]).startswith("ok   transformers' LlavaOnevision: largest difference")
 
 
 @pytest.mark.parametrize("pooling", ["bilinear", "average", "max"])
@@ -103,7 +110,7 @@ def test_a_wrong_weight_is_seen(tiny_folder: Path) -> None:
     vlm.network.projector[1] = torch.nn.ReLU()
     [check] = reference_logits(vlm, frames(2), QUESTION)
     assert not check.passed
-    assert report([check]).startswith("FAIL")
+    assert verdict_lines([check]).startswith("FAIL")
 
 
 def test_what_cannot_be_compared_is_refused(tiny_folder: Path) -> None:
@@ -219,4 +226,4 @@ def test_published_logits(name: str) -> None:
     vlm = load_llava_video(f"{os.environ['LMMS_KVTP_WEIGHTS']}/{name}", LoadOptions(dtype="float16"))
     checks = reference_logits(vlm)
     assert len(checks) == 2
-    assert all(check.passed for check in checks), report(checks)
+    assert all(check.passed for check in checks), verdict_lines(checks)

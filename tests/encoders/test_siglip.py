@@ -47,7 +47,7 @@ def frames(count: int = 5) -> Frames:
 
 
 def maps(encoder: Siglip, golden: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    return encoder._features(golden["pixel_values"], frozenset({name}))[name]
+    return encoder.describe(golden["pixel_values"], frozenset({name}))[name]
 
 
 def close(found, wanted, tolerance=1e-5):
@@ -124,7 +124,7 @@ def test_attention_and_keys_are_pooled_as_the_reference_intends():
 
 def test_features_lie_on_the_language_models_grid(encoder, golden):
     made = encoder.encode(frames(), FEATURES, POOL)
-    patches = encoder._features(frames().pixels(encoder.pixel_spec), FEATURES)
+    patches = encoder.describe(frames().pixels(encoder.pixel_spec), FEATURES)
     for name in FEATURES - {"image"}:
         square = patches[name].reshape(5, 3, 3, -1)
         cells = [square[:, row, column : column + 2].mean(dim=1) for row in range(3) for column in range(2)]
@@ -151,7 +151,7 @@ def test_no_hook_stays_behind(encoder):
     encoder.encode(frames(), FEATURES, POOL)
     assert not any(module._forward_hooks for module in encoder.model.modules())
     with pytest.raises(RuntimeError):
-        encoder._features(torch.zeros(1, 3, 5, 5), FEATURES)
+        encoder.describe(torch.zeros(1, 3, 5, 5), FEATURES)
     assert not any(module._forward_hooks for module in encoder.model.modules())
 
 

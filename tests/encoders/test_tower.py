@@ -51,7 +51,7 @@ def test_a_head_that_starts_from_a_siglip_gives_its_embeddings(siglip):
     head.start_from(vision)
     pixels = torch.randn(5, 3, 42, 42, generator=torch.manual_seed(1))
     last = vision.encoder(inputs_embeds=vision.embeddings(pixels)).last_hidden_state
-    image, attention, keys = head.look(last)
+    image, attention, keys = head.pool(last)
     found = vision(pixels)
     torch.testing.assert_close(image, found.pooler_output, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(keys, found.last_hidden_state, atol=1e-5, rtol=1e-4)
@@ -62,7 +62,7 @@ def test_a_head_that_starts_from_a_siglip_gives_its_embeddings(siglip):
 def test_frames_are_described_from_the_pooled_patches_of_the_models_tower(folder):
     encoder, given = TowerEncoder(str(folder), device="cpu"), frames()
     made = encoder.encode(given, encoder.provides, POOL)
-    image, attention, keys = load_tower_head(folder).look(POOL(given.tower))
+    image, attention, keys = load_tower_head(folder).pool(POOL(given.tower))
     assert torch.equal(made.image, image) and torch.equal(made.keys, keys)
     assert torch.equal(made.probe_attention, attention) and made.image.shape == (4, 32)
     assert made.probe_attention.shape == (4, 6) and not torch.allclose(made.image[0], made.image[1], atol=1e-3)

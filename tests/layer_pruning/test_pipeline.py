@@ -6,26 +6,15 @@ import pytest
 import torch
 from helpers import checkpoints
 from helpers.answers import answers
+from helpers.small_videos import Clip
 
 from lmms_kvtp.cost.flops import decode_flops, prefill_flops
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import TEXT, VISION, GenerationOptions, PackedTokens
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 OPTIONS = GenerationOptions(max_new_tokens=5)
-
-
-class Clip:
-    """Seven frames of noise."""
-
-    source, key, duration, instruction = "noise", "noise", 7.0, ""
-    indices, times = torch.arange(7), torch.arange(7.0)
-
-    def chunks(self):
-        rgb = torch.randint(0, 256, (7, 24, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        yield Frames(rgb, self.times)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +26,7 @@ def vlm(tmp_path_factory):
 def ask(vlm, **settings):
     settings = {name.replace("__", "."): value for name, value in settings.items()}
     method = build_method(settings, {**KVTP, "encoder.pretrained": vlm.default_encoder})
-    [said] = answers(vlm, method, [Clip()], [Question("What happens?", stem="What happens?")], OPTIONS)
+    [said] = answers(vlm, method, [Clip(7)], [Question("What happens?", stem="What happens?")], OPTIONS)
     return said.cost
 
 

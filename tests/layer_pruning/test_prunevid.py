@@ -137,10 +137,7 @@ GROUPS = st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any)
 @given(GROUPS, st.sampled_from([0.1, 0.29, 0.4, 0.5, 1.0]))
 def test_groups_round_down_or_share_the_exact_total(sizes, alpha):
     sizes = torch.tensor(sizes)
-    floor, exact = (
-        PruneVidLayers(alpha=alpha)._quotas(sizes),
-        PruneVidLayers(alpha=alpha, rounding="exact")._quotas(sizes),
-    )
+    floor, exact = (PruneVidLayers(alpha=alpha, rounding=rule).quotas(sizes) for rule in ("floor", "exact"))
     assert floor.tolist() == [int(alpha * size) for size in sizes.tolist()]
     assert int(exact.sum()) == round(alpha * int(sizes.sum()))
     assert ((exact - floor) >= 0).all()

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.flashvid import FlashVid
-from lmms_kvtp.pruners.parts import groups as _bags
+from lmms_kvtp.pruners.parts import groups
 from lmms_kvtp.pruners.parts.scenes import cut
 from lmms_kvtp.pruners.parts.spread import lattice
-from lmms_kvtp.pruners.simplecluster import SimpleCluster, _owners, directions, rotate
+from lmms_kvtp.pruners.simplecluster import SimpleCluster, directions, owners, rotate
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 Cell = tuple[int, int]
@@ -189,7 +189,7 @@ def test_simplecluster_restarts_empty_clusters_at_the_tokens_least_like_their_ow
 
 def test_a_token_that_stands_for_a_cluster_does_not_restart_another():
     likeness = torch.tensor([0.9, 0.95, 0.8, 0.1, 0.05])
-    assert _owners(torch.tensor([0, 0, 0, 2, 2]), likeness, 4).tolist() == [1, 1, 2, 3, 4]
+    assert owners(torch.tensor([0, 0, 0, 2, 2]), likeness, 4).tolist() == [1, 1, 2, 3, 4]
 
 
 def test_simplecluster_with_budgets_puts_more_tokens_where_the_budgets_are():
@@ -273,13 +273,13 @@ def test_flashvid_keeps_each_scene_s_budgets_and_all_of_its_mass():
 
 
 def test_sums_of_half_precision_are_those_of_float32_a_few_columns_at_a_time(monkeypatch):
-    monkeypatch.setattr(_bags, "COLUMNS_AT_ONCE", 3)
+    monkeypatch.setattr(groups, "COLUMNS_AT_ONCE", 3)
     generator = torch.Generator().manual_seed(2)
     rows = torch.randn(2, 9, 7, generator=generator).bfloat16()
     weights, owner = torch.rand(2, 9, generator=generator), torch.randint(0, 4, (2, 9), generator=generator)
-    groups = _bags.group(owner, 4, torch.arange(2))
-    expected = _bags.group_sums(rows.float(), groups, weights)
-    assert torch.equal(_bags.group_sums(rows, groups, weights), expected) and expected.dtype == torch.float32
+    members = groups.group(owner, 4, torch.arange(2))
+    expected = groups.group_sums(rows.float(), members, weights)
+    assert torch.equal(groups.group_sums(rows, members, weights), expected) and expected.dtype == torch.float32
 
 
 def test_settings_that_mean_nothing_are_refused():

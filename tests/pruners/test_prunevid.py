@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmms_kvtp.pruners.parts import density_peaks as _dpc
+from lmms_kvtp.pruners.parts import density_peaks as clustering
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks, peak_scores
 from lmms_kvtp.pruners.parts.scenes import averages, mean_tokens, refine, segment, stillness
 from lmms_kvtp.pruners.prunevid import PruneVid
@@ -47,7 +47,7 @@ def test_density_peaks_of_many_points_are_found_a_few_rows_at_a_time(pairs, monk
     points = torch.randn(37, 5, generator=torch.Generator().manual_seed(4))
     points[-1] = points[:-1].mean(dim=0)  # far from no one
     at_once = density_peaks(points, 9), peak_scores(points, 4)
-    monkeypatch.setattr(_dpc, "PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(clustering, "PAIRS_AT_ONCE", pairs)
     assert torch.equal(density_peaks(points, 9), at_once[0])
     torch.testing.assert_close(peak_scores(points, 4), at_once[1])
     with pytest.raises(ValueError, match="NaN"):

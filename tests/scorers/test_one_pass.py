@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from helpers.answers import answers
 from helpers.checkpoints import write_tiny
+from helpers.small_videos import Clip
 from torch import nn
 
 from lmms_kvtp.encoders.parts.text_side import save_text_side
@@ -17,24 +16,10 @@ from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import Method, build_method
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
 COUNT = 5
 ASKED = [Question(f"What is thing {number}?") for number in range(3)]
-
-
-class Clip:
-    """Frames from memory, in two chunks."""
-
-    source, key, duration, instruction = "clip", "clip", 5.0, ""
-    indices, times = torch.arange(COUNT), torch.arange(float(COUNT))
-
-    def chunks(self) -> Iterator[Frames]:
-        """Three frames, then two."""
-        noise = np.random.default_rng(3).integers(0, 256, (COUNT, 11, 13, 3), dtype=np.uint8)
-        for part in (slice(0, 3), slice(3, COUNT)):
-            yield Frames(torch.from_numpy(noise[part]), self.times[part])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +42,10 @@ def frames_through(module: nn.Module) -> Iterator[list[int]]:
 
 
 def run(vlm: LlavaVideo, method: Method) -> None:
-    assert len(list(answers(vlm, method, [Clip()], ASKED, GenerationOptions(max_new_tokens=1)))) == 3
+    assert (
+        len(list(answers(vlm, method, [Clip(COUNT, 11, 13, chunk_size=3)], ASKED, GenerationOptions(max_new_tokens=1))))
+        == 3
+    )
 
 
 @pytest.mark.parametrize("scorer", ["similarity", "kvtp"])

@@ -1,4 +1,4 @@
-"""Configs of SigLIP's towers, from their sizes alone."""
+"""Sizes and configs of SigLIP's towers, and where its weights lie."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 11
 
 
 def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> SiglipConfig:
-    """Both towers.
+    """Make the config of both towers from their sizes.
 
     Args:
-        vision: sizes of the tower.
+        vision: sizes of the vision tower.
         text: sizes of the text tower; its heads are as wide as the vision tower's.
-        positions: of a text, padded.
-        vocabulary: of the tokenizer, whose last token stands for beginning, end and padding.
+        positions: tokens of a padded text.
+        vocabulary: tokens of the tokenizer, the last of which stands for beginning, end and padding.
     """
     tower = SiglipVisionConfig(
         image_size=vision.image_size,
@@ -36,7 +36,7 @@ def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabula
 
 
 def text_config(text: TextShape, head_width: int, positions: int, vocabulary: int) -> SiglipTextConfig:
-    """The text tower alone; arguments as of `siglip_config`."""
+    """Make the config of the text tower alone; `siglip_config` explains the arguments."""
     last = vocabulary - 1
     return SiglipTextConfig(
         vocab_size=vocabulary,
@@ -53,16 +53,16 @@ def text_config(text: TextShape, head_width: int, positions: int, vocabulary: in
 
 
 def text_shape(config: Any) -> TextShape:
-    """Sizes of a SigLIP's text tower."""
+    """Read the sizes of a text tower from its config."""
     return TextShape(config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.projection_size)
 
 
 def siglip_source(pretrained: str) -> str:
-    """Folder or hub id that `pretrained` stands for; `tiny` is the embedded model's SigLIP."""
+    """Resolve `tiny` to the folder of the embedded model's SigLIP; other folders and hub ids stay as they are."""
     return str(shipped_folder(pretrained) / "siglip") if pretrained == TINY else pretrained
 
 
 def build_text_tower(config: SiglipTextConfig) -> nn.Module:
-    """A text tower without trained weights, as `SiglipModel.text_model` is one."""
+    """Build a text tower without trained weights, of the kind that `SiglipModel.text_model` is."""
     model = SiglipTextModel(config)
     return dict(model.named_children()).get("text_model", model)  # transformers < 5 has one level more

@@ -1,4 +1,4 @@
-"""The text side of encoders: texts are embedded once, and cut where a tower reads few tokens."""
+"""Texts as encoders read them: embedded once, and cut into pieces where a tower reads few tokens."""
 
 import re
 from abc import ABC, abstractmethod
@@ -35,14 +35,14 @@ class RemembersTexts(ABC):
         return lru_cache(REMEMBERED)(self.embed_text)
 
     def forget_texts(self) -> None:
-        """Embed texts anew from here on: before a measurement, so that it does its own work."""
+        """Forget all embeddings, so that a measurement that follows does its own work."""
         self.__dict__.pop("_known_text", None)
 
 
 def scaled_cosines(
     image: Float[Tensor, "T E"], text: Float[Tensor, "q E"], factor: float, bias: float
 ) -> Float[Tensor, "q T"]:
-    """Logits of each text with each image: factor * cosine + bias."""
+    """Compare each text with each image: factor * cosine + bias."""
     cosine = F.normalize(text.to(image.device), dim=-1) @ F.normalize(image, dim=-1).T
     return cosine * factor + bias
 
@@ -71,7 +71,7 @@ def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _joining(piece: str, parts: list[str], fits: Callable[[str], bool]) -> int:
-    """How many of the next parts fit together with a piece."""
+    """Count the next parts that fit together with a piece."""
     return bisect_left(range(len(parts)), True, key=lambda more: not fits(" ".join([piece, *parts[: more + 1]])))
 
 
@@ -86,7 +86,7 @@ def _parts(text: str) -> list[str]:
 
 
 def padded_pieces(text: str, tokenizer: Any, limit: int) -> Int[Tensor, "p l"]:
-    """Token ids of a text, in pieces of at most `limit` tokens, each ended and padded as the model was trained."""
+    """Split a text into pieces of at most `limit` tokens, each ended and padded as SigLIP was trained."""
 
     def fits(piece: str) -> bool:
         return bool(len(tokenizer(piece, verbose=False).input_ids) <= limit)

@@ -1,4 +1,4 @@
-"""The text half of a SigLIP, in files of its own: for a predictor whose frames come from elsewhere."""
+"""The text half of a SigLIP in files of its own, for a predictor that reads frames with another tower."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pie
 CONFIG, WEIGHTS = "text.json", "text.safetensors"
 SCALE, BIAS = "logit_scale", "logit_bias"
 UNTUNED = "untuned"
-"""In text.json, in place of sizes: the SigLIP whose text tower reads questions as it is."""
+"""Key of text.json that stands in place of sizes: the SigLIP whose unchanged text tower reads questions."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TextSide(RemembersTexts):
     scale: float
     """Logarithm of the factor on cosines."""
     bias: float
+    """Shift of the logits."""
 
     @torch.no_grad()
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
@@ -42,7 +43,7 @@ class TextSide(RemembersTexts):
         return pooled.float()
 
     def token_ids(self, text: str) -> Int[Tensor, "p l"]:
-        """The pieces of a text as the tower reads them."""
+        """Split a text into pieces that the tower reads."""
         return self._known_ids(text)
 
     @cached_property
@@ -51,7 +52,7 @@ class TextSide(RemembersTexts):
         return lru_cache(REMEMBERED)(partial(padded_pieces, tokenizer=self.tokenizer, limit=limit))
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
-        """Scaled and shifted cosines.
+        """Compute cosines with the learned scale and bias.
 
         Raises:
             ValueError: text and frames are of different widths.
@@ -64,13 +65,13 @@ class TextSide(RemembersTexts):
         return scaled_cosines(image, text, math.exp(self.scale), self.bias)
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
-        """Text tower and cosines."""
+        """Count text tower and cosines."""
         lengths = [len(row) for text in texts for row in self.token_ids(text)]
         return relevance_flops(text_shape(self.tower.config), lengths, num_frames, views)
 
     @property
     def device(self) -> torch.device:
-        """Where the tower is."""
+        """Device of the tower."""
         return next(self.tower.parameters()).device
 
 
@@ -85,13 +86,13 @@ def save_text_side(
 
 
 def save_untuned_text_side(folder: Path, pretrained: str, scale: float, bias: float) -> None:
-    """Write what `load_text_side` reads of a text side of which only scale and bias are its own.
+    """Write a text side of which only scale and bias were trained; `load_text_side` reads it.
 
     Args:
-        folder: of the predictor.
+        folder: where the predictor lies.
         pretrained: folder or hub id of the SigLIP with the text tower, or tiny.
         scale: logarithm of the factor on cosines.
-        bias: of the logits.
+        bias: shift of the logits.
     """
     _write(folder, {UNTUNED: pretrained}, {}, scale, bias)
 
@@ -103,7 +104,7 @@ def _write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tens
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Write a tokenizer so that transformers 4 can read what 5 wrote: 5 reads the older names, too."""
+    """Write a tokenizer in a form that transformers 4 reads, too, if transformers 5 writes it."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))

@@ -21,16 +21,16 @@ class HeadShape:
     """Sizes of the head."""
 
     width: int
-    """Of the tower's features."""
+    """Width of the tower's features."""
     intermediate: int
-    """Of the head's MLP."""
+    """Width of the head's MLP."""
     heads: int
     embed: int
-    """Of the text side's embeddings."""
+    """Width of the text side's embeddings."""
 
 
 class TowerHead(nn.Module):
-    """A normalisation and SigLIP's attention pooling: one learned probe looks at all patches, an MLP follows.
+    """A normalization and SigLIP's attention pooling: one learned probe attends to all patches, an MLP follows.
 
     The parameters have the names and shapes of a SigLIP's `post_layernorm` and `head`, from which it can start.
     """
@@ -52,20 +52,20 @@ class TowerHead(nn.Module):
         self.into_text: nn.Module = nn.Identity() if same else nn.Linear(shape.width, shape.embed)
 
     def forward(self, patches: Float[Tensor, "T N C"]) -> Float[Tensor, "T E"]:
-        """Embeddings of frames, not normalised."""
-        return self.look(patches)[0]
+        """Embed frames, not normalized."""
+        return self.pool(patches)[0]
 
-    def look(
+    def pool(
         self, patches: Float[Tensor, "T N C"]
     ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T N"], Float[Tensor, "T N C"]]:
-        """Embeddings, the probe's attention to each patch averaged over heads, and the normalised patches."""
+        """Compute embeddings, the probe's attention to each patch averaged over heads, and the normalized patches."""
         keys = self.post_layernorm(patches)
         attended, attention = self._attend(keys)
         pooled = attended + self.mlp(self.layernorm(attended))
         return self.into_text(pooled), attention, keys
 
     def _attend(self, keys: Float[Tensor, "T N C"]) -> tuple[Float[Tensor, "T C"], Float[Tensor, "T N"]]:
-        """What the probe sees, and the mean over heads of its attention."""
+        """Let the probe attend to the patches; also return its attention, averaged over heads."""
         module = self.attention  # its own forward can take a fused path whose operations nobody can count
         attended, attention = F.multi_head_attention_forward(
             self.probe.expand(-1, len(keys), -1),
@@ -87,14 +87,14 @@ class TowerHead(nn.Module):
         return attended[0], attention[:, 0]
 
     def flops(self, num_frames: int, patches: int) -> int:
-        """Operations on frames of so many patches: the pooling head, and the way into the text side's space."""
+        """Count operations on frames of so many patches: the pooling head, and the layer into the text side's space."""
         shape = self.shape
         head = VisionShape(0, 1, shape.width, shape.intermediate, 0, shape.heads)
         into_text = 2 * shape.width * shape.embed if shape.width != shape.embed else 0
         return pooling_head_flops(head, num_frames, patches) + num_frames * into_text
 
     def start_from(self, vision: nn.Module) -> None:
-        """Copy normalisation and pooling head of a SigLIP vision tower of the same width."""
+        """Copy the normalization and the pooling head of a SigLIP vision tower that has the same width."""
         theirs = vision.state_dict()
         own = {name: name if name.startswith("post_") else f"head.{name}" for name in self.state_dict()}
         renamed = {name: source.replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2") for name, source in own.items()}

@@ -14,7 +14,7 @@ from lmms_kvtp.layer_pruning.parts.cut import take
 
 
 def last_query_attention(inputs: StageInput) -> Float[Tensor, " K"]:
-    """What the last position pays to each position in this layer, on average over the query heads."""
+    """Average over the query heads the attention that the last position pays to each position in this layer."""
     rows = torch.tensor([len(inputs.hidden) - 1], device=inputs.hidden.device)
     query, keys = _project(inputs, rows)
     cos, sin = inputs.rotary
@@ -22,7 +22,7 @@ def last_query_attention(inputs: StageInput) -> Float[Tensor, " K"]:
 
 
 def unrotated_attention(inputs: StageInput, rows: Int[Tensor, " R"]) -> Float[Tensor, " K"]:
-    """The most that any of `rows` pays to each position in any head: without positions, without causal mask.
+    """Find the most attention that any of `rows` pays to each position in any head, without rotary positions or mask.
 
     Rows are taken as many at a time as one head's width, which makes about the memory of one hidden state.
     """
@@ -47,7 +47,7 @@ def highest(scores: Float[Tensor, " K"], among: Bool[Tensor, " K"], count: int) 
 
 
 def check_scores(scores: Float[Tensor, " K"]) -> None:
-    """Refuse NaN.
+    """Refuse scores that are NaN.
 
     Raises:
         ValueError: a score is NaN.
@@ -57,7 +57,7 @@ def check_scores(scores: Float[Tensor, " K"]) -> None:
 
 
 def check_ratio(name: str, ratio: float) -> None:
-    """Refuse a ratio that is no fraction of tokens kept.
+    """Refuse a ratio outside (0, 1].
 
     Raises:
         ValueError: it is outside (0, 1].
@@ -67,7 +67,7 @@ def check_ratio(name: str, ratio: float) -> None:
 
 
 def _project(inputs: StageInput, rows: Int[Tensor, " R"]) -> tuple[Float[Tensor, "g q R d"], Float[Tensor, "g 1 K d"]]:
-    """Queries of `rows` and keys of all positions: g key heads, each with the q query heads that share it."""
+    """Project queries of `rows` and keys of all positions: g key heads, each with the q query heads that share it."""
     layer: Any = inputs.layer
     attention, home = layer.self_attn, inputs.hidden.device
     normed = layer.input_layernorm(inputs.hidden)  # on another device where the layer is the first one there

@@ -1,4 +1,4 @@
-"""Takes positions out of what transformers passes to a decoder layer, and out of its caches (4.57 and 5)."""
+"""Takes positions out of what transformers 4.57 and 5 pass to a decoder layer, and out of its caches."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ Inputs = dict[str, Any]
 
 
 def take(source: Tensor, entries: Int[Tensor, " K"], dim: int) -> Tensor:
-    """Entries along one axis, also where layers are spread over devices."""
+    """Take entries along one axis, also where layers are spread over devices."""
     return source.index_select(dim, entries.to(source.device))
 
 
@@ -54,7 +54,7 @@ def cut_cache(cache: Any, layer: int, entries: Int[Tensor, " K"]) -> None:
 
 
 def _mask(inputs: Inputs, keys: int) -> Tensor | None:
-    """The mask, if any: [1, keys] with flash attention, [1, 1, queries, keys] otherwise.
+    """Read the mask, if there is one: [1, keys] with flash attention, [1, 1, queries, keys] otherwise.
 
     Raises:
         ValueError: it is of another kind, or made for another number of keys.

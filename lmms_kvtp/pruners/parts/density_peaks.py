@@ -14,7 +14,7 @@ PAIRS_AT_ONCE = 2**24
 def density_peaks(
     points: Float[Tensor, "n C"], num_clusters: int, neighbours: int = 7, noise: Float[Tensor, " n"] | None = None
 ) -> Int[Tensor, " n"]:
-    """The index of the cluster centre that each point belongs to; a centre belongs to itself.
+    """Find the cluster centre that each point belongs to, as its index; a centre belongs to itself.
 
     A point of high density (many close neighbours) and far from any point of higher density is a centre.
 
@@ -38,7 +38,7 @@ def density_peaks(
 
 
 def peak_scores(points: Float[Tensor, "n C"], neighbours: int = 7) -> Float[Tensor, " n"]:
-    """How much each point is a density peak; raises as `density_peaks` does."""
+    """Score how much each point is a density peak; raises as `density_peaks` does."""
     return _scores(_Distances.of(points), neighbours)
 
 
@@ -48,7 +48,7 @@ class _Distances:
 
     points: Float[Tensor, "n C"]
     held: Float[Tensor, "n n"] | None
-    """All of them, where they are few."""
+    """Distances between all points, where these are few."""
 
     @staticmethod
     def of(points: Float[Tensor, "n C"]) -> "_Distances":

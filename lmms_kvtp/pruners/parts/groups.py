@@ -34,7 +34,7 @@ def group(owner: Int[Tensor, "f N"], num_groups: int, frames: Int[Tensor, " f"])
 
     Args:
         owner: group of each row, in [0, num_groups).
-        num_groups: of a frame.
+        num_groups: groups of one frame.
         frames: which of the frames of the rows these are.
     """
     count, capacity = owner.shape
@@ -64,7 +64,7 @@ def group_sums(
 
 
 DROPPED = -1
-"""The owner of a token that goes into no average."""
+"""Owner of a token that goes into no average."""
 
 
 def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"]) -> PackedTokens:
@@ -92,7 +92,7 @@ def merge_video(
     Args:
         tokens: never changed.
         owner: as in `merge`, with tokens counted through the video, frame by frame.
-        weights: of each token in the sum that replaces the average.
+        weights: factor of each token in a sum that replaces the average.
     """
     cells, width = tokens.num_frames * tokens.capacity, tokens.embeds.shape[2]
     rows, size = means(tokens.embeds.reshape(1, cells, width), owner[None], None if weights is None else weights[None])
@@ -103,7 +103,7 @@ def merge_video(
 
 
 def numbered(owner: Int[Tensor, "F N"]) -> Int[Tensor, "F N"]:
-    """Owners as numbers of kept tokens, counted through all frames, in place of the cells at which these stand."""
+    """Turn owners, given as the cells at which kept tokens stand, into numbers of kept tokens through all frames."""
     stands = owner == torch.arange(owner.shape[1], device=owner.device)
     number = (stands.flatten().cumsum(0) - 1).reshape(owner.shape)
     return torch.where(owner == DROPPED, DROPPED, number.gather(1, owner.clamp_min(0)))
@@ -112,7 +112,7 @@ def numbered(owner: Int[Tensor, "F N"]) -> Int[Tensor, "F N"]:
 def means(
     embeds: Float[Tensor, "F N D"], owner: Int[Tensor, "F N"], weights: Float[Tensor, "F N"] | None = None
 ) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
-    """The average, or weighted sum, of each owner's tokens, owners in order, in float32; and how many tokens it has."""
+    """Average or weigh the tokens of each owner, owners in order, in float32; and count them."""
     nobody = owner.shape[1]
     groups = group(
         owner.masked_fill(owner == DROPPED, nobody), nobody + 1, torch.arange(len(owner), device=owner.device)

@@ -12,12 +12,12 @@ from lmms_kvtp.pruners.parts.packing import chunks
 
 @dataclass(frozen=True)
 class LikenessSettings:
-    """What VidCom2's scorer and pruner compare, and how."""
+    """Settings of VidCom2's scorer and pruner: which channels are compared, and how."""
 
     channels: float = 0.5
     """Part of the channels that is compared: those of lowest variance over the video."""
     widths: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
-    """The a in exp(-distance^2 / (2 a))."""
+    """Widths a of the kernels exp(-distance^2 / (2 a))."""
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -28,11 +28,11 @@ class LikenessSettings:
 
 
 def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:
-    """The channels of lowest variance over the video, in order; sums are taken chunk by chunk around the mean.
+    """Find the channels of lowest variance over the video, in order; sums are taken chunk by chunk around the mean.
 
     Args:
         embeds: tokens.
-        share: of the channels, in (0, 1]; at least one is returned.
+        share: part of the channels, in (0, 1]; at least one is returned.
     """
     count = embeds.shape[0] * embeds.shape[1]
     parts = list(chunks(embeds))
@@ -43,18 +43,18 @@ def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:
 
 
 def unit(embeds: Float[Tensor, "*shape D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "*shape c"]:
-    """Some channels of tokens, as vectors of length 1."""
+    """Take some channels of tokens, as vectors of length 1."""
     return F.normalize(embeds[..., channels].float(), dim=-1)
 
 
 def frame_means(embeds: Float[Tensor, "T N D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "T c"]:
-    """The mean unit vector of each frame."""
+    """Average the unit vectors of each frame."""
     return torch.cat([unit(embeds[part], channels).mean(dim=1) for part in chunks(embeds)])
 
 
 def likeness(
     tokens: Float[Tensor, "F N c"], mean: Float[Tensor, "*frames c"], widths: tuple[float, ...]
 ) -> Float[Tensor, "F N"]:
-    """The sum over `widths` a of exp(-distance^2 / (2 a)) to one mean for all, or to the mean of each frame."""
+    """Sum exp(-distance^2 / (2 a)) over the widths a, for the distance to one mean or to the mean of each frame."""
     distances = (tokens - mean[..., None, :]).square().sum(dim=2)
     return torch.stack([torch.exp(-distances / (2 * width)) for width in widths]).sum(dim=0)

@@ -1,4 +1,4 @@
-"""The interface of token pruners; a new method is one file beside this one."""
+"""What pruners share: refusing what cannot be pruned, reading features, and packing what is kept."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,10 @@ from torch import Tensor
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 TOKENS_AT_ONCE = 16 * 14 * 14
-"""Tokens of frames that are worked on together, with the N x N matrix of each frame."""
+"""Tokens that are worked on together, with the N x N matrix of each of their frames."""
 
 AXES = {"image": 1, "text": 0}
-"""Axes that a feature shares with the tokens: frames, or none; frames and patches where nothing else is said."""
+"""Number of axes that a feature shares with the tokens, where it is not two (frames and patches)."""
 
 
 def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
@@ -30,7 +30,7 @@ def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
 
 
 def refuse_broken(tokens: FrameTokens) -> None:
-    """Refuse tokens that are NaN or infinite, whatever a pruner would read of them.
+    """Refuse tokens that are NaN or infinite, whether a pruner would read them or not.
 
     Raises:
         ValueError: the message names the first frames that hold one.
@@ -44,7 +44,7 @@ def refuse_broken(tokens: FrameTokens) -> None:
 
 
 def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "..."]:
-    """A feature that a pruner needs.
+    """Take a feature that a pruner needs.
 
     Raises:
         ValueError: nobody computed it, or its frames or patches are not those of the tokens.
@@ -60,7 +60,7 @@ def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tenso
 
 
 def chunks(values: Shaped[Tensor, "T N *rest"]) -> Iterator[slice]:
-    """Consecutive frames that hold TOKENS_AT_ONCE tokens together, and one frame at least."""
+    """Cut the frames into runs of at most TOKENS_AT_ONCE tokens, and of one frame at least."""
     num_frames, capacity = values.shape[:2]
     together = max(1, TOKENS_AT_ONCE // max(1, capacity))
     for start in range(0, num_frames, together):
@@ -68,7 +68,7 @@ def chunks(values: Shaped[Tensor, "T N *rest"]) -> Iterator[slice]:
 
 
 def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
-    """Refuse numbers that have no order.
+    """Refuse NaN, which has no order.
 
     Raises:
         ValueError: one is NaN; the message names the first frames that hold one.
@@ -77,10 +77,10 @@ def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
 
 
 def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
-    """Refuse what was found to hold NaN.
+    """Refuse what is marked as NaN.
 
     Raises:
-        ValueError: some is marked; the message names the first frames.
+        ValueError: something is marked; the message names the first frames.
     """
     frames = broken.flatten(1).any(dim=1)
     if frames.any():

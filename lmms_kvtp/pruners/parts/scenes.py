@@ -39,12 +39,12 @@ class ScenePruner(TokenPruner):
         """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
     def cut(self, frames: Float[Tensor, "T E"]) -> list[int]:
-        """Lengths of the scenes; raises as the function does."""
+        """Cut frames into scenes by the settings; raises as the function does."""
         return cut(frames, self.scenes, self.scene_threshold)
 
 
 def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
-    """Owners of the tokens of consecutive scenes, numbered within each scene, as numbers through the video."""
+    """Join the owners of consecutive scenes, numbered within each scene, to numbers through the video."""
     ends = torch.tensor([len(owner) for owner in owners]).cumsum(0).tolist()
     starts = [0, *ends[:-1]]
     moved = [torch.where(owner == DROPPED, DROPPED, owner + start) for owner, start in zip(owners, starts, strict=True)]
@@ -52,12 +52,12 @@ def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
 
 
 def mean_tokens(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T D"]:
-    """The mean token of each frame, in float32."""
+    """Average the tokens of each frame, in float32."""
     return torch.cat([embeds[part].mean(dim=1, dtype=torch.float32) for part in chunks(embeds)])
 
 
 def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
-    """The mean cosine between two different frames at each position; -inf for a single frame."""
+    """Average the cosine between two different frames at each position; -inf for a single frame."""
     count = len(scene)
     if count == 1:
         return torch.full(scene.shape[1:2], -torch.inf, device=scene.device)
@@ -68,7 +68,7 @@ def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
 
 
 def cut(frames: Float[Tensor, "T E"], at_least: int, threshold: float) -> list[int]:
-    """Lengths of scenes that end where the cosine of consecutive frames is below a threshold.
+    """Cut frames into scenes that end where the cosine of consecutive frames is below a threshold; return lengths.
 
     Where that gives fewer than `at_least` scenes, they also end at the least similar of the other frames.
 
@@ -85,7 +85,7 @@ def cut(frames: Float[Tensor, "T E"], at_least: int, threshold: float) -> list[i
 
 
 def segment(frames: Float[Tensor, "T D"], num_clusters: int, neighbours: int) -> list[int]:
-    """Lengths of the scenes: runs of frames of one cluster, after short runs have joined their neighbours.
+    """Cut frames into runs of one cluster, after short runs have joined their neighbours; return their lengths.
 
     Source: PruneVid (arXiv 2412.16117), section 3.2.
     """
@@ -115,7 +115,7 @@ def _runs(labels: Sequence[L]) -> list[tuple[L, int]]:
 
 
 def affordable(scores: Float[Tensor, "S N"], threshold: float, lengths: list[int], spare: int) -> Bool[Tensor, "S N"]:
-    """The positions above a threshold, the highest first as long as at most `spare` tokens are merged away.
+    """Mark positions above a threshold, the highest first, as long as at most `spare` tokens are merged away.
 
     Args:
         scores: how still each position of each scene is.
@@ -133,7 +133,7 @@ def affordable(scores: Float[Tensor, "S N"], threshold: float, lengths: list[int
 def still_and_moving(
     scenes: list[slice], static: Bool[Tensor, "S N"], budgets: Int[Tensor, " T"]
 ) -> tuple[list[Int[Tensor, "W n"]], Float[Tensor, " G"]]:
-    """What shares a part of the budget, as token numbers through the video, and the weight of each in the total.
+    """Group the tokens that share a part of the budget, by number through the video, and weigh each group.
 
     The rows of a group are frames: all of the scene's for its static positions, one for the tokens of a frame that
     move. A group weighs the budget of its frame, or the scene's mean, times its columns; groups without any are left
@@ -153,13 +153,13 @@ def still_and_moving(
 
 
 def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Tensor, "n D"]:
-    """The mean over the rows of a group of each of its columns, in float32, a few frames at a time."""
+    """Average each column of a group over its rows, in float32, a few frames at a time."""
     sums = [flat[group[part]].sum(dim=0, dtype=torch.float32) for part in chunks(group)]
     return torch.stack(sums).sum(dim=0) / len(group)
 
 
 def change(embeds: Float[Tensor, "T N D"], reference: Int[Tensor, " T"]) -> Float[Tensor, "T N"]:
-    """1 - cosine between each token and the one at the same patch of its frame's reference frame."""
+    """Compute 1 - cosine between each token and the one at the same patch of its frame's reference frame."""
     where = reference.to(embeds.device)
     cosines = [F.cosine_similarity(embeds[part].float(), embeds[where[part]].float(), dim=2) for part in chunks(embeds)]
     return 1 - torch.cat(cosines)

@@ -1,4 +1,4 @@
-"""Greedy max-min selection of mutually distant tokens, all frames together."""
+"""Tokens spread over a frame: distant from each other, or on a lattice of cells."""
 
 from math import ceil, sqrt
 
@@ -11,7 +11,7 @@ from lmms_kvtp.pruners.parts.packing import chunks, refuse_nan
 
 
 def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:
-    """1 - cosine between the tokens of each frame.
+    """Compute 1 - cosine between the tokens of each frame.
 
     Raises:
         ValueError: a token is NaN.
@@ -73,6 +73,6 @@ def blocks(budget: int, rows: int, columns: int) -> Int[Tensor, " N"]:
 
 
 def _parts(count: int, length: int) -> list[tuple[int, int]]:
-    """For each cell of a line cut into `count` equal parts: its part, and the cell in that part's middle."""
+    """Find, for each cell of a line cut into `count` equal parts, its part and the cell in that part's middle."""
     parts = [(2 * cell + 1) * count // (2 * length) for cell in range(length)]
     return [(part, (2 * part + 1) * length // (2 * count)) for part in parts]

@@ -17,7 +17,7 @@ from torch import Tensor
 from lmms_kvtp.encoders.base import FrameEncoder
 
 SETTINGS, WEIGHTS = "fusion.json", "fusion.safetensors"
-"""Files of a trained head, beside the image-text model's own."""
+"""Names of a trained head's files, which lie beside those of the image-text model."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class FusionHead:
     """Places spread evenly over the video, each with an offset that training learns; 0, as in the paper: a frame does
     not know where in the video it stands, so nothing can tell the first frames from the last."""
     offsets: Float[Tensor, "k E"] = field(default_factory=lambda: torch.zeros(0, 0), compare=False)
-    """What is added to frames at the anchors, in lengths of the frame's embedding; between two anchors both count.
-    None before training."""
+    """Vectors added to frames at the anchors, in lengths of the frame's embedding; between two anchors both count.
+    There are none before training."""
 
     def __post_init__(self) -> None:
         """Refuse clips without frames, a single anchor, and weights that leave nothing for the frame itself."""
@@ -57,7 +57,7 @@ class FusionHead:
             )
 
     def views(self, frames: Float[Tensor, "T E"]) -> list[Float[Tensor, "T E"]]:
-        """Each frame as it is, mixed with its clip (eq. 6) and mixed with the video (eq. 7), of unit length.
+        """Give each frame as it is, mixed with its clip (eq. 6) and mixed with the video (eq. 7), of unit length.
 
         Args:
             frames: pooled image embeddings, not normalised.
@@ -112,7 +112,7 @@ class FusionHead:
             raise ValueError(f"no fusion head in {settings} and {weights}: {error}") from error
 
     def _placed(self, frames: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
-        """Frames with what was learned of their place in the video."""
+        """Add to frames what was learned about their place in the video."""
         if not len(self.offsets):
             return frames
         if self.offsets.shape[1] != frames.shape[1]:
@@ -129,14 +129,14 @@ class FusionHead:
 
 
 def clips(num_frames: int, size: int) -> Int[Tensor, " T"]:
-    """The clip that each frame belongs to; the last may be short."""
+    """Number the clip that each frame belongs to; the last clip may be short."""
     return torch.arange(num_frames) // size
 
 
 def pool_clips(
     logits: Float[Tensor, "q T"], size: int, mode: Literal["softmax", "max"] = "softmax"
 ) -> Float[Tensor, "q C"]:
-    """One logit per clip of `size` frames: the largest, or the mean weighted by the frames' own softmax."""
+    """Pool logits to one per clip of `size` frames: the largest, or the mean weighted by the frames' own softmax."""
     short = -logits.shape[1] % size
     by_clip = F.pad(logits, (0, short), value=-torch.inf).view(len(logits), -1, size)
     if mode == "max":
@@ -152,12 +152,12 @@ Logits = Callable[[Float[Tensor, "T E"], Float[Tensor, "q F"]], Float[Tensor, "q
 def in_context(
     image: Float[Tensor, "T E"], text: Float[Tensor, "q F"], logits: Logits, head: FusionHead
 ) -> Float[Tensor, " T"]:
-    """Logits of frame, clip and video, mixed (eq. 10 of KVTP); of a question in several pieces, the best counts."""
+    """Mix the logits of frame, clip and video (eq. 10 of KVTP); of a question in several pieces, the best counts."""
     return head.mix([logits(view, text) for view in head.views(image)]).amax(dim=0)
 
 
 def head_beside(encoder: FrameEncoder) -> FusionHead:
-    """The fusion head that was trained with the encoder's weights; where there is none, the head before training.
+    """Read the fusion head that was trained with the encoder's weights; where there is none, make an untrained one.
 
     Raises:
         ValueError: its files are damaged.

@@ -6,7 +6,7 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.cost.flops import LLMShape, selection_flops
-from lmms_kvtp.forecast.answer import conventions, fastv_formula, forecast
+from lmms_kvtp.forecast.forecast import conventions, fastv_formula, forecast
 from lmms_kvtp.forecast.models import find_encoder, find_spec
 from lmms_kvtp.forecast.profilers import Profiled
 from lmms_kvtp.method import KVTP, build_method
