@@ -1,9 +1,16 @@
-"""The device and the number type that settings name."""
+"""Devices and number types: what settings name, what a device computes in, and what happens when its memory is full."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Number types that settings may name, beside auto."""
+WANTED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]*)", re.IGNORECASE)
+"""torch's words for the size of an allocation that failed."""
 
 
 def find_device(name: str | None) -> torch.device:
@@ -31,3 +38,45 @@ def place(device: str | None, dtype: str) -> tuple[torch.device, torch.dtype]:
     """
     found = find_device(device)
     return found, DTYPES.get(dtype, torch.bfloat16 if found.type == "cuda" else torch.float32)
+
+
+def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    """Compute on a few numbers what the layers compute.
+
+    Raises:
+        ValueError: the device does not compute in `dtype`.
+    """
+    try:
+        x = torch.ones(1, 3, 8, 8, device=device, dtype=dtype)
+        y = F.conv2d(x, x).flatten(1)
+        F.scaled_dot_product_attention(x, x, x)
+        F.layer_norm(F.gelu(F.linear(y, y)), (1,))
+    except RuntimeError as error:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"dtype={name}: this torch cannot compute in it on {device} ({error}); use bfloat16 or float32"
+        ) from error
+
+
+class OutOfMemoryError(RuntimeError):
+    """An allocation failed; the message says what for, how much was wanted, and what to lower."""
+
+
+@contextmanager
+def told(doing: str, lower: str) -> Iterator[None]:
+    """Turn a failed allocation of torch inside the block into one line.
+
+    Args:
+        doing: what the memory was for, with its sizes.
+        lower: the settings that need less.
+
+    Raises:
+        OutOfMemoryError: an allocation failed; every other error passes.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's own type covers accelerators only
+        wanted = WANTED.search(str(error))
+        if wanted is None:
+            raise
+        raise OutOfMemoryError(f"out of memory: {doing} wanted {wanted[1].strip()} more; {lower}") from None

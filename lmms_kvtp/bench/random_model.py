@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
-from lmms_kvtp.device import place
+from lmms_kvtp.device import check_dtype, place
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_config, text_config
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
@@ -18,7 +18,7 @@ from lmms_kvtp.forecast.models import BASE_224, SO400M_384, Encoder, Spec
 from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype
+from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.load import load_tokenizer
 from lmms_kvtp.vlms.checkpoint.network import build
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions

@@ -14,9 +14,9 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config
+from lmms_kvtp.vlms.checkpoint.hugging_face import HUGGING_FACE
+from lmms_kvtp.vlms.checkpoint.load import choose, find_folder, read_config
 from lmms_kvtp.vlms.checkpoint.network import VisionTower
-from lmms_kvtp.vlms.checkpoint.tensor_names import HUGGING_FACE, choose
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
 

@@ -62,7 +62,7 @@ class AutoReader(Reader):
             if frames is None:
                 raise
             log.info("%s; decord reads it", error)
-            _warn_once()
+            warn_once()
             return frames
 
     def close(self) -> None:
@@ -88,7 +88,8 @@ class AutoReader(Reader):
 
 
 @functools.cache
-def _warn_once() -> None:
+def warn_once() -> None:
+    """Warn once in a run that decord patches damaged frames."""
     log.warning(
         "frames of some videos are damaged; decord reads these as its codec patches them (level INFO names them)"
     )

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from lmms_kvtp.device import place
+from lmms_kvtp.device import check_dtype, place, told
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
@@ -19,9 +19,8 @@ from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.chat import Chat
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
-from lmms_kvtp.vlms.checkpoint.devices import Placement, check_dtype, told
+from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
 from lmms_kvtp.vlms.checkpoint.load import (
     find_folder,
@@ -31,7 +30,7 @@ from lmms_kvtp.vlms.checkpoint.load import (
     read_config,
 )
 from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
-from lmms_kvtp.vlms.layout import Newlines, join, lay_out, text_run
+from lmms_kvtp.vlms.layout import Chat, Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.prefix import PrefixCache
 
 ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}

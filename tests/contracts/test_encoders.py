@@ -78,7 +78,7 @@ def test_frames_do_not_depend_on_their_chunk(encoder):
 def test_frames_are_not_changed(encoder):
     given = frames(0, 7)
     first = encoder.encode(given, encoder.provides, POOL)
-    parts = [given.rgb, given.tower, *given._prepared.values()]
+    parts = [given.rgb, given.tower, *map(given.pixels, given.prepared)]
     before = [part.clone() for part in parts]
     second = encoder.encode(given, encoder.provides, POOL)
     assert all(torch.equal(part, kept) for part, kept in zip(parts, before, strict=True))

@@ -132,7 +132,7 @@ def test_a_prompt_is_embedded_in_one_call_and_only_its_last_position_gets_logits
 
 
 def test_of_a_prompt_only_the_question_is_split_into_tokens(vlm, method, monkeypatch):
-    from lmms_kvtp.vlms.chat import Chat
+    from lmms_kvtp.vlms.layout import Chat
 
     texts, plain = [], Chat.plain
     made = method("random")

@@ -14,7 +14,7 @@ import torch
 from lmms_kvtp.video.decord import objection
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.index import read_index
-from lmms_kvtp.video.open import AutoReader, _warn_once, open_reader
+from lmms_kvtp.video.open import AutoReader, open_reader, warn_once
 from lmms_kvtp.video.pyav import DamagedError, PyAVReader
 from lmms_kvtp.video.sampling import FrameOptions
 
@@ -150,7 +150,7 @@ def test_pyav_is_loaded_before_decord_whose_codecs_would_replace_its_own(clip):
 
 @pytest.fixture
 def warnings(caplog):
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
     caplog.set_level(logging.INFO, logger="lmms_kvtp.video.open")
     return lambda level: [record.getMessage() for record in caplog.records if record.levelno == level]
 

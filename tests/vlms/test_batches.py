@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.answers import answers
+from helpers.small_videos import Clip
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import LLMShape, prefill_flops
@@ -12,7 +13,6 @@ from lmms_kvtp.method import Method, build_method
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
 
@@ -23,20 +23,6 @@ QUESTIONS = [
     "Why?",
     "Where is the person with the red bag?",
 ]
-
-
-class Clip:
-    """Frames of noise."""
-
-    source, duration, instruction = "noise", 9.0, ""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.key = count, f"noise{count}"
-        self.indices, self.times = torch.arange(count), torch.arange(float(count))
-
-    def chunks(self):
-        rng = torch.Generator().manual_seed(self.count)
-        yield Frames(torch.randint(0, 256, (self.count, 24, 40, 3), generator=rng, dtype=torch.uint8), self.times)
 
 
 def packed(count: int) -> PackedTokens:
@@ -55,7 +41,7 @@ def method(**settings: str) -> Method:
 
 def ask(vlm: LlavaVideo, made: Method, batch_size: int = 1, questions: list[str] = QUESTIONS) -> list[Answer]:
     asked = [Question(prompt=text) for text in questions]
-    return list(answers(vlm, made, [Clip(9)], asked, OPTIONS, batch_size=batch_size))
+    return list(answers(vlm, made, [Clip(9, seed=9)], asked, OPTIONS, batch_size=batch_size))
 
 
 def rows_of(vlm: LlavaVideo) -> tuple[list[int], torch.utils.hooks.RemovableHandle]:

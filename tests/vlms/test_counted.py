@@ -1,14 +1,14 @@
 """Counted while it runs: what later questions on a video cost, and the memory that encoding needs."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers.answers import answers
 from helpers.checkpoints import write_tiny
+from helpers.small_videos import Clip
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,25 +19,10 @@ from lmms_kvtp.encode import encode
 from lmms_kvtp.presets import settings_of
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 CHUNK = 8
 QUESTIONS = [Question(text) for text in ("What is it?", "Where?", "Who is there?")]
-
-
-class Clip:
-    """Frames of noise, a chunk at a time."""
-
-    source, key, duration, instruction = "noise", "noise", 9.0, ""
-
-    def __init__(self, count: int) -> None:
-        self.indices, self.times = torch.arange(count), torch.arange(float(count))
-
-    def chunks(self) -> Iterator[Frames]:
-        for times in self.times.split(CHUNK):
-            rgb = torch.randint(0, 256, (len(times), 24, 40, 3), generator=torch.manual_seed(1), dtype=torch.uint8)
-            yield Frames(rgb, times)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -73,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_later_questions_cost_their_own_prefill_alone_and_a_twentieth_of_the_first(model: Model, name: str) -> None:
     method = model.method({**settings_of(name, 1.0 if name == "full" else 0.4), "encoder.device": "cpu"})
     ran, said = [], []
-    made = answers(model.vlm, method, [Clip(80)], QUESTIONS, GenerationOptions(max_new_tokens=1))
+    made = answers(model.vlm, method, [Clip(80, chunk_size=CHUNK)], QUESTIONS, GenerationOptions(max_new_tokens=1))
     for _ in QUESTIONS:
         with unfused(), counting() as found:
             said.append(next(made))
@@ -90,9 +75,10 @@ def test_encoding_needs_no_more_memory_for_more_frames_beyond_the_features_kept(
     method = model.method({**settings_of("kvtp+prumerge", 0.2), "encoder.device": "cpu"})
     encode(model.vlm, method, Clip(CHUNK))  # loads the encoder
     beyond = []
-    for count in (2 * CHUNK, 8 * CHUNK):
+    for clip in (Clip(2 * CHUNK, chunk_size=CHUNK), Clip(8 * CHUNK, chunk_size=CHUNK)):
         with LiveBytes() as memory:
-            kept = encode(model.vlm, method, Clip(count))
+            kept = encode(model.vlm, method, clip)
         features = [kept.features.image, kept.features.keys, kept.features.probe_attention, kept.tokens.embeds]
+        features.append(clip.rgb)  # in memory all along
         beyond.append(memory.peak - sum(each.nbytes for each in features if each is not None))
     assert beyond[1] <= 1.03 * beyond[0]

@@ -8,27 +8,17 @@ import torch
 import torch.nn.functional as F
 from helpers import checkpoints
 from helpers.answers import answers
+from helpers.small_videos import Clip
 
 from lmms_kvtp.method import build_method
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions, PackedTokens
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.layout import Newlines, lay_out
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 FRAMES = 3
+CLIP = Clip(FRAMES, 40, 72)
 PLAIN = {"scorer": "uniform", "allocator": "uniform"}
-
-
-class Clip:
-    """Noise."""
-
-    source, key, duration, instruction = "noise", "noise", 3.0, ""
-    indices, times = torch.arange(FRAMES), torch.arange(float(FRAMES))
-
-    def chunks(self):
-        rng = torch.Generator().manual_seed(0)
-        yield Frames(torch.randint(0, 256, (FRAMES, 40, 72, 3), generator=rng, dtype=torch.uint8), self.times)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +34,7 @@ def test_whole_frames_have_the_published_numbers_of_tokens(folder: Path, mode: s
     vlm = load_llava_video(str(folder), LoadOptions(mm_spatial_pool_mode=mode))
     assert (vlm.vision.patches, vlm.pool.patches, vlm.pool.grid) == (729, (27, 27), (side, side))
     method = build_method({**PLAIN, "pruner": "none"}, {"encoder": "siglip"})
-    [said] = answers(vlm, method, [Clip()], [Question("What?")], GenerationOptions(max_new_tokens=2))
+    [said] = answers(vlm, method, [CLIP], [Question("What?")], GenerationOptions(max_new_tokens=2))
     text = sum(map(len, vlm.chat.around("What?", visuals=True)))
     assert said.cost.tokens_before == said.cost.tokens_kept == FRAMES * side * side
     assert said.cost.tokens_structural == FRAMES * side
@@ -78,7 +68,7 @@ def test_64_and_128_frames_have_the_lengths_of_the_reference(
 @pytest.mark.parametrize("mode", ["bilinear", "average"])
 def test_pooling_of_27_rows_is_the_models_own(folder: Path, mode: str) -> None:
     vlm = load_llava_video(str(folder), LoadOptions(mm_spatial_pool_mode=mode))
-    [frames] = Clip().chunks()
+    [frames] = CLIP.chunks()
     with torch.inference_mode():
         pixels = frames.pixels(vlm.pixel_spec)
         maps = vlm.network.features(pixels).reshape(FRAMES, 27, 27, -1).permute(0, 3, 1, 2)
@@ -98,7 +88,7 @@ def test_pruned_prompts_keep_their_share(folder: Path, pruner: str) -> None:
     vlm = load_llava_video(str(folder))
     method = build_method({**PLAIN, "pruner": pruner, "keep_ratio": "0.2"}, {"encoder": "siglip"})
     questions = [Question("What?"), Question("Who is there?")]
-    first, second = answers(vlm, method, [Clip()], questions, GenerationOptions(max_new_tokens=2))
+    first, second = answers(vlm, method, [CLIP], questions, GenerationOptions(max_new_tokens=2))
     assert first.cost.tokens_kept == math.floor(0.2 * FRAMES * 196)
     assert first.cost.tokens_structural == FRAMES
     assert second.cost.reused_tokens >= 14 + first.cost.tokens_kept + FRAMES

@@ -1,12 +1,12 @@
 """What config.json of a checkpoint says, whatever its layout."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.encoders.parts.siglip_config import SO400M
-from lmms_kvtp.vlms.checkpoint.tensor_names import ORIGINAL, TensorNames
 from lmms_kvtp.vlms.tiles import Tiling
 
 SIZES, _ = SO400M
@@ -44,6 +44,24 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
+class TensorNames:
+    """One way to name the tensors of a network."""
+
+    prefixes: Mapping[str, str]
+    """How names in a checkpoint begin, by how the names in `Network` do."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Names of tensors that take no part: the model reads the tower before its last normalisation."""
+        return tuple(f"{self.prefixes['tower.']}post_layernorm.{part}" for part in ("weight", "bias"))
+
+    def name(self, own: str) -> str:
+        """Name a tensor of `Network` as the checkpoint does."""
+        ours, theirs = next(pair for pair in self.prefixes.items() if own.startswith(pair[0]))
+        return theirs + own.removeprefix(ours)
+
+
+@dataclass(frozen=True)
 class LlavaConfig:
     """Sizes and switches of one checkpoint."""
 
@@ -60,7 +78,7 @@ class LlavaConfig:
     limit: int
     """Positions of the longest prompt."""
     eos_token_id: int | None
-    tensor_names: tuple[TensorNames, ...] = (ORIGINAL,)
+    tensor_names: tuple[TensorNames, ...] = ()
     """Ways in which its tensors may be named."""
     markers: tuple[int, ...] = ()
     """Ids of the tokens that stand for an image or a video in a text, and that no answer holds."""

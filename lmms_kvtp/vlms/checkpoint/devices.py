@@ -1,6 +1,5 @@
 """Where the tensors of a network go: to one device, or split over several by accelerate."""
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import convert_file_size_to_int, get_balanced_memory, offload_weight, save_offload_index
 from torch import Tensor, nn
@@ -99,24 +97,6 @@ class Placement:
             _put(network, name, tensor.to(device, self.dtype))
 
 
-def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
-    """Compute on a few numbers what the layers compute.
-
-    Raises:
-        ValueError: the device does not compute in `dtype`.
-    """
-    try:
-        x = torch.ones(1, 3, 8, 8, device=device, dtype=dtype)
-        y = F.conv2d(x, x).flatten(1)
-        F.scaled_dot_product_attention(x, x, x)
-        F.layer_norm(F.gelu(F.linear(y, y)), (1,))
-    except RuntimeError as error:
-        name = str(dtype).removeprefix("torch.")
-        raise ValueError(
-            f"dtype={name}: this torch cannot compute in it on {device} ({error}); use bfloat16 or float32"
-        ) from error
-
-
 def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
     owner, _, last = name.rpartition(".")
     setattr(network.get_submodule(owner), last, nn.Parameter(tensor, requires_grad=False))
@@ -150,30 +130,3 @@ def read_memory(text: str | None) -> dict[str | int, int] | None:
         except ValueError as error:
             raise ValueError(f"max_memory={text}: {part!r} is not of the form 0=40GiB or cpu=100GiB") from error
     return memory
-
-
-WANTED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]*)", re.IGNORECASE)
-
-
-class OutOfMemoryError(RuntimeError):
-    """An allocation failed; the message says what for, how much was wanted, and what to lower."""
-
-
-@contextmanager
-def told(doing: str, lower: str) -> Iterator[None]:
-    """Turn a failed allocation of torch inside the block into one line.
-
-    Args:
-        doing: what the memory was for, with its sizes.
-        lower: the settings that need less.
-
-    Raises:
-        OutOfMemoryError: an allocation failed; every other error passes.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # torch's own type covers accelerators only
-        wanted = WANTED.search(str(error))
-        if wanted is None:
-            raise
-        raise OutOfMemoryError(f"out of memory: {doing} wanted {wanted[1].strip()} more; {lower}") from None

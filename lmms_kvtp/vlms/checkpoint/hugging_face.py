@@ -1,13 +1,13 @@
 """What config.json says of a checkpoint in Hugging Face's layout, that of transformers' LlavaOnevision classes."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
-from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION, CheckpointError, LlavaConfig
-from lmms_kvtp.vlms.checkpoint.tensor_names import HUGGING_FACE
+from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION, CheckpointError, LlavaConfig, TensorNames
 from lmms_kvtp.vlms.tiles import read_tiling
 
 SUPPORTED = {
@@ -18,6 +18,24 @@ SUPPORTED = {
 """Fields that change the computation, and the one value that this family has."""
 PARTS = {"text_config": "qwen2", "vision_config": "siglip_vision_model"}
 MARKERS = ("image_token_index", "video_token_index", "image_token_id", "video_token_id")
+
+
+def _tensor_names(tower: str, old: bool) -> TensorNames:
+    inside = "" if old else "model."
+    llm = {"llm.": "language_model."} if old else {"llm.model.": "model.language_model.", "llm.": ""}
+    return TensorNames(
+        {
+            "tower.": f"{inside}vision_tower.{tower}",
+            "projector.0.": f"{inside}multi_modal_projector.linear_1.",
+            "projector.2.": f"{inside}multi_modal_projector.linear_2.",
+            "newline": f"{inside}image_newline",
+            **llm,
+        }
+    )
+
+
+HUGGING_FACE = tuple(_tensor_names(tower, old) for tower, old in product(("vision_model.", ""), (True, False)))
+"""Names of transformers' LlavaOnevision classes, which changed between releases."""
 
 
 def read_hugging_face(config: Mapping[str, Any], folder: Path) -> LlavaConfig:

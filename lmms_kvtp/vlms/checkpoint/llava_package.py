@@ -15,7 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, modeling_utils, pytorch_
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError, LlavaConfig, read_json
 from lmms_kvtp.vlms.checkpoint.devices import Placement, read_memory
 from lmms_kvtp.vlms.checkpoint.network import Network
-from lmms_kvtp.vlms.checkpoint.tensor_names import ORIGINAL
+from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
 HALF = ("bfloat16", "float16")
 """Number types that the package's loader knows."""

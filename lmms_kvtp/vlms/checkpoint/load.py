@@ -1,6 +1,6 @@
 """Checkpoints of LLaVA-Video: folder or hub id -> a network with all its weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,17 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.shipped import TINY, ShippedError, checked, tiny_folder
-from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, read_json
+from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, TensorNames, read_json
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.hugging_face import read_hugging_face
-from lmms_kvtp.vlms.checkpoint.network import Network, build
+from lmms_kvtp.vlms.checkpoint.network import EMBEDDINGS, HEAD, Network, build
 from lmms_kvtp.vlms.checkpoint.original import read_original
-from lmms_kvtp.vlms.checkpoint.tensor_names import EMBEDDINGS, HEAD, choose
+
+
+def choose(ways: Sequence[TensorNames], own: Collection[str], found: Collection[str]) -> TensorNames:
+    """Choose the way by which most of a network's tensors are found."""
+    return max(ways, key=lambda way: sum(way.name(name) in found for name in own))
+
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]

@@ -11,6 +11,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
 
+EMBEDDINGS, HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
+"""The two tensors of a network with a row per token."""
+
 
 class VisionTower(nn.Module):
     """A SigLIP tower up to the output of its last layer, without normalisation and pooling head."""

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION, WANTED, CheckpointError, LlavaConfig, read_json
+from lmms_kvtp.vlms.checkpoint.config import (
+    LLM_FIELDS,
+    VISION,
+    WANTED,
+    CheckpointError,
+    LlavaConfig,
+    TensorNames,
+    read_json,
+)
 from lmms_kvtp.vlms.tiles import read_tiling
 
 TOWER = "siglip-so400m-patch14-384"
@@ -19,6 +27,15 @@ SUPPORTED = {
     "hidden_act": ("silu",),
 }
 """Fields that change the computation, and the values that the released checkpoints of the family have."""
+ORIGINAL = TensorNames(
+    {
+        "tower.": "model.vision_tower.vision_tower.vision_model.",
+        "projector.": "model.mm_projector.",
+        "newline": "model.image_newline",
+        "llm.": "",
+    }
+)
+"""Names of LLaVA-NeXT's own code."""
 
 
 def read_original(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
@@ -43,6 +60,7 @@ def read_original(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
         merge_type=config.get("mm_patch_merge_type", "flat"),
         limit=min(int(config.get("tokenizer_model_max_length") or positions), positions),
         eos_token_id=config.get("eos_token_id"),
+        tensor_names=(ORIGINAL,),
         tiling=read_tiling(
             config.get("image_aspect_ratio"),
             config.get("image_grid_pinpoints"),

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM,
 
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
 from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION
-from lmms_kvtp.vlms.checkpoint.network import Network, VisionTower
-from lmms_kvtp.vlms.checkpoint.tensor_names import HEAD, ORIGINAL
+from lmms_kvtp.vlms.checkpoint.network import HEAD, Network, VisionTower
+from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
 RELEASED = {
     "architectures": ["LlavaQwenForCausalLM"],

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.checkpoints import write_tiny
 from torch import Tensor
 
+from lmms_kvtp.device import OutOfMemoryError, told
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.vlms.checkpoint import devices
-from lmms_kvtp.vlms.checkpoint.devices import OutOfMemoryError, told
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 from lmms_kvtp.vlms.prefix import PrefixCache
 
@@ -103,14 +103,14 @@ def test_layers_are_never_cut(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_number_type_that_the_machine_lacks_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = devices.F.layer_norm
+    real = F.layer_norm
 
     def lacking(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         if x.dtype == torch.float16:
             raise RuntimeError("\"LayerNormKernelImpl\" not implemented for 'Half'")
         return real(x, shape)
 
-    monkeypatch.setattr(devices.F, "layer_norm", lacking)
+    monkeypatch.setattr(F, "layer_norm", lacking)
     with pytest.raises(
         ValueError, match=r"dtype=float16: this torch cannot compute in it on cpu .*'Half'\); use bfloat"
     ):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.checkpoint.load import find_folder, load_tokenizer
-from lmms_kvtp.vlms.checkpoint.tensor_names import ORIGINAL
+from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 NORM = "model.vision_tower.vision_tower.vision_model.post_layernorm.weight"
