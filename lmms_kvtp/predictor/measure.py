@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
+from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 from torch import Tensor
 
 from lmms_kvtp.allocators.softmax import Softmax
@@ -47,9 +48,9 @@ def measure_scores(
     budgets = Softmax(temperature=temperature).allocate(scores, int(BUDGET * len(values) * CAPACITY), CAPACITY)
     log_rates, log_wanted = ((x.double() / tau).log_softmax(dim=0) for x, tau in ((scores, temperature), (labels, 1)))
     return {
-        "auroc": _auroc(values, key),
-        "average_precision": _average_precision(values, key),
-        "ndcg": _dcg(values, gains) / _dcg(gains, gains),
+        "auroc": float(roc_auc_score(key, values)),
+        "average_precision": float(average_precision_score(key, values)),
+        "ndcg": float(ndcg_score(gains[None], values[None])),
         "recall": float(top[key].sum() / min(room, key.sum())),
         "budget_share": float(budgets.numpy()[key].sum() / budgets.sum()),
         "sparsity": sparsity(scores, temperature),
@@ -86,25 +87,3 @@ def _chances(values: Array, room: int) -> Array:
     edge = np.sort(values)[::-1][room - 1]
     above, tied = values > edge, values == edge
     return np.asarray(above + tied * (room - above.sum()) / tied.sum(), dtype=np.float64)
-
-
-def _auroc(values: Array, key: npt.NDArray[np.bool_]) -> float:
-    if key.all():
-        return 1.0
-    wins = values[key][:, None] - values[~key][None]
-    return float(((wins > 0) + 0.5 * (wins == 0)).mean())
-
-
-def _average_precision(values: Array, key: npt.NDArray[np.bool_]) -> float:
-    """Mean over key frames of the share of key frames among those not below it."""
-    not_below = values[None] >= values[key][:, None]
-    return float((not_below[:, key].sum(axis=1) / not_below.sum(axis=1)).mean())
-
-
-def _dcg(values: Array, gains: Array) -> float:
-    """Discounted gain of the ranking by `values`; frames with equal values share the discounts of their places."""
-    discounts = 1 / np.log2(np.arange(len(values)) + 2)
-    levels, place = np.unique(-values, return_inverse=True)
-    shared = np.bincount(place[np.argsort(-values, kind="stable")], discounts) / np.bincount(place)
-    assert len(shared) == len(levels)
-    return float((shared[place] * gains).sum())
