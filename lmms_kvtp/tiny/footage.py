@@ -25,6 +25,8 @@ from lmms_kvtp.embedded.script import PLACES, SIZE, Script, Shot, sampled_times,
 from lmms_kvtp.tiny.loop import FloatAttention, Log
 
 Array = npt.NDArray[np.generic]
+Features = npt.NDArray[np.float16]
+"""Features of all patches of the footage; [F, s, s, E]"""
 BACKGROUND = len(SHAPES)
 COVERED = 0.35
 """Share of a patch that a shape must cover to count as wholly there; thin shapes rarely cover more."""
@@ -56,15 +58,16 @@ class Footage:
         return found
 
 
-def decode(content: bytes, wanted: list[int]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Decode the frames numbered `wanted` (ascending) of an mp4 file, [H, W, 3]."""
-    left = iter([*wanted, -1])
-    following = next(left)
-    with av.open(io.BytesIO(content), "r") as container:
-        for index, frame in enumerate(container.decode(video=0)):
-            if index == following:
-                yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-                following = next(left)
+def load_footage(folder: Path, num_videos: int, side: int, workers: int | None = None) -> Footage:
+    """Read training videos 0 to `num_videos` from `folder`; where they are not there, film them into it."""
+    stamp = folder / "footage.json"
+    wanted = {"version": VERSION, "scripts": _script_hash(num_videos), "videos": num_videos, "side": side}
+    if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp.unlink(missing_ok=True)
+        _film_all(folder, num_videos, side, workers or os.cpu_count() or 1)
+        stamp.write_text(json.dumps(wanted))
+    return Footage(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Footage.__annotations__})
 
 
 def film(script: Script, side: int) -> dict[str, Array]:
@@ -78,16 +81,15 @@ def film(script: Script, side: int) -> dict[str, Array]:
     return {"rgb": rgb, "shapes": shapes, "colors": colors, "weights": weights, "places": places}
 
 
-def load_footage(folder: Path, num_videos: int, side: int, workers: int | None = None) -> Footage:
-    """Read training videos 0 to `num_videos` from `folder`; where they are not there, film them into it."""
-    stamp = folder / "footage.json"
-    wanted = {"version": VERSION, "scripts": _script_hash(num_videos), "videos": num_videos, "side": side}
-    if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp.unlink(missing_ok=True)
-        _film_all(folder, num_videos, side, workers or os.cpu_count() or 1)
-        stamp.write_text(json.dumps(wanted))
-    return Footage(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Footage.__annotations__})
+def decode(content: bytes, wanted: list[int]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Decode the frames numbered `wanted` (ascending) of an mp4 file, [H, W, 3]."""
+    left = iter([*wanted, -1])
+    following = next(left)
+    with av.open(io.BytesIO(content), "r") as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index == following:
+                yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                following = next(left)
 
 
 def _script_hash(num_videos: int) -> str:
@@ -181,10 +183,6 @@ def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Excerpt:
 def normalise(rgb: UInt8[Tensor, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
     """Make pixels in -1 to 1, as SigLIP's processor does."""
     return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-Features = npt.NDArray[np.float16]
-"""Features of all patches of the footage; [F, s, s, E]"""
 
 
 @torch.no_grad()

@@ -24,6 +24,11 @@ from lmms_kvtp.embedded.script import CAST, COLORS, DECOYS, GLYPHS, PLACES, Scri
 from lmms_kvtp.tiny.language import Asked
 
 EMPHASIS = {"color": 2.0, "where": 2.0, "main": 1.5}
+ABOUT_ALL = ("a picture of a place", "a frame of the video", *(WORDING[kind] for kind in GLOBAL_KINDS))
+"""Captions that fit every frame, among them the questions about the whole video."""
+ABOUT_GLYPH = tuple(WORDING[kind] for kind in KEY_KINDS)
+EMPTY = -1
+FAVOURED_ODDS = 0.45
 
 
 class Coach:
@@ -80,11 +85,6 @@ class Riddler:
         self.accuracy += 0.05 * (share_right - self.accuracy)
 
 
-ABOUT_ALL = ("a picture of a place", "a frame of the video", *(WORDING[kind] for kind in GLOBAL_KINDS))
-"""Captions that fit every frame, among them the questions about the whole video."""
-ABOUT_GLYPH = tuple(WORDING[kind] for kind in KEY_KINDS)
-
-
 @dataclass(frozen=True)
 class Phrase:
     """A caption; a frame matches if it has the shape, in the color, at the place, as far as those are named."""
@@ -116,10 +116,6 @@ def all_phrases() -> list[Phrase]:
         if shape in GLYPHS:
             phrases += [Phrase(wording.format(glyph=shape), s) for wording in ABOUT_GLYPH]
     return phrases
-
-
-EMPTY = -1
-FAVOURED_ODDS = 0.45
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lmms_kvtp.video.cache import FrameCache, Shelf
 from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.index import read_index
 from lmms_kvtp.video.open import open_reader
-from lmms_kvtp.video.pixels import PixelSpec, Shrink
+from lmms_kvtp.video.pixels import Shrink, resize
 from lmms_kvtp.video.reader import Images, LateReader, MemoryReader, Reader
 from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
 
@@ -80,13 +80,6 @@ class SampledVideo:
         if self.shelf is None:
             return partial(resize, fast=self.fast)
         return partial(self.shelf.shrink, indices=self.indices[part].tolist(), fast=self.fast)
-
-
-def resize(
-    spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], fast: bool = False
-) -> UInt8[Tensor, "T h w 3"]:
-    """Implements `Shrink` without a cache."""
-    return spec.resize(rgb(), fast)
 
 
 def load_video(

@@ -36,9 +36,11 @@ Shrink: TypeAlias = Callable[[PixelSpec, Callable[[], Tensor]], Tensor]
 Its arguments are what the tower wants, and a function that gives the frames as they are, [T, H, W, 3]."""
 
 
-def resize(spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]]) -> UInt8[Tensor, "T h w 3"]:
-    """Resize exactly, and keep nothing: a `Shrink`."""
-    return spec.resize(rgb())
+def resize(
+    spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], fast: bool = False
+) -> UInt8[Tensor, "T h w 3"]:
+    """Implements `Shrink`: makes what no cache keeps."""
+    return spec.resize(rgb(), fast)
 
 
 Channels = tuple[float, ...]
