@@ -72,12 +72,6 @@ def video(split: str, seed: int) -> Path:
     return path
 
 
-def missing(split: str, seeds: Iterable[int]) -> list[int]:
-    """List the seeds whose video `ensure` would have to make."""
-    scripts = [write_script(seed, split) for seed in seeds]
-    return [script.seed for script in scripts if not _is_whole(folder() / f"{script.key}.mp4", script)]
-
-
 def prepare(num_videos: int) -> None:
     """Create the folder, and sweep what crashed processes left, before `num_videos` are written to it.
 

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, SiglipModel
 
-from lmms_kvtp.embedded.questions import LETTERS, ask
+from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import SIZE, write_script
 from lmms_kvtp.tiny.footage import film, tower_features
-from lmms_kvtp.tiny.language import Packed, answer_logits, pack
+from lmms_kvtp.tiny.language import answer_logits, pack
+from lmms_kvtp.tiny.lessons import right_letters
 from lmms_kvtp.tiny.loop import Log
 from lmms_kvtp.tiny.student import Student
 
@@ -50,7 +51,7 @@ def evaluate(
         views = show(student, features, np.random.default_rng(videos[index]))
         for name in hits:
             logits, targets = answer_logits(student.llm, getattr(views, name), text)
-            for question, right in zip(questions, _right(logits, targets, text), strict=True):
+            for question, right in zip(questions, right_letters(logits, targets).tolist(), strict=True):
                 hits[name][question.kind].append(right)
     result = {name: {kind: float(np.mean(found)) for kind, found in kinds.items()} for name, kinds in hits.items()}
     for name, kinds in hits.items():
@@ -69,10 +70,3 @@ def show(student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Ge
     chosen = cells.gather(1, torch.from_numpy(kept).to(cells.device)[..., None].expand(-1, -1, cells.shape[2]))
     few = student.with_newlines(chosen[None, :, None])
     return Views(*(student.with_prefix(part) for part in (full, few, full[:, :0])))
-
-
-def _right(logits: Tensor, targets: Tensor, text: Packed) -> list[bool]:
-    """Tell which answers are right: the letter is the most likely token of all, not only among letters."""
-    answers = torch.eq(logits.argmax(-1), targets)[::2]
-    assert len(answers) == int(text.letters.sum()) and len(LETTERS) == 4
-    return [bool(right) for right in answers]

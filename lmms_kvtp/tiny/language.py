@@ -36,8 +36,6 @@ class Packed:
     """Whether a text position sees another; all of them see the whole video."""
     targets: Int[Tensor, "r S"]
     """Id of the next token where that is part of an answer, else IGNORE."""
-    letters: Bool[Tensor, "r S"]
-    """Whether the next token is the answer's letter; letters come in the order of the questions."""
 
     def to(self, device: torch.device) -> "Packed":
         """Move everything to another device."""
@@ -70,7 +68,6 @@ def pack(
     shape = (len(rows), max(sum(map(len, row)) for row in tokens))
     ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     segment, targets = torch.full(shape, -1), torch.full(shape, IGNORE)
-    letters = torch.zeros(shape, dtype=torch.bool)
     for r, row in enumerate(tokens):
         start = 0
         for index, question in enumerate(row):
@@ -78,10 +75,9 @@ def pack(
             ids[r, start:end], segment[r, start:end] = torch.tensor(question), index
             positions[r, start:end] = torch.arange(len(question))
             targets[r, end - 3 : end - 1] = ids[r, end - 2 : end]
-            letters[r, end - 3] = True
             start = end
     visible = (segment[:, :, None] == segment[:, None]) & torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
-    return Packed(ids, positions, visible[:, None], targets, letters)
+    return Packed(ids, positions, visible[:, None], targets)
 
 
 Rotary = tuple[Tensor, Tensor]

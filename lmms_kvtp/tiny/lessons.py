@@ -52,7 +52,7 @@ class Coach:
 
 
 def right_letters(logits: Tensor, targets: Tensor) -> Tensor:
-    """Tell which answers are right; targets alternate between a letter and the end of the turn."""
+    """Tell which answers are right: the letter is the likeliest of all tokens. Targets alternate with ends of turns."""
     return torch.eq(logits[::2].argmax(-1), targets[::2])
 
 

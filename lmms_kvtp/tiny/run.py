@@ -96,7 +96,7 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
     letters, captions = make_tokenizers(geometry)
 
     torch.manual_seed(seed)
-    siglip = SiglipModel(geometry.siglip(len(captions), captions.eos_token_id)).to(device)  # type: ignore[arg-type]
+    siglip = SiglipModel(geometry.siglip(len(captions))).to(device)  # type: ignore[arg-type]
     stages.run("tower", siglip, lambda: train_tower(siglip, footage, captions, geometry, plan.tower, seed, device, log))
     siglip.requires_grad_(False).eval()
     torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """The model that is trained behind the frozen tower: language model, projector and newline embedding."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,10 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     SiglipConfig,
-    SiglipTextConfig,
-    SiglipVisionConfig,
 )
 
+from lmms_kvtp.cost.flops import TextShape, VisionShape
+from lmms_kvtp.encoders.parts.siglip_config import siglip_config
 from lmms_kvtp.tiny.language import PREFIX
 
 
@@ -45,37 +45,18 @@ class Geometry:
         return self.image_size // self.patch_size
 
     @property
-    def pooled_side(self) -> int:
-        """Tokens along an edge after the 2x2 pooling."""
-        return self.side // 2
-
-    @property
     def head_dim(self) -> int:
         """Width of an attention head of the language model."""
         return self.llm_width // self.llm_heads
 
-    def siglip(self, vocab_size: int, end_id: int) -> SiglipConfig:
-        """Configure the image-text model; text is padded with its end token, as the released SigLIP's is."""
+    def siglip(self, vocab_size: int) -> SiglipConfig:
+        """Configure the image-text model; text is padded with its end token, the last of the vocabulary."""
         width = self.vision_width
-        shared: dict[str, Any] = {
-            "hidden_size": width,
-            "intermediate_size": self.vision_mlp,
-            "num_attention_heads": self.vision_heads,
-        }
-        vision = SiglipVisionConfig(
-            num_hidden_layers=self.vision_layers, image_size=self.image_size, patch_size=self.patch_size, **shared
+        vision = VisionShape(
+            self.image_size, self.patch_size, width, self.vision_mlp, self.vision_layers, self.vision_heads
         )
-        text = SiglipTextConfig(
-            num_hidden_layers=self.text_layers,
-            max_position_embeddings=self.text_positions,
-            vocab_size=vocab_size,
-            projection_size=width,
-            pad_token_id=end_id,
-            eos_token_id=end_id,
-            bos_token_id=end_id,
-            **shared,
-        )
-        return SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+        text = TextShape(width, self.vision_mlp, self.text_layers, width)
+        return siglip_config(vision, text, self.text_positions, vocab_size)
 
     def qwen2(self, vocab_size: int, eos_token_id: int, pad_token_id: int) -> Qwen2Config:
         """Configure the language model: grouped queries, biased q, k and v, an untied head."""

@@ -86,7 +86,7 @@ def test_the_checkpoint_answers_through_the_package_as_in_training(trained: Path
     letters, captions = run.make_tokenizers(RECIPE.geometry)
     student = Student(RECIPE.geometry, letters).eval()
     student.load_state_dict(torch.load(trained / "work" / "polish.pt")["model"])
-    siglip = SiglipModel(RECIPE.geometry.siglip(len(captions), captions.eos_token_id)).eval()
+    siglip = SiglipModel(RECIPE.geometry.siglip(len(captions))).eval()
     siglip.load_state_dict(torch.load(trained / "work" / "tower.pt")["model"])
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 96, 96, 3), np.uint8))
     question = ask(write_script(5, "val"))[2]
