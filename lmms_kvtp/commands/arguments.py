@@ -1,4 +1,4 @@
-"""Types of command-line arguments, for the `type` of argparse."""
+"""Command-line arguments that several commands share, and their types for argparse."""
 
 import argparse
 
@@ -35,3 +35,11 @@ def ratios(text: str) -> list[float]:
         return [float(ratio) for ratio in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} are no numbers; give shares in (0, 1], such as 0.2,0.1") from error
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and which frames of a video it sees."""
+    parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
+    parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
+    parser.add_argument("--max-frames", type=at_least_one, default=128, help="frames at most (default %(default)s)")
+    parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")

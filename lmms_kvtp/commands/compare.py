@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from lmms_kvtp.commands.arguments import at_least_one, not_negative, ratios
+from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one, not_negative, ratios
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,10 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ratios", type=ratios, default="0.5,0.2", help="shares of vision tokens kept (default %(default)s)"
     )
-    parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
-    parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
-    parser.add_argument("--max-frames", type=at_least_one, default=128, help="frames at most (default %(default)s)")
-    parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")
+    add_model_arguments(parser)
     parser.add_argument("--max-new-tokens", type=at_least_one, default=32, help="of an answer (default %(default)s)")
     parser.add_argument("--agreement", type=float, default=95.0, help="in %%, that is asked of a method (default 95)")
     parser.add_argument("--worst", type=not_negative, default=20, help="samples with pictures (default %(default)s)")

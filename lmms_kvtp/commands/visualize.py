@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
 
 METHODS = ("full", "kvtp+prumerge", "random")
 
@@ -16,10 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = f"repeatable: kvtp+prumerge and the like, or settings as in --model_args (default {', '.join(METHODS)})"
     parser.add_argument("--method", action="append", help=names)
     parser.add_argument("--ratio", type=float, default=0.2, help="share kept by methods given by name (default 0.2)")
-    parser.add_argument("--pretrained", default="tiny", help="checkpoint (default: the embedded model)")
-    parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
-    parser.add_argument("--max-frames", type=at_least_one, default=128, help="frames at most (default %(default)s)")
-    parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")
+    add_model_arguments(parser)
     parser.add_argument("--show", type=at_least_one, default=24, help="frames in the pictures (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("visualize"), help="folder (default %(default)s)")
 

@@ -3,9 +3,11 @@
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lmms_kvtp.skvqa.layouts import LayoutError, missing_message
 from lmms_kvtp.video.load import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -77,33 +79,25 @@ def unpack(archive: Path, into: Path) -> None:
     """
     try:
         if zipfile.is_zipfile(archive):
-            _unpack_zip(archive, into)
+            with zipfile.ZipFile(archive) as opened:
+                sizes = {member.filename: member.file_size for member in opened.infolist()}
+                _extract(archive, into, sizes, opened.extract)
         elif tarfile.is_tarfile(archive):
-            _unpack_tar(archive, into)
+            with tarfile.open(archive) as opened:
+                sizes = {member.name: member.size for member in opened.getmembers()}
+                _extract(archive, into, sizes, partial(opened.extract, filter="data"))
         else:
             raise ArchiveError(f"{archive} is neither a zip nor a tar file")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise ArchiveError(f"cannot unpack {archive}: {error}; download it again") from error
 
 
-def _unpack_zip(archive: Path, into: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        members = opened.infolist()
-        _check_members(archive, [member.filename for member in members])
-        for member in members:
-            there = into / member.filename
-            if not (there.is_file() and there.stat().st_size == member.file_size):
-                opened.extract(member, into)
-
-
-def _unpack_tar(archive: Path, into: Path) -> None:
-    with tarfile.open(archive) as opened:
-        members = opened.getmembers()
-        _check_members(archive, [member.name for member in members])
-        for member in members:
-            there = into / member.name
-            if not (there.is_file() and there.stat().st_size == member.size):
-                opened.extract(member, into, filter="data")
+def _extract(archive: Path, into: Path, sizes: Mapping[str, int], extract: Callable[[str, Path], Any]) -> None:
+    _check_members(archive, list(sizes))
+    for name, size in sizes.items():
+        there = into / name
+        if not (there.is_file() and there.stat().st_size == size):
+            extract(name, into)
 
 
 def _check_members(archive: Path, names: list[str]) -> None:

@@ -45,22 +45,23 @@ def videomme_choice(doc: Doc, text: str) -> str | None:
 
 def egoschema_choice(doc: Doc, text: str) -> str | None:
     """Read the letter that the stock task reads; None where it would draw one."""
-    from lmms_eval.tasks.egoschema.utils import get_multi_choice_info, parse_multi_choice_response
+    from lmms_eval.tasks.egoschema import utils
 
-    options, letters = get_multi_choice_info(doc)
-    if nothing_readable(text, options):
-        return None
-    return str(parse_multi_choice_response(text, letters, options)[0])
+    found = _stock_choice(utils, doc, text)
+    return None if found is None else str(found[0])
 
 
 def nextqa_choice(doc: Doc, text: str) -> str | None:
     """Read the letter that the stock task reads; None where it would draw one."""
-    from lmms_eval.tasks.nextqa.utils import get_multi_choice_info, parse_multi_choice_response
+    from lmms_eval.tasks.nextqa import utils
 
-    options, letters = get_multi_choice_info(doc)
-    if nothing_readable(text, options):
-        return None
-    return str(parse_multi_choice_response(text, letters, options))
+    found = _stock_choice(utils, doc, text)
+    return None if found is None else str(found)
+
+
+def _stock_choice(utils: Any, doc: Doc, text: str) -> Any:
+    options, letters = utils.get_multi_choice_info(doc)
+    return None if nothing_readable(text, options) else utils.parse_multi_choice_response(text, letters, options)
 
 
 def nothing_readable(text: str, options: Mapping[str, str]) -> bool:
