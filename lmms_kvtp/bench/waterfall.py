@@ -1,9 +1,14 @@
 """Where the time of a run went, stage by stage, beside the least that each stage could take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import torch
+
+from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.cost.sample import SHARED, STAGES, WAITING, SampleCost
 from lmms_kvtp.rendering import markdown
+from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.pixels import PixelSpec
 
 DECODER = ("decode", "preprocess")
 """Stages that another process can take over from the model's."""
@@ -16,6 +21,21 @@ def stage_seconds(costs: Sequence[SampleCost]) -> dict[str, float]:
         for stage, seconds in cost.seconds.items():
             total[stage] += seconds / (cost.questions_on_video if stage in (*SHARED, WAITING) else 1)
     return total
+
+
+def decoder_alone(videos: Iterable[Video], spec: PixelSpec) -> dict[str, float]:
+    """Measure the seconds to decode videos and to make a model's pixels, with nothing else running."""
+    meter = Meter(torch.device("cpu"))
+    for video in videos:
+        chunks = video.chunks()
+        while True:
+            with meter.stage("decode"):
+                frames = next(chunks, None)
+            if frames is None:
+                break
+            with meter.stage("preprocess"):
+                frames.pixels(spec)
+    return meter.seconds
 
 
 def stage_floors(costs: Sequence[SampleCost], rate: float, alone: Mapping[str, float]) -> dict[str, float]:

@@ -109,17 +109,25 @@ def _task(arguments: argparse.Namespace) -> str:
 
 
 def _videos(arguments: argparse.Namespace) -> str:
-    from lmms_kvtp.bench.folder import answer_directly, build_for, find_videos
+    from lmms_kvtp.device import find_device
+    from lmms_kvtp.run.answerer import Answerer, unrecorded
     from lmms_kvtp.run.asks import ask_about, read_question
+    from lmms_kvtp.run.build import build
     from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.settings import pairs
     from lmms_kvtp.types import GenerationOptions
+    from lmms_kvtp.video.load import VIDEO_SUFFIXES
 
+    paths = sorted(path for path in arguments.videos.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not paths:
+        raise ValueError(f"{arguments.videos} holds no video; files ending in {', '.join(VIDEO_SUFFIXES)} count")
+    paths = paths[: arguments.limit]
     settings = parse_arguments({"allow_toy": True, **pairs(arguments.model_args)})
-    paths = find_videos(arguments.videos)[: arguments.limit]
+    built = build(settings, find_device(settings.load.device), {})
     options = GenerationOptions(max_new_tokens=min(settings.run.max_new_tokens, 16))
-    asks = [ask_about([str(path)], read_question(arguments.question, {}, path.name), options) for path in paths]
-    answers = answer_directly(settings, build_for(settings), asks)
+    asks = {p: ask_about([str(p)], read_question(arguments.question, {}, p.name), options) for p in paths}
+    answerer = Answerer([unrecorded(built.vlm, built.method, settings.run)], settings.frames)
+    answers = [answer for _, _, answer in answerer.answer_all(asks)]
     failed = [answer.error for answer in answers if answer.error is not None]
     costs = [answer.cost for answer in answers if answer.error is None]
     if not costs:
@@ -130,16 +138,18 @@ def _videos(arguments: argparse.Namespace) -> str:
 def _beside_floors(costs: "list[SampleCost]", paths: Sequence[str], model_args: str) -> str:
     import torch
 
-    from lmms_kvtp.bench.folder import decoder_alone
-    from lmms_kvtp.bench.waterfall import stage_floors, waterfall
+    from lmms_kvtp.bench.waterfall import decoder_alone, stage_floors, waterfall
     from lmms_kvtp.device import place
     from lmms_kvtp.forecast.machine import matrix_rate
+    from lmms_kvtp.forecast.models import find_spec
     from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.settings import pairs
+    from lmms_kvtp.video.load import load_video
 
     settings = parse_arguments(pairs(model_args))
     device, dtype = place(settings.load.device, settings.load.dtype)
-    rate, alone = matrix_rate(device, dtype), decoder_alone(paths, settings)
+    videos = (load_video(path, settings.frames) for path in paths)
+    rate, alone = matrix_rate(device, dtype), decoder_alone(videos, find_spec(settings.run.pretrained).pixel_spec)
     table = waterfall(costs, stage_floors(costs, rate, alone))
     return f"{_counted(costs)}; matrix products: {_rate(rate, torch.get_num_threads())}\n\n{table}\n"
 
