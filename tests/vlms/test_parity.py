@@ -80,7 +80,7 @@ def test_tower_and_projector() -> None:
     with torch.inference_mode():
         close(network.tower.embeddings(pixels), golden("tower_embeddings"), TOWER)
         close(network.tower(pixels), golden("tower_features"), TOWER)
-        close(network.features(pixels), golden("projected"), TOWER)
+        close(network.projector(network.tower(pixels)), golden("projected"), TOWER)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "average", "max"])

@@ -71,7 +71,7 @@ def test_pooling_of_27_rows_is_the_models_own(folder: Path, mode: str) -> None:
     [frames] = CLIP.chunks()
     with torch.inference_mode():
         pixels = frames.pixels(vlm.pixel_spec)
-        maps = vlm.network.features(pixels).reshape(FRAMES, 27, 27, -1).permute(0, 3, 1, 2)
+        maps = vlm.network.projector(vlm.network.tower(pixels)).reshape(FRAMES, 27, 27, -1).permute(0, 3, 1, 2)
         if mode == "bilinear":
             pooled = F.interpolate(maps, size=(14, 14), mode="bilinear")
         else:

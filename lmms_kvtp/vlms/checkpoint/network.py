@@ -37,10 +37,6 @@ class Network(nn.Module):
         super().__init__()
         self.tower, self.projector, self.newline, self.llm = tower, projector, nn.Parameter(newline), llm
 
-    def features(self, pixels: Float[Tensor, "T 3 h w"]) -> Float[Tensor, "T P D"]:
-        """Compute patches in the language model's space, before pooling."""
-        return cast(Tensor, self.projector(self.tower(pixels)))
-
 
 def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
     """Build a network without weights: its parameters are on the meta device.

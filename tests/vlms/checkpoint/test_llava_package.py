@@ -74,7 +74,7 @@ def test_its_modules_are_its_own_and_give_the_recorded_features() -> None:
     assert [type(module).__module__.split(".")[0] for module in modules] == ["llava", "llava"]
     with torch.inference_mode():
         close(network.tower(pixels), golden("tower_features"), TOWER)
-        close(network.features(pixels), golden("projected"), TOWER)
+        close(network.projector(network.tower(pixels)), golden("projected"), TOWER)
 
 
 @installed
