@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table, padded so that it also reads well in a terminal; `|` and line breaks in cells are escaped."""
-    cells = [[_escape(cell) for cell in row] for row in [header, *rows]]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
@@ -44,10 +44,6 @@ def write_between(file: Path, text: str, marker: str) -> None:
     """Replace what stands between the markers of a page; raises as `between` does."""
     before, _, after = between(file, marker)
     file.write_text(f"{before}{text}\n{after}", encoding="utf-8")
-
-
-def _escape(cell: str) -> str:
-    return str(cell).replace("|", "\\|").replace("\n", " ")
 
 
 def page(template: Path, **values: Any) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+from lmms_kvtp.presets import PRESETS
 from lmms_kvtp.run.options import Images
 
-EQUAL = {"scorer": "uniform", "allocator": "uniform"}
+EQUAL = PRESETS["uniform"]
 """An equal budget for every frame, whatever the question."""
 
 

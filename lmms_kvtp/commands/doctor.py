@@ -52,7 +52,9 @@ def main(arguments: argparse.Namespace) -> int:
     table = markdown(["gate", "", "what was found"], rows)
     sys.stdout.write(f"{arguments.method} on {arguments.model}\n\n{table}\n")
     if arguments.out:
-        write_record(_file(arguments.out, arguments.method), method, arguments.model, gates)
+        name = f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', arguments.method)}_gates.json"  # the leaderboard looks for it
+        file = arguments.out if arguments.out.suffix == ".json" else arguments.out / name
+        write_record(file, method, arguments.model, gates)
     return int(any(gate.passed is False for gate in gates))
 
 
@@ -69,8 +71,3 @@ def _compare(pretrained: str, settings: dict[str, str]) -> int:
     if not any(name in pretrained for name in PUBLISHED):
         sys.stdout.write(f"-    published logits are known of {', '.join(PUBLISHED)} only\n")
     return int(not all(check.passed for check in checks))
-
-
-def _file(out: Path, method: str) -> Path:
-    """Name the record so that the leaderboard finds it."""
-    return out if out.suffix == ".json" else out / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', method)}_gates.json"

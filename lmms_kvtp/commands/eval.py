@@ -32,18 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write one Markdown table for each temperature; differences are to the untuned model."""
     from lmms_kvtp.commands.predictor_data import examples, untuned
-    from lmms_kvtp.predictor.compare import (
-        COLUMNS,
-        TEMPERATURES,
-        UNTUNED,
-        baselines,
-        by_kind,
-        candidates_table,
-        measure_candidates,
-        oracle,
-        trained,
-        variants,
-    )
+    from lmms_kvtp.predictor import compare
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.vlms.llava_video import load_llava_video
 
@@ -51,15 +40,18 @@ def main(arguments: argparse.Namespace) -> int:
     found = examples(arguments, arguments.split, folder)
     plain = untuned(arguments)
     vlm = load_llava_video(arguments.shared) if arguments.shared else None
-    candidates = baselines(plain)
+    candidates = compare.baselines(plain)
     for checkpoint in arguments.checkpoint:
-        for label, settings in variants(arguments.ablate).items():
-            candidates[f"{checkpoint}{label}"] = trained(checkpoint, plain, vlm, settings)
-    candidates["oracle"] = oracle(plain)
-    temperatures = TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature
-    outcomes = measure_candidates(candidates, found, folder, temperatures)
-    tables = [[[f"temperature {t:g}", *COLUMNS], *candidates_table(of_t, UNTUNED)] for t, of_t in outcomes.items()]
-    kinds, rows = by_kind(outcomes[temperatures[0]])
+        for label, settings in compare.variants(arguments.ablate).items():
+            candidates[f"{checkpoint}{label}"] = compare.trained(checkpoint, plain, vlm, settings)
+    candidates["oracle"] = compare.oracle(plain)
+    temperatures = compare.TEMPERATURES if arguments.ablate == "temperature" else arguments.temperature
+    outcomes = compare.measure_candidates(candidates, found, folder, temperatures)
+    tables = [
+        [[f"temperature {t:g}", *compare.COLUMNS], *compare.candidates_table(of_t, compare.UNTUNED)]
+        for t, of_t in outcomes.items()
+    ]
+    kinds, rows = compare.by_kind(outcomes[temperatures[0]])
     if kinds:
         tables.append([["recall by kind", *kinds], *rows])
     for header, *lines in tables:

@@ -119,11 +119,8 @@ def _row(part: str, name: str) -> list[str]:
     flags = ", ".join(text for name, text in MORE.items() if getattr(cls, name, False)) or "-"
     aware, free = (_yes(tells.get(flag, getattr(cls, flag, None))) for flag in ("query_aware", "training_free"))
     paper = tells.get("paper", getattr(cls, "paper", "")) or "-"
-    return [word.does if word else _summary(cls), paper, stage, reads, aware, free, EXACT[part](cls), flags]
-
-
-def _summary(cls: type[Any]) -> str:
-    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+    does = word.does if word else (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+    return [does, paper, stage, reads, aware, free, EXACT[part](cls), flags]
 
 
 def _layers(cls: type[Any]) -> str:

@@ -83,7 +83,6 @@ def _draw(
     arguments: argparse.Namespace, checkpoint: str, runs: Mapping[str, Run], ratios: Sequence[float], folder: Path
 ) -> None:
     from lmms_kvtp.leaderboard import embedded
-    from lmms_kvtp.leaderboard.embedded import sparsities
 
     full = runs[FULL]
     lines = {name: [runs[Variant(name, ratio, {}).name] for ratio in ratios] for name in DRAWN}
@@ -104,5 +103,5 @@ def _draw(
     curves = {method: {value: found[cell.name] for value, cell in by.items()} for method, by in swept.items()}
     embedded.draw_temperatures(folder / "accuracy_temperature.svg", curves, found[FULL])
     at = {name: runs[Variant(name, HEADLINE_RATIO, {}).name] for name in DRAWN}
-    sparsity = sparsities(len({answer.video for answer in full.answers}), checkpoint)
+    sparsity = embedded.sparsities(len({answer.video for answer in full.answers}), checkpoint)
     embedded.draw_sparsity(folder / "accuracy_sparsity.svg", {"all tokens": full, **at}, sparsity, BETAS)

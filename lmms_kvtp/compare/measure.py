@@ -143,7 +143,10 @@ def measure(
         by_video.setdefault(one.video, {})[number] = one
     for count, (path, questions) in enumerate(by_video.items(), start=1):
         log.info("%d of %d videos: %s, %d questions", count, len(by_video), path.name, len(questions))
-        asks = {number: ask_about([str(path)], _question(one), options) for number, one in questions.items()}
+        asks = {}
+        for number, one in questions.items():
+            question = Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
+            asks[number] = ask_about([str(path)], question, options)
         if count == 1:  # what loads and compiles on first use is in no time that is reported
             first = next(iter(asks))
             for _ in Answerer(answerer.lanes, frames).answer_all({first: asks[first]}):
@@ -179,10 +182,6 @@ class Prompts:
         """Read one prompt."""
         logits = self.vlm.next_token_logits(ready.prompt, self.stages[lane])
         self.last = logits.float().cpu(), ready.packed[0]
-
-
-def _question(one: FileQuestion) -> Question:
-    return Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
 
 
 def outcome_of(one: FileQuestion, name: str, answer: Answer, kl: float, full_text: str) -> MethodOutcome:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.forecast.models import Spec
 
@@ -58,13 +57,9 @@ def memory(spec: Spec, cost: SampleCost, element: int, encoder_parameters: int =
         weights=spec.parameters * element,
         encoder=encoder_parameters * element,
         visual=visual,
-        cache=_cache(llm, n, element),
+        cache=2 * llm.layers * llm.kv_heads * llm.head_dim * n * element,
         work=max(tower, 3 * n * llm.intermediate * element),
     )
-
-
-def _cache(llm: LLMShape, positions: int, element: int) -> int:
-    return 2 * llm.layers * llm.kv_heads * llm.head_dim * positions * element
 
 
 def hours(cost: SampleCost, videos: int, questions: int, rate: float, video_seconds: float) -> float:

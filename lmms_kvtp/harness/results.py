@@ -77,7 +77,9 @@ class CostCounts(TokenCounts):  # type: ignore[misc]
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON: the harness's counts, the cost, and an error or a TOY mark where there is one."""
         values: dict[str, Any] = super().to_dict()
-        ledgers = [_ledger(answer) for answer in self.answers]
+        ledgers = [
+            answer.cost.to_dict() if answer.error is None else {"error": answer.error} for answer in self.answers
+        ]
         values |= ledgers[0] if len(ledgers) == 1 else {"rounds": ledgers}
         return values | ({"toy": True} if self.toy else {})
 
@@ -92,10 +94,6 @@ def result(answers: Sequence[Answer], toy: bool) -> GenerationResult:
         toy=toy,
     )
     return GenerationResult("".join(answer.text for answer in answers[-1:]), counts)
-
-
-def _ledger(answer: Answer) -> dict[str, Any]:
-    return answer.cost.to_dict() if answer.error is None else {"error": answer.error}
 
 
 TOY = "TOY: the embedded model made these answers; they show how methods work and fail, and reproduce no paper's number"

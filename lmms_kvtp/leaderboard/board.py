@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from lmms_kvtp.leaderboard.discover import FoundRun, LeftOut, PendingRuns
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, record_of
 from lmms_kvtp.leaderboard.provenance import Provenance, names
-from lmms_kvtp.leaderboard.runs import SWEPT_MARK
+from lmms_kvtp.leaderboard.runs import SWEPT_MARK, MeanCost
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore, against, average, task_score
 
@@ -46,11 +46,15 @@ class Row:
         return self.name if ratio is None or ratio == 1 else f"{self.name}, {100 * ratio:g}%"
 
     @property
+    def costs(self) -> list[MeanCost]:
+        """Costs by task, where answers have any."""
+        return [found.cost for found in self.scores.values() if found.cost is not None]
+
+    @property
     def keep_ratio(self) -> float | None:
         """Measured share of vision tokens that entered the language model, over all answers with cost."""
-        costs = [found.cost for found in self.scores.values() if found.cost is not None]
-        before = sum(cost.tokens_before * cost.count for cost in costs)
-        return sum(cost.tokens_kept * cost.count for cost in costs) / before if before else None
+        before = sum(cost.tokens_before * cost.count for cost in self.costs)
+        return sum(cost.tokens_kept * cost.count for cost in self.costs) / before if before else None
 
 
 @dataclass(frozen=True)

@@ -65,25 +65,27 @@ def kept(run: Run) -> float:
 
 def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> None:
     """Draw accuracy against the share of tokens kept, a line per method."""
-    with _plot(file, "vision tokens kept (%)") as axes:
-        axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
-        for name, runs in lines.items():
-            _line(axes, [100 * kept(run) for run in runs], [accuracy(run) for run in runs], name)
-        axes.set_xscale("log")
-        ticks = sorted({round(100 * kept(run)) for runs in lines.values() for run in runs})
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
+    by_share = {name: {100 * kept(run): run for run in runs} for name, runs in lines.items()}
+    _draw_beside_full(file, "vision tokens kept (%)", by_share, full, 10, "{:.0f}")
 
 
 def draw_temperatures(file: Path, lines: Mapping[str, Mapping[float, Run]], full: Run) -> None:
     """Draw accuracy against the temperature of the softmax over frames (the paper's figure 7)."""
-    with _plot(file, "temperature of the allocator") as axes:
+    _draw_beside_full(file, "temperature of the allocator", lines, full, 2, "{:g}")
+
+
+def _draw_beside_full(
+    file: Path, xlabel: str, lines: Mapping[str, Mapping[float, Run]], full: Run, base: float, label: str
+) -> None:
+    """Draw a line per method over a logarithmic axis, and the unpruned model as a level."""
+    with _plot(file, xlabel) as axes:
         axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
         for name, runs in lines.items():
             _line(axes, list(runs), [accuracy(run) for run in runs.values()], name)
-        axes.set_xscale("log", base=2)
-        temperatures = sorted({value for runs in lines.values() for value in runs})
-        axes.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
+        axes.set_xscale("log", base=base)
+        ticks = {label.format(x): x for runs in lines.values() for x in runs}
+        axes.set_xticks(sorted(ticks.values()), sorted(ticks, key=ticks.__getitem__))
+        axes.minorticks_off()
 
 
 def draw_sparsity(file: Path, lines: Mapping[str, Run], sparsity: Mapping[str, float], betas: Sequence[float]) -> None:

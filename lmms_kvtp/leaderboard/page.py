@@ -42,7 +42,7 @@ def to_html(board: Board, published: Sequence[Reported], judged: Mapping[str, Se
         board=board,
         toy=any(row.provenance.toy for row in board.rows),
         ratios=list(dict.fromkeys(percent(row.provenance.keep_ratio) for row in board.rows)),
-        costs=[_cost(row) for row in board.rows],
+        costs=[next(iter(row.costs), None) for row in board.rows],
         plots=plots(board),  # matplotlib escapes the texts in its SVG
         breakdowns=_breakdowns(board),
         judged=judged,
@@ -61,11 +61,6 @@ def _estimate(estimate: Estimate | None, signed: bool = False) -> Markup:
     mean, _, error = text.partition(" ± ")
     sign = "+" if signed and estimate.mean > 0 else ""
     return Markup('<td data-value="{}">{}{} <span class="se">± {}</span></td>').format(estimate.mean, sign, mean, error)
-
-
-def _cost(row: Row) -> MeanCost | None:
-    """The cost on the first task that has any; the CSV file has it for each task."""
-    return next((found.cost for found in row.scores.values() if found.cost is not None), None)
 
 
 def _breakdowns(board: Board) -> list[Breakdown]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.runs import MeanCost
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore
 
@@ -52,7 +51,7 @@ def row_json(row: Row, found: TaskScore) -> dict[str, Any]:
         "relative": _estimate(found.relative),
         "kinds": {kind: _estimate(value) for kind, value in found.kinds.items()},
         "sparsities": {name: _estimate(value) for name, value in found.sparsities.items()},
-        "cost": _cost(found.cost),
+        "cost": found.cost and {**vars(found.cost), "keep_ratio": found.cost.keep_ratio},
         "failed": found.failed,
         "without_cost": found.costless,
         "gates": row.gates,
@@ -61,10 +60,6 @@ def row_json(row: Row, found: TaskScore) -> dict[str, Any]:
         "dirty": origin.dirty,
         "versions": origin.versions,
     }
-
-
-def _cost(cost: MeanCost | None) -> dict[str, Any] | None:
-    return None if cost is None else {**vars(cost), "keep_ratio": cost.keep_ratio}
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, float | None] | None:

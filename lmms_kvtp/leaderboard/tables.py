@@ -50,8 +50,7 @@ def to_markdown(board: Board, published: Sequence[Reported], judged: Mapping[str
 
 
 def _markdown_row(row: Row, tasks: Sequence[str]) -> list[str]:
-    costs = [found.cost for found in row.scores.values() if found.cost is not None]
-    flops = [cost.flops for cost in costs if cost.flops is not None]
+    flops = [cost.flops for cost in row.costs if cost.flops is not None]
     return [
         row.name,
         percent(row.provenance.keep_ratio),
@@ -59,7 +58,7 @@ def _markdown_row(row: Row, tasks: Sequence[str]) -> list[str]:
         *_accuracies(row, tasks),
         shown(row.relative),
         f"{sum(flops) / len(flops) / 1e12:.3g}" if flops else MISSING,
-        _seconds(costs),
+        _seconds(row.costs),
         row.gates,
         commit(row),
     ]

@@ -122,7 +122,8 @@ class Predictor(nn.Module):
         ]
         loss = torch.stack(losses).mean()
         if not _everywhere(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {_written(loss)}; lower the learning rate, or check the labels")
+            found = "not finite in another process" if torch.isfinite(loss) else loss.item()
+            raise FloatingPointError(f"the loss is {found}; lower the learning rate, or check the labels")
         return {"loss": loss}
 
     def logits(self, each: Lesson) -> list[Float[Tensor, "_ T"]]:
@@ -153,7 +154,3 @@ def _everywhere(fine: Bool[Tensor, ""]) -> bool:
     agreed = fine.int()
     torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
     return bool(agreed)
-
-
-def _written(loss: Float[Tensor, ""]) -> str:
-    return "not finite in another process" if torch.isfinite(loss) else f"{loss.item()}"

@@ -188,7 +188,8 @@ def _run(
     scores: tuple[float, ...] = (),
     note: str = "",
 ) -> Step:
-    folder = str(PurePosixPath(places.out, target, _slug(name)))
+    slug = name.lower().replace(" + ", "_").replace(", ", "_").replace(" ", "_")
+    folder = str(PurePosixPath(places.out, target, slug))
     arguments = ",".join(filter(None, [f"pretrained={CHECKPOINTS[size]}", FRAMES, settings]))
     tasks = ",".join(HARNESS_TASKS[task] for task in TASKS)
     command = [
@@ -197,10 +198,6 @@ def _run(
     ]
     expected = dict(zip(TASKS, scores, strict=True)) if scores else {}
     return Step(name, shlex.join(command), folder, expected, note)
-
-
-def _slug(name: str) -> str:
-    return name.lower().replace(" + ", "_").replace(", ", "_").replace(" ", "_")
 
 
 def beside(plan: Plan) -> str:

@@ -95,7 +95,10 @@ class Answerer:
         new = [asks[key] for key in order if not known[key]]
         try:
             with decode_ahead(self.lanes[0].run.ahead, self.frames, (ask.visuals for ask in new)) as self._ahead:
-                yield from self._answer_in_turns(order, asks, sharing)
+                for batch in self._batches(order, asks):
+                    for lane in range(len(self.lanes)):
+                        made = self.answer([asks[key] for key in batch], sharing, lane)
+                        yield from ((lane, key, answer) for key, answer in zip(batch, made, strict=True))
         finally:
             self._ahead = None
 
@@ -122,28 +125,12 @@ class Answerer:
                 session.keep(key, ask, answer)
             yield answer
 
-    def _answer_in_turns(
-        self, order: Sequence[Key], asks: Mapping[Key, Ask], sharing: Mapping[tuple[str, ...], int]
-    ) -> Iterator[tuple[int, Key, Answer]]:
-        """One lane reads on and on, in batches that may span videos; several take turns on each batch on a video."""
-        if len(self.lanes) == 1:
-            yield from self._answer_keys(0, order, asks, sharing)
-            return
-        size = self.lanes[0].run.batch_size
-        for _, group in groupby(order, key=lambda key: asks[key].visuals):
+    def _batches(self, order: Sequence[Key], asks: Mapping[Key, Ask]) -> Iterator[Sequence[Key]]:
+        """Divide the questions: batches of one lane may span videos, those of several lie on one video."""
+        size, alone = min(lane.run.batch_size for lane in self.lanes), len(self.lanes) == 1
+        for _, group in groupby(order, key=lambda key: () if alone else asks[key].visuals):
             keys = list(group)
-            for start in range(0, len(keys), size):
-                for number in range(len(self.lanes)):
-                    yield from self._answer_keys(number, keys[start : start + size], asks, sharing)
-
-    def _answer_keys(
-        self, lane: int, keys: Sequence[Key], asks: Mapping[Key, Ask], sharing: Mapping[tuple[str, ...], int]
-    ) -> Iterator[tuple[int, Key, Answer]]:
-        size = self.lanes[lane].run.batch_size
-        for start in range(0, len(keys), size):
-            batch = keys[start : start + size]
-            for key, answer in zip(batch, self.answer([asks[key] for key in batch], sharing, lane), strict=True):
-                yield lane, key, answer
+            yield from (keys[start : start + size] for start in range(0, len(keys), size))
 
     def _make(self, lane: int, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> Iterator[Answer]:
         """Answer in batches of equal options; a batch that fails is answered question by question."""

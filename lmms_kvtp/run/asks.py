@@ -102,8 +102,9 @@ def read_question(prompt: str, doc: Mapping[str, Any], doc_key: str) -> Question
     stem, options = split_prompt(prompt)
     if isinstance(doc.get("question"), str):
         stem = doc["question"]
-    if _are_texts(doc.get("options")):
-        options = tuple(_without_letter(option) for option in doc["options"])
+    given = doc.get("options")
+    if isinstance(given, list | tuple) and all(isinstance(option, str) for option in given):
+        options = tuple(_without_letter(option) for option in given)
     spans = doc.get("spans")
     return Question(
         prompt=prompt,
@@ -123,10 +124,6 @@ def split_prompt(prompt: str) -> tuple[str, tuple[str, ...]]:
         return prompt, ()
     text = "\n".join(line for line, match in zip(prompt.splitlines(), matches, strict=True) if not match)
     return text, tuple(match[2].strip() for match in matches if match)
-
-
-def _are_texts(options: Any) -> bool:
-    return isinstance(options, list | tuple) and all(isinstance(option, str) for option in options)
 
 
 def _without_letter(option: str) -> str:

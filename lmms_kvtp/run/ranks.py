@@ -85,11 +85,8 @@ def divide(asked: Sequence[Sequence[tuple[int, tuple[str, ...], bool]]]) -> list
         rank = load.index(min(load))
         load[rank] += len(places) + 1  # the video has to be read, too
         owner |= dict.fromkeys(places, rank)
-    return [[place for place in _ordered(asked) if owner[place] == rank] for rank in range(len(asked))]
-
-
-def _ordered(asked: Sequence[Sequence[tuple[int, tuple[str, ...], bool]]]) -> list[Place]:
-    return [(rank, i) for rank, questions in enumerate(asked) for i, _, _ in questions]
+    order = [(rank, i) for rank, questions in enumerate(asked) for i, _, _ in questions]
+    return [[place for place in order if owner[place] == rank] for rank in range(len(asked))]
 
 
 def _can_travel(ask: Ask) -> bool:

@@ -103,13 +103,10 @@ def normalise(resized: UInt8[Tensor, "T h w 3"], mean: Channels, std: Channels) 
     """
     pixels = torch.empty(len(resized), 3, *resized.shape[1:3], device=resized.device)
     # tensors all, since on a GPU torch multiplies by the reciprocal of a plain number, and that is rounded
-    bytes_max, means, deviations = (_column(values).to(resized.device) for values in ((255.0,) * 3, mean, std))
+    columns = (torch.tensor(values).view(3, 1, 1) for values in ((255.0,) * 3, mean, std))
+    bytes_max, means, deviations = (column.to(resized.device) for column in columns)
     return pixels.copy_(resized.permute(0, 3, 1, 2)).div_(bytes_max).sub_(means).div_(deviations)
 
 
 def _resize(frame: NDArray[np.uint8], resized: NDArray[np.uint8], size: tuple[int, int], resample: int) -> None:
     resized[:] = np.asarray(Image.fromarray(frame).resize(size, resample))
-
-
-def _column(values: Channels) -> Float[Tensor, "3 1 1"]:
-    return torch.tensor(values).view(3, 1, 1)

@@ -65,8 +65,8 @@ class Placement:
                 network, memory, list(WHOLE), self.dtype, low_zero=self.strategy == "balanced_low_0"
             )
         devices: dict[str, str | int] = infer_auto_device_map(network, memory, list(WHOLE), self.dtype)
-        # a parameter of its own, which is read without a forward pass that could fetch it
-        return devices | {"newline": _main(devices)}
+        main = min((device for device in devices.values() if device not in ("cpu", "disk")), default="cpu", key=str)
+        return devices | {"newline": main}  # it is read without a forward pass that could fetch it
 
     def _folder(self, devices: Mapping[str, str | int]) -> Path | None:
         if "disk" not in devices.values():
@@ -107,11 +107,6 @@ def _device_of(name: str, devices: Mapping[str, str | int]) -> str | int:
     parts = name.split(".")
     heads = (".".join(parts[:count]) for count in range(len(parts), -1, -1))
     return next(devices[head] for head in heads if head in devices)
-
-
-def _main(devices: Mapping[str, str | int]) -> str | int:
-    """Choose the device that runs what lies in memory or on disk."""
-    return min((device for device in devices.values() if device not in ("cpu", "disk")), default="cpu", key=str)
 
 
 def read_memory(text: str | None) -> dict[str | int, int] | None:
