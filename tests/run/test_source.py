@@ -1,6 +1,7 @@
 """Fingerprints change with what they stand for, and with nothing else."""
 
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from lmms_kvtp.run import source as fingerprint
+from lmms_kvtp.run.source import tree
 from lmms_kvtp.shipped import shipped_folder
 
 
@@ -82,3 +84,40 @@ def test_source_of_a_pruner_has_its_interface_and_not_its_neighbours():
     found = fingerprint.of_source(["lmms_kvtp.pruners.prumerge", "lmms_kvtp.pipeline"])
     assert {"lmms_kvtp.pruners.prumerge", "lmms_kvtp.pruners.base", "lmms_kvtp.method"} <= set(found)
     assert not {"lmms_kvtp.pruners.random", "lmms_kvtp.embedded.cache", "lmms_kvtp.harness.plugin"} & set(found)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    folder = tmp_path / "checkout"
+    (folder / "lmms_kvtp").mkdir(parents=True)
+    (folder / "docs").mkdir()
+    (folder / "lmms_kvtp" / "a.py").write_text("1\n")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(folder), *identity, *command], check=True)
+    return folder
+
+
+def test_a_clean_checkout_has_its_commit(checkout):
+    head = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert tree(checkout) == {"commit": head.stdout.strip(), "dirty": False}
+
+
+@pytest.mark.parametrize("name", ["lmms_kvtp/a.py", "lmms_kvtp/new.py"])
+def test_changed_and_new_code_is_dirty(checkout, name):
+    (checkout / name).write_text("2\n")
+    assert tree(checkout)["dirty"] is True
+
+
+def test_changes_elsewhere_are_not(checkout):
+    (checkout / "docs" / "page.md").write_text("words\n")
+    assert tree(checkout)["dirty"] is False
+
+
+def test_an_installed_package_has_no_tree(tmp_path):
+    assert tree(tmp_path) == {}
+
+
+def test_a_damaged_checkout_says_nothing(tmp_path):
+    (tmp_path / ".git").mkdir()
+    assert tree(tmp_path) == {}
