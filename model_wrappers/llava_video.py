@@ -1,7 +1,7 @@
 """The harness model `llava_video_kvtp`: requests in, answers with their costs out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -87,9 +87,10 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
             answerer = Answerer(self._lanes(session), self.arguments.frames)
             count = len(own) * len(answerer.lanes)
             try:
-                for lane, place, answer in tqdm(answerer.answer_all(own), "Answering", count, disable=self.rank != 0):
-                    if lane == 0:
-                        made[place] = answer
+                with closing(answerer.answer_all(own)) as found:  # so that Ctrl-C ends decoders, wherever it strikes
+                    for lane, place, answer in tqdm(found, "Answering", count, disable=self.rank != 0):
+                        if lane == 0:
+                            made[place] = answer
             except SampleError as error:
                 failure = error
             answers = send_back(made, failure)

@@ -183,14 +183,14 @@ class Answerer:
     def _encode_anew(self, ask: Ask) -> list[list[Encoded]]:
         vlm, run = self.lanes[0].built.vlm, self.lanes[0].run
         methods = [lane.built.method for lane in self.lanes]
-        visuals = ask.load()
-        if visuals and all(isinstance(visual, Encoded) for visual in visuals):
-            return [[visual] * len(methods) for visual in visuals]
-        stills = still_images(visuals, " ".join(ask.visuals)) if run.images == "tiles" else []
+        stills = still_images(ask.load(), " ".join(ask.visuals)) if run.images == "tiles" else []
         if stills:  # which no method prunes
             return [[encode_still(vlm, still)] * len(methods) for still in stills]
         videos: Sequence[Video] | None = self._ahead.videos(ask.visuals) if self._ahead else None
-        if videos is None:  # they are read here, or are there
+        if videos is None:
+            visuals = ask.load()
+            if visuals and all(isinstance(visual, Encoded) for visual in visuals):
+                return [[visual] * len(methods) for visual in visuals]
             there = all(isinstance(visual, Video) for visual in visuals)
             videos = visuals if there else to_videos(visuals, " ".join(ask.visuals), self.frames, run.cache)
         return [encode_once(vlm, methods, video) for video in videos]

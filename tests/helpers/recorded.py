@@ -16,21 +16,29 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from helpers.skvqa_lookalikes import write_json
 from helpers.stub import Stub
 from PIL import Image
 
+from lmms_kvtp import load
 from lmms_kvtp.__main__ import COMMANDS, main
+from lmms_kvtp.embedded import dataset
 from lmms_kvtp.harness import requests as decoding
 from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.leaderboard.provenance import label
 from lmms_kvtp.method import PARTS
-from lmms_kvtp.presets import PRESETS
+from lmms_kvtp.presets import PRESETS, settings_of
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.run import options as model_args
+from lmms_kvtp.run.answerer import Answerer, unrecorded
+from lmms_kvtp.run.asks import ask_about, read_question
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.skvqa_build.store import weights_of
 from lmms_kvtp.skvqa_build.videos import video_fingerprint
+from lmms_kvtp.tasks.skvqa_synth import utils
+from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video import FrameOptions
 from lmms_kvtp.vlms.llava_video import ALIASES
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +128,22 @@ def table(methods: Mapping[str, str] | tuple[str, ...], folder: Path, limit: int
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
         found[path.parts[-3]] = {line["document"]: _plain(line) for line in lines}
     return found
+
+
+def answers(method: str, videos: int) -> dict[str, Any]:
+    """Make the entries of `table` for the questions on the first videos, without the harness."""
+    template = yaml.safe_load((Path(utils.__file__).parent / "_default_template").read_text().replace("!function", ""))
+    prompts = template["lmms_eval_specific_kwargs"]["default"]
+    options = decoding.read_options(template["generation_kwargs"], GenerationOptions())
+    task, model = "skvqa_synth_quick", load("tiny", device="cpu")
+    asks = {}
+    for doc in dataset.build("test", videos):
+        name = f"{task}/{doc['question_id']}"
+        question = read_question(utils.doc_to_text(doc, prompts), doc, name)
+        asks[f"{task}:{name}"] = ask_about(utils.doc_to_visual(doc), question, options)
+    lane = unrecorded(model.vlm, model.method(settings_of(method, 0.2)))
+    made = Answerer([lane], FrameOptions()).answer_all(asks)
+    return {key: _plain({"text": answer.text, "cost": answer.cost.to_dict()}) for _, key, answer in made}
 
 
 def _plain(line: Mapping[str, Any]) -> list[Any]:
