@@ -116,13 +116,12 @@ class Answerer:
             SampleError: one cannot be answered, and errors are not skipped.
         """
         session = self.lanes[lane].session
-        keys = [session.key(ask) for ask in asks]
-        found = [session.find(key, ask) for key, ask in zip(keys, asks, strict=True)]
+        found = [session.find(ask) for ask in asks]
         made = self._make(lane, [ask for ask, answer in zip(asks, found, strict=True) if not answer], sharing or {})
-        for key, ask, answer in zip(keys, asks, found, strict=True):
+        for ask, answer in zip(asks, found, strict=True):
             if answer is None:
                 answer = next(made)
-                session.keep(key, ask, answer)
+                session.keep(ask, answer)
             yield answer
 
     def _batches(self, order: Sequence[Key], asks: Mapping[Key, Ask]) -> Iterator[Sequence[Key]]:

@@ -154,23 +154,23 @@ class Session:
         """Tell whether an earlier run answered this."""
         return self.earlier is not None and self.key(ask) in self.earlier.answers
 
-    def find(self, key: str, ask: Ask) -> Answer | None:
+    def find(self, ask: Ask) -> Answer | None:
         """Find the answer of an earlier run, and copy it into this run's journal."""
-        answer = self.earlier.answers.get(key) if self.earlier else None
+        answer = self.earlier.answers.get(self.key(ask)) if self.earlier else None
         if answer is not None:
             self.resumed += 1
-            self._write(key, ask, answer)
+            self._write(ask, answer)
         return answer
 
-    def keep(self, key: str, ask: Ask, answer: Answer) -> None:
+    def keep(self, ask: Ask, answer: Answer) -> None:
         """Write a new answer down before anything else happens."""
         if answer.error is not None:
             self.failures.append(f"{ask.subject}: {answer.error}")
-        self._write(key, ask, answer)
+        self._write(ask, answer)
 
-    def _write(self, key: str, ask: Ask, answer: Answer) -> None:
+    def _write(self, ask: Ask, answer: Answer) -> None:
         if self.journal:
-            self.journal.write(key, f"{ask.task}:{ask.question.doc_key}", answer)
+            self.journal.write(self.key(ask), f"{ask.task}:{ask.question.doc_key}", answer)
 
     def _video(self, path: str) -> str:
         """Stand for a file by its name and content, wherever it lies."""

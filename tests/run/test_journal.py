@@ -127,21 +127,21 @@ def test_an_answer_is_found_and_written_down_again(ask, tmp_path):
     session = Session(SETUP, journal, EarlierAnswers({key: answer}, (SETUP,)))
     other = replace(ask, task="other_task")
     assert session.has(ask) and not session.has(other)
-    assert session.find(session.key(ask), ask) == answer
-    assert session.find(session.key(other), other) is None
+    assert session.find(ask) == answer
+    assert session.find(other) is None
     assert session.resumed == 1
     assert read(journal.path).answers == {key: answer}
 
 
 def test_nothing_is_found_where_nothing_was_asked_for(ask):
     session = Session(SETUP, None, None)
-    session.keep(session.key(ask), ask, Answer("A", SampleCost()))
+    session.keep(ask, Answer("A", SampleCost()))
     assert not session.has(ask)
 
 
 def test_failures_are_remembered_with_their_subject(ask):
     session = Session(SETUP, None, None)
-    session.keep("key", ask, Answer("", SampleCost(), "VideoError: gone"))
+    session.keep(ask, Answer("", SampleCost(), "VideoError: gone"))
     assert session.failures == [f"document doc-3 of task some_task on {ask.visuals[0]}: VideoError: gone"]
 
 
