@@ -10,10 +10,11 @@ from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import near
-from lmms_kvtp.run.answerer import Answerer, SampleError, unrecorded
-from lmms_kvtp.run.asks import ask_about
+from lmms_kvtp.run.answerer import Answerer, plain_errors, unrecorded
+from lmms_kvtp.run.asks import Ask, ask_about
 from lmms_kvtp.settings import pairs, parse
 from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions, load_llava_video
@@ -60,13 +61,10 @@ class Model:
             LookupError: a part or setting of the method is unknown.
             ValueError: a setting has a wrong value, a question is empty, or a prompt too long.
         """
-        chosen = options or GenerationOptions()
-        asks = {number: ask_about([str(video)], Question(prompt=text), chosen) for number, text in enumerate(questions)}
         answerer = Answerer([unrecorded(self.vlm, self.method(method))], frames or FrameOptions())
-        try:
-            yield from (answer for _, _, answer in answerer.answer_all(asks))
-        except SampleError as error:
-            raise error.__cause__ or error from None
+        opened, chosen = load_video(video, frames), options or GenerationOptions()
+        asks = {number: ask_about([opened], Question(prompt=text), chosen) for number, text in enumerate(questions)}
+        return _answers(answerer, asks)
 
     def method(self, settings: str | Mapping[str, Any] = "") -> Method:
         """Build the method that `settings` describe; raises as `answers` does."""
@@ -76,6 +74,11 @@ class Model:
         if not same:
             self._encoders.append(method.encoder)
         return replace(method, encoder=(same or [method.encoder])[0])
+
+
+def _answers(answerer: Answerer, asks: Mapping[int, Ask]) -> Iterator[Answer]:
+    with plain_errors():
+        yield from (answer for _, _, answer in answerer.answer_all(asks))
 
 
 def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> Model:

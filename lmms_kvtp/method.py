@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib.metadata import entry_points
 from typing import Any, get_type_hints
 
 from jaxtyping import Int
@@ -147,6 +148,11 @@ def class_of(part: str, name: str) -> type[Any]:
     """Find the class that a name or a word stands for; raises as `resolve` does."""
     package, base = PARTS[part]
     words = WORDS.get(part, {})
+    if name in words and (theirs := entry_points(group=package, name=name)):
+        raise LookupError(
+            f"several {base.__name__}s are named {name!r}: a word for {words[name].component}, "
+            f"{', '.join(entry.value for entry in theirs)}; say which as package.module:Class, or uninstall the other"
+        )
     return resolve(package, words[name].component if name in words else name, base, words)
 
 
@@ -167,5 +173,9 @@ def build_part(part: str, name: str, settings: Mapping[str, Any] | None = None) 
             continue
         if field_name not in known:
             raise LookupError(f"{part}={name} has no setting {field_name!r}; {near(field_name, known)}")
-        values[field_name] = parse(hints[field_name], value, key)
+        read = parse(hints[field_name], value, key)
+        if bool(values.get(field_name, read)) != bool(read):
+            fixed = f"{words[name].component} with {field_name}={values[field_name]}"
+            raise ValueError(f"{key}={value}: {part}={name} is {fixed}; name {part}={words[name].component} to set it")
+        values[field_name] = read
     return cls(**values)

@@ -62,7 +62,8 @@ def word_of(part: str, method: Mapping[str, Any]) -> str:
         method: as `Method.describe` records it.
     """
     described, file = method.get(part) or {}, _file(method, part)
-    for name, word in WORDS.get(part, {}).items():
+    ours = str(described.get("class", "")).startswith("lmms_kvtp.")
+    for name, word in WORDS.get(part, {}).items() if ours else ():
         same = all(bool(described.get(field)) == bool(value) for field, value in word.settings.items())
         if word.component == file and same and all(_file(method, other) == own for other, own in word.brings.items()):
             return name

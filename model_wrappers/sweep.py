@@ -40,7 +40,9 @@ class KvtpSweep(LlavaVideoKvtp):
         for cell, given in zip(settings, arguments, strict=True):
             first = arguments[0]
             if _shared(given) != _shared(first):
-                raise ValueError(f"{cells}: {cell} has another model or other frames than {settings[0]}")
+                raise ValueError(
+                    f"{cells}: {cell} has another model, other frames or another batch size than {settings[0]}"
+                )
         self.others = arguments[1:]
 
     def _lanes(self, session: Session) -> list[Lane]:
@@ -54,4 +56,4 @@ class KvtpSweep(LlavaVideoKvtp):
 
 def _shared(arguments: Arguments) -> tuple[object, ...]:
     """Give what cells must have in common: the model, and what it is shown."""
-    return arguments.run.pretrained, arguments.run.images, arguments.load, arguments.frames
+    return arguments.run.pretrained, arguments.run.batch_size, arguments.run.images, arguments.load, arguments.frames

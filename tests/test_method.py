@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.method import KVTP, build_method, build_part
 from lmms_kvtp.pruners.prumerge import PruMerge
 
 
@@ -30,11 +30,10 @@ def test_a_default_of_one_encoder_never_reaches_another():
     assert build_method({"encoder": "open_clip", "pruner": "random"}, defaults).encoder.pretrained != "somewhere"
 
 
-def test_a_word_stands_for_a_component_and_what_is_said_beside_it_wins():
+def test_a_word_stands_for_a_component_and_a_number_beside_it_wins():
     plus = build_method({"pruner": "prumerge_plus", "pruner.neighbours": "3"}, KVTP).pruner
     assert plus == PruMerge(neighbours=3, spaced=0.5)
     assert build_method({"pruner": "prumerge_plus", "pruner.spaced": "0.25"}, KVTP).pruner.spaced == 0.25
-    assert build_method({"scorer": "similarity", "scorer.fusion": "true"}, KVTP).scorer.fusion
 
 
 def test_settings_of_a_word_in_the_defaults_never_reach_the_component_itself():
@@ -102,3 +101,9 @@ def test_budgets_sum_to_the_total():
     budgets = method.budgets(torch.tensor([3.0, 0.0, 9.0, 1.0, -2.0]), capacity=13)
     assert budgets.sum() == 13
     assert budgets.argmax() == 2
+
+
+def test_a_setting_that_a_word_fixes_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"scorer=similarity is kvtp with fusion=False; name scorer=kvtp to set it"):
+        build_part("scorer", "similarity", {"scorer.fusion": "true"})
+    assert build_part("pruner", "prumerge_plus", {"pruner.spaced": "0.25"}).spaced == 0.25

@@ -17,7 +17,7 @@ from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared
 from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.rendering import first_few
-from lmms_kvtp.run.answerer import Answerer, unrecorded
+from lmms_kvtp.run.answerer import Answerer, plain_errors, unrecorded
 from lmms_kvtp.run.asks import Ask, ask_about
 from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.types import GenerationOptions, PackedTokens
@@ -131,7 +131,8 @@ def measure(
         max_new_tokens: most tokens of an answer.
 
     Raises:
-        SampleError: a video cannot be read, or a prompt does not fit in the model's context.
+        VideoError: a video cannot be read.
+        PromptTooLongError: a prompt does not fit in the model's context.
     """
     order = [FULL, *(name for name in methods if name != FULL)]
     run = RunOptions(share_prefix=False)  # each answer's time is that of a question asked alone
@@ -143,22 +144,23 @@ def measure(
         by_video.setdefault(one.video, {})[number] = one
     for count, (path, questions) in enumerate(by_video.items(), start=1):
         log.info("%d of %d videos: %s, %d questions", count, len(by_video), path.name, len(questions))
-        asks = {}
+        video, asks = load_video(path, frames), {}
         for number, one in questions.items():
             question = Question(one.question, refined=refine(one.question), doc_key=f"line {one.line}")
-            asks[number] = ask_about([str(path)], question, options)
+            asks[number] = ask_about([video], question, options)
         if count == 1:  # what loads and compiles on first use is in no time that is reported
             first = next(iter(asks))
-            for _ in Answerer(answerer.lanes, frames).answer_all({first: asks[first]}):
-                _forget(answerer)
-        video = load_video(path, frames)
+            with plain_errors():
+                for _ in Answerer(answerer.lanes, frames).answer_all({first: asks[first]}):
+                    _forget(answerer)
         base: dict[int, tuple[Float[Tensor, " V"], str]] = {}
-        for lane, number, answer in answerer.answer_all(asks):
-            logits, packed = watch.last
-            full, text = base.setdefault(number, (logits, answer.text))
-            outcome = outcome_of(questions[number], order[lane], answer, divergence(full, logits), text)
-            yield outcome, Kept(video, packed)
-            _forget(answerer)
+        with plain_errors():
+            for lane, number, answer in answerer.answer_all(asks):
+                logits, packed = watch.last
+                full, text = base.setdefault(number, (logits, answer.text))
+                outcome = outcome_of(questions[number], order[lane], answer, divergence(full, logits), text)
+                yield outcome, Kept(video, packed)
+                _forget(answerer)
 
 
 def _forget(answerer: Answerer) -> None:

@@ -6,7 +6,8 @@ failures, videos decoded ahead, and batches.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar
@@ -32,8 +33,17 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 
-class SampleError(ValueError):
+class SampleError(RuntimeError):
     """A sample could not be answered; the message has document, video and cause."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise what was wrong with a sample itself, for callers that ask about one video at a time."""
+    try:
+        yield
+    except SampleError as error:
+        raise error.__cause__ or error from None
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Answerer:
         self._first: tuple[str, ...] | None = None
         self._encoded: list[list[Encoded]] = []
 
-    def answer_all(self, asks: Mapping[Key, Ask]) -> Iterator[tuple[int, Key, Answer]]:
+    def answer_all(self, asks: Mapping[Key, Ask]) -> Generator[tuple[int, Key, Answer], None, None]:
         """Answer every question in every lane: those with known answers first, then video by video.
 
         Yields:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared
 from lmms_kvtp.questions import Question
-from lmms_kvtp.run.answerer import Answerer, unrecorded
+from lmms_kvtp.run.answerer import Answerer, plain_errors, unrecorded
 from lmms_kvtp.run.asks import ask_about
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Video
@@ -73,7 +73,8 @@ def pictures(
     """Answer the question with each method, on one encoding of the video, and keep what led to the answer.
 
     Raises:
-        SampleError: the video cannot be read, or a prompt does not fit in the model's context.
+        VideoError: the video cannot be read.
+        PromptTooLongError: a prompt does not fit in the model's context.
     """
     made: dict[int, Prepared] = {}
     answerer = Answerer(
@@ -82,7 +83,8 @@ def pictures(
         watch=lambda lane, _, ready: made.update({lane: ready}),
     )
     ask = ask_about([video], question, options or GenerationOptions(max_new_tokens=32))
-    answers = {lane: answer for lane, _, answer in answerer.answer_all({0: ask})}
+    with plain_errors():
+        answers = {lane: answer for lane, _, answer in answerer.answer_all({0: ask})}
     return [_picture(name, made[lane], answers[lane]) for lane, name in enumerate(methods)]
 
 
