@@ -47,10 +47,7 @@ class PixelVideo:
 
 def random_pixels(specs: Sequence[ResizedPixels], frames: int, device: torch.device, dtype: torch.dtype) -> PixelVideo:
     """A video of noise, in the size that each tower reads."""
-    made: dict[PixelSpec, Tensor] = {}
-    for spec in specs:
-        made[spec] = torch.randn(frames, 3, *spec.size, device=device, dtype=dtype)
-    return PixelVideo(made)
+    return PixelVideo({spec: torch.randn(frames, 3, *spec.size, device=device, dtype=dtype) for spec in specs})
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """The models that a command line names, for the commands that build an index or refine questions."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from lmms_kvtp.skvqa_build.chat import ChatModel
 from lmms_kvtp.skvqa_build.endpoint import Endpoint, Prices, Spent
@@ -35,26 +34,28 @@ def add_endpoint_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, help=f"{budget} are still paid for (default: no limit)")
 
 
-@dataclass(frozen=True)
-class _Endpoints:
-    """Opens the endpoints of one build, which share their account."""
+Opener: TypeAlias = Callable[[str], Endpoint]
+"""Opens `endpoint:MODEL`; the endpoints of one build share their account."""
 
-    arguments: Namespace
-    spent: Spent
 
-    def open(self, model: str) -> Endpoint:
+def _opener(arguments: Namespace, names: Sequence[str], store: Store) -> Opener:
+    spent = spent_so_far(names, store)
+
+    def open_endpoint(name: str) -> Endpoint:
+        model = name.removeprefix(ENDPOINT)
         if not model:
             raise ValueError("endpoint: needs the name of a model, such as endpoint:gpt-4o")
-        given = self.arguments
         return Endpoint(
             model,
-            given.endpoint,
-            concurrency=given.concurrency,
-            timeout=given.timeout,
-            retries=given.retries,
-            prices=prices_of(given),
-            spent=self.spent,
+            arguments.endpoint,
+            concurrency=arguments.concurrency,
+            timeout=arguments.timeout,
+            retries=arguments.retries,
+            prices=prices_of(arguments),
+            spent=spent,
         )
+
+    return open_endpoint
 
 
 def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
@@ -65,13 +66,12 @@ def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
     """
     from lmms_kvtp.skvqa_build.build import IndexSettings
 
-    endpoints = _Endpoints(arguments, spent_so_far([arguments.captioner, arguments.scorer, arguments.refiner], store))
-    captioner = _captioner(arguments.captioner, endpoints)
-    scorer = _scorer(arguments.scorer, captioner, endpoints)
+    opener = _opener(arguments, [arguments.captioner, arguments.scorer, arguments.refiner], store)
+    captioner = _captioner(arguments.captioner, opener)
     return IndexSettings(
-        scorer,
+        _scorer(arguments.scorer, captioner, opener),
         captioner,
-        _refiner(endpoints),
+        _refiner(arguments.refiner, opener),
         FrameOptions(max_frames_num=arguments.max_frames_num, fps=arguments.fps),
         arguments.clip_size,
         arguments.alpha,
@@ -85,29 +85,28 @@ def choose_refiner(arguments: Namespace, store: Store) -> ChatModel | None:
     Raises:
         ValueError: the name is unknown.
     """
-    return _refiner(_Endpoints(arguments, spent_so_far([arguments.refiner], store)))
+    return _refiner(arguments.refiner, _opener(arguments, [arguments.refiner], store))
 
 
-def _refiner(endpoints: _Endpoints) -> ChatModel | None:
-    name = endpoints.arguments.refiner
+def _refiner(name: str, opener: Opener) -> ChatModel | None:
     if name == RULE:
         return None
     if not name.startswith(ENDPOINT):
         raise ValueError(f"--refiner {name}: wanted rule or endpoint:MODEL")
-    return endpoints.open(name.removeprefix(ENDPOINT))
+    return opener(name)
 
 
-def _captioner(name: str, endpoints: _Endpoints) -> ChatModel | None:
+def _captioner(name: str, opener: Opener) -> ChatModel | None:
     from lmms_kvtp.skvqa_build.local import LocalModel
 
     if name == "none":
         return None
     if name.startswith(ENDPOINT):
-        return endpoints.open(name.removeprefix(ENDPOINT))
+        return opener(name)
     return LocalModel(name)
 
 
-def _scorer(name: str, captioner: ChatModel | None, endpoints: _Endpoints) -> "ClipScorer":
+def _scorer(name: str, captioner: ChatModel | None, opener: Opener) -> "ClipScorer":
     from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.skvqa_build.local import LocalModel
     from lmms_kvtp.skvqa_build.scorers import ChatScorer, ImageSimilarity, LanguageModel, TextSimilarity
@@ -118,7 +117,7 @@ def _scorer(name: str, captioner: ChatModel | None, endpoints: _Endpoints) -> "C
     if kind == "text":
         return TextSimilarity(checkpoint) if checkpoint else TextSimilarity()
     if kind == "endpoint":
-        return ChatScorer(endpoints.open(checkpoint))
+        return ChatScorer(opener(name))
     if name != "captioner":
         raise ValueError(f"--scorer {name}: wanted captioner, endpoint:MODEL, text[:CHECKPOINT] or siglip[:CHECKPOINT]")
     if isinstance(captioner, LocalModel):

@@ -72,10 +72,6 @@ def _add_criteria(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-frames", type=int, default=MIN_FRAMES, help="least frames (default %(default)s)")
 
 
-def _criteria(arguments: argparse.Namespace) -> Criteria:
-    return Criteria(arguments.beta, arguments.min_frames)
-
-
 def _validate(arguments: argparse.Namespace) -> int:
     bad = 0
     for path in index_files(arguments.index):
@@ -94,12 +90,14 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 def _stats(arguments: argparse.Namespace) -> int:
     entries = [entry for path in index_files(arguments.index) for entry in read_entries(path)]
-    sys.stdout.write(statistics_table(entries, _criteria(arguments)) + "\n")
+    sys.stdout.write(statistics_table(entries, Criteria(arguments.beta, arguments.min_frames)) + "\n")
     return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    found = compare_indexes(read_entries(arguments.a), read_entries(arguments.b), _criteria(arguments))
+    found = compare_indexes(
+        read_entries(arguments.a), read_entries(arguments.b), Criteria(arguments.beta, arguments.min_frames)
+    )
     counts = {
         f"only in {arguments.a}": found.only_a,
         f"only in {arguments.b}": found.only_b,

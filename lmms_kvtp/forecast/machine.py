@@ -50,13 +50,12 @@ def memory(spec: Spec, cost: SampleCost, element: int, encoder_parameters: int =
         encoder_parameters: number of weights of the image-text model.
     """
     llm, n = spec.llm, cost.prompt_tokens + cost.output_tokens
-    visual = 2 * cost.tokens_before * llm.hidden * element
     patches = VISION_BATCH * spec.vision.patches
     tower = 3 * patches * max(spec.vision.intermediate, llm.hidden) * element
     return Memory(
         weights=spec.parameters * element,
         encoder=encoder_parameters * element,
-        visual=visual,
+        visual=2 * cost.tokens_before * llm.hidden * element,
         cache=2 * llm.layers * llm.kv_heads * llm.head_dim * n * element,
         work=max(tower, 3 * n * llm.intermediate * element),
     )

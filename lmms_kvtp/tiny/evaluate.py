@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,13 +20,8 @@ from lmms_kvtp.tiny.student import Student
 KEPT = 0.2
 
 
-@dataclass(frozen=True)
-class Views:
-    """A video as the language model may see it: all tokens, a random share of them, or none."""
-
-    full: Float[Tensor, "1 C D"]
-    random: Float[Tensor, "1 R D"]
-    blind: Float[Tensor, "1 P D"]
+VIEWS = ("full", "random", "blind")
+"""How the language model may see a video: all tokens, a random share of them, or none."""
 
 
 @torch.no_grad()
@@ -41,7 +35,7 @@ def evaluate(
     log: Log,
 ) -> dict[str, dict[str, float]]:
     """Measure accuracy by view and kind of question; an answer is the letter that the model would say freely."""
-    hits: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in Views.__annotations__}
+    hits: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in VIEWS}
     for index in log.steps(f"evaluate on {split}", len(videos)):
         script = write_script(videos[index], split)
         rgb = torch.from_numpy(film(script, SIZE)["rgb"])
@@ -50,7 +44,7 @@ def evaluate(
         text = pack(tokenizer, [[(q.prompt, q.answer) for q in questions]], len(questions)).to(device)
         views = show(student, features, np.random.default_rng(videos[index]))
         for name in hits:
-            logits, targets = answer_logits(student.llm, getattr(views, name), text)
+            logits, targets = answer_logits(student.llm, views[name], text)
             for question, right in zip(questions, right_letters(logits, targets).tolist(), strict=True):
                 hits[name][question.kind].append(right)
     result = {name: {kind: float(np.mean(found)) for kind, found in kinds.items()} for name, kinds in hits.items()}
@@ -60,7 +54,9 @@ def evaluate(
     return result
 
 
-def show(student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Generator) -> Views:
+def show(
+    student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Generator
+) -> dict[str, Float[Tensor, "1 _ D"]]:
     """Make the views; a random fifth of each frame stays in raster order, with a newline behind each frame."""
     rows = student.project(features[None])
     full = student.with_newlines(rows)
@@ -69,4 +65,4 @@ def show(student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Ge
     kept = np.stack([np.sort(rng.permutation(cells.shape[1])[:keep]) for _ in range(len(cells))])
     chosen = cells.gather(1, torch.from_numpy(kept).to(cells.device)[..., None].expand(-1, -1, cells.shape[2]))
     few = student.with_newlines(chosen[None, :, None])
-    return Views(*(student.with_prefix(part) for part in (full, few, full[:, :0])))
+    return {name: student.with_prefix(part) for name, part in zip(VIEWS, (full, few, full[:, :0]), strict=True)}

@@ -22,18 +22,10 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
     Raises:
         VideoError: the backend that `options` names cannot read the file, or would give wrong frames.
     """
-
-    def pyav() -> Reader:
-        return PyAVReader(index, wanted, options.num_threads)
-
-    def decord() -> Reader:
-        return DecordReader(index, options.num_threads)
-
-    openers: dict[str, Callable[[], Reader]] = {
-        "auto": lambda: AutoReader(pyav, decord),
-        "decord": decord,
-        "pyav": pyav,
-    }
+    pyav = functools.partial(PyAVReader, index, wanted, options.num_threads)
+    decord = functools.partial(DecordReader, index, options.num_threads)
+    auto = functools.partial(AutoReader, pyav, decord)
+    openers: dict[str, Callable[[], Reader]] = {"auto": auto, "decord": decord, "pyav": pyav}
     return openers[options.backend]()
 
 

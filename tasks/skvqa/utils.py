@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from lmms_kvtp.cost.sample import task_metrics
@@ -15,25 +16,15 @@ BINS = ((0.0, 2.0, "under_2"), (2.0, 3.0, "2_to_3"), (3.0, 5.0, "3_to_5"), (5.0,
 """Ranges of sparsity, and the names of their metrics."""
 
 
-def videomme_text(doc: Doc) -> str:
-    """Write the stock prompt as every model without an entry of its own gets it."""
-    from lmms_eval.tasks.videomme.utils import videomme_doc_to_text
-
-    return str(videomme_doc_to_text(doc, {"pre_prompt": "", "post_prompt": INSTRUCTION}))
-
-
-def egoschema_text(doc: Doc) -> str:
-    """Write the stock prompt of the subset."""
-    from lmms_eval.tasks.egoschema.utils import egoschema_doc_to_text
-
-    return str(egoschema_doc_to_text(doc, {"pre_prompt": "", "post_prompt": INSTRUCTION}))
+def stock_text(task: str, function: str, instruction: str, doc: Doc) -> str:
+    """Write the stock prompt of a task as every model without an entry of its own gets it."""
+    write = getattr(import_module(f"lmms_eval.tasks.{task}.utils"), function)
+    return str(write(doc, {"pre_prompt": "", "post_prompt": instruction}))
 
 
-def nextqa_text(doc: Doc) -> str:
-    """Write the stock prompt, which has no instruction."""
-    from lmms_eval.tasks.nextqa.utils import nextqa_doc_to_text_mc
-
-    return str(nextqa_doc_to_text_mc(doc, {"pre_prompt": "", "post_prompt": ""}))
+videomme_text: Callable[[Doc], str] = partial(stock_text, "videomme", "videomme_doc_to_text", INSTRUCTION)
+egoschema_text: Callable[[Doc], str] = partial(stock_text, "egoschema", "egoschema_doc_to_text", INSTRUCTION)
+nextqa_text: Callable[[Doc], str] = partial(stock_text, "nextqa", "nextqa_doc_to_text_mc", "")
 
 
 def videomme_choice(doc: Doc, text: str) -> str | None:
