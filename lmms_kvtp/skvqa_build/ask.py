@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -14,6 +15,10 @@ from lmms_kvtp.skvqa_build.store import Store
 
 SLACK = 1.5
 """Most words of a refined question, over those that were asked for."""
+
+
+_PAIR = re.compile(r"\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]\s*:\s*(\d)\b")
+_PAPER = re.compile(rf"\{{\s*{_PAIR.pattern}(\s*,\s*{_PAIR.pattern})*\s*\}}")
 
 
 class AnswerError(ValueError):
@@ -58,10 +63,13 @@ def read_scores(text: str, bounds: Sequence[tuple[int, int]]) -> tuple[float, ..
         bounds: first and last frame of each clip.
 
     Raises:
-        AnswerError: the answer is not `{"scores": {"0-7": 3, ...}}` with every clip once, no other, and whole
-            numbers from 0 to 5.
+        AnswerError: the answer is neither `{"scores": {"0-7": 3, ...}}` nor, in the paper's form, `{[0,7]:3, ...}`,
+            with every clip once, no other, and whole numbers from 0 to 5.
     """
-    found = _json(text, "scores")
+    if _PAPER.fullmatch(text.strip()):
+        found: Any = _unique([(f"{first}-{last}", int(score)) for first, last, score in _PAIR.findall(text)])
+    else:
+        found = _json(text, "scores")
     if not isinstance(found, dict):
         raise AnswerError(f'"scores" is {type(found).__name__}, not an object')
     wanted = [f"{first}-{last}" for first, last in bounds]

@@ -22,7 +22,11 @@ def test_scores_come_in_the_order_of_the_clips(text):
         (f"Here you are: {GOOD}", "not JSON"),
         (GOOD + GOOD, "not JSON"),
         ("[" * 5000, "not JSON"),
-        ("{[0,7]:3,[8,15]:5,[16,19]:1}", "not JSON"),
+        ("{[0,7]:3,[8,15]:5,[0,7]:1}", "a key occurs twice"),
+        ("{[0,7]:3,[8,15]:5}", "clips without a score: 16-19"),
+        ("{[0,7]:3,[8,15]:5,[16,19]:7}", "clip 16-19 is 7, not a whole number"),
+        ("{[0,7]:3 [8,15]:5,[16,19]:1}", "not JSON"),
+        ("{[0,7]:3,[8,15]:5,[16,19]:1.5}", "not JSON"),
         ("__import__('os').system('true')", "not JSON"),
         ('{"scores": {"0-7": 1, "8-15": 2, "16-19": 3}, "note": 1}', 'one key "scores"'),
         ('{"score": {}}', 'one key "scores"'),
@@ -42,6 +46,11 @@ def test_scores_come_in_the_order_of_the_clips(text):
 def test_anything_else_is_refused_with_its_reason(text, message):
     with pytest.raises(AnswerError, match=message):
         read_scores(text, BOUNDS)
+
+
+@pytest.mark.parametrize("text", ["{[0,7]:0,[8,15]:5,[16,19]:2}", " { [8, 15]: 5 , [0, 7] :0, [16,19]:2 }\n"])
+def test_scores_in_the_form_of_the_papers_prompt_are_read_too(text):
+    assert read_scores(text, BOUNDS) == (0.0, 5.0, 2.0)
 
 
 @given(st.text(max_size=80))
