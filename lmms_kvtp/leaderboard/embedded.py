@@ -66,12 +66,12 @@ def kept(run: Run) -> float:
 def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> None:
     """Draw accuracy against the share of tokens kept, a line per method."""
     by_share = {name: {100 * kept(run): run for run in runs} for name, runs in lines.items()}
-    _draw_beside_full(file, "vision tokens kept (%)", by_share, full, 10, "{:.0f}")
+    _draw_beside_full(file, "vision tokens kept (%)", by_share, full, 10.0, "{:.0f}")
 
 
 def draw_temperatures(file: Path, lines: Mapping[str, Mapping[float, Run]], full: Run) -> None:
     """Draw accuracy against the temperature of the softmax over frames (the paper's figure 7)."""
-    _draw_beside_full(file, "temperature of the allocator", lines, full, 2, "{:g}")
+    _draw_beside_full(file, "temperature of the allocator", lines, full, 2.0, "{:g}")
 
 
 def _draw_beside_full(

@@ -170,7 +170,8 @@ class Reported:
     model: str
     """Model with frames and data: only rows that share it can be compared."""
     method: str
-    keep_ratio: float
+    keep_ratio: float | None
+    """Share of vision tokens kept; None where the paper and its code leave it open."""
     source: str
     scores: Mapping[str, float] = field(default_factory=dict)
     """Accuracy in %, by benchmark."""
