@@ -15,7 +15,7 @@ from lmms_kvtp.skvqa.index import (
     read_entries,
     write_entries,
 )
-from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, statistics_table
+from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, apply_criteria, statistics_table
 from lmms_kvtp.skvqa.task_index import install_index
 
 
@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merger = _action(actions, "merge", "several files of one data set as one")
     merger.add_argument("index", type=Path, nargs="+", help="files, or folders of files")
     merger.add_argument("--out", type=Path, required=True, help="the file to write")
+    chooser = _action(
+        actions, "filter", "the paper's training set: questions of training data sets that meet both criteria"
+    )
+    chooser.add_argument("index", type=Path, nargs="+", help="files, or folders of files")
+    chooser.add_argument("--out", type=Path, required=True, help="the file to write, for train predictor --index")
+    _add_criteria(chooser)
     installer = _action(actions, "install", "put an index where the tasks find it without being told")
     installer.add_argument("index", type=Path, help="a file, or a folder with one file for each data set")
 
@@ -56,6 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         "stats": _stats,
         "diff": _diff,
         "merge": _merge,
+        "filter": _filter,
         "install": _install,
     }
     return actions[arguments.action](arguments)
@@ -116,6 +123,24 @@ def _merge(arguments: argparse.Namespace) -> int:
     parts = [read_entries(path) for given in arguments.index for path in index_files(given)]
     count = write_entries(arguments.out, merge_indexes(parts))
     sys.stdout.write(f"{arguments.out}: {count} questions of {len(parts)} files\n")
+    return 0
+
+
+def _filter(arguments: argparse.Namespace) -> int:
+    entries = [entry for given in arguments.index for path in index_files(given) for entry in read_entries(path)]
+    training = [entry for entry in entries if entry.split == "training"]
+    found = apply_criteria(training, Criteria(arguments.beta, arguments.min_frames))
+    if not found.kept:
+        raise ValueError(f"none of {len(entries)} questions is of a training data set and meets the criteria")
+    count = write_entries(arguments.out, found.kept)
+    dropped = {
+        "for evaluation": len(entries) - len(training),
+        "not sparse": found.only_not_sparse,
+        "too short": found.only_too_short,
+        "neither sparse nor long": found.both,
+    }
+    told = ", ".join(f"{number} {why}" for why, number in dropped.items())
+    sys.stdout.write(f"{arguments.out}: {count} of {len(entries)} questions kept; left out: {told}\n")
     return 0
 
 

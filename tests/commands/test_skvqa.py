@@ -72,3 +72,22 @@ def test_install_puts_each_data_set_where_the_tasks_look(indexes, monkeypatch, c
     with pytest.raises(SystemExit):
         run("install", indexes / "a.jsonl")
     assert task_entries("videomme")["1"] == A[0]
+
+
+def test_filter_writes_what_the_paper_trains_on(tmp_path, capsys):
+    given = [(128, 5.0), (128, 0.0), (56, 5.0)]
+    training = [long_entry(f"q{n}", *one, dataset="mvbench") for n, one in enumerate(given)]
+    write_entries(tmp_path / "mvbench.jsonl", training)
+    write_entries(tmp_path / "videomme.jsonl", [long_entry("e1", 128, 5.0)])
+    out = tmp_path / "training.jsonl"
+    assert run("filter", tmp_path / "mvbench.jsonl", tmp_path / "videomme.jsonl", "--out", out) == 0
+    assert [entry.question_id for entry in read_entries(out)] == ["q0"]
+    told = "1 of 4 questions kept; left out: 1 for evaluation, 1 not sparse, 1 too short, 0 neither sparse nor long"
+    assert told in capsys.readouterr().out
+
+
+def test_filter_says_when_nothing_is_left(tmp_path, capsys):
+    write_entries(tmp_path / "videomme.jsonl", [long_entry("e1", 128, 5.0)])
+    with pytest.raises(SystemExit):
+        run("filter", tmp_path, "--out", tmp_path / "out" / "training.jsonl")
+    assert "none of 1 questions is of a training data set and meets the criteria" in capsys.readouterr().err

@@ -42,9 +42,13 @@ LIMITS = {
     "files that are neither components nor __init__": 175,
     "files below 50 lines that are neither components, bases nor commands": 0,
     "floors of imports": 11,
-    "lines of production code": 26_500,
+    "lines of production code": 26_600,
 }
-"""A later change may raise one, and says here why."""
+"""A later change may raise one, and says here why.
+
+The finished house had 26,499 lines; KVTP's data rules (`skvqa filter`, `TrainingRule`, the paper's form of scores) are
+the rest.
+"""
 
 
 def sources() -> list[Path]:

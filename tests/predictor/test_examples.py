@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from lmms_kvtp.predictor.examples import FrameCountError, labels_of, read_examples, synthetic
+from lmms_kvtp.predictor.examples import FrameCountError, TrainingRule, labels_of, read_examples, synthetic
 
 
 def index(folder, *entries):
@@ -75,3 +75,28 @@ def test_scores_of_another_number_of_frames_are_refused(tmp_path):
         FrameCountError, match=r"question index\.jsonl:1 has scores of 7 frames, the video gives 6; sample"
     ):
         labels_of(example, torch.arange(6.0))
+
+
+RULE = TrainingRule(beta=2.0, min_frames=64)
+LINE = {"video": "a.mp4", "question": "Who?", "clip_scores": [5.0, *[0.0] * 7], "num_frames": 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"split": "evaluation", "dataset": "videomme"}, "line 2: .*data set videomme is for evaluation"),
+        ({"split": "training", "sparsity": 1.9}, "sparsity 1.9 is below 2: refused for training; .* skvqa filter"),
+        ({"split": "training", "num_frames": 63}, "63 frames are fewer than 64.* --any-lines"),
+    ],
+)
+def test_lines_that_are_not_for_training_are_refused_unless_asked_for(tmp_path, changes, reason):
+    path = index(tmp_path, {**LINE, "split": "training", "sparsity": 2.0}, {**LINE, "sparsity": 2.0, **changes})
+    with pytest.raises(ValueError, match=reason):
+        read_examples(path, tmp_path, rule=RULE)
+    [both] = read_examples(path, tmp_path)
+    assert len(both.questions) == 2
+
+
+def test_lines_without_a_split_are_the_users_own(tmp_path):
+    short = {**LINE, "clip_scores": [5.0], "num_frames": 8}
+    assert len(read_examples(index(tmp_path, short), tmp_path, rule=RULE)) == 1

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from lmms_kvtp.scorers.parts.fusion import FusionHead, clips, pool_clips
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
+GOLDENS = Path(__file__).parents[2] / "goldens"
 TAUS = {"tau_init": (0.0, 0.0), "tau_set": (-0.7, -1.1)}
 
 
