@@ -31,24 +31,10 @@ from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.presets import method_settings
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.frames import Frames
 
 METHODS = ("random", "prumerge", "kvtp+prumerge", "kvtp+tome", "visionzip", "simplecluster", "flashvid")
 QUESTIONS = 8
 REPEATS = 20
-
-
-class Clip:
-    """Frames of noise, as many and as large as the benchmark's."""
-
-    source, key, duration, instruction = "noise", "noise", 32.0, ""
-    indices, times = torch.arange(32), torch.arange(32.0)
-
-    def chunks(self) -> Iterator[Frames]:
-        """All at once."""
-        yield Frames(
-            torch.randint(0, 255, (32, 128, 128, 3), generator=torch.manual_seed(0)).to(torch.uint8), self.times
-        )
 
 
 @contextmanager

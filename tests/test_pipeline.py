@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import write_tiny
+from helpers.small_videos import Clip
 
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded, encode
@@ -12,7 +13,6 @@ from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.pipeline import select
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
-from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 SIGLIP = Path(__file__).parent / "goldens" / "siglip_tiny"
@@ -58,17 +58,6 @@ def test_a_scorer_that_reads_the_tokens_needs_no_image_text_model(scorer):
 def test_what_nobody_gives_is_still_refused():
     with pytest.raises(ValueError, match=r"CDPruner need patch_text, which encoder \w+ does not provide"):
         build_method({"encoder": "open_clip", "pruner": "cdpruner", "scorer": "uniform"}, KVTP)
-
-
-class Clip:
-    """Three frames of noise."""
-
-    source, key, duration, instruction = "noise", "noise", 3.0, ""
-    indices, times = torch.arange(3), torch.arange(3.0)
-
-    def chunks(self):
-        rgb = torch.randint(0, 256, (3, 24, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        yield Frames(rgb, self.times)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

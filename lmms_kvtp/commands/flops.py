@@ -8,18 +8,20 @@ from lmms_kvtp.commands.arguments import at_least_one, not_negative
 from lmms_kvtp.forecast.forecast import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
 from lmms_kvtp.forecast.models import Spec, find_encoder, find_spec
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
+from lmms_kvtp.leaderboard.provenance import paper_rows
 from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.presets import METHOD_HELP, method_settings
 from lmms_kvtp.rendering import markdown, write_between
-from lmms_kvtp.reproduce.paper import paper_rows
 from lmms_kvtp.settings import pairs
 
 TERA = 1e12
+TABLES = {"llava-video-7b": 2, "llava-video-72b": 3}
+"""Tables of the paper, by the model that their rows are of."""
 
 EXPLANATION = """
 The paper counted with THOP: multiply-adds of linear layers and convolutions, end to end, without attention's products.
 So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has {reported}.
-- Its table 2 says x28 for random and PruMerge at 20 %, its project page x36 for the same rows. Both stand above.
+- Its table 2 says x28 for random and PruMerge, its project page x36 for the same rows. Both stand above.
 - x36 (-64 %) is the model's own tower plus a fifth of the prefill. A so400m pass for scores and keys, which PruMerge,
   ToMe and KVTP need, comes on top: {encoder:.0%} of the unpruned model here. No row of table 2 has room for it.
 - From the baselines to KVTP table 2 adds 8 % of the 7B model, table 3 adds 2 % of the 72B model: in multiply-adds about
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
     spec = find_spec(arguments.model)
-    if arguments.method is None and arguments.keep_ratio is None and arguments.model in paper_rows():
+    if arguments.method is None and arguments.keep_ratio is None and arguments.model in TABLES:
         table, text = paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens)
         if arguments.into:
             write_between(arguments.into, table, spec.name)
@@ -60,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.into:
         raise ValueError(
-            f"--into is for the paper's rows of {' and '.join(paper_rows())}; leave out --method and --keep-ratio"
+            f"--into is for the paper's rows of {' and '.join(TABLES)}; leave out --method and --keep-ratio"
         )
     defaults = {**KVTP, "encoder.pretrained": spec.encoder}
     method = build_method(method_settings(arguments.method or "", arguments.keep_ratio), defaults)
@@ -103,7 +105,7 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
     base: dict[str, float] = {}
     shares: dict[str, float] = {}
     profiled = Profiled(spec, "thop")
-    for row in paper_rows()[spec.name]:
+    for row in paper_rows(TABLES[spec.name]):
         method = build_method(pairs(row.settings), KVTP)
         found = forecast(spec, method, frames, spec.pool(pool), text_tokens=text_tokens)
         encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
@@ -112,13 +114,14 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
         counted = {**conventions(found.cost, spec.llm), "THOP": sum(thop.values()), "THOP, no helper": own}
         base = base or counted
         shares = {name: value / base[name] for name, value in counted.items()}
-        cells = [row.name, str(found.cost.prompt_tokens), f"{counted[FULL] / TERA:.1f}"]
-        rows.append([*cells, *(f"{share:.1%}" for share in shares.values()), f"x{row.flops}", f"x{row.page_flops}"])
+        cells = [row.method, str(found.cost.prompt_tokens), f"{counted[FULL] / TERA:.1f}"]
+        told = (row.relative_flops, row.page_flops or row.relative_flops)
+        rows.append([*cells, *(f"{share:.1%}" for share in shares.values()), *(f"x{value:g}" for value in told)])
     header = ["method", "positions", "TFLOP", *shares, "paper, table", "paper, page"]
     helper = shares["THOP"] - shares["THOP, no helper"]
     text = EXPLANATION.format(
         share=shares["THOP, no helper"],
-        reported=f"x{paper_rows()[spec.name][-1].flops}",
+        reported=rows[-1][-2],
         encoder=helper,
         add7=_total("llava-video-7b", frames, pool, text_tokens) * 0.08 / TERA,
         add72=_total("llava-video-72b", frames, pool, text_tokens) * 0.02 / TERA,
@@ -129,6 +132,6 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
 def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:
     """Count the multiply-adds that THOP counts in the unpruned model."""
     spec = find_spec(name)
-    whole = build_method(pairs(paper_rows()[name][0].settings), KVTP)
+    whole = build_method(pairs(paper_rows(TABLES[name])[0].settings), KVTP)
     cost = forecast(spec, whole, frames, spec.pool(pool), text_tokens=text_tokens).cost
     return sum(Profiled(spec, "thop").stages(cost).values())

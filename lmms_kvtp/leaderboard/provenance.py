@@ -179,9 +179,20 @@ class Reported:
     """Mean accuracy over the paper's benchmarks, in % of its own unpruned model's."""
     relative_flops: float | None = None
     """Operations in % of the unpruned model's, by the paper's own count."""
+    page_flops: float | None = None
+    """Operations on the project page, in %, where it contradicts the paper."""
     note: str = ""
+    model_id: str = ""
+    """Id of this package's model in the harness that runs the row; empty for rows of other papers."""
+    settings: str = ""
+    """Settings of that model, as in `--model_args`."""
 
 
 def reported() -> list[Reported]:
     """All reported rows, in the order of the file."""
     return [Reported(**row) for row in json.loads(REPORTED.read_text(encoding="utf-8"))]
+
+
+def paper_rows(table: int) -> list[Reported]:
+    """Rows of a table of KVTP, 2 (LLaVA-Video-7B), 3 (72B) or 4 (ways to assign rates); the first has all tokens."""
+    return [row for row in reported() if row.model_id and row.source.endswith(f"table {table}")]

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from lmms_kvtp.leaderboard.provenance import paper_rows
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.rendering import markdown
-from lmms_kvtp.reproduce.paper import TASKS, paper_rows
 
 CHECKPOINTS = {"7b": "lmms-lab/LLaVA-Video-7B-Qwen2", "72b": "lmms-lab/LLaVA-Video-72B-Qwen2"}
 FRAMES = "max_frames_num=128,mm_spatial_pool_mode=average,mm_newline_position=grid"
 """Settings of KVTP's evaluation: 128 frames at most, one a second, 13 x 13 tokens a frame."""
 HARNESS_TASKS = {"VideoMME": "skvqa_videomme", "EgoSchema": "skvqa_egoschema", "NExT-QA": "skvqa_nextqa"}
+"""Subsets of SparseKV-QA, in the order of tables 2 and 3. Table 4 prints NExT-QA before EgoSchema."""
 BETAS = (1.5, 1.7, 1.9, 2.1, 2.3)
 TEMPERATURES = (5.0, 4.0, 3.0, 2.0, 1.0, 0.5)
 NOT_RUN = "not run"
@@ -86,36 +87,22 @@ def _table1(places: Places) -> Plan:
 
 
 def _table2(places: Places) -> Plan:
-    return Plan("table2", "LLaVA-Video-7B", _table_rows("7b", "table2", places), (SHARE, PREDICTOR, INDEX))
+    return Plan("table2", "LLaVA-Video-7B", _table_rows(2, "table2", places), (SHARE, PREDICTOR, INDEX))
 
 
 def _table3(places: Places) -> Plan:
-    return Plan("table3", "LLaVA-Video-72B", _table_rows("72b", "table3", places), (SHARE, PREDICTOR, INDEX))
+    return Plan("table3", "LLaVA-Video-72B", _table_rows(3, "table3", places), (SHARE, PREDICTOR, INDEX))
 
 
 def _table4(places: Places) -> Plan:
-    ways = (
-        ("GPT assigned", "scorer=oracle", (62.83, 53.33, 75.96), "scores of the index; 0 trained parameters"),
-        (
-            "KeyVideoLLM",
-            "scorer=similarity",
-            (61.23, 51.91, 75.80),
-            "7.88 B trained parameters in the paper: backbone and projector, re-trained with soft selection. Here the "
-            "released weights and untuned SigLIP run, so this row is not reproduced",
-        ),
-        ("KVTP", places.kvtp, (63.29, 54.71, 76.76), "0.88 B trained parameters: all of SigLIP"),
-    )
-    steps = tuple(
-        _run(places, "table4", name, f"{scorer},pruner=prumerge,keep_ratio=0.2", scores=scores, note=note)
-        for name, scorer, scores, note in ways
-    )
-    return Plan("table4", "Ways to assign pruning rates, PruMerge at 20 %", steps, (PREDICTOR, INDEX))
+    title = "Ways to assign pruning rates, PruMerge at 20 %"
+    return Plan("table4", title, _table_rows(4, "table4", places), (PREDICTOR, INDEX))
 
 
 def _fig1(places: Places) -> Plan:
     board = Step("plot", f"lmms-kvtp leaderboard {places.out}/table2 --out {places.out}/fig1")
     notes = ("The runs are those of table 2; the figure's points are the means of its rows.", PREDICTOR, INDEX)
-    steps = (*_table_rows("7b", "table2", places), board)
+    steps = (*_table_rows(2, "table2", places), board)
     return Plan("fig1", "Accuracy against FLOPs, mean of the three subsets", steps, notes)
 
 
@@ -168,15 +155,16 @@ PLANS = {
 TARGETS = tuple(PLANS)
 
 
-def _table_rows(size: str, target: str, places: Places) -> tuple[Step, ...]:
+def _table_rows(table: int, target: str, places: Places) -> tuple[Step, ...]:
     steps = []
-    for row in paper_rows()[f"llava-video-{size}"]:
-        # the model ids of the other rows imply their settings
-        settings = f"{places.kvtp},{row.settings}" if row.model_id == "llava_video_kvtp" else ""
-        page = f"the project page has x{row.page_flops} and {' / '.join(f'{score:.2f}' for score in row.page_scores)}"
-        notes = [row.note] if row.page_scores == row.scores else [row.note, f"the table has x{row.flops}, {page}"]
-        note = "; ".join(filter(None, notes))
-        steps.append(_run(places, target, row.name, settings, row.model_id, size, row.scores, note))
+    for row in paper_rows(table):
+        settings = row.settings if "scorer=" in row.settings else f"{places.kvtp},{row.settings}"
+        if row.model_id != "llava_video_kvtp":
+            settings = ""  # the other ids imply their settings
+        size = "72b" if "72B" in row.model else "7b"
+        told = f"FLOPs x{row.relative_flops:g}% in the table" if row.relative_flops else ""
+        note = "; ".join(filter(None, [told, row.note]))
+        steps.append(_run(places, target, row.method, settings, row.model_id, size, row.scores, note))
     return tuple(steps)
 
 
@@ -187,19 +175,18 @@ def _run(
     settings: str,
     model_id: str = "llava_video_kvtp",
     size: str = "7b",
-    scores: tuple[float, ...] = (),
+    expected: Mapping[str, float] | None = None,
     note: str = "",
 ) -> Step:
     slug = name.lower().replace(" + ", "_").replace(", ", "_").replace(" ", "_")
     folder = str(PurePosixPath(places.out, target, slug))
     arguments = ",".join(filter(None, [f"pretrained={CHECKPOINTS[size]}", FRAMES, settings]))
-    tasks = ",".join(HARNESS_TASKS[task] for task in TASKS)
+    tasks = ",".join(HARNESS_TASKS.values())
     command = [
         *("lmms-eval", "--model", model_id, "--model_args", arguments, "--tasks", tasks),
         *("--batch_size", "1", "--log_samples", "--output_path", folder),
     ]
-    expected = dict(zip(TASKS, scores, strict=True)) if scores else {}
-    return Step(name, shlex.join(command), folder, expected, note)
+    return Step(name, shlex.join(command), folder, expected or {}, note)
 
 
 def beside(plan: Plan) -> str:
@@ -208,7 +195,8 @@ def beside(plan: Plan) -> str:
     Raises:
         ValueError: a folder holds something else than results; the message names file and line.
     """
-    header = ["row", *(f"{task}, {what}" for task in TASKS for what in ("paper", "here", "difference")), "tokens"]
+    whats = ("paper", "here", "difference")
+    header = ["row", *(f"{task}, {what}" for task in HARNESS_TASKS for what in whats), "tokens"]
     return markdown(header, [_beside(step) for step in plan.steps if step.folder])
 
 
@@ -217,8 +205,8 @@ def _beside(step: Step) -> list[str]:
 
     runs = {run.task.removesuffix("_full"): run for run in _finished(step)}
     cells = [step.name]
-    for task in TASKS:
-        reported, run = step.expected.get(task), runs.get(HARNESS_TASKS[task])
+    for task, name in HARNESS_TASKS.items():
+        reported, run = step.expected.get(task), runs.get(name)
         here = accuracy(run) if run else None
         cells += [f"{reported:.2f}" if reported is not None else "-", str(here) if here else NOT_RUN]
         cells.append(f"{here.mean - reported:+.1f}" if here and reported is not None else "-")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import write_tiny
+from helpers.small_videos import Clip
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,20 +28,6 @@ from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 ASKED = [Question(f"What is thing {number}?") for number in range(3)]
 WAITS = {"item", "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "bincount", "masked_select"}
 """Operations for whose result the host waits, as it then has to know a number that the device has computed."""
-
-
-class Clip:
-    """Frames of noise, eight at a time."""
-
-    source, key, duration, instruction = "noise", "noise", 9.0, ""
-
-    def __init__(self, count: int) -> None:
-        self.indices, self.times = torch.arange(count), torch.arange(float(count))
-
-    def chunks(self) -> Iterator[Frames]:
-        noise = torch.Generator().manual_seed(1)
-        for times in self.times.split(8):
-            yield Frames(torch.randint(0, 256, (len(times), 24, 40, 3), generator=noise, dtype=torch.uint8), times)
 
 
 class Waits(TorchDispatchMode):
@@ -97,7 +84,7 @@ def test_the_host_waits_as_often_for_many_frames_as_for_few(vlm, method, monkeyp
     monkeypatch.setattr("lmms_kvtp.pruners.parts.packing.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
     made, waits = method(name), []
     for count in (4, 40):
-        [encoded] = encode_once(vlm, [made], Clip(count))
+        [encoded] = encode_once(vlm, [made], Clip(count, chunk_size=8))
         meter = Meter(vlm.device)
         select(made, encoded, ASKED[0], meter)  # loads
         with torch.inference_mode(), Waits() as waiting:
