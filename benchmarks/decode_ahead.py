@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import long_videos
-from helpers.decoders import machine
+from decoders import machine
 
 from lmms_kvtp.rendering import markdown, write_between
 

@@ -31,10 +31,14 @@ from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.presets import method_settings
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.load import video_from_frames
 
 METHODS = ("random", "prumerge", "kvtp+prumerge", "kvtp+tome", "visionzip", "simplecluster", "flashvid")
 QUESTIONS = 8
 REPEATS = 20
+NOISE = torch.randint(0, 255, (32, 128, 128, 3), generator=torch.manual_seed(0), dtype=torch.uint8)
+VIDEO = video_from_frames(NOISE, "noise")
+"""As many frames as the benchmark's, and as large."""
 
 
 @contextmanager
@@ -105,7 +109,7 @@ def run(model: Model, settings: dict[str, str]) -> float:
     """CPU seconds of one video with its questions."""
     method = model.method(settings)
     begin = time.process_time()
-    encoded: Encoded = encode(model.vlm, method, Clip())
+    encoded: Encoded = encode(model.vlm, method, VIDEO)
     for number in range(QUESTIONS):
         question = Question(f"What is the color of shape {number}?", stem=f"What is the color of shape {number}?")
         finish(

@@ -14,7 +14,7 @@ from pathlib import Path
 import long_videos
 import numpy as np
 import torch
-from helpers.decoders import machine
+from decoders import machine
 from PIL import Image
 
 from lmms_kvtp.video.load import load_video

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from helpers.decoders import machine
+from decoders import machine
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 TASK = "soak"

@@ -50,7 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
     method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
     found = media_of(arguments.tasks, arguments.limit)
     missing = [path for media in found for path in media.missing]
-    sys.stdout.write(f"{_media_table(found)}\n\n")
+    rows = [[m.task, str(m.questions), str(len(m.present)), str(len(m.missing))] for m in found]
+    sys.stdout.write(markdown(["task", "questions", "videos there", "missing"], rows) + "\n\n")
     if missing:
         shown = first_few([f"missing: {path}" for path in missing], SHOWN, "\n")
         sys.stdout.write(shown + ("; --missing FILE writes them all\n" if len(missing) > SHOWN else "\n"))
@@ -58,11 +59,6 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.missing.write_text("".join(f"{path}\n" for path in missing), encoding="utf-8")
     enough = _machine(spec, settings, method, found, arguments.output_path)
     return int(bool(missing) or not enough)
-
-
-def _media_table(found: Sequence["Media"]) -> str:
-    rows = [[m.task, str(m.questions), str(len(m.present)), str(len(m.missing))] for m in found]
-    return markdown(["task", "questions", "videos there", "missing"], rows)
 
 
 def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:

@@ -9,9 +9,10 @@ import numpy as np
 from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.commands.endpoints import add_endpoint_arguments, choose_refiner
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.examples import Example, TrainingRule, read_examples, synthetic
+from lmms_kvtp.predictor.examples import Example, read_examples, synthetic
 from lmms_kvtp.questions import Refiner, Remembered, refine
 from lmms_kvtp.settings import meanings
+from lmms_kvtp.skvqa.stats import Criteria
 from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.texts import RULE, remember
@@ -38,6 +39,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         flag, value = f"--{name.replace('_', '-')}", getattr(frames, name)
         parser.add_argument(flag, type=type(value), default=value, help=f"{told[name]} (default %(default)s)")
     add_endpoint_arguments(parser)
+    parser.set_defaults(any_lines=True)  # of an index; training has a flag for it
 
 
 def untuned(args: argparse.Namespace) -> Siglip:
@@ -48,14 +50,13 @@ def untuned(args: argparse.Namespace) -> Siglip:
     return Siglip(args.pretrained, dtype="float32")
 
 
-def examples(args: argparse.Namespace, split: str, folder: Path, rule: TrainingRule | None = None) -> list[Example]:
+def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
     """Read all videos that the arguments name, with questions as scorers read them.
 
     Args:
         args: of the command line.
         split: of synthetic videos.
         folder: where a model's refinements are kept.
-        rule: what lines of an index must meet.
 
     Raises:
         ValueError: neither or both of --index and --synthetic are given, the index is damaged, or the refiner cannot
@@ -64,7 +65,7 @@ def examples(args: argparse.Namespace, split: str, folder: Path, rule: TrainingR
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")
     if args.refiner == RULE:
-        return _read(args, split, refine, rule)
+        return _read(args, split, refine)
     unknown: list[tuple[str, tuple[str, ...]]] = []
 
     def note(stem: str, options: Sequence[str] = ()) -> str:
@@ -73,19 +74,20 @@ def examples(args: argparse.Namespace, split: str, folder: Path, rule: TrainingR
 
     store = Store(folder / "refinements.sqlite")
     chat = choose_refiner(args, store)
-    _read(args, split, note, rule)
+    _read(args, split, note)
     try:
-        return _read(args, split, remember(chat, store, unknown), rule)
+        return _read(args, split, remember(chat, store, unknown))
     except (ChatError, BudgetError) as error:
         raise ValueError(str(error)) from error
 
 
-def _read(args: argparse.Namespace, split: str, refiner: Refiner, rule: TrainingRule | None) -> list[Example]:
+def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Example]:
     """Read the examples; `refiner` refines the questions that --refined does not have."""
     frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
     known = refiner if args.refined is None else Remembered.load(args.refined, refiner)
     if args.index is not None:
-        return read_examples(args.index, args.videos, frames, known, rule)
+        check = None if args.any_lines else Criteria().check_training
+        return read_examples(args.index, args.videos, frames, known, check)
     return synthetic(split, range(args.synthetic), frames, known)
 
 

@@ -13,7 +13,6 @@ from transformers import set_seed
 from lmms_kvtp.commands.arguments import at_least_one, not_negative
 from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held_out, untuned
 from lmms_kvtp.device import find_device
-from lmms_kvtp.predictor.examples import TrainingRule
 from lmms_kvtp.predictor.features import FeatureCache
 from lmms_kvtp.predictor.measure import MEASURES
 from lmms_kvtp.predictor.model import Objective
@@ -23,7 +22,6 @@ from lmms_kvtp.predictor.train import train_predictor
 from lmms_kvtp.rendering import markdown
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.settings import meanings
-from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES
 from lmms_kvtp.tiny.loop import no_denormals
 from lmms_kvtp.tiny.run import train as train_tiny
 from lmms_kvtp.vlms.llava_video import load_llava_video
@@ -69,7 +67,7 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slim", type=Path, help="also write there, in float16, only what training changed")
     parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
     lines = "train on evaluation lines of an index as well, and on lines that miss the paper's criteria"
-    parser.add_argument("--any-lines", action="store_true", help=lines)
+    parser.add_argument("--any-lines", action="store_true", default=False, help=lines)
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
         hints, defaults, told = get_type_hints(cls), cls(), meanings(cls)
@@ -100,8 +98,7 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     head, objective = FusionHead(**values[FusionHead]), Objective(clip_size=arguments.clip_size, **values[Objective])
     recipe = Recipe(head=head, objective=objective, **values[Recipe])
     features = arguments.features or arguments.out / "features"
-    rule = None if arguments.any_lines else TrainingRule(BETA, MIN_FRAMES)
-    found = examples(arguments, "train", features, rule)
+    found = examples(arguments, "train", features)
     training, validation = held_out(found, arguments.validation, arguments.seed)
     set_seed(arguments.seed)  # a shared tower's head may start at random
     towers = _towers(arguments)

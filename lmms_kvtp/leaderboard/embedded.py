@@ -37,7 +37,8 @@ def table(runs: Mapping[str, Run], partners: Mapping[str, str], kinds: Sequence[
     for name, run in runs.items():
         against = MISSING if run is full else str(difference(run, full))
         alone = str(difference(run, runs[partners[name]])) if name in partners else MISSING
-        rows.append([name, f"{100 * kept(run):.1f} %", str(accuracy(run)), against, alone, *_by_kind(run, kinds)])
+        by_kind = [f"{e.mean:.0f} ± {e.stderr:.0f}" for e in (accuracy(run.of_kind(kind)) for kind in kinds)]
+        rows.append([name, f"{100 * kept(run):.1f} %", str(accuracy(run)), against, alone, *by_kind])
     return markdown(header, rows)
 
 
@@ -100,11 +101,6 @@ def draw_sparsity(file: Path, lines: Mapping[str, Run], sparsity: Mapping[str, f
 def sparse(run: Run, sparsity: Mapping[str, float], beta: float) -> Run:
     """Keep only the questions with a sparsity (largest over mean rate) of at least `beta`."""
     return replace(run, answers=tuple(one for one in run.answers if sparsity[one.question] >= beta))
-
-
-def _by_kind(run: Run, kinds: Sequence[str]) -> list[str]:
-    found = [accuracy(run.of_kind(kind)) for kind in kinds]
-    return [f"{e.mean:.0f} ± {e.stderr:.0f}" for e in found]
 
 
 @contextmanager

@@ -66,11 +66,9 @@ class Candidate:
         if self.scorer is None or not self.scorer.needs:
             return 0.0
         own = self.scorer.flops(features, question, self.encoder) or 0
-        return (own + self._flops_of_frames(len(features.times)) / questions_on_video) / 1e9
-
-    def _flops_of_frames(self, num_frames: int) -> float:
         pool = self.viewer.vlm.pool if isinstance(self.viewer, Patches) else GridPool("average", (1, 1))
-        return float(self.encoder.flops(num_frames, IMAGE, pool) or 0)
+        of_frames = self.encoder.flops(len(features.times), IMAGE, pool) or 0
+        return (own + of_frames / questions_on_video) / 1e9
 
 
 def baselines(untuned: Siglip) -> dict[str, Candidate]:

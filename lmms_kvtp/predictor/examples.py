@@ -1,7 +1,7 @@
 """Examples that the predictor learns from: videos, questions on them, and how relevant each frame is."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,46 +80,12 @@ def synthetic(
     ]
 
 
-@dataclass(frozen=True)
-class TrainingRule:
-    """Which lines of an index of SparseKV-QA a predictor may learn from, after section 3 of the paper.
-
-    Training and evaluation data sets exclude each other, and both criteria hold for either. A line without a split is
-    of the user's own data, and is taken.
-    """
-
-    beta: float
-    """Least sparsity."""
-    min_frames: int
-
-    def check(self, entry: Mapping[str, Any]) -> None:
-        """Refuse a line that is not for training.
-
-        Raises:
-            ValueError: it is for evaluation, or misses a criterion; the message has the way out.
-        """
-        if "split" not in entry:
-            return
-        sparsity, frames = entry.get("sparsity", self.beta), entry.get("num_frames", self.min_frames)
-        reasons = {
-            f"data set {entry.get('dataset')} is for evaluation": entry.get("split") == "evaluation",
-            f"sparsity {sparsity} is below {self.beta:g}": sparsity < self.beta,
-            f"{frames} frames are fewer than {self.min_frames}": frames < self.min_frames,
-        }
-        told = [reason for reason, holds in reasons.items() if holds]
-        if told:
-            raise ValueError(
-                f"{', '.join(told)}: refused for training; `lmms-kvtp skvqa filter` writes what the paper trains on, "
-                "and --any-lines takes every line"
-            )
-
-
 def read_examples(
     path: Path,
     videos: Path,
     frames: FrameOptions | None = None,
     refiner: Refiner = refine,
-    rule: TrainingRule | None = None,
+    check: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[Example]:
     """Read examples from an index of JSON lines, one question a line, grouped by video.
 
@@ -128,7 +94,7 @@ def read_examples(
     `num_frames` frames. It may have `options` and `refined`; without the latter `refiner` refines the question.
 
     Raises:
-        ValueError: a line is damaged, incomplete or refused by `rule`, or a score is out of range; the message names
+        ValueError: a line is damaged, incomplete or refused by `check`, or a score is out of range; the message names
             file and line.
     """
     grouped: dict[str, list[tuple[Question, ClipScores | None]]] = {}
@@ -137,8 +103,8 @@ def read_examples(
             entry = json.loads(line)
             if not isinstance(entry, dict):
                 raise ValueError(f"it holds a {type(entry).__name__}, wanted an object")
-            if rule is not None:
-                rule.check(entry)
+            if check is not None:
+                check(entry)
             asked = (_question(entry, f"{path.name}:{number}", refiner), _clips(entry))
             grouped.setdefault(str(videos / entry["video"]), []).append(asked)
         except KeyError as error:

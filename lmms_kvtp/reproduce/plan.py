@@ -1,8 +1,9 @@
 """Which commands reproduce which table or figure of the paper, and finished runs beside its figures."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from lmms_kvtp.leaderboard.provenance import paper_rows
@@ -86,23 +87,15 @@ def _table1(places: Places) -> Plan:
     return Plan("table1", "Statistics of SparseKV-QA", (stats,), notes)
 
 
-def _table2(places: Places) -> Plan:
-    return Plan("table2", "LLaVA-Video-7B", _table_rows(2, "table2", places), (SHARE, PREDICTOR, INDEX))
-
-
-def _table3(places: Places) -> Plan:
-    return Plan("table3", "LLaVA-Video-72B", _table_rows(3, "table3", places), (SHARE, PREDICTOR, INDEX))
-
-
-def _table4(places: Places) -> Plan:
-    title = "Ways to assign pruning rates, PruMerge at 20 %"
-    return Plan("table4", title, _table_rows(4, "table4", places), (PREDICTOR, INDEX))
+def _rows_of(table: int, title: str, places: Places) -> Plan:
+    notes = (PREDICTOR, INDEX) if table == 4 else (SHARE, PREDICTOR, INDEX)
+    return Plan(f"table{table}", title, _table_rows(table, places), notes)
 
 
 def _fig1(places: Places) -> Plan:
     board = Step("plot", f"lmms-kvtp leaderboard {places.out}/table2 --out {places.out}/fig1")
     notes = ("The runs are those of table 2; the figure's points are the means of its rows.", PREDICTOR, INDEX)
-    steps = (*_table_rows(2, "table2", places), board)
+    steps = (*_table_rows(2, places), board)
     return Plan("fig1", "Accuracy against FLOPs, mean of the three subsets", steps, notes)
 
 
@@ -142,11 +135,11 @@ def _fig7(places: Places) -> Plan:
     return Plan("fig7", "Soft against hard selection", steps, notes)
 
 
-PLANS = {
+PLANS: Mapping[str, Callable[[Places], Plan]] = {
     "table1": _table1,
-    "table2": _table2,
-    "table3": _table3,
-    "table4": _table4,
+    "table2": partial(_rows_of, 2, "LLaVA-Video-7B"),
+    "table3": partial(_rows_of, 3, "LLaVA-Video-72B"),
+    "table4": partial(_rows_of, 4, "Ways to assign pruning rates, PruMerge at 20 %"),
     "fig1": _fig1,
     "fig3": _fig3,
     "fig6": _fig6,
@@ -155,7 +148,7 @@ PLANS = {
 TARGETS = tuple(PLANS)
 
 
-def _table_rows(table: int, target: str, places: Places) -> tuple[Step, ...]:
+def _table_rows(table: int, places: Places) -> tuple[Step, ...]:
     steps = []
     for row in paper_rows(table):
         settings = row.settings if "scorer=" in row.settings else f"{places.kvtp},{row.settings}"
@@ -164,7 +157,7 @@ def _table_rows(table: int, target: str, places: Places) -> tuple[Step, ...]:
         size = "72b" if "72B" in row.model else "7b"
         told = f"FLOPs x{row.relative_flops:g}% in the table" if row.relative_flops else ""
         note = "; ".join(filter(None, [told, row.note]))
-        steps.append(_run(places, target, row.method, settings, row.model_id, size, row.scores, note))
+        steps.append(_run(places, f"table{table}", row.method, settings, row.model_id, size, row.scores, note))
     return tuple(steps)
 
 

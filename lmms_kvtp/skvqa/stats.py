@@ -1,7 +1,8 @@
 """Which questions are sparse and long enough, and the statistics of the paper's table 1."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmms_kvtp.rendering import markdown
 from lmms_kvtp.skvqa.entry import DATASETS, Entry
@@ -43,6 +44,27 @@ class Criteria:
     def keep(self, entry: Entry) -> bool:
         """Tell whether a question meets both criteria."""
         return self.sparse(entry) and self.long(entry)
+
+    def check_training(self, line: Mapping[str, Any]) -> None:
+        """Refuse a line of an index that no predictor may learn from: data sets for evaluation exclude training.
+
+        A line without a split is of the user's own data, and is taken.
+
+        Raises:
+            ValueError: it is for evaluation, or misses a criterion; the message has the way out.
+        """
+        sparsity, frames = line.get("sparsity", self.beta), line.get("num_frames", self.min_frames)
+        reasons = {
+            f"data set {line.get('dataset')} is for evaluation": line.get("split") == "evaluation",
+            f"sparsity {sparsity} is below {self.beta:g}": sparsity < self.beta,
+            f"{frames} frames are fewer than {self.min_frames}": frames < self.min_frames,
+        }
+        told = [reason for reason, holds in reasons.items() if holds]
+        if told and "split" in line:
+            raise ValueError(
+                f"{', '.join(told)}: refused for training; `lmms-kvtp skvqa filter` writes what the paper trains on, "
+                "and --any-lines takes every line"
+            )
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,12 @@ def refine_questions(chat: ChatModel | None, store: Store, questions: Sequence[S
     """
     if chat is None:
         return Answered({asked.question_id: refine(asked.question, asked.options) for asked in questions}, ())
-    return ask_all(chat, store, _refine_requests(questions), lambda _, text: read_refined(text))
+
+    def request(asked: SourceQuestion) -> ChatRequest:
+        text = prompt("refine", max_words=MAX_WORDS, question=asked.question, options="\n".join(asked.options))
+        return ChatRequest(step="refine", text=text, subject=asked.question_id, max_new_tokens=200)
+
+    return ask_all(chat, store, map(request, questions), lambda _, text: read_refined(text))
 
 
 def remember(chat: ChatModel | None, store: Store, questions: Iterable[tuple[str, tuple[str, ...]]]) -> Remembered:
@@ -102,9 +107,3 @@ def _caption_requests(videos: Mapping[str, Clips]) -> Iterator[ChatRequest]:
 
 def _subject(video: str, clip: int) -> str:
     return f"{video}#{clip}"
-
-
-def _refine_requests(questions: Sequence[SourceQuestion]) -> Iterator[ChatRequest]:
-    for asked in questions:
-        text = prompt("refine", max_words=MAX_WORDS, question=asked.question, options="\n".join(asked.options))
-        yield ChatRequest(step="refine", text=text, subject=asked.question_id, max_new_tokens=200)

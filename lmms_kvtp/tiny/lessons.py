@@ -43,7 +43,8 @@ class Coach:
         """Draw `count` questions about a video, of some kinds, with the letters of their options shuffled."""
         pool = [question for question in ask(script) if question.kind in kinds]
         there = Counter(question.kind for question in pool)
-        odds = np.array([self._need(question.kind) / there[question.kind] for question in pool])
+        need = {kind: EMPHASIS.get(kind, 1.0) * (1.15 - self.accuracy[kind]) for kind in there}
+        odds = np.array([need[question.kind] / there[question.kind] for question in pool])
         chosen = self.rng.choice(len(pool), count, p=odds / odds.sum())
         return [pool[i].with_answer_at(LETTERS[self.rng.integers(4)]) for i in chosen]
 
@@ -51,9 +52,6 @@ class Coach:
         """Take in which answers were right."""
         for question, hit in zip(questions, right.tolist(), strict=True):
             self.accuracy[question.kind] += 0.02 * (hit - self.accuracy[question.kind])
-
-    def _need(self, kind: str) -> float:
-        return EMPHASIS.get(kind, 1.0) * (1.15 - self.accuracy[kind])
 
 
 def right_letters(logits: Tensor, targets: Tensor) -> Tensor:

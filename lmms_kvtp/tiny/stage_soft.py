@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.embedded.draw import SHAPES
 from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, ScriptQuestion
-from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES, Script
+from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES
 from lmms_kvtp.tiny.language import SUFFIX, Asked, answer_logits, pack, word_id
 from lmms_kvtp.tiny.lessons import Coach, Riddler, Symbols, right_letters, sketch, symbols
 from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
@@ -144,7 +144,8 @@ def train_soft(
             video = nothing
             text = pack(tokenizer, [[riddler.draw(stage.bare) for _ in range(stage.riddles)]], 1, suffix)
         else:
-            scripts = _scripts(dice, stage)
+            length = int(dice.integers(stage.frames[0], stage.frames[1] + 1))
+            scripts = [sketch(dice, length, int(dice.integers(3, 5)) if length > 15 else 3) for _ in range(stage.batch)]
             drawn = [coaches[mode].draw(script, stage.questions, stage.kinds) for script in scripts]
             questions = [question for row in drawn for question in row]
             asked = [[say(question, mode, stage.bare) for question in row] for row in drawn]
@@ -166,8 +167,3 @@ def train_soft(
             words = {f"say_{kind}": value for kind, value in coaches[SPOKEN].accuracy.items()}
             words |= {f"choose_{kind}": value for kind, value in coaches[CHOSEN].accuracy.items()}
             log.add(name, step, loss=loss.item(), riddle=riddler.accuracy, **coaches[LETTERED].accuracy, **words)
-
-
-def _scripts(dice: np.random.Generator, stage: SoftStage) -> list[Script]:
-    length = int(dice.integers(stage.frames[0], stage.frames[1] + 1))
-    return [sketch(dice, length, int(dice.integers(3, 5)) if length > 15 else 3) for _ in range(stage.batch)]

@@ -42,13 +42,9 @@ LIMITS = {
     "files that are neither components nor __init__": 175,
     "files below 50 lines that are neither components, bases nor commands": 0,
     "floors of imports": 11,
-    "lines of production code": 26_600,
+    "lines of production code": 26_500,
 }
-"""A later change may raise one, and says here why.
-
-The finished house had 26,499 lines; KVTP's data rules (`skvqa filter`, `TrainingRule`, the paper's form of scores) are
-the rest.
-"""
+"""A later change may raise one, and says here why."""
 
 
 def sources() -> list[Path]:
@@ -243,3 +239,11 @@ def test_no_test_imports_a_private_name(path):
         "lmms_kvtp.__main__.main",
         "lmms_kvtp.__main__.COMMANDS",
     }
+
+
+def test_every_benchmark_finds_what_it_imports():
+    scripts = [str(path) for path in sorted((ROOT / "benchmarks").glob("*.py"))]
+    program = "import runpy, sys\nsys.path.insert(0, sys.argv[1])\nfor path in sys.argv[2:]: runpy.run_path(path)"
+    command = [sys.executable, "-c", program, str(ROOT / "benchmarks"), *scripts]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from lmms_kvtp.predictor.examples import FrameCountError, TrainingRule, labels_of, read_examples, synthetic
+from lmms_kvtp.predictor.examples import FrameCountError, labels_of, read_examples, synthetic
+from lmms_kvtp.skvqa.stats import Criteria
 
 
 def index(folder, *entries):
@@ -77,7 +78,7 @@ def test_scores_of_another_number_of_frames_are_refused(tmp_path):
         labels_of(example, torch.arange(6.0))
 
 
-RULE = TrainingRule(beta=2.0, min_frames=64)
+CHECK = Criteria(beta=2.0, min_frames=64).check_training
 LINE = {"video": "a.mp4", "question": "Who?", "clip_scores": [5.0, *[0.0] * 7], "num_frames": 64}
 
 
@@ -92,11 +93,11 @@ LINE = {"video": "a.mp4", "question": "Who?", "clip_scores": [5.0, *[0.0] * 7], 
 def test_lines_that_are_not_for_training_are_refused_unless_asked_for(tmp_path, changes, reason):
     path = index(tmp_path, {**LINE, "split": "training", "sparsity": 2.0}, {**LINE, "sparsity": 2.0, **changes})
     with pytest.raises(ValueError, match=reason):
-        read_examples(path, tmp_path, rule=RULE)
+        read_examples(path, tmp_path, check=CHECK)
     [both] = read_examples(path, tmp_path)
     assert len(both.questions) == 2
 
 
 def test_lines_without_a_split_are_the_users_own(tmp_path):
     short = {**LINE, "clip_scores": [5.0], "num_frames": 8}
-    assert len(read_examples(index(tmp_path, short), tmp_path, rule=RULE)) == 1
+    assert len(read_examples(index(tmp_path, short), tmp_path, check=CHECK)) == 1
