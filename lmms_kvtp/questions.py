@@ -138,7 +138,8 @@ def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -
         options: with or without letters.
         max_words: > 0; the stem itself is never cut.
     """
-    asked = " ".join(_without(_INSTRUCTION, [part for part in _SENTENCE.split(stem) if part.strip()]))
+    sentences = [part for part in _SENTENCE.split(stem) if part.strip()]
+    asked = " ".join([part for part in sentences if not _INSTRUCTION.search(part)] or sentences)
     for pattern in (_LABEL, _SOURCE, _POSITION):
         shorter = pattern.sub("", asked)
         asked = shorter if re.search(r"\w{2,}.*\w{2,}", shorter) else asked
@@ -149,11 +150,6 @@ def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -
         longest -= 1
         choices = [" ".join(choice.split()[:longest]) for choice in choices]
     return with_choices(asked[:1].upper() + asked[1:], choices)
-
-
-def _without(pattern: re.Pattern[str], sentences: Sequence[str]) -> Sequence[str]:
-    kept = [sentence for sentence in sentences if not pattern.search(sentence)]
-    return kept or sentences
 
 
 def _bare(option: str) -> str:

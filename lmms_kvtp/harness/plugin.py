@@ -153,6 +153,8 @@ def _add_tasks(tasks: Any) -> None:
         check_harness()
         _set_environment()
         config = config_theirs(self, name)
+        if check := getattr(config.get("process_docs"), "check", None):
+            check()  # what a task needs besides its data set, before the harness downloads that
         base = config.pop("base_task", None)
         return config if base is None else _override(get_config(self, base), config)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lmms_eval.models  # noqa: F401  (loads all plug-ins, which add their tasks, ours among them)
 from lmms_eval.tasks import TaskManager, get_task_dict
+from tenacity import RetryError
 
 from lmms_kvtp.run.asks import IN_MEMORY, name_visuals, read_visuals
 
@@ -35,10 +36,19 @@ def media_of(tasks: str, limit: int | None = None) -> list[Media]:
         limit: only the first so many questions of each.
 
     Raises:
-        LookupError: the harness knows no such task, and the message has near names; or none is named.
+        LookupError: the harness knows no such task, and the message has near names; or none is named; or a data set
+            is not to be had.
     """
     names, manager = check_tasks(tasks)
-    return [_media(name, task, limit) for name, task in _tasks(get_task_dict(names, manager))]
+    try:
+        found = get_task_dict(names, manager)
+    except RetryError as error:
+        reason = str(error.last_attempt.exception()).partition("\n")[0].rstrip(".:")
+        raise LookupError(
+            f"the data of {tasks} is not to be had: {reason}. It is looked for below HF_HOME and on the hub: connect, "
+            "log in (`hf auth login`), or copy it there"
+        ) from error
+    return [_media(name, task, limit) for name, task in _tasks(found)]
 
 
 def check_tasks(tasks: str) -> tuple[list[str], TaskManager]:

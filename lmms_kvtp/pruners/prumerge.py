@@ -93,7 +93,8 @@ def enrich(
         frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
         cosines = _cosines(keys[part], frame, patch)
         broken[packed.frame[kept], patch] = torch.isnan(cosines).any(dim=1)
-        near = _nearest(cosines, patch, neighbours)
+        cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
+        near = cosines.topk(min(neighbours, tokens.capacity - 1), dim=1).indices
         rows = _enriched(tokens.embeds[part], attention[part], near, frame, patch)
         packed.embeds[kept] = rows.to(packed.embeds.dtype)
         owner[part] = _owners(owner[part], near, frame, patch, apart[patch].gather(1, near), kept.start)
@@ -104,11 +105,6 @@ def enrich(
 def _cosines(keys: Float[Tensor, "F N C"], frame: Int[Tensor, " K"], patch: Int[Tensor, " K"]) -> Float[Tensor, "K N"]:
     unit = F.normalize(keys.float(), dim=-1)
     return (unit @ unit.transpose(1, 2))[frame, patch]
-
-
-def _nearest(cosines: Float[Tensor, "K N"], patch: Int[Tensor, " K"], neighbours: int) -> Int[Tensor, "K n"]:
-    cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
-    return cosines.topk(min(neighbours, cosines.shape[1] - 1), dim=1).indices
 
 
 def _enriched(

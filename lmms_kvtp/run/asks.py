@@ -104,7 +104,7 @@ def read_question(prompt: str, doc: Mapping[str, Any], doc_key: str) -> Question
         stem = doc["question"]
     given = doc.get("options")
     if isinstance(given, list | tuple) and all(isinstance(option, str) for option in given):
-        options = tuple(_without_letter(option) for option in given)
+        options = tuple((match[2] if (match := OPTION.match(option)) else option).strip() for option in given)
     spans = doc.get("spans")
     return Question(
         prompt=prompt,
@@ -124,8 +124,3 @@ def split_prompt(prompt: str) -> tuple[str, tuple[str, ...]]:
         return prompt, ()
     text = "\n".join(line for line, match in zip(prompt.splitlines(), matches, strict=True) if not match)
     return text, tuple(match[2].strip() for match in matches if match)
-
-
-def _without_letter(option: str) -> str:
-    match = OPTION.match(option)
-    return match[2].strip() if match else option.strip()

@@ -150,13 +150,16 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         if key.split(".")[0] in PARTS or key == "keep_ratio":
             method[key] = value
         elif key in ONLY:
-            _check_only(key, value)
+            possible, reason = ONLY[key]
+            if value not in possible:
+                raise ValueError(f"{key}={value} is not possible, only {key}={possible[0]}: {reason}")
         elif key in WITHOUT_EFFECT:
             pass
         elif key not in plain:
             raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, 'keep_ratio'])}")
         else:
-            group, name = owner["device" if _is_one_device(key, value) else key]
+            one_device = key == "device_map" and str(value).split(":")[0] in ("cuda", "cpu", "mps")
+            group, name = owner["device" if one_device else key]
             parsed = parse(get_type_hints(GROUPS[group])[name], value, key)
             if values[group].setdefault(name, parsed) != parsed:
                 raise ValueError(f"{key}={value} contradicts {name}={values[group][name]}, the same setting; pass one")
@@ -180,16 +183,6 @@ def check_arguments(given: Sequence[str]) -> None:
         folder = find_folder(name, revision)
         read_config(folder)
         weight_files(folder)
-
-
-def _is_one_device(key: str, value: Any) -> bool:
-    return key == "device_map" and str(value).split(":")[0] in ("cuda", "cpu", "mps")
-
-
-def _check_only(key: str, value: Any) -> None:
-    possible, reason = ONLY[key]
-    if value not in possible:
-        raise ValueError(f"{key}={value} is not possible, only {key}={possible[0]}: {reason}")
 
 
 def _check_together(run: Mapping[str, Any], load: Mapping[str, Any]) -> None:

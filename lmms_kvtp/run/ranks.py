@@ -38,7 +38,8 @@ def share_out(asks: Mapping[int, Ask]) -> tuple[dict[Place, Ask], list[Ask]]:
     Args:
         asks: questions that the harness gave to this rank, by their number.
     """
-    can_go = {i: replace(ask, load=partial(list, ask.visuals)) for i, ask in asks.items() if _can_travel(ask)}
+    files = {i: ask for i, ask in asks.items() if not any(map(IN_MEMORY.match, ask.visuals))}  # images in memory stay
+    can_go = {i: replace(ask, load=partial(list, ask.visuals)) for i, ask in files.items()}
     gathered = gather([(i, ask.visuals, can_go.get(i)) for i, ask in asks.items()])
     rank = own_rank()
     known = {(owner, i): ask for owner, theirs in enumerate(gathered) for i, _, ask in theirs if ask}
@@ -87,8 +88,3 @@ def divide(asked: Sequence[Sequence[tuple[int, tuple[str, ...], bool]]]) -> list
         owner |= dict.fromkeys(places, rank)
     order = [(rank, i) for rank, questions in enumerate(asked) for i, _, _ in questions]
     return [[place for place in order if owner[place] == rank] for rank in range(len(asked))]
-
-
-def _can_travel(ask: Ask) -> bool:
-    """Tell whether another rank can load the visuals; images in memory stay where they are."""
-    return not any(IN_MEMORY.match(path) for path in ask.visuals)

@@ -120,7 +120,7 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
     accuracy = evaluate(student, siglip, letters, range(plan.held_out), "val", device, log)
     report = {
         **stages.stamp,
-        "code": _code(),
+        "code": f"{__version__} at {tree().get('commit', 'an unknown commit')}",
         "torch": torch.__version__,
         "device": str(device),
         "threads": torch.get_num_threads(),
@@ -217,9 +217,3 @@ def _digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(part.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _code() -> str:
-    """Name the git commit of a source checkout, else the version of the package."""
-    commit = tree().get("commit")
-    return f"{__version__} at {commit}" if commit else __version__

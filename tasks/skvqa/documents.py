@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,41 @@ SOURCES: Mapping[str, Source] = {
 }
 
 
-def documents(dataset: str, full: bool, rows: Any) -> Any:
-    """Make the documents of a task: those that meet the criteria, or all, with spans and sparsity where known.
+@dataclass(frozen=True)
+class Documents:
+    """The documents of a task, for `process_docs`: those that meet the criteria, or all, with what the index knows."""
 
-    Raises:
-        NoIndexError: there is no index; the message names the ways on.
-        IndexFileError: it is damaged, or of another data set or version.
-        LookupError: the index has none of the data set's questions.
-        FileNotFoundError: videos are missing; the message lists them.
-    """
-    try:
-        return _documents(dataset, full, rows)
-    except (LookupError, ValueError, OSError) as error:
-        logger.error(error)  # the harness retries, and then reports a RetryError without the reason
-        raise
+    dataset: str
+    full: bool = False
+
+    def check(self) -> None:
+        """Look for the index; the plug-in does so before the harness downloads a data set, which is in vain without.
+
+        Raises:
+            NoIndexError: there is none; the message names the ways on.
+            FileNotFoundError: the setting names a place without one.
+        """
+        if not self.full:
+            locate_index(self.dataset)
+
+    def __call__(self, rows: Any) -> Any:
+        """Choose the documents, and add spans and sparsity where known.
+
+        Raises:
+            NoIndexError: as `check`.
+            IndexFileError: the index is damaged, or of another data set or version.
+            LookupError: the index has none of the data set's questions.
+            FileNotFoundError: videos are missing; the message lists them.
+        """
+        try:
+            return _documents(self.dataset, self.full, rows)
+        except (LookupError, ValueError, OSError) as error:
+            _say(str(error))
+            raise
+
+
+_say = cache(logger.error)
+"""Once: the harness tries five times, and then reports a RetryError without the reason."""
 
 
 def _documents(dataset: str, full: bool, rows: Any) -> Any:
@@ -144,14 +165,9 @@ def _folder(dataset: str) -> Path:
     return Path(home).expanduser() / SOURCES[dataset].folder
 
 
-Documents = Callable[[Any], Any]
-
-videomme: Documents = partial(documents, "videomme", False)
-videomme_full: Documents = partial(documents, "videomme", True)
-egoschema: Documents = partial(documents, "egoschema", False)
-egoschema_full: Documents = partial(documents, "egoschema", True)
-nextqa: Documents = partial(documents, "nextqa", False)
-nextqa_full: Documents = partial(documents, "nextqa", True)
+videomme, videomme_full = Documents("videomme"), Documents("videomme", full=True)
+egoschema, egoschema_full = Documents("egoschema"), Documents("egoschema", full=True)
+nextqa, nextqa_full = Documents("nextqa"), Documents("nextqa", full=True)
 
 videomme_video: Callable[[Doc], list[str]] = partial(video, "videomme")
 egoschema_video: Callable[[Doc], list[str]] = partial(video, "egoschema")

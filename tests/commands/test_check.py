@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import lookalike
+from lmms_eval.api.task import ConfigurableTask
+from tenacity import wait_none
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.forecast.forecast import forecast
@@ -98,6 +100,28 @@ def test_an_unknown_task_is_named_with_near_ones(task, capsys):
     with pytest.raises(SystemExit):
         main(["check", "--tasks", "xyz", "--model_args", "pretrained=tiny"])
     assert "no task named 'xyz'; `lmms-eval tasks` lists them" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_data_set_that_is_not_to_be_had_is_one_line(task, capsys, monkeypatch):
+    (Path.cwd() / "docs.jsonl").unlink()
+    monkeypatch.setattr(ConfigurableTask.download.retry, "wait", wait_none())
+    with pytest.raises(SystemExit):
+        main(["check", "--tasks", "lookalike_check", "--model_args", "pretrained=tiny"])
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lmms-kvtp check: ")]
+    assert "the data of lookalike_check is not to be had: " in line and "docs.jsonl" in line
+    assert line.endswith("below HF_HOME and on the hub: connect, log in (`hf auth login`), or copy it there")
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_index_is_looked_for_before_anything_is_downloaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("LMMS_KVTP_SKVQA_INDEX", raising=False)
+    monkeypatch.setenv("LMMS_KVTP_HOME", str(tmp_path))
+    monkeypatch.setattr(ConfigurableTask, "download", lambda *_: pytest.fail("it was downloaded"))
+    for tasks in ("skvqa_nextqa", "skvqa"):
+        with pytest.raises(SystemExit):
+            main(["check", "--tasks", tasks, "--model_args", "pretrained=tiny"])
+        assert capsys.readouterr().err.count("no SparseKV-QA index of ") == 1
 
 
 @pytest.mark.parametrize(

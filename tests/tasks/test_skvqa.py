@@ -12,6 +12,7 @@ from helpers.skvqa_entries import long_entry
 from helpers.skvqa_lookalikes import egoschema_rows, nextqa_rows, videomme_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from loguru import logger
 
 from lmms_kvtp.skvqa import task_index as find
 from lmms_kvtp.skvqa.index import IndexFileError, to_bytes, write_entries
@@ -114,6 +115,16 @@ def test_without_an_index_the_message_names_the_ways_on(home: Path) -> None:
         assert cost in str(error.value)
     assert "186 + 45 dollars at 2.5 and 10 dollars a million" in str(error.value)
     assert "LMMS_KVTP_SKVQA_INDEX" in str(error.value)
+
+
+def test_a_reason_is_told_once_however_often_the_harness_tries(home: Path) -> None:
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(message.record["message"]), level="ERROR")
+    for _ in range(3):
+        with pytest.raises(NoIndexError):
+            documents.egoschema(rows("egoschema"))
+    logger.remove(sink)
+    assert len(told) == 1 and told[0].startswith("no SparseKV-QA index of egoschema")
 
 
 def test_the_index_may_be_named_as_file_or_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
