@@ -15,8 +15,23 @@ from lmms_kvtp.run.asks import Ask, name_visuals, read_question
 from lmms_kvtp.settings import parse
 from lmms_kvtp.types import GenerationOptions
 
+log = logging.getLogger(__name__)
+
 PADDING = "__padding_only__"
 """Mark of requests that only even out the ranks; nobody reads their answers."""
+HONOURED = ("max_new_tokens", "temperature", "top_p", "num_beams", "do_sample", "until", "seed")
+OF_SAMPLING = ("top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Settings of transformers that greedy decoding does not read."""
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "num_return_sequences": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "use_cache": (True,),
+}
+"""Values with which settings of transformers change nothing."""
 
 
 def is_padding(request: Any) -> bool:
@@ -49,23 +64,6 @@ def read_ask(
 def document_key(task: str, doc_id: object, doc: Mapping[str, Any]) -> str:
     """Name a document within a run; our own tasks look its cost up by this."""
     return str(doc.get("kvtp_id") or f"{task}/{doc_id}")
-
-
-log = logging.getLogger(__name__)
-
-HONOURED = ("max_new_tokens", "temperature", "top_p", "num_beams", "do_sample", "until", "seed")
-OF_SAMPLING = ("top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""Settings of transformers that greedy decoding does not read."""
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "no_repeat_ngram_size": (0,),
-    "num_return_sequences": (1,),
-    "top_k": (0, -1),
-    "min_p": (0,),
-    "use_cache": (True,),
-}
-"""Values with which settings of transformers change nothing."""
 
 
 def read_options(settings: Mapping[str, Any], defaults: GenerationOptions) -> GenerationOptions:

@@ -13,10 +13,14 @@ from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Turn
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import Store
 
+log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+REPAIRS = 1
+TELL_EVERY = 200
+"""Calls between two lines of progress in the log."""
 SLACK = 1.5
 """Most words of a refined question, over those that were asked for."""
-
-
 _PAIR = re.compile(r"\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\]\s*:\s*(\d)\b")
 _PAPER = re.compile(rf"\{{\s*{_PAIR.pattern}(\s*,\s*{_PAIR.pattern})*\s*\}}")
 
@@ -103,14 +107,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise AnswerError("a key occurs twice")
     return found
-
-
-A = TypeVar("A")
-REPAIRS = 1
-TELL_EVERY = 200
-"""Calls between two lines of progress in the log."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

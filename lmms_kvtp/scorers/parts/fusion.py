@@ -16,6 +16,8 @@ from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
 
+logger = logging.getLogger(__name__)
+
 SETTINGS, WEIGHTS = "fusion.json", "fusion.safetensors"
 """Names of a trained head's files, which lie beside those of the image-text model."""
 
@@ -145,7 +147,6 @@ def pool_clips(
     return torch.sum(weighted, dim=-1)
 
 
-logger = logging.getLogger(__name__)
 Logits = Callable[[Float[Tensor, "T E"], Float[Tensor, "q F"]], Float[Tensor, "q T"]]
 
 
