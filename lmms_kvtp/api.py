@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any, get_type_hints
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.method import KVTP, Method, build_method
+from lmms_kvtp.method import KVTP, Method, build_method, check_predictor, defaults_of
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import near
@@ -69,7 +69,8 @@ class Model:
     def method(self, settings: str | Mapping[str, Any] = "") -> Method:
         """Build the method that `settings` describe; raises as `answers` does."""
         chosen = pairs(settings) if isinstance(settings, str) else settings
-        method = build_method(chosen, {**KVTP, "encoder.pretrained": self.vlm.default_encoder})
+        method = build_method(chosen, defaults_of(self.vlm))
+        check_predictor(method, self.vlm, str(chosen.get("scorer", KVTP["scorer"])))
         same = [encoder for encoder in self._encoders if encoder == method.encoder]
         if not same:
             self._encoders.append(method.encoder)

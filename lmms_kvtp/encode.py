@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from lmms_kvtp.cost.flops import projector_flops, vision_flops
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.own import OwnTower, encoder_flops
 from lmms_kvtp.method import Method
 from lmms_kvtp.pruners.parts.packing import refuse_broken
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -53,6 +56,8 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     needs: dict[FrameEncoder, frozenset[str]] = {}
     for method in methods:
         needs[method.encoder] = needs.get(method.encoder, frozenset()) | method.needs
+    flops_of = partial(encoder_flops, pool=vlm.pool, own=vlm.vision)
+    own_tower = any(isinstance(encoder, OwnTower) and wanted for encoder, wanted in needs.items())
     # the model's stages are shared by all methods; an encoder's are charged only to those that use it
     meter, own = Meter(vlm.device), {encoder: Meter(vlm.device) for encoder in needs}
     tokens: list[FrameTokens] = []
@@ -63,14 +68,15 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             frames.pixels(vlm.pixel_spec, vlm.device)
         count = len(frames.times)
         with meter.stage("vision", vision_flops(vlm.vision, count)):
-            seen = vlm.see(frames)
+            with vlm.watch_tower() if own_tower else nullcontext([]) as inside:
+                seen = vlm.see(frames)
             tokens.append(vlm.project(seen))
-        frames = frames.seen(seen)
+        frames = frames.seen(seen, inside)
         for encoder, wanted in needs.items():
-            with own[encoder].stage("encoder", encoder.flops(count, wanted, vlm.pool) if wanted else 0):
+            with own[encoder].stage("encoder", flops_of(encoder, count, wanted) if wanted else 0):
                 part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
             features[encoder].append(part)
-        del frames, seen  # before the next chunk is decoded
+        del frames, seen, inside  # before the next chunk is decoded
     joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
     refuse_broken(joined)
     # an encoder may have a device of its own; pruners hold features against tokens
@@ -80,7 +86,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     for method in methods:
         spent, seconds, flops = own[method.encoder], dict(meter.seconds), dict(meter.flops)
         if method.needs:
-            alone = method.encoder.flops(joined.num_frames, method.needs, vlm.pool)
+            alone = flops_of(method.encoder, joined.num_frames, method.needs)
             seconds |= spent.seconds
             flops["encoder"] = spent.flops.get("encoder", 0) if alone is None else alone
         seen_by = described[method.encoder]

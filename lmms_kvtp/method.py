@@ -1,23 +1,33 @@
 """A method: the parts that run, with their settings, built from --model_args."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import BudgetAllocator
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.own import OwnTower
+from lmms_kvtp.encoders.parts.predictor import TINY_SHARED, TrainedPredictor, find_predictor, is_predictor
 from lmms_kvtp.layer_pruning.base import LayerPruner
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
-from lmms_kvtp.presets import WORDS
+from lmms_kvtp.presets import SHARED, WORDS
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.resolve import available, near, resolve
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.settings import parse
+from lmms_kvtp.shipped import TINY
 from lmms_kvtp.types import ADDED
+
+if TYPE_CHECKING:
+    from lmms_kvtp.vlms.base import VideoVLM
+
+logger = logging.getLogger(__name__)
 
 PARTS: dict[str, tuple[str, type[Any]]] = {
     "encoder": ("lmms_kvtp.encoders", FrameEncoder),
@@ -30,12 +40,14 @@ PARTS: dict[str, tuple[str, type[Any]]] = {
 
 KVTP = {
     "encoder": "siglip",
-    "scorer": "similarity",
+    "scorer": "kvtp",
     "allocator": "softmax",
     "pruner": "prumerge",
     "keep_ratio": "0.2",
 }
 """Settings of KVTP with PruMerge at 20 %, the paper's headline row: the default of the wrapper."""
+PREDICTOR = "predictor"
+"""Setting that names a trained predictor; `none` for the encoder as it is."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Method:
     """Part that drops more of the tokens between the layers of the language model."""
     keep_ratio: float = 1.0
     """Vision tokens that enter the language model over those of the unpruned model, in (0, 1]."""
+    predictor: TrainedPredictor | None = None
+    """Trained predictor that scorer and encoder are of; without one nothing here is called KVTP."""
 
     def __post_init__(self) -> None:
         """Refuse a ratio outside (0, 1], and parts that need what the encoder cannot give."""
@@ -105,11 +119,15 @@ class Method:
             cls = type(component)
             settings = {f.name: getattr(component, f.name) for f in fields(component)} if is_dataclass(cls) else {}
             parts[part] = {"class": f"{cls.__module__}:{cls.__name__}", **settings}
-        return parts | {"keep_ratio": self.keep_ratio}
+        predictor = self.predictor.describe() if self.predictor else None
+        return parts | {"keep_ratio": self.keep_ratio, PREDICTOR: predictor}
 
 
 def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Method:
-    """Build a method from `<part>=name` and `<part>.<field>=value` settings.
+    """Build a method from `<part>=name` and `<part>.<field>=value` settings, and `predictor=NAME`.
+
+    Where the scorer is KVTP's and no predictor is found, the encoder scores the frames alone, without untrained head.
+    Where nothing but attention and keys is read and no encoder is named, they are those of the model's own tower.
 
     Args:
         settings: what the user asked for; text values are read by the type of their field.
@@ -121,6 +139,7 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
         LookupError: an unknown part, field or component, with near matches.
     """
     defaults = {"layer_pruning": "none", **defaults}
+    settings, predictor = with_predictor(settings, defaults)
     names = {part: str(settings.get(part, defaults.get(part))) for part in PARTS}
     words = [WORDS[part][name] for part, name in names.items() if name in WORDS.get(part, {})]
     names |= {part: name for word in words for part, name in word.brings.items() if part not in settings}
@@ -130,13 +149,99 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
         if "." in key and names[key.split(".")[0]] == str(defaults.get(key.split(".")[0]))
     }
     merged = {**inherited, **settings}
-    known = [*PARTS, "keep_ratio"]
+    known = [*PARTS, "keep_ratio", PREDICTOR]
     for key in merged:
         if key.split(".")[0] not in known:
             raise LookupError(f"unknown setting {key!r}; {near(key, known)}")
-    parts = {part: build_part(part, names[part], merged) for part in PARTS}
+    parts = {part: build_part(part, names[part], merged) for part in PARTS if part != "encoder"}
+    reads = (parts["scorer"].needs | parts["pruner"].needs) - ADDED
+    if reads and reads <= OwnTower.provides and not any(key.partition(".")[0] == "encoder" for key in settings):
+        names["encoder"], merged = "own", {key: value for key, value in merged.items() if key[:8] != "encoder."}
+    parts["encoder"] = build_part("encoder", names["encoder"], merged)
     ratio = parse(float, str(settings.get("keep_ratio", defaults.get("keep_ratio", 1.0))), "keep_ratio")
-    return Method(**parts, keep_ratio=ratio)
+    return Method(**parts, keep_ratio=ratio, predictor=predictor)
+
+
+def with_predictor(
+    settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], TrainedPredictor | None]:
+    """Replace `predictor=`, and what else names a trained predictor, by the settings of parts that it stands for.
+
+    Returns:
+        The settings, and the predictor; None where the scorer reads none, or there is none.
+
+    Raises:
+        ValueError: there is no such predictor, or settings name two, or one that does not fit its encoder.
+    """
+    rest = {name: value for name, value in settings.items() if name != PREDICTOR}
+    scorer, encoder = (str(settings.get(part, defaults.get(part))) for part in ("scorer", "encoder"))
+    if scorer == SHARED and "encoder" not in settings:
+        encoder = "tower"
+    if scorer not in ("kvtp", SHARED):
+        return rest, None
+    named = {key: str(settings[key]) for key in (PREDICTOR, "scorer.checkpoint") if key in settings}
+    frames = str(settings.get("encoder.pretrained", ""))
+    if encoder == "tower":
+        named["encoder.pretrained"] = TINY_SHARED if frames in ("", TINY) else frames
+        if not frames and named.get(PREDICTOR, "none") != "none":
+            del named["encoder.pretrained"]
+    elif frames and is_predictor(frames):
+        named["encoder.pretrained"] = frames
+    elif not named and not frames and encoder == defaults.get("encoder") and defaults.get(PREDICTOR):
+        named[PREDICTOR] = str(defaults[PREDICTOR])
+    found = {key: find_predictor(name, key) for key, name in named.items() if name.lower() not in ("none", "")}
+    if len({predictor.folder.resolve() for predictor in found.values()}) > 1:
+        given = " and ".join(f"{key}={predictor.name}" for key, predictor in found.items())
+        raise ValueError(f"{given} name two predictors; give one, as {PREDICTOR}=")
+    if not found:
+        return {"scorer.fusion": False, **rest}, None
+    predictor = next(iter(found.values()))
+    for key, value in predictor.settings.items():
+        if key in rest and rest[key] != value and key not in found:
+            raise ValueError(f"{PREDICTOR}={predictor.name} has {key}={value}, not {rest[key]}; leave {key} out")
+    if not predictor.head:
+        rest = {"scorer.fusion": False, **rest}
+    return {**predictor.settings, **rest, "scorer": "kvtp"}, predictor
+
+
+def defaults_of(vlm: "VideoVLM") -> dict[str, str]:
+    """The wrapper's method with the encoder and the predictor that belong to a model."""
+    own = {PREDICTOR: TINY} if vlm.toy else {}
+    return {**KVTP, "encoder.pretrained": vlm.default_encoder, **own}
+
+
+def check_predictor(method: Method, vlm: "VideoVLM", scorer: str) -> None:
+    """Make sure that a predictor reads frames as in its training; warn where there is none, or none of its head.
+
+    Args:
+        method: built with `defaults_of` the model.
+        vlm: the model.
+        scorer: what was asked for; `similarity` wants no predictor.
+
+    Raises:
+        ValueError: the predictor is of other weights.
+    """
+    found = method.predictor
+    if found is None:
+        if scorer == KVTP["scorer"]:
+            warn(
+                "no trained predictor: the image-text encoder scores the frames as it is, and the row is called "
+                '"KVTP, untuned", which is not the method of the paper; give predictor=FOLDER, which '
+                "`lmms-kvtp train predictor` writes (docs/predictor.md), or name scorer=similarity"
+            )
+        return
+    if found.form == "shared":
+        found.check_frames(vlm.files, vlm.name)
+    elif found.form == "slim" and (weights := method.encoder.companion("model.safetensors")):
+        found.check_frames([weights], f"encoder.pretrained={getattr(method.encoder, 'pretrained', '')}")
+    if not found.head:
+        warn(f"predictor={found.name} has no fusion head: it scores each frame alone, as KVTP's release does")
+
+
+@cache
+def warn(message: str) -> None:
+    """Warn once in a process: a sweep builds many methods."""
+    logger.warning(message)
 
 
 def names_of(part: str) -> list[str]:

@@ -23,6 +23,8 @@ class Word:
     """Attributes of the component's class that read otherwise with these settings."""
 
 
+SHARED = "shared"
+
 WORDS = {
     "scorer": {
         "similarity": Word(
@@ -31,7 +33,7 @@ WORDS = {
             "Image-text logits of frame and question; of a question in several pieces, the best piece counts.",
             tells={"training_free": True},
         ),
-        "shared": Word(
+        SHARED: Word(
             "kvtp",
             {},
             "Relevance by a light head on the tower that the language model runs anyway, in the context of clip and "
@@ -79,13 +81,16 @@ FULL = "full"
 
 PRESETS = {
     "uniform": {"scorer": "uniform", "allocator": "uniform"},
-    "kvtp": {"scorer": "similarity", "allocator": "softmax"},
+    "kvtp": {"scorer": "kvtp", "allocator": "softmax"},
+    "similarity": {"scorer": "similarity", "allocator": "softmax"},
+    "shared": {"scorer": SHARED, "allocator": "softmax"},
     "oracle": {"scorer": "oracle", "allocator": "softmax"},
     "hard": {"scorer": "similarity", "allocator": "hard"},
     "aks": {"scorer": "similarity", "allocator": "aks"},
     "frames": {"scorer": "uniform", "allocator": "frames"},
 }
-"""Scorers and allocators that decide together how much each frame keeps, by short name."""
+"""Scorers and allocators that decide together how much each frame keeps, by short name. kvtp has a trained predictor,
+similarity the image-text encoder alone."""
 
 
 METHOD_HELP = "full, a pruner's name, kvtp+prumerge and the like, or name=value,... as in --model_args"

@@ -179,7 +179,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     @contextmanager
     def _running(self, requests: Sequence[Any]) -> Iterator[Session]:
         """Open the session of a run and record it in the results; where the run breaks off, show the way to go on."""
-        self._check_toy({request.task_name for request in requests})
+        self._check_tasks({request.task_name for request in requests})
         command = cli_arguments(requests)
         if self.session is None:
             forget()  # costs of an earlier run in this process
@@ -203,10 +203,18 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
             }
             publish(command, {**self.built.setup, **told})
 
-    def _check_toy(self, tasks: set[str]) -> None:
+    def _check_tasks(self, tasks: set[str]) -> None:
+        """Refuse answers that mean nothing: of the embedded model, and by a predictor that has seen the questions."""
         other = sorted(task for task in tasks if not task.startswith(EMBEDDED))
         if self.built.vlm.toy and other and not self.arguments.run.allow_toy:
             raise ValueError(
                 f"pretrained=tiny is a toy made for {EMBEDDED}; on {', '.join(other)} its answers mean nothing. "
                 "Name a real checkpoint, or set allow_toy=true"
+            )
+        predictor = self.built.method.predictor
+        seen = [task for task in other if predictor and predictor.has_seen(task)]
+        if predictor and seen and not self.arguments.run.allow_seen:
+            raise ValueError(
+                f"predictor={predictor.name} was trained on evaluation questions of {', '.join(seen)}, says its "
+                "training.json; train one on other data, or set allow_seen=true"
             )

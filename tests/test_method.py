@@ -37,16 +37,16 @@ def test_a_word_stands_for_a_component_and_a_number_beside_it_wins():
 
 
 def test_settings_of_a_word_in_the_defaults_never_reach_the_component_itself():
-    assert not build_method({}, KVTP).scorer.fusion
-    assert build_method({"scorer": "kvtp"}, KVTP).scorer.fusion
+    assert not build_method({}, {**KVTP, "scorer": "similarity"}).scorer.fusion
+    assert build_part("scorer", "kvtp").fusion
     assert build_method({"pruner": "prumerge"}, {**KVTP, "pruner": "prumerge_plus"}).pruner.spaced == 0
 
 
 def test_a_scorer_brings_the_encoder_that_it_goes_with_unless_another_is_named():
     defaults = {**KVTP, "encoder.pretrained": "somewhere"}
-    shared = build_method({"scorer": "shared", "encoder.pretrained": "predictor"}, defaults).encoder
-    assert type(shared).__name__ == "TowerEncoder" and shared.pretrained == "predictor"
-    assert build_method({"scorer": "shared"}, defaults).encoder.pretrained == "tiny"
+    shared = build_method({"scorer": "shared", "encoder.pretrained": "tiny_shared"}, defaults).encoder
+    assert type(shared).__name__ == "TowerEncoder" and shared.pretrained == "tiny_shared"
+    assert build_method({"scorer": "shared"}, defaults).encoder.pretrained == "tiny_shared"
     named = build_method({"scorer": "shared", "encoder": "siglip"}, defaults).encoder
     assert type(named).__name__ == "Siglip"
 

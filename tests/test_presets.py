@@ -32,9 +32,11 @@ def test_scorer_and_allocator_may_be_named() -> None:
 
 @pytest.mark.parametrize(("part", "word"), [(part, word) for part, words in WORDS.items() for word in words])
 def test_a_method_built_by_a_word_is_known_by_it(part: str, word: str) -> None:
-    described = build_method({part: word}, {**KVTP, "pruner": "random"}).describe()
+    own = {"predictor": "tiny_shared" if word == "shared" else "none"} if part == "scorer" else {}
+    described = build_method({part: word, **own}, {**KVTP, "pruner": "random"}).describe()
     assert word_of(part, described) == word
-    plain = build_method({part: WORDS[part][word].component}, {**KVTP, "pruner": "random"}).describe()
+    trained = {"predictor": "tiny"} if part == "scorer" else {}
+    plain = build_method({part: WORDS[part][word].component, **trained}, {**KVTP, "pruner": "random"}).describe()
     assert word_of(part, plain) == WORDS[part][word].component
 
 

@@ -16,6 +16,7 @@ from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.forecast.machine import device_memory
 from lmms_kvtp.forecast.models import BASE_224, SO400M_384, Encoder, Spec
 from lmms_kvtp.resolve import near
+from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.checkpoint.devices import Placement
@@ -98,6 +99,7 @@ def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomPart
         return RandomParts({"scorer": "shared", "encoder": "tower", **on}, spec.pixel_spec)
     sizes = {"so400m-384": SO400M_384, "base-224": BASE_224}[name]
     write_siglip(folder, sizes)
+    FusionHead().save(folder)
     return RandomParts({"encoder": "siglip", **on}, ResizedPixels((sizes.vision.image_size, sizes.vision.image_size)))
 
 
@@ -124,3 +126,4 @@ def _write_shared(folder: Path, vision: VisionShape, positions: int = 64) -> Non
     TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
     tower = build_text_tower(text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)))
     save_text_side(folder, tower, tokenizer, scale=2.0, bias=-10.0)
+    FusionHead().save(folder)

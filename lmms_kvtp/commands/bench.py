@@ -167,6 +167,7 @@ def _random(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.bench.waterfall import stage_floors, waterfall
     from lmms_kvtp.forecast.machine import matrix_rate
     from lmms_kvtp.forecast.models import find_spec
+    from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.vlms.llava_video import LoadOptions
 
@@ -180,7 +181,8 @@ def _random(arguments: argparse.Namespace) -> str:
     cost, frame = median_cost(runs), preprocess_seconds(vlm.pixel_spec)
     rate = matrix_rate(vlm.device, vlm.dtype)
     lines = [
-        f"{spec.name} with random weights, {arguments.frames} frames, {arguments.method}, encoder {arguments.encoder}, "
+        f"{spec.name} with random weights, {arguments.frames} frames, {row_name(arguments.method, method.describe())}, "
+        f"encoder {arguments.encoder}, "
         f"{vlm.dtype} on {vlm.device}; medians of {len(runs)}",
         f"matrix products: {_rate(rate, torch.get_num_threads())}",
         f"kept: {cost.tokens_kept} of {cost.tokens_before} tokens",

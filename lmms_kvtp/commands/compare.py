@@ -29,6 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.compare.measure import FULL, measure, read
     from lmms_kvtp.compare.page import Worst, to_html
     from lmms_kvtp.compare.summary import HEADER, recommend, rows, summarize
+    from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.sampling import FrameOptions
@@ -41,7 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
     asked = read(arguments.data)
     settings = typed(["full", *named, *arguments.method], arguments.ratios)
     model = load(arguments.pretrained, dtype=arguments.dtype)
-    methods = {name: model.method(values) for name, values in settings.items()}
+    built = {name: model.method(values) for name, values in settings.items()}
+    methods = {row_name(name, method.describe()): method for name, method in built.items()}
     frames = FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps)
     outcomes, worst = [], Worst(arguments.worst)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.doctor.gates import examine
     from lmms_kvtp.doctor.synthetic import synthetic_exam
     from lmms_kvtp.leaderboard.gates import write_record
+    from lmms_kvtp.leaderboard.provenance import row_name
 
     model = load(arguments.model, **pairs(arguments.model_args))
     method = model.method(method_settings(arguments.method, arguments.keep_ratio))
@@ -50,7 +51,8 @@ def main(arguments: argparse.Namespace) -> int:
         gates.append(published_accuracy(arguments.baseline))
     rows = [[gate.name, SHOWN[gate.passed], gate.detail] for gate in gates]
     table = markdown(["gate", "", "what was found"], rows)
-    sys.stdout.write(f"{arguments.method} on {arguments.model}\n\n{table}\n")
+    name = row_name(arguments.method, method.describe())
+    sys.stdout.write(f"{name} on {arguments.model}\n\n{table}\n")
     if arguments.out:
         name = f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', arguments.method)}_gates.json"  # the leaderboard looks for it
         file = arguments.out if arguments.out.suffix == ".json" else arguments.out / name

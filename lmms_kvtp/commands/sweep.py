@@ -5,8 +5,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 import lmms_kvtp.tasks
 from lmms_kvtp.commands.arguments import at_least_one, ratios
@@ -14,6 +18,10 @@ from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.presets import FULL, PRESETS, settings_of
 
 METHODS = f"comma-separated: full, a pruner, PRESET+pruner ({', '.join(PRESETS)}), or scorer/allocator+pruner"
+
+
+LOG = "harness.log"
+"""File with the harness's own messages and tables, where a progress bar takes their place."""
 
 
 class SweepError(ValueError):
@@ -85,7 +93,9 @@ def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Variant]:
     return full + [Variant(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in dict.fromkeys(ratios)]
 
 
-def sweep(cells: Sequence[Variant], tasks: str, common: str, out: Path, limit: int | None = None) -> list[Run]:
+def sweep(
+    cells: Sequence[Variant], tasks: str, common: str, out: Path, limit: int | None = None, answers: int | None = None
+) -> list[Run]:
     """Answer for all cells in one pass, then let the harness score each from its journal; all in one process.
 
     Args:
@@ -94,6 +104,8 @@ def sweep(cells: Sequence[Variant], tasks: str, common: str, out: Path, limit: i
         common: `--model_args` of all cells.
         out: one folder per cell. Answers that are there already are not made again.
         limit: of questions per task.
+        answers: how many there will be, for a progress bar in place of the harness's messages, which then go to
+            `out/harness.log`.
 
     Raises:
         LookupError: no such task, component or argument.
@@ -115,10 +127,13 @@ def sweep(cells: Sequence[Variant], tasks: str, common: str, out: Path, limit: i
     (out / "cells.json").write_text(json.dumps(making, indent=1))
     first = {"model": "kvtp_sweep", "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
     before = _count_answers(out)
-    _harness(out / "sweep.yaml", [first])
+    bar = tqdm(total=answers, unit="answer", disable=answers is None)
+    _harness(out / "sweep.yaml", [first], bar)
     if _count_answers(out) == before:
-        raise SweepError(f"the pass over the videos made no answers in {out}; the harness's messages stand above")
-    _harness(out / "cells.yaml", reading)
+        where = "stand above" if bar.disable else f"stand in {out / LOG}"
+        raise SweepError(f"the pass over the videos made no answers in {out}; the harness's messages {where}")
+    _harness(out / "cells.yaml", reading, bar)
+    bar.close()
     return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
 
 
@@ -143,7 +158,15 @@ def _count_answers(out: Path) -> int:
     return sum(len(file.read_text(encoding="utf-8").splitlines()) - 1 for file in out.glob("*/journal/*.jsonl"))
 
 
-def _harness(file: Path, steps: Sequence[Mapping[str, object]]) -> None:
+def _harness(file: Path, steps: Sequence[Mapping[str, object]], bar: "tqdm[Any]") -> None:
+    """Run the harness; where the bar is shown, its messages go to a file, and the bar counts the journals' lines."""
     file.write_text(json.dumps(steps, indent=1))  # JSON is YAML
     command = [sys.executable, "-m", "lmms_eval", "--config", str(file), "--verbosity", "ERROR"]
-    subprocess.run(command, check=False)
+    if bar.disable:
+        subprocess.run(command, check=False)
+        return
+    with (file.parent / LOG).open("a") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)
+            bar.update(_count_answers(file.parent) - bar.n)

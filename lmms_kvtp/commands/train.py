@@ -16,7 +16,7 @@ from lmms_kvtp.device import find_device
 from lmms_kvtp.predictor.features import FeatureCache
 from lmms_kvtp.predictor.measure import MEASURES
 from lmms_kvtp.predictor.model import Objective
-from lmms_kvtp.predictor.recipe import Recipe
+from lmms_kvtp.predictor.recipe import PAPER, Recipe
 from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers, Towers
 from lmms_kvtp.predictor.train import train_predictor
 from lmms_kvtp.rendering import markdown
@@ -35,6 +35,16 @@ FIELDS: dict[type[Any], tuple[str, ...]] = {
     FusionHead: ("clip_size", "local_weight", "global_weight", "queries", "anchors"),
 }
 """Settings of `train predictor` that are arguments, by the class that has them."""
+
+
+class PaperRecipe(argparse.Action):
+    """Sets all that the paper's training has; flags behind it change it again."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Set the flags."""
+        setattr(namespace, self.dest, values)
+        for name, value in PAPER.items():
+            setattr(namespace, name, value)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +78,8 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
     lines = "train on evaluation lines of an index as well, and on lines that miss the paper's criteria"
     parser.add_argument("--any-lines", action="store_true", default=False, help=lines)
+    told = "the paper's training, eq. 4 to 11 as printed, in one word; flags behind it change it"
+    parser.add_argument("--recipe", choices=["paper"], action=PaperRecipe, help=told)
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
         hints, defaults, told = get_type_hints(cls), cls(), meanings(cls)

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write OUT/index.html and OUT/frames.png, and print the answers."""
     from lmms_kvtp.api import load
+    from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.presets import typed
     from lmms_kvtp.questions import Question, refine
     from lmms_kvtp.rendering import markdown
@@ -36,7 +37,8 @@ def main(arguments: argparse.Namespace) -> int:
     settings = typed(arguments.method or METHODS, [arguments.ratio])
     video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
     model = load(arguments.pretrained, dtype=arguments.dtype)
-    methods = {name: model.method(text) for name, text in settings.items()}
+    built = {name: model.method(text) for name, text in settings.items()}
+    methods = {row_name(name, method.describe()): method for name, method in built.items()}
     question = Question(arguments.question, refined=refine(arguments.question))
     found, frames = pictures(model.vlm, methods, video, question), small_frames(video)
     shown = most_telling(found, arguments.show)

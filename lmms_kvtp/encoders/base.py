@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,3 +65,19 @@ class FrameEncoder(RemembersTexts):
                 f"{type(self).__name__} does not provide {', '.join(sorted(missing))}; it has "
                 f"{', '.join(sorted(self.provides))}"
             )
+
+
+def mean_column(queries: Float[Tensor, "T P C"], keys: Float[Tensor, "T P C"], heads: int) -> Float[Tensor, "T P"]:
+    """Average the attention that each patch receives over heads and queries, one head's map in memory at a time."""
+    received = torch.zeros(queries.shape[:2], device=queries.device)
+    for query, key in zip(queries.chunk(heads, dim=-1), keys.chunk(heads, dim=-1), strict=True):
+        scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # [T, P, P]
+        received += scores.softmax(dim=-1, dtype=torch.float32).mean(dim=1)
+    return received / heads
+
+
+def pool_patches(patches: Float[Tensor, "T P *C"], grid: tuple[int, int], pool: GridPool) -> Float[Tensor, "T N *C"]:
+    """Bring patches of the encoder's own grid to the language model's, in float32."""
+    frames, _, *channels = patches.shape
+    pooled = pool.pool_map(patches.float().reshape(frames, *grid, -1))
+    return pooled.view(frames, -1, *channels)

@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
-from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.base import FrameEncoder, mean_column, pool_patches
 from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape
 from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces, scaled_cosines
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
@@ -39,15 +39,6 @@ def outputs_of(*modules: nn.Module) -> Iterator[dict[nn.Module, Any]]:
         yield seen
 
 
-def mean_column(queries: Float[Tensor, "T P C"], keys: Float[Tensor, "T P C"], heads: int) -> Float[Tensor, "T P"]:
-    """Average the attention that each patch receives over heads and queries, one head's map in memory at a time."""
-    received = torch.zeros(queries.shape[:2], device=queries.device)
-    for query, key in zip(queries.chunk(heads, dim=-1), keys.chunk(heads, dim=-1), strict=True):
-        scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # [T, P, P]
-        received += scores.softmax(dim=-1, dtype=torch.float32).mean(dim=1)
-    return received / heads
-
-
 def projected_keys(attention: nn.MultiheadAttention, hidden: Float[Tensor, "T P C"]) -> Float[Tensor, "T P C"]:
     """Project patches to the keys that the pooling head compares with its probe."""
     _, weight, _ = attention.in_proj_weight.chunk(3)
@@ -60,13 +51,6 @@ def patches_in_joint_space(head: nn.Module, hidden: Float[Tensor, "T P C"]) -> F
     alone = hidden.flatten(0, 1)[:, None]  # [T*P, 1, C]
     embedded: Tensor = head(alone)
     return embedded.view(*hidden.shape[:2], -1)
-
-
-def pool_patches(patches: Float[Tensor, "T P *C"], grid: tuple[int, int], pool: GridPool) -> Float[Tensor, "T N *C"]:
-    """Bring patches of the encoder's own grid to the language model's, in float32."""
-    frames, _, *channels = patches.shape
-    pooled = pool.pool_map(patches.float().reshape(frames, *grid, -1))
-    return pooled.view(frames, -1, *channels)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.parts.predictor import TINY_SHARED, predictor_folder
 from lmms_kvtp.encoders.parts.text_side import TextSide, load_text_side
 from lmms_kvtp.encoders.parts.tower_head import TowerHead, load_tower_head
-from lmms_kvtp.shipped import TINY, checked, shipped_folder
+from lmms_kvtp.shipped import TINY
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 
@@ -99,7 +100,5 @@ class TowerEncoder(FrameEncoder):
 
     @cached_property
     def _folder(self) -> Path:
-        """Folder of the checkpoint; the files of the shipped one are checked."""
-        if self.pretrained == TINY:
-            return checked(shipped_folder("tiny_shared"), "embedded shared predictor", "encoder.pretrained")
-        return Path(self.pretrained)
+        """Folder of the checkpoint; the files of a shipped one are checked."""
+        return predictor_folder(TINY_SHARED if self.pretrained == TINY else self.pretrained, "encoder.pretrained")

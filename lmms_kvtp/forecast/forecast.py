@@ -19,6 +19,7 @@ from lmms_kvtp.cost.flops import (
 )
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.own import OwnTower, encoder_flops
 from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import text_flops
@@ -114,7 +115,7 @@ def forecast(
     for layer, left in method.layer_pruning.kept(kept):
         lengths[layer:] = [prompt - kept + left] * (len(lengths) - layer)
     role = torch.cat([lines.role, torch.full((text_tokens,), TEXT)])  # the question stands behind the video
-    helpers = _helpers(method, budgets, pool, spec.llm.hidden)
+    helpers = _helpers(method, budgets, pool, spec)
     if kept:
         helpers["layer_pruning"] = method.layer_pruning.flops(spec.llm, lengths, role)
     flops = {
@@ -140,14 +141,15 @@ def forecast(
     return Forecast(cost, unknown)
 
 
-def _helpers(method: Method, budgets: Tensor, pool: GridPool, hidden: int) -> dict[str, int | None]:
+def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Spec) -> dict[str, int | None]:
     """Operations of encoder, scorer and pruner; None where they are not known before they run."""
     rows, columns = pool.grid
-    tokens = FrameTokens(torch.empty(len(budgets), rows * columns, hidden, device="meta"), pool.grid)
+    tokens = FrameTokens(torch.empty(len(budgets), rows * columns, spec.llm.hidden, device="meta"), pool.grid)
     frames, needs = tokens.num_frames, method.needs
     sizes = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if needs else None
+    own = isinstance(method.encoder, OwnTower)
     if sizes is None:
-        encoder, width = method.encoder, 1
+        encoder, width = method.encoder, spec.vision.hidden if own else 1
     else:
         encoder = Sized(sizes, projected_keys=method.describe()["encoder"].get("key_source") == "projected")
         width = sizes.vision.hidden
@@ -157,12 +159,12 @@ def _helpers(method: Method, budgets: Tensor, pool: GridPool, hidden: int) -> di
     made = {name: torch.empty(shapes.get(name, patches), device="meta") for name in read}
     features = FrameFeatures(times=torch.empty(frames), **made)
     question = Question(prompt="?", stem="?")
-    if needs and sizes is None:
+    if needs and sizes is None and not own:
         return {"encoder": None, "scorer": None, "pruner": method.pruner.flops(tokens, features, budgets)}
     embedding = text_flops(replace(method, encoder=encoder), question)
     scoring = method.scorer.flops(features, question, encoder)
     return {
-        "encoder": encoder.flops(frames, needs, pool) if needs else 0,
+        "encoder": encoder_flops(encoder, frames, needs, pool=pool, own=spec.vision) if needs else 0,
         "scorer": None if embedding is None or scoring is None else embedding + scoring,
         "pruner": method.pruner.flops(tokens, features, budgets),
     }

@@ -38,7 +38,7 @@ def table(runs: Mapping[str, Run], partners: Mapping[str, str], kinds: Sequence[
         against = MISSING if run is full else str(difference(run, full))
         alone = str(difference(run, runs[partners[name]])) if name in partners else MISSING
         by_kind = [f"{e.mean:.0f} ± {e.stderr:.0f}" for e in (accuracy(run.of_kind(kind)) for kind in kinds)]
-        rows.append([name, f"{100 * kept(run):.1f} %", str(accuracy(run)), against, alone, *by_kind])
+        rows.append([run.title, f"{100 * kept(run):.1f} %", str(accuracy(run)), against, alone, *by_kind])
     return markdown(header, rows)
 
 
@@ -54,7 +54,7 @@ def seeds_table(seeds: Mapping[str, Mapping[str, Run]]) -> str:
         gaps = [difference(runs[name], next(iter(runs.values()))) for runs in seeds.values()]
         spread = max(e.mean for e in found) - min(e.mean for e in found)
         against = [MISSING] * len(gaps) if name == names[0] else [f"{gap.mean:+.1f} ± {gap.stderr:.1f}" for gap in gaps]
-        rows.append([name, *map(str, found), f"{spread:.1f}", *against])
+        rows.append([next(iter(seeds.values()))[name].title, *map(str, found), f"{spread:.1f}", *against])
     header = ["method", *seeds, "spread", *(f"against all tokens, {seed}" for seed in seeds)]
     return markdown(header, rows)
 

@@ -11,20 +11,22 @@ from lmms_kvtp.presets import word_of
 
 NAMES = {
     ("uniform", "uniform"): "",
-    ("similarity", "softmax"): "KVTP",
-    ("kvtp", "softmax"): "KVTP (trained)",
-    ("shared", "softmax"): "KVTP (shared tower)",
     ("oracle", "softmax"): "oracle",
+    ("similarity", "softmax"): "KVTP, untuned",
     ("similarity", "hard"): "hard key frames",
-    ("similarity", "kvtp_release"): "KVTP as released",
+    ("similarity", "kvtp_release"): "KVTP as released, untuned",
+    ("kvtp", "softmax"): "KVTP",
+    ("kvtp", "hard"): "hard key frames of KVTP's predictor",
+    ("kvtp", "kvtp_release"): "KVTP as released",
 }
-"""Scorer and allocator, by the word that names them -> how the papers call the pair."""
+"""Scorer and allocator -> how the papers call the pair. Only a record with a trained predictor has the scorer kvtp."""
 PLAIN = {
     "RandomTokens": "random",
     "Unpruned": "",
     "NoLayerPruning": "",
     "prumerge_plus": "PruMergePlus",
     "PruneVidLayers": "PruneVid",
+    "kvtp_release": "rounding of a release",
 }
 """Classes and words whose names are not those of a paper's method -> what a label says instead."""
 NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
@@ -85,8 +87,7 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
     config = results.get("config")
     if not isinstance(config, Mapping) or not isinstance(results.get("results"), Mapping):
         raise ValueError("not a results file of the harness: it lacks config and results")
-    arguments = config.get("resolved_cli_args") or {}
-    ours = arguments.get("lmms_kvtp") or {}
+    ours = record_of(results)
     method = ours.get("method") or {}
     versions = {"lmms_eval": str(results.get("lmms_eval_version", "")), **(ours.get("versions") or {})}
     tree = ours.get("tree") or {}
@@ -111,6 +112,12 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
     )
 
 
+def record_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run of ours put into the harness's results file; nothing where another model ran."""
+    arguments = (results.get("config") or {}).get("resolved_cli_args") or {}
+    return arguments.get("lmms_kvtp") or {}
+
+
 def command(config: Mapping[str, Any]) -> str:
     """The command line that repeats a run, without its output folder."""
     arguments = config.get("resolved_cli_args") or {}
@@ -127,10 +134,33 @@ def command(config: Mapping[str, Any]) -> str:
 
 def label(method: Mapping[str, Any]) -> str:
     """A row's name as the papers write it: `KVTP + PruMerge`, `FastV`, `all tokens`."""
-    budgets = word_of("scorer", method), word_of("allocator", method)
-    parts = [NAMES.get(budgets, "/".join(budgets))]
-    parts += [_title(method, part) for part in ("pruner", "layer_pruning")]
+    scorer, allocator = word_of("scorer", method), word_of("allocator", method)
+    told = predictor_of(method)
+    if scorer in ("similarity", "kvtp", "shared"):
+        scorer = "similarity" if told is None else "kvtp"
+    start = NAMES.get((scorer, allocator), f"{scorer}/{PLAIN.get(allocator, allocator)}")
+    if told is not None and scorer == "kvtp":
+        start += "" if method["scorer"].get("fusion") else ", no fusion head"
+        start += f" with {', '.join(told)} (ours)" if told else ""
+    parts = [start, *(_title(method, part) for part in ("pruner", "layer_pruning"))]
     return " + ".join(part for part in parts if part) or "all tokens"
+
+
+def predictor_of(method: Mapping[str, Any]) -> list[str] | None:
+    """What the trained predictor of a record has beyond the paper's; None where it names no trained predictor."""
+    described = method.get("predictor")
+    if described:
+        return list(described.get("extensions") or ())
+    if "predictor" in method:
+        return None
+    older = (method.get("scorer") or {}).get("checkpoint") or _class(method, "encoder") == "TowerEncoder"
+    return ["a predictor of an older version"] if older else None
+
+
+def row_name(typed: str, method: Mapping[str, Any]) -> str:
+    """The name that somebody typed for a row, with what its record says where that is not what the word kvtp means."""
+    untuned = "kvtp" in typed.lower() and method and predictor_of(method) is None
+    return f"{typed} (KVTP, untuned)" if untuned else typed
 
 
 def _class(method: Mapping[str, Any], part: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from lmms_kvtp.cost.sample import SampleCost, timed
+from lmms_kvtp.leaderboard.provenance import record_of, row_name
 
 RESULTS, SAMPLES = "_results.json", "_samples_"
 """Parts of the harness's file names that follow the time of the run."""
@@ -45,6 +46,11 @@ class Run:
     """Answers sorted by question."""
     config: dict[str, Any]
     """The harness's record of the run: model, arguments, versions."""
+
+    @property
+    def title(self) -> str:
+        """Its name, with what the record says where that is not what the word kvtp means."""
+        return row_name(self.name, record_of(self.config).get("method") or {})
 
     @property
     def costs(self) -> list[SampleCost]:

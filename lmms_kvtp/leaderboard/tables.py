@@ -130,7 +130,7 @@ def summary(runs: Sequence[Run]) -> str:
 
 
 def _summary_row(run: Run, baseline: Run, kinds: Sequence[str]) -> list[str]:
-    costs, cells = run.costs, [run.name]
+    costs, cells = run.costs, [run.title]
     if costs:
         kept, before = mean(cost.tokens_kept for cost in costs), mean(cost.tokens_before for cost in costs)
         cells += [f"{kept:.0f}", f"{kept / before:.1%}"]
@@ -149,7 +149,7 @@ def problems(runs: Sequence[Run]) -> list[str]:
         failed = sum(answer.error is not None for answer in run.answers)
         costless = sum(answer.cost is None for answer in run.answers) - failed
         if failed:
-            notes.append(f"{run.name}: {failed} of {total} questions could not be answered, counted wrong")
+            notes.append(f"{run.title}: {failed} of {total} questions could not be answered, counted wrong")
         if costless > 0:
-            notes.append(f"{run.name}: {costless} of {total} answers came from a cache, without cost")
+            notes.append(f"{run.title}: {costless} of {total} answers came from a cache, without cost")
     return notes

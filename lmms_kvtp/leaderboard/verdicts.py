@@ -90,7 +90,7 @@ def _compare(run: Run, baseline: Run) -> Comparison:
     if changes is not None and not math.isnan(p):
         p = max(p, changes.p_value)
     return Comparison(
-        name=run.name,
+        name=run.title,
         difference=gap,
         interval=bootstrap_interval(run, baseline),
         videos=videos,

@@ -1,7 +1,7 @@
 """Scorers side by side on the same videos, without any language model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
-from lmms_kvtp.encoders.parts.tower_head import SETTINGS as TOWER_HEAD
+from lmms_kvtp.encoders.parts.predictor import find_predictor
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import TowerEncoder
 from lmms_kvtp.predictor.examples import Example
@@ -22,12 +21,9 @@ from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.scorers.uniform import SameRelevance
-from lmms_kvtp.shipped import TINY
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
-TINY_SHARED = "tiny_shared"
-"""The shipped predictor that reads the embedded model's own tower."""
 UNTUNED = "untuned"
 """Row that the others are compared with."""
 COLUMNS = (*MEASURES, "sparsity, whole video", "GFLOP", "recall against untuned")
@@ -86,24 +82,24 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
     """Load a predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
 
     Args:
-        checkpoint: folder, hub id of a SigLIP, or `tiny` or `tiny_shared` for what is shipped.
+        checkpoint: as `predictor=` names it.
         untuned: SigLIP that reads frames for a slim predictor.
         vlm: model whose tower reads frames for a shared predictor.
         settings: fields of `KVTP` that win over the checkpoint's.
 
     Raises:
-        ValueError: a shared predictor, and no model.
+        ValueError: there is no such predictor, or a shared one and no model.
     """
-    folder, scorer = Path(checkpoint), KVTP(**settings)
-    if checkpoint == TINY_SHARED or (folder / TOWER_HEAD).is_file():
+    found = find_predictor(checkpoint, "checkpoint")
+    if found.form == "shared":
         if vlm is None:
             raise ValueError(f"{checkpoint} reads a model's own tower; give the model with --shared MODEL")
-        tower = TowerEncoder() if checkpoint == TINY_SHARED else TowerEncoder(checkpoint)
-        return Candidate(Patches(vlm), tower, scorer, tower)
-    if checkpoint == TINY or (folder / TEXT_WEIGHTS).is_file():
-        return Candidate(Embeddings(untuned), untuned, replace(scorer, checkpoint=checkpoint))
+        tower = TowerEncoder(checkpoint)
+        return Candidate(Patches(vlm), tower, KVTP(**settings), tower)
+    if found.form == "slim":
+        return Candidate(Embeddings(untuned), untuned, KVTP(**settings, checkpoint=checkpoint))
     encoder = Siglip(checkpoint)
-    return Candidate(Embeddings(encoder), encoder, scorer)
+    return Candidate(Embeddings(encoder), encoder, KVTP(**settings))
 
 
 def variants(ablation: str | None) -> dict[str, Mapping[str, Any]]:

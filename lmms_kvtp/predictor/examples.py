@@ -1,6 +1,7 @@
 """Examples that the predictor learns from: videos, questions on them, and how relevant each frame is."""
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Example:
     """Scores of each question that count instead of its spans; () where no question has any."""
     kinds: tuple[str, ...] = ()
     """Kind of each question, by which measures are listed apart; () where the data does not say."""
+    evaluated: frozenset[str] = frozenset()
+    """Data sets for whose evaluation an index keeps some of the questions."""
 
 
 def synthetic(
@@ -98,6 +101,7 @@ def read_examples(
             file and line.
     """
     grouped: dict[str, list[tuple[Question, ClipScores | None]]] = {}
+    evaluated: dict[str, set[str]] = defaultdict(set)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             entry = json.loads(line)
@@ -107,6 +111,8 @@ def read_examples(
                 check(entry)
             asked = (_question(entry, f"{path.name}:{number}", refiner), _clips(entry))
             grouped.setdefault(str(videos / entry["video"]), []).append(asked)
+            if entry.get("split") == "evaluation":
+                evaluated[str(videos / entry["video"])].add(str(entry.get("dataset", "")))
         except KeyError as error:
             raise ValueError(f"{path}, line {number}: it has no {error}") from error
         except (TypeError, ValueError) as error:
@@ -117,6 +123,7 @@ def read_examples(
             tuple(question for question, _ in asked),
             frames or FrameOptions(),
             tuple(clips for _, clips in asked),
+            evaluated=frozenset(evaluated[source]),
         )
         for source, asked in grouped.items()
     ]

@@ -103,9 +103,8 @@ class Patches(Viewer):
 
     @property
     def files(self) -> Sequence[Path]:
-        """The model's weights, where it is a folder."""
-        folder = Path(self.vlm.name)
-        return sorted(folder.glob("*.safetensors")) if folder.is_dir() else ()
+        """The model's weights."""
+        return self.vlm.files
 
     def view(self, frames: Frames) -> Float[Tensor, "T N C"]:
         """Run the tower and pool."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from lmms_kvtp.encoders.parts.predictor import RECIPE
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.towers import Parts
@@ -19,9 +20,18 @@ REPORTERS = {"none": None, "tensorboard": ("tensorboard", "tensorboardX"), "wand
 """Tools that a run can be followed with, and the packages of which one must be installed."""
 
 
+PAPER = {
+    **{"parts": "all", "epochs": 1, "lr": 1e-6, "head_lr": 1e-6, "videos_per_step": 1, "dtype": "bfloat16"},
+    **{"gradient_checkpointing": True, "level": "frame", "flatness": 0.0, "anchors": 0, "queries": "raw"},
+    **{"clip_size": 8, "local_weight": 0.05, "global_weight": 0.05},
+}
+"""The paper's training: eq. 4 to 11 per frame as printed, all of SigLIP, one learning rate; what it does not say (rate,
+epochs, batch, weights) is the release's."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a run. These are for small models and few videos; docs/predictor.md has the paper's."""
+    """Settings of a run. These are for small models and few videos; PAPER has the paper's."""
 
     parts: Parts = "text"
     """Parts that are trained. head: temperatures, scale and bias. text: the text tower, too. all: both towers."""
@@ -83,7 +93,7 @@ def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
         ValueError: the folder holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
-    note, wanted = out / "recipe.json", recipe.plain()
+    note, wanted = out / RECIPE, recipe.plain()
     last = get_last_checkpoint(str(out / "epochs")) if (out / "epochs").is_dir() else None  # type: ignore[no-untyped-call]
     if last is not None and json.loads(note.read_text(encoding="utf-8")) != wanted:
         raise ValueError(f"{out} holds a run of another recipe; give another folder, or delete {out / 'epochs'}")

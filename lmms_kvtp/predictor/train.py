@@ -13,6 +13,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import lmms_kvtp
+from lmms_kvtp.encoders.parts.predictor import REPORT, frames_key
 from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.measure import mean_by_video, measure_scores
 from lmms_kvtp.predictor.model import Lesson, Predictor, lesson
@@ -21,7 +22,6 @@ from lmms_kvtp.predictor.towers import Towers
 from lmms_kvtp.shipped import write_manifest
 
 logger = logging.getLogger(__name__)
-REPORT = "training.json"
 LAYERS = r".*encoder\.layers\.\d+\..*(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 """Matrices of transformer layers that get adapters; embeddings and pooling heads stay as they are."""
 
@@ -68,6 +68,7 @@ def train_predictor(
     counts: dict[str, Any] = {"videos": len(lessons), "questions": sum(len(each.labels) for each in lessons)}
     counts["flat_questions_left_out"] = sum(len(video.example.questions) for video in training) - counts["questions"]
     counts["videos_left_out"] = len(left_out)
+    counts["evaluation"] = sorted({name for video in (*training, *validation) for name in video.example.evaluated})
     logger.info("training on %s", counts)
     checkpoint = last_checkpoint(out, recipe)
     model = Predictor(towers, recipe.head, recipe.objective)
@@ -86,6 +87,7 @@ def train_predictor(
     report = {
         "recipe": recipe.plain(),
         "started_from": towers.name,
+        "frames_read_by": frames_key(towers.viewer.files),
         "code": lmms_kvtp.__version__,
         "data": {**counts, "left_out": list(left_out)},
         "stopped_by": None if broken is None else str(broken),

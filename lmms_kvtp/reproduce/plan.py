@@ -11,8 +11,8 @@ from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.rendering import markdown
 
 CHECKPOINTS = {"7b": "lmms-lab/LLaVA-Video-7B-Qwen2", "72b": "lmms-lab/LLaVA-Video-72B-Qwen2"}
-FRAMES = "max_frames_num=128,mm_spatial_pool_mode=average,mm_newline_position=grid"
-"""Settings of KVTP's evaluation: 128 frames at most, one a second, 13 x 13 tokens a frame."""
+FRAMES = "settings=paper,max_frames_num=128"
+"""Settings of KVTP's evaluation: 128 frames at most, one a second, 13 x 13 tokens a frame, any number of them."""
 HARNESS_TASKS = {"VideoMME": "skvqa_videomme", "EgoSchema": "skvqa_egoschema", "NExT-QA": "skvqa_nextqa"}
 """Subsets of SparseKV-QA, in the order of tables 2 and 3. Table 4 prints NExT-QA before EgoSchema."""
 BETAS = (1.5, 1.7, 1.9, 2.1, 2.3)
@@ -49,15 +49,15 @@ class Places:
 
     out: str = "runs"
     """Folder of all runs."""
-    predictor: str = "google/siglip-so400m-patch14-384"
-    """Checkpoint of the relevance predictor; untuned SigLIP where none is given."""
+    predictor: str = ""
+    """Trained relevance predictor; empty: the rows run with the untuned SigLIP, and say so."""
     index: str = "INDEX"
     """Index of SparseKV-QA."""
 
     @property
     def kvtp(self) -> str:
         """Settings of KVTP with the predictor."""
-        return f"scorer=kvtp,encoder.pretrained={self.predictor}"
+        return f"scorer=kvtp,predictor={self.predictor or 'none'}"
 
 
 def plan(target: str, places: Places) -> Plan:
@@ -71,7 +71,7 @@ def plan(target: str, places: Places) -> Plan:
 
 PREDICTOR = (
     "KVTP rows need a trained relevance predictor: the authors' file (Google Drive, in their repository's README), or "
-    "`lmms-kvtp train predictor`; without --predictor they run with untuned SigLIP."
+    "`lmms-kvtp train predictor --recipe paper`; without --predictor they run as `KVTP, untuned`."
 )
 SHARE = "All rows run at 20 % of the tokens here; the paper leaves the share of its baselines open (docs/costs.md)."
 INDEX = "All subsets need an index of SparseKV-QA: see docs/skvqa.md."
@@ -179,7 +179,8 @@ def _run(
         *("lmms-eval", "--model", model_id, "--model_args", arguments, "--tasks", tasks),
         *("--batch_size", "1", "--log_samples", "--output_path", folder),
     ]
-    return Step(name, shlex.join(command), folder, expected or {}, note)
+    untuned = "here KVTP, untuned" if "scorer=kvtp,predictor=none" in settings else ""
+    return Step(name, shlex.join(command), folder, expected or {}, "; ".join(filter(None, [untuned, note])))
 
 
 def beside(plan: Plan) -> str:
@@ -197,7 +198,7 @@ def _beside(step: Step) -> list[str]:
     from lmms_kvtp.leaderboard.stats import accuracy  # loads the harness: seconds, so not for a dry run
 
     runs = {run.task.removesuffix("_full"): run for run in _finished(step)}
-    cells = [step.name]
+    cells = [next((run.title for run in runs.values()), step.name)]
     for task, name in HARNESS_TASKS.items():
         reported, run = step.expected.get(task), runs.get(name)
         here = accuracy(run) if run else None

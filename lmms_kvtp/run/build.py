@@ -15,9 +15,10 @@ from lmms_kvtp import __version__
 from lmms_kvtp.device import find_device
 from lmms_kvtp.files import content_key
 from lmms_kvtp.layer_pruning.base import check_stages
-from lmms_kvtp.method import KVTP, PARTS, Method, build_method
-from lmms_kvtp.run.options import Arguments
+from lmms_kvtp.method import KVTP, PARTS, PREDICTOR, Method, build_method, check_predictor, defaults_of
+from lmms_kvtp.run.options import PAPER, Arguments
 from lmms_kvtp.run.source import of_settings, of_source, of_weights
+from lmms_kvtp.shipped import TINY
 from lmms_kvtp.video.cache import makers
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.checkpoint.load import find_folder
@@ -49,12 +50,14 @@ def build(arguments: Arguments, device: torch.device, defaults: Mapping[str, str
         defaults: the method where the arguments are silent, as far as it differs from KVTP with PruMerge.
     """
     defaults = {**KVTP, **defaults}
-    _method(arguments, device, defaults)
+    own = {PREDICTOR: TINY} if arguments.run.pretrained == TINY else {}
+    _method(arguments, device, {**own, **defaults})
     options = replace(arguments.load, device=str(device))
     vlm = load(arguments.run.pretrained, options)
     if defaults["encoder"] == KVTP["encoder"]:
-        defaults = {"encoder.pretrained": vlm.default_encoder, **defaults}
+        defaults = {**defaults_of(vlm), **defaults}
     method = _method(arguments, device, defaults)
+    check_predictor(method, vlm, str(arguments.method.get("scorer", defaults["scorer"])))
     check_stages(method.layer_pruning.stages(), len(vlm.layers))
     return Built(vlm, method, _setup(arguments, vlm, method))
 
@@ -86,6 +89,9 @@ def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:
 
 def _method(arguments: Arguments, device: torch.device, defaults: Mapping[str, Any]) -> Method:
     """Build the method with its parts on `device`; parts that draw at random get the run's seed."""
+    if arguments.run.settings == "paper":
+        kvtps = {key: value for key, value in PAPER["method"].items() if _named(key, defaults) == _named(key, KVTP)}
+        defaults = {**kvtps, **defaults}
     method = build_method(arguments.method, defaults)
     common = {"seed": arguments.run.seed, "device": str(device)}
     parts = {}
@@ -98,6 +104,11 @@ def _method(arguments: Arguments, device: torch.device, defaults: Mapping[str, A
     return replace(method, **parts)
 
 
+def _named(key: str, method: Mapping[str, Any]) -> Any:
+    """The component that a setting `part.field` belongs to."""
+    return method.get(key.partition(".")[0])
+
+
 def _setup(arguments: Arguments, vlm: VideoVLM, method: Method) -> dict[str, Any]:
     parts = method.describe()
     for settings in parts.values():
@@ -105,6 +116,7 @@ def _setup(arguments: Arguments, vlm: VideoVLM, method: Method) -> dict[str, Any
             settings["device"] = torch.device(settings["device"]).type  # ranks of one run differ in the number
     modules = [*CODE, type(vlm).__module__, *(type(getattr(method, part)).__module__ for part in PARTS)]
     checkpoint = find_folder(arguments.run.pretrained, arguments.load.revision)
+    predictor = {f"predictor {found.name}": of_weights(found.folder)} if (found := method.predictor) else {}
     setup = {
         "toy": vlm.toy,
         "method": parts,
@@ -112,8 +124,9 @@ def _setup(arguments: Arguments, vlm: VideoVLM, method: Method) -> dict[str, Any
         "frames": asdict(arguments.frames),
         "too_long": arguments.run.too_long,
         "images": arguments.run.images,
+        "settings": arguments.run.settings,
         "seed": arguments.run.seed,
-        "weights": {arguments.run.pretrained: of_weights(checkpoint), **of_settings(parts)},
+        "weights": {arguments.run.pretrained: of_weights(checkpoint), **of_settings(parts), **predictor},
         "source": content_key(of_source(modules)),
         "versions": {
             "lmms_kvtp": __version__,

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from lmms_kvtp.method import KVTP, PARTS, build_method
+from lmms_kvtp.method import KVTP, PARTS, PREDICTOR, build_method
 from lmms_kvtp.resolve import near
 from lmms_kvtp.settings import pairs, parse
+from lmms_kvtp.shipped import TINY
 from lmms_kvtp.video.ahead.ahead import AheadOptions
 from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
@@ -26,6 +27,8 @@ class RunOptions:
 
     pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2"
     """Folder or hub id of a checkpoint, in the original or Hugging Face's layout; `tiny` is the embedded model."""
+    settings: Literal["default", "paper"] = "default"
+    """paper: what KVTP's paper and release run, where an argument does not say otherwise; see PAPER."""
     overwrite: bool = True
     """False: the checkpoint's own pooling and newlines, so that naming others is an error."""
     max_new_tokens: int = 1024
@@ -58,6 +61,8 @@ class RunOptions:
     """What to do with a prompt that does not fit in the model's context. The question is never cut."""
     allow_toy: bool = False
     """Let the embedded model answer other tasks than skvqa_synth."""
+    allow_seen: bool = False
+    """Let a predictor score questions of tasks on whose evaluation lines it was trained."""
     resume: str | None = None
     """A journal, or a folder of them, whose answers are used where nothing that they depend on has changed."""
     journal: str = "auto"
@@ -95,6 +100,14 @@ class RunOptions:
         return AheadOptions(self.decode_ahead_mib, self.decode_ahead_processes, self.video_seconds, self.cache, images)
 
 
+PAPER = {
+    "load": {"mm_spatial_pool_mode": "average", "mm_newline_position": "grid", "newlines": "release"},
+    "method": {"allocator.temperature": "2", "allocator.floor": "0", "scorer.queries": "raw"},
+}
+"""What `settings=paper` sets: 13 x 13 tokens a frame, the release's newlines and temperature, no least tokens of a
+frame, and the queries of eq. 6 and 7 at their own length. Settings of a part hold while the part is KVTP's."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """All of `--model_args`, checked."""
@@ -103,9 +116,11 @@ class Arguments:
     load: LoadOptions
     frames: FrameOptions
     method: Mapping[str, Any]
-    """Settings of parts and their fields, and keep_ratio, for `build_method`."""
+    """Settings of parts and their fields, keep_ratio and predictor, for `build_method`."""
 
 
+METHOD = ("keep_ratio", PREDICTOR)
+"""Settings of a method beside those of its parts."""
 GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
 
 RENAMED = {
@@ -147,7 +162,7 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
     values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     method: dict[str, Any] = {}
     for key, value in settings.items():
-        if key.split(".")[0] in PARTS or key == "keep_ratio":
+        if key.split(".")[0] in PARTS or key in METHOD:
             method[key] = value
         elif key in ONLY:
             possible, reason = ONLY[key]
@@ -156,13 +171,15 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
         elif key in WITHOUT_EFFECT:
             pass
         elif key not in plain:
-            raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, 'keep_ratio'])}")
+            raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, *METHOD])}")
         else:
             one_device = key == "device_map" and str(value).split(":")[0] in ("cuda", "cpu", "mps")
             group, name = owner["device" if one_device else key]
             parsed = parse(get_type_hints(GROUPS[group])[name], value, key)
             if values[group].setdefault(name, parsed) != parsed:
                 raise ValueError(f"{key}={value} contradicts {name}={values[group][name]}, the same setting; pass one")
+    if values["run"].get("settings") == "paper":
+        values["load"] = {**PAPER["load"], **values["load"]}
     _check_together(values["run"], values["load"])
     return Arguments(
         RunOptions(**values["run"]), LoadOptions(**values["load"]), FrameOptions(**values["frames"]), method
@@ -178,7 +195,8 @@ def check_arguments(given: Sequence[str]) -> None:
     """
     read = [parse_arguments(pairs(text)) for text in given]
     for arguments in read:
-        build_method(arguments.method, KVTP)
+        own = {PREDICTOR: TINY} if arguments.run.pretrained == TINY else {}
+        build_method(arguments.method, {**KVTP, **own})
     for name, revision in {(arguments.run.pretrained, arguments.load.revision): None for arguments in read}:
         folder = find_folder(name, revision)
         read_config(folder)

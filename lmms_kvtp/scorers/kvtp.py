@@ -3,18 +3,18 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.parts.predictor import predictor_folder
 from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
 from lmms_kvtp.encoders.parts.text_side import TextSide, load_text_side
 from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.parts.fusion import SETTINGS, WEIGHTS, FusionHead, head_beside, in_context
-from lmms_kvtp.shipped import TINY, checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures
 
 
@@ -22,11 +22,10 @@ from lmms_kvtp.types import FrameFeatures
 class KVTP(FrameScorer):
     """Image-text logits of a frame, of its clip and of the video, weighed by the trained context fusion head.
 
-    The image-text model itself is the encoder: give its fine-tuned checkpoint as `encoder.pretrained`. Where training
-    left the frames' side as it was, the rest can be given as `checkpoint`, and the encoder stays the untuned one. With
-    `encoder=tower` a light head on the language model's own tower takes the encoder's place: at LLaVA-Video-7B it adds
-    less than 0.1 % to the operations of an answer, where KVTP's own predictor adds 15 % (docs/predictor.md). Of a
-    question in several pieces, the best piece counts.
+    Needs a trained predictor: `predictor=` sets encoder, text side and head at once. Where there is none, the encoder
+    alone scores the frames (`scorer=similarity`), and the run is called "KVTP, untuned". A shared predictor reads the
+    language model's own tower: at LLaVA-Video-7B it adds less than 0.1 % to the operations of an answer, where KVTP's
+    own adds 15 % (docs/predictor.md). Of a question in several pieces, the best piece counts.
 
     Source: KVTP (arXiv 2503.10742), section 4.1. Its release trains the head and leaves it out at inference, which is
     eq. 2 alone: `fusion=false`. Sharing the tower is ours.
@@ -39,11 +38,12 @@ class KVTP(FrameScorer):
     fusion: bool = True
     """Apply the head, as the paper describes; false: score each frame alone."""
     checkpoint: str | None = None
-    """Folder with a fusion head, and maybe with a text side that reads questions in place of the encoder's; `tiny`: the
-    one for the embedded model, a folder of that name is `./tiny`. None: the head beside the encoder's weights, or the
-    untrained one."""
+    """A trained predictor, as `predictor=` names it: its fusion head, and its text side where it has one, which reads
+    questions in place of the encoder's. None: the head beside the encoder's weights, or the untrained one."""
     clip_size: int | None = None
     """Frames of a clip; none: what the checkpoint says."""
+    queries: Literal["normalized", "raw"] | None = None
+    """Length of the queries of eq. 6 and 7 (see `FusionHead.queries`); none: what the checkpoint says."""
     local_weight: float | None = None
     """Weight of the clip, theta of eq. 10; none: what the checkpoint says."""
     global_weight: float | None = None
@@ -79,6 +79,7 @@ class KVTP(FrameScorer):
         """Read the fusion head that goes with `encoder`, once."""
         asked: dict[str, Any] = {
             "clip_size": self.clip_size,
+            "queries": self.queries,
             "local_weight": self.local_weight,
             "global_weight": self.global_weight,
         }
@@ -96,12 +97,8 @@ class KVTP(FrameScorer):
 
     @cached_property
     def folder(self) -> Path | None:
-        """Folder of the checkpoint; the files of the shipped one are checked."""
-        if self.checkpoint is None:
-            return None
-        if self.checkpoint == TINY:
-            return checked(shipped_folder("tiny_predictor"), "embedded predictor", "scorer.checkpoint")
-        return Path(self.checkpoint)
+        """Folder of the checkpoint; the files of a shipped one are checked."""
+        return predictor_folder(self.checkpoint, "scorer.checkpoint") if self.checkpoint else None
 
     @cached_property
     def _heads(self) -> dict[FrameEncoder, FusionHead]:
@@ -109,12 +106,5 @@ class KVTP(FrameScorer):
 
     def _trained(self, encoder: FrameEncoder) -> FusionHead:
         if self.folder is not None:
-            return FusionHead.load(_existing(self.folder, SETTINGS), _existing(self.folder, WEIGHTS))
+            return FusionHead.load(self.folder / SETTINGS, self.folder / WEIGHTS)
         return head_beside(encoder)
-
-
-def _existing(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not path.is_file():
-        raise ValueError(f"scorer.checkpoint={folder} holds no {name}; give the folder that training wrote")
-    return path

@@ -1,6 +1,7 @@
 """Frames of a video, as they go from whoever decodes them to the towers that read them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,6 +13,15 @@ from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
 class VideoError(ValueError):
     """A video cannot be read; the message names the path and the cause."""
+
+
+@dataclass(frozen=True)
+class TowerInside:
+    """Queries and keys of the last layer that the language model's own tower runs, of some frames in a row."""
+
+    queries: Float[Tensor, "T P C"]
+    keys: Float[Tensor, "T P C"]
+    heads: int
 
 
 class Frames:
@@ -35,6 +45,7 @@ class Frames:
             shrink: how frames are resized for a tower.
         """
         self.times, self.tower, self.spent = times, tower, dict(spent or {})
+        self.inside: Sequence[TowerInside] = ()
         self._rgb, self._shrink = rgb, shrink
         self._resized: dict[PixelSpec, Tensor] = {}
         self._pixels: dict[PixelSpec, Tensor] = {}
@@ -60,9 +71,10 @@ class Frames:
         frames._pixels.update(pixels)
         return frames
 
-    def seen(self, tower: Float[Tensor, "T P C"]) -> "Frames":
-        """The frames with what the language model's own vision tower saw of them."""
+    def seen(self, tower: Float[Tensor, "T P C"], inside: Sequence[TowerInside] = ()) -> "Frames":
+        """The frames with what the language model's own vision tower saw of them, and maybe with what it computed."""
         frames = Frames(self._rgb, self.times, tower, self.spent, self._shrink)
+        frames.inside = inside
         frames._resized, frames._pixels = self._resized, self._pixels  # what one makes, the other has
         return frames
 

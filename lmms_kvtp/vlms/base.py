@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
-from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiles import Tiling
@@ -49,6 +51,8 @@ class VideoVLM(ABC):
     """Checkpoint of the image-text encoder that belongs to this model."""
     toy: bool
     """Whether it is the embedded model, whose numbers illustrate the mechanism and nothing else."""
+    files: Sequence[Path]
+    """Files of its weights; none where they were drawn."""
     limit: int
     """Positions of the longest prompt."""
     tiling: Tiling | None
@@ -62,6 +66,14 @@ class VideoVLM(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """List as plain values all that answers depend on beside method and frames."""
+
+    def watch_tower(self) -> AbstractContextManager[list[TowerInside]]:
+        """Collect what the last layer of the tower computes while a `with` block runs `see`; complete when it ends.
+
+        Raises:
+            ValueError: this model's tower cannot be watched.
+        """
+        raise ValueError(f"encoder=own: the tower of {type(self).__name__} cannot be watched; choose encoder=siglip")
 
     @abstractmethod
     def see(self, frames: Frames) -> Float[Tensor, "T P C"]:

@@ -15,7 +15,7 @@ from lmms_kvtp.types import NEWLINE, TEXT, VISION, PackedTokens, Prompt
 
 SYSTEM = "system\nYou are a helpful assistant."
 POSITIONS = ("grid", "frame", "one_token", "no_token")
-POLICIES = ("auto", "row", "frame", "none")
+POLICIES = ("auto", "row", "frame", "none", "release")
 MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 
 
@@ -83,7 +83,8 @@ class Newlines:
     """Newlines of the unpruned model. grid: after each row; frame: after each frame; one_token: after the video."""
     policy: str = "auto"
     """auto: as `position` says, but with grid a frame that lost tokens has one newline, at its end.
-    row, frame: after each row or frame that has tokens, whatever `position` says. none: nowhere."""
+    row, frame: after each row or frame that has tokens, whatever `position` says. none: nowhere. release: between rows
+    of a pruned frame, none at its end, as KVTP's release does; but in raster order, where it has its pruners' order."""
     merge_type: str = "spatial_unpad"
     """`mm_patch_merge_type`: flat has no newlines at all, spatial none after the video."""
 
@@ -102,7 +103,10 @@ class Newlines:
         frame_ends = _ends(packed.frame)
         row_ends = _ends(packed.frame * rows + packed.patch // columns)
         if self.policy != "auto":
-            return {"row": row_ends, "frame": frame_ends, "none": torch.zeros_like(row_ends)}[self.policy]
+            whole = (packed.counts() == rows * columns)[packed.frame]
+            between = row_ends & (~frame_ends | whole)
+            none = torch.zeros_like(row_ends)
+            return {"row": row_ends, "frame": frame_ends, "none": none, "release": between}[self.policy]
         if self.merge_type == "flat" or self.position == "no_token":
             return torch.zeros_like(row_ends)
         if self.position == "grid":

@@ -1,6 +1,7 @@
 """LLaVA-Video and LLaVA-OneVision on transformers' own SigLIP and Qwen2."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from lmms_kvtp.device import check_dtype, place, told
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
-from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
@@ -28,6 +29,7 @@ from lmms_kvtp.vlms.checkpoint.load import (
     load_network,
     load_tokenizer,
     read_config,
+    weight_files,
 )
 from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Chat, Newlines, join, lay_out, text_run
@@ -61,7 +63,7 @@ class LoadOptions:
     """Pooling; None is what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
     mm_newline_position: Literal["grid", "frame", "one_token", "no_token"] | None = None
     """Newlines of unpruned frames; None is what the checkpoint was trained with."""
-    newlines: Literal["auto", "row", "frame", "none"] = "auto"
+    newlines: Literal["auto", "row", "frame", "none", "release"] = "auto"
     """Newlines of pruned frames; see `lmms_kvtp.vlms.layout.Newlines`."""
     vision_batch: int = 16
     """Frames that the tower sees at once. It bounds the memory, and changes no result beyond rounding."""
@@ -97,9 +99,11 @@ class LlavaVideo(VideoVLM):
         options: LoadOptions,
         default_encoder: str,
         toy: bool,
+        files: Sequence[Path] = (),
     ) -> None:
         """Join what `load_llava_video` has read."""
         self.name, self.options, self.default_encoder, self.toy = name, options, default_encoder, toy
+        self.files = files
         self.network, self.tokenizer, self.chat, self.defaults = network, tokenizer, Chat(tokenizer), defaults
         network.llm.generation_config = GenerationConfig.from_dict({})  # so that `defaults` are read in one place only
         self.device, self.dtype = network.newline.device, network.newline.dtype
@@ -129,6 +133,20 @@ class LlavaVideo(VideoVLM):
             "limit": self.limit,
             "toy": self.toy,
         }
+
+    @contextmanager
+    def watch_tower(self) -> Iterator[list[TowerInside]]:
+        """Collect queries and keys of the last layer of the tower; those of each batch stand in the list at the end."""
+        last = [module for name, module in self.network.tower.named_modules() if name.endswith("self_attn")][-1]
+        queries: list[Tensor] = []
+        keys: list[Tensor] = []
+        seen: list[TowerInside] = []
+        with ExitStack() as stack:
+            for name, outputs in (("q_proj", queries), ("k_proj", keys)):
+                hook = last.get_submodule(name).register_forward_hook(partial(_keep_output, outputs))
+                stack.callback(hook.remove)
+            yield seen
+        seen += [TowerInside(query, key, self.vision.heads) for query, key in zip(queries, keys, strict=True)]
 
     @torch.inference_mode()
     def see(self, frames: Frames) -> Float[Tensor, "T P C"]:
@@ -265,7 +283,13 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         options=options,
         default_encoder=_encoder(folder),
         toy=folder.resolve() == tiny_folder().resolve(),
+        files=weight_files(folder),
     )
+
+
+def _keep_output(outputs: list[Tensor], module: nn.Module, args: Any, output: Tensor) -> None:
+    """Keep what a module returned: a forward hook."""
+    outputs.append(output)
 
 
 def _encoder(folder: Path) -> str:

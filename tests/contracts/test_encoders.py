@@ -14,7 +14,7 @@ from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
-from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.frames import Frames, TowerInside
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 POOL = GridPool("bilinear", (7, 5))  # 4x3 cells
@@ -37,6 +37,8 @@ def encoder(request, tmp_path_factory) -> FrameEncoder:
         TowerHead(HeadShape(width=24, intermediate=40, heads=3, embed=32)).save(folder)
         save_text_side(folder, siglip.model.text_model, siglip.tokenizer, 1.0, -2.0)
         return cls(str(folder), device="cpu")
+    if request.param == "own":
+        return cls()
     assert request.param == "open_clip", f"give encoder {request.param} a tiny checkpoint here"
     folder = tmp_path_factory.mktemp("open_clip")
     torch.manual_seed(5)
@@ -49,11 +51,23 @@ def encoder(request, tmp_path_factory) -> FrameEncoder:
 def frames(first: int, last: int) -> Frames:
     noise = np.random.default_rng(7).integers(0, 256, (7, 13, 17, 3), dtype=np.uint8)
     seen = torch.randn(7, 35, 24, generator=torch.manual_seed(9))  # by the language model's own tower
-    return Frames(torch.from_numpy(noise[first:last]), torch.arange(first, last) / 2, seen[first:last])
+    plain = Frames(torch.from_numpy(noise[first:last]), torch.arange(first, last) / 2)
+    inside = [TowerInside(seen[i : i + 1, :, :12], seen[i : i + 1, :, 12:], heads=3) for i in range(first, last)]
+    return plain.seen(seen[first:last], inside)
 
 
-def test_it_provides_known_features_and_at_least_the_image(encoder):
-    assert {"image"} <= encoder.provides <= FEATURES
+@pytest.fixture
+def reader(encoder) -> FrameEncoder:
+    """An encoder that also reads texts."""
+    if "image" not in encoder.provides:
+        with pytest.raises(ValueError, match="has no text side"):
+            encoder.encode_text(["a red star"])
+        pytest.skip("it reads no texts, and says so")
+    return encoder
+
+
+def test_it_provides_known_features(encoder):
+    assert frozenset() < encoder.provides <= FEATURES
 
 
 def test_it_gives_what_was_asked_for_on_the_models_grid_in_float32(encoder):
@@ -82,43 +96,45 @@ def test_frames_are_not_changed(encoder):
     before = [part.clone() for part in parts]
     second = encoder.encode(given, encoder.provides, POOL)
     assert all(torch.equal(part, kept) for part, kept in zip(parts, before, strict=True))
-    assert torch.equal(first.image, second.image)
+    for name in encoder.provides:
+        assert torch.equal(getattr(first, name), getattr(second, name))
 
 
 def test_what_it_does_not_provide_is_refused_by_name(encoder):
-    with pytest.raises(ValueError, match=f"{type(encoder).__name__} does not provide taste; it has .*image"):
+    with pytest.raises(ValueError, match=f"{type(encoder).__name__} does not provide taste; it has "):
         encoder.encode(frames(0, 2), frozenset({"taste"}), POOL)
 
 
-def test_texts_are_embedded_one_by_one_in_the_space_of_images(encoder):
-    both = encoder.encode_text(["a red star", "two dogs"])
-    alone = torch.cat([encoder.encode_text(["a red star"]), encoder.encode_text(["two dogs"])])
+def test_texts_are_embedded_one_by_one_in_the_space_of_images(reader):
+    both = reader.encode_text(["a red star", "two dogs"])
+    alone = torch.cat([reader.encode_text(["a red star"]), reader.encode_text(["two dogs"])])
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-5)
     assert both.dtype == torch.float32 and not torch.allclose(both[0], both[1], atol=1e-3)
-    assert both.shape[1] == encoder.encode(frames(0, 2), frozenset({"image"}), POOL).image.shape[1]
+    assert both.shape[1] == reader.encode(frames(0, 2), frozenset({"image"}), POOL).image.shape[1]
 
 
-def test_a_text_of_any_length_is_read_to_its_end(encoder):
+def test_a_text_of_any_length_is_read_to_its_end(reader):
     long = "the man in the red shirt sits down. " * 20
-    rows = encoder.encode_text([long])
+    rows = reader.encode_text([long])
     assert len(rows) > 1
-    assert len(encoder.encode_text([long + "and then he sings a song"])) >= len(rows)
-    assert not torch.equal(encoder.encode_text([long + "and then he sings a song"])[-1], rows[-1])
+    assert len(reader.encode_text([long + "and then he sings a song"])) >= len(rows)
+    assert not torch.equal(reader.encode_text([long + "and then he sings a song"])[-1], rows[-1])
 
 
-def test_an_empty_text_is_one_row(encoder):
-    assert len(encoder.encode_text([""])) == 1
+def test_an_empty_text_is_one_row(reader):
+    assert len(reader.encode_text([""])) == 1
 
 
-def test_logits_are_a_rising_function_of_the_cosine_alone(encoder):
+def test_logits_are_a_rising_function_of_the_cosine_alone(reader):
     image = torch.randn(5, 8, generator=torch.manual_seed(3))
     text = torch.randn(2, 8, generator=torch.manual_seed(4))
-    logits = encoder.logits(image, text)
-    torch.testing.assert_close(encoder.logits(3 * image, 7 * text), logits)
+    logits = reader.logits(image, text)
+    torch.testing.assert_close(reader.logits(3 * image, 7 * text), logits)
     cosine = torch.nn.functional.cosine_similarity(text[:, None], image[None], dim=-1)
     assert torch.equal(logits.flatten().argsort(), cosine.flatten().argsort())
 
 
-def test_weights_load_on_first_use(encoder):
+def test_weights_load_on_first_use(reader):
+    encoder = reader
     fresh = type(encoder)("no/such/checkpoint")
     assert fresh.encode(frames(0, 2), frozenset(), POOL).image is None

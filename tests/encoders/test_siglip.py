@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import SiglipModel
 
 from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops, vision_flops
-from lmms_kvtp.encoders.siglip import Siglip, pool_patches
+from lmms_kvtp.encoders.base import pool_patches
+from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.types import FEATURES, GridPool
 from lmms_kvtp.video.frames import Frames
 

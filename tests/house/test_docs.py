@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmms_kvtp.__main__ import COMMANDS
-from lmms_kvtp.method import KVTP
+from lmms_kvtp.method import KVTP, PREDICTOR
 from lmms_kvtp.run.options import GROUPS, RENAMED
 
 ROOT = Path(__file__).parents[2]
@@ -20,8 +20,8 @@ SETTINGS = sorted({*OWNERS} - {"dtype", "newlines", "video_fps"})
 
 
 def default_of(name: str) -> str:
-    if name in KVTP:
-        return KVTP[name]
+    if name in KVTP or name == PREDICTOR:
+        return KVTP.get(name, "none; `pretrained=tiny` has its own")
     group, field = OWNERS[name]
     value = getattr(GROUPS[group](), field)
     return f"{value:g}" if isinstance(value, float) else str(value).lower()

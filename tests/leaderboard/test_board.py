@@ -147,8 +147,8 @@ def test_rows_of_one_label_are_told_apart_by_what_differs(tmp_path):
         write_run(tmp_path / str(temperature), samples(OURS), parts=parts)
     assert names(read_board(tmp_path)) == [
         "all tokens",
-        "KVTP + PruMerge (allocator.temperature=1.0)",
-        "KVTP + PruMerge (allocator.temperature=2.0)",
+        "KVTP, untuned + PruMerge (allocator.temperature=1.0)",
+        "KVTP, untuned + PruMerge (allocator.temperature=2.0)",
     ]
 
 

@@ -17,13 +17,12 @@ def label(method: dict) -> str:
     [
         ("full", "all tokens"),
         ("random", "random"),
-        ("kvtp+prumerge", "KVTP + PruMerge"),
-        ("similarity/softmax+prumerge_plus", "KVTP + PruMergePlus"),
+        ("kvtp+prumerge", "KVTP, untuned + PruMerge"),
+        ("similarity/softmax+prumerge_plus", "KVTP, untuned + PruMergePlus"),
         ("prumerge_plus", "PruMergePlus"),
         ("hard+random", "hard key frames + random"),
-        ("similarity/kvtp_release+tome", "KVTP as released + ToMe"),
-        ("kvtp/softmax+tome", "KVTP (trained) + ToMe"),
-        ("shared/softmax+random", "KVTP (shared tower) + random"),
+        ("similarity/kvtp_release+tome", "KVTP as released, untuned + ToMe"),
+        ("uniform/kvtp_release+tome", "uniform/rounding of a release + ToMe"),
         ("vidcom2/vidcom2+vidcom2", "vidcom2/vidcom2 + VidCom2"),
     ],
 )
@@ -38,6 +37,7 @@ def test_layer_pruners_have_their_papers_name_too():
 
 def test_rows_of_earlier_code_whose_scorer_was_a_class_of_its_own_keep_their_label():
     now = build_method(settings_of("kvtp+prumerge", 0.2), KVTP).describe()
-    assert label({**now, "scorer": {"class": "lmms_kvtp.scorers.similarity:Similarity"}}) == "KVTP + PruMerge"
+    scorer = {"class": "lmms_kvtp.scorers.similarity:Similarity"}
+    assert label({**now, "scorer": scorer}) == "KVTP, untuned + PruMerge"
     earlier = {"class": "lmms_kvtp.pruners.prumerge_plus:PruMergePlus", "neighbours": 32, "spaced": 0.5}
-    assert label({**now, "pruner": earlier}) == "KVTP + PruMergePlus"
+    assert label({**now, "pruner": earlier}) == "KVTP, untuned + PruMergePlus"

@@ -9,6 +9,7 @@ from lmms_eval import models
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
+from lmms_kvtp.encoders.own import OwnTower
 from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.model_wrappers.baselines import LlavaOnevisionKvtp
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
@@ -26,6 +27,8 @@ ROWS = {
     "llava_video_prunevid": ("uniform", "uniform", "prunevid", "prunevid", 0.5),
     "llava_video_kvtp": ("similarity", "softmax", "prumerge", "none", 0.2),
 }
+OWN = ("tome", "prumerge")
+"""Pruners that read the model's own tower where the scorer reads no frames."""
 LAYERS = {"layer_pruning.layer": 1}
 """The random model has fewer layers than PruneVid's default counts on."""
 
@@ -48,7 +51,9 @@ def test_every_id_is_tested_and_stands_in_the_docs():
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines()]
     documented = {row[0]: row for row in rows if row[0] in MODELS and len(row) == 5}
     for name, (scorer, allocator, pruner, layers, ratio) in ROWS.items():
-        assert documented[name] == [name, f"siglip, {scorer}, {allocator}", pruner, f"{ratio:g}", layers]
+        scorer = "kvtp" if name == "llava_video_kvtp" else scorer  # which without a predictor is similarity
+        encoder = "own" if pruner in OWN and scorer == "uniform" else "siglip"
+        assert documented[name] == [name, f"{encoder}, {scorer}, {allocator}", pruner, f"{ratio:g}", layers]
     assert set(ROWS) == {name for name in MODELS if name.startswith("llava_video")}
 
 
@@ -56,7 +61,10 @@ def test_every_id_is_tested_and_stands_in_the_docs():
 def test_an_id_is_its_method(name, checkpoint):
     method = build(name, checkpoint, **(LAYERS if name.endswith("prunevid") else {})).built.method
     assert parts(method) == ROWS[name]
-    assert method.encoder.pretrained == str(Path(checkpoint) / "siglip")
+    if name in ("llava_video_tome", "llava_video_prumerge"):
+        assert isinstance(method.encoder, OwnTower)
+    else:
+        assert method.encoder.pretrained == str(Path(checkpoint) / "siglip")
 
 
 def test_arguments_override_what_an_id_fills_in(checkpoint):

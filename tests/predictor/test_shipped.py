@@ -6,23 +6,23 @@ import pytest
 import torch
 
 from lmms_kvtp.api import load
+from lmms_kvtp.encoders.parts.predictor import find_predictor
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor.compare import UNTUNED, baselines, measure_candidates, trained
 from lmms_kvtp.predictor.examples import synthetic
 from lmms_kvtp.predictor.measure import mean_by_video
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.kvtp import KVTP
-from lmms_kvtp.shipped import checked, shipped_folder
 from lmms_kvtp.types import FrameFeatures
 
-SHIPPED = {"tiny_predictor": "tiny", "tiny_shared": "tower of tiny, text side of tiny"}
+SHIPPED = {"tiny": "tiny", "tiny_shared": "tower of tiny, text side of tiny"}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_they_are_small_and_whole_and_say_how_they_were_trained(name):
-    files = [path for path in checked(shipped_folder(name), name, "setting").rglob("*") if path.is_file()]
+    files = [path for path in find_predictor(name).folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1e6
-    notes = json.loads((shipped_folder(name) / "training.json").read_text())
+    notes = json.loads((find_predictor(name).folder / "training.json").read_text())
     assert notes["stopped_by"] is None and notes["started_from"] == SHIPPED[name]
     assert notes["validation_after"]["recall"] > notes["validation_before"]["recall"] + 0.03
 

@@ -33,10 +33,10 @@ def test_a_folder_without_a_slash_is_found_where_a_setting_names_folders(tmp_pat
 
 @pytest.mark.parametrize("part", [{"checkpoint": "tiny"}, {"pretrained": "tiny"}])
 def test_shipped_weights_count_where_a_part_names_them(part, tmp_path, monkeypatch):
-    shutil.copytree(shipped_folder("tiny_shared"), tmp_path / "tiny_shared")
+    shutil.copytree(shipped_folder("predictors"), tmp_path / "predictors")
     monkeypatch.setattr(fingerprint, "shipped_folder", tmp_path.joinpath)
     before = fingerprint.of_settings({"scorer": part})
-    (tmp_path / "tiny_shared" / "fusion.json").write_text("{}")
+    (tmp_path / "predictors" / "tiny_shared" / "fusion.json").write_text("{}")
     assert set(before) == {"tiny"} and fingerprint.of_settings({"scorer": part}) != before
 
 

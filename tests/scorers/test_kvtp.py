@@ -74,7 +74,7 @@ def test_a_head_of_another_folder_wins_and_fields_win_over_it(encoder, features,
 
 
 def test_a_folder_without_a_head_is_refused(encoder, features, tmp_path):
-    with pytest.raises(ValueError, match=r"scorer\.checkpoint=.* holds no fusion\.json"):
+    with pytest.raises(ValueError, match=r"no fusion head in .*fusion\.json"):
         KVTP(checkpoint=str(tmp_path)).score(features, QUESTION, encoder)
 
 
@@ -109,7 +109,9 @@ def test_a_text_side_of_another_encoder_is_refused(encoder, text_side):
 
 def test_the_shipped_predictor_has_a_name_and_is_held_against_its_manifest(encoder, features, text_side, monkeypatch):
     shipped.write_manifest(text_side)
-    monkeypatch.setattr("lmms_kvtp.scorers.kvtp.shipped_folder", lambda name: text_side / name.removesuffix(name))
+    (shipped_at := text_side.parent / "predictors").mkdir()
+    text_side = Path(shutil.move(text_side, shipped_at / "tiny"))
+    monkeypatch.setattr("lmms_kvtp.encoders.parts.predictor.shipped_folder", lambda name: text_side.parent)
     scores = KVTP(checkpoint="tiny").score(features, QUESTION, encoder)
     assert torch.equal(scores, KVTP(checkpoint=str(text_side)).score(features, QUESTION, encoder))
     (text_side / "fusion.json").write_text("{}")
@@ -118,8 +120,9 @@ def test_the_shipped_predictor_has_a_name_and_is_held_against_its_manifest(encod
 
 
 def test_an_installation_without_the_predictor_says_so(encoder, features, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmms_kvtp.scorers.kvtp.shipped_folder", lambda name: tmp_path / name)
-    with pytest.raises(ValueError, match=r"no embedded predictor: .*tiny_predictor.* with scorer\.checkpoint=FOLDER"):
+    monkeypatch.setattr("lmms_kvtp.encoders.parts.predictor.shipped_folder", lambda name: tmp_path)
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(ValueError, match=r"no embedded predictor tiny: .*sha256.* with scorer\.checkpoint=FOLDER"):
         KVTP(checkpoint="tiny").score(features, QUESTION, encoder)
 
 

@@ -15,6 +15,7 @@ from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import Method, build_method
 from lmms_kvtp.questions import Question
+from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 
@@ -67,6 +68,7 @@ def test_a_shared_tower_sees_each_frame_once_and_its_head_too(vlm, folder, tmp_p
     siglip = Siglip(str(folder / "siglip"), device="cpu")
     TowerHead(HeadShape(24, 40, 3, 24)).save(tmp_path)
     save_text_side(tmp_path, siglip.model.text_model, siglip.tokenizer, 1.0, 0.0)
+    FusionHead().save(tmp_path)
     settings = {"scorer": "shared", "encoder.pretrained": str(tmp_path), "pruner": "prumerge", "keep_ratio": "0.5"}
     method = build_method(settings, {"allocator": "softmax", "encoder": "siglip"})
     with frames_through(vlm.network.tower) as models, frames_through(method.encoder.head.post_layernorm) as heads:

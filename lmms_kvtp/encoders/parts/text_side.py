@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
 
 from lmms_kvtp.cost.flops import relevance_flops
+from lmms_kvtp.encoders.parts.predictor import TEXT_SIDE
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_source, text_shape
 from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pieces, scaled_cosines
 
-CONFIG, WEIGHTS = "text.json", "text.safetensors"
+CONFIG, WEIGHTS = TEXT_SIDE
 SCALE, BIAS = "logit_scale", "logit_bias"
 UNTUNED = "untuned"
 """Key of text.json that stands in place of sizes: the SigLIP whose unchanged text tower reads questions."""

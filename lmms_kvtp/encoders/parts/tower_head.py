@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops
+from lmms_kvtp.encoders.parts.predictor import TOWER_HEAD
 
-SETTINGS, WEIGHTS = "tower_head.json", "tower_head.safetensors"
+SETTINGS, WEIGHTS = TOWER_HEAD
 
 
 @dataclass(frozen=True)

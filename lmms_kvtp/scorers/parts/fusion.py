@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.parts.predictor import FUSION
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, WEIGHTS = "fusion.json", "fusion.safetensors"
-"""Names of a trained head's files, which lie beside those of the image-text model."""
+SETTINGS, WEIGHTS = FUSION
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class FusionHead:
             if len(head.offsets) != head.anchors or not torch.isfinite(head.offsets).all():
                 raise ValueError(f"{len(head.offsets)} offsets for {head.anchors} anchors, or one that is no number")
             return head
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"no fusion head in {settings} and {weights}: {error}") from error
 
     def _placed(self, frames: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:

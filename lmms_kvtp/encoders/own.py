@@ -1,0 +1,74 @@
+"""Attention and keys of the language model's own vision tower: nothing runs beside the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmms_kvtp.cost.flops import VisionShape
+from lmms_kvtp.encoders.base import FrameEncoder, mean_column, pool_patches
+from lmms_kvtp.types import FrameFeatures, GridPool
+from lmms_kvtp.video.frames import Frames
+
+
+@dataclass(frozen=True)
+class OwnTower(FrameEncoder):
+    """Reads queries and keys of the last layer that the model's own tower runs, as question-free pruners' authors do.
+
+    The tower has neither class token nor pooling head, so no probe: the attention that a patch receives from all of its
+    frame, averaged over heads, stands for both kinds of attention. Without a text side it scores no frames.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"probe_attention", "column_attention", "keys"})
+
+    @torch.no_grad()
+    def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
+        """Compute the fields in `needs`, on the grid of `pool`.
+
+        Raises:
+            ValueError: `needs` holds something else, or the frames have not been through the model's tower.
+        """
+        self.check(needs)
+        if not needs:
+            return FrameFeatures(times=frames.times)
+        if not frames.inside:
+            raise ValueError("encoder=own reads what the model's own tower computed of the frames; run that first")
+        found: dict[str, Tensor] = {}
+        if "keys" in needs:
+            found["keys"] = torch.cat([pool_patches(seen.keys, pool.patches, pool) for seen in frames.inside])
+        if needs - {"keys"}:
+            columns = [mean_column(seen.queries, seen.keys, seen.heads) for seen in frames.inside]
+            attention = torch.cat([pool_patches(column, pool.patches, pool) for column in columns])
+            found |= dict.fromkeys(needs - {"keys"}, attention)
+        return FrameFeatures(times=frames.times, **found)
+
+    def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
+        """Refuse: the tower knows no texts."""
+        raise ValueError("encoder=own has no text side, so it scores no frames; choose encoder=siglip or a predictor")
+
+    def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:
+        """Refuse: the tower knows no texts."""
+        raise ValueError("encoder=own has no text side, so it scores no frames; choose encoder=siglip or a predictor")
+
+    def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int | None:
+        """Not known from the pool alone: `own_flops` counts with the sizes of the tower."""
+        return None if needs - {"keys"} else 0
+
+    def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int | None:
+        """There is no text side."""
+        return 0
+
+
+def encoder_flops(
+    encoder: FrameEncoder, num_frames: int, needs: frozenset[str], *, pool: GridPool, own: VisionShape
+) -> int | None:
+    """Count an encoder's operations, where `own` are the sizes of the language model's tower.
+
+    `encoder=own` computes the scores of one layer again where attention is read, 2 P^2 d a frame, and nothing else.
+    """
+    if isinstance(encoder, OwnTower):
+        return num_frames * 2 * own.patches**2 * own.hidden if needs - {"keys"} else 0
+    return encoder.flops(num_frames, needs, pool)
