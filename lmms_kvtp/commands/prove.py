@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,10 +90,11 @@ def main(arguments: argparse.Namespace) -> int:
     about = _about(arguments, clip)
     steps = [_step(name, "not run", "the command ended before", 0.0, None) for name in STEPS]
     for number, name in enumerate(STEPS):
-        log.info("%d of %d: %s", number + 1, len(STEPS), name.replace("_", " "))
+        log.info("%d of %d: %s", number + 1, len(STEPS), name)
         steps[number] = _try(name, getattr(desk, name), desk.deadline)
         write_whole(arguments.out / "proof.json", checked({**about, "steps": steps}, [arguments.out]))
-    rows = [[s["name"].replace("_", " "), s["status"], f"{s['seconds']:.0f}", s["reason"] or ""] for s in steps]
+    short = [textwrap.shorten(step["reason"] or "", 100, placeholder=" ...") for step in steps]
+    rows = [[s["name"], s["status"], f"{s['seconds']:.0f}", reason] for s, reason in zip(steps, short, strict=True)]
     table = markdown(["step", "status", "seconds", "reason"], rows)
     sys.stdout.write(f"{table}\n{arguments.out / 'proof.json'}: docs/reproduce.md says how to send it in\n")
     return int(any(step["status"] == "failed" for step in steps))
@@ -251,11 +253,11 @@ class Desk:
         from lmms_kvtp.doctor.reference import reference_logits, verdict_lines
         from lmms_kvtp.video.load import load_video
 
-        frames = next(load_video(self.clip, self.frames(4)).chunks()) if self.clip else None
-        checks = reference_logits(self.vlm, frames)[which]
+        vlm, clip = self.vlm, self.clip
+        checks = reference_logits(vlm, next(load_video(clip, self.frames(4)).chunks()) if clip else None)[which]
         wrong = [check for check in checks if not check.passed]
         told = [{"name": c.name, "difference": c.difference, "allowed": c.tolerance} for c in checks]
-        return {"on": "clip" if self.clip else "noise", "checks": told}, verdict_lines(wrong)
+        return {"on": "clip" if clip else "noise", "checks": told}, verdict_lines(wrong)
 
     def answers(self) -> tuple[Found, str]:
         """Answer the questions with all tokens."""
@@ -264,13 +266,14 @@ class Desk:
         from lmms_kvtp.pipeline import prepare
         from lmms_kvtp.questions import Question
         from lmms_kvtp.video.load import load_video
+        from lmms_kvtp.vlms.decoding import text_of
 
         vlm, method = self.vlm, self.model.method(self.cells[0].settings)
         encoded = encode(vlm, method, load_video(self.video, self.frames()))
         told = []
         for text, letter in self.questions:
             self.spoken.append(speak(vlm, prepare(vlm, method, [encoded], Question(text)).prompt))
-            answer = vlm.tokenizer.decode(self.spoken[-1].ids, skip_special_tokens=True).strip()
+            answer = text_of(vlm.tokenizer, self.spoken[-1].ids, ())
             right = plain(answer).split()[:1] == [letter.lower()] if letter else None
             told.append({"question": text, "answer": answer, "tokens": self.spoken[-1].ids, "right": right})
         return {"questions": told}, ""

@@ -82,7 +82,9 @@ def mend(model: Any) -> None:
     tower = model.get_vision_tower()
     embeddings = tower.vision_tower.vision_model.embeddings
     # transformers 5 leaves what no file holds unset
-    embeddings.position_ids = torch.arange(embeddings.num_positions, device=embeddings.position_ids.device)[None]
+    embeddings.position_ids = torch.arange(
+        embeddings.num_positions, device=embeddings.position_embedding.weight.device
+    )[None]
     if tower.num_patches != RELEASED_PATCHES:
         own = PackageTower(tower.vision_tower)
         tower.forward = lambda pixels: own(pixels.to(tower.device, tower.dtype)).to(pixels.dtype)
