@@ -448,15 +448,21 @@ def paired(runs: "Sequence[Run]") -> tuple[Found, str]:
 
 
 def checked(proof: Found, folders: Sequence[Path]) -> bytes:
-    """Take out names of folders and machine, hold the rest to what leaderboard/proof_schema.json says, and encode it.
+    """Take out folders, addresses and the machine's name, check what each step says of itself, and encode all as JSON.
+
+    leaderboard/proof_schema.json describes the whole file; its validator is no requirement of this package.
+
+    Args:
+        proof: what was found.
+        folders: that may have spaces in their names, beside this one, the home and Python's own.
 
     Raises:
-        ValueError: it does not keep to it; the message says where.
+        ValueError: a step has no status, or one that does not fit its reason.
     """
     names = sorted({platform.node(), platform.node().partition(".")[0]} - {"", "localhost"}, key=len, reverse=True)
     private = [*map(Path.resolve, folders), Path.cwd(), Path.home(), Path(sys.prefix)]
     texts = sorted({str(path) for path in private} - {"/"}, key=len, reverse=True)
-    known = re.compile("|".join(rf"{re.escape(text)}(?:[/\\]|(?![\w.-]))" for text in texts))
+    known = re.compile(rf"(?:{'|'.join(map(re.escape, texts))})([/\\]|(?![\w.-]))")  # they may have spaces
     machine = re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\b" if names else "(?!)")
 
     def clean(value: Any) -> Any:
@@ -468,7 +474,7 @@ def checked(proof: Found, folders: Sequence[Path]) -> bytes:
             return value if math.isfinite(value) else None
         if not isinstance(value, str):
             return value
-        return machine.sub("HOST", FOLDER.sub("", known.sub("", URL.sub("URL", value))))
+        return machine.sub("HOST", FOLDER.sub("", known.sub(r"\1", URL.sub("URL", value))))
 
     found = clean(proof)
     for step in found["steps"]:
