@@ -56,6 +56,7 @@ NEW_TOKENS = 32
 STATUSES = ("done", "failed", "not run")
 STEPS = ("load", "published_logits", "transformers_logits", "answers", "pictures", "cost", "stock_tokens", "paired")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""Environment in which nothing is downloaded to find out what is there."""
 URL = re.compile(r"\b\w+://\S*")
 FOLDER = re.compile(r"(?<![\w.<~-])(?:~|[A-Za-z]:)?[/\\]+(?:[^\s/\\'\"<>|,;:]+[/\\])*(?=[^\s/\\])")
 """Absolute folder at the start of a path."""
@@ -288,9 +289,8 @@ class Desk:
         for number, (text, _) in enumerate(self.questions, start=1):
             out = self.arguments.out / "pictures" / str(number)
             found = write_pictures(self.vlm, methods, video, self.video.name, text, out, show=16)
-            kept = [
-                {"method": p.name, "answer": p.answer.text, "tokens_kept": p.answer.cost.tokens_kept} for p in found
-            ]
+            made = {picture.name: picture.answer for picture in found}
+            kept = [{"method": n, "answer": a.text, "tokens_kept": a.cost.tokens_kept} for n, a in made.items()]
             told.append({"question": text, "file": f"pictures/{number}/frames.png", "methods": kept})
         return {"questions": told}, ""
 
@@ -363,7 +363,7 @@ class Desk:
             wanting = [line for line in told if "missing: " in line or "NOT ENOUGH" in line] or told[-1:]
             raise NotRunError(f"lmms-kvtp check --tasks {given.tasks}, offline: {'; '.join(wanting[:2])}")
         sweep = ["sweep", "--methods", f"{FULL},{given.methods}", "--ratios", f"{given.ratio:g}", "--out", str(out)]
-        sweep += [*asked, f"pretrained={given.pretrained},{settings},fps={given.fps:g}"]
+        sweep += [*asked, f"pretrained={given.pretrained},{settings},fps={given.fps:g},on_error=skip"]
         code, told = self.command(sweep, out / "sweep.log", {})
         if code:
             raise RuntimeError(f"lmms-kvtp sweep ended with {code}: {' '.join(told[-1:])}")
