@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": ("lmms_kvtp.commands.doctor", "run the gates that a method must pass before its scores count"),
     "bench": ("lmms_kvtp.commands.bench", "where the time of a run goes, beside the least that it could take"),
     "flops": ("lmms_kvtp.commands.flops", "count a method's operations from sizes alone, beside the papers' figures"),
+    "prove": ("lmms_kvtp.commands.prove", "run on real weights what could not be run here, into one file to send in"),
     "reproduce": ("lmms_kvtp.commands.reproduce", "the commands behind the paper's tables and figures"),
     "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),
     "eval": ("lmms_kvtp.commands.eval", "measure relevance predictors without a language model"),

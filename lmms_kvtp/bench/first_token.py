@@ -1,4 +1,4 @@
-"""Time to the first token of a video whose pixels are on the device already."""
+"""Time to the first token of a video, a file or one whose pixels are on the device already."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
-from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
 from lmms_kvtp.vlms.base import VideoVLM
 
@@ -61,9 +61,12 @@ class FirstToken:
 
 
 def first_tokens(
-    vlm: VideoVLM, methods: Mapping[str, Method], video: PixelVideo, rounds: int, warm: int = 1
+    vlm: VideoVLM, methods: Mapping[str, Method], video: Video, rounds: int, warm: int = 1
 ) -> dict[str, list[FirstToken]]:
-    """Run all methods in turn, `rounds` times after `warm` rounds that do not count; every second round is reversed."""
+    """Run all methods in turn, `rounds` times after `warm` rounds that do not count; every second round is reversed.
+
+    A file in the place of pixels is decoded anew for each run.
+    """
     found: dict[str, list[FirstToken]] = {name: [] for name in methods}
     for number in range(warm + rounds):
         for name in list(methods)[:: -1 if number % 2 else 1]:
@@ -74,7 +77,7 @@ def first_tokens(
     return found
 
 
-def _run(vlm: VideoVLM, method: Method, video: PixelVideo) -> FirstToken:
+def _run(vlm: VideoVLM, method: Method, video: Video) -> FirstToken:
     with clock(vlm.device) as spent:
         made = answer(vlm, method, [video], QUESTION, GenerationOptions(max_new_tokens=1))
     return FirstToken(spent[0], made.cost, made.cost.peak_bytes)

@@ -23,7 +23,7 @@ The paper counted with THOP: multiply-adds of linear layers and convolutions, en
 So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has {reported}.
 - Its table 2 says x28 for random and PruMerge, its project page x36 for the same rows. Both stand above.
 - x36 (-64 %) is the model's own tower plus a fifth of the prefill. A so400m pass for KVTP's scores comes on top:
-  {encoder:.0%} of the unpruned model here. No row of table 2 has room for it. PruMerge and ToMe alone read the own tower.
+  {encoder:.0%} of the unpruned model here. No row of table 2 has room for it. PruMerge and ToMe alone read that tower.
 - From the baselines to KVTP table 2 adds 8 % of the 7B model, table 3 adds 2 % of the 72B model: in multiply-adds about
   {add7:.0f} T and {add72:.0f} T. One and the same predictor would add the same to both.
 """

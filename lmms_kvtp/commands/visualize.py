@@ -2,9 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
+
+if TYPE_CHECKING:
+    from lmms_kvtp.method import Method
+    from lmms_kvtp.video.frames import Video
+    from lmms_kvtp.visualize.picture import MethodPicture
+    from lmms_kvtp.vlms.base import VideoVLM
 
 METHODS = ("full", "kvtp+prumerge", "random")
 
@@ -26,26 +34,44 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.api import load
     from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.presets import typed
-    from lmms_kvtp.questions import Question, refine
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.load import load_video
     from lmms_kvtp.video.sampling import FrameOptions
-    from lmms_kvtp.visualize.figures import sheet
-    from lmms_kvtp.visualize.page import to_html
-    from lmms_kvtp.visualize.picture import most_telling, pictures, small_frames
 
     settings = typed(arguments.method or METHODS, [arguments.ratio])
     video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
     model = load(arguments.pretrained, dtype=arguments.dtype)
     built = {name: model.method(text) for name, text in settings.items()}
     methods = {row_name(name, method.describe()): method for name, method in built.items()}
-    question = Question(arguments.question, refined=refine(arguments.question))
-    found, frames = pictures(model.vlm, methods, video, question), small_frames(video)
-    shown = most_telling(found, arguments.show)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    page = to_html(found, frames, shown, arguments.video.name, arguments.question, model.vlm.toy)
-    (arguments.out / "index.html").write_text(page, encoding="utf-8")
-    (arguments.out / "frames.png").write_bytes(sheet(found, frames, shown, arguments.question))
+    name = arguments.video.name
+    found = write_pictures(model.vlm, methods, video, name, arguments.question, arguments.out, arguments.show)
     rows = [[p.name, p.answer.text, f"{p.answer.cost.tokens_kept}/{p.answer.cost.tokens_before}"] for p in found]
     sys.stdout.write(f"{markdown(['method', 'answer', 'vision tokens'], rows)}\n{arguments.out / 'index.html'}\n")
     return 0
+
+
+def write_pictures(
+    vlm: "VideoVLM", methods: "Mapping[str, Method]", video: "Video", name: str, question: str, out: Path, show: int
+) -> "list[MethodPicture]":
+    """Ask a question with every method, and write page and PNG.
+
+    Args:
+        vlm: the model.
+        methods: by name.
+        video: what is asked about.
+        name: of the video.
+        question: all of the text that the model gets.
+        out: folder for both files.
+        show: frames in the pictures.
+    """
+    from lmms_kvtp.questions import Question, refine
+    from lmms_kvtp.visualize.figures import sheet
+    from lmms_kvtp.visualize.page import to_html
+    from lmms_kvtp.visualize.picture import most_telling, pictures, small_frames
+
+    found = pictures(vlm, methods, video, Question(question, refined=refine(question)))
+    frames, shown = small_frames(video), most_telling(found, show)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "index.html").write_text(to_html(found, frames, shown, name, question, vlm.toy), encoding="utf-8")
+    (out / "frames.png").write_bytes(sheet(found, frames, shown, question))
+    return found

@@ -151,14 +151,14 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     theirs = model(inputs_embeds=prompt[None], logits_to_keep=1).logits[0, -1]
     ours = vlm.next_token_logits(vlm.assemble([all_tokens(vlm, frames)], question))
     name = "transformers' LlavaOnevision" + ("" if pooling == "bilinear" else f" with {pooling} pooling")
-    return Parity(name, ours, theirs[: len(ours)].float(), _tolerance(vlm.dtype))
+    return Parity(name, ours, theirs[: len(ours)].float(), tolerance(vlm.dtype))
 
 
 def _of_package(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     """Compare LLaVA-NeXT's tower, projector and language model with ours."""
     own = load_llava_video(vlm.name, replace(vlm.options, backend="transformers"))
     theirs, ours = (v.next_token_logits(v.assemble([all_tokens(v, frames)], question)) for v in (vlm, own))
-    return Parity("LLaVA-NeXT's own package", ours, theirs, _tolerance(vlm.dtype))
+    return Parity("LLaVA-NeXT's own package", ours, theirs, tolerance(vlm.dtype))
 
 
 def _position(stated: str, merge_type: str) -> str:
@@ -188,8 +188,8 @@ def _published(vlm: LlavaVideo, name: str) -> Parity:
     """Compare the logits after each of the first three tokens of a prompt with the published ones."""
     ids = vlm.chat.around(QUESTION, visuals=True)[0][:3]
     logits = vlm.network.llm(input_ids=torch.tensor([ids], device=vlm.device)).logits[0, :, :3]
-    tolerance = 0.2 if vlm.dtype == torch.bfloat16 else 0.02  # logits to 12, published from float16
-    return Parity(f"published logits of {name}", logits.float().cpu(), torch.tensor(PUBLISHED[name]), tolerance)
+    allowed = 0.2 if vlm.dtype == torch.bfloat16 else 0.02  # logits to 12, published from float16
+    return Parity(f"published logits of {name}", logits.float().cpu(), torch.tensor(PUBLISHED[name]), allowed)
 
 
 def all_tokens(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
@@ -207,7 +207,7 @@ def _noise(count: int = 3) -> Frames:
     return Frames(rgb, torch.arange(count).float())
 
 
-def _tolerance(dtype: torch.dtype) -> float:
+def tolerance(dtype: torch.dtype) -> float:
     """Largest difference that some hundred roundings of logits around 10 explain."""
     return {torch.float32: 1e-3, torch.float16: 0.1}.get(dtype, 0.5)
 

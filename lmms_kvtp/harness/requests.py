@@ -1,19 +1,30 @@
 """Reads a request of the harness: its question, and the generation settings of the task or of `--gen_kwargs`.
 
-Settings are honored, or refused by name.
+Settings are honored, or refused by name. `ask_stock` makes such requests, for the harness's own wrapper.
 """
 
+import gc
 import logging
-from collections.abc import Callable, Mapping
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from lmms_kvtp.run.asks import Ask, name_visuals, read_question
 from lmms_kvtp.settings import parse
 from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.video.sampling import FrameOptions
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
+from lmms_kvtp.vlms.checkpoint.llava_package import llava_package, mend
+from lmms_kvtp.vlms.checkpoint.load import read_config
+from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
 log = logging.getLogger(__name__)
 
@@ -129,3 +140,79 @@ def _of_transformers() -> frozenset[str]:
 @cache
 def _say_unused(name: str, value: str) -> None:
     log.warning("generation setting %s=%s is no setting of decoding; it is not used", name, value)
+
+
+def ask_stock(
+    folder: Path,
+    video: Path,
+    questions: Sequence[str],
+    frames: FrameOptions,
+    device: torch.device,
+    dtype: str,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Let lmms-eval's own `llava_vid` wrapper answer questions about a video, greedily and with all tokens.
+
+    Frames, preprocessing, prompt and decoding are the wrapper's and LLaVA-NeXT's; pooling and newlines are the
+    checkpoint's, where the wrapper has defaults of its own.
+
+    Args:
+        folder: of a checkpoint in the original layout.
+        video: the file.
+        questions: whole texts.
+        frames: of these the number, the rate and `force_sample` count.
+        device: of the model.
+        dtype: float16 or bfloat16.
+        max_new_tokens: most tokens of an answer.
+
+    Returns:
+        Ids of each answer's tokens.
+
+    Raises:
+        CheckpointError: the checkpoint is in Hugging Face's layout.
+        ValueError: LLaVA-NeXT's package is not installed.
+        RuntimeError: the wrapper could not read the video.
+    """
+    config = read_config(folder)
+    if config.tensor_names != (ORIGINAL,):
+        raise CheckpointError("llava_vid reads the original layout, this checkpoint is in Hugging Face's")
+    made: list[list[int]] = []
+    with tempfile.TemporaryDirectory() as scratch, llava_package(config), redirect_stdout(sys.stderr):
+        from lmms_eval.api.instance import Instance
+        from lmms_eval.models.simple.llava_vid import LlavaVid
+
+        named = Path(scratch) / "llava_qwen"  # the package knows a family by its folder's name
+        named.symlink_to(folder.resolve(), target_is_directory=True)
+        wrapper = LlavaVid(
+            str(named),
+            torch_dtype=dtype,
+            device=str(device),
+            device_map="auto" if device.type == "cpu" else str(device),  # otherwise it wants a GPU
+            conv_template="qwen_1_5",
+            max_frames_num=frames.max_frames_num,
+            video_fps=round(frames.fps),
+            mm_spatial_pool_mode=config.pool_mode,
+            mm_newline_position=config.newline_position,
+            force_sample=frames.force_sample,
+        )
+        mend(wrapper.model)
+        generate = wrapper.model.generate
+
+        def recorded(**settings: Any) -> torch.Tensor:
+            ids: torch.Tensor = generate(**settings)
+            made.append(ids[0].tolist())
+            return ids
+
+        wrapper.model.generate = recorded
+        wrapper.task_dict = {"clip": {"test": [str(video)] * len(questions)}}
+        for number, text in enumerate(questions):
+            asked = (text, {"max_new_tokens": max_new_tokens}, lambda path: [path], number, "clip", "test")
+            told = {"task": "clip", "doc_id": number, "repeats": 1}
+            wrapper.generate_until([Instance("generate_until", asked, number, told)])
+        del wrapper, generate, recorded
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(made) < len(questions):
+        raise RuntimeError(f"llava_vid answered {len(made)} of {len(questions)} questions; its messages stand above")
+    return made

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub import constants
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, modeling_utils, pytorch_utils
@@ -21,6 +22,8 @@ HALF = ("bfloat16", "float16")
 """Number types that the package's loader knows."""
 MOVED = ("apply_chunking_to_forward", "find_pruneable_heads_and_indices", "prune_linear_layer")
 """Functions that its Q-Former imports from where older transformers had them; no model of this family has one."""
+RELEASED_PATCHES = 729
+"""Patches of a frame that its tower class insists on."""
 INSTALL = "install its package (github.com/LLaVA-VL/LLaVA-NeXT), or leave backend out"
 
 
@@ -52,7 +55,7 @@ def load_package(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
     if placement.strategy not in (None, "auto"):
         raise ValueError(f"device_map={placement.strategy}: backend=llava splits by device_map=auto only")
     dtype = _loaded_as(folder, placement.dtype)
-    with _imported() as (builder, siglip), _fitted(siglip, config):
+    with llava_package(config) as builder:
         _, model, _, _ = builder.load_pretrained_model(
             str(folder),
             None,
@@ -70,11 +73,27 @@ def load_package(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
     return _network(model).requires_grad_(False).eval()
 
 
-def _network(model: Any) -> Network:
-    tower = model.get_vision_tower().vision_tower
-    embeddings = tower.vision_model.embeddings
+def mend(model: Any) -> None:
+    """Fill in tower positions, and let towers and pixels of other sizes than 384 / 14 through the package's own path.
+
+    Args:
+        model: as the package's loader made it.
+    """
+    tower = model.get_vision_tower()
+    embeddings = tower.vision_tower.vision_model.embeddings
     # transformers 5 leaves what no file holds unset
-    embeddings.position_ids = torch.arange(embeddings.num_positions, device=embeddings.position_ids.device)[None]
+    embeddings.position_ids = torch.arange(
+        embeddings.num_positions, device=embeddings.position_embedding.weight.device
+    )[None]
+    if tower.num_patches != RELEASED_PATCHES:
+        own = PackageTower(tower.vision_tower)
+        tower.forward = lambda pixels: own(pixels.to(tower.device, tower.dtype)).to(pixels.dtype)
+        tower.image_processor.size = (tower.image_size, tower.image_size)
+
+
+def _network(model: Any) -> Network:
+    mend(model)
+    tower = model.get_vision_tower().vision_tower
     with init_empty_weights():
         llm = Qwen2ForCausalLM(model.config)  # its own class refuses embeddings, and runs the head on all
     llm.model, llm.lm_head = model.model, model.lm_head
@@ -101,6 +120,17 @@ def _memory(placement: Placement) -> dict[str | int, int] | None:
     if device.type == "cuda":
         return {device.index or 0: torch.cuda.get_device_properties(device).total_memory}
     return {"cpu": 1 << 60}
+
+
+@contextmanager
+def llava_package(config: LlavaConfig) -> Iterator[Any]:
+    """Import the package's loader, which can load while the block lasts; nothing is fetched from the hub.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    with _with(constants, "HF_HUB_OFFLINE", True), _imported() as (builder, siglip), _fitted(siglip, config):
+        yield builder
 
 
 @contextmanager
