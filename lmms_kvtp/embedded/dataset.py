@@ -20,7 +20,8 @@ SHIPPED_KINDS = tuple(kind for kind in KINDS if kind != "main")
 """Kinds of the benchmark: those that the embedded model answers when it sees all tokens. The others only serve
 training: a benchmark that its own unpruned model fails says nothing about pruning."""
 QUESTIONS_PER_VIDEO = 4
-NUM_VIDEOS = {"test": 160, "val": 40}
+NUM_VIDEOS = {"test": 160, "val": 40, "sealed": 105}
+"""Videos of a split; those of `sealed` are for one run, after everything that could be chosen is (docs/benchmark_plan.md)."""
 QUICK_VIDEOS = 25
 
 
@@ -111,8 +112,9 @@ def _document(script: Script, split: str, question: ScriptQuestion) -> Document:
 
 
 def main() -> None:
-    """Print the pins of the test split, one JSON object a line."""
-    sys.stdout.writelines(json.dumps(pin) + "\n" for pin in pins("test", NUM_VIDEOS["test"]))
+    """Print the pins of a split, test unless another is named, one JSON object a line."""
+    split = sys.argv[1] if len(sys.argv) > 1 else "test"
+    sys.stdout.writelines(json.dumps(pin) + "\n" for pin in pins(split, NUM_VIDEOS[split]))
 
 
 if __name__ == "__main__":

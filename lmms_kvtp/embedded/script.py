@@ -11,7 +11,7 @@ PLACES = ("desert", "ocean", "forest", "snow", "night", "lava", "city", "meadow"
 GLYPHS = ("star", "heart", "cross", "triangle", "ring", "arrow", "moon", "bolt")
 DECOYS = ("circle", "square", "hexagon", "spiral")
 COLORS = ("red", "yellow", "green", "blue", "purple", "white")
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "sealed")
 
 SIZE = 96  # pixels a side
 NUM_EVENTS = 4
@@ -98,7 +98,7 @@ def write_script(seed: int, split: str = "test") -> Script:
 
     Args:
         seed: 0 or more; names the video within its split.
-        split: train, val or test; their random streams are separate.
+        split: train, val, test or sealed; their random streams are separate.
 
     Raises:
         ValueError: unknown split or negative seed.

@@ -10,7 +10,7 @@ from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.embedded.questions import chosen_letter
 from lmms_kvtp.tasks.skvqa.utils import average, percent
 
-__all__ = ["all_documents", "average", "doc_to_text", "doc_to_visual", "percent", "process_results", "quick_documents"]
+__all__ = ["all_documents", "average", "doc_to_text", "doc_to_visual", "percent", "process_results", "quick_documents", "sealed_documents"]
 
 Doc = Mapping[str, Any]
 
@@ -25,13 +25,18 @@ def quick_documents(pinned: Any) -> Any:
     return _documents("skvqa_synth_quick", pinned.select(range(dataset.QUICK_VIDEOS)))
 
 
-def _documents(task: str, pinned: Any) -> Any:
+def sealed_documents(pinned: Any) -> Any:
+    """Make the documents of the sealed split, on which nothing was chosen."""
+    return _documents("skvqa_synth_sealed", pinned, "sealed")
+
+
+def _documents(task: str, pinned: Any, split: str = "test") -> Any:
     try:
-        dataset.check_pins("test", pinned)
+        dataset.check_pins(split, pinned)
     except RuntimeError as error:
         logger.error(error)  # the harness retries, and then reports a RetryError without the reason
         raise
-    documents = dataset.build("test", len(pinned))
+    documents = dataset.build(split, len(pinned))
     return type(pinned).from_list([{**doc, "kvtp_id": f"{task}/{doc['question_id']}"} for doc in documents])
 
 

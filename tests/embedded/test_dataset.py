@@ -9,7 +9,7 @@ import pytest
 from lmms_kvtp.embedded import dataset
 from lmms_kvtp.embedded.questions import LETTERS
 
-PINNED = Path(__file__).parents[2] / "tasks" / "skvqa_synth" / "test.jsonl"
+TASK = Path(__file__).parents[2] / "tasks" / "skvqa_synth"
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,18 @@ def test_splits_have_different_questions(documents: list[dataset.Document]) -> N
     assert {str(doc["video_id"]) for doc in dataset.build("val", 3)}.isdisjoint(doc["video_id"] for doc in documents)
 
 
-def test_this_machine_makes_the_pinned_videos() -> None:
-    pinned = [json.loads(line) for line in PINNED.read_text().splitlines()]
-    assert len(pinned) == dataset.NUM_VIDEOS["test"]
-    dataset.check_pins("test", pinned[:40])
+@pytest.mark.parametrize("split", ["test", "sealed"])
+def test_this_machine_makes_the_pinned_videos(split: str) -> None:
+    pinned = [json.loads(line) for line in (TASK / f"{split}.jsonl").read_text().splitlines()]
+    assert len(pinned) == dataset.NUM_VIDEOS[split]
+    dataset.check_pins(split, pinned[:40])
+
+
+def test_the_sealed_split_is_large_and_shares_no_video_with_another(documents: list[dataset.Document]) -> None:
+    sealed = dataset.build("sealed", dataset.NUM_VIDEOS["sealed"])
+    assert len(sealed) >= 400
+    scripts = {split: {row["script"] for row in dataset.pins(split, 40)} for split in ("sealed", "test", "val", "train")}
+    assert all(scripts["sealed"].isdisjoint(scripts[other]) for other in ("test", "val", "train"))
 
 
 def test_another_video_than_the_pinned_one_is_refused() -> None:

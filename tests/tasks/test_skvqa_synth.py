@@ -43,8 +43,15 @@ def load(manager: Any, model: str) -> Any:
     return get_task_dict(["skvqa_synth_quick"], manager)["skvqa_synth_quick"]
 
 
-def test_both_tasks_are_found(manager: Any) -> None:
-    assert {"skvqa_synth", "skvqa_synth_quick"} <= set(manager.all_tasks)
+def test_all_tasks_are_found(manager: Any) -> None:
+    assert {"skvqa_synth", "skvqa_synth_quick", "skvqa_synth_sealed"} <= set(manager.all_tasks)
+
+
+def test_the_sealed_task_asks_about_its_own_videos(manager: Any) -> None:
+    from lmms_eval.tasks import get_task_dict
+
+    docs = get_task_dict(["skvqa_synth_sealed"], manager)["skvqa_synth_sealed"].test_docs()
+    assert len(docs) == 420 and {doc["split"] for doc in docs} == {"sealed"}
 
 
 @pytest.mark.parametrize("model", ["llava_video_kvtp", "llava_vid_kvtp", "llava_vid", "qwen3_vl", "anything"])
