@@ -12,14 +12,15 @@ from lmms_kvtp.presets import FULL, settings_of
 from lmms_kvtp.rendering import write_between
 
 PRUNERS = ("random", "grid", "prumerge", "tome")
-METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in ("kvtp", "oracle") for pruner in PRUNERS))
+KINDS = ("similarity", "kvtp", "oracle")
+METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in KINDS for pruner in PRUNERS))
 RATIOS = (0.1, 0.2, 0.4)
-HEADLINE = (FULL, "random", "prumerge", "hard+random", "kvtp+random", "kvtp+prumerge", "oracle+random")
+HEADLINE = (FULL, "random", "prumerge", "hard+random", "similarity+prumerge", "kvtp+random", "kvtp+prumerge")
 """Rows that are run with every checkpoint, at HEADLINE_RATIO."""
 HEADLINE_RATIO = 0.2
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 BETAS = (1.5, 1.7, 1.9, 2.1, 2.3)
-DRAWN = ("random", "prumerge", "hard+random", "kvtp+random", "kvtp+prumerge", "oracle+random")
+DRAWN = ("random", "prumerge", "hard+random", "similarity+prumerge", "kvtp+random", "kvtp+prumerge", "oracle+random")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--headline", action="store_true", help="only the main rows, those of every checkpoint")
     parser.add_argument("--no-figures", action="store_true", help="tables alone")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")
-    parser.add_argument("--into", type=Path, help="folder with README.md and docs/benchmark.md, to be written into")
+    parser.add_argument("--into", type=Path, help="folder with docs/benchmark.md, to be written into")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -58,7 +59,6 @@ def main(arguments: argparse.Namespace) -> int:
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
     pages: Path = arguments.into or folder
     if arguments.into:
-        write_between(pages / "README.md", tables["headline"], "headline")
         for name, text in tables.items():
             write_between(pages / "docs" / "benchmark.md", text, name)
     if not (arguments.no_figures or arguments.headline):
@@ -76,7 +76,7 @@ def _run(
 def row_alone(cell: Variant) -> str:
     """Name the row with the same pruner and equal budgets; empty for rows that have equal budgets already."""
     how, plus, pruner = cell.method.partition("+")
-    return Variant(pruner, cell.keep_ratio, {}).name if plus and how in ("kvtp", "oracle") else ""
+    return Variant(pruner, cell.keep_ratio, {}).name if plus and how in KINDS else ""
 
 
 def _draw(

@@ -21,7 +21,7 @@ SHIPPED_KINDS = tuple(kind for kind in KINDS if kind != "main")
 training: a benchmark that its own unpruned model fails says nothing about pruning."""
 QUESTIONS_PER_VIDEO = 4
 NUM_VIDEOS = {"test": 160, "val": 40, "sealed": 105}
-"""Videos of a split; those of `sealed` are for one run, after everything that could be chosen is (docs/benchmark_plan.md)."""
+"""Videos of a split; those of `sealed` are for one run, when nothing is left to choose (docs/benchmark_plan.md)."""
 QUICK_VIDEOS = 25
 
 

@@ -10,7 +10,8 @@ from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.embedded.questions import chosen_letter
 from lmms_kvtp.tasks.skvqa.utils import average, percent
 
-__all__ = ["all_documents", "average", "doc_to_text", "doc_to_visual", "percent", "process_results", "quick_documents", "sealed_documents"]
+__all__ = ["average", "doc_to_text", "doc_to_visual", "percent", "process_results"]
+__all__ += ["all_documents", "quick_documents", "sealed_documents"]
 
 Doc = Mapping[str, Any]
 

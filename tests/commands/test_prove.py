@@ -86,7 +86,7 @@ def test_every_step_that_can_runs_on_both_layouts(layout, request, clip, tmp_pat
     assert [(cost["method"], cost["tokens_kept"]) for cost in costs] == [
         ("full", 75),
         ("random 20%", 15),
-        ("kvtp+prumerge 20%", 15),
+        ("kvtp+prumerge 20% (KVTP, untuned)", 15),
     ]
     assert {"decode", "preprocess", "vision", "encoder", "prefill"} <= costs[-1]["seconds"].keys()
     assert question["methods"][0]["answer"] == steps["answers"]["found"]["questions"][0]["answer"]
