@@ -78,8 +78,8 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
     lines = "train on evaluation lines of an index as well, and on lines that miss the paper's criteria"
     parser.add_argument("--any-lines", action="store_true", default=False, help=lines)
-    told = "the paper's training, eq. 4 to 11 as printed, in one word; flags behind it change it"
-    parser.add_argument("--recipe", choices=["paper"], action=PaperRecipe, help=told)
+    recipe = "the paper's training, eq. 4 to 11 as printed, in one word; flags behind it change it"
+    parser.add_argument("--recipe", choices=["paper"], action=PaperRecipe, help=recipe)
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
         hints, defaults, told = get_type_hints(cls), cls(), meanings(cls)

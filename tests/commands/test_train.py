@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held_out
 from lmms_kvtp.embedded import cache
+from lmms_kvtp.encoders.parts.predictor import find_predictor
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.predictor.examples import Example, synthetic
 from lmms_kvtp.predictor.features import Embeddings, FeatureCache
 from lmms_kvtp.types import GridPool
@@ -199,3 +202,30 @@ def test_data_must_be_named_once(given, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "predictor", *given, "--out", str(tmp_path)])
     assert "give either --index FILE, or --synthetic NUMBER" in capsys.readouterr().err
+
+
+def test_one_word_is_the_papers_recipe_and_flags_behind_it_change_it(home, index, tmp_path):
+    shown = ["train", "predictor", "--index", str(index), "--videos", str(cache.folder()), "--pretrained", TINY]
+    shown += ["--max-frames-num", "16", "--fps", "0.25", "--validation", "0.5", "--any-lines"]
+    assert main([*shown, "--recipe", "paper", "--dtype", "float32", "--out", str(tmp_path / "p")]) == 0
+    recipe = json.loads((tmp_path / "p" / "training.json").read_text())["recipe"]
+    assert (recipe["parts"], recipe["epochs"], recipe["lr"], recipe["head_lr"]) == ("all", 1, 1e-6, 1e-6)
+    assert recipe["objective"] == {"level": "frame", "pooling": "softmax", "clip_size": 8, "flatness": 0.0}
+    assert (recipe["head"]["queries"], recipe["head"]["anchors"], recipe["dtype"]) == ("raw", 0, "float32")
+
+
+def test_evaluation_lines_are_noted_and_their_tasks_refused(home, index, tmp_path, capsys):
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    told = [{**line, "split": "evaluation", "dataset": "videomme"} for line in lines]
+    index.write_text("".join(json.dumps(line) + "\n" for line in told))
+    out = tmp_path / "p"
+    given = ["--index", str(index), "--videos", str(cache.folder()), "--pretrained", TINY, "--epochs", "1"]
+    given += ["--max-frames-num", "16", "--fps", "0.25", "--validation", "0.5", "--any-lines", "--out", str(out)]
+    assert main(["train", "predictor", *given]) == 0
+    found = find_predictor(str(out))
+    assert found.evaluation == ["videomme"] and found.has_seen("skvqa_videomme")
+    checkpoint = write_tiny(tmp_path / "llava")
+    settings = {"pretrained": str(checkpoint), "device": "cpu", "journal": "none", "predictor": str(out)}
+    model = LlavaVideoKvtp(**settings)
+    with pytest.raises(ValueError, match="was trained on evaluation questions of skvqa_videomme, says its training"):
+        model.generate_until([SimpleNamespace(task_name="skvqa_videomme")])

@@ -5,7 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from helpers.checkpoints import write_tiny
 
+from lmms_kvtp.run.build import build
 from lmms_kvtp.run.options import ONLY, parse_arguments
 
 
@@ -127,3 +130,30 @@ def test_the_batch_size_is_a_positive_number():
     for wrong, message in (("auto", "batch_size='auto' is not a whole number"), ("0", "batch_size=0 is below 1")):
         with pytest.raises(ValueError, match=message):
             parse_arguments({"batch_size": wrong})
+
+
+def test_one_word_sets_what_the_paper_runs_and_arguments_win_over_it(tmp_path):
+    device, checkpoint = torch.device("cpu"), str(write_tiny(tmp_path))
+    given = {"pretrained": checkpoint, "settings": "paper"}
+
+    def built(defaults=(), **more):
+        return build(parse_arguments({**given, **more}), device, dict(defaults))
+
+    paper = built()
+    assert (paper.vlm.pool.mode, paper.vlm.newlines.position, paper.vlm.newlines.policy) == (
+        "average",
+        "grid",
+        "release",
+    )
+    method = paper.method
+    assert (method.allocator.temperature, method.allocator.floor, method.scorer.queries) == (2.0, 0, "raw")
+    assert paper.setup["settings"] == "paper"
+    ours = built(newline="row", **{"allocator.temperature": 4, "scorer.queries": "normalized"})
+    assert ours.vlm.newlines.policy == "row" and ours.vlm.pool.mode == "average"
+    assert (ours.method.allocator.temperature, ours.method.scorer.queries) == (4.0, "normalized")
+    whole_frames = built({"scorer": "similarity", "allocator": "hard", "pruner": "grid"}).method
+    assert whole_frames.describe()["allocator"].keys() == {"class"}  # which has no temperature
+    plain = build(parse_arguments({"pretrained": checkpoint}), device, {})
+    assert plain.method.allocator.floor == 1 and plain.vlm.newlines.policy == "auto"
+    with pytest.raises(ValueError, match="settings='papers' is not one of default, paper"):
+        parse_arguments({"settings": "papers"})

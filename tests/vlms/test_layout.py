@@ -40,6 +40,7 @@ CASES = {
     ("grid", "row"): "abcd/efgh/ijkl/" "b/gh/" "l/",
     ("grid", "frame"): "abcdefghijkl/" "bgh/" "l/",
     ("grid", "none"): "abcdefghijkl" "bgh" "l",
+    ("grid", "release"): "abcd/efgh/ijkl/" "b/gh" "l",
     ("frame", "auto"): "abcdefghijkl/" "bgh/" "l/",
     ("frame", "row"): "abcd/efgh/ijkl/" "b/gh/" "l/",
     ("one_token", "auto"): "abcdefghijkl" "bgh" "l/",
