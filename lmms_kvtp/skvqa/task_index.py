@@ -33,8 +33,8 @@ DOLLARS = (2.5, 10.0)
 """Price of a million input and output tokens in the example of docs/skvqa.md."""
 CAPTION_SECONDS = 1.4
 """Seconds for a caption of a 7B model: 2500 tokens at 15 GFLOP and 100 TFLOP/s, 200 at 15 GB and 3 TB/s."""
-SCORE_SECONDS = 0.7
-"""Seconds to score a question by the same estimate: 16 prompts of 300 tokens."""
+SCORE_SECONDS = 1.4
+"""Seconds to score a question by the same estimate: a prompt of 4000 tokens, 150 written."""
 
 
 class NoIndexError(LookupError):

@@ -58,7 +58,10 @@ class ClipScorer(ABC):
 
 @dataclass(frozen=True, eq=False)
 class ChatScorer(ClipScorer):
-    """Has a chat model score all captions of a video at once, as the paper does with GPT-4o."""
+    """Has a chat model, local or not, score all captions of a video in one prompt, as the paper does with GPT-4o.
+
+    It sees in which order the clips come, which questions with "before" or "after" need.
+    """
 
     chat: ChatModel
     needs_captions = True
@@ -121,7 +124,7 @@ class OneByOne(ClipScorer):
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel(OneByOne):
-    """Has the language model of a local checkpoint read each caption beside the question, without the frames."""
+    """Has a local checkpoint rate one caption at a time: for models without room, or skill, for all in one prompt."""
 
     model: LocalModel
     needs_captions = True
@@ -129,8 +132,8 @@ class LanguageModel(OneByOne):
 
     @property
     def name(self) -> str:
-        """The checkpoint."""
-        return self.model.name
+        """The checkpoint, and that it saw one caption at a time."""
+        return f"{self.model.name} one-by-one"
 
     @property
     def checkpoint(self) -> str:

@@ -111,7 +111,7 @@ def test_without_an_index_the_message_names_the_ways_on(home: Path) -> None:
         documents.nextqa(rows("nextqa"))
     for way in ("skvqa import skvqa.json", "--captioner none --scorer siglip", "14 minutes", "skvqa_nextqa_full"):
         assert way in str(error.value)
-    for cost in ("16000 captions", "8564 questions", "about 8 hours", "74 million input", "4.5 million output tokens"):
+    for cost in ("16000 captions", "8564 questions", "about 10 hours", "74 million input", "4.5 million output tokens"):
         assert cost in str(error.value)
     assert "186 + 45 dollars at 2.5 and 10 dollars a million" in str(error.value)
     assert "LMMS_KVTP_SKVQA_INDEX" in str(error.value)
