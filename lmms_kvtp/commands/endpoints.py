@@ -105,7 +105,7 @@ def _captioner(name: str, opener: Opener) -> ChatModel | None:
     if name == TINY:
         raise ValueError(
             "--captioner tiny: the embedded model answers with a letter and describes nothing; name a checkpoint, "
-            "endpoint:MODEL, or none with --scorer siglip"
+            "endpoint:MODEL, or none with --scorer siglip:tiny"
         )
     return opener(name) if name.startswith(ENDPOINT) else LocalModel(name)
 

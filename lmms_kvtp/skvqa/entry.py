@@ -14,6 +14,8 @@ EVALUATION = ("videomme", "egoschema", "nextqa")
 TRAINING = ("activitynetqa", "perceptiontest", "videochatgpt", "mvbench")
 DATASETS = EVALUATION + TRAINING
 """The first three are for evaluation, the others for training the predictor (section 5.1 of the paper)."""
+WEIGHTS = "scorer_weights"
+"""Key of a scorer's fingerprint among the models."""
 DIGITS = 6
 """Decimals of numbers in the file."""
 
@@ -62,9 +64,14 @@ class Entry:
     captions_hash: str
     """SHA-256 over the captions that were scored; empty where frames were scored without captions."""
     models: Mapping[str, str]
-    """Names of captioner, refiner and scorer."""
+    """Names of captioner, refiner and scorer; the fingerprint of a scorer that is an image-text model."""
     prompts: str
     """Version of the prompts; empty where none was used."""
+
+    @property
+    def encoder(self) -> tuple[str, str] | None:
+        """Name, and where known the fingerprint, of the image-text model that scored the clips; None for captions."""
+        return None if self.captions_hash else (self.models.get("scorer", ""), self.models.get(WEIGHTS, ""))
 
     @property
     def spans(self) -> tuple[tuple[float, float, float], ...] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.files import content_key
 from lmms_kvtp.questions import MOST_RELEVANT
+from lmms_kvtp.run.source import of_encoder
 from lmms_kvtp.skvqa.entry import DIGITS
 from lmms_kvtp.skvqa_build.ask import Answered, Failure, ask_all, read_scores
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatRequest
@@ -45,6 +46,11 @@ class ClipScorer(ABC):
 
     needs_captions: bool
     uses_prompts: bool
+
+    @property
+    def weights(self) -> str:
+        """Fingerprint of the image-text model that scores frames; empty where captions are scored."""
+        return ""
 
     @abstractmethod
     def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
@@ -194,6 +200,11 @@ class ImageSimilarity(OneByOne):
     def name(self) -> str:
         """The checkpoint."""
         return self.encoder.pretrained
+
+    @property
+    def weights(self) -> str:
+        """Fingerprint of the encoder's weights: an index by them suits a method that scores with them."""
+        return of_encoder(self.encoder)
 
     def rate(self, question: Scoreable) -> tuple[float, ...]:
         """Score the clips for one question."""

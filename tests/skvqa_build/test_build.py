@@ -14,7 +14,9 @@ from helpers.skvqa_lookalikes import write_dataset, write_frames, write_json, wr
 from PIL import ImageFile
 
 from lmms_kvtp.__main__ import main
+from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor import examples
+from lmms_kvtp.run.source import of_encoder
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.skvqa.entry import clip_bounds
 from lmms_kvtp.skvqa.index import read_entries
@@ -58,6 +60,7 @@ def test_each_data_set_is_built_from_images_alone(data, tmp_path, dataset, capsy
         assert [edge[0] for edge in entry.edges] == [first * 1.0 for first, _ in clip_bounds(20)]
         assert (data[dataset][1] / entry.video).exists()
     assert len({entry.clip_scores for entry in entries}) > 1
+    assert entry.encoder == (str(tiny_folder() / "siglip"), of_encoder(Siglip("tiny")))
     told = capsys.readouterr().out
     assert f"{dataset}: 0 of {len(entries)} questions kept" in told
     assert main(["skvqa", "validate", str(tmp_path)]) == 0
@@ -122,6 +125,7 @@ def test_a_local_model_scores_one_caption_at_a_time_if_told_to(data, tmp_path):
     assert main(command) == 0
     [entry] = read_entries(tmp_path / "egoschema.jsonl")
     assert entry.models == {"captioner": checkpoint, "refiner": "rule", "scorer": f"{checkpoint} one-by-one"}
+    assert entry.encoder is None
     assert (len(entry.clip_scores), len(entry.captions_hash), entry.prompts) == (2, 64, "v1")
     assert all(score in range(6) for score in entry.clip_scores)
     [caption] = [used for used in Store(tmp_path / "calls.sqlite").usage() if used.step == "caption"]

@@ -97,6 +97,20 @@ def test_spans_reach_the_oracle(home: Path) -> None:
     assert question.refined == entry.refined
 
 
+def test_documents_say_which_encoder_scored_them_for_the_index(home: Path) -> None:
+    images = {"captions_hash": "", "prompts": ""}
+    models = {"captioner": "none", "refiner": "rule", "scorer": "google/siglip"}
+    entries = [
+        long_entry("000-0", 128, 5.0),
+        long_entry("000-1", 128, 5.0, **images, models=models),
+        long_entry("001-0", 128, 5.0, **images, models=models | {"scorer_weights": "f00d"}),
+    ]
+    write_entries(home / "built.jsonl", entries)
+    find.install_index(home / "built.jsonl")
+    assert list(documents.videomme(rows())["index_encoder"]) == [None, ["google/siglip", ""], ["google/siglip", "f00d"]]
+    assert list(documents.videomme_full(rows())["index_encoder"])[3:] == [None] * 3
+
+
 @pytest.mark.parametrize("dataset", utils.EVALUATED)
 def test_documents_of_each_data_set_are_found_by_their_ids(home: Path, dataset: str) -> None:
     install(home, 5.0, 5.0, dataset=dataset)
