@@ -247,7 +247,7 @@ def _check(entry: Entry) -> None:
         raise EntryError(f"needs one span with its end behind its start for each of {clips} clips")
     wrong = [score for score in entry.clip_scores if not 0 <= score <= MOST_RELEVANT]
     if wrong:
-        raise EntryError(f"has the score {wrong[0]:g}, scores go from 0 to {MOST_RELEVANT:g}")
+        raise EntryError(f"has the score {wrong[0]:g}, scores go from 0 to {MOST_RELEVANT:g}; scale all of them")
     rates = clip_rates(entry.clip_scores, entry.num_frames, entry.clip_size, entry.alpha, entry.temperature)
     expected = sparsity_of(rates, entry.alpha)
     close = all(abs(a - b) < 1e-4 for a, b in zip(rates, entry.rates, strict=True))
