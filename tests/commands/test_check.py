@@ -143,6 +143,8 @@ def test_every_problem_of_every_task_is_one_line_and_sound_tasks_are_measured(ta
         "no task named 'nosuch'; `lmms-eval tasks` lists them",
         f"missing: {task}",
     ]
+    task.write_bytes((task.parent / "clip1.mp4").read_bytes())
+    assert problems_of(capsys, "lookalike_check,nosuch") == told[3:4]
 
 
 @pytest.mark.filterwarnings("default")
