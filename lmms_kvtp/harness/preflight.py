@@ -129,7 +129,7 @@ def _one_try() -> Iterator[None]:
         yield
     finally:
         retry.stop, (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) = stop, offline
-        os.environ.pop(MISSING_VARIABLE)
+        os.environ.pop(MISSING_VARIABLE, None)
         if before is not None:
             os.environ[MISSING_VARIABLE] = before
 
@@ -167,10 +167,12 @@ def _told(name: str, config: Mapping[str, Any], error: BaseException) -> list[st
     data = f"{name}: data set {config.get('dataset_path')}"
     if offline:
         return [HUB, f"{data} is not on this machine; {DATA_WAY}"]
-    chosen = hasattr(config.get("process_docs"), "check") and isinstance(cause, LookupError | ValueError)
-    if isinstance(error, RetryError) and not chosen:
+    if hasattr(config.get("process_docs"), "check") and isinstance(cause, LookupError | ValueError):
+        return [f"{name}: {_first_line(cause)}"]  # of our own tasks, with the way on
+    if isinstance(error, RetryError) or isinstance(cause, OSError):
         return [f"{data} is not to be had: {_first_line(cause)}; {DATA_WAY}"]
-    return [f"{name}: {_first_line(cause)}"]
+    where = f"`lmms-eval --tasks {name} --verbosity DEBUG` shows where"
+    return [f"{name}: the task does not load: {type(cause).__name__}: {_first_line(cause)}; {where}"]
 
 
 def _no_folder(name: str, config: Mapping[str, Any]) -> list[str]:
@@ -180,14 +182,12 @@ def _no_folder(name: str, config: Mapping[str, Any]) -> list[str]:
         return []
     home = os.path.expanduser(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     folder = Path(resolve_cache_dir(settings["cache_dir"], base_dir=home))
-    return (
-        [] if folder.exists() else [f"{name}: no videos: {folder} is not there; connect to the hub, or put them there"]
-    )
+    gone = [] if folder.exists() else [folder]
+    return [f"{name}: no videos: {folder} is not there; connect to the hub, or put them there" for folder in gone]
 
 
 def _first_line(error: BaseException | None) -> str:
-    text = str(error).strip().partition("\n")[0].removesuffix("Ways on:").rstrip(" .:")
-    return text if isinstance(error, LookupError | OSError | ValueError) and text else f"{type(error).__name__} {text}"
+    return str(error).strip().partition("\n")[0].removesuffix("Ways on:").rstrip(" .:")
 
 
 def _tasks(found: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
