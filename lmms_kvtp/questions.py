@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -159,3 +159,21 @@ def _bare(option: str) -> str:
 
 MOST_RELEVANT = 5.0
 """Highest score, where 0 is irrelevant, in the labels of KVTP (arXiv 2503.10742) and of SparseKV-QA."""
+
+
+def check_scale(scores: Iterable[float], source: object) -> None:
+    """Refuse the scores of a whole index that most probably go from 0 to 1: the softmax would hardly tell them apart.
+
+    Args:
+        scores: of all clips or spans of all questions.
+        source: file, for the message.
+
+    Raises:
+        ValueError: the largest score is above 0 and at most 1; the message has the way out.
+    """
+    top = max(scores, default=0.0)
+    if 0 < top <= 1:
+        raise ValueError(
+            f"{source}: the largest of all scores is {top:g}, so that they most probably go from 0 to 1; the scale is "
+            f"0 to {MOST_RELEVANT:g}: multiply all by {MOST_RELEVANT:g} (docs/skvqa.md, section 3)"
+        )

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lmms_kvtp.cost.sample import forget, record
 from lmms_kvtp.harness.plugin import check_harness, cli_arguments, publish
 from lmms_kvtp.harness.requests import is_padding, read_ask, read_options
-from lmms_kvtp.harness.results import open_session, report, result, say_resumed
+from lmms_kvtp.harness.results import notes_on, open_session, report, result, say_resumed
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, Lane, SampleError
 from lmms_kvtp.run.asks import Ask, check_files, flatten, read_visuals
@@ -166,6 +166,12 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         doc: Mapping[str, Any] = self.task_dict[task][split][doc_id]
         return doc
 
+    def _index_encoders(self, requests: Sequence[Any]) -> dict[str, Any]:
+        """By which encoder the questions of each task were scored, where its documents say so (tasks/skvqa)."""
+        rows = {task: self.task_dict[task][split] for task, split in {request.args[-2:] for request in requests}}
+        told = {task: some for task, some in rows.items() if "index_encoder" in getattr(some, "column_names", ())}
+        return {task: some["index_encoder"] for task, some in told.items()}
+
     def _ask(self, request: Any, prompt: str | None = None, load: Callable[[], list[Any]] | None = None) -> Ask:
         doc = self._document(request)
         defaults = GenerationOptions(max_new_tokens=self.arguments.run.max_new_tokens, seed=self.arguments.run.seed)
@@ -184,7 +190,9 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         if self.session is None:
             forget()  # costs of an earlier run in this process
             self.session = open_session(self.arguments.run, self.built.setup, command, self.rank)
-        journal = self.session.journal
+        journal, notes = self.session.journal, notes_on(self.built.method, self._index_encoders(requests))
+        for task, note in notes.items():
+            logger.warning(f"{task}: {note}")
         try:
             yield self.session
         except (SampleError, KeyboardInterrupt):
@@ -200,6 +208,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
                 "failed": len(ended.failures) + ended.failed_elsewhere,
                 "batch_size": run.batch_size,
                 "share_prefix": run.share_prefix,
+                "notes": notes,
             }
             publish(command, {**self.built.setup, **told})
 

@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print what was found; 1 where files are missing, or memory or disk does not suffice."""
+    """Print what was found; 1 where anything is missing that a task needs, or memory or disk does not suffice."""
     from loguru import logger
 
     from lmms_kvtp.forecast.models import find_spec
-    from lmms_kvtp.harness.preflight import media_of
+    from lmms_kvtp.harness.preflight import examine
     from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.settings import pairs
@@ -48,9 +48,12 @@ def main(arguments: argparse.Namespace) -> int:
     if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
         weight_files(folder)
     method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
-    found = media_of(arguments.tasks, arguments.limit)
-    missing = [path for media in found for path in media.missing]
+    found, problems = examine(arguments.tasks, arguments.limit)
+    missing = list(dict.fromkeys(path for media in found for path in media.missing))
     rows = [[m.task, str(m.questions), str(len(m.present)), str(len(m.missing))] for m in found]
+    sys.stdout.write("".join(f"problem: {line}\n" for line in problems) + "\n" * bool(problems))
+    if not found:
+        return 1
     sys.stdout.write(markdown(["task", "questions", "videos there", "missing"], rows) + "\n\n")
     if missing:
         shown = first_few([f"missing: {path}" for path in missing], SHOWN, "\n")
@@ -58,7 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.missing:
         arguments.missing.write_text("".join(f"{path}\n" for path in missing), encoding="utf-8")
     enough = _machine(spec, settings, method, found, arguments.output_path)
-    return int(bool(missing) or not enough)
+    return int(bool(missing or problems) or not enough)
 
 
 def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:

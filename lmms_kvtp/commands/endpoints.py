@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from lmms_kvtp.shipped import TINY
 from lmms_kvtp.skvqa_build.chat import ChatModel
 from lmms_kvtp.skvqa_build.endpoint import Endpoint, Prices, Spent
 from lmms_kvtp.skvqa_build.store import Store
@@ -69,7 +70,7 @@ def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
     opener = _opener(arguments, [arguments.captioner, arguments.scorer, arguments.refiner], store)
     captioner = _captioner(arguments.captioner, opener)
     return IndexSettings(
-        _scorer(arguments.scorer, captioner, opener),
+        _scorer(arguments.scorer, captioner, opener, arguments.one_by_one),
         captioner,
         _refiner(arguments.refiner, opener),
         FrameOptions(max_frames_num=arguments.max_frames_num, fps=arguments.fps),
@@ -101,17 +102,22 @@ def _captioner(name: str, opener: Opener) -> ChatModel | None:
 
     if name == "none":
         return None
-    if name.startswith(ENDPOINT):
-        return opener(name)
-    return LocalModel(name)
+    if name == TINY:
+        raise ValueError(
+            "--captioner tiny: the embedded model answers with a letter and describes nothing; name a checkpoint, "
+            "endpoint:MODEL, or none with --scorer siglip:tiny"
+        )
+    return opener(name) if name.startswith(ENDPOINT) else LocalModel(name)
 
 
-def _scorer(name: str, captioner: ChatModel | None, opener: Opener) -> "ClipScorer":
+def _scorer(name: str, captioner: ChatModel | None, opener: Opener, one_by_one: bool) -> "ClipScorer":
     from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.skvqa_build.local import LocalModel
     from lmms_kvtp.skvqa_build.scorers import ChatScorer, ImageSimilarity, LanguageModel, TextSimilarity
 
     kind, _, checkpoint = name.partition(":")
+    if one_by_one and not (name == "captioner" and isinstance(captioner, LocalModel)):
+        raise ValueError(f"--one-by-one is for a local captioner that scores, not for --scorer {name}; leave it out")
     if kind == "siglip":
         return ImageSimilarity(Siglip(checkpoint) if checkpoint else Siglip())
     if kind == "text":
@@ -120,7 +126,7 @@ def _scorer(name: str, captioner: ChatModel | None, opener: Opener) -> "ClipScor
         return ChatScorer(opener(name))
     if name != "captioner":
         raise ValueError(f"--scorer {name}: wanted captioner, endpoint:MODEL, text[:CHECKPOINT] or siglip[:CHECKPOINT]")
-    if isinstance(captioner, LocalModel):
+    if one_by_one and isinstance(captioner, LocalModel):
         return LanguageModel(captioner)
     if captioner is None:
         raise ValueError("--scorer captioner needs a captioner; use --scorer siglip to do without")

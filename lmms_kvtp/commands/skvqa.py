@@ -12,6 +12,7 @@ from lmms_kvtp.skvqa.index import (
     compare_indexes,
     index_files,
     merge_indexes,
+    on_scale,
     read_entries,
     write_entries,
 )
@@ -83,15 +84,20 @@ def _validate(arguments: argparse.Namespace) -> int:
     bad = 0
     for path in index_files(arguments.index):
         expected = path.stem if path.stem in DATASETS else None
-        good, wrong = 0, []
+        good: list[Entry] = []
+        wrong = []
         for found in check_lines(path, expected):
             if isinstance(found, Entry):
-                good += 1
+                good.append(found)
             else:
                 wrong.append(found)
+        try:
+            on_scale(good, path)
+        except ValueError as error:
+            wrong.append(str(error))
         shown = "\n  " + first_few(wrong, SHOWN, "\n  ") if wrong else ""
-        sys.stdout.write(f"{path}: {good} good lines, {len(wrong)} bad{shown}\n")
-        bad += len(wrong) + (good == 0)
+        sys.stdout.write(f"{path}: {len(good)} good lines, {len(wrong)} bad{shown}\n")
+        bad += len(wrong) + (not good)
     return 1 if bad else 0
 
 

@@ -15,9 +15,10 @@ from lmms_kvtp.skvqa_build.video_folder import scan, unpack
 log = logging.getLogger(__name__)
 
 CAPTIONER = "lmms-lab/LLaVA-Video-7B-Qwen2"
-SPELLING = """captioner: a checkpoint for our LLaVA-Video back end (folder, hub id, tiny), endpoint:MODEL, or none.
-scorer: captioner (its language model, text only), endpoint:MODEL, text or text:CHECKPOINT (sentence-transformers on
-captions), siglip or siglip:CHECKPOINT (frames, no captions). refiner: rule or endpoint:MODEL."""
+SPELLING = """captioner: a checkpoint for our LLaVA-Video back end (folder or hub id), endpoint:MODEL, or none.
+scorer: captioner (from all captions of a video in one prompt), endpoint:MODEL, text or text:CHECKPOINT
+(sentence-transformers on captions), siglip or siglip:CHECKPOINT (frames, no captions).
+refiner: rule or endpoint:MODEL."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, help="file of finished calls (default: OUT/calls.sqlite)")
     parser.add_argument("--captioner", default=CAPTIONER, help="see below (default %(default)s)")
     parser.add_argument("--scorer", default="captioner", help="see below (default %(default)s)")
+    alone = "a local captioner scores one caption at a time: for one whose context or answers do not hold all"
+    parser.add_argument("--one-by-one", action="store_true", help=alone)
     parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions, for a trial")
     _add_numbers(parser)
@@ -87,7 +90,11 @@ def main(arguments: argparse.Namespace) -> int:
         cost = prices_of(arguments).cost(total.input_tokens, total.output_tokens)
         log.info("%.4f dollars at the endpoint, over all starts of this build", cost)
     if built.failures:
-        log.warning("%d failures, listed in %s.failures.jsonl", len(built.failures), path.with_suffix(""))
+        one, listed = built.failures[-1], path.with_suffix("")
+        log.warning(
+            "%d failures, listed in %s.failures.jsonl; the last, %s of %s: %s",
+            len(built.failures), listed, one.step, one.subject, one.reason,
+        )  # fmt: skip
     if not built.entries:
         sys.stderr.write(f"lmms-kvtp skvqa build: no question of {arguments.dataset} could be scored\n")
         return 2

@@ -1,7 +1,7 @@
 """The two ends of a run in the harness: its journal at the start; counts, failures and throughput at the end."""
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from loguru import logger
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.files import home
 from lmms_kvtp.harness.plugin import run_folder
+from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.run.journal import Journal, Session, read
 from lmms_kvtp.run.options import RunOptions
+from lmms_kvtp.run.source import of_encoder
 
 
 def open_session(run: RunOptions, setup: Mapping[str, Any], command: Namespace | None, rank: int) -> Session:
@@ -94,6 +96,32 @@ def result(answers: Sequence[Answer], toy: bool) -> GenerationResult:
         toy=toy,
     )
     return GenerationResult("".join(answer.text for answer in answers[-1:]), counts)
+
+
+CIRCULAR = "circular: the index was made by the encoder that this row scores with"
+"""Note on a task whose questions were scored by the method's own encoder: they suit it, whatever it is worth."""
+
+
+def notes_on(method: Method, tasks: Mapping[str, Iterable[Sequence[str] | None]]) -> dict[str, str]:
+    """Say of each task what a reader of its scores must know.
+
+    Encoders are the same if their weights are, under any name; by their names only where no fingerprint is known.
+
+    Args:
+        method: that answers.
+        tasks: name and fingerprint of the encoder that scored a question for the task's index, by task; None where
+            captions were scored.
+    """
+    listed = {task: {tuple(one) for one in encoders if one} for task, encoders in tasks.items()}
+    asked = method.scorer.query_aware and method.allocator.query_aware
+    if not any(listed.values()) or not (asked and method.scorer.needs & method.encoder.provides):
+        return {}
+    own, name = of_encoder(method.encoder), getattr(method.encoder, "pretrained", "")
+    return {
+        task: CIRCULAR
+        for task, encoders in listed.items()
+        if any(weights == own if weights and own else other == name for other, weights in encoders)
+    }
 
 
 TOY = "TOY: the embedded model made these answers; they show how methods work and fail, and reproduce no paper's number"

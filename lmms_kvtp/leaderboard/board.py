@@ -38,6 +38,8 @@ class Row:
     """Mean relative accuracy over all tasks of the board; None where one is missing."""
     gates: str
     commands: tuple[str, ...]
+    notes: Mapping[str, str]
+    """What a run says of its own scores, by task, as the harness's results file has it."""
 
     @property
     def title(self) -> str:
@@ -125,6 +127,13 @@ class ScoredRun:
             "versions": lambda: ", ".join(f"{key} {value}" for key, value in sorted(origin.versions.items())),
         }
         return values[name]()
+
+    @property
+    def note(self) -> str:
+        """What the run says of its own scores on the task; empty for most."""
+        told = self.found.results["config"].get("resolved_cli_args") or {}
+        notes = (told.get("lmms_kvtp") or {}).get("notes")
+        return str(notes.get(self.score.task, "")) if isinstance(notes, Mapping) else ""
 
     def _selection(self) -> str:
         """Beta and index of a task of SparseKV-QA; other tasks have none."""
@@ -216,6 +225,7 @@ def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateR
                 relative=average(known) if len(known) == len(tasks) else None,
                 gates=record.status if record else NOT_RUN,
                 commands=tuple(dict.fromkeys(one.provenance.command for one in group)),
+                notes={one.score.task: one.note for one in group if one.note},
             )
         )
     return sorted(rows, key=lambda row: (-(row.provenance.keep_ratio or 0), row.name))
@@ -229,6 +239,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for task, found in row.scores.items():
             total = found.accuracy.count
+            if task in row.notes:
+                notes.append(f"{row.name}, {task}: {row.notes[task]}")
             if found.failed:
                 notes.append(f"{row.name}, {task}: {found.failed} of {total} questions failed and count as wrong")
             if found.costless:

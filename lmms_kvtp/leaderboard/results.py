@@ -54,6 +54,7 @@ def row_json(row: Row, found: TaskScore) -> dict[str, Any]:
         "cost": found.cost and {**vars(found.cost), "keep_ratio": found.cost.keep_ratio},
         "failed": found.failed,
         "without_cost": found.costless,
+        "note": row.notes.get(found.task, ""),
         "gates": row.gates,
         "command": " && ".join(row.commands),
         "commit": origin.commit,

@@ -14,7 +14,7 @@ from torch import Tensor
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import write_script
-from lmms_kvtp.questions import MOST_RELEVANT, Question, Refiner, refine
+from lmms_kvtp.questions import MOST_RELEVANT, Question, Refiner, check_scale, refine
 from lmms_kvtp.scorers.oracle import span_scores
 from lmms_kvtp.video.sampling import FrameOptions
 
@@ -98,10 +98,11 @@ def read_examples(
 
     Raises:
         ValueError: a line is damaged, incomplete or refused by `check`, or a score is out of range; the message names
-            file and line.
+            file and line. Or no score of the file is above 1: its scale is another.
     """
     grouped: dict[str, list[tuple[Question, ClipScores | None]]] = {}
     evaluated: dict[str, set[str]] = defaultdict(set)
+    scores: list[float] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             entry = json.loads(line)
@@ -110,6 +111,7 @@ def read_examples(
             if check is not None:
                 check(entry)
             asked = (_question(entry, f"{path.name}:{number}", refiner), _clips(entry))
+            scores += asked[1].scores if asked[1] else [score for _, _, score in asked[0].spans or ()]
             grouped.setdefault(str(videos / entry["video"]), []).append(asked)
             if entry.get("split") == "evaluation":
                 evaluated[str(videos / entry["video"])].add(str(entry.get("dataset", "")))
@@ -117,6 +119,7 @@ def read_examples(
             raise ValueError(f"{path}, line {number}: it has no {error}") from error
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
+    check_scale(scores, path)
     return [
         Example(
             source,
@@ -154,7 +157,7 @@ def _clips(entry: dict[str, Any]) -> ClipScores | None:
     num_frames, clip_size = int(entry["num_frames"]), int(entry.get("clip_size", CLIP_SIZE))
     bad = [score for score in scores if not 0 <= score <= MOST_RELEVANT]
     if bad:
-        raise ValueError(f"clip score {bad[0]:g} is not on the scale of 0 to {MOST_RELEVANT:g}")
+        raise ValueError(f"clip score {bad[0]:g} is not on the scale of 0 to {MOST_RELEVANT:g}; scale all of them")
     if num_frames < 1 or clip_size < 1 or len(scores) != -(-num_frames // clip_size):
         raise ValueError(f"{len(scores)} clip scores do not fit {num_frames} frames in clips of {clip_size}")
     return ClipScores(scores, num_frames, clip_size)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import lmms_kvtp
+from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.files import WEIGHT_SPOTS, fingerprint
 from lmms_kvtp.shipped import TINY, shipped_folder
 
+ENCODER_WEIGHTS = "model.safetensors"
 FOLDERS = ("pretrained", "checkpoint")
 """Settings that name files or folders; the value of another is taken for a path where a slash is in it."""
 
@@ -20,6 +22,18 @@ FOLDERS = ("pretrained", "checkpoint")
 def of_weights(path: Path) -> str:
     """Fingerprint a checkpoint; one that was trained further in its place has another."""
     return fingerprint(path, WEIGHT_SPOTS)
+
+
+def of_encoder(encoder: FrameEncoder) -> str:
+    """Fingerprint the file of an encoder's weights, whatever folder or hub id it lies under; empty where none is found.
+
+    Weights in several files, and those of open_clip, have none: their name is all that is known.
+    """
+    try:
+        found = encoder.companion(ENCODER_WEIGHTS)
+    except OSError:  # a hub id that is not to be had
+        return ""
+    return "" if found is None else of_weights(found)
 
 
 def of_settings(settings: Any, names_folder: bool = False) -> dict[str, str]:

@@ -14,6 +14,8 @@ EVALUATION = ("videomme", "egoschema", "nextqa")
 TRAINING = ("activitynetqa", "perceptiontest", "videochatgpt", "mvbench")
 DATASETS = EVALUATION + TRAINING
 """The first three are for evaluation, the others for training the predictor (section 5.1 of the paper)."""
+WEIGHTS = "scorer_weights"
+"""Key of a scorer's fingerprint among the models."""
 DIGITS = 6
 """Decimals of numbers in the file."""
 
@@ -62,9 +64,14 @@ class Entry:
     captions_hash: str
     """SHA-256 over the captions that were scored; empty where frames were scored without captions."""
     models: Mapping[str, str]
-    """Names of captioner, refiner and scorer."""
+    """Names of captioner, refiner and scorer; the fingerprint of a scorer that is an image-text model."""
     prompts: str
     """Version of the prompts; empty where none was used."""
+
+    @property
+    def encoder(self) -> tuple[str, str] | None:
+        """Name, and where known the fingerprint, of the image-text model that scored the clips; None for captions."""
+        return None if self.captions_hash else (self.models.get("scorer", ""), self.models.get(WEIGHTS, ""))
 
     @property
     def spans(self) -> tuple[tuple[float, float, float], ...] | None:
@@ -240,7 +247,7 @@ def _check(entry: Entry) -> None:
         raise EntryError(f"needs one span with its end behind its start for each of {clips} clips")
     wrong = [score for score in entry.clip_scores if not 0 <= score <= MOST_RELEVANT]
     if wrong:
-        raise EntryError(f"has the score {wrong[0]:g}, scores go from 0 to {MOST_RELEVANT:g}")
+        raise EntryError(f"has the score {wrong[0]:g}, scores go from 0 to {MOST_RELEVANT:g}; scale all of them")
     rates = clip_rates(entry.clip_scores, entry.num_frames, entry.clip_size, entry.alpha, entry.temperature)
     expected = sparsity_of(rates, entry.alpha)
     close = all(abs(a - b) < 1e-4 for a, b in zip(rates, entry.rates, strict=True))

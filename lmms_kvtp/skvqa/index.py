@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_kvtp.files import write_whole
+from lmms_kvtp.questions import check_scale
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.skvqa.entry import DATASETS, Entry, EntryError, from_line, to_line
 from lmms_kvtp.skvqa.stats import Criteria
@@ -53,6 +54,16 @@ def read_entries(path: Path, dataset: str | None = None) -> list[Entry]:
         raise IndexFileError(f"{path} has {len(wrong)} bad lines:\n  {shown}")
     if not entries:
         raise IndexFileError(f"{path} has no entry")
+    return entries
+
+
+def on_scale(entries: list[Entry], path: Path) -> list[Entry]:
+    """Pass on the entries of a file whose scores are on the scale of 0 to 5.
+
+    Raises:
+        ValueError: none is above 1: most probably they go from 0 to 1.
+    """
+    check_scale((score for entry in entries for score in entry.clip_scores), path)
     return entries
 
 

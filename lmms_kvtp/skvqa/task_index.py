@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmms_kvtp.files import home, write_whole
 from lmms_kvtp.skvqa.entry import Entry
-from lmms_kvtp.skvqa.index import index_files, read_entries, to_bytes
+from lmms_kvtp.skvqa.index import index_files, on_scale, read_entries, to_bytes
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria
 
 VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
@@ -33,8 +33,8 @@ DOLLARS = (2.5, 10.0)
 """Price of a million input and output tokens in the example of docs/skvqa.md."""
 CAPTION_SECONDS = 1.4
 """Seconds for a caption of a 7B model: 2500 tokens at 15 GFLOP and 100 TFLOP/s, 200 at 15 GB and 3 TB/s."""
-SCORE_SECONDS = 0.7
-"""Seconds to score a question by the same estimate: 16 prompts of 300 tokens."""
+SCORE_SECONDS = 1.4
+"""Seconds to score a question by the same estimate: a prompt of 4000 tokens, 150 written."""
 
 
 class NoIndexError(LookupError):
@@ -69,6 +69,7 @@ def task_entries(dataset: str) -> Mapping[str, Entry]:
         NoIndexError: there is no index.
         FileNotFoundError: the setting names a place without one.
         IndexFileError: a line is damaged or of another schema, or the file is of another data set.
+        ValueError: as `on_scale`.
     """
     path = locate_index(dataset)
     return _load(path, path.stat().st_mtime, dataset)
@@ -77,7 +78,7 @@ def task_entries(dataset: str) -> Mapping[str, Entry]:
 @lru_cache(maxsize=8)
 def _load(path: Path, modified: float, dataset: str) -> Mapping[str, Entry]:
     """Read a file once for each time stamp `modified`: the tasks ask for it again and again."""
-    return {entry.question_id: entry for entry in read_entries(path, dataset)}
+    return {entry.question_id: entry for entry in on_scale(read_entries(path, dataset), path)}
 
 
 def index_digest(dataset: str) -> str:
@@ -90,9 +91,10 @@ def install_index(index: Path) -> list[Path]:
 
     Raises:
         IndexFileError: it is damaged.
+        ValueError: as `on_scale`.
         FileNotFoundError: there is none.
     """
-    found = [entry for path in index_files(index) for entry in read_entries(path)]
+    found = [entry for path in index_files(index) for entry in on_scale(read_entries(path), path)]
     written = []
     for dataset in dict.fromkeys(entry.dataset for entry in found):
         path = cache_folder() / f"{dataset}.jsonl"

@@ -4,10 +4,11 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from lmms_kvtp.files import write_whole
-from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DIGITS, TEMPERATURE, Entry, make_entry
+from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DIGITS, TEMPERATURE, WEIGHTS, Entry, make_entry
 from lmms_kvtp.skvqa.index import write_entries
 from lmms_kvtp.skvqa.layouts import SourceQuestion
 from lmms_kvtp.skvqa_build.ask import Failure
@@ -46,14 +47,19 @@ class IndexSettings:
         if self.scorer.needs_captions and self.captioner is None:
             raise ValueError(f"scorer {self.scorer.name} reads captions; name a captioner, or use --scorer siglip")
 
-    @property
+    @cached_property
     def models(self) -> dict[str, str]:
-        """Names of captioner, refiner and scorer; no captioner where its captions are not read."""
+        """Names of captioner, refiner and scorer, and the scorer's weights where it is an image-text model.
+
+        No captioner where its captions are not read.
+        """
+        weights = {WEIGHTS: self.scorer.weights} if self.scorer.weights else {}
         captioner = self.captioner.name if self.captioner and self.scorer.needs_captions else "none"
         return {
             "captioner": captioner,
             "refiner": self.refiner.name if self.refiner else RULE,
             "scorer": self.scorer.name,
+            **weights,
         }
 
     @property

@@ -1,4 +1,4 @@
-"""A checkpoint for our own back ends: it captions clips, and its language model scores them from text alone."""
+"""A checkpoint for our own back ends: it captions clips, and scores them from their captions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,10 +12,17 @@ from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Then
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import weights_of
-from lmms_kvtp.types import GenerationOptions, PackedTokens
+from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import VideoError
-from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+
+WAYS_OUT = {"score": "--one-by-one scores one caption at a time", "caption": "lower --clip-size"}
+"""What to do about a prompt that is too long, by step."""
+
+
+class _TooLongError(ValueError):
+    """Prompt and answer do not fit in the model's context."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +64,7 @@ class LocalModel(ChatModel):
             while request is not None:
                 try:
                     reply = self._reply(request)
-                except VideoError as error:
+                except (VideoError, _TooLongError) as error:
                     lost.append((request, str(error)))
                     break
                 request = then(request, reply)
@@ -67,14 +74,27 @@ class LocalModel(ChatModel):
         turns = [text for turn in request.turns for text in (turn.answer, turn.complaint)]
         text = "\n\n".join([request.text, *filter(None, turns)])
         visuals = [] if request.frames is None else [_all_tokens(self.vlm, request)]
-        assembled = self.vlm.assemble(visuals, text)
+        assembled = self._fitting(visuals, text, request)
         [generation] = self.vlm.generate([assembled], GenerationOptions(max_new_tokens=request.max_new_tokens))
         return ChatReply(generation.text, assembled.length, generation.num_tokens)
+
+    def _fitting(self, visuals: list[PackedTokens], text: str, request: ChatRequest) -> Prompt:
+        """Lay out the prompt, and refuse one that leaves no room for the longest answer."""
+        try:
+            length = (assembled := self.vlm.assemble(visuals, text)).length
+        except PromptTooLongError as error:
+            length = error.length
+        if length + request.max_new_tokens > self.vlm.limit:
+            raise _TooLongError(
+                f"the prompt has {length} positions and its answer up to {request.max_new_tokens}, the limit of "
+                f"{self.name} is {self.vlm.limit}; {WAYS_OUT.get(request.step, 'choose another model')}"
+            )
+        return assembled
 
     def rate(self, caption: str, question: str) -> float:
         """Rate a clip by the digit from 0 to 5 that the language model finds most likely as an answer.
 
-        A small model rarely writes a whole table of scores without a slip; it cannot help but rank six digits.
+        For models that do not write a whole table of scores without a slip: any model ranks six digits.
         """
         text = prompt("score_one", caption=caption, question=question)
         logits = self.vlm.next_token_logits(self.vlm.assemble([], text))

@@ -10,6 +10,7 @@ from typing import Any
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.files import content_key
 from lmms_kvtp.questions import MOST_RELEVANT
+from lmms_kvtp.run.source import of_encoder
 from lmms_kvtp.skvqa.entry import DIGITS
 from lmms_kvtp.skvqa_build.ask import Answered, Failure, ask_all, read_scores
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatRequest
@@ -46,6 +47,11 @@ class ClipScorer(ABC):
     needs_captions: bool
     uses_prompts: bool
 
+    @property
+    def weights(self) -> str:
+        """Fingerprint of the image-text model that scores frames; empty where captions are scored."""
+        return ""
+
     @abstractmethod
     def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
         """Score all clips, from the store where it has them; returns scores by question id.
@@ -58,7 +64,10 @@ class ClipScorer(ABC):
 
 @dataclass(frozen=True, eq=False)
 class ChatScorer(ClipScorer):
-    """Has a chat model score all captions of a video at once, as the paper does with GPT-4o."""
+    """Has a chat model, local or not, score all captions of a video in one prompt, as the paper does with GPT-4o.
+
+    It sees in which order the clips come, which questions with "before" or "after" need.
+    """
 
     chat: ChatModel
     needs_captions = True
@@ -121,7 +130,7 @@ class OneByOne(ClipScorer):
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel(OneByOne):
-    """Has the language model of a local checkpoint read each caption beside the question, without the frames."""
+    """Has a local checkpoint rate one caption at a time: for models without room, or skill, for all in one prompt."""
 
     model: LocalModel
     needs_captions = True
@@ -129,8 +138,8 @@ class LanguageModel(OneByOne):
 
     @property
     def name(self) -> str:
-        """The checkpoint."""
-        return self.model.name
+        """The checkpoint, and that it saw one caption at a time."""
+        return f"{self.model.name} one-by-one"
 
     @property
     def checkpoint(self) -> str:
@@ -191,6 +200,11 @@ class ImageSimilarity(OneByOne):
     def name(self) -> str:
         """The checkpoint."""
         return self.encoder.pretrained
+
+    @property
+    def weights(self) -> str:
+        """Fingerprint of the encoder's weights: an index by them suits a method that scores with them."""
+        return of_encoder(self.encoder)
 
     def rate(self, question: Scoreable) -> tuple[float, ...]:
         """Score the clips for one question."""

@@ -92,6 +92,7 @@ def _documents(dataset: str, full: bool, rows: Any) -> Any:
         "spans": [None if entry is None or entry.spans is None else [list(s) for s in entry.spans] for entry in found],
         "refined": [None if entry is None else entry.refined for entry in found],
         "sparsity": [None if entry is None else entry.sparsity for entry in found],
+        "index_encoder": [None if entry is None or entry.encoder is None else list(entry.encoder) for entry in found],
         "selection": [_selection(dataset, full, known)] * len(found),
     }
     chosen = rows.select(wanted)

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
+import huggingface_hub
+import lmms_eval.api.task as harness_tasks
 import pytest
 import torch
-from helpers import lookalike
-from lmms_eval.api.task import ConfigurableTask
-from tenacity import wait_none
+from helpers import lookalike, skvqa_lookalikes
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.forecast.forecast import forecast
@@ -92,36 +93,82 @@ def test_the_embedded_model_comes_with_its_own_encoder():
     assert spec.encoder.endswith("siglip") and spec.parameters < 1e7
 
 
+def problems_of(capsys, tasks: str) -> list[str]:
+    """What `check` finds wrong; it ends with status 1."""
+    assert main(["check", "--tasks", tasks, "--model_args", "pretrained=tiny,device=cpu,max_frames_num=8"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    return [line.removeprefix("problem: ") for line in lines if line.startswith(("problem: ", "missing: "))]
+
+
 @pytest.mark.filterwarnings("default")
 def test_an_unknown_task_is_named_with_near_ones(task, capsys):
+    near = "no task named 'lookalike_chek'; did you mean lookalike_check?"
+    assert problems_of(capsys, "lookalike_chek,xyz") == [near, "no task named 'xyz'; `lmms-eval tasks` lists them"]
     with pytest.raises(SystemExit):
-        main(["check", "--tasks", "lookalike_chek", "--model_args", "pretrained=tiny"])
-    assert "no task named 'lookalike_chek'; did you mean lookalike_check?" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["check", "--tasks", "xyz", "--model_args", "pretrained=tiny"])
-    assert "no task named 'xyz'; `lmms-eval tasks` lists them" in capsys.readouterr().err
+        main(["check", "--tasks", ", ", "--model_args", "pretrained=tiny"])
+    assert "tasks ', ' name no task" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("default")
-def test_a_data_set_that_is_not_to_be_had_is_one_line(task, capsys, monkeypatch):
-    (Path.cwd() / "docs.jsonl").unlink()
-    monkeypatch.setattr(ConfigurableTask.download.retry, "wait", wait_none())
-    with pytest.raises(SystemExit):
-        main(["check", "--tasks", "lookalike_check", "--model_args", "pretrained=tiny"])
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lmms-kvtp check: ")]
-    assert "the data of lookalike_check is not to be had: " in line and "docs.jsonl" in line
-    assert line.endswith("below HF_HOME and on the hub: connect, log in (`hf auth login`), or copy it there")
-
-
-@pytest.mark.filterwarnings("default")
-def test_the_index_is_looked_for_before_anything_is_downloaded(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No hub, no index, and a home of data sets below `hf`."""
     monkeypatch.delenv("LMMS_KVTP_SKVQA_INDEX", raising=False)
     monkeypatch.setenv("LMMS_KVTP_HOME", str(tmp_path))
-    monkeypatch.setattr(ConfigurableTask, "download", lambda *_: pytest.fail("it was downloaded"))
-    for tasks in ("skvqa_nextqa", "skvqa"):
-        with pytest.raises(SystemExit):
-            main(["check", "--tasks", tasks, "--model_args", "pretrained=tiny"])
-        assert capsys.readouterr().err.count("no SparseKV-QA index of ") == 1
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf" / "datasets")
+    monkeypatch.setattr(harness_tasks, "_resolve_hf_datasets_cache_dir", lambda: str(tmp_path / "hf" / "datasets"))
+
+
+WAY = "connect to the hub, log in (`hf auth login`), or copy it below HF_HOME"
+
+
+@pytest.mark.filterwarnings("default")
+def test_every_problem_of_every_task_is_one_line_and_sound_tasks_are_measured(task, tmp_path, capsys):
+    [yaml] = Path.cwd().glob("*.yaml")
+    for name, line in (("broken", "nobody.there"), ("exits", "local.leave"), ("gone", None)):
+        text = yaml.read_text().replace("lookalike_check", f"lookalike_{name}")
+        changed = f"{text}process_docs: !function {line}\n" if line else text.replace("docs.jsonl", "gone.jsonl")
+        (Path.cwd() / f"{name}.yaml").write_text(changed)
+    (Path.cwd() / "local.py").write_text("def leave(rows):\n    raise SystemExit('no such\\nvideo')\n")
+    (tmp_path / "all.yaml").write_text("group: all_of_them\ntask: [lookalike_gone, lookalike_check, lookalike_exits]\n")
+    told = problems_of(capsys, "lookalike_broken,all_of_them,lookalike_gone,nosuch")
+    assert len(told) == 5
+    assert told[0].startswith("lookalike_broken: ") and "nobody" in told[0]
+    assert told[1].startswith("lookalike_gone: data set json is not to be had: ") and told[1].endswith(WAY)
+    assert "gone.jsonl" in told[1]
+    assert told[2].startswith("lookalike_exits: the task does not load: SystemExit: no such; ")
+    assert told[2:] == [
+        told[2],
+        "no task named 'nosuch'; `lmms-eval tasks` lists them",
+        f"missing: {task}",
+    ]
+    task.write_bytes((task.parent / "clip1.mp4").read_bytes())
+    assert problems_of(capsys, "lookalike_check,nosuch") == told[3:4]
+
+
+@pytest.mark.filterwarnings("default")
+def test_without_index_nothing_is_downloaded_and_what_else_is_missing_is_told(offline, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(harness_tasks, "snapshot_download", lambda **_: pytest.fail("it was downloaded"))
+    told = problems_of(capsys, "skvqa_nextqa,skvqa")
+    assert told[0].startswith("the hub cannot be reached")
+    for name, lines in zip(("nextqa", "videomme", "egoschema"), (told[1:4], told[4:7], told[7:]), strict=True):
+        index, data, videos = lines
+        assert index.startswith(f"skvqa_{name}: no SparseKV-QA index of {name}: ")
+        assert index.endswith(f"(docs/skvqa.md), and skvqa_{name}_full needs none")
+        assert data.startswith(f"skvqa_{name}: data set lmms-eval/") and data.endswith(f"not on this machine; {WAY}")
+        assert videos.startswith(f"skvqa_{name}: no videos: {tmp_path / 'hf' / name} is not there; ")
+
+
+@pytest.mark.filterwarnings("default")
+def test_missing_videos_of_our_tasks_are_listed_like_others(offline, tmp_path, capsys, monkeypatch):
+    skvqa_lookalikes.write_harness_cache(tmp_path / "hf", seconds=2, videos=2)
+    gone = tmp_path / "hf" / "egoschema" / "videos" / "uuid-1.mp4"
+    gone.unlink()
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_MISSING", "error")
+    assert problems_of(capsys, "skvqa_egoschema_full") == [f"missing: {gone}"]
+    assert os.environ["LMMS_KVTP_SKVQA_MISSING"] == "error"
 
 
 @pytest.mark.parametrize(

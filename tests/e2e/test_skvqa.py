@@ -12,7 +12,7 @@ import pytest
 from helpers import hub, skvqa_lookalikes
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.shipped import tiny_folder
+from lmms_kvtp.harness.results import CIRCULAR
 
 TASKS = ["skvqa_egoschema", "skvqa_nextqa", "skvqa_videomme"]
 GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
@@ -20,7 +20,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Results and samples of one run with the relevance of the index itself, which lies in the hub's cache."""
+    """Results and samples of one run of KVTP with the encoder that made the index, which lies in the hub's cache."""
     folder, look = tmp_path_factory.mktemp("skvqa"), skvqa_lookalikes
     home = folder / "hf"
     look.write_harness_cache(home)
@@ -28,11 +28,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for name, listed in rows.items():
         annotations = look.write_json(folder / f"{name}.json", listed)
         build = ["skvqa", "build", "--dataset", name, "--annotations", annotations, "--videos", home / name]
-        build += ["--out", folder / "index", "--captioner", "none", "--scorer", f"siglip:{tiny_folder() / 'siglip'}"]
+        build += ["--out", folder / "index", "--captioner", "none", "--scorer", "siglip:tiny"]
         assert main([str(part) for part in build]) == 0
     index = {f"{name}.jsonl": (folder / "index" / f"{name}.jsonl").read_bytes() for name in rows}
     hub.write_hub(home / "hub", "somebody/skvqa", index)
-    settings = "pretrained=tiny,allow_toy=true,keep_ratio=0.4,scorer=oracle,allocator.temperature=1,pruner=random"
+    settings = "pretrained=tiny,allow_toy=true,keep_ratio=0.4,pruner=random"
     command = [sys.executable, "-P", "-m", "lmms_eval", "--model", "llava_video_kvtp", "--model_args", settings]
     command += ["--tasks", "skvqa", "--output_path", str(folder / "out"), "--log_samples"]
     environment = {
@@ -70,6 +70,10 @@ def test_beta_and_index_stand_in_the_results_file(run: Any) -> None:
     assert all(re.fullmatch(r"beta 1, at least 20 frames, index [0-9a-f]{12}", text) for text in told.values())
     assert len(set(told.values())) == 3  # a file for each data set
     assert all(sample["selection"] == told[task] for task in TASKS for sample in run[1][task])
+
+
+def test_an_index_of_the_encoder_that_the_run_scores_with_is_circular(run: Any) -> None:
+    assert run[0]["config"]["resolved_cli_args"]["lmms_kvtp"]["notes"] == dict.fromkeys(TASKS, CIRCULAR)
 
 
 def test_the_prompt_that_is_sent_is_that_of_the_golden(run: Any) -> None:

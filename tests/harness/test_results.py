@@ -1,11 +1,19 @@
-"""The cost of an answer reaches the harness's sample files."""
+"""The cost of an answer reaches the harness's sample files, and what a run says of its own scores."""
 
+from shutil import copytree
+
+import huggingface_hub
 from lmms_eval.api.instance import unwrap_generation_output
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.harness.results import result
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.harness.results import CIRCULAR, notes_on, result
+from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.run.source import of_encoder
+from lmms_kvtp.shipped import tiny_folder
 
+PARTS = ("scorer", "allocator")
 COST = SampleCost(num_frames=3, tokens_before=20, tokens_kept=5, prompt_tokens=31, output_tokens=2)
 
 
@@ -34,3 +42,22 @@ def test_a_conversation_carries_a_ledger_for_each_turn():
 
 def test_answers_of_the_embedded_model_are_marked():
     assert result([Answer("A", COST)], toy=True).token_counts.to_dict()["toy"] is True
+
+
+def test_encoders_are_the_same_by_their_weights_and_by_their_names_only_where_those_are_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    folder = str(copytree(tiny_folder() / "siglip", tmp_path / "mine"))
+    mark = of_encoder(Siglip("tiny"))
+    known, unknown = Siglip(folder), Siglip("someone/not-here")
+
+    def said(encoder, index, *words):
+        method = build_method({"encoder.pretrained": encoder.pretrained, **dict(zip(PARTS, words, strict=False))}, KVTP)
+        return notes_on(method, {"a": [None, index], "b": [None]})
+
+    assert said(known, ("another name", mark)) == {"a": CIRCULAR}
+    assert said(known, (folder, "other weights")) == {}
+    assert said(known, (folder, "")) == {"a": CIRCULAR}
+    assert said(unknown, ("someone/not-here", mark)) == {"a": CIRCULAR}
+    assert said(unknown, ("another name", mark)) == said(known, None) == {}
+    assert said(known, (folder, mark), "uniform") == said(known, (folder, mark), "similarity", "uniform") == {}

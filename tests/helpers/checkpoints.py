@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AddedToken,
     AutoTokenizer,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -89,6 +91,23 @@ def write_tiny(
         encoder.save_pretrained(folder / "siglip")
         tokenizer.model_max_length = encoder.config.text_config.max_position_embeddings
         save_tokenizer(folder / "siglip", tokenizer)
+    return folder
+
+
+def write_answering(folder: Path, answer: str) -> Path:
+    """Write a checkpoint that answers everything with `answer`, one token of its own: its layers change nothing."""
+    write_tiny(folder, siglip=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(answer, normalized=False)])
+    tokenizer.save_pretrained(folder)
+    token, line = tokenizer.convert_tokens_to_ids(answer), tokenizer("\n").input_ids[-1]
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in weights.items():
+        if name.endswith(("self_attn.o_proj.weight", "mlp.down_proj.weight", "lm_head.weight")):
+            tensor.zero_()
+    embed, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    head[token], head[LLM["eos_token_id"]] = 9 * embed[line], 9 * embed[token]  # a prompt ends with a line break
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

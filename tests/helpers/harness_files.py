@@ -49,6 +49,7 @@ def results(task: str, parts=None, keep_ratio: float = 0.25, **changes) -> dict:
         "frames": {"max_frames_num": changes.get("frames", 16), "chunk_size": changes.get("chunk_size", 16)},
         "weights": {"tiny": "abcdef0123456789"},
         "seed": changes.get("seed", 0),
+        "notes": changes.get("notes", {}),
         "source": "5a",
         "versions": {"lmms_kvtp": changes.get("version", "0.1.0"), "torch": "2.15.0"},
         "tree": {"commit": "0123456789abcdef", "dirty": changes.get("dirty", False)},

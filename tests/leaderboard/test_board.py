@@ -7,7 +7,7 @@ from helpers.harness_files import ALL, BASE, COST, OURS, read_board, sample, sam
 
 from lmms_kvtp.leaderboard.page import points, to_html
 from lmms_kvtp.leaderboard.provenance import command
-from lmms_kvtp.leaderboard.results import to_csv
+from lmms_kvtp.leaderboard.results import row_json, to_csv
 from lmms_kvtp.leaderboard.tables import to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
 
@@ -123,6 +123,16 @@ def test_cached_answers_have_no_cost_and_are_counted(tmp_path):
         "random, skvqa_synth: 1 of 6 questions failed and count as wrong",
         "random, skvqa_synth: 1 of 6 answers carry no cost (cached)",
     )
+
+
+def test_a_row_on_an_index_of_its_own_encoder_is_called_circular(tmp_path):
+    note = "circular: the index was made by the encoder that this row scores with"
+    write_base(tmp_path / "full", BASE)
+    write_run(tmp_path / "random", samples(OURS), notes={"skvqa_synth": note, "other": "of no row here"})
+    board, told = read_board(tmp_path), f"random, skvqa_synth: {note}"
+    assert board.notes[1:] == (told,)
+    assert told in to_markdown(board, [], {}) and told in to_html(board, [], {})
+    assert [row_json(row, row.scores["skvqa_synth"])["note"] for row in board.rows] == ["", note]
 
 
 @pytest.mark.parametrize("toy", [True, False])

@@ -2,17 +2,22 @@
 
 import json
 from argparse import Namespace
+from shutil import copytree
 from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 from lmms_eval.api.instance import Instance
 from loguru import logger
 
 from lmms_kvtp.cost.sample import lookup
+from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.harness.results import CIRCULAR
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.run.answerer import SampleError
 from lmms_kvtp.run.journal import read
 from lmms_kvtp.run.ranks import send_back
+from lmms_kvtp.run.source import of_encoder
 
 TASK = "skvqa_synth_look"
 PRUNER = """
@@ -275,6 +280,19 @@ def test_the_effective_method_and_versions_go_into_the_results(build, tmp_path):
     assert (told["toy"], told["failed"], told["resumed"]) == (False, 0, 0)
     assert json.loads(json.dumps(told)) == told
     assert [path.parent.name for path in (tmp_path / "out").rglob("*_journal_rank0.jsonl")] == ["some__model"]
+
+
+def test_an_index_of_the_methods_own_encoder_is_noted_in_the_results(build, docs, checkpoint, tmp_path):
+    copied = copytree(checkpoint / "siglip", tmp_path / "another name")
+    own = str(checkpoint / "siglip"), of_encoder(Siglip(str(copied)))
+    model = build(scorer="similarity", allocator="softmax")
+    task = Task()
+    task.args = Namespace(output_path=None)
+    for encoders, notes in (([None, own], {TASK: CIRCULAR}), ([None, ("other", "123")], {}), ([None, None], {})):
+        column = [encoders[i > 0] for i in range(len(docs))]
+        model.task_dict[TASK] = {"test": Dataset.from_list(docs).add_column("index_encoder", column)}
+        model.generate_until([instance(0, visual=task.doc_to_visual)])
+        assert task.args.lmms_kvtp["notes"] == notes
 
 
 def test_the_toy_is_refused_on_other_tasks(build, monkeypatch):

@@ -51,6 +51,16 @@ def test_a_bad_line_is_named(tmp_path, entry, reason):
         read_examples(index(tmp_path, good, entry), tmp_path)
 
 
+@pytest.mark.parametrize("low", [{"spans": [[0, 1, 0.9], [1, 2, 1]]}, {"clip_scores": [1, 0.2], "num_frames": 9}])
+def test_scores_of_0_to_1_are_refused_unless_another_question_shows_the_scale(tmp_path, low):
+    asked = {"video": "a.mp4", "question": "Who?"}
+    nothing, right = {**asked, "spans": []}, {**asked, "spans": [[0, 1, 1.5]]}
+    with pytest.raises(ValueError, match=r"index\.jsonl: the largest of all scores is 1, .* 0 to 5: multiply all by 5"):
+        read_examples(index(tmp_path, nothing, {**asked, **low}), tmp_path)
+    assert len(read_examples(index(tmp_path, {**asked, **low}, right), tmp_path)[0].questions) == 2
+    assert len(read_examples(index(tmp_path, nothing), tmp_path)) == 1
+
+
 def test_the_synthetic_benchmark_gives_questions_with_spans_on_the_papers_scale(tmp_path, monkeypatch):
     monkeypatch.setenv("LMMS_KVTP_HOME", str(tmp_path))
     (example,) = synthetic("train", [3])

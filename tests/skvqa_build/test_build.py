@@ -9,19 +9,24 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.checkpoints import write_tiny
+from helpers.checkpoints import write_answering, write_tiny
 from helpers.skvqa_lookalikes import write_dataset, write_frames, write_json, write_video
 from PIL import ImageFile
 
 from lmms_kvtp.__main__ import main
+from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor import examples
+from lmms_kvtp.run.source import of_encoder
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.skvqa.entry import clip_bounds
 from lmms_kvtp.skvqa.index import read_entries
 from lmms_kvtp.skvqa.layouts import LAYOUTS
+from lmms_kvtp.skvqa_build.local import LocalModel
+from lmms_kvtp.skvqa_build.scorers import Scoreable, scoring_prompt
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.videos import video_fingerprint
+from lmms_kvtp.skvqa_build.videos import Clips, video_fingerprint
 from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
 
 SIGLIP = f"siglip:{tiny_folder() / 'siglip'}"
 
@@ -55,6 +60,7 @@ def test_each_data_set_is_built_from_images_alone(data, tmp_path, dataset, capsy
         assert [edge[0] for edge in entry.edges] == [first * 1.0 for first, _ in clip_bounds(20)]
         assert (data[dataset][1] / entry.video).exists()
     assert len({entry.clip_scores for entry in entries}) > 1
+    assert entry.encoder == (str(tiny_folder() / "siglip"), of_encoder(Siglip("tiny")))
     told = capsys.readouterr().out
     assert f"{dataset}: 0 of {len(entries)} questions kept" in told
     assert main(["skvqa", "validate", str(tmp_path)]) == 0
@@ -86,12 +92,40 @@ def test_a_frame_that_is_damaged_or_exchanged_is_noticed(tmp_path, monkeypatch):
     assert "00001.jpg" in json.loads(lost)["reason"]
 
 
-def test_a_local_model_captions_and_scores(data, tmp_path):
-    checkpoint = str(write_tiny(tmp_path / "random"))  # the embedded model answers with letters and describes nothing
-    command = arguments("egoschema", data["egoschema"], tmp_path, "--captioner", checkpoint, "--limit", "1")
-    assert main([*command, "--clip-size", "10"]) == 0
+def local_arguments(data, out, checkpoint, *more):
+    """One question on two clips of 10 frames."""
+    return arguments(
+        "egoschema", data["egoschema"], out, "--captioner", checkpoint, "--limit", "1", "--clip-size", "10", *more
+    )
+
+
+@pytest.mark.parametrize("answer", ["{[0,9]:1,[10,19]:4}", '{"scores": {"10-19": 4, "0-9": 1}}'])
+def test_a_local_model_scores_all_captions_of_a_video_in_one_prompt(data, tmp_path, answer):
+    checkpoint = str(write_answering(tmp_path / "answering", answer))
+    assert main(local_arguments(data, tmp_path, checkpoint)) == 0
     [entry] = read_entries(tmp_path / "egoschema.jsonl")
-    assert entry.models == {"captioner": checkpoint, "refiner": "rule", "scorer": checkpoint}
+    assert (entry.clip_scores, entry.models["scorer"]) == ((1.0, 4.0), checkpoint)
+    [scored] = [used for used in Store(tmp_path / "calls.sqlite").usage() if used.step == "score"]
+    clips = Clips(Path(), "", 20, 20.0, tuple(map(float, range(20))), FrameOptions(), 10)
+    whole = scoring_prompt(Scoreable("q", entry.refined, clips, (answer, answer)))
+    assert (scored.calls, scored.input_tokens) == (1, LocalModel(checkpoint).vlm.assemble([], whole).length)
+
+
+def test_a_local_models_answer_that_cannot_be_used_is_asked_for_again_once_and_counts_as_failed(data, tmp_path, caplog):
+    assert main(local_arguments(data, tmp_path, write_tiny(tmp_path / "random"))) == 2
+    [lost] = map(json.loads, (tmp_path / "egoschema.failures.jsonl").read_text().splitlines())
+    assert lost["step"] == "score" and "not JSON" in lost["reason"]
+    assert "the last, score of uuid-0: it is not JSON" in caplog.text
+    assert {used.step: used.calls for used in Store(tmp_path / "calls.sqlite").usage()}["score"] == 2
+
+
+def test_a_local_model_scores_one_caption_at_a_time_if_told_to(data, tmp_path):
+    checkpoint = str(write_tiny(tmp_path / "random"))
+    command = local_arguments(data, tmp_path, checkpoint, "--one-by-one")
+    assert main(command) == 0
+    [entry] = read_entries(tmp_path / "egoschema.jsonl")
+    assert entry.models == {"captioner": checkpoint, "refiner": "rule", "scorer": f"{checkpoint} one-by-one"}
+    assert entry.encoder is None
     assert (len(entry.clip_scores), len(entry.captions_hash), entry.prompts) == (2, 64, "v1")
     assert all(score in range(6) for score in entry.clip_scores)
     [caption] = [used for used in Store(tmp_path / "calls.sqlite").usage() if used.step == "caption"]
@@ -100,7 +134,7 @@ def test_a_local_model_captions_and_scores(data, tmp_path):
     index = tmp_path / "egoschema.jsonl"
     first = index.read_bytes()
     index.unlink()
-    assert main([*command, "--clip-size", "10"]) == 0
+    assert main(command) == 0
     assert index.read_bytes() == first
 
 
@@ -234,6 +268,9 @@ def test_videos_may_come_as_archives(tmp_path):
         (["--scorer", "gpt"], "--scorer gpt: wanted captioner, endpoint:MODEL, text"),
         (["--captioner", "none"], "needs a captioner"),
         (["--captioner", "none", "--scorer", "text"], "reads captions; name a captioner"),
+        (["--captioner", "tiny"], "answers with a letter and describes nothing; name a checkpoint"),
+        (["--captioner", "none", "--scorer", "siglip", "--one-by-one"], "not for --scorer siglip; leave it out"),
+        (["--captioner", "endpoint:x", "--one-by-one"], "--one-by-one is for a local captioner that scores"),
         (["--refiner", "tiny"], "wanted rule or endpoint:MODEL"),
         (["--scorer", "endpoint:"], "needs the name of a model"),
         (["--scorer", "endpoint:x", "--budget", "5"], "needs the prices"),

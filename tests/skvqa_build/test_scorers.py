@@ -14,7 +14,7 @@ from lmms_kvtp.skvqa.entry import clip_rates
 from lmms_kvtp.skvqa_build.ask import ask_all
 from lmms_kvtp.skvqa_build.chat import ChatRequest
 from lmms_kvtp.skvqa_build.local import LocalModel
-from lmms_kvtp.skvqa_build.scorers import MAX_CAPTION, OneByOne, Scoreable, below_best, scoring_prompt
+from lmms_kvtp.skvqa_build.scorers import MAX_CAPTION, ChatScorer, OneByOne, Scoreable, below_best, scoring_prompt
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import Clips
 from lmms_kvtp.video.sampling import FrameOptions
@@ -64,6 +64,20 @@ def test_a_runaway_caption_is_cut_and_braces_stay_characters():
     assert "<question>Why {x}?</question>" in text
     assert len(text) < MAX_CAPTION + 1500
     assert text.count("...") == 1
+
+
+@pytest.mark.parametrize("room", [511, -1])
+def test_a_prompt_beyond_the_models_context_fails_with_length_limit_and_the_way_out(tmp_path, room):
+    model = LocalModel(str(write_tiny(tmp_path / "model", siglip=False)))
+    asked = Scoreable("q1", "Why?", clips(120), ("long " * 50,) * 15)
+    model.vlm.limit = 100_000
+    length = model.vlm.assemble([], scoring_prompt(asked)).length
+    model.vlm.limit = length + room
+    found = ChatScorer(model).score([asked], Store(tmp_path / "calls.sqlite"))
+    [lost] = found.failures
+    assert (lost.step, lost.subject, found.answers) == ("score", "q1", {})
+    assert f"the prompt has {length} positions and its answer up to 512, the limit of" in lost.reason
+    assert lost.reason.endswith(f" is {length + room}; --one-by-one scores one caption at a time")
 
 
 def test_text_similarity_ranks_captions_by_the_model(tmp_path):

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loguru import logger
 
+from lmms_kvtp.__main__ import main
 from lmms_kvtp.skvqa import task_index as find
-from lmms_kvtp.skvqa.index import IndexFileError, to_bytes, write_entries
+from lmms_kvtp.skvqa.index import IndexFileError, read_entries, to_bytes, write_entries
 from lmms_kvtp.skvqa.layouts import LAYOUTS
 from lmms_kvtp.skvqa.task_index import NoIndexError
 from lmms_kvtp.skvqa_build import prompts
@@ -97,6 +98,20 @@ def test_spans_reach_the_oracle(home: Path) -> None:
     assert question.refined == entry.refined
 
 
+def test_documents_say_which_encoder_scored_them_for_the_index(home: Path) -> None:
+    images = {"captions_hash": "", "prompts": ""}
+    models = {"captioner": "none", "refiner": "rule", "scorer": "google/siglip"}
+    entries = [
+        long_entry("000-0", 128, 5.0),
+        long_entry("000-1", 128, 5.0, **images, models=models),
+        long_entry("001-0", 128, 5.0, **images, models=models | {"scorer_weights": "f00d"}),
+    ]
+    write_entries(home / "built.jsonl", entries)
+    find.install_index(home / "built.jsonl")
+    assert list(documents.videomme(rows())["index_encoder"]) == [None, ["google/siglip", ""], ["google/siglip", "f00d"]]
+    assert list(documents.videomme_full(rows())["index_encoder"])[3:] == [None] * 3
+
+
 @pytest.mark.parametrize("dataset", utils.EVALUATED)
 def test_documents_of_each_data_set_are_found_by_their_ids(home: Path, dataset: str) -> None:
     install(home, 5.0, 5.0, dataset=dataset)
@@ -111,7 +126,7 @@ def test_without_an_index_the_message_names_the_ways_on(home: Path) -> None:
         documents.nextqa(rows("nextqa"))
     for way in ("skvqa import skvqa.json", "--captioner none --scorer siglip", "14 minutes", "skvqa_nextqa_full"):
         assert way in str(error.value)
-    for cost in ("16000 captions", "8564 questions", "about 8 hours", "74 million input", "4.5 million output tokens"):
+    for cost in ("16000 captions", "8564 questions", "about 10 hours", "74 million input", "4.5 million output tokens"):
         assert cost in str(error.value)
     assert "186 + 45 dollars at 2.5 and 10 dollars a million" in str(error.value)
     assert "LMMS_KVTP_SKVQA_INDEX" in str(error.value)
@@ -196,6 +211,25 @@ def test_an_index_of_another_data_set_or_release_is_refused(home: Path, monkeypa
     write_entries(home / "built.jsonl", [long_entry("900-1", 128, 5.0)])
     with pytest.raises(LookupError, match=r"has none of the 6 questions of videomme, such as '000-0'; it has '900-1'"):
         documents.videomme(rows())
+
+
+def test_an_index_on_a_scale_of_0_to_1_is_refused_until_it_is_scaled_as_the_page_says(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_entries(home / "videomme.jsonl", [long_entry("000-0", 128, 1.0), long_entry("000-1", 128, 0.4)])
+    told = r"videomme.jsonl: the largest of all scores is 1, .*multiply all by 5 \(docs/skvqa.md, section 3\)"
+    with pytest.raises(ValueError, match=told):
+        find.install_index(home / "videomme.jsonl")
+    assert main(["skvqa", "validate", str(home / "videomme.jsonl")]) == 1
+    assert "2 good lines, 1 bad" in (shown := capsys.readouterr().out) and "multiply all by 5" in shown
+    monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", str(home))
+    with pytest.raises(ValueError, match=told):
+        documents.videomme(rows())
+    page = (Path(__file__).parents[2] / "docs" / "skvqa.md").read_text()
+    monkeypatch.chdir(home)
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    assert [entry.clip_scores[0] for entry in read_entries(home / "videomme.jsonl")] == [5.0, 2.0]
+    assert documents.videomme(rows())["question_id"] == ["000-0", "000-1"]
 
 
 def test_missing_videos_are_all_listed_before_the_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
