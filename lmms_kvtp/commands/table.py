@@ -53,7 +53,9 @@ def main(arguments: argparse.Namespace) -> int:
         seeds[f"seed {number}"] = _run(chosen, arguments, checkpoint, folder / f"seed{number}")
     partners = {cell.name: alone for cell in cells if (alone := row_alone(cell)) in runs}
     short = embedded.table(headline, {n: p for n, p in partners.items() if {n, p} <= headline.keys()}, SHIPPED_KINDS)
-    tables = {"headline": short, "seeds": embedded.seeds_table(seeds)}
+    tables = {"headline": short}
+    if len(seeds) > 1:
+        tables["seeds"] = embedded.seeds_table(seeds)
     if not arguments.headline:
         tables["table"] = embedded.table(runs, partners, SHIPPED_KINDS)
     sys.stdout.write("\n\n".join(tables.values()) + "\n")

@@ -39,16 +39,17 @@ def page(tmp_path: Path) -> Path:
 
 def test_the_main_rows_of_the_page_leave_its_other_table_alone(tmp_path: Path, page: Path) -> None:
     assert main(["table", "--headline", "--out", str(tmp_path / "runs"), "--into", str(tmp_path)]) == 0
+    assert OLD["seeds"] in page.read_text()  # there is one checkpoint
     short = page.read_text().partition("<!-- headline -->\n")[2].partition("<!--")[0]
     assert [line.split()[1] for line in short.splitlines()[2:]] == list(HEADLINE)
     assert OLD["table"] in page.read_text()
-    assert page.read_text().count("| kvtp+prumerge 20%") == 2
+    assert page.read_text().count("| kvtp+prumerge 20%") == 1
     assert not list(tmp_path.rglob("*.svg"))
 
 
 def test_all_rows_take_the_place_of_all_tables(tmp_path: Path, page: Path) -> None:
     where = ["--out", str(tmp_path / "runs"), "--into", str(tmp_path), "--no-figures"]
-    assert main(["table", "--ratios", "0.1,0.2", *where]) == 0
+    assert main(["table", "--ratios", "0.1,0.2", "--checkpoints", "tiny,other", *where]) == 0
     assert not any(text in page.read_text() for text in OLD.values())
     assert page.read_text().count("| kvtp+prumerge 20%") == 3
     assert page.read_text().count("| tome 10%") == 1
