@@ -28,24 +28,37 @@ class Question:
 MAX_WORDS = 40
 """Words of a refined question: about what fits in the 64 text tokens of SigLIP."""
 
-_SENTENCE = re.compile(r"(?<=[.?!:])\s+|\n+")
+_SENTENCE = re.compile(r"(?<=[.?!:])(?<!\b[A-Za-z]\.)(?<!\b(?:Mr|Ms|Dr|St|vs|Jr)\.)(?<!\bMrs\.)\s+|\n+")
 _INSTRUCTION = re.compile(
     r"^\W*(please\b|(select|choose|pick|answer|respond|reply|give|output|return|provide|think)\b(?!.*\?)"
-    r"|(your|the best) answer\b|.*\b(only|just|directly)\b.*\b(letter|option|choice|word|phrase)s?\b(?!.*\?)"
+    r"|(your|the best) answer\b"
+    r"|(?=.*\b(answer|respond|reply|give|write|select|choose|pick|output|return|provide)\b)"
+    r".*\b(only|just|directly)\b.*\b(letter|option|choice|word|phrase)s?\b(?!.*\?)"
     r"|question\W*$|options?\W*$|choices?\W*$)",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"^\s*(question|q)\s*\d*\s*:\s*", re.IGNORECASE)
+_ENDS = (
+    r"(?=\s*([?.!,;:]|$)|\s+(is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|about|after|before|when|"
+    r"while|and|or|that|which|who|because|if|to|with|for)\b)"
+)
+"""What follows a hint that can go: the end of a clause, or a word with which no name goes on, as `video game` does."""
+_VIDEO = r"((the|this)\s+)?((given|whole|entire)\s+)?(video|clip|footage)(\s+clip)?\b"
 _SOURCE = re.compile(
-    r",?\s*\b(as shown|as seen|shown|seen|according to|based on|in|from|throughout|of)\s+(the|this)\s+"
-    r"(given\s+|whole\s+|entire\s+)?(video|clip|footage)( clip)?\b,?",
+    r",?\s*\b(as\s+(shown|seen|depicted)\s+(in|by|throughout)|as\s+(shown|seen)|according\s+to|based\s+on|in|from|"
+    rf"throughout|of)\s+(?=the\b|this\b){_VIDEO}{_ENDS}",
     re.IGNORECASE,
 )
 _POSITION = re.compile(
-    r",?\s*\b(near|at|towards?|in)\s+the\s+(very\s+)?(beginning|start|middle|end)\b(\s+of\s+(the|this)\s+(video|clip))?",
+    rf",?\s*\b(near|at|towards?|in)\s+the\s+(very\s+)?"
+    rf"((beginning|start|middle|end)\s+of\s+{_VIDEO}{_ENDS}|(beginning|start|end)(?=\s*([?.!,]|$)))",
     re.IGNORECASE,
 )
-_LETTER = re.compile(r"^\s*\(?[A-Za-z][.):]\s*")
+_PLACE = re.compile(
+    r"\b(is|are|was|were|be|stands?|standing|sits?|sitting|lies|lying|located|placed|what|who|there)$", re.I
+)
+"""What stands before a place that answers where something is: no hint."""
+_LETTER = re.compile(r"^\s*(?:\(?([A-Za-z])[):]|([A-Za-z])\.(?!\w\.))\s*")
 _LEADING = re.compile(r"^(a|an|the|to|it is|it's|he is|she is|they are)\s+", re.IGNORECASE)
 
 
@@ -99,7 +112,7 @@ class Remembered:
 
 
 def _identity(stem: str, options: Sequence[str]) -> str:
-    parts = [stem, *(_LETTER.sub("", option) for option in options)]
+    parts = [stem, *_unlabelled(options)]
     return "\n".join(" ".join(part.split()).lower() for part in parts)
 
 
@@ -121,7 +134,7 @@ def with_choices(stem: str, options: Sequence[str]) -> str:
     """Join stem and options in one line, in the form of the paper's listing 1."""
     if not stem or not options:
         return stem
-    return f"{stem} Choices: {', '.join(options)}."
+    return f"{stem} Choices: {', '.join(options).removesuffix('.')}."
 
 
 def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -> str:
@@ -140,11 +153,11 @@ def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -
     """
     sentences = [part for part in _SENTENCE.split(stem) if part.strip()]
     asked = " ".join([part for part in sentences if not _INSTRUCTION.search(part)] or sentences)
-    for pattern in (_LABEL, _SOURCE, _POSITION):
-        shorter = pattern.sub("", asked)
+    for pattern in (_LABEL, _POSITION, _SOURCE):
+        shorter = pattern.sub(_without, asked).lstrip(" ,")
         asked = shorter if re.search(r"\w{2,}.*\w{2,}", shorter) else asked
     asked = re.sub(r"\s+([?.!,])", r"\1", " ".join(asked.split()))
-    choices = [_bare(option) for option in options]
+    choices = [_bare(option) for option in _unlabelled(options)]
     longest = max((len(choice.split()) for choice in choices), default=0)
     while longest > 1 and len(with_choices(asked, choices).split()) > max_words:
         longest -= 1
@@ -152,8 +165,25 @@ def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -
     return with_choices(asked[:1].upper() + asked[1:], choices)
 
 
+def _without(hint: re.Match[str]) -> str:
+    """Leave a hint out, unless it says where something is."""
+    return hint[0] if hint.re is _POSITION and _PLACE.search(hint.string[: hint.start()].rstrip()) else ""
+
+
+def _unlabelled(options: Sequence[str]) -> list[str]:
+    """Drop letters before options: `(b)` and `B:` everywhere, `B.` where letters are those of their places."""
+    found = [_LETTER.match(option) for option in options]
+    dotted = [(place, match[2].upper()) for place, match in enumerate(found) if match and match[2]]
+    labels = all(letter == chr(ord("A") + place) for place, letter in dotted)  # else initials, as in E. coli
+    return [
+        option[match.end() :] if match and (match[1] or labels) else option
+        for option, match in zip(options, found, strict=True)
+    ]
+
+
 def _bare(option: str) -> str:
-    text = _LETTER.sub("", " ".join(option.split())).rstrip(" .;,")
+    text = " ".join(option.split()).rstrip(" ;,")
+    text = text if re.search(r"\b\w\.\w\.$", text) else text.rstrip(" .;,")
     return (_LEADING.sub("", text) or text or option).strip()
 
 

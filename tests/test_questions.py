@@ -1,6 +1,9 @@
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmms_kvtp.questions import Question, Remembered, question_text, refine, with_choices
 
@@ -102,3 +105,53 @@ def test_an_index_that_contradicts_itself_or_is_damaged_is_refused_by_line(tmp_p
     for bad in ({"refined": "Who?"}, [], {"question": 3, "refined": "x"}):
         with pytest.raises(ValueError, match=r"index\.jsonl, line 2: no question of an index"):
             remembered(tmp_path, entry, bad)
+
+
+@pytest.mark.parametrize(
+    ("stem", "kept"),
+    [
+        ("What is the name of the video game?", "What is the name of the video game?"),
+        ("Why is there a cake in the middle of the table?", "Why is there a cake in the middle of the table?"),
+        ("Why did the lady in the middle wave her hand?", "Why did the lady in the middle wave her hand?"),
+        ("What is at the end?", "What is at the end?"),
+        ("What happens at the end of video?", "What happens?"),
+        ("Who appears near the end of the video and sings?", "Who appears and sings?"),
+        ("As shown in the video, who wins?", "Who wins?"),
+        ("What did the U.S. give away?", "What did the U.S. give away?"),
+        ("The man only wrote one word. What was it?", "The man only wrote one word. What was it?"),
+    ],
+)
+def test_places_names_and_abbreviations_are_no_hints(stem, kept):
+    assert refine(stem) == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "choices"),
+    [
+        (("A. U.S. Army.", "B. U.K. Army."), "U.S. Army, U.K. Army."),
+        (("U.S. Army.", "U.K. Army."), "U.S. Army, U.K. Army."),
+        (("a.m.", "p.m."), "a.m., p.m."),
+        (("a.m.", "noon"), "a.m., noon."),
+        (("E. coli.", "C. elegans."), "E. coli, C. elegans."),
+        (("A. E. coli.", "B. C. elegans."), "E. coli, C. elegans."),
+        (("A.red", "B.blue"), "red, blue."),
+        (("(a) red", "(b) blue"), "red, blue."),
+    ],
+)
+def test_letters_of_options_are_told_from_initials(options, choices):
+    assert refine("Which one?", options) == f"Which one? Choices: {choices}"
+
+
+SUBJECTS = ("man", "lady in the middle", "video game", "U.S. team", "clip art", "girl at the start line", "footage shop")
+VERBS = ("do", "hold in the middle of the road", "see at the end of the rope", "give away", "say to the video editor")
+HINTS = ("", " in the video", " near the end of the clip", " at the beginning of the video", " in this video clip")
+STARTS = ("", "According to the video, ", "Question: ", "In the video, ", "Based on the given video, ")
+ENDS = ("", " Answer with the option's letter from the given choices directly.", "\nPlease select one option.")
+
+
+@given(*map(st.sampled_from, (STARTS, SUBJECTS, VERBS, HINTS, ENDS)))
+def test_no_word_is_lost_that_is_no_instruction_letter_or_hint(start, subject, verb, hint, end):
+    bare = f"what does the {subject} {verb}"
+    found = refine(f"{start}{bare}{hint}?{end}")
+    assert found == f"W{bare[1:]}?"
+    assert not re.search(r"\b(of|in|the|at|to|on|from)\W*$", found)
