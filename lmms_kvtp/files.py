@@ -1,10 +1,11 @@
 """Files: written whole or not at all, the folder for what outlives a run, and short strings that stand for content."""
 
+import codecs
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,24 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         reason = f"{error.strerror or error}; free some space there or choose another --out"
         raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a JSON Lines file with their numbers, but for empty ones.
+
+    They end at newlines alone: texts may hold other separators of lines. A byte-order mark is left out.
+
+    Raises:
+        ValueError: a line is not UTF-8; the message names file and line.
+        OSError: the file cannot be read.
+    """
+    for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        try:
+            line = raw.decode("utf-8").strip(" \t\r")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not UTF-8 ({error}); convert the file first") from error
+        if line:
+            yield number, line
 
 
 def content_key(*parts: Any) -> str:

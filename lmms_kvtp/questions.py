@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from lmms_kvtp.files import text_lines
+
 
 @dataclass(frozen=True)
 class Question:
@@ -100,7 +102,7 @@ class Remembered:
             ValueError: a line is damaged, or two lines refine one question differently; the message names it.
         """
         found: dict[str, str] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in text_lines(path):
             try:
                 entry = json.loads(line)
                 key, text = _identity(entry["question"], entry.get("options", ())), entry.get("refined")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lmms_kvtp.cost.sample import forget, record
 from lmms_kvtp.harness.plugin import check_harness, cli_arguments, publish
-from lmms_kvtp.harness.requests import is_padding, read_ask, read_options
+from lmms_kvtp.harness.requests import is_padding, read_ask, read_options, typed_options
 from lmms_kvtp.harness.results import notes_on, open_session, report, result, say_resumed
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import Answerer, Lane, SampleError
@@ -64,6 +64,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         self._device = choose_device(self.arguments.load.device, self.accelerator)
         self.built = build(self.arguments, self._device, self.defaults)
         self.session: Session | None = None
+        self._typed: frozenset[str] = frozenset()
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +162,13 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
             texts, load = list(texts), partial(flatten, visuals)
         return texts, rounds
 
+    def apply_chat_template(self, *arguments: Any, **settings: Any) -> str:
+        """Refused, for `--apply_chat_template`: the model's own template is always applied."""
+        raise NotImplementedError("--apply_chat_template: the model's own template is always applied; leave it out")
+
+    chat_template = property(apply_chat_template)
+    """What the harness reads of a model for the same flag."""
+
     def _document(self, request: Any) -> Mapping[str, Any]:
         doc_id, task, split = request.args[-3:]
         doc: Mapping[str, Any] = self.task_dict[task][split][doc_id]
@@ -175,7 +183,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     def _ask(self, request: Any, prompt: str | None = None, load: Callable[[], list[Any]] | None = None) -> Ask:
         doc = self._document(request)
         defaults = GenerationOptions(max_new_tokens=self.arguments.run.max_new_tokens, seed=self.arguments.run.seed)
-        options = read_options(request.args[1], defaults)
+        options = read_options(request.args[1], defaults, self._typed)
         load = load or partial(read_visuals, request.args[2], doc)
         ask = read_ask(request, doc, options, request.args[0] if prompt is None else prompt, load)
         assert self.session
@@ -185,6 +193,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     @contextmanager
     def _running(self, requests: Sequence[Any]) -> Iterator[Session]:
         """Open the session of a run and record it in the results; where the run breaks off, show the way to go on."""
+        self._typed = typed_options(cli_arguments(requests))
         self._check_tasks({request.task_name for request in requests})
         command = cli_arguments(requests)
         if self.session is None:

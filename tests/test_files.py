@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.files import PIECE, content_key, fingerprint, home, write_atomically, write_whole
+from lmms_kvtp.files import PIECE, content_key, fingerprint, home, text_lines, write_atomically, write_whole
 
 
 def refuse(source: str, target: object) -> None:
@@ -67,3 +67,12 @@ def test_both_ends_and_the_middle_of_a_large_file_count(tmp_path):
         (tmp_path / "weights").write_bytes(bytes(size))
         marks.add(fingerprint(tmp_path / "weights"))
     assert len(marks) == 5
+
+
+def test_json_lines_end_at_newlines_alone(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes('\ufeff{"a": "one\u2028two\u0085three"}\r\n\n  \n{}'.encode())
+    assert list(text_lines(path)) == [(1, '{"a": "one\u2028two\u0085three"}'), (4, "{}")]
+    path.write_bytes(b"{}\n\xe9\n")
+    with pytest.raises(ValueError, match=r"lines\.jsonl, line 2 is not UTF-8 .*; convert the file first"):
+        list(text_lines(path))

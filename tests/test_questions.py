@@ -142,7 +142,15 @@ def test_letters_of_options_are_told_from_initials(options, choices):
     assert refine("Which one?", options) == f"Which one? Choices: {choices}"
 
 
-SUBJECTS = ("man", "lady in the middle", "video game", "U.S. team", "clip art", "girl at the start line", "footage shop")
+SUBJECTS = (
+    "man",
+    "lady in the middle",
+    "video game",
+    "U.S. team",
+    "clip art",
+    "girl at the start line",
+    "footage shop",
+)
 VERBS = ("do", "hold in the middle of the road", "see at the end of the rope", "give away", "say to the video editor")
 HINTS = ("", " in the video", " near the end of the clip", " at the beginning of the video", " in this video clip")
 STARTS = ("", "According to the video, ", "Question: ", "In the video, ", "Based on the given video, ")

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.doctor.exam import divergence
+from lmms_kvtp.files import text_lines
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared
@@ -51,10 +52,7 @@ def read(path: Path) -> list[FileQuestion]:
         ValueError: a line is not a question, or there is no line at all; the message names it.
         FileNotFoundError: videos are missing; the message lists some.
     """
-    asked = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            asked.append(_question_of(path, number, line))
+    asked = [_question_of(path, number, line) for number, line in text_lines(path)]
     if not asked:
         raise ValueError(f"{path} holds no question; give a JSON object with video and question in each line")
     missing = sorted({str(one.video) for one in asked if not one.video.is_file()})

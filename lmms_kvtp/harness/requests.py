@@ -7,7 +7,7 @@ import gc
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
@@ -77,15 +77,24 @@ def document_key(task: str, doc_id: object, doc: Mapping[str, Any]) -> str:
     return str(doc.get("kvtp_id") or f"{task}/{doc_id}")
 
 
-def read_options(settings: Mapping[str, Any], defaults: GenerationOptions) -> GenerationOptions:
+def typed_options(arguments: Any) -> frozenset[str]:
+    """List the generation settings that `--gen_kwargs` names."""
+    given = str(getattr(arguments, "gen_kwargs", None) or "")
+    return frozenset(part.partition("=")[0].strip() for part in given.split(",") if "=" in part)
+
+
+def read_options(
+    settings: Mapping[str, Any], defaults: GenerationOptions, typed: Collection[str] = ()
+) -> GenerationOptions:
     """Read the generation settings of one request.
 
     Decoding is greedy unless a temperature above 0, or `do_sample` with no temperature, asks for sampling;
-    `do_sample: false` always means greedy.
+    `do_sample: false` means greedy, unless it is the task's and `--gen_kwargs` names a temperature.
 
     Args:
         settings: as the task's YAML and `--gen_kwargs` give them.
         defaults: where they are silent.
+        typed: names of those that `--gen_kwargs` gives.
 
     Raises:
         ValueError: a setting that would change the answer is not supported, or has an impossible value.
@@ -94,7 +103,7 @@ def read_options(settings: Mapping[str, Any], defaults: GenerationOptions) -> Ge
     temperature = parse(float, given.get("temperature", 1.0 if given.get("do_sample") else 0.0), "temperature")
     if temperature < 0:
         raise ValueError(f"temperature={temperature} is negative; 0 means greedy decoding")
-    if not given.get("do_sample", True):
+    if not given.get("do_sample", True) and ("do_sample" in typed or "temperature" not in typed):
         temperature = 0.0
     for name in given.keys() - set(HONOURED):
         _check_other(name, given[name], greedy=temperature == 0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import write_script
+from lmms_kvtp.files import text_lines
 from lmms_kvtp.questions import MOST_RELEVANT, Question, Refiner, check_scale, refine
 from lmms_kvtp.scorers.oracle import span_scores
 from lmms_kvtp.video.sampling import FrameOptions
@@ -103,7 +104,7 @@ def read_examples(
     grouped: dict[str, list[tuple[Question, ClipScores | None]]] = {}
     evaluated: dict[str, set[str]] = defaultdict(set)
     scores: list[float] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in text_lines(path):
         try:
             entry = json.loads(line)
             if not isinstance(entry, dict):

@@ -71,7 +71,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         """Refuse an empty batch, and limits under which nothing can be read."""
         if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} is below 1")
+            raise ValueError(f"batch_size={self.batch_size} is below 1; give a number, such as 1")
         if self.decode_ahead_mib != "auto" and self.decode_ahead_mib < 0:
             raise ValueError(f"decode_ahead_mib={self.decode_ahead_mib} is below 0; 0 decodes nothing ahead")
         if self.decode_ahead_processes != "auto" and self.decode_ahead_processes < 1:
@@ -145,7 +145,7 @@ ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 WITHOUT_EFFECT = (
     *("truncation", "mm_spatial_pool_out_channels", "mm_resampler_location", "delay_load", "tie_weights"),
-    *("faster_token_stride", "max_batch_size"),
+    *("faster_token_stride", "max_batch_size", "model_name"),
 )
 """Stock arguments that have no effect on answers in the stock wrapper either."""
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmms_kvtp.files import write_whole
+from lmms_kvtp.files import text_lines, write_whole
 from lmms_kvtp.questions import check_scale
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.skvqa.entry import DATASETS, Entry, EntryError, from_line, to_line
@@ -75,10 +75,10 @@ def check_lines(path: Path, dataset: str | None = None) -> Iterator[str | Entry]
         dataset: the only one whose entries are wanted; None for any.
 
     Raises:
-        IndexFileError: the file is not text.
+        ValueError: the file is not text; the message names the line.
     """
     seen: dict[Key, int] = {}
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         try:
             entry = from_line(line)
         except EntryError as error:
@@ -165,17 +165,6 @@ def merge_indexes(parts: Sequence[Sequence[Entry]]) -> list[Entry]:
                 "different models or settings are not comparable, so an index has one of each"
             )
     return list(merged.values())
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield number and text of the lines that are not empty."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise IndexFileError(f"{path} is not an index: it is no UTF-8 text ({error})") from error
 
 
 def _key(entry: Entry) -> Key:

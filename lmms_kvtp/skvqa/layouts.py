@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.files import text_lines
 from lmms_kvtp.rendering import first_few
 
 Row = Mapping[str, Any]
@@ -257,8 +258,7 @@ def _read(file: Path) -> Iterator[Any]:
         with file.open(encoding="utf-8", newline="") as handle:
             yield from csv.DictReader(handle)
     elif file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as handle:
-            yield from (json.loads(line) for line in handle if line.strip())
+        yield from (json.loads(line) for _, line in text_lines(file))
     else:
         found = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(found, dict):

@@ -1,5 +1,6 @@
 """decord, with which LLaVA-Video reads videos; it also reads damaged frames, without complaint."""
 
+import os
 from collections.abc import Sequence
 
 from jaxtyping import UInt8
@@ -60,7 +61,9 @@ class DecordReader(Reader):
         self._errors = (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, RuntimeError)
         self._as_torch = decord.bridge.use_torch
         try:
-            self._reader = decord.VideoReader(index.path, num_threads=num_threads, fault_tol=NO_DUPLICATES)
+            self._reader = decord.VideoReader(
+                os.path.abspath(index.path), num_threads=num_threads, fault_tol=NO_DUPLICATES
+            )
         except self._errors as error:
             raise _error(index.path, "it cannot open it", error) from error
         if len(self._reader) != index.num_frames:

@@ -93,13 +93,15 @@ def read_index(path: str) -> VideoIndex:
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file and its best video stream; FFmpeg's errors inside the block become VideoError.
 
+    Its absolute path is given to FFmpeg, which takes what stands before a colon in a relative one for a protocol.
+
     Raises:
         VideoError: the file cannot be read, or holds no video.
     """
     import av
 
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
                 raise VideoError(f"cannot read video {path}: there is no video stream in it; {WAY_OUT}")

@@ -104,9 +104,25 @@ class MemoryReader(Reader):
         if isinstance(frame, (Tensor, np.ndarray)):
             return torch.as_tensor(frame)
         if isinstance(frame, Image.Image):
-            return torch.from_numpy(np.array(frame.convert("RGB")))
+            return _colors(frame, f"frame {index} of {self._name}")
         try:
             with Image.open(frame) as image:
-                return torch.from_numpy(np.array(image.convert("RGB")))
+                return _colors(image, f"frame {index} of {self._name}, {frame}")
         except (OSError, Image.DecompressionBombError) as error:
             raise VideoError(f"cannot read frame {index} of {self._name}, {frame}: {error}") from error
+
+
+def _colors(image: Image.Image, name: str) -> UInt8[Tensor, "H W 3"]:
+    """Convert an image to RGB; grey tones of 16 bits, and floats of 0 to 1, keep their order.
+
+    Raises:
+        VideoError: tones are outside that, so that nobody knows what is white.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return torch.from_numpy(np.array(image.convert("RGB")))
+    tones, white = np.asarray(image, dtype=np.float64), 1.0 if image.mode == "F" else 65535.0
+    if not (tones.min() >= 0 and tones.max() <= white):
+        found = f"{tones.min():g} to {tones.max():g}"
+        raise VideoError(f"{name} has grey tones of {found}, and white is {white:g}; save it in 8 or 16 bits")
+    grey = torch.from_numpy((tones * (255 / white)).round().astype(np.uint8))
+    return grey[..., None].repeat(1, 1, 3)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lmms_kvtp.harness.requests import read_ask, read_options
+from lmms_kvtp.harness.requests import read_ask, read_options, typed_options
 from lmms_kvtp.questions import Question
 from lmms_kvtp.run.asks import Ask, check_files, flatten, name_visuals, read_question, read_visuals, split_prompt
 from lmms_kvtp.types import GenerationOptions
@@ -170,3 +170,11 @@ def test_what_is_no_setting_of_decoding_is_mentioned_once(caplog):
 def test_impossible_values_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         read_options(settings, DEFAULTS)
+
+
+def test_a_temperature_that_the_user_types_wins_over_the_tasks_greedy_default():
+    yaml = {"do_sample": False, "temperature": 0.7}
+    for typed, temperature in {"temperature=0.7": 0.7, "temperature=0.7,do_sample=false": 0.0, "": 0.0}.items():
+        named = typed_options(SimpleNamespace(gen_kwargs=typed))
+        assert read_options(yaml, GenerationOptions(), named).temperature == temperature
+    assert typed_options(None) == frozenset()

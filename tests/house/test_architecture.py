@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROWS = [
-    ["types", "questions", "settings", "resolve", "device", "rendering"],
-    ["files", "shipped", "presets", "video", "cost", "embedded"],
+    ["types", "files", "questions", "settings", "resolve", "device", "rendering"],
+    ["shipped", "presets", "video", "cost", "embedded"],
     ["allocators", "encoders", "pruners", "layer_pruning", "scorers"],
     ["vlms"],
     ["method", "encode", "pipeline"],

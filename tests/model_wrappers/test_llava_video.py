@@ -136,6 +136,13 @@ def test_repeated_samples_differ_and_a_second_run_repeats_them(build):
     assert first == again != other
 
 
+def test_the_harnesss_flag_for_chat_templates_is_refused_with_the_reason(build):
+    model = build()
+    for ask in (lambda: model.apply_chat_template([]), lambda: model.chat_template):
+        with pytest.raises(NotImplementedError, match="--apply_chat_template: the model's own template is always"):
+            ask()
+
+
 def test_a_question_of_text_alone_is_answered(build):
     [answer] = build().generate_until([instance(0, visual=lambda doc: None)])
     assert answer.token_counts.to_dict()["tokens_before"] == 0

@@ -157,3 +157,9 @@ def test_one_word_sets_what_the_paper_runs_and_arguments_win_over_it(tmp_path):
     assert plain.method.allocator.floor == 1 and plain.vlm.newlines.policy == "auto"
     with pytest.raises(ValueError, match="settings='papers' is not one of default, paper"):
         parse_arguments({"settings": "papers"})
+
+
+def test_published_command_lines_of_llava_are_understood_and_batch_size_auto_has_a_way_out():
+    parse_arguments({"conv_template": "qwen_1_5", "model_name": "llava_qwen"})
+    with pytest.raises(ValueError, match="batch_size='auto' is not a whole number"):
+        parse_arguments({"batch_size": "auto"})

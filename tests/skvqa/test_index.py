@@ -42,7 +42,7 @@ def test_an_empty_file_and_a_binary_one_are_no_index(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(IndexFileError, match="has no entry"):
         read_entries(tmp_path / "empty")
-    with pytest.raises(IndexFileError, match="no UTF-8 text"):
+    with pytest.raises(ValueError, match="line 1 is not UTF-8"):
         read_entries(tmp_path / "binary")
 
 

@@ -288,3 +288,31 @@ def test_other_and_mixed_visuals_are_refused_by_kind(visuals, kinds):
 def test_an_unreadable_video_is_an_error_with_its_path():
     with pytest.raises(VideoError, match=r"missing\.mp4"):
         to_videos(["missing.mp4"], "doc", OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T10:30:00.mp4", "concat:a.mp4", "http:clip.mp4", "data:clip.mp4"])
+def test_a_name_with_a_colon_is_a_file_and_no_protocol(clip, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = clip()
+    (tmp_path / name).write_bytes(Path(path).read_bytes())
+    for backend in ("pyav", "decord"):
+        options = FrameOptions(backend=backend)
+        wanted = next(load_video(path, options).chunks()).rgb
+        assert torch.equal(next(load_video(name, options).chunks()).rgb, wanted)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint16, 65535), (np.float32, 1.0), (np.uint8, 255)])
+def test_grey_tones_of_every_depth_keep_their_order(dtype, white, tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 64) * white, (4, 1)).astype(dtype)
+    path = tmp_path / f"0.{'tiff' if dtype is np.float32 else 'png'}"
+    Image.fromarray(ramp).save(path)
+    made = next(load_video(tmp_path).chunks()).rgb[0]
+    assert torch.equal(made[..., 0], made[..., 2]) and len(made.unique()) == 64
+    wanted = torch.linspace(0, 255, 64)
+    torch.testing.assert_close(made[0, :, 0].float(), wanted, atol=1.01, rtol=0)
+
+
+def test_tones_whose_white_nobody_knows_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 300.0, np.float32)).save(tmp_path / "0.tiff")
+    with pytest.raises(VideoError, match="has grey tones of 300 to 300, and white is 1; save it in 8 or 16 bits"):
+        next(load_video(tmp_path).chunks())
