@@ -11,6 +11,7 @@ from typing import Any
 
 import lmms_kvtp
 from lmms_kvtp.encoders.base import FrameEncoder
+from lmms_kvtp.encoders.parts.predictor import shipped_predictors
 from lmms_kvtp.files import WEIGHT_SPOTS, fingerprint
 from lmms_kvtp.shipped import TINY, shipped_folder
 
@@ -50,8 +51,8 @@ def of_settings(settings: Any, names_folder: bool = False) -> dict[str, str]:
         return {path: mark for value in settings for path, mark in of_settings(value, names_folder).items()}
     if not isinstance(settings, str) or not (names_folder or "/" in settings):
         return {}
-    if names_folder and settings == TINY:
-        return {TINY: of_weights(shipped_folder(""))}
+    if names_folder and settings in (TINY, *shipped_predictors()):  # the key of a model of that name is another
+        return {f"shipped {settings}": of_weights(shipped_folder(""))}
     return {settings: of_weights(Path(settings))} if settings and Path(settings).exists() else {}
 
 
