@@ -13,7 +13,6 @@ from lmms_kvtp.encoders.base import FrameEncoder, mean_column, mean_keys, pool_p
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
 
-
 ATTENTION = frozenset({"probe_attention", "column_attention"})
 
 

@@ -154,7 +154,7 @@ def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Spec) -> dic
         encoder = Sized(sizes, projected_keys=method.describe()["encoder"].get("key_source") == "projected")
         width = sizes.vision.hidden
     patches = (frames, tokens.capacity)
-    shapes = {name: (*patches, width) for name in ("keys", "patch_text")} | {"image": (frames, width), "text": (1, width)}
+    shapes = {"image": (frames, width), "keys": (*patches, width), "patch_text": (*patches, width), "text": (1, width)}
     shapes["layer_keys"] = (*patches, max(1, width // (sizes.vision if sizes else spec.vision).heads))
     read = needs | method.additions - {"tokens"}
     made = {name: torch.empty(shapes.get(name, patches), device="meta") for name in read}

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, means
 from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
-from lmms_kvtp.pruners.parts.scenes import ScenePruner, join, mean_tokens
+from lmms_kvtp.pruners.parts.scenes import ScenePruner, at_one_rate, join, mean_tokens
 from lmms_kvtp.pruners.parts.spread import distances, farthest
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -24,11 +23,11 @@ class TreePruner(ScenePruner):
     """FlashVID's steps; a subclass says what is done twice, and how many clusters a frame has.
 
     Scenes end where the mean tokens of consecutive frames differ most. In a frame, a greedy max-min selection weighs
-    the distance of a candidate by its attention and by its relevance to the scene: its products with the mean tokens of
-    the scene's frames, averaged. Each other token joins the token of the frame before that it resembles most, if alike
-    enough; where that joins so many that the budgets of the scene are not met, the weakest joints are cut. A tree is the
-    sum of its tokens over 1 + the number of tokens that joined its root itself. The trees of each frame are clustered
-    down to what the budgets leave, in equal proportion, and averaged; a scene of one frame clusters its tokens.
+    the distance of a candidate by its attention and by its relevance to the scene: its product with the mean token of
+    the scene. Each other token joins the token of the frame before that it resembles most, if alike enough; where that
+    leaves fewer tokens than the budgets of the scene, the weakest joints are cut. A tree is the sum of its tokens over
+    1 + the number of those that joined its root itself, so that a chain grows. The trees of each frame are clustered
+    down to what the budgets leave, all frames in proportion, and averaged; a scene of one frame clusters its tokens.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
@@ -102,7 +101,8 @@ class TreePruner(ScenePruner):
         frames, capacity = attention.shape
         nearest = apart.kthvalue(min(2, capacity), dim=1).values
         every = torch.arange(frames, device=embeds.device)
-        order = farthest(nearest, lambda chosen: apart[every, chosen], int(counts.max()), self.twice)
+        again = self.twice and self.selection == "attn_div_v2"
+        order = farthest(nearest, lambda chosen: apart[every, chosen], int(counts.max()), again)
         steps = torch.arange(order.shape[1], device=embeds.device)
         return (every[:, None] * capacity + order)[steps < counts.to(embeds.device)[:, None]]
 
@@ -132,25 +132,28 @@ class TreePruner(ScenePruner):
             trees = group_sums(scene, groups).div_(1 + children[roots, None])
         else:
             trees = scene[0].float()
-        centre, compared = self._cluster(trees, roots // capacity, salient if length == 1 else None, count)
+        barred = salient[0] if length == 1 and not self.twice else torch.zeros_like(roots, dtype=torch.bool)
+        centre, compared = self._cluster(trees, roots // capacity, barred, count)
         rows, _ = means(trees[None], centre[None])
         stands = torch.where(centre == DROPPED, DROPPED, roots[centre])
         owner[rest] = stands[tree]
         return torch.unique(stands[stands != DROPPED]), rows, owner, compared + (length - 1) * capacity**2
 
     def _cluster(
-        self, trees: Float[Tensor, "n D"], frame: Int[Tensor, " n"], chosen: Bool[Tensor, "1 N"] | None, count: int
+        self, trees: Float[Tensor, "n D"], frame: Int[Tensor, " n"], barred: Bool[Tensor, " n"], count: int
     ) -> tuple[Int[Tensor, " n"], int]:
-        """Find the tree in whose place each tree's cluster stands, and count the pairs that were compared."""
+        """Find the tree in whose place each tree's cluster stands, and count the pairs that were compared.
+
+        A barred tree is no centre; where all others stay, it goes nowhere.
+        """
         sizes = torch.bincount(frame)
-        centre, start, compared = torch.arange(len(trees), device=trees.device), 0, 0
+        centre, start, compared = torch.arange(len(trees), device=trees.device).masked_fill(barred, DROPPED), 0, 0
         for size, num in zip(sizes.tolist(), self.clusters(sizes.cpu(), count).tolist(), strict=True):
             part = slice(start, start + size)
             if not num:
                 centre[part] = DROPPED
-            elif num < size:
-                barred = None if chosen is None or self.twice else chosen[0]
-                found = density_peaks(trees[part], num, min(self.neighbours, num), barred=barred)
+            elif num < size - int(barred[part].sum()):
+                found = density_peaks(trees[part], num, min(self.neighbours, num), barred=barred[part])
                 centre[part] = found + start
                 compared += size**2
             start += size
@@ -159,7 +162,7 @@ class TreePruner(ScenePruner):
     def _joints(
         self, scene: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], total: int
     ) -> tuple[Int[Tensor, " M"], Int[Tensor, " j"]]:
-        """Find each token's most similar one of the frame before, salient ones left out, and the tokens that join it."""
+        """Find each token's most similar one of the frame before, salient ones left out, and which tokens join it."""
         capacity, count = scene.shape[1], salient.numel()
         parent = torch.zeros(count, dtype=torch.int64, device=scene.device)
         alike = torch.full((count,), -torch.inf, device=scene.device)
@@ -191,8 +194,8 @@ class FlashVid(TreePruner):
     paper: ClassVar[str] = "FlashVID, arXiv 2602.08024"
 
     def clusters(self, trees: Int[Tensor, " L"], count: int) -> Int[Tensor, " L"]:
-        """Round to the largest remainders, so that the sum is exact."""
-        return largest_remainder(trees.double(), count, trees)
+        """Round up at the rate whose sum is exact."""
+        return at_one_rate(trees.double(), trees, count)
 
 
 def _relevance(scene: Float[Tensor, "L N D"], averages: Float[Tensor, "L D"]) -> Float[Tensor, "L N"]:

@@ -15,13 +15,14 @@ from lmms_kvtp.pruners.flashvid import TreePruner
 class FlashVidRelease(TreePruner):
     """Keeps what FlashVID's release does: a few clusters more than the budgets, and some tokens twice.
 
-    A frame's share of clusters is rounded up. Where no candidate of a selection has a positive weight, a selected token is
-    taken again; in a scene of one frame the selected tokens are clustered, too.
+    A frame's share of clusters is rounded up. Where no candidate of a selection has a positive weight, a selected
+    token is taken again; in a scene of one frame selected tokens may stand for a cluster, too.
 
     Source: the released code of FlashVID (arXiv 2602.08024), the part before the language model.
     """
 
     exact: ClassVar[bool] = False
+    identity_at_full: ClassVar[bool] = False
     twice: ClassVar[bool] = True
     paper: ClassVar[str] = "FlashVID, arXiv 2602.08024 (released code)"
 

@@ -14,7 +14,7 @@ from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
 from lmms_kvtp.pruners.parts.packing import check, read, refuse_nan
-from lmms_kvtp.pruners.parts.scenes import affordable, averages, change, still_and_moving
+from lmms_kvtp.pruners.parts.scenes import affordable, at_one_rate, averages, change, still_and_moving
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -65,7 +65,11 @@ class HoliTom(TokenPruner):
         owner = torch.full((count,), DROPPED, device=attention.device)
         parts = torch.ones(count, device=attention.device)
         flat, ranked, flops = tokens.embeds.flatten(0, 1), attention.flatten(), 0
-        for group, share in zip(groups, _counts(groups, weights, budgets, total), strict=True):
+        sizes = torch.tensor([group.shape[1] for group in groups])
+        even = 0 < int(budgets.min()) >= int(budgets.max()) - 1  # a split whose rounding says nothing of frames
+        still = torch.tensor([len(group) > 1 for group in groups])
+        shares = at_one_rate(sizes.double() if even else weights, sizes, total, still / 2)
+        for group, share in zip(groups, shares.tolist(), strict=True):
             if len(group) > 1 and share:
                 owner[group], parts[group] = self._cluster(averages(flat, group), group, share)
                 flops += pairs_flops(group.shape[1], group.shape[1], flat.shape[1])
@@ -88,25 +92,6 @@ class HoliTom(TokenPruner):
             centre == torch.arange(len(centre), device=centre.device), own, (1 - own) / (members - 1).clamp_min(1)
         )
         return group[0][centre].expand_as(group), (weights / len(group)).expand_as(group)
-
-
-def _counts(
-    groups: list[Int[Tensor, "_ _"]], weights: Float[Tensor, " G"], budgets: Int[Tensor, " T"], total: int
-) -> list[int]:
-    """Share the total: the j-th moving token of n stays at rates above (j - 1) / n, the j-th still one at (j - 0.5) / n.
-
-    The rates of all tokens in order are the release's roundings, so that its total has its counts.
-    """
-    sizes = np.array([group.shape[1] for group in groups])
-    still = np.array([len(group) > 1 for group in groups])
-    even = int(budgets.max() - budgets.min()) <= 1  # an even split, whose rounding says nothing of frames
-    whose, mass = np.repeat(np.arange(len(groups)), sizes), weights.numpy()
-    rank = np.arange(len(whose)) - (sizes.cumsum() - sizes)[whose] + np.where(still, 0.5, 0.0)[whose]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = np.nan_to_num(rank / (sizes if even else mass)[whose], nan=np.inf, posinf=np.inf)
-    first = np.lexsort((-(mass / sizes)[whose], rate))[:total]
-    counts: list[int] = np.bincount(whose[first], minlength=len(groups)).tolist()
-    return counts
 
 
 def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:

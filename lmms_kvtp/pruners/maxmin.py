@@ -22,8 +22,8 @@ PAIRS_HELD = 2**30
 class MaxMin(TokenPruner):
     """Keeps, one after another, the token of the video that is farthest from all kept so far, unchanged.
 
-    Distance is 1 - cosine. The first token is the one farthest from its nearest neighbour. Only the total of the budgets
-    counts.
+    Distance is 1 - cosine. The first token is the one farthest from its nearest neighbour. Only the total of the
+    budgets counts.
 
     Source: DivPrune (arXiv 2503.02175) as released, which takes all visual tokens together.
     """

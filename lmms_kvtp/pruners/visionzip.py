@@ -19,9 +19,9 @@ from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 class VisionZip(TokenPruner):
     """Keeps the tokens that receive most attention, and adds the mean of the others near it to each of a few anchors.
 
-    Anchors are evenly spaced among the tokens that are not dominant; nearness is the cosine of keys averaged over heads.
-    An anchor becomes the sum of itself and the mean of the tokens that go to it. A budget too small for an anchor drops
-    the rest.
+    Anchors are evenly spaced among the tokens that are not dominant; nearness is the cosine of keys averaged over
+    heads. An anchor becomes the sum of itself and the mean of the tokens that go to it. A budget too small for an
+    anchor drops the rest.
 
     Source: VisionZip (arXiv 2412.04467) as released, after the language model's projector and pooling instead of before
     them, so that budgets count what the language model sees; tokens stand in raster order.

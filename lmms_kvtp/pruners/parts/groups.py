@@ -67,9 +67,7 @@ DROPPED = -1
 """Owner of a token that goes into no average."""
 
 
-def merge(
-    tokens: FrameTokens, owner: Int[Tensor, "T N"], weights: Float[Tensor, "T N"] | None = None
-) -> PackedTokens:
+def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"], weights: Float[Tensor, "T N"] | None = None) -> PackedTokens:
     """Average the tokens of each frame that share an owner, or sum them by weights.
 
     Args:

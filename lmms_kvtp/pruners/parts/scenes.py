@@ -152,6 +152,27 @@ def still_and_moving(
     return groups, torch.tensor(weights)
 
 
+def at_one_rate(
+    mass: Float[Tensor, " G"], sizes: Int[Tensor, " G"], total: int, late: Float[Tensor, " G"] | float = 0.0
+) -> Int[Tensor, " G"]:
+    """Share `total` among groups as rounding of rate * mass does, at the rate that meets the total.
+
+    The j-th of a group's tokens is kept at rates above (j - 1 + late) / mass; the total takes those of the lowest
+    rates, of equals those of the larger group.
+
+    Args:
+        mass: >= 0; a group without mass gets what others cannot take.
+        sizes: tokens of each group, and so the most it keeps.
+        total: at most the sum of sizes.
+        late: 0 rounds up, 0.5 to the nearest.
+    """
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
+    rank = torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group] + torch.as_tensor(late).expand(len(sizes))[group]
+    heavy = (-mass).argsort(stable=True).argsort()[group].argsort(stable=True)
+    rate = torch.where(mass[group] > 0, rank / mass[group].double(), torch.inf)
+    return torch.bincount(group[heavy][rate[heavy].argsort(stable=True)][:total], minlength=len(sizes))
+
+
 def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Tensor, "n D"]:
     """Average each column of a group over its rows, in float32, a few frames at a time."""
     sums = [flat[group[part]].sum(dim=0, dtype=torch.float32) for part in chunks(group)]
