@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmms_kvtp.allocators.base import at_one_rate
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
 from lmms_kvtp.pruners.parts.packing import check, read, refuse_nan
-from lmms_kvtp.pruners.parts.scenes import affordable, at_one_rate, averages, change, still_and_moving
+from lmms_kvtp.pruners.parts.scenes import affordable, averages, change, still_and_moving
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
