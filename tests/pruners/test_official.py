@@ -191,6 +191,13 @@ def test_flashvid_s_trees_are_sums_over_the_root_s_own_joints_and_one():
         torch.testing.assert_close(packed.embeds, 3 * scene[0])
 
 
+def test_flashvid_joins_nothing_where_all_tokens_may_stay():
+    scene = torch.randn(1, 4, 7, generator=torch.Generator().manual_seed(4)).expand(6, -1, -1)
+    features = FrameFeatures(torch.arange(6.0), column_attention=torch.rand(6, 4))
+    packed = FlashVid(scenes=1).prune(FrameTokens(scene, (2, 2)), features, torch.full((6,), 4))
+    assert torch.equal(packed.embeds, scene.flatten(0, 1))
+
+
 def test_flashvid_release_picks_a_token_again_where_no_other_suits_its_scene():
     x = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [-0.1, -0.2], [-0.3, 0.0]]])
     features = FrameFeatures(torch.arange(1.0), column_attention=torch.tensor([[0.4, 0.0, 0.3, 0.2]]))
