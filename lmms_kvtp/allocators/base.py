@@ -92,10 +92,12 @@ def at_one_rate(
         mass: >= 0; a group without mass gets what others cannot take.
         sizes: tokens of each group, and so the most it keeps.
         total: at most the sum of sizes.
-        late: 0 rounds up, 0.5 to the nearest.
+        late: 0 rounds up, 0.5 to the nearest, halves to even.
     """
     group = torch.arange(len(sizes)).repeat_interleave(sizes)
-    rank = torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group] + torch.as_tensor(late).expand(len(sizes))[group]
+    before = (torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group]).double()
+    late = torch.as_tensor(late, dtype=torch.float64).expand(len(sizes))[group]
+    rank = before + late * (1 - 1e-9 * (before % 2))  # of halves, those that round to an even number come first
     heavy = (-mass).argsort(stable=True).argsort()[group].argsort(stable=True)
     rate = torch.where(mass[group] > 0, rank / mass[group].double(), torch.inf)
     return torch.bincount(group[heavy][rate[heavy].argsort(stable=True)][:total], minlength=len(sizes))
