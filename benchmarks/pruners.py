@@ -52,6 +52,7 @@ def video(pruner: TokenPruner, device: str, dtype: torch.dtype) -> tuple[FrameTo
     makers: dict[str, Callable[[], torch.Tensor]] = {
         "image": lambda: moving(KEY_WIDTH).mean(dim=1),
         "keys": lambda: moving(KEY_WIDTH),
+        "layer_keys": lambda: moving(KEY_WIDTH // 16),
         "patch_text": lambda: moving(KEY_WIDTH),
         "text": lambda: torch.randn(1, KEY_WIDTH, generator=draw),
         "probe_attention": lambda: torch.rand(FRAMES, CAPACITY, generator=draw) / CAPACITY,

@@ -52,9 +52,11 @@ class FrameFeatures:
     probe_attention: Float[Tensor, "T N"] | None = None
     """Attention of the pooling head's probe to each patch, averaged over heads."""
     column_attention: Float[Tensor, "T N"] | None = None
-    """Attention that each patch receives, averaged over heads and queries of the last layer."""
+    """Attention that each patch receives in the layer before a SigLIP's last, averaged over heads and queries."""
     keys: Float[Tensor, "T N Dk"] | None = None
     """Patch features that stand for what a patch shows: input of the pooling head."""
+    layer_keys: Float[Tensor, "T N Dh"] | None = None
+    """Keys of the layer that `column_attention` is of, averaged over heads."""
     patch_text: Float[Tensor, "T N E"] | None = None
     """Patches in the joint image-text space."""
     text: Float[Tensor, "q E"] | None = None

@@ -80,6 +80,29 @@ def largest_remainder(
     return torch.from_numpy(budgets)
 
 
+def at_one_rate(
+    mass: Float[Tensor, " G"], sizes: Int[Tensor, " G"], total: int, late: Float[Tensor, " G"] | float = 0.0
+) -> Int[Tensor, " G"]:
+    """Share `total` among groups as rounding of rate * mass does, at the rate that meets the total.
+
+    The j-th of a group's tokens is kept at rates above (j - 1 + late) / mass; the total takes those of the lowest
+    rates, of equals those of the larger group.
+
+    Args:
+        mass: >= 0; a group without mass gets what others cannot take.
+        sizes: tokens of each group, and so the most it keeps.
+        total: at most the sum of sizes.
+        late: 0 rounds up, 0.5 to the nearest, halves to even.
+    """
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
+    before = (torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group]).double()
+    late = torch.as_tensor(late, dtype=torch.float64).expand(len(sizes))[group]
+    rank = before + late * (1 - 1e-9 * (before % 2))  # of halves, those that round to an even number come first
+    heavy = (-mass).argsort(stable=True).argsort()[group].argsort(stable=True)
+    rate = torch.where(mass[group] > 0, rank / mass[group].double(), torch.inf)
+    return torch.bincount(group[heavy][rate[heavy].argsort(stable=True)][:total], minlength=len(sizes))
+
+
 def whole_frames(relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
     """Fill frames in the order of their relevance, ties to the earlier one; the last of them keeps what is left."""
     ranks = relevance.cpu().argsort(descending=True, stable=True).argsort()

@@ -136,7 +136,7 @@ EXACT: dict[str, Callable[[type[Any]], str]] = {
     "encoder": lambda cls: "-",
     "scorer": lambda cls: "-",
     "allocator": lambda cls: _yes(cls.exact),
-    "pruner": lambda cls: "each frame" if cls.scope == "frame" else "the total",
+    "pruner": lambda cls: ("each frame" if cls.scope == "frame" else "the total") if cls.exact else "no",
     "layer_pruning": lambda cls: "rounded" if cls().stages() else "-",
 }
 """Exactness with which the components of a part keep their budgets."""

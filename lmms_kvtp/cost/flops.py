@@ -80,7 +80,7 @@ def text_flops(shape: TextShape, lengths: Sequence[int]) -> int:
 def features_flops(shape: VisionShape, frames: int, needs: Set[str], projected_keys: bool = False) -> int:
     """A SigLIP's features of frames: tower and head once, and what features of single patches take beside them.
 
-    Column attention takes the scores of the last layer again, 2 P^2 d; projected keys 2 P d^2; patches in the joint
+    Column attention takes the scores of one layer again, 2 P^2 d; projected keys 2 P d^2; patches in the joint
     space the head over each of them.
     """
     if not needs:

@@ -76,6 +76,11 @@ def mean_column(queries: Float[Tensor, "T P C"], keys: Float[Tensor, "T P C"], h
     return received / heads
 
 
+def mean_keys(keys: Float[Tensor, "T P C"], heads: int) -> Float[Tensor, "T P Dh"]:
+    """Average the keys of each patch over heads, in float32."""
+    return keys.reshape(*keys.shape[:2], heads, -1).mean(dim=2, dtype=torch.float32)
+
+
 def pool_patches(patches: Float[Tensor, "T P *C"], grid: tuple[int, int], pool: GridPool) -> Float[Tensor, "T N *C"]:
     """Bring patches of the encoder's own grid to the language model's, in float32."""
     frames, _, *channels = patches.shape

@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import VisionShape
-from lmms_kvtp.encoders.base import FrameEncoder, mean_column, pool_patches
+from lmms_kvtp.encoders.base import FrameEncoder, mean_column, mean_keys, pool_patches
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
+
+ATTENTION = frozenset({"probe_attention", "column_attention"})
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class OwnTower(FrameEncoder):
     frame, averaged over heads, stands for both kinds of attention. Without a text side it scores no frames.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"probe_attention", "column_attention", "keys"})
+    provides: ClassVar[frozenset[str]] = ATTENTION | {"keys", "layer_keys"}
 
     @torch.no_grad()
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
@@ -39,10 +41,13 @@ class OwnTower(FrameEncoder):
         found: dict[str, Tensor] = {}
         if "keys" in needs:
             found["keys"] = torch.cat([pool_patches(seen.keys, pool.patches, pool) for seen in frames.inside])
-        if needs - {"keys"}:
+        if "layer_keys" in needs:
+            averages = [mean_keys(seen.keys, seen.heads) for seen in frames.inside]
+            found["layer_keys"] = torch.cat([pool_patches(keys, pool.patches, pool) for keys in averages])
+        if needs & ATTENTION:
             columns = [mean_column(seen.queries, seen.keys, seen.heads) for seen in frames.inside]
             attention = torch.cat([pool_patches(column, pool.patches, pool) for column in columns])
-            found |= dict.fromkeys(needs - {"keys"}, attention)
+            found |= dict.fromkeys(needs & ATTENTION, attention)
         return FrameFeatures(times=frames.times, **found)
 
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
@@ -55,7 +60,7 @@ class OwnTower(FrameEncoder):
 
     def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int | None:
         """Not known from the pool alone: `own_flops` counts with the sizes of the tower."""
-        return None if needs - {"keys"} else 0
+        return None if needs & ATTENTION else 0
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int | None:
         """There is no text side."""
@@ -70,5 +75,5 @@ def encoder_flops(
     `encoder=own` computes the scores of one layer again where attention is read, 2 P^2 d a frame, and nothing else.
     """
     if isinstance(encoder, OwnTower):
-        return num_frames * 2 * own.patches**2 * own.hidden if needs - {"keys"} else 0
+        return num_frames * 2 * own.patches**2 * own.hidden if needs & ATTENTION else 0
     return encoder.flops(num_frames, needs, pool)

@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
-from lmms_kvtp.encoders.base import FrameEncoder, mean_column, pool_patches
+from lmms_kvtp.encoders.base import FrameEncoder, mean_column, mean_keys, pool_patches
 from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape
 from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces, scaled_cosines
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
@@ -99,9 +99,9 @@ class Siglip(FrameEncoder):
     def describe(self, pixels: Float[Tensor, "T 3 h w"], needs: frozenset[str]) -> dict[str, Tensor]:
         """Compute features at the tower's own resolution."""
         vision = self.model.vision_model
-        last = vision.encoder.layers[-1].self_attn
+        layer = vision.encoder.layers[-2:][0].self_attn  # the last one that LLaVA keeps
         watched = [vision.head.attention] if "probe_attention" in needs else []
-        watched += [last.q_proj, last.k_proj] if "column_attention" in needs else []
+        watched += [layer.q_proj, layer.k_proj] if needs & {"column_attention", "layer_keys"} else []
         with outputs_of(*watched) as seen:
             output = vision(pixel_values=pixels)
         hidden, features = output.last_hidden_state, {}
@@ -110,7 +110,9 @@ class Siglip(FrameEncoder):
         if "probe_attention" in needs:
             features["probe_attention"] = seen[vision.head.attention][1][:, 0]  # [T, P], averaged over heads
         if "column_attention" in needs:
-            features["column_attention"] = mean_column(seen[last.q_proj], seen[last.k_proj], last.num_heads)
+            features["column_attention"] = mean_column(seen[layer.q_proj], seen[layer.k_proj], layer.num_heads)
+        if "layer_keys" in needs:
+            features["layer_keys"] = mean_keys(seen[layer.k_proj], layer.num_heads)
         if "keys" in needs:
             projected = self.key_source == "projected"
             features["keys"] = projected_keys(vision.head.attention, hidden) if projected else hidden

@@ -155,6 +155,7 @@ def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Spec) -> dic
         width = sizes.vision.hidden
     patches = (frames, tokens.capacity)
     shapes = {"image": (frames, width), "keys": (*patches, width), "patch_text": (*patches, width), "text": (1, width)}
+    shapes["layer_keys"] = (*patches, max(1, width // (sizes.vision if sizes else spec.vision).heads))
     read = needs | method.additions - {"tokens"}
     made = {name: torch.empty(shapes.get(name, patches), device="meta") for name in read}
     features = FrameFeatures(times=torch.empty(frames), **made)

@@ -18,6 +18,8 @@ class TokenPruner(ABC):
     """Fields of `FrameFeatures` that this pruner reads; encoder and pipeline give only these."""
     scope: ClassVar[Literal["frame", "video"]] = "frame"
     """frame: every frame keeps exactly its budget. video: only the total is exact, budgets are weights."""
+    exact: ClassVar[bool] = True
+    """Budgets are kept as `scope` says. False only for published behaviour that keeps other numbers."""
     identity_at_full: ClassVar[bool] = True
     """Budgets of whole frames leave every token as it was."""
     conserves_mass: ClassVar[bool] = False

@@ -17,9 +17,10 @@ from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 class EfficientVideoSampling(TokenPruner):
     """Keeps, over the whole video, the tokens that differ most from the same patch of the frame before.
 
-    The first frame is kept whole before all others. Only the total of the budgets counts.
+    The first frame is kept before all others; a total below one frame, of which the release would keep all, leaves its
+    first patches. Only the total of the budgets counts.
 
-    Source: Efficient Video Sampling (arXiv 2510.14624).
+    Source: Efficient Video Sampling (arXiv 2510.14624) as released in vLLM.
     """
 
     scope: ClassVar[Literal["frame", "video"]] = "video"

@@ -1,6 +1,7 @@
 """FastVID: salient tokens of each frame, and anchors that merge what else a scene shows."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.parts.density_peaks import peak_scores
-from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
-from lmms_kvtp.pruners.parts.packing import check, chunks, read, top
+from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, numbered
+from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, top
 from lmms_kvtp.pruners.parts.scenes import ScenePruner, join
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -21,19 +22,20 @@ from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 class FastVid(ScenePruner):
     """Keeps each frame's most attended tokens, and density peaks of every few frames that take up all others.
 
-    Scenes end where consecutive frames differ most. In a scene every `interval`-th frame holds anchors, in equal
-    numbers; each token that is neither salient nor anchor goes to the most similar anchor of its scene, which becomes
-    a weighted sum of itself and the mean of those. A scene keeps exactly the budgets of its frames; anchors beyond
-    what their frames can hold are given back to the scene as salient tokens.
+    Scenes end where consecutive frames differ most. In a scene the last frame, and every `interval`-th before it, holds
+    anchors, in equal numbers. All tokens of the scene that are neither salient nor anchors of that frame go to the most
+    similar anchor of that frame, once for each such frame; an anchor becomes a weighted sum of itself and the mean of
+    those. A scene keeps exactly the budgets of its frames; anchors beyond what their frames can hold are given back to
+    the scene as salient tokens.
 
-    Source: FastVID (arXiv 2503.11187), section 3.
+    Source: FastVID (arXiv 2503.11187) as released for LLaVA-Video.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
     paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
 
     context: float = 0.4
-    """Part of the budget, rounded to the nearest token, that goes to anchors."""
+    """Part of a scene's budget, rounded down, that goes to anchors."""
     interval: int = 4
     """Frames from one that holds anchors to the next."""
     anchor_weight: float = 0.6
@@ -57,19 +59,29 @@ class FastVid(ScenePruner):
         shares = [self._share(part, tokens.capacity) for part in torch.split(budgets, lengths)]
         salient = top(attention, torch.cat([share for share, _ in shares]))
         anchors = self._anchors(embeds, salient, torch.cat([count for _, count in shares]))
-        scenes = zip(*(torch.split(part, lengths) for part in (embeds, salient, anchors)), strict=True)
-        owners, weights = zip(*(self._absorb(*scene) for scene in scenes), strict=True)
-        packed = merge_video(tokens, join(owners), torch.cat(weights))
+        keep, members = salient | anchors, torch.ones_like(attention)
+        packed, made, owners = pack(tokens, embeds, keep), [], []
+        for part in zip(*(torch.split(each, lengths) for each in (embeds, salient, anchors, members)), strict=True):
+            rows, owner = self._absorb(*part)
+            made.append(rows)
+            owners.append(owner)
+        packed.embeds[anchors[keep]] = torch.cat(made).to(embeds.dtype)
         compared = sum(_compared(salient, anchors, tokens.capacity) for salient, anchors in shares)
-        return replace(packed, flops=pairs_flops(1, compared, embeds.shape[2]))
+        return replace(
+            packed,
+            size=members[keep],
+            owner=numbered(join(owners)[None]).reshape(keep.shape),
+            flops=pairs_flops(1, compared, embeds.shape[2]),
+        )
 
     def _share(self, budgets: Int[Tensor, " L"], capacity: int) -> tuple[Int[Tensor, " L"], Int[Tensor, " L"]]:
         """Share a scene's budgets among salient tokens and anchors of its frames."""
-        context = (budgets * self.context + 0.5).long()
-        salient, holders = budgets - context, torch.arange(len(budgets)) % self.interval == 0
-        room = torch.where(holders, capacity - salient, 0)
-        anchors = largest_remainder(holders.double(), min(int(context.sum()), int(room.sum())), room)
-        excess = int(context.sum() - anchors.sum())
+        context = int(int(budgets.sum()) * self.context)
+        salient = largest_remainder(budgets.double(), int(budgets.sum()) - context, capacity)
+        holders = torch.arange(len(budgets)) % self.interval == 0  # from the last frame on, as are the next two
+        room = torch.where(holders, capacity - salient.flip(0), 0)
+        anchors = largest_remainder(holders.double(), min(context, int(room.sum())), room).flip(0)
+        excess = context - int(anchors.sum())
         return salient + largest_remainder(budgets.double(), excess, capacity - salient - anchors), anchors
 
     def _anchors(
@@ -83,27 +95,46 @@ class FastVid(ScenePruner):
         return anchors
 
     def _absorb(
-        self, embeds: Float[Tensor, "L N D"], salient: Bool[Tensor, "L N"], anchors: Bool[Tensor, "L N"]
-    ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-        """Find the token of a scene that each token goes to, and its weight there."""
-        count, device, free = salient.numel(), embeds.device, ~(salient | anchors)
-        holds, others = torch.nonzero(anchors.flatten()).flatten(), free.flatten()
-        owner, weight = torch.arange(count, device=device), torch.ones(count, device=device)
+        self,
+        embeds: Float[Tensor, "L N D"],
+        salient: Bool[Tensor, "L N"],
+        anchors: Bool[Tensor, "L N"],
+        members: Float[Tensor, "L N"],
+    ) -> tuple[Float[Tensor, "A D"], Int[Tensor, " M"]]:
+        """Compute the anchors of a scene, and add to `members` how many tokens each takes up.
+
+        Also find the token that each one goes to, of several the most similar.
+        """
+        capacity, owner = embeds.shape[1], torch.arange(salient.numel(), device=embeds.device)
+        holds, free = torch.nonzero(anchors.flatten()).flatten(), torch.nonzero(~salient.flatten()).flatten()
         if not len(holds):
-            return owner.masked_fill(others, DROPPED), weight
+            return embeds.new_empty(0, embeds.shape[2]), owner.index_fill(0, free, DROPPED)
         units = F.normalize(embeds[anchors].float(), dim=1).T
-        nearest = [
-            (F.normalize(embeds[part][free[part]].float(), dim=1) @ units).argmax(dim=1) for part in chunks(embeds)
-        ]
-        owner[others] = holds[torch.cat(nearest)]
-        members = torch.bincount(owner[others], minlength=count).float()  # of each anchor, itself left out
-        own = torch.where(members > 0, (1 / (members + 1)).clamp_min(self.anchor_weight), 1.0)
-        weight[holds] = own[holds]
-        weight[others] = ((1 - own) / members.clamp_min(1))[owner[others]]
-        return owner, weight
+        frames, counts = torch.unique_consecutive(holds // capacity, return_counts=True)
+        ends, best = counts.cumsum(0).tolist(), []
+        for part in chunks(embeds):
+            cosines = F.normalize(embeds[part][~salient[part]].float(), dim=1) @ units
+            best.append([cosines[:, start:end].max(dim=1) for start, end in pairwise([0, *ends])])
+        alike, into = (
+            torch.cat([torch.stack([getattr(each, name) for each in part], dim=1) for part in best])
+            for name in ("values", "indices")
+        )
+        into += counts.cumsum(0) - counts  # [free, frames with anchors]
+        held = anchors.flatten()[free]
+        nearest = into.gather(1, alike.argmax(dim=1, keepdim=True))[~held, 0]
+        owner[free[~held]] = holds[nearest]
+        elsewhere = ~(held[:, None] & (free[:, None] // capacity == frames))
+        into, rows = into[elsewhere], free[:, None].expand_as(into)[elsewhere]
+        groups = Groups(rows[into.argsort(stable=True)], torch.bincount(into, minlength=len(holds))[None])
+        taken = groups.sizes[0][:, None]
+        own = torch.where(taken > 0, (1 / (taken + 1)).clamp_min(self.anchor_weight), 1.0)
+        made = own * embeds[anchors].float()
+        made[groups.filled[0]] += ((1 - own) / taken)[groups.filled[0]] * group_sums(embeds, groups)
+        members[anchors] += taken[:, 0]
+        return made, owner
 
 
 def _compared(salient: Int[Tensor, " L"], anchors: Int[Tensor, " L"], capacity: int) -> int:
-    """Count compared pairs of a scene: all but salient tokens in frames with anchors, and the rest with anchors."""
-    free, held = capacity - salient, int(anchors.sum())
-    return int(free[anchors > 0].square().sum()) + int(free.sum() - held) * held
+    """Count compared pairs of a scene: all but salient tokens in frames with anchors, and all of these with anchors."""
+    free = capacity - salient
+    return int(free[anchors > 0].square().sum()) + int(free.sum()) * int(anchors.sum())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.allocators.base import at_one_rate
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
@@ -27,10 +27,11 @@ class HoliTom(TokenPruner):
     saves all of its tokens but one. Of all ways to cut the video, the one that saves most is taken, by dynamic
     programming. The averages of a window's still positions are clustered, each cluster a weighted sum of its centre
     and the mean of the others; of the tokens of a frame that move, those that receive most attention stay and the
-    rest go. Each kind keeps a share of the total in proportion to its number, weighted by budgets: those of the frame,
-    or the window's mean. Where merging leaves less than the total, the least still positions are not merged.
+    rest go. Of n tokens that move r n stay, rounded up, of n still positions r n to the nearest, with the r that meets
+    the total. Budgets that differ by more than one weigh n: those of the frame, or the window's mean. Where merging
+    leaves less than the total, the least still positions are not merged.
 
-    Source: HoliTom (arXiv 2505.21334), the part before the language model; its merging inside is not here.
+    Source: HoliTom (arXiv 2505.21334) as released, the part before the language model; its merging inside is not here.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
@@ -42,7 +43,7 @@ class HoliTom(TokenPruner):
     centre_weight: float = 0.6
     """Weight of a cluster's centre in its sum; a centre alone stays as it is."""
     neighbours: int = 7
-    """Neighbors that count for density in density-peak clustering."""
+    """Neighbors that count for density in density-peak clustering, at most as many as clusters."""
 
     def __post_init__(self) -> None:
         """Refuse a weight outside [0, 1]."""
@@ -62,10 +63,13 @@ class HoliTom(TokenPruner):
         lengths = [scene.stop - scene.start for scene in scenes]
         static = affordable(scores, self.threshold, lengths, spare=count - total)
         groups, weights = still_and_moving(scenes, static, budgets)
-        shares = largest_remainder(weights, total, torch.tensor([group.shape[1] for group in groups]))
         owner = torch.full((count,), DROPPED, device=attention.device)
         parts = torch.ones(count, device=attention.device)
         flat, ranked, flops = tokens.embeds.flatten(0, 1), attention.flatten(), 0
+        sizes = torch.tensor([group.shape[1] for group in groups])
+        even = 0 < int(budgets.min()) >= int(budgets.max()) - 1  # a split whose rounding says nothing of frames
+        still = torch.tensor([len(group) > 1 for group in groups])
+        shares = at_one_rate(sizes.double() if even else weights, sizes, total, still / 2)
         for group, share in zip(groups, shares.tolist(), strict=True):
             if len(group) > 1 and share:
                 owner[group], parts[group] = self._cluster(averages(flat, group), group, share)
@@ -82,7 +86,7 @@ class HoliTom(TokenPruner):
         self, points: Float[Tensor, "n D"], group: Int[Tensor, "W n"], count: int
     ) -> tuple[Int[Tensor, "W n"], Float[Tensor, "W n"]]:
         """Find the token at which each still token's cluster stands, and the weight of each in its sum."""
-        centre = density_peaks(points, count, self.neighbours)
+        centre = density_peaks(points, count, min(self.neighbours, count))
         members = torch.bincount(centre, minlength=len(centre)).float()[centre]
         own = torch.where(members > 1, self.centre_weight, 1.0)
         weights = torch.where(
@@ -107,7 +111,7 @@ def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
     for stop in range(1, frames + 1):
         starts = np.arange(stop)
         saved = best[:stop] + still[stop - 1, :stop] * (stop - 1 - starts)
-        begins[stop] = saved.argmax()
+        begins[stop] = stop - 1 - saved[::-1].argmax()  # of equals the shortest window
         best[stop] = saved[begins[stop]]
     cuts = [frames]
     while cuts[0]:

@@ -17,16 +17,17 @@ from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 @dataclass(frozen=True)
 class VisionZip(TokenPruner):
-    """Keeps the tokens that receive most attention, and averages each other token into the nearest of a few anchors.
+    """Keeps the tokens that receive most attention, and adds the mean of the others near it to each of a few anchors.
 
-    Anchors are evenly spaced among the tokens that are not dominant; nearness is the cosine of keys. A budget too small
-    for an anchor drops the rest.
+    Anchors are evenly spaced among the tokens that are not dominant; nearness is the cosine of keys averaged over
+    heads. An anchor becomes the sum of itself and the mean of the tokens that go to it. A budget too small for an
+    anchor drops the rest.
 
-    Source: VisionZip (arXiv 2412.04467), section 3, after the language model's pooling instead of before it, so that
-    budgets count what the language model sees; an anchor counts in its average like any other token.
+    Source: VisionZip (arXiv 2412.04467) as released, after the language model's projector and pooling instead of before
+    them, so that budgets count what the language model sees; tokens stand in raster order.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"column_attention", "keys"})
+    needs: ClassVar[frozenset[str]] = frozenset({"column_attention", "layer_keys"})
     paper: ClassVar[str] = "VisionZip, arXiv 2412.04467"
 
     contextual: float = 10 / 64
@@ -40,17 +41,31 @@ class VisionZip(TokenPruner):
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t, dominant and contextual."""
         check(tokens, budgets)
-        attention, keys = read(features, "column_attention", tokens), read(features, "keys", tokens)
+        attention, keys = read(features, "column_attention", tokens), _metric(features, tokens)
         num_anchors = (budgets * self.contextual + 0.5).long()
         dominant = top(attention.float(), budgets - num_anchors)
         anchors = _every_step(~dominant, num_anchors.to(dominant.device))
         owner = torch.cat([_assign(keys[part], dominant[part], anchors[part]) for part in chunks(keys)])
-        return merge(tokens, owner)
+        return merge(tokens, owner, _factors(owner))
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Count all pairs of keys of a frame: 2 T N^2 C."""
-        frames, capacity, width = read(features, "keys", tokens).shape
+        frames, capacity, width = _metric(features, tokens).shape
         return frames * pairs_flops(capacity, capacity, width)
+
+
+def _metric(features: FrameFeatures, tokens: FrameTokens) -> Float[Tensor, "T N C"]:
+    """Take the layer's keys, or those that a caller gives in their place."""
+    given = features.layer_keys is None and features.keys is not None
+    return read(features, "keys" if given else "layer_keys", tokens)
+
+
+def _factors(owner: Int[Tensor, "T N"]) -> Float[Tensor, "T N"]:
+    """Weigh an anchor, or a dominant token, by 1, and the n others that go to it by 1 / n."""
+    own = owner == torch.arange(owner.shape[1], device=owner.device)
+    into = owner.clamp_min(0)  # what is dropped goes into no sum
+    others = ((owner != DROPPED) & ~own).float()
+    return torch.where(own, 1.0, 1 / torch.zeros_like(others).scatter_add_(1, into, others).gather(1, into))
 
 
 def _every_step(free: Bool[Tensor, "T N"], count: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:

@@ -1,13 +1,17 @@
 """Numbers of each allocator that can be worked out by hand, and the release's own."""
 
 import json
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from lmms_kvtp.allocators.aks import AdaptiveKeyframes
+from lmms_kvtp.allocators.base import at_one_rate
 from lmms_kvtp.allocators.frames import FewerFrames
 from lmms_kvtp.allocators.hard import Hard
 from lmms_kvtp.allocators.kvtp_release import KvtpRelease, counts, rates
@@ -169,3 +173,20 @@ def test_settings_of_frame_selection_that_mean_nothing_are_refused():
         AdaptiveKeyframes(depth=-1)
     with pytest.raises(ValueError, match=r"temperature=0.0 must be > 0"):
         VidCom2Budgets(temperature=0.0)
+
+
+@settings(max_examples=200)
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 90), st.booleans()), min_size=1, max_size=9),
+    rate=st.integers(0, 64).map(lambda part: part / 64),
+)
+@example(groups=[(176, False), (158, True)], rate=0.25)
+def test_one_rate_gives_the_counts_that_rounding_at_it_gives(groups, rate):
+    wanted = [round(size * rate) if nearest else ceil(size * rate) for size, nearest in groups]
+    sizes, nearest = (torch.tensor(column) for column in zip(*groups, strict=True))
+    assert at_one_rate(sizes.double(), sizes, sum(wanted), nearest / 2).tolist() == wanted
+
+
+def test_a_group_without_mass_gets_what_others_cannot_take():
+    sizes, mass = torch.tensor([3, 4, 2]), torch.tensor([0.0, 9.0, 1.0])
+    assert [at_one_rate(mass, sizes, total).tolist() for total in (1, 6, 8)] == [[0, 1, 0], [0, 4, 2], [2, 4, 2]]

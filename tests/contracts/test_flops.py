@@ -39,7 +39,8 @@ def test_pruners_need_the_operations_that_they_say(name, budgets, alike):
         budgets = [12 * (budget > 5) for budget in budgets]
     wanted, frames = torch.tensor(budgets), len(budgets)
     draw = torch.Generator().manual_seed(frames)
-    shapes = {"image": (frames, 5), "keys": (frames, 12, 6), "patch_text": (frames, 12, 5), "text": (2, 5)}
+    shapes = {"image": (frames, 5), "text": (2, 5)}
+    shapes |= {"keys": (frames, 12, 6), "layer_keys": (frames, 12, 4), "patch_text": (frames, 12, 5)}
     made = {each: torch.rand(*shapes.get(each, (frames, 12)), generator=draw) for each in pruner.needs}
     scenes = torch.randn(1 + frames // 5, 12, 8, generator=draw).repeat_interleave(5, dim=0)[:frames]
     tokens = FrameTokens(torch.randn(frames, 12, 8, generator=draw) + alike * scenes, (3, 4))

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from lmms_kvtp.method import build_part, names_of
 from lmms_kvtp.pruners.base import ScorePruner, TokenPruner
+from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.types import FEATURES, FrameFeatures, FrameTokens, PackedTokens
 
 PRUNERS = {name: build_part("pruner", name) for name in names_of("pruner")}
 every = pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
-WIDTHS = {"image": 5, "keys": 6, "patch_text": 5}
+WIDTHS = {"image": 5, "keys": 6, "layer_keys": 4, "patch_text": 5}
 
 
 def video(
@@ -56,7 +57,8 @@ def check_packed(pruner: TokenPruner, packed: PackedTokens, tokens: FrameTokens,
     """Counts, order and shapes."""
     if pruner.scope == "frame":
         assert packed.counts().tolist() == budgets.tolist()
-    assert len(packed.embeds) == len(packed.frame) == len(packed.patch) == len(packed.size) == budgets.sum()
+    assert len(packed.embeds) == len(packed.frame) == len(packed.patch) == len(packed.size)
+    assert len(packed.embeds) == budgets.sum() or not pruner.exact
     assert packed.embeds.dtype == tokens.embeds.dtype and packed.embeds.shape[1] == tokens.embeds.shape[2]
     assert packed.grid == tokens.grid and packed.num_frames == tokens.num_frames
     assert not torch.isnan(packed.embeds).any()
@@ -69,8 +71,10 @@ def check_packed(pruner: TokenPruner, packed: PackedTokens, tokens: FrameTokens,
         assert (packed.size == 1).all(), "merged tokens have owners"
         return
     assert packed.owner.shape == tokens.embeds.shape[:2] and packed.owner.min() >= -1
+    if not pruner.exact:  # a token may stand twice
+        return
     assert torch.equal(packed.owner[packed.frame, packed.patch], torch.arange(len(packed.embeds)))
-    if not isinstance(pruner, PruMerge):  # there a token is in several sums
+    if not isinstance(pruner, PruMerge | FastVid):  # there a token is in several sums
         members = torch.bincount(packed.owner[packed.owner >= 0], minlength=len(packed.embeds))
         assert torch.equal(members.float(), packed.size)
 
@@ -115,6 +119,8 @@ def test_constant_frames_keep_their_budget(pruner, value):
 def test_full_budgets_change_nothing_where_that_is_declared(pruner):
     tokens, features = video(pruner, 5, (3, 4))
     packed = prune(pruner, tokens, features, torch.full((5,), 12))
+    if not pruner.exact:
+        return
     assert torch.equal(packed.frame * 12 + packed.patch, torch.arange(60))
     assert torch.equal(packed.embeds, tokens.embeds.flatten(0, 1)) == pruner.identity_at_full
 

@@ -26,6 +26,7 @@ def features(count: int = 7) -> FrameFeatures:
         probe_attention=torch.rand(count, 12, generator=draw),
         column_attention=torch.rand(count, 12, generator=draw),
         keys=torch.randn(count, 12, 32, generator=draw),
+        layer_keys=torch.zeros(count, 12, 8),
         patch_text=torch.randn(count, 12, 32, generator=draw),
         tokens=torch.randn(count, 12, 48, generator=draw),
     )

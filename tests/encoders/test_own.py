@@ -38,6 +38,9 @@ def test_it_gives_the_attention_that_the_last_layer_really_paid_and_its_own_keys
     [hook.remove() for hook in hooks]
     received = torch.cat(paid).mean(dim=(1, 2))  # over heads, then over the patches that pay
     torch.testing.assert_close(found.column_attention, vlm.pool(received[..., None])[..., 0], atol=1e-6, rtol=1e-5)
+    by_head = torch.cat(keys).chunk(last.num_heads, dim=2)
+    torch.testing.assert_close(found.layer_keys, vlm.pool(torch.stack(by_head).mean(dim=0)), atol=1e-6, rtol=1e-5)
+    found = encode(vlm, build_method(uniform("tome"), KVTP), clip).features
     torch.testing.assert_close(found.keys, vlm.pool(torch.cat(keys)), atol=1e-6, rtol=1e-5)
 
 

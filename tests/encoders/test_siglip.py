@@ -85,14 +85,16 @@ def test_probe_attention_is_the_mean_over_heads_of_the_pooling_heads_softmax(enc
 
 
 @torch.no_grad()
-def test_column_attention_is_what_eager_attention_of_the_last_layer_says(encoder, golden, eager):
-    attentions = []
+def test_column_attention_and_keys_are_those_of_the_layer_before_the_last(encoder, golden, eager):
+    attentions, keys = [], []
     for layer in eager.vision_model.encoder.layers:
         layer.self_attn.register_forward_hook(lambda module, args, output: attentions.append(output[1]))
+        layer.self_attn.k_proj.register_forward_hook(lambda module, args, output: keys.append(output))
     eager.vision_model(golden["pixel_values"])
-    wanted = attentions[-1].mean(dim=(1, 2))  # [T, heads, query, key]
-    assert not torch.allclose(wanted, attentions[0].mean(dim=(1, 2)), atol=1e-3)
+    wanted = attentions[-2].mean(dim=(1, 2))  # [T, heads, query, key]
+    assert not torch.allclose(wanted, attentions[-1].mean(dim=(1, 2)), atol=1e-3)
     close(maps(encoder, golden, "column_attention"), wanted)
+    close(maps(encoder, golden, "layer_keys"), torch.stack(keys[-2].chunk(4, dim=2)).mean(dim=0))  # 4 heads
 
 
 @torch.no_grad()
@@ -163,7 +165,7 @@ def test_all_features_cost_one_pass_of_the_tower():
     once = vision_flops(shape, 5) + pooling_head_flops(shape, 5)
     for needs, extra in [
         ({"image"}, 0),
-        ({"image", "keys", "probe_attention"}, 0),
+        ({"image", "keys", "layer_keys", "probe_attention"}, 0),
         ({"column_attention"}, 2 * 81 * 32),
     ]:
         with FlopCounterMode(display=False) as counter:

@@ -19,6 +19,7 @@ def video(seed: int = 3) -> tuple[FrameTokens, FrameFeatures]:
             probe_attention=torch.rand(frames, 15, generator=generator),
             column_attention=torch.rand(frames, 15, generator=generator),
             keys=torch.randn(frames, 15, 6, generator=generator),
+            layer_keys=torch.randn(frames, 15, 4, generator=torch.Generator().manual_seed(seed + 1)),
             patch_text=torch.randn(frames, 15, 9, generator=generator),
             text=torch.randn(2, 9, generator=generator),
         ),

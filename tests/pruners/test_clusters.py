@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.flashvid import FlashVid
@@ -54,22 +55,24 @@ def fastvid_loop(
     kept = {}
     lengths = cut(features.image, 3, 0.9)
     for scene in np.split(np.arange(len(budgets)), np.cumsum(lengths)[:-1]):
-        context = {t: int(np.floor(0.4 * budgets[t] + 0.5)) for t in scene}
-        holders = list(scene[::4])
-        counts = {t: sum(context.values()) // len(holders) for t in holders}
-        for t in holders[: sum(context.values()) % len(holders)]:
-            counts[t] += 1
+        total = sum(budgets[t] for t in scene)
+        context, holders = int(total * 0.4), list(scene[::-1][::4])
+        counts = {t: context // len(holders) + (i < context % len(holders)) for i, t in enumerate(holders)}
+        shares = largest_remainder(torch.tensor([budgets[t] for t in scene]).double(), total - context, 15).tolist()
         anchors, others = {}, []
-        for t in scene:
+        for t, share in zip(scene, shares, strict=True):
             ranked = features.probe_attention[t].argsort(descending=True).tolist()
-            salient, rest = ranked[: budgets[t] - context[t]], sorted(ranked[budgets[t] - context[t] :])
+            salient, rest = ranked[:share], sorted(ranked[share:])
             kept |= {(t, p): tokens.embeds[t, p] for p in salient}
             peaks = density_peaks_loop(tokens.embeds[t, rest], 4) if t in holders else []
             chosen = [rest[index] for index in peaks[: counts.get(t, 0)]]
             anchors |= {(t, p): [] for p in chosen}
-            others += [(t, p) for p in rest if p not in chosen]
-        for t, p in others:
-            anchors[max(anchors, key=lambda cell: cosine(tokens.embeds[cell], tokens.embeds[t, p]))].append((t, p))
+            others += [(t, p) for p in rest]
+        for holder in holders:
+            own = [cell for cell in anchors if cell[0] == holder]
+            for cell in set(others) - set(own) if own else ():
+                best = max(own, key=lambda anchor: cosine(tokens.embeds[anchor], tokens.embeds[cell]))
+                anchors[best].append(cell)
         for cell, members in anchors.items():
             mean = torch.stack([tokens.embeds[member] for member in members]).mean(dim=0) if members else 0
             weight = max(1 / (len(members) + 1), 0.6) if members else 1
@@ -78,6 +81,8 @@ def fastvid_loop(
 
 
 def density_peaks_loop(points: torch.Tensor, neighbours: int) -> list[int]:
+    if not len(points):
+        return []
     distance = [[float((a - b).norm()) / points.shape[1] ** 0.5 for b in points] for a in points]
     density = [np.exp(-np.mean(np.square(sorted(row)[:neighbours]))) for row in distance]
     scores = []
@@ -213,20 +218,18 @@ def still_video(frames: int = 9) -> tuple[FrameTokens, FrameFeatures]:
 def flashvid_loop(tokens: FrameTokens, features: FrameFeatures, budgets: list[int]) -> dict[Cell, torch.Tensor]:
     kept = {}
     for scene in (range(5), range(5, 9)):
-        means = [F.normalize(tokens.embeds[t].mean(dim=0), dim=0) for t in scene]
+        means = [tokens.embeds[t].mean(dim=0) for t in scene]
         rest, count = [], 0
         for t in scene:
             rows, chosen = tokens.embeds[t], []
-            suits = [(1 + np.mean([cosine(row, mean) * float(mean.norm()) for mean in means])) / 2 for row in rows]
+            suits = [np.mean([float(row @ mean) for mean in means]) for row in rows]
             weight = [float(features.column_attention[t, p]) * suits[p] for p in range(15)]
-            wanted = int(np.floor(0.7 * budgets[t] + 0.5))
+            apart = {(q, p): (1 - cosine(rows[p], rows[q])) * weight[p] for p in range(15) for q in range(15)}
+            wanted = int(np.ceil(0.7 * budgets[t]))
             for _ in range(wanted):
-                others = chosen or range(15)
-                gain = {
-                    p: weight[p] * min(1 - cosine(rows[p], rows[q]) for q in others if q != p)
-                    for p in range(15)
-                    if p not in chosen
-                }
+                left = [p for p in range(15) if p not in chosen]
+                second = {p: sorted(apart[q, p] for q in range(15))[1] for p in left}
+                gain = {p: min(apart[q, p] for q in chosen) for p in left} if chosen else second
                 chosen.append(max(gain, key=gain.__getitem__))
             kept |= {(t, p): rows[p] for p in chosen}
             rest += [(t, p) for p in range(15) if p not in chosen]
@@ -235,23 +238,34 @@ def flashvid_loop(tokens: FrameTokens, features: FrameFeatures, budgets: list[in
         for t, p in rest:
             before = [cell for cell in rest if cell[0] == t - 1]
             alike = {cell: cosine(tokens.embeds[t, p], tokens.embeds[cell]) for cell in before}
-            if alike and max(alike.values()) > 0.8:
+            if alike:
                 joints[t, p] = max(alike, key=alike.__getitem__), max(alike.values())
-        strongest = sorted(joints, key=lambda cell: -joints[cell][1])[: len(rest) - count]
+        strongest = sorted(joints, key=lambda cell: -joints[cell][1])
+        joined = [cell for cell in strongest if joints[cell][1] > 0.8]
+        if len(rest) - len(joined) < count:
+            joined = strongest[: max(len(rest) - count - 1, 0)]  # above the least that would do
         trees: dict[Cell, list[Cell]] = {}
         for cell in rest:
             root = cell
-            while root in strongest:
+            while root in joined:
                 root = joints[root][0]
             trees.setdefault(root, []).append(cell)
         roots = sorted(trees)
-        points = torch.stack([torch.stack([tokens.embeds[c] for c in trees[root]]).mean(dim=0) for root in roots])
-        centres = sorted(density_peaks_loop(points, 7)[:count]) if count < len(roots) else range(len(roots))
-        clusters: dict[Cell, list[Cell]] = {roots[centre]: [] for centre in centres}
-        for index, root in enumerate(roots):
-            nearest = min(centres, key=lambda c: float((points[index] - points[c]).norm()) - (c == index))
-            clusters[roots[nearest]] += trees[root]
-        kept |= {root: torch.stack([tokens.embeds[c] for c in cs]).mean(dim=0) for root, cs in clusters.items()}
+        own = {root: 1 + sum(joints[cell][0] == root for cell in joined) for root in roots}
+        values = {root: torch.stack([tokens.embeds[c] for c in trees[root]]).sum(dim=0) / own[root] for root in roots}
+        frames = [[root for root in roots if root[0] == t] for t in scene]
+        rates = sorted((j / size, -size, f) for f, size in enumerate(map(len, frames)) for j in range(size))
+        first = [f for _, _, f in rates[:count]]
+        for f, frame in enumerate(frames):
+            num = first.count(f)
+            points = [values[root] for root in frame]
+            order = density_peaks_loop(torch.stack(points), min(7, num)) if 0 < num < len(points) else []
+            centres = order[:num] if order else range(num)
+            clusters: dict[int, list[torch.Tensor]] = {centre: [] for centre in centres}
+            for index, point in enumerate(points if num else []):
+                nearest = min(centres, key=lambda c: float((point - points[c]).norm()) - (c == index))
+                clusters[nearest].append(point)
+            kept |= {frame[centre]: torch.stack(members).mean(dim=0) for centre, members in clusters.items()}
     return kept
 
 
@@ -267,8 +281,8 @@ def test_flashvid_is_the_loop_over_scenes_frames_and_tokens(budgets):
 
 def test_flashvid_keeps_each_scene_s_budgets_and_all_of_its_mass():
     tokens, features = still_video()
-    packed = FlashVid(scenes=2, scene_threshold=0.5).prune(tokens, features, torch.tensor([3, 4, 2, 3, 5, 2, 3, 4, 1]))
-    assert packed.counts()[:5].sum() == 17 and packed.counts()[5:].sum() == 10
+    packed = FlashVid(scenes=2, scene_threshold=0.5).prune(tokens, features, torch.tensor([4, 4, 5, 5, 5, 4, 6, 4, 5]))
+    assert packed.counts()[:5].sum() == 23 and packed.counts()[5:].sum() == 19
     assert packed.size.sum() == 9 * 15 and packed.size.max() > 4
 
 

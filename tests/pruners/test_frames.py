@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from helpers.small_tokens import BUDGETS, video
 
+from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.cdpruner import CDPruner
 from lmms_kvtp.pruners.maxmin import MaxMin
@@ -38,27 +39,35 @@ def test_visionzip_is_the_loop_over_frames_and_tokens():
         for patch in rest:
             if patch not in anchors and anchors:
                 cosines = [
-                    float(F.cosine_similarity(features.keys[frame, patch], features.keys[frame, a], dim=0))
+                    float(F.cosine_similarity(features.layer_keys[frame, patch], features.layer_keys[frame, a], dim=0))
                     for a in anchors
                 ]
                 members[anchors[int(np.argmax(cosines))]].append(patch)
         assert kept.patch.tolist() == sorted(members)
         assert kept.size.tolist() == [float(len(members[patch])) for patch in sorted(members)]
         for row, patch in enumerate(sorted(members)):
-            torch.testing.assert_close(kept.embeds[row], tokens.embeds[frame, members[patch]].mean(dim=0))
+            own, *others = tokens.embeds[frame, members[patch]]
+            wanted = own + torch.stack(others).mean(dim=0) if others else own
+            torch.testing.assert_close(kept.embeds[row], wanted)
 
 
-def test_maxmin_is_the_loop_over_frames_and_tokens():
-    tokens, _ = video()
-    for frame, kept in enumerate(prune(MaxMin())):
-        rows = tokens.embeds[frame]
-        distance = {(i, j): 1 - cosine(rows[i], rows[j]) for i in range(15) for j in range(15)}
-        chosen: list[int] = []
-        while len(chosen) < BUDGETS[frame]:
-            left = [patch for patch in range(15) if patch not in chosen]
-            chosen.append(max(left, key=lambda p: min(distance[p, q] for q in chosen or range(15) if q != p)))
-        assert kept.patch.tolist() == sorted(chosen)
-        assert torch.equal(kept.embeds, rows[sorted(chosen)])
+@pytest.mark.parametrize("held", [0, 2**30], ids=["computed again", "held"])
+def test_maxmin_is_the_loop_over_the_tokens_of_all_frames(held, monkeypatch):
+    monkeypatch.setattr("lmms_kvtp.pruners.maxmin.PAIRS_HELD", held)
+    tokens, features = video()
+    tokens = tokens.select(torch.arange(7))  # two blocks
+    wanted = torch.tensor([9, 0, 1, 3, 2, 4, 5])
+    with counting() as found:
+        packed = MaxMin().prune(tokens, features, wanted)
+    rows = tokens.embeds.flatten(0, 1)
+    distance = 1 - F.cosine_similarity(rows[:, None], rows[None], dim=2)
+    chosen: list[int] = []
+    while len(chosen) < 24:
+        left = [cell for cell in range(105) if cell not in chosen]
+        chosen.append(max(left, key=lambda p: min(distance[p, q] for q in chosen or range(105) if q != p)))
+    assert (packed.frame * 15 + packed.patch).tolist() == sorted(chosen)
+    assert torch.equal(packed.embeds, rows[sorted(chosen)])
+    assert MaxMin().flops(tokens, features, wanted) == found.flops
 
 
 @pytest.mark.parametrize(("relevant", "sign"), [("similar", 1), ("dissimilar", -1)])

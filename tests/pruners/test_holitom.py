@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.pruners.holitom import HoliTom, windows
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.types import FrameFeatures, FrameTokens
@@ -61,9 +60,14 @@ def holitom_loop(tokens: FrameTokens, features: FrameFeatures, budgets: list[int
             lively = [p for p in range(15) if p not in calm]
             moving.append((budgets[t] * len(lively), (t, lively)))
     groups = [group for group in still + moving if len(group[1][-1])]
-    weights = torch.tensor([float(weight) for weight, _ in groups])
-    room = torch.tensor([len(group[-1]) for _, group in groups])
-    shares = largest_remainder(weights, sum(budgets), room).tolist()
+    rates = [
+        ((j - (0.5 if len(group) == 3 else 1)) / weight, g)
+        for g, (weight, group) in enumerate(groups)
+        for j in range(1, len(group[-1]) + 1)
+        if weight
+    ]
+    first = [g for _, g in sorted(rates)[: sum(budgets)]]
+    shares = [first.count(g) for g in range(len(groups))]
     for (_, group), share in zip(groups, shares, strict=True):
         if len(group) == 2:
             t, lively = group
@@ -72,7 +76,7 @@ def holitom_loop(tokens: FrameTokens, features: FrameFeatures, budgets: list[int
         elif share:
             start, stop, calm = group
             points = torch.stack([embeds[start:stop, p].mean(dim=0) for p in calm])
-            owner = density_peaks(points, share).tolist()
+            owner = density_peaks(points, share, min(7, share)).tolist()
             for centre in set(owner):
                 others = [points[i] for i in range(len(calm)) if owner[i] == centre and i != centre]
                 mean = torch.stack(others).mean(dim=0) if others else points[centre]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 PAIRS_AT_ONCE = 2**24
@@ -12,7 +12,11 @@ PAIRS_AT_ONCE = 2**24
 
 
 def density_peaks(
-    points: Float[Tensor, "n C"], num_clusters: int, neighbours: int = 7, noise: Float[Tensor, " n"] | None = None
+    points: Float[Tensor, "n C"],
+    num_clusters: int,
+    neighbours: int = 7,
+    noise: Float[Tensor, " n"] | None = None,
+    barred: Bool[Tensor, " n"] | None = None,
 ) -> Int[Tensor, " n"]:
     """Find the cluster centre that each point belongs to, as its index; a centre belongs to itself.
 
@@ -26,12 +30,15 @@ def density_peaks(
         num_clusters: in [1, n].
         neighbours: that count for density, a point itself among them; fewer where there are fewer points.
         noise: added to densities, for comparison with recorded runs.
+        barred: points that are no centres, at most n - num_clusters.
 
     Raises:
         ValueError: a point is NaN.
     """
     distances = _Distances.of(points)
-    centres = _scores(distances, neighbours, noise).argsort(descending=True, stable=True)[:num_clusters]
+    scores = _scores(distances, neighbours, noise)
+    scores = scores if barred is None else scores.masked_fill(barred, -torch.inf)
+    centres = scores.argsort(descending=True, stable=True)[:num_clusters]
     owner = centres[torch.cat([rows.argmin(dim=1) for rows in distances.to(centres)])]
     owner[centres] = centres
     return owner

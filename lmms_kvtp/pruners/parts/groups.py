@@ -67,18 +67,19 @@ DROPPED = -1
 """Owner of a token that goes into no average."""
 
 
-def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"]) -> PackedTokens:
-    """Average the tokens of each frame that share an owner.
+def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"], weights: Float[Tensor, "T N"] | None = None) -> PackedTokens:
+    """Average the tokens of each frame that share an owner, or sum them by weights.
 
     Args:
         tokens: never changed.
         owner: the patch at which each token's average stands, which owns itself; or DROPPED.
+        weights: factor of each token in a sum that replaces the average.
     """
     frame, patch = torch.nonzero(owner == torch.arange(owner.shape[1], device=owner.device), as_tuple=True)
     embeds, size = tokens.embeds.new_empty(len(frame), tokens.embeds.shape[2]), torch.zeros(len(frame)).to(frame.device)
     start = 0
     for part in chunks(owner):
-        rows, sizes = means(tokens.embeds[part], owner[part])
+        rows, sizes = means(tokens.embeds[part], owner[part], None if weights is None else weights[part])
         embeds[start : start + len(rows)], size[start : start + len(rows)] = rows.to(embeds.dtype), sizes
         start += len(rows)
     return PackedTokens(embeds, frame, patch, size, tokens.grid, tokens.num_frames, owner=numbered(owner))

@@ -1,5 +1,6 @@
 """Tokens spread over a frame: distant from each other, or on a lattice of cells."""
 
+from collections.abc import Callable
 from math import ceil, sqrt
 
 import torch
@@ -26,30 +27,30 @@ def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:
 
 
 def farthest(
-    apart: Float[Tensor, "T N N"], budgets: Int[Tensor, " T"], weights: Float[Tensor, "T N"] | None = None
-) -> Bool[Tensor, "T N"]:
-    """Mark `budgets[t]` tokens of each frame, one after another the one farthest from all marked before.
+    nearest: Float[Tensor, "T N"],
+    rows: Callable[[Int[Tensor, " T"]], Float[Tensor, "T N"]],
+    count: int,
+    again: bool = False,
+) -> Int[Tensor, "T count"]:
+    """Take `count` tokens of each frame, one after another the one farthest from all taken before; tell their order.
 
-    The first is the one farthest from its nearest neighbour. Each step takes all frames together, so the number of
-    steps is the largest budget.
+    Each step takes all frames together; of equals the earlier token goes first.
 
     Args:
-        apart: distance of any two tokens.
-        budgets: tokens to mark.
-        weights: multiply the distances of a candidate; None weighs all alike.
+        nearest: distance of each token from its nearest neighbour, by which the first one is chosen.
+        rows: computes the distance of every token from one token of its frame.
+        count: number of steps.
+        again: a token may be taken several times, where all others are at distances below 0.
     """
-    frames = torch.arange(len(apart), device=apart.device)
-    keep = torch.zeros(apart.shape[:2], dtype=torch.bool, device=apart.device)
-    wanted = budgets.to(apart.device)
-    itself = torch.eye(apart.shape[1], dtype=torch.bool, device=apart.device)
-    nearest = apart.masked_fill(itself, torch.inf).amin(dim=2)  # to any other token, until one is kept
-    for step in range(int(budgets.max())):
-        gain = nearest if weights is None else nearest * weights
-        chosen = gain.masked_fill(keep, -torch.inf).argmax(dim=1)
-        keep[frames, chosen] |= step < wanted
-        to_chosen = apart[frames, chosen]
-        nearest = to_chosen if step == 0 else torch.minimum(nearest, to_chosen)
-    return keep
+    frames = torch.arange(len(nearest), device=nearest.device)
+    order = torch.empty(len(nearest), count, dtype=torch.int64, device=nearest.device)
+    for step in range(count):
+        order[:, step] = chosen = nearest.argmax(dim=1)
+        apart = rows(chosen)
+        nearest = apart if step == 0 else torch.minimum(nearest, apart)
+        if not again:
+            nearest[frames, chosen] = -torch.inf
+    return order
 
 
 def lattice(budget: int, rows: int, columns: int) -> Bool[Tensor, " N"]:
