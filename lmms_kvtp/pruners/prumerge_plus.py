@@ -57,7 +57,9 @@ class PruMergePlus(TokenPruner):
         weights = (attention * ~keep)[..., None]
         others = torch.cat([(weights[part] * tokens.embeds[part]).sum(dim=1) for part in chunks(tokens.embeds)])
         place = torch.nonzero((packed.patch == last[packed.frame]) & summed[packed.frame]).flatten()
-        return replace(packed, embeds=packed.embeds.index_copy(0, place, others[packed.frame[place]].to(packed.embeds.dtype)))
+        return replace(
+            packed, embeds=packed.embeds.index_copy(0, place, others[packed.frame[place]].to(packed.embeds.dtype))
+        )
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Count all pairs of keys of a frame: 2 T N^2 C. Sums of neighbours are no matrix product, and left out."""

@@ -116,10 +116,10 @@ class Arguments:
     load: LoadOptions
     frames: FrameOptions
     method: Mapping[str, Any]
-    """Settings of parts and their fields, keep_ratio and predictor, for `build_method`."""
+    """Settings of parts and their fields, keep_ratio, positions and predictor, for `build_method`."""
 
 
-METHOD = ("keep_ratio", PREDICTOR)
+METHOD = ("keep_ratio", "positions", PREDICTOR)
 """Settings of a method beside those of its parts."""
 GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
 

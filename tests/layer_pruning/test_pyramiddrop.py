@@ -8,23 +8,29 @@ from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
 from lmms_kvtp.types import VISION
 
 
-def test_each_stage_keeps_the_best_of_the_last_row(model, make_prompt, reference):
-    prompt = make_prompt(frames=(5, 3, 6))
-    pruner = PyramidDrop(layers=(1, 3, 4), ratios=(0.75, 0.5, 0.125))
+@pytest.mark.parametrize("positions", ["renumbered", "kept"])
+def test_each_stage_keeps_the_best_of_the_last_row(model, make_prompt, reference, positions):
+    prompt, anew = make_prompt(frames=(5, 3, 6)), positions == "renumbered"
+    pruner = PyramidDrop(layers=(1, 3, 4), ratios=(0.75, 0.5, 0.125), positions=positions)
     counts = {1: 10, 3: 7, 4: 1}  # of 14, rounded down
     kept, processed = list(range(prompt.length)), []
     for layer in range(5):
         if layer in counts:
-            hidden, at = reference.run(model, prompt, [*processed, kept]).inputs[layer]
-            probabilities, *_ = reference.attention(model, layer, hidden, at)
+            hidden, at = reference.run(model, prompt, [*processed, kept], renumber=anew).inputs[layer]
+            probabilities, *_ = reference.attention(model, layer, hidden, torch.arange(len(at)) if anew else at)
             scores = dict(zip(at.tolist(), probabilities.mean(0)[-1].tolist(), strict=True))
             vision = sorted((p for p in kept if prompt.role[p] == VISION), key=lambda p: -scores[p])
             kept = sorted(set(kept) - set(vision[counts[layer] :]))
         processed.append(kept)
     with torch.inference_mode(), layer_pruning(model.model.layers, pruner.stages(), prompt) as trace:
         logits = model(inputs_embeds=prompt.embeds[None]).logits[0]
+        mask = torch.ones(1, prompt.length, dtype=torch.long)
+        options = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False, "max_new_tokens": 5}
+        out = model.generate(inputs_embeds=prompt.embeds[None], attention_mask=mask, **options)
     assert [p.tolist() for p in trace.processed] == processed
-    torch.testing.assert_close(logits, reference.run(model, prompt, processed).logits, atol=1e-4, rtol=1e-4)
+    expected = reference.run(model, prompt, processed, out.sequences[0, :-1].tolist(), renumber=anew)
+    torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(out.logits[1:]), expected.steps, atol=5e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
