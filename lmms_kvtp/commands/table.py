@@ -43,7 +43,11 @@ def main(arguments: argparse.Namespace) -> int:
 
     checkpoints = arguments.checkpoints.split(",")
     main_cells = plan(HEADLINE, [HEADLINE_RATIO])
-    cells = main_cells if arguments.headline else plan(arguments.methods.split(","), arguments.ratios)
+    cells = (
+        main_cells
+        if arguments.headline
+        else plan(arguments.methods.split(","), arguments.ratios, f"pretrained={checkpoints[0]}")
+    )
     folder: Path = arguments.out
     runs = _run(cells, arguments, checkpoints[0], folder / "seed0")
     headline = {cell.name: runs[cell.name] for cell in main_cells if cell.name in runs}

@@ -203,6 +203,13 @@ def check_arguments(given: Sequence[str]) -> None:
         weight_files(folder)
 
 
+def layers_of(given: str) -> int:
+    """Count the layers of the language model that `--model_args` name; raises as `check_arguments` does."""
+    arguments = parse_arguments(pairs(given))
+    config = read_config(find_folder(arguments.run.pretrained, arguments.load.revision))
+    return int(config.llm["num_hidden_layers"])
+
+
 def _check_together(run: Mapping[str, Any], load: Mapping[str, Any]) -> None:
     """Refuse settings that contradict each other."""
     for name in ("mm_spatial_pool_mode", "mm_newline_position"):

@@ -25,7 +25,7 @@ def test_each_stage_keeps_the_best_of_the_last_row(model, make_prompt, reference
     with torch.inference_mode(), layer_pruning(model.model.layers, pruner.stages(), prompt) as trace:
         logits = model(inputs_embeds=prompt.embeds[None]).logits[0]
         mask = torch.ones(1, prompt.length, dtype=torch.long)
-        options = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False, "max_new_tokens": 5}
+        options = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False, "max_new_tokens": 9}
         out = model.generate(inputs_embeds=prompt.embeds[None], attention_mask=mask, **options)
     assert [p.tolist() for p in trace.processed] == processed
     expected = reference.run(model, prompt, processed, out.sequences[0, :-1].tolist(), renumber=anew)
