@@ -90,7 +90,7 @@ DEPTH = 28
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MethodRecipe:
     """A published method: its parts and settings together."""
 
     settings: Mapping[str, str]
@@ -122,23 +122,25 @@ class Recipe:
 
 _EQUAL, _ALL = PRESETS["uniform"], {**PRESETS["uniform"], "pruner": "none"}
 RECIPES = {
-    "vidcom2": Recipe({"scorer": "vidcom2", "allocator": "vidcom2", "pruner": "vidcom2"}),
-    "vcast": Recipe({"scorer": "vcast", "allocator": "vcast", "pruner": "vcast", "positions": "kept"}),
-    "evs": Recipe({**_EQUAL, "pruner": "evs", "positions": "kept"}),
-    "fastvid": Recipe({**_EQUAL, "pruner": "fastvid", "positions": "kept"}),
-    "flashvid": Recipe(
+    "vidcom2": MethodRecipe({"scorer": "vidcom2", "allocator": "vidcom2", "pruner": "vidcom2"}),
+    "vcast": MethodRecipe({"scorer": "vcast", "allocator": "vcast", "pruner": "vcast", "positions": "kept"}),
+    "evs": MethodRecipe({**_EQUAL, "pruner": "evs", "positions": "kept"}),
+    "fastvid": MethodRecipe({**_EQUAL, "pruner": "fastvid", "positions": "kept"}),
+    "flashvid": MethodRecipe(
         {**_EQUAL, "pruner": "flashvid", "layer_pruning": "fastv", "layer_pruning.ratio": "0.3"},
         factor=1.25,
         layers=(20,),
     ),
-    "holitom": Recipe({**_EQUAL, "pruner": "holitom"}),
-    "prunevid": Recipe(
+    "holitom": MethodRecipe({**_EQUAL, "pruner": "holitom"}),
+    "prunevid": MethodRecipe(
         {**_EQUAL, "pruner": "prunevid", "layer_pruning": "prunevid", "layer_pruning.alpha": "0.4"},
         factor=2.5,
         layers=(10,),
     ),
-    "fastv": Recipe({**_ALL, "layer_pruning": "fastv"}, ratio="layer_pruning.ratio"),
-    "pyramiddrop": Recipe({**_ALL, "layer_pruning": "pyramiddrop"}, ratio="layer_pruning.ratios", layers=(7, 14, 21)),
+    "fastv": MethodRecipe({**_ALL, "layer_pruning": "fastv"}, ratio="layer_pruning.ratio"),
+    "pyramiddrop": MethodRecipe(
+        {**_ALL, "layer_pruning": "pyramiddrop"}, ratio="layer_pruning.ratios", layers=(7, 14, 21)
+    ),
 }
 """Published methods of several parts or settings, by short name; a method of one part is its pruner with equal budgets.
 A share of tokens is what enters the language model (vidcom2, vcast, evs, fastvid, holitom), its mean over the layers of

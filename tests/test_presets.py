@@ -40,9 +40,7 @@ def test_a_method_built_by_a_word_is_known_by_it(part: str, word: str) -> None:
     assert word_of(part, plain) == WORDS[part][word].component
 
 
-def test_a_number_fits_a_word_whatever_its_size_and_a_trained_part_does_not() -> None:
-    fewer = build_method({"pruner": "prumerge", "pruner.spaced": "0.2"}, KVTP).describe()
-    assert word_of("pruner", fewer) == "prumerge_plus"
+def test_a_trained_part_does_not_fit_the_word_of_an_untrained_one() -> None:
     trained = build_method({"scorer": "kvtp", "scorer.fusion": "false", "scorer.checkpoint": "tiny"}, KVTP).describe()
     assert word_of("scorer", trained) == "kvtp"
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from helpers.official import official
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lmms_kvtp.layer_pruning.base import layer_pruning
 from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
-from lmms_kvtp.types import VISION
+from lmms_kvtp.types import TEXT, VISION, Prompt
 
 
 @pytest.mark.parametrize("positions", ["renumbered", "kept"])
@@ -54,3 +56,48 @@ def test_settings_that_make_no_pyramid_are_refused(settings, message):
 def test_the_defaults_halve_three_times_in_28_layers():
     assert [stage.layer for stage in PyramidDrop().stages()] == [28 * i // 4 for i in (1, 2, 3)]
     assert PyramidDrop().ratios == (1 / 2, 1 / 4, 1 / 8)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    golden, sizes = official("pyramiddrop"), official("pyramiddrop").about["model"]
+    config = LlamaConfig(
+        vocab_size=sizes["vocab"],
+        hidden_size=sizes["hidden"],
+        intermediate_size=sizes["inter"],
+        num_hidden_layers=sizes["layers"],
+        num_attention_heads=sizes["heads"],
+        num_key_value_heads=sizes["heads"],
+        rms_norm_eps=sizes["rms_norm_eps"],
+        attn_implementation="eager",
+    )
+    model = LlamaForCausalLM(config).eval()
+    names = [name for name in golden.arrays if name.startswith("model/")]
+    weights = {name.replace("model/lm_head", "lm_head").replace("model/", "model."): golden(name) for name in names}
+    missing = model.load_state_dict(weights, strict=False)
+    assert missing.missing_keys == ["model.embed_tokens.weight"] and not missing.unexpected_keys
+    return model
+
+
+@pytest.mark.parametrize(("positions", "where"), [("renumbered", ""), ("kept", "not_release/whole_prompt_positions/")])
+@pytest.mark.parametrize("case", official("pyramiddrop").cases)
+def test_stages_and_logits_are_those_of_the_release(llama, case, positions, where):
+    golden, facts = official("pyramiddrop"), official("pyramiddrop").cases[case]
+    embeds, first = golden(f"{case}/in/embeds"), facts["before"]
+    role = torch.full((len(embeds),), TEXT)
+    role[first : first + facts["count"]] = VISION
+    prompt = Prompt(embeds, role, torch.where(role == VISION, 0, -1))
+    pruner = PyramidDrop(tuple(facts["layers"]), tuple(facts["ratios"]), positions)
+    with torch.inference_mode(), layer_pruning(llama.model.layers, pruner.stages(), prompt) as trace:
+        out = llama(inputs_embeds=embeds[None], output_hidden_states=True)
+    for number, layer in enumerate(facts["layers"]):
+        kept = trace.processed[layer]
+        assert torch.equal(kept[role[kept] == VISION], golden(f"{case}/out/{where}stage_{number}/kept"))
+    assert torch.equal(trace.processed[-1], golden(f"{case}/out/{where}places"))
+    hidden = golden(f"{case}/out/{where}last_hidden_state")
+    torch.testing.assert_close(out.hidden_states[-1][0], hidden, rtol=0, atol=1e-4)
+    torch.testing.assert_close(out.logits[0, -1], golden(f"{case}/out/{where}logits"), rtol=0, atol=1e-4)
+
+
+def test_a_share_is_rounded_down_as_floats_are():
+    assert PyramidDrop((1,), (0.57,)).kept(100) == ((1, 56),)  # 0.57 * 100 is 56.99999999999999
