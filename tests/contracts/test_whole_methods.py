@@ -50,7 +50,8 @@ def check(vlm: LlavaVideo, chosen: Method, clip: Clip) -> None:
     """The exact total enters the model, and its logits are numbers."""
     prepared = ready(vlm, chosen, clip)
     kept = sum(len(packed.embeds) for packed in prepared.packed)
-    assert kept == chosen.total(len(clip.times), vlm.pool.grid[0] * vlm.pool.grid[1])
+    total = chosen.total(len(clip.times), vlm.pool.grid[0] * vlm.pool.grid[1])
+    assert kept == total or (kept and not chosen.pruner.exact)
     with torch.inference_mode():
         logits = vlm.next_token_logits(prepared.prompt, chosen.layer_pruning.stages())
     assert torch.isfinite(logits).all()
