@@ -131,7 +131,9 @@ RECIPES = {
         factor=1.25,
         layers=(20,),
     ),
-    "holitom": MethodRecipe({**_EQUAL, "pruner": "holitom"}),
+    "holitom": MethodRecipe(
+        {**_EQUAL, "pruner": "holitom", "layer_pruning": "holitom", "layer_pruning.ratio": "0.5"}, layers=(18,)
+    ),
     "prunevid": MethodRecipe(
         {**_EQUAL, "pruner": "prunevid", "layer_pruning": "prunevid", "layer_pruning.alpha": "0.4"},
         factor=2.5,

@@ -55,6 +55,9 @@ class Stage:
     """Drop the same tokens from the caches of earlier layers, too, so that decoding finds them nowhere."""
     renumber: bool = False
     """From `layer` on, what was kept has the rotary positions 0, 1, 2, ..., and answers follow behind it."""
+    merge: Callable[[Float[Tensor, "K D"], Bool[Tensor, " K"], Bool[Tensor, " K"]], Float[Tensor, "K D"]] | None = None
+    """Function that puts into the kept vision tokens, by hidden states that enter `layer`, what is dropped: it gets the
+    states, the kept vision tokens, and the dropped ones."""
 
 
 class LayerPruner(ABC):
@@ -199,6 +202,9 @@ class _Run:
             keep = self.keep if stage.reads < index else self._select(stage, layer, hidden, kept, inputs)
             assert keep is not None, "a layer ran without those before it"
             if not bool(keep.all()):
+                if stage.merge is not None:
+                    vision = (self.prompt.role == VISION).to(keep.device)[kept.to(keep.device)]
+                    hidden = stage.merge(hidden[0], keep & vision, ~keep).expand_as(hidden)
                 hidden, kept = hidden[:, keep], kept[keep]
                 inputs = self._numbered(index, 0, cut_inputs(whole, kept, length), len(kept))
         trace.processed[index] = trace.cached[index] = kept

@@ -26,6 +26,7 @@ PLAIN = {
     "NoLayerPruning": "",
     "prumerge_plus": "PruMergePlus",
     "PruneVidLayers": "PruneVid",
+    "HoliTomLayers": "HoliTom",
     "kvtp_release": "rounding of a release",
 }
 """Classes and words whose names are not those of a paper's method -> what a label says instead."""

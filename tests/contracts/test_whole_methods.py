@@ -15,7 +15,13 @@ from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 PRUNERS, ENCODERS = names_of("pruner"), names_of("encoder")
 SCORERS = [name for name in names_of("scorer") if name != "shared"]
 """All but those whose encoder has no weights before it is trained."""
-SMALL = {"fastv": {"layer": "1"}, "prunevid": {"layer": "1"}, "pyramiddrop": {"layers": "1:2:3"}, "none": {}}
+SMALL = {
+    "fastv": {"layer": "1"},
+    "holitom": {"layer": "1"},
+    "prunevid": {"layer": "1"},
+    "pyramiddrop": {"layers": "1:2:3"},
+    "none": {},
+}
 """Layers of a model of four."""
 QUESTION = Question("What happens?", stem="What happens?", spans=((0.5, 1.5, 5.0),))
 
