@@ -265,9 +265,10 @@ class _Run:
                 "the model has read; pass position_ids, or use generate"
             )
         if index == 0 and self.rotary is not None:
-            more = zip(self.rotary, inputs["position_embeddings"], strict=True)
+            (cos, sin), (cos_more, sin_more) = self.rotary, inputs["position_embeddings"]
             known = self.prompt.length + past - len(first)
-            self.rotary = tuple(torch.cat([held[:1, :known], new_[:1]], dim=1) for held, new_ in more)
+            cos, sin = torch.cat([cos[:1, :known], cos_more[:1]], 1), torch.cat([sin[:1, :known], sin_more[:1]], 1)
+            self.rotary = cos, sin
         inputs = self._numbered(index, past, inputs, new)
         return cut_keys(inputs, first.to(own.device), own, past, new)
 

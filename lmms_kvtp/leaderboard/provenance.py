@@ -201,7 +201,8 @@ def names(origins: Sequence[Provenance]) -> list[str]:
 def _flat(origin: Provenance) -> dict[str, str]:
     nested = {part: values for part, values in origin.method.items() if isinstance(values, Mapping)}
     flat = {f"{part}.{key}": str(value) for part, values in nested.items() for key, value in values.items()}
-    return flat | {"model": origin.model, "frames": json.dumps(origin.frames)}
+    places = {"positions": str(origin.method.get("positions", "renumbered"))}
+    return flat | places | {"model": origin.model, "frames": json.dumps(origin.frames)}
 
 
 REPORTED = Path(__file__).parent / "reported.json"

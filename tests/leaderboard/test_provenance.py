@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmms_kvtp.leaderboard.provenance import provenance
+from lmms_kvtp.leaderboard.provenance import Provenance, names, provenance
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.presets import settings_of
 
@@ -49,3 +49,13 @@ def test_rows_of_earlier_code_whose_scorer_was_a_class_of_its_own_keep_their_lab
     assert label({**now, "scorer": scorer}) == "KVTP, untuned + PruMerge"
     earlier = {"class": "lmms_kvtp.pruners.prumerge_plus:PruMergePlus", "neighbours": 32, "spaced": 0.5}
     assert label({**now, "pruner": earlier}) == "KVTP, untuned + PruMergePlus"
+
+
+def test_rows_that_differ_in_their_positions_alone_are_told_apart():
+    given = [
+        build_method({**settings_of("random", 0.2), "positions": p}, KVTP).describe() for p in ("kept", "renumbered")
+    ]
+    earlier = {key: value for key, value in given[1].items() if key != "positions"}
+    rows = [Provenance("random", method, 0.2) for method in (given[0], earlier)]
+    assert names(rows) == ["random (positions=kept)", "random (positions=renumbered)"]
+    assert names([Provenance("random", method, 0.2) for method in (given[1], earlier)]) == ["random", "random"]
