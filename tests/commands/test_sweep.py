@@ -42,7 +42,8 @@ def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
 
 def test_rows_know_the_row_of_their_pruner_alone() -> None:
     alone = {
-        cell.name: row_alone(cell) for cell in plan(["full", "grid", "hard+grid", "kvtp+grid", "oracle+tome"], [0.4])
+        cell.name: row_alone(cell)
+        for cell in plan(["full", "grid", "hard+grid", "kvtp+grid", "oracle+tome", "kvtp+vidcom2"], [0.4])
     }
     assert alone == {
         "full": "",
@@ -50,6 +51,7 @@ def test_rows_know_the_row_of_their_pruner_alone() -> None:
         "hard+grid 40%": "",
         "kvtp+grid 40%": "grid 40%",
         "oracle+tome 40%": "tome 40%",
+        "kvtp+vidcom2 40%": "uniform+vidcom2 40%",
     }
 
 
