@@ -16,6 +16,7 @@ from typing import Any
 from lmms_kvtp import __version__
 from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.method import names_of
+from lmms_kvtp.presets import RECIPES
 from lmms_kvtp.rendering import markdown, write_between
 
 TASK = "skvqa_synth_quick"
@@ -27,13 +28,14 @@ NEED_WEIGHTS = {"encoder": {"open_clip"}}
 
 SMALL = {
     "fastv": "",
+    "holitom": ",layer_pruning.layer=3",
     "prunevid": ",layer_pruning.layer=3",
     "pyramiddrop": ",layer_pruning.layers=2:3:4",
     "none": "",
 }
 """Layers that the embedded model has: it has 6 of them, fewer than the defaults count on."""
 
-PARTNERS = {"vidcom2": "vidcom2"}
+PARTNERS = {"vidcom2": "vidcom2", "vcast": "vcast"}
 """Scorers that have an allocator of their own."""
 
 
@@ -57,6 +59,9 @@ def methods() -> dict[str, tuple[str, str]]:
     for layers in _named("layer_pruning"):
         settings = f"pretrained=tiny,pruner=prumerge,keep_ratio=0.2,layer_pruning={layers}{SMALL[layers]}"
         found[f"KVTP + layers {layers}"] = ("llava_video_kvtp", settings)
+    for name, recipe in RECIPES.items():
+        given = ",".join(f"{key}={value}" for key, value in recipe.at(0.2, 6).items())
+        found[f"recipe {name}"] = ("llava_video_kvtp", f"pretrained=tiny,{given}")
     weighted = "pretrained=tiny,allocator=softmax,keep_ratio=0.2,pruner=simplecluster,pruner.mass=budget"
     found["query-weighted simplecluster"] = ("llava_video_kvtp", weighted)
     return found

@@ -22,7 +22,7 @@ from lmms_kvtp.resolve import available, near, resolve
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.settings import parse
 from lmms_kvtp.shipped import TINY
-from lmms_kvtp.types import ADDED
+from lmms_kvtp.types import ADDED, Positions
 
 if TYPE_CHECKING:
     from lmms_kvtp.vlms.base import VideoVLM
@@ -62,6 +62,8 @@ class Method:
     """Part that drops more of the tokens between the layers of the language model."""
     keep_ratio: float = 1.0
     """Vision tokens that enter the language model over those of the unpruned model, in (0, 1]."""
+    positions: Positions = "renumbered"
+    """Rotary positions of what is kept: 0, 1, 2, ..., or those of the prompt in which all tokens are kept."""
     predictor: TrainedPredictor | None = None
     """Trained predictor that scorer and encoder are of; without one nothing here is called KVTP."""
 
@@ -74,6 +76,11 @@ class Method:
             raise ValueError(
                 f"{type(self.scorer).__name__} and {type(self.pruner).__name__} need {', '.join(sorted(missing))}, "
                 f"which encoder {type(self.encoder).__name__} does not provide; choose another encoder"
+            )
+        if self.positions == "kept" and any(stage.renumber for stage in self.layer_pruning.stages()):
+            raise ValueError(
+                f"positions=kept, and {type(self.layer_pruning).__name__} numbers them anew; set "
+                "layer_pruning.positions=kept too, or leave both out"
             )
 
     @property
@@ -120,11 +127,11 @@ class Method:
             settings = {f.name: getattr(component, f.name) for f in fields(component)} if is_dataclass(cls) else {}
             parts[part] = {"class": f"{cls.__module__}:{cls.__name__}", **settings}
         predictor = self.predictor.describe() if self.predictor else None
-        return parts | {"keep_ratio": self.keep_ratio, PREDICTOR: predictor}
+        return parts | {"keep_ratio": self.keep_ratio, "positions": self.positions, PREDICTOR: predictor}
 
 
 def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Method:
-    """Build a method from `<part>=name` and `<part>.<field>=value` settings, and `predictor=NAME`.
+    """Build a method from `<part>=name` and `<part>.<field>=value` settings, `positions=` and `predictor=NAME`.
 
     Where the scorer is KVTP's and no predictor is found, the encoder scores the frames alone, without untrained head.
     Where nothing but attention and keys is read and no encoder is named, they are those of the model's own tower.
@@ -149,7 +156,7 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
         if "." in key and names[key.split(".")[0]] == str(defaults.get(key.split(".")[0]))
     }
     merged = {**inherited, **settings}
-    known = [*PARTS, "keep_ratio", PREDICTOR]
+    known = [*PARTS, "keep_ratio", "positions", PREDICTOR]
     for key in merged:
         if key.split(".")[0] not in known:
             raise LookupError(f"unknown setting {key!r}; {near(key, known)}")
@@ -159,7 +166,8 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
         names["encoder"], merged = "own", {key: value for key, value in merged.items() if key[:8] != "encoder."}
     parts["encoder"] = build_part("encoder", names["encoder"], merged)
     ratio = parse(float, str(settings.get("keep_ratio", defaults.get("keep_ratio", 1.0))), "keep_ratio")
-    return Method(**parts, keep_ratio=ratio, predictor=predictor)
+    places = parse(Positions, str(settings.get("positions", defaults.get("positions", "renumbered"))), "positions")
+    return Method(**parts, keep_ratio=ratio, positions=places, predictor=predictor)
 
 
 def with_predictor(

@@ -113,7 +113,7 @@ def fit(
         text = "\n".join([visual.instruction for visual in encoded if visual.instruction] + [question.prompt])
         try:
             with meter.stage("prefill"):
-                return vlm.assemble([packed for packed, _ in selected], text), selected
+                return vlm.assemble([packed for packed, _ in selected], text, method.positions), selected
         except PromptTooLongError as error:
             # of what is too long, only the vision tokens and their newlines can shrink
             share = (error.limit - error.text_tokens) / (error.length - error.text_tokens)

@@ -42,14 +42,6 @@ WORDS = {
             tells={"paper": "objective of KVTP, arXiv 2503.10742"},
         ),
     },
-    "pruner": {
-        "prumerge_plus": Word(
-            "prumerge",
-            {"spaced": 0.5},
-            "Keeps the tokens of highest attention and, of the others, evenly spaced ones; all take up their "
-            "neighbours.",
-        ),
-    },
 }
 """Words that stand for a component wherever one is named, by part."""
 
@@ -57,7 +49,7 @@ WORDS = {
 def word_of(part: str, method: Mapping[str, Any]) -> str:
     """Find the word that fits a part of a method; else the name of the component's file.
 
-    A number fits a word's if both are 0 or both are not: PruMerge+ with fewer spaced tokens is PruMerge+.
+    A number fits a word's if both are 0 or both are not.
 
     Args:
         part: scorer, pruner, ...
@@ -93,38 +85,121 @@ PRESETS = {
 similarity the image-text encoder alone."""
 
 
-METHOD_HELP = "full, a pruner's name, kvtp+prumerge and the like, or name=value,... as in --model_args"
+DEPTH = 28
+"""Layers of Qwen2-7B, of which recipes count their layers; a model of other depth gets them in proportion."""
 
 
-def method_settings(text: str, keep_ratio: float | None = None) -> dict[str, str]:
+@dataclass(frozen=True)
+class MethodRecipe:
+    """A published method: its parts and settings together."""
+
+    settings: Mapping[str, str]
+    """`--model_args`, beside those that follow from the share of tokens."""
+    ratio: str = "keep_ratio"
+    """Setting that the share of tokens goes to."""
+    factor: float = 1.0
+    """Value of that setting over the share."""
+    layers: tuple[int, ...] = ()
+    """Layers of its stages, of a model of DEPTH layers; with several, shares fall evenly down to the last one's."""
+
+    def at(self, share: float, layers: int) -> dict[str, str]:
+        """Fill in the share of vision tokens, and the layers of a model of so many.
+
+        Raises:
+            ValueError: more than all tokens would be kept.
+        """
+        value = self.factor * share
+        if value > 1 + 1e-9:
+            raise ValueError(
+                f"a ratio of {share:g} is {self.ratio}={value:g} here, more than all tokens; give at most "
+                f"{1 / self.factor:g}"
+            )
+        stages, name = max(1, len(self.layers)), "layer_pruning.layer" + "s" * (len(self.layers) > 1)
+        shares = [f"{min(value, 1) ** (stage / stages):.6g}" for stage in range(1, stages + 1)]
+        steps = {name: ":".join(str(layer * layers // DEPTH) for layer in self.layers)} if self.layers else {}
+        return {"keep_ratio": "1", **self.settings, **steps, self.ratio: ":".join(shares)}
+
+
+_EQUAL, _ALL = PRESETS["uniform"], {**PRESETS["uniform"], "pruner": "none"}
+RECIPES = {
+    "vidcom2": MethodRecipe({"scorer": "vidcom2", "allocator": "vidcom2", "pruner": "vidcom2"}),
+    "vcast": MethodRecipe({"scorer": "vcast", "allocator": "vcast", "pruner": "vcast", "positions": "kept"}),
+    "evs": MethodRecipe({**_EQUAL, "pruner": "evs", "positions": "kept"}),
+    "fastvid": MethodRecipe({**_EQUAL, "pruner": "fastvid", "positions": "kept"}),
+    "flashvid": MethodRecipe(
+        {**_EQUAL, "pruner": "flashvid", "layer_pruning": "fastv", "layer_pruning.ratio": "0.3"},
+        factor=1.25,
+        layers=(20,),
+    ),
+    "holitom": MethodRecipe(
+        {**_EQUAL, "pruner": "holitom", "layer_pruning": "holitom", "layer_pruning.ratio": "0.5"}, layers=(18,)
+    ),
+    "prunevid": MethodRecipe(
+        {**_EQUAL, "pruner": "prunevid", "layer_pruning": "prunevid", "layer_pruning.alpha": "0.4"},
+        factor=2.5,
+        layers=(10,),
+    ),
+    "fastv": MethodRecipe({**_ALL, "layer_pruning": "fastv"}, ratio="layer_pruning.ratio"),
+    "pyramiddrop": MethodRecipe(
+        {**_ALL, "layer_pruning": "pyramiddrop"}, ratio="layer_pruning.ratios", layers=(7, 14, 21)
+    ),
+}
+"""Published methods of several parts or settings, by short name; a method of one part is its pruner with equal budgets.
+A share of tokens is what enters the language model (vidcom2, vcast, evs, fastvid, holitom), its mean over the layers of
+Qwen2-7B (flashvid), or what the last layers see (prunevid, fastv, pyramiddrop)."""
+
+
+def recipe_of(method: Mapping[str, Any]) -> str | None:
+    """Find the recipe whose parts a method has, as `Method.describe` records it; settings may differ."""
+    parts = ("scorer", "allocator", "pruner", "layer_pruning")
+    mine = {part: word_of(part, method) or "none" for part in parts}
+    fits = (name for name, recipe in RECIPES.items() if all(recipe.settings.get(p, "none") == mine[p] for p in parts))
+    return next(fits, None)
+
+
+METHOD_HELP = (
+    f"full, a published method ({', '.join(RECIPES)}, or a pruner's name), kvtp+prumerge and the like, or "
+    "name=value,... as in --model_args"
+)
+
+
+def method_settings(text: str, keep_ratio: float | None = None, layers: int = DEPTH) -> dict[str, str]:
     """Read one argument of the command line: a short name, or settings.
 
     Args:
         text: as METHOD_HELP says; empty for the wrapper's defaults.
         keep_ratio: replaces the one in `text`; None: 0.2 for a short name.
+        layers: of the language model.
 
     Raises:
         LookupError: there is no such preset.
         ValueError: settings that are no pairs.
     """
     if text and "=" not in text:
-        return settings_of(text, 0.2 if keep_ratio is None else keep_ratio)
+        return settings_of(text, 0.2 if keep_ratio is None else keep_ratio, layers)
     return pairs(text) | ({} if keep_ratio is None else {"keep_ratio": f"{keep_ratio:g}"})
 
 
-def settings_of(name: str, keep_ratio: float) -> dict[str, str]:
+def settings_of(name: str, keep_ratio: float, layers: int = DEPTH) -> dict[str, str]:
     """Translate the short name of a method into `--model_args`.
 
     Args:
-        name: `full`; a pruner, with equal budgets; `preset+pruner`; or `scorer/allocator+pruner`. A part is a
+        name: `full`; a recipe; a pruner, with equal budgets; `preset+pruner`; or `scorer/allocator+pruner`. A part is a
             component's name, or `package.module:Class`.
-        keep_ratio: share of vision tokens kept.
+        keep_ratio: share of vision tokens kept, as RECIPES says.
+        layers: of the language model.
 
     Raises:
         LookupError: there is no such preset.
+        ValueError: a recipe cannot keep as much.
     """
     if name == FULL:
-        return {**PRESETS["uniform"], "pruner": "none", "keep_ratio": "1"}
+        return {**_ALL, "keep_ratio": "1"}
+    if name in RECIPES:
+        try:
+            return RECIPES[name].at(keep_ratio, layers)
+        except ValueError as error:
+            raise ValueError(f"method {name}: {error}") from None
     before, plus, after = name.partition("+")
     preset, pruner = (before, after) if plus else ("uniform", before)
     scorer, slash, allocator = preset.partition("/")
@@ -135,13 +210,14 @@ def settings_of(name: str, keep_ratio: float) -> dict[str, str]:
     return {**PRESETS[preset], "pruner": pruner, "keep_ratio": f"{keep_ratio:g}"}
 
 
-def typed(texts: Sequence[str], ratios: Sequence[float]) -> dict[str, dict[str, str]]:
+def typed(texts: Sequence[str], ratios: Sequence[float], layers: int = DEPTH) -> dict[str, dict[str, str]]:
     """Read methods as typed in a command: the `--model_args` of each, by the name of its row.
 
     Args:
         texts: each `kvtp+prumerge`, as in `lmms-kvtp sweep`, which is taken at every ratio; or settings with their own
             ratio, `pruner=tome,keep_ratio=0.1`.
         ratios: shares of vision tokens kept.
+        layers: of the language model.
 
     Raises:
         LookupError: a short name is unknown.
@@ -157,5 +233,5 @@ def typed(texts: Sequence[str], ratios: Sequence[float]) -> dict[str, dict[str, 
             continue
         for ratio in ratios:
             name = "all tokens" if text == FULL else f"{text} {100 * ratio:g}%"
-            found[name] = method_settings(text, ratio)
+            found[name] = method_settings(text, ratio, layers)
     return found

@@ -6,6 +6,7 @@ D language-model width, E image-text embedding width, L prompt positions.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor
 
 TEXT, VISION, NEWLINE = 0, 1, 2
 """Values of `Prompt.role`."""
+Positions = Literal["renumbered", "kept"]
+"""Rotary positions of a pruned prompt. renumbered: 0, 1, 2, ...; kept: each place has that of the unpruned prompt."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,15 @@ class Prompt:
     """`PackedTokens.segment` of a vision position, counted over all videos of the prompt; -1 elsewhere."""
     num_frames: int = 0
     """Number of frames of all videos in the prompt."""
+    positions: Int[Tensor, " L"] | None = None
+    """Position of each place in the unpruned prompt, ascending; None: 0 to L - 1."""
+    span: int | None = None
+    """Places of the unpruned prompt, where `positions` are given: an answer begins at this position."""
+
+    @property
+    def end(self) -> int:
+        """Position of the first token of an answer."""
+        return self.length if self.span is None else self.span
 
     @property
     def length(self) -> int:

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from lmms_kvtp.method import KVTP, build_method, build_part
-from lmms_kvtp.pruners.prumerge import PruMerge
 
 
 def test_silence_means_kvtp_with_prumerge_at_twenty_percent():
@@ -31,15 +30,13 @@ def test_a_default_of_one_encoder_never_reaches_another():
 
 
 def test_a_word_stands_for_a_component_and_a_number_beside_it_wins():
-    plus = build_method({"pruner": "prumerge_plus", "pruner.neighbours": "3"}, KVTP).pruner
-    assert plus == PruMerge(neighbours=3, spaced=0.5)
-    assert build_method({"pruner": "prumerge_plus", "pruner.spaced": "0.25"}, KVTP).pruner.spaced == 0.25
+    plain = build_method({"scorer": "similarity", "scorer.clip_size": "3"}, KVTP).scorer
+    assert (plain.fusion, plain.clip_size) == (False, 3)
 
 
 def test_settings_of_a_word_in_the_defaults_never_reach_the_component_itself():
     assert not build_method({}, {**KVTP, "scorer": "similarity"}).scorer.fusion
     assert build_part("scorer", "kvtp").fusion
-    assert build_method({"pruner": "prumerge"}, {**KVTP, "pruner": "prumerge_plus"}).pruner.spaced == 0
 
 
 def test_a_scorer_brings_the_encoder_that_it_goes_with_unless_another_is_named():
@@ -106,4 +103,3 @@ def test_budgets_sum_to_the_total():
 def test_a_setting_that_a_word_fixes_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"scorer=similarity is kvtp with fusion=False; name scorer=kvtp to set it"):
         build_part("scorer", "similarity", {"scorer.fusion": "true"})
-    assert build_part("pruner", "prumerge_plus", {"pruner.spaced": "0.25"}).spaced == 0.25

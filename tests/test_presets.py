@@ -2,8 +2,13 @@
 
 import pytest
 
+from lmms_kvtp.layer_pruning.base import check_stages
+from lmms_kvtp.layer_pruning.fastv import FastV
+from lmms_kvtp.layer_pruning.holitom import HoliTomLayers
+from lmms_kvtp.layer_pruning.prunevid import PruneVidLayers
+from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.presets import PRESETS, WORDS, method_settings, settings_of, word_of
+from lmms_kvtp.presets import PRESETS, RECIPES, WORDS, method_settings, recipe_of, settings_of, typed, word_of
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -40,9 +45,7 @@ def test_a_method_built_by_a_word_is_known_by_it(part: str, word: str) -> None:
     assert word_of(part, plain) == WORDS[part][word].component
 
 
-def test_a_number_fits_a_word_whatever_its_size_and_a_trained_part_does_not() -> None:
-    fewer = build_method({"pruner": "prumerge", "pruner.spaced": "0.2"}, KVTP).describe()
-    assert word_of("pruner", fewer) == "prumerge_plus"
+def test_a_trained_part_does_not_fit_the_word_of_an_untrained_one() -> None:
     trained = build_method({"scorer": "kvtp", "scorer.fusion": "false", "scorer.checkpoint": "tiny"}, KVTP).describe()
     assert word_of("scorer", trained) == "kvtp"
 
@@ -58,3 +61,39 @@ def test_one_argument_is_a_short_name_or_settings_and_a_ratio_beside_it_counts()
     assert method_settings("pruner=tome,keep_ratio=0.1") == {"pruner": "tome", "keep_ratio": "0.1"}
     assert method_settings("pruner=tome,keep_ratio=0.1", 0.35) == {"pruner": "tome", "keep_ratio": "0.35"}
     assert method_settings("") == {}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("layers", [6, 28, 80])
+def test_every_recipe_builds_at_the_depth_of_a_model_and_is_known_again(name: str, layers: int) -> None:
+    method = build_method(settings_of(name, 0.2, layers), KVTP)
+    check_stages(method.layer_pruning.stages(), layers)
+    assert recipe_of(method.describe()) == name
+    assert recipe_of(build_method(settings_of("kvtp+random", 0.2), KVTP).describe()) is None
+
+
+def test_recipes_have_the_published_settings_at_their_published_ratios() -> None:
+    vidcom2 = {"scorer": "vidcom2", "allocator": "vidcom2", "pruner": "vidcom2", "keep_ratio": "0.25"}
+    assert settings_of("vidcom2", 0.25) == vidcom2
+    flashvid, prunevid, holitom = (build_method(settings_of(n, 0.2), KVTP) for n in ("flashvid", "prunevid", "holitom"))
+    assert flashvid.keep_ratio == 0.25 and flashvid.layer_pruning == FastV(layer=20, ratio=0.3)
+    assert pytest.approx(0.2) == (20 * 0.25 + 8 * 0.3 * 0.25) / 28  # the mean over the layers
+    assert prunevid.keep_ratio == 0.5 and prunevid.layer_pruning == PruneVidLayers(layer=10, alpha=0.4)
+    assert holitom.keep_ratio == 0.2 and holitom.layer_pruning == HoliTomLayers(layer=18, ratio=0.5)
+    assert build_method(settings_of("fastv", 0.5), KVTP).layer_pruning == FastV(layer=2, ratio=0.5)
+    assert build_method(settings_of("pyramiddrop", 0.125), KVTP).layer_pruning == PyramidDrop()
+    kept = [name for name in RECIPES if build_method(settings_of(name, 0.2), KVTP).positions == "kept"]
+    assert kept == ["vcast", "evs", "fastvid"]
+
+
+def test_a_part_of_a_recipe_alone_is_named_behind_a_plus() -> None:
+    assert settings_of("uniform+vidcom2", 0.2)["scorer"] == "uniform"
+    assert "layer_pruning" not in settings_of("uniform+prunevid", 0.2)
+    assert "positions" not in settings_of("uniform+fastvid", 0.2)
+    assert typed(["prunevid", "uniform+prunevid"], [0.2], 6)["prunevid 20%"]["layer_pruning.layer"] == "2"
+
+
+def test_a_recipe_that_cannot_keep_as_much_says_what_it_can() -> None:
+    with pytest.raises(ValueError, match=r"method flashvid: a ratio of 0\.9 is keep_ratio=1\.125 here.*at most 0\.8"):
+        settings_of("flashvid", 0.9)
+    assert settings_of("flashvid", 0.8)["keep_ratio"] == settings_of("prunevid", 0.4)["keep_ratio"] == "1"

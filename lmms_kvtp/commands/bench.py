@@ -175,7 +175,9 @@ def _random(arguments: argparse.Namespace) -> str:
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
         parts = random_parts(arguments.encoder, spec, Path(scratch), str(vlm.device))
-        method = build_method({**method_settings(arguments.method, arguments.keep_ratio), **parts.settings}, KVTP)
+        method = build_method(
+            {**method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers), **parts.settings}, KVTP
+        )
         video = random_pixels([spec.pixel_spec, parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)
         runs = first_tokens(vlm, {"": method}, video, arguments.rounds)[""]
     cost, frame = median_cost(runs), preprocess_seconds(vlm.pixel_spec)

@@ -40,8 +40,10 @@ def main(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.agreement <= 100:
         raise ValueError(f"--agreement {arguments.agreement} is outside 0 to 100; it is a percentage, such as 95")
     asked = read(arguments.data)
-    settings = typed(["full", *named, *arguments.method], arguments.ratios)
+    wanted = ["full", *named, *arguments.method]
+    typed(wanted, arguments.ratios)  # refused before the model loads
     model = load(arguments.pretrained, dtype=arguments.dtype)
+    settings = typed(wanted, arguments.ratios, len(model.vlm.layers))
     built = {name: model.method(values) for name, values in settings.items()}
     methods = {row_name(name, method.describe()): method for name, method in built.items()}
     frames = FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps)

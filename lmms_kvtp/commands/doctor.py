@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.provenance import row_name
 
     model = load(arguments.model, **pairs(arguments.model_args))
-    method = model.method(method_settings(arguments.method, arguments.keep_ratio))
+    method = model.method(method_settings(arguments.method, arguments.keep_ratio, len(model.vlm.layers)))
     expected = recorded(arguments.model)
     gates = examine(synthetic_exam(model.vlm, method, arguments.videos, arguments.frames, expected))
     if arguments.baseline:

@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
             f"--into is for the paper's rows of {' and '.join(TABLES)}; leave out --method and --keep-ratio"
         )
     defaults = {**KVTP, "encoder.pretrained": spec.encoder}
-    method = build_method(method_settings(arguments.method or "", arguments.keep_ratio), defaults)
+    method = build_method(method_settings(arguments.method or "", arguments.keep_ratio, spec.llm.layers), defaults)
     found = forecast(spec, method, arguments.frames, spec.pool(arguments.pool), text_tokens=arguments.text_tokens)
     sys.stdout.write(method_tables(spec, method, found, arguments.profiler))
     return 0

@@ -15,9 +15,12 @@ from tqdm import tqdm
 import lmms_kvtp.tasks
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.leaderboard.runs import Run, read_runs
-from lmms_kvtp.presets import FULL, PRESETS, settings_of
+from lmms_kvtp.presets import DEPTH, FULL, PRESETS, RECIPES, settings_of
 
-METHODS = f"comma-separated: full, a pruner, PRESET+pruner ({', '.join(PRESETS)}), or scorer/allocator+pruner"
+METHODS = (
+    f"comma-separated: full, a published method ({', '.join(RECIPES)}, or a pruner's name), PRESET+pruner "
+    f"({', '.join(PRESETS)}), or scorer/allocator+pruner"
+)
 
 
 LOG = "harness.log"
@@ -60,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
-    cells = plan(arguments.methods.split(","), arguments.ratios)
+    cells = plan(arguments.methods.split(","), arguments.ratios, arguments.model_args)
     runs = sweep(cells, arguments.tasks, arguments.model_args, arguments.out, arguments.limit)
     sys.stdout.write(tables(runs))
     return 0
@@ -78,19 +81,29 @@ def tables(runs: Sequence[Run]) -> str:
     return text
 
 
-def plan(methods: Sequence[str], ratios: Sequence[float]) -> list[Variant]:
+def plan(methods: Sequence[str], ratios: Sequence[float], model_args: str = "") -> list[Variant]:
     """List all cells, each once; the unpruned model comes first.
+
+    Args:
+        methods: short names.
+        ratios: shares of vision tokens kept.
+        model_args: they name the model, whose depth sets the layers of recipes; empty for DEPTH layers.
 
     Raises:
         LookupError: an unknown preset.
-        ValueError: a ratio outside (0, 1].
+        ValueError: a ratio outside (0, 1], or more than a recipe can keep.
     """
+    from lmms_kvtp.run.options import layers_of
+
     wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
     if wrong:
         raise ValueError(f"ratio {wrong[0]} is outside (0, 1]; it is the share of vision tokens kept")
     full = [Variant(FULL, 1.0, settings_of(FULL, 1.0))] if FULL in methods else []
     pruned = [name for name in dict.fromkeys(methods) if name != FULL]
-    return full + [Variant(name, ratio, settings_of(name, ratio)) for name in pruned for ratio in dict.fromkeys(ratios)]
+    staged = any(name in RECIPES and RECIPES[name].layers for name in pruned)
+    layers = layers_of(model_args) if model_args and staged else DEPTH
+    found = [(name, ratio, settings_of(name, ratio, layers)) for name in pruned for ratio in dict.fromkeys(ratios)]
+    return full + [Variant(*cell) for cell in found]
 
 
 def sweep(

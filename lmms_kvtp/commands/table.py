@@ -8,7 +8,7 @@ from pathlib import Path
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.commands.sweep import Variant, plan, sweep
 from lmms_kvtp.leaderboard.runs import Run
-from lmms_kvtp.presets import FULL, settings_of
+from lmms_kvtp.presets import FULL, RECIPES, settings_of
 from lmms_kvtp.rendering import write_between
 
 PRUNERS = ("random", "grid", "prumerge", "tome")
@@ -43,7 +43,11 @@ def main(arguments: argparse.Namespace) -> int:
 
     checkpoints = arguments.checkpoints.split(",")
     main_cells = plan(HEADLINE, [HEADLINE_RATIO])
-    cells = main_cells if arguments.headline else plan(arguments.methods.split(","), arguments.ratios)
+    cells = (
+        main_cells
+        if arguments.headline
+        else plan(arguments.methods.split(","), arguments.ratios, f"pretrained={checkpoints[0]}")
+    )
     folder: Path = arguments.out
     runs = _run(cells, arguments, checkpoints[0], folder / "seed0")
     headline = {cell.name: runs[cell.name] for cell in main_cells if cell.name in runs}
@@ -78,7 +82,8 @@ def _run(
 def row_alone(cell: Variant) -> str:
     """Name the row with the same pruner and equal budgets; empty for rows that have equal budgets already."""
     how, plus, pruner = cell.method.partition("+")
-    return Variant(pruner, cell.keep_ratio, {}).name if plus and how in KINDS else ""
+    alone = f"uniform+{pruner}" if pruner in RECIPES else pruner  # its name is the whole method
+    return Variant(alone, cell.keep_ratio, {}).name if plus and how in KINDS else ""
 
 
 def _draw(

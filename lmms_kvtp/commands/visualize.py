@@ -38,9 +38,10 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.video.load import load_video
     from lmms_kvtp.video.sampling import FrameOptions
 
-    settings = typed(arguments.method or METHODS, [arguments.ratio])
+    typed(arguments.method or METHODS, [arguments.ratio])  # refused before the model loads
     video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
     model = load(arguments.pretrained, dtype=arguments.dtype)
+    settings = typed(arguments.method or METHODS, [arguments.ratio], len(model.vlm.layers))
     built = {name: model.method(text) for name, text in settings.items()}
     methods = {row_name(name, method.describe()): method for name, method in built.items()}
     name = arguments.video.name

@@ -26,7 +26,7 @@ class StageInput:
     hidden: Float[Tensor, "K D"]
     """Hidden states before the layer's first normalization."""
     rotary: tuple[Float[Tensor, "K d"], Float[Tensor, "K d"]]
-    """Cosines and sines of the positions in the whole prompt."""
+    """Cosines and sines of the rotary positions here: those in the whole prompt, unless numbered anew."""
     positions: Int[Tensor, " K"]
     """Places in the whole prompt, ascending."""
     role: Int[Tensor, " K"]
@@ -53,6 +53,11 @@ class Stage:
     """Function that marks what to keep. Only vision positions are dropped, whatever it marks of others."""
     compress: bool = False
     """Drop the same tokens from the caches of earlier layers, too, so that decoding finds them nowhere."""
+    renumber: bool = False
+    """From `layer` on, what was kept has the rotary positions 0, 1, 2, ..., and answers follow behind it."""
+    merge: Callable[[Float[Tensor, "K D"], Bool[Tensor, " K"], Bool[Tensor, " K"]], Float[Tensor, "K D"]] | None = None
+    """Function that puts into the kept vision tokens, by hidden states that enter `layer`, what is dropped: it gets the
+    states, the kept vision tokens, and the dropped ones."""
 
 
 class LayerPruner(ABC):
@@ -110,8 +115,8 @@ class PruningTrace:
 def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: Prompt) -> Iterator[PruningTrace]:
     """Run a language model inside this block, and its layers see only the vision tokens that `stages` keep.
 
-    Works on forward pre-hooks of the layers, with transformers' forward and generate. Kept tokens keep their positions.
-    Leaving the block takes the hooks off.
+    Works on forward pre-hooks of the layers, with transformers' forward and generate. Kept tokens keep their positions,
+    unless a stage numbers them anew. Leaving the block takes the hooks off.
 
     Args:
         layers: the decoder layers of one model, in order.
@@ -167,6 +172,8 @@ class _Run:
     keep: Bool[Tensor, " K"] | None = None
     """Selection that waits for its layer."""
     prefilled: bool = False
+    rotary: tuple[Tensor, Tensor] | None = None
+    """Cosines and sines of the positions from 0 on, as far as the model has come; kept where a stage renumbers."""
 
     def before(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], inputs: Inputs
@@ -184,17 +191,22 @@ class _Run:
         if index == 0:
             self._check_prompt(hidden, inputs.get("past_key_values"))
             trace.processed[0] = torch.arange(length, device=hidden.device)
+            anew = any(stage.renumber for stage in self.cuts.values())
+            self.rotary = inputs["position_embeddings"] if anew else None
         kept = trace.processed[max(index - 1, 0)].to(hidden.device)
         whole = inputs
         if len(kept) < length:
-            inputs = cut_inputs(whole, kept, length)
+            inputs = self._numbered(index - 1, 0, cut_inputs(whole, kept, length), len(kept))
         stage = self.cuts.get(index)
         if stage is not None:
             keep = self.keep if stage.reads < index else self._select(stage, layer, hidden, kept, inputs)
             assert keep is not None, "a layer ran without those before it"
             if not bool(keep.all()):
+                if stage.merge is not None:
+                    vision = (self.prompt.role == VISION).to(keep.device)[kept.to(keep.device)]
+                    hidden = stage.merge(hidden[0], keep & vision, ~keep).expand_as(hidden)
                 hidden, kept = hidden[:, keep], kept[keep]
-                inputs = cut_inputs(whole, kept, length)
+                inputs = self._numbered(index, 0, cut_inputs(whole, kept, length), len(kept))
         trace.processed[index] = trace.cached[index] = kept
         if stage is not None and stage.compress:
             self._compress(index, inputs.get("past_key_values"))
@@ -252,4 +264,19 @@ class _Run:
                 f"decoding goes on at position {wanted}, got {int(positions[0, 0])}: the cache is shorter than what "
                 "the model has read; pass position_ids, or use generate"
             )
+        if index == 0 and self.rotary is not None:
+            (cos, sin), (cos_more, sin_more) = self.rotary, inputs["position_embeddings"]
+            known = self.prompt.length + past - len(first)
+            cos, sin = torch.cat([cos[:1, :known], cos_more[:1]], 1), torch.cat([sin[:1, :known], sin_more[:1]], 1)
+            self.rotary = cos, sin
+        inputs = self._numbered(index, past, inputs, new)
         return cut_keys(inputs, first.to(own.device), own, past, new)
+
+    def _numbered(self, index: int, start: int, inputs: Inputs, count: int) -> Inputs:
+        """Turn by the positions from `start` on, where a stage before or at layer `index` has numbered anew."""
+        if not any(stage.renumber for layer, stage in self.cuts.items() if layer <= index):
+            return inputs
+        assert self.rotary is not None, "a layer ran without those before it"
+        given = zip(self.rotary, inputs["position_embeddings"], strict=True)
+        turned = tuple(held[:1, start : start + count].to(old.device).expand_as(old) for held, old in given)
+        return inputs | {"position_embeddings": turned}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.presets import word_of
+from lmms_kvtp.presets import RECIPES, recipe_of, word_of
 
 NAMES = {
     ("uniform", "uniform"): "",
@@ -26,6 +26,7 @@ PLAIN = {
     "NoLayerPruning": "",
     "prumerge_plus": "PruMergePlus",
     "PruneVidLayers": "PruneVid",
+    "HoliTomLayers": "HoliTom",
     "kvtp_release": "rounding of a release",
 }
 """Classes and words whose names are not those of a paper's method -> what a label says instead."""
@@ -133,7 +134,12 @@ def command(config: Mapping[str, Any]) -> str:
 
 
 def label(method: Mapping[str, Any]) -> str:
-    """A row's name as the papers write it: `KVTP + PruMerge`, `FastV`, `all tokens`."""
+    """A row's name as the papers write it: `KVTP + PruMerge`, `FastV`, `all tokens`.
+
+    A published method with all of its parts has one name; its pruner alone says what it lacks.
+    """
+    if recipe_of(method):
+        return _title(method, "pruner") or _title(method, "layer_pruning")
     scorer, allocator = word_of("scorer", method), word_of("allocator", method)
     told = predictor_of(method)
     if scorer in ("similarity", "kvtp", "shared"):
@@ -142,8 +148,16 @@ def label(method: Mapping[str, Any]) -> str:
     if told is not None and scorer == "kvtp":
         start += "" if method["scorer"].get("fusion") else ", no fusion head"
         start += f" with {', '.join(told)} (ours)" if told else ""
-    parts = [start, *(_title(method, part) for part in ("pruner", "layer_pruning"))]
+    parts = [start, _title(method, "pruner") + _lack(method), _title(method, "layer_pruning")]
     return " + ".join(part for part in parts if part) or "all tokens"
+
+
+def _lack(method: Mapping[str, Any]) -> str:
+    recipe = RECIPES.get(word_of("pruner", method))
+    if not recipe or (word_of("scorer", method), word_of("allocator", method)) != ("uniform", "uniform"):
+        return ""
+    equal = recipe.settings["allocator"] == "uniform"
+    return ", without its stage" * ("layer_pruning" in recipe.settings) if equal else ", equal budgets"
 
 
 def predictor_of(method: Mapping[str, Any]) -> list[str] | None:
@@ -187,7 +201,8 @@ def names(origins: Sequence[Provenance]) -> list[str]:
 def _flat(origin: Provenance) -> dict[str, str]:
     nested = {part: values for part, values in origin.method.items() if isinstance(values, Mapping)}
     flat = {f"{part}.{key}": str(value) for part, values in nested.items() for key, value in values.items()}
-    return flat | {"model": origin.model, "frames": json.dumps(origin.frames)}
+    places = {"positions": str(origin.method.get("positions", "renumbered"))}
+    return flat | places | {"model": origin.model, "frames": json.dumps(origin.frames)}
 
 
 REPORTED = Path(__file__).parent / "reported.json"

@@ -14,12 +14,10 @@ from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, refuse_na
 from lmms_kvtp.pruners.parts.spread import distances
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
-LEAST = 3e-3
-"""Weight of the token that has least to do with the question, so that it still has its place in the order."""
-
-
+LEAST = 1e-6
+"""Part of the spread of relevance that is added to it, so that the least relevant token has its place in the order."""
 NOTHING = 1e-6
-"""Difference below which cosines are equal, and gain below which a token is spanned by those chosen before."""
+"""Difference below which relevances are equal, and part of its weight that a token gains where others span it."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,11 @@ class CDPruner(TokenPruner):
     """Keeps the tokens of a determinantal point process whose kernel weighs likeness by relevance to the question.
 
     Tokens of a frame are chosen one after another, always the one that most enlarges the determinant of the kernel
-    of the chosen ones, q_i cos(i, j) q_j, where q is a patch's cosine with the question's text, scaled to [0, 1] in its
-    frame. The best piece of a long question counts. All frames take each step together.
+    of the chosen ones, q_i cos(i, j) q_j, where q is a patch's mean cosine with the pieces of the question's text, by
+    sign `relevant`, scaled to [0, 1] over all frames. All frames take each step together.
 
-    Source: CDPruner (arXiv 2506.10967), section 3, on each frame; the steps are those of Chen et al. (arXiv
+    Source: CDPruner (arXiv 2506.10967), section 3, on each frame, as released; where the release's roots become NaN,
+    with more tokens than the features have dimensions, the earlier go first. The steps are those of Chen et al. (arXiv
     1709.05135), which take no determinant.
     """
 
@@ -38,9 +37,9 @@ class CDPruner(TokenPruner):
     query_aware: ClassVar[bool] = True
     paper: ClassVar[str] = "CDPruner, arXiv 2506.10967"
 
-    relevant: Literal["similar", "dissimilar"] = "similar"
-    """similar: patches like the question weigh most, as the paper says. dissimilar: the release's sign, for patches of
-    CLIP's last layers, which resemble a text least where it applies."""
+    relevant: Literal["similar", "dissimilar"] = "dissimilar"
+    """dissimilar: patches unlike the question weigh most, as in the release, for patches of CLIP's last layers resemble
+    a text least where it applies. similar: as the paper says."""
 
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t.
@@ -50,7 +49,7 @@ class CDPruner(TokenPruner):
         """
         check(tokens, budgets)
         patches, text = read(features, "patch_text", tokens), read(features, "text", tokens)
-        weights = torch.cat([self._weights(patches[part], text) for part in chunks(patches)])
+        weights = self._weights(torch.cat([_alike(patches[part], text) for part in chunks(patches)]))
         alike = distances(tokens.embeds).neg_().add_(1)
         return pack(tokens, tokens.embeds, diverse(alike, weights.to(alike.device), budgets))
 
@@ -65,14 +64,17 @@ class CDPruner(TokenPruner):
         compared = pairs_flops(capacity, capacity, width) + pairs_flops(capacity, pieces, joint)
         return frames * (compared + capacity * steps * (steps - 1))
 
-    def _weights(self, patches: Float[Tensor, "F N E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "F N"]:
-        unit = F.normalize(text.to(patches.device).float(), dim=1)
-        cosines = (F.normalize(patches.float(), dim=2) @ unit.T).amax(dim=2)
+    def _weights(self, cosines: Float[Tensor, "T N"]) -> Float[Tensor, "T N"]:
         refuse_nan(cosines, "similarities of patches and text")
-        cosines = cosines if self.relevant == "similar" else -cosines
-        low, high = cosines.amin(dim=1, keepdim=True), cosines.amax(dim=1, keepdim=True)
-        spread = high - low
-        return torch.where(spread > NOTHING, (cosines - low) / spread, 1.0).clamp_min(LEAST)
+        relevance = cosines if self.relevant == "similar" else -cosines
+        low, high = relevance.min(), relevance.max()
+        return torch.where(high - low > NOTHING, (relevance - low + LEAST) / (high - low), 1.0)
+
+
+def _alike(patches: Float[Tensor, "F N E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "F N"]:
+    """Average the cosine of each patch with the pieces of the text."""
+    unit = F.normalize(text.to(patches.device).float(), dim=1)
+    return (F.normalize(patches.float(), dim=2) @ unit.T).mean(dim=2)
 
 
 def diverse(
@@ -87,6 +89,7 @@ def diverse(
     wanted, steps = budgets.to(alike.device), int(budgets.max())
     keep = torch.zeros_like(weights, dtype=torch.bool)
     gains = weights.square()  # [T, N]; a token is like itself
+    least = NOTHING * gains
     factor = alike.new_zeros(len(alike), steps, alike.shape[1])
     for step in range(steps):
         chosen = gains.masked_fill(keep, -torch.inf).argmax(dim=1)
@@ -95,7 +98,7 @@ def diverse(
         known = factor[:, :step]  # [T, step, N]
         row = row - (known[frames, :, chosen][:, None] @ known)[:, 0]
         gain = gains[frames, chosen][:, None]
-        factor[:, step] = torch.where(gain > 0, row * gain.clamp_min(NOTHING).rsqrt(), 0.0)
+        factor[:, step] = torch.where(gain > 0, row * gain.rsqrt(), 0.0)
         gains = gains - factor[:, step].square()
-        gains = torch.where(gains > NOTHING, gains, 0.0)
+        gains = torch.where(gains > least, gains, 0.0)
     return keep

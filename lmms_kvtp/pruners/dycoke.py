@@ -19,12 +19,12 @@ from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 class DyCoke(TokenPruner):
     """Keeps the first frame of each group of four whole, and the patches of the others that changed most.
 
-    In a group, frame 1 is compared with frame 0, frame 3 with frame 2, and frame 2 with frame 0. What the whole frames
-    leave of the total is shared among the others in proportion to their budgets; equal budgets are the paper's rule.
-    The paper's ratio follows from its pruning rate k, 0.7, and cannot be less than a quarter; here the rate follows
-    from the total, and where whole frames do not fit, groups grow to 8, 16, ... frames by the same pattern. A video
-    with less than one frame of tokens keeps a lattice of its first frame. The release leaves out an incomplete last
-    group; here it is one.
+    In a group, frame 1 is compared with frame 0, frame 3 with frame 2, and frame 2 with frame 0. As released, frame 2
+    of a last group that is complete stays whole, too. What the whole frames leave of the total is shared among the
+    others in proportion to their budgets. The paper's ratio follows from its pruning rate k, 0.7, and cannot be less
+    than a quarter; here the rate follows from the total, and where whole frames do not fit, groups grow to 8, 16, ...
+    frames by the same pattern. A video with less than one frame of tokens keeps a lattice of its first frame. The
+    release loses the last frame of an odd number; here it is part of its group.
 
     Source: DyCoke (arXiv 2411.15024), section 3.2. Its second stage works in the decoder's cache, and is not here.
     """
@@ -44,11 +44,14 @@ class DyCoke(TokenPruner):
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
         frames, total, capacity = torch.arange(tokens.num_frames), int(budgets.sum()), tokens.capacity
-        length = self.group
-        while length < tokens.num_frames and -(-tokens.num_frames // length) * capacity > total:
-            length *= 2
-        position = frames % length
-        shares = _shares(budgets, position == 0, total, capacity)
+        length, position = self.group, frames % self.group
+        whole = position == 0
+        if length == 4 and len(frames) % 4 == 0:
+            whole[-2] = True
+        while whole.sum() > 1 and int(whole.sum()) * capacity > total:
+            length, position = 2 * length, frames % (2 * length)
+            whole = position == 0
+        shares = _shares(budgets, whole, total, capacity)
         scores = change(tokens.embeds, frames - (position & -position))  # its lowest bit back: 1-0, 3-2, 2-0, 6-4, 4-0
         scores[0] = lattice(int(shares[0]), *tokens.grid).to(scores)
         return pack(tokens, tokens.embeds, top(scores, shares))

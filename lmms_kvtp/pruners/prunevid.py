@@ -1,7 +1,6 @@
 """PruneVid's first stage: static patches merged over time, dynamic ones within their frame."""
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -9,12 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
-from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.density_peaks import density_peaks
-from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
 from lmms_kvtp.pruners.parts.packing import check
-from lmms_kvtp.pruners.parts.scenes import affordable, averages, mean_tokens, segment, still_and_moving, stillness
+from lmms_kvtp.pruners.parts.scenes import affordable, cluster_groups, still_and_moving, still_scenes
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -29,8 +25,8 @@ class PruneVid(TokenPruner):
     clustered together is a segment for `layer_pruning=prunevid`.
 
     Source: PruneVid (arXiv 2412.16117), section 3.2. There both kinds keep half of their number whatever the budget,
-    and 14 tokens or fewer are not clustered. A scene of one frame has no pairs; the release divides by zero, here all
-    of it is dynamic.
+    and 14 tokens or fewer are not clustered: see pruners/prunevid_release.py. A scene of one frame has no pairs; the
+    release divides by zero, here all of it is dynamic.
     """
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
@@ -46,25 +42,13 @@ class PruneVid(TokenPruner):
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many tokens as all budgets together."""
         check(tokens, budgets)
-        embeds, total = tokens.embeds, int(budgets.sum())
-        lengths = segment(mean_tokens(embeds), int(self.scenes * len(embeds)), self.neighbours)
-        starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
-        scenes = [slice(start, stop) for start, stop in pairwise(starts)]
-        scores = torch.stack([stillness(embeds[scene]) for scene in scenes])
+        total = int(budgets.sum())
+        scenes, scores = still_scenes(tokens.embeds, self.scenes, self.neighbours)
+        lengths = [scene.stop - scene.start for scene in scenes]
         static = affordable(scores, self.threshold, lengths, spare=tokens.num_frames * tokens.capacity - total)
         groups, weights = still_and_moving(scenes, static, budgets)
         shares = largest_remainder(weights, total, torch.tensor([g.shape[1] for g in groups]), floor=1)
-        owner = torch.full((tokens.num_frames * tokens.capacity,), DROPPED, device=embeds.device)
-        segment_of = torch.zeros_like(owner)
-        flat, flops = embeds.flatten(0, 1), pairs_flops(len(embeds), len(embeds), embeds.shape[2])
-        for number, (group, share) in enumerate(zip(groups, shares.tolist(), strict=True)):
-            segment_of[group] = number
-            if share:
-                points = averages(flat, group)
-                owner[group] = group[0][density_peaks(points, share, self.neighbours)]
-                flops += pairs_flops(len(points), len(points), flat.shape[1])
-        packed = merge_video(tokens, owner)
-        return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
+        return cluster_groups(tokens, groups, shares.tolist(), self.neighbours)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
         """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""

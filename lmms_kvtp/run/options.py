@@ -116,10 +116,10 @@ class Arguments:
     load: LoadOptions
     frames: FrameOptions
     method: Mapping[str, Any]
-    """Settings of parts and their fields, keep_ratio and predictor, for `build_method`."""
+    """Settings of parts and their fields, keep_ratio, positions and predictor, for `build_method`."""
 
 
-METHOD = ("keep_ratio", PREDICTOR)
+METHOD = ("keep_ratio", "positions", PREDICTOR)
 """Settings of a method beside those of its parts."""
 GROUPS = {"run": RunOptions, "load": LoadOptions, "frames": FrameOptions}
 
@@ -201,6 +201,13 @@ def check_arguments(given: Sequence[str]) -> None:
         folder = find_folder(name, revision)
         read_config(folder)
         weight_files(folder)
+
+
+def layers_of(given: str) -> int:
+    """Count the layers of the language model that `--model_args` name; raises as `check_arguments` does."""
+    arguments = parse_arguments(pairs(given))
+    config = read_config(find_folder(arguments.run.pretrained, arguments.load.revision))
+    return int(config.llm["num_hidden_layers"])
 
 
 def _check_together(run: Mapping[str, Any], load: Mapping[str, Any]) -> None:

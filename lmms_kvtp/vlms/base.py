@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.layer_pruning.base import Stage
-from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
+from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Positions, Prompt
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.vlms.prefix import PrefixCache
@@ -93,10 +93,15 @@ class VideoVLM(ABC):
         return self.project(self.see(frames))
 
     @abstractmethod
-    def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
+    def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions = "renumbered") -> Prompt:
         """Lay out the model's chat prompt: visuals with their newlines, then `text`.
 
         Text is never read as markup: `<image>` or `<|im_end|>` inside it are plain characters.
+
+        Args:
+            visuals: what is kept of each.
+            text: the user's words.
+            positions: kept: every place has the rotary position of the prompt in which all tokens are kept.
 
         Raises:
             PromptTooLongError: the prompt does not fit in the context.

@@ -2,13 +2,14 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -20,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.types import GenerationOptions, Prompt
 from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
 
 DECIDED = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "transformers_version")
@@ -124,6 +125,7 @@ def decode(
     config: GenerationConfig,
     options: GenerationOptions,
     prefix: PrefixCache | None = None,
+    positions: Int[Tensor, " L"] | None = None,
 ) -> list[Decoded]:
     """Decode an answer to each prompt, all in one batch; the global random state stays as it was.
 
@@ -134,6 +136,7 @@ def decode(
         config: the result of `settings`.
         options: strings that end an answer, and the seed, which `config` does not hold.
         prefix: keys and values of the prompt before, for one prompt without beams; afterwards those of this one.
+        positions: rotary positions of that one prompt, where they have gaps.
     """
     until = [stop for stop in options.until if stop]
     texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(prompts[0].device)
@@ -143,7 +146,7 @@ def decode(
     penalties = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
     settled.repetition_penalty = 1.0
     embeds, mask = pad_left(list(prompts))
-    cache, reused = prefix.take(prompts[0]) if prefix else (None, 0)
+    cache, reused = prefix.take(prompts[0], positions) if prefix else (None, 0)
     if prefix and cache is None:
         cache = DynamicCache()
     with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
@@ -159,11 +162,45 @@ def decode(
         )
     total = now(embeds.device) - first.start
     if prefix:
-        prefix.keep(prompts[0], cache)
+        prefix.keep(prompts[0], cache, positions)
     lengths = texts.lengths if texts and config.num_beams == 1 else {}  # rows of beams are no answers
     ids = [until_end(row[: lengths.get(number)], config) for number, row in enumerate(output)]
     share = len(prompts)
     return [Decoded(own, first.seconds / share, (total - first.seconds) / share, reused) for own in ids]
+
+
+@contextmanager
+def placed(rotary: nn.Module, prompts: Sequence[Prompt]) -> Iterator[None]:
+    """Rotate the places of prompts by their own positions, inside this block; answers follow behind their spans.
+
+    Only the module that makes rotary embeddings learns of them: transformers would take positions with gaps for
+    several prompts packed into one row, where it is given neither mask nor cache, and flash attention always.
+    """
+    longest = max((prompt.length for prompt in prompts), default=0)
+    if all(prompt.positions is None for prompt in prompts):
+        yield
+        return
+    table, ends = (
+        torch.zeros(len(prompts), longest, dtype=torch.long),
+        torch.tensor([[p.length, p.end] for p in prompts]),
+    )
+    for row, prompt in enumerate(prompts):
+        table[row, : prompt.length] = torch.arange(prompt.length) if prompt.positions is None else prompt.positions
+
+    def before(
+        module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        places = named.pop("position_ids", None)
+        places = given[1] if places is None else places  # [B, n], counted without gaps
+        rows, (length, end) = table.to(places.device), ends.to(places.device)[:, :, None].unbind(dim=1)
+        held = rows.expand(len(places), -1).gather(1, places.clamp(max=longest - 1))
+        return (given[0], torch.where(places < length, held, places - length + end)), named
+
+    hook = rotary.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:

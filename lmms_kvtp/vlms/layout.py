@@ -1,7 +1,7 @@
 """Layout of the prompt: the chat template around it, and the positions and newlines that stand for a video."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.resolve import near
-from lmms_kvtp.types import NEWLINE, TEXT, VISION, PackedTokens, Prompt
+from lmms_kvtp.types import NEWLINE, TEXT, VISION, PackedTokens, Positions, Prompt
 
 SYSTEM = "system\nYou are a helpful assistant."
 POSITIONS = ("grid", "frame", "one_token", "no_token")
@@ -125,7 +125,12 @@ def _ends(labels: Int[Tensor, " K"]) -> Bool[Tensor, " K"]:
 
 
 def lay_out(
-    packed: PackedTokens, newline: Float[Tensor, " D"], newlines: Newlines, first_frame: int = 0, first_segment: int = 0
+    packed: PackedTokens,
+    newline: Float[Tensor, " D"],
+    newlines: Newlines,
+    first_frame: int = 0,
+    first_segment: int = 0,
+    positions: Positions = "renumbered",
 ) -> Prompt:
     """Lay out the run of positions that stands for one video.
 
@@ -135,6 +140,7 @@ def lay_out(
         newlines: where the embedding goes.
         first_frame: frames of the prompt before this video.
         first_segment: segments of the prompt before this video.
+        positions: whether places keep the positions that they have where all tokens are kept.
     """
     after = newlines.after(packed).long()
     token = torch.arange(len(after), device=after.device) + after.cumsum(0) - after
@@ -149,7 +155,28 @@ def lay_out(
         segment = torch.full_like(role, -1)
         segment[token] = packed.segment + first_segment
         segment = segment.to(embeds.device)
-    return Prompt(embeds, role.to(embeds.device), frame.to(embeds.device), segment, packed.num_frames)
+    run = Prompt(embeds, role.to(embeds.device), frame.to(embeds.device), segment, packed.num_frames)
+    if positions == "renumbered" or packed.newline is not None:  # tiles of an image are whole
+        return run
+    cells, span = _unpruned(packed, newlines)
+    held = torch.empty_like(role)
+    held[token], held[(token + 1)[after > 0]] = cells[0], cells[1][after > 0]
+    return replace(run, positions=held.to(embeds.device), span=span)
+
+
+def _unpruned(packed: PackedTokens, newlines: Newlines) -> tuple[Int[Tensor, "2 K"], int]:
+    """Find where each token, and the next newline behind it, stand where all tokens are kept; and how many places."""
+    capacity, device = packed.grid[0] * packed.grid[1], packed.frame.device
+    every = torch.arange(packed.num_frames * capacity, device=device)
+    nothing, ones = torch.zeros(len(every), 0, device=device), torch.ones(len(every), device=device)
+    whole = PackedTokens(nothing, every // capacity, every % capacity, ones, packed.grid, packed.num_frames)
+    behind = newlines.after(whole)
+    place, slots = every + behind.cumsum(0) - behind.long(), torch.nonzero(behind).flatten()
+    kept = packed.frame * capacity + packed.patch
+    if not len(slots):
+        return torch.stack([place[kept]] * 2), len(every)
+    following = slots[torch.searchsorted(slots, kept).clamp(max=len(slots) - 1)]
+    return torch.stack([place[kept], place[following] + 1]), len(every) + len(slots)
 
 
 def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:
@@ -164,10 +191,17 @@ def join(runs: Sequence[Prompt]) -> Prompt:
     if any(run.segment is not None for run in runs):
         absent = [torch.full_like(run.role, -1) for run in runs]
         segment = torch.cat([a if run.segment is None else run.segment for run, a in zip(runs, absent, strict=True)])
+    span, places = 0, []
+    for run in runs:
+        places.append(span + (torch.arange(run.length) if run.positions is None else run.positions).to(run.role.device))
+        span += run.end
+    whole = span == sum(run.length for run in runs)
     return Prompt(
         torch.cat([run.embeds for run in runs]),
         torch.cat([run.role for run in runs]),
         torch.cat([run.frame for run in runs]),
         segment,
         sum(run.num_frames for run in runs),
+        None if whole else torch.cat(places),
+        None if whole else span,
     )

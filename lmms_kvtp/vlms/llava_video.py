@@ -1,7 +1,7 @@
 """LLaVA-Video and LLaVA-OneVision on transformers' own SigLIP and Qwen2."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from lmms_kvtp.device import check_dtype, place, told
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.shipped import tiny_folder
-from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Prompt
+from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Positions, Prompt
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms import decoding
@@ -167,7 +167,7 @@ class LlavaVideo(VideoVLM):
         return torch.cat([self.network.projector(part) for part in torch.split(patches, self.options.vision_batch)])
 
     @torch.inference_mode()
-    def assemble(self, visuals: Sequence[PackedTokens], text: str) -> Prompt:
+    def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions = "renumbered") -> Prompt:
         """Lay out the model's chat prompt: visuals with their newlines, then `text`.
 
         Raises:
@@ -181,12 +181,13 @@ class LlavaVideo(VideoVLM):
             packed = replace(visual, embeds=visual.embeds.to(self.device, self.dtype))
             if visual.newline is not None and len(runs) > 1:  # images of one question, as in the original's prompts
                 runs.append(text_run(self._embed(self.chat.plain(" "))))
-            runs.append(lay_out(packed, self.network.newline, self.newlines, first_frame, first_segment))
+            counted = first_frame, first_segment
+            runs.append(lay_out(packed, self.network.newline, self.newlines, *counted, positions=positions))
             first_frame += visual.num_frames
             first_segment += 0 if visual.segment is None or not len(visual.segment) else int(visual.segment.max()) + 1
         prompt = join([*runs, text_run(embeds[len(before) :])])
-        if prompt.length > self.limit:
-            raise PromptTooLongError(prompt.length, self.limit, len(before) + len(behind))
+        if prompt.end > self.limit:
+            raise PromptTooLongError(prompt.end, self.limit, len(before) + len(behind))
         return prompt
 
     @cached_property
@@ -226,9 +227,9 @@ class LlavaVideo(VideoVLM):
         longest = max(prompts, key=lambda prompt: prompt.length)
         doing = f"reading {len(prompts)} x {longest.length} positions ({longest.num_frames} frames)"
         lower = "lower batch_size, keep_ratio or max_frames_num"
-        with told(doing, lower), layer_pruning(self.layers, stages, prompts[0]) as trace:
-            embeds = [prompt.embeds for prompt in prompts]
-            answers = decoding.decode(self.network.llm, self.tokenizer, embeds, config, options, shared)
+        with told(doing, lower), self._placed(prompts), layer_pruning(self.layers, stages, prompts[0]) as trace:
+            embeds, places = [prompt.embeds for prompt in prompts], prompts[0].positions
+            answers = decoding.decode(self.network.llm, self.tokenizer, embeds, config, options, shared, places)
         whole = [(prompt.length,) * len(self.layers) for prompt in prompts]
         return [
             Generation(
@@ -243,10 +244,13 @@ class LlavaVideo(VideoVLM):
             for decoded, lengths in zip(answers, whole, strict=True)
         ]
 
+    def _placed(self, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
+        return decoding.placed(self.network.llm.model.rotary_emb, prompts)
+
     @torch.inference_mode()
     def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
         """Compute the logits of the first answer token; the head runs at the last position only."""
-        with layer_pruning(self.layers, stages, prompt):
+        with self._placed([prompt]), layer_pruning(self.layers, stages, prompt):
             output = self.network.llm(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False)
         return cast(Tensor, output.logits[0, -1].float())
 

@@ -3,47 +3,57 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 class PrefixCache:
     """Keys and values of the last prompt; the next prompt reuses those of the positions that both begin with.
 
-    Prompts are compared position by position, so a reused prefix is always the same prefix; rounding aside, an answer
-    does not depend on what came before it.
+    Prompts are compared place by place, with their rotary positions, so a reused prefix is always the same prefix;
+    rounding aside, an answer does not depend on what came before it.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self._embeds: Tensor | None = None
+        self._positions: Tensor | None = None
         self._cache: Any = None
 
-    def take(self, embeds: Float[Tensor, "L D"]) -> tuple[Any, int]:
+    def take(self, embeds: Float[Tensor, "L D"], positions: Int[Tensor, " L"] | None = None) -> tuple[Any, int]:
         """Hand out the cache, cut to what `embeds` begins with, and that length; None and 0 where nothing is shared.
 
-        Nothing is held until `keep` is called, so that a prompt that fails leaves nothing behind.
+        Places have the rotary `positions`, or 0 to L - 1. Nothing is held until `keep` is called, so that a prompt that
+        fails leaves nothing behind.
         """
-        before, cache = self._embeds, self._cache
+        before, places, cache = self._embeds, self._positions, self._cache
         self.clear()
         if before is None:
             return None, 0
         # the last position is always read again: its output is what an answer begins with
         length = min(len(before), len(embeds) - 1)
-        shared = int((before[:length] == embeds[:length]).all(dim=1).long().cumprod(dim=0).sum())
+        same = (before[:length] == embeds[:length]).all(dim=1)
+        if places is not None or positions is not None:
+            one, other = (_places(given, embeds)[:length] for given in (places, positions))
+            same &= one == other
+        shared = int(same.long().cumprod(dim=0).sum())
         if not shared:
             return None, 0
         _crop(cache, shared)
         return cache, shared
 
-    def keep(self, embeds: Float[Tensor, "L D"], cache: Any) -> None:
+    def keep(self, embeds: Float[Tensor, "L D"], cache: Any, positions: Int[Tensor, " L"] | None = None) -> None:
         """Hold on to a prompt and its cache, without the answer."""
         _crop(cache, len(embeds))
-        self._embeds, self._cache = embeds, cache
+        self._embeds, self._positions, self._cache = embeds, positions, cache
 
     def clear(self) -> None:
         """Let go of everything, as before another video."""
-        self._embeds, self._cache = None, None
+        self._embeds, self._positions, self._cache = None, None, None
+
+
+def _places(positions: Int[Tensor, " l"] | None, embeds: Float[Tensor, "L D"]) -> Int[Tensor, " k"]:
+    return torch.arange(len(embeds), device=embeds.device) if positions is None else positions
 
 
 def _crop(cache: Any, length: int) -> None:

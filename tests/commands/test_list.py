@@ -66,7 +66,6 @@ def test_a_word_is_shown_as_the_component_that_it_stands_for_with_its_settings()
     shown = details("scorer", "similarity", 100)
     assert "A word for:\n\nscorer=kvtp\n" in shown and "\nscorer.fusion=False\n" in shown
     assert "\nencoder: tower\n" in details("scorer", "shared", 100)
-    assert "\npruner.spaced=0.5\n" in details("pruner", "prumerge_plus", 100)
     assert row("scorer", "similarity")["training-free"] == "yes" and row("scorer", "kvtp")["training-free"] == "no"
 
 

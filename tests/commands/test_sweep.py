@@ -24,6 +24,11 @@ def test_a_cells_folder_lies_directly_below_the_sweeps() -> None:
     assert not any(sign in cell.folder for cell in cells for sign in " %:/")
 
 
+def test_a_recipe_s_layers_are_in_proportion_to_the_depth_of_the_model_that_is_named() -> None:
+    layers = [plan(["prunevid"], [0.2], given)[0].settings["layer_pruning.layer"] for given in ("", "pretrained=tiny")]
+    assert layers == ["10", "2"]
+
+
 def test_what_is_named_twice_is_one_cell() -> None:
     cells = plan(["full", "random", "random", "full"], [0.2, 0.2])
     assert [cell.name for cell in cells] == ["full", "random 20%"]
@@ -37,7 +42,8 @@ def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
 
 def test_rows_know_the_row_of_their_pruner_alone() -> None:
     alone = {
-        cell.name: row_alone(cell) for cell in plan(["full", "grid", "hard+grid", "kvtp+grid", "oracle+tome"], [0.4])
+        cell.name: row_alone(cell)
+        for cell in plan(["full", "grid", "hard+grid", "kvtp+grid", "oracle+tome", "kvtp+vidcom2"], [0.4])
     }
     assert alone == {
         "full": "",
@@ -45,6 +51,7 @@ def test_rows_know_the_row_of_their_pruner_alone() -> None:
         "hard+grid 40%": "",
         "kvtp+grid 40%": "grid 40%",
         "oracle+tome 40%": "tome 40%",
+        "kvtp+vidcom2 40%": "uniform+vidcom2 40%",
     }
 
 

@@ -22,6 +22,7 @@ from lmms_kvtp.video.frames import Frames
 
 TINY = str(Path(__file__).parent.parent / "goldens" / "siglip_tiny")
 PRUNERS, SCORERS = ({name: build_part(part, name) for name in names_of(part)} for part in ("pruner", "scorer"))
+PRUNERS["prumerge_plus with its extra token"] = build_part("pruner", "prumerge_plus", {"pruner.extra": "true"})
 QUESTION = Question("Which star?", stem="Which star is red?", spans=((1.0, 2.0, 3.0),))
 
 

@@ -12,7 +12,13 @@ from lmms_kvtp.resolve import available, resolve
 from lmms_kvtp.types import VISION
 
 PACKAGE, LAYERS = "lmms_kvtp.layer_pruning", 28
-KEEP_ALL = {"none": {}, "fastv": {"ratio": 1.0}, "prunevid": {"alpha": 1.0}, "pyramiddrop": {"ratios": (1.0, 1.0, 1.0)}}
+KEEP_ALL = {
+    "none": {},
+    "fastv": {"ratio": 1.0},
+    "holitom": {"ratio": 1.0},
+    "prunevid": {"alpha": 1.0},
+    "pyramiddrop": {"ratios": (1.0, 1.0, 1.0)},
+}
 
 
 @pytest.fixture(scope="module")

@@ -100,26 +100,27 @@ def run_layer(model, index, hidden, positions, past=None):
 
 
 @torch.no_grad()
-def run(model, prompt, processed, tokens=(), cached=None):
+def run(model, prompt, processed, tokens=(), cached=None, renumber=False):
     """Logits of the prompt [K, V] and after each of `tokens` [n, V], when layer i sees the positions processed[i].
 
-    Decoding attends to cached[i], which is processed[i] where not given.
+    Decoding attends to cached[i], which is processed[i] where not given. renumber: every layer counts positions anew.
     """
     hidden, at, caches, inputs = prompt.embeds, torch.arange(prompt.length), [], []
     for index, kept in enumerate(processed):
         inputs.append((hidden, at))  # before anything is dropped here
         keep = torch.isin(at, torch.as_tensor(kept))
         hidden, at = hidden[keep], at[keep]
-        hidden, cache = run_layer(model, index, hidden, at)
+        hidden, cache = run_layer(model, index, hidden, torch.arange(len(at)) if renumber else at)
         caches.append(cache)
     for index, kept in enumerate(cached or processed):
         keys, values, held = caches[index]
-        keep = torch.isin(held, torch.as_tensor(kept))
+        keep = torch.isin(held, torch.as_tensor(kept)) | renumber
         caches[index] = ([k[keep] for k in keys], [v[keep] for v in values], held[keep])
     logits, steps = model.lm_head(rms(hidden, model.model.norm)), []
     for step, token in enumerate(tokens):
         hidden = model.model.embed_tokens.weight[token][None]
         for index in range(len(processed)):
-            hidden, caches[index] = run_layer(model, index, hidden, torch.tensor([prompt.length + step]), caches[index])
+            place = torch.tensor([(len(processed[index]) if renumber else prompt.length) + step])
+            hidden, caches[index] = run_layer(model, index, hidden, place, caches[index])
         steps.append(model.lm_head(rms(hidden, model.model.norm))[0])
     return SimpleNamespace(logits=logits, steps=torch.stack(steps) if steps else None, inputs=inputs)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmms_kvtp.__main__ import COMMANDS
-from lmms_kvtp.method import KVTP, PREDICTOR
+from lmms_kvtp.method import KVTP, PREDICTOR, Method
 from lmms_kvtp.run.options import GROUPS, RENAMED
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +22,8 @@ SETTINGS = sorted({*OWNERS} - {"dtype", "newlines", "video_fps"})
 def default_of(name: str) -> str:
     if name in KVTP or name == PREDICTOR:
         return KVTP.get(name, "none; `pretrained=tiny` has its own")
+    if name == "positions":
+        return str(next(f.default for f in fields(Method) if f.name == name))
     group, field = OWNERS[name]
     value = getattr(GROUPS[group](), field)
     return f"{value:g}" if isinstance(value, float) else str(value).lower()

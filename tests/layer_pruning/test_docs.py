@@ -21,5 +21,5 @@ def test_the_example_keeps_every_other_token(llm, make_prompt):
 
 
 def test_every_layer_pruner_is_in_the_table():
-    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.M) == ["none", "fastv", "pyramiddrop", "prunevid"]
-    assert set(available("lmms_kvtp.layer_pruning")) == {"none", "fastv", "pyramiddrop", "prunevid"}
+    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.M) == ["none", "fastv", "holitom", "pyramiddrop", "prunevid"]
+    assert set(available("lmms_kvtp.layer_pruning")) == {"none", "fastv", "holitom", "pyramiddrop", "prunevid"}

@@ -10,7 +10,8 @@ from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.cdpruner import CDPruner
 from lmms_kvtp.pruners.maxmin import MaxMin
-from lmms_kvtp.pruners.prumerge import PruMerge, comb
+from lmms_kvtp.pruners.prumerge import PruMerge
+from lmms_kvtp.pruners.prumerge_plus import PruMergePlus
 from lmms_kvtp.pruners.vidcom2 import VidCom2
 from lmms_kvtp.pruners.visionzip import VisionZip
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -74,9 +75,11 @@ def test_maxmin_is_the_loop_over_the_tokens_of_all_frames(held, monkeypatch):
 def test_cdpruner_enlarges_the_determinant_of_a_kernel_that_knows_the_question(relevant, sign):
     tokens, features = video()
     tokens = FrameTokens(torch.cat([tokens.embeds, tokens.embeds.flip(1) ** 2], dim=2), tokens.grid)  # of full rank
+    relevance = sign * np.array(
+        [[np.mean([cosine(patch, text) for text in features.text]) for patch in row] for row in features.patch_text]
+    )
     for frame, kept in enumerate(prune(CDPruner(relevant), (tokens, features))):
-        cosines = [sign * max(cosine(patch, text) for text in features.text) for patch in features.patch_text[frame]]
-        weights = np.clip((np.array(cosines) - min(cosines)) / (max(cosines) - min(cosines)), 3e-3, 1)
+        weights = (relevance[frame] - relevance.min() + 1e-6) / (relevance.max() - relevance.min())
         rows = F.normalize(tokens.embeds[frame].double(), dim=1).numpy() * weights[:, None]
         chosen: list[int] = []
         while len(chosen) < BUDGETS[frame]:
@@ -115,31 +118,47 @@ def test_vidcom2_is_the_loop_over_frames_and_tokens():
         assert kept.patch.tolist() == sorted(np.argsort(likeness)[: BUDGETS[frame]].tolist())
 
 
-def test_prumerge_plus_adds_a_comb_of_other_tokens_and_enriches_all():
+def prumerge_plus_loop(attention: list[float], budget: int) -> list[int]:
+    """The largest set of salient and spaced patches that fits, in the release's rounding, filled up by attention."""
+    count = len(attention)
+    ranked = sorted(range(count), key=lambda patch: -attention[patch])
+    best: set[int] = set()
+    for outliers in range(1, count + 1):
+        ratio = outliers / count
+        stride = int(int(1 / ratio) / 3)
+        if stride:
+            kept = {*ranked[: int(count * ratio)], *range(0, count - 1, stride)}
+            best = kept if len(kept) <= budget and (len(best) < budget or len(kept) == budget) else best
+    return sorted([*best, *[patch for patch in ranked if patch not in best][: budget - len(best)]])
+
+
+def test_prumerge_plus_adds_a_comb_to_the_salient_tokens_and_enriches_all():
     tokens, features = video()
     whole = PruMerge().prune(tokens, features, torch.full((len(BUDGETS),), 15)).embeds.reshape(-1, 15, 8)
-    for frame, kept in enumerate(prune(PruMerge(spaced=0.5))):
-        spaced = BUDGETS[frame] // 2
-        ranked = features.probe_attention[frame].argsort(descending=True).tolist()
-        salient = ranked[: BUDGETS[frame] - spaced]
-        rest = sorted(ranked[len(salient) :])
-        teeth = [rest[(2 * tooth + 1) * len(rest) // (2 * spaced)] for tooth in range(spaced)]
-        assert kept.patch.tolist() == sorted(salient + teeth)
+    for frame, kept in enumerate(prune(PruMergePlus())):
+        assert kept.patch.tolist() == prumerge_plus_loop(features.probe_attention[frame].tolist(), BUDGETS[frame])
         torch.testing.assert_close(kept.embeds, whole[frame, kept.patch])
 
 
-@pytest.mark.parametrize("free", range(1, 12))
-def test_a_comb_has_exactly_its_teeth(free):
-    marks = torch.arange(13)[None].expand(free + 1, -1) < free
-    counts = torch.arange(free + 1)
-    assert torch.equal(comb(marks, counts).sum(dim=1), counts)
+def test_the_extra_token_of_prumerge_plus_sums_up_what_was_dropped():
+    tokens, features = video()
+    for frame, kept in enumerate(prune(PruMergePlus(extra=True))):
+        budget, attention = BUDGETS[frame], features.probe_attention[frame]
+        if 0 < budget < 15:
+            patches = prumerge_plus_loop(attention.tolist(), budget - 1)
+            dropped = [patch for patch in range(15) if patch not in patches]
+            assert kept.patch.tolist() == sorted([*patches, dropped[-1]])
+            extra = kept.embeds[kept.patch.tolist().index(dropped[-1])]
+            torch.testing.assert_close(extra, (attention[dropped, None] * tokens.embeds[frame, dropped]).sum(dim=0))
+        else:
+            assert len(kept.patch) == budget
 
 
 @pytest.mark.parametrize(
     ("cls", "settings", "message"),
     [
         (VisionZip, {"contextual": 1.5}, "contextual=1.5 is outside"),
-        (PruMerge, {"spaced": -0.5}, "spaced=-0.5 is outside"),
+        (PruMergePlus, {"neighbours": -1}, "neighbours=-1 must be"),
         (PruMerge, {"neighbours": -1}, "neighbours=-1 must be"),
         (VidCom2, {"channels": 0.0}, "channels=0.0 is outside"),
         (VidCom2, {"widths": (1.0, 0.0)}, "must be positive"),

@@ -11,6 +11,7 @@ from lmms_kvtp.pruners.parts import density_peaks as clustering
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks, peak_scores
 from lmms_kvtp.pruners.parts.scenes import averages, mean_tokens, refine, segment, stillness
 from lmms_kvtp.pruners.prunevid import PruneVid
+from lmms_kvtp.pruners.prunevid_release import PruneVidRelease
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -63,6 +64,26 @@ def test_long_scenes_are_averaged_a_few_frames_at_a_time():
 
 def test_runs_of_frames_join_as_in_the_release():
     assert [refine(row) for row in golden("refine/in").tolist()] == golden("refine/out").tolist()
+
+
+@pytest.mark.parametrize("case", MERGES)
+def test_the_release_s_pruner_keeps_its_tokens_whatever_the_budget(case):
+    tokens, features = video(case)
+    packed = PruneVidRelease().prune(tokens, features, torch.ones(len(tokens.embeds), dtype=torch.int64))
+    release = golden(f"{case}/merged")[0]
+    nearest = torch.cdist(packed.embeds, release).argmin(dim=1)  # its clusters stand in the order of their scores
+    assert sorted(nearest.tolist()) == list(range(len(release)))
+    torch.testing.assert_close(packed.embeds, release[nearest], rtol=1e-5, atol=1e-5)
+    ends = golden(f"{case}/window_sizes").cumsum(0)
+    assert packed.segment[-1] == packed.segment.max() and int(ends[-1]) == len(tokens.embeds)
+
+
+def test_the_release_s_ratio_is_of_what_merging_over_time_leaves():
+    still = FrameTokens(torch.randn(1, 30, 8, generator=torch.Generator().manual_seed(2)).expand(8, -1, -1), (5, 6))
+    packed = PruneVidRelease(ratio=0.3).prune(still, FrameFeatures(torch.zeros(8)), torch.full((8,), 30))
+    assert len(packed.size) == 9 and packed.size.sum() == 8 * 30
+    with pytest.raises(ValueError, match=r"ratio=1\.5 is outside"):
+        PruneVidRelease(ratio=1.5)
 
 
 def published(frames: torch.Tensor) -> list[torch.Tensor]:

@@ -40,8 +40,10 @@ def test_dycoke_keeps_whole_frames_and_what_changed_by_its_pattern():
 
 def test_dycoke_shares_by_budget_what_whole_frames_leave():
     tokens, features = video(8)
-    packed = DyCoke().prune(tokens, features, torch.tensor([9, 1, 2, 1, 9, 8, 8, 6]))
-    assert packed.counts().tolist() == [15, 1, 1, 1, 15, 4, 4, 3]
+    packed = DyCoke().prune(tokens, features, torch.tensor([9, 1, 2, 1, 9, 10, 8, 8]))
+    assert packed.counts().tolist() == [15, 0, 0, 0, 15, 2, 15, 1]  # of a last whole group the third frame, too
+    packed = DyCoke().prune(*video(7), torch.tensor([9, 1, 2, 1, 9, 8, 8]))
+    assert packed.counts().tolist() == [15, 1, 1, 0, 15, 3, 3]
 
 
 def test_dycoke_lengthens_its_groups_where_whole_frames_do_not_fit():

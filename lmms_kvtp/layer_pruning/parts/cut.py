@@ -15,12 +15,16 @@ def take(source: Tensor, entries: Int[Tensor, " K"], dim: int) -> Tensor:
 
 
 def cut_inputs(inputs: Inputs, kept: Int[Tensor, " K"], length: int) -> Inputs:
-    """Leave only the positions `kept` of a prompt of `length` in a layer's keyword arguments."""
+    """Leave only the places `kept` of a prompt of `length` in a layer's keyword arguments.
+
+    Position ids have no gaps: a layer turns by the embeddings, and flash attention takes gaps for packed sequences.
+    """
     cos, sin = inputs["position_embeddings"]
     cut = inputs | {"position_embeddings": (take(cos, kept, -2), take(sin, kept, -2))}
-    for name in ("position_ids", "cache_position"):  # cache_position: transformers < 5
-        if cut.get(name) is not None:
-            cut[name] = take(cut[name], kept, -1)
+    if cut.get("position_ids") is not None:
+        cut["position_ids"] = cut["position_ids"][..., : len(kept)]
+    if cut.get("cache_position") is not None:  # transformers < 5
+        cut["cache_position"] = take(cut["cache_position"], kept, -1)
     mask = _mask(inputs, length)
     if mask is not None:
         keys = take(mask, kept, -1)

@@ -1,13 +1,13 @@
 """Sums over groups of rows, without copies of the rows and in a fixed order: equal on every run, on any device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.parts.packing import chunks
+from lmms_kvtp.pruners.parts.packing import chunks, pack, refuse
 from lmms_kvtp.types import FrameTokens, PackedTokens
 
 COLUMNS_AT_ONCE = 256
@@ -122,3 +122,74 @@ def means(
     sizes = groups.sizes[owned].float()
     sums = group_sums(embeds, groups, weights)[owned[groups.filled]]
     return sums if weights is not None else sums.div_(sizes[:, None]), sizes
+
+
+def enrich(
+    tokens: FrameTokens,
+    keep: Bool[Tensor, "T N"],
+    attention: Float[Tensor, "T N"],
+    keys: Float[Tensor, "T N C"],
+    neighbours: int,
+) -> PackedTokens:
+    """Add to each kept token the `neighbours` tokens of most similar keys, weighted by their attention.
+
+    Raises:
+        ValueError: keys hold NaN.
+    """
+    packed = pack(tokens, tokens.embeds, keep)
+    ends = [0, *packed.counts().cumsum(0).tolist()]
+    broken, owner = torch.zeros_like(keep), torch.full(keep.shape, DROPPED, device=keep.device)
+    cell = torch.arange(tokens.capacity, device=keep.device)
+    down, across = (axis[:, None] - axis for axis in (cell // tokens.grid[1], cell % tokens.grid[1]))
+    apart = down.square() + across.square()  # [N, N]
+    for part in chunks(tokens.embeds):
+        kept = slice(ends[part.start], ends[part.stop])
+        frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
+        cosines = _cosines(keys[part], frame, patch)
+        broken[packed.frame[kept], patch] = torch.isnan(cosines).any(dim=1)
+        cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
+        near = cosines.topk(min(neighbours, tokens.capacity - 1), dim=1).indices
+        rows = _enriched(tokens.embeds[part], attention[part], near, frame, patch)
+        packed.embeds[kept] = rows.to(packed.embeds.dtype)
+        owner[part] = _owners(owner[part], near, frame, patch, apart[patch].gather(1, near), kept.start)
+    refuse(broken, "keys")  # once, behind the loop: a GPU is waited for
+    return replace(packed, owner=owner)
+
+
+def _cosines(keys: Float[Tensor, "F N C"], frame: Int[Tensor, " K"], patch: Int[Tensor, " K"]) -> Float[Tensor, "K N"]:
+    unit = F.normalize(keys.float(), dim=-1)
+    return (unit @ unit.transpose(1, 2))[frame, patch]
+
+
+def _enriched(
+    embeds: Float[Tensor, "F N D"],
+    attention: Float[Tensor, "F N"],
+    near: Int[Tensor, "K n"],
+    frame: Int[Tensor, " K"],
+    patch: Int[Tensor, " K"],
+) -> Float[Tensor, "K D"]:
+    members = torch.cat([patch[:, None], near], dim=1) + frame[:, None] * embeds.shape[1]
+    weights = torch.cat([attention.new_ones(len(near), 1), attention[frame[:, None], near]], dim=1)
+    rows = embeds.flatten(0, 1).float()
+    return F.embedding_bag(members, rows, mode="sum", per_sample_weights=weights)
+
+
+def _owners(
+    owner: Int[Tensor, "F N"],
+    near: Int[Tensor, "K n"],
+    frame: Int[Tensor, " K"],
+    patch: Int[Tensor, " K"],
+    apart: Int[Tensor, "K n"],
+    first: int,
+) -> Int[Tensor, "F N"]:
+    """Find the kept token, counted from `first`, that each token is a neighbour of: the closest, as all weigh it alike.
+
+    Kept tokens own themselves; what is nobody's neighbour keeps its entry in `owner`.
+    """
+    count, cells = max(1, len(patch)), frame * owner.shape[1]
+    numbers = torch.arange(len(patch), device=patch.device)
+    order = apart * count + numbers[:, None]  # of two equally close ones the earlier
+    nobody = torch.full((owner.numel(),), torch.iinfo(order.dtype).max, device=owner.device)
+    closest = nobody.scatter_reduce(0, (near + cells[:, None]).flatten(), order.flatten(), "amin")
+    found = torch.where(closest < nobody, closest % count + first, owner.flatten())
+    return found.scatter(0, cells + patch, numbers + first).reshape(owner.shape)

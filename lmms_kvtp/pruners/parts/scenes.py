@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import ClassVar, Literal, TypeVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
-from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, means
+from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, means, merge_video
 from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
 from lmms_kvtp.pruners.parts.spread import distances, farthest
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -257,6 +257,16 @@ def segment(frames: Float[Tensor, "T D"], num_clusters: int, neighbours: int) ->
     return [length for _, length in _runs(refine(labels.tolist()))]
 
 
+def still_scenes(
+    embeds: Float[Tensor, "T N D"], share: float, neighbours: int
+) -> tuple[list[slice], Float[Tensor, "S N"]]:
+    """Cut a video into at most `share` times as many scenes as it has frames, and say how still each position is."""
+    lengths = segment(mean_tokens(embeds), int(share * len(embeds)), neighbours)
+    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    scenes = [slice(start, stop) for start, stop in pairwise(starts)]
+    return scenes, torch.stack([stillness(embeds[scene]) for scene in scenes])
+
+
 def refine(labels: list[int]) -> list[int]:
     """Keep the longest runs of each label, if longer than one frame; other runs join the longer run beside them.
 
@@ -314,6 +324,23 @@ def still_and_moving(
                 groups.append(group)
                 weights.append(weight * group.shape[1])
     return groups, torch.tensor(weights)
+
+
+def cluster_groups(
+    tokens: FrameTokens, groups: list[Int[Tensor, "_ _"]], shares: Sequence[int], neighbours: int
+) -> PackedTokens:
+    """Cluster the columns of each group, averaged over its rows, down to its share; a group is a segment."""
+    flat, frames = tokens.embeds.flatten(0, 1), len(tokens.embeds)
+    owner = torch.full((len(flat),), DROPPED, device=flat.device)
+    segment_of, flops = torch.zeros_like(owner), pairs_flops(frames, frames, flat.shape[1])
+    for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
+        segment_of[group] = number
+        if share:
+            points = averages(flat, group)
+            owner[group] = group[0][density_peaks(points, share, neighbours)]
+            flops += pairs_flops(len(points), len(points), flat.shape[1])
+    packed = merge_video(tokens, owner)
+    return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
 
 
 def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Tensor, "n D"]:

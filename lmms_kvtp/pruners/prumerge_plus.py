@@ -1,0 +1,85 @@
+"""PruMerge+: salient tokens and evenly spaced ones, each enriched with its nearest neighbours."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.groups import enrich
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+
+
+@dataclass(frozen=True)
+class PruMergePlus(TokenPruner):
+    """Keeps the tokens of highest attention and about 3.5 evenly spaced ones for each; all take up their neighbours.
+
+    With k salient tokens of N, every int(int(N / k) / 3)-th patch from the first on stays, too, if it is not salient.
+    The release takes k from the outliers of attention; here it is the largest k that fits the budget, and what is left
+    of the budget goes to the next most attended tokens. Neighbours are added as in PruMerge.
+
+    Source: LLaVA-PruMerge (arXiv 2403.15388), the branch that its release runs at inference, with the pooling head's
+    attention and input in place of the class token's.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"probe_attention", "keys"})
+    identity_at_full: ClassVar[bool] = False
+    paper: ClassVar[str] = "LLaVA-PruMerge, arXiv 2403.15388"
+
+    neighbours: int = 32
+    """Tokens added to each kept one; a smaller frame adds all that it has."""
+    extra: bool = False
+    """Whether one token of a frame's budget is the release's last: the sum of all others, weighted by attention. It
+    stands at the last patch that is not kept."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours={self.neighbours} must be >= 0")
+
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
+        """Keep `budgets[t]` tokens of frame t, in raster order."""
+        check(tokens, budgets)
+        attention, keys = read(features, "probe_attention", tokens).float(), read(features, "keys", tokens)
+        refuse_nan(attention, "attention")
+        wanted = budgets.to(attention.device)
+        summed = (wanted > 0) & (wanted < tokens.capacity) & self.extra
+        keep = torch.cat([spread(attention[part], (wanted - summed.long())[part]) for part in chunks(attention)])
+        if not self.extra:
+            return enrich(tokens, keep, attention, keys, self.neighbours)
+        cells = torch.arange(tokens.capacity, device=keep.device)
+        last = cells.masked_fill(keep, -1).amax(dim=1)  # [T]
+        packed = enrich(tokens, keep | ((cells == last[:, None]) & summed[:, None]), attention, keys, self.neighbours)
+        weights = (attention * ~keep)[..., None]
+        others = torch.cat([(weights[part] * tokens.embeds[part]).sum(dim=1) for part in chunks(tokens.embeds)])
+        place = torch.nonzero((packed.patch == last[packed.frame]) & summed[packed.frame]).flatten()
+        return replace(
+            packed, embeds=packed.embeds.index_copy(0, place, others[packed.frame[place]].to(packed.embeds.dtype))
+        )
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """Count all pairs of keys of a frame: 2 T N^2 C. Sums of neighbours are no matrix product, and left out."""
+        frames, capacity, width = read(features, "keys", tokens).shape
+        return frames * pairs_flops(capacity, capacity, width)
+
+
+def spread(attention: Float[Tensor, "F N"], budgets: Int[Tensor, " F"]) -> Bool[Tensor, "F N"]:
+    """Mark `budgets[f]` tokens of each frame: the salient ones and the comb that fit it best, then the next salient."""
+    patches = attention.shape[1]
+    rank = attention.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    shares = [found / patches for found in range(1, patches + 1)]
+    shares = [share for share in shares if int(1 / share) >= 3]
+    # number of salient tokens, and distance of the comb's teeth, in the release's own rounding; first of all, no comb
+    salient = torch.tensor([0, *(int(patches * share) for share in shares)], device=rank.device)  # [k]
+    apart = torch.tensor([patches, *(int(int(1 / share) / 3) for share in shares)], device=rank.device)
+    cells, order = (torch.arange(count, device=rank.device) for count in (patches, len(salient)))
+    comb = (cells % apart[:, None] == 0) & (cells < max(patches - 1, 1)) & (order > 0)[:, None]  # [k, N]
+    sizes, wanted = salient + (comb & (rank[:, None] >= salient[:, None])).sum(dim=2), budgets[:, None]  # [F, k]
+    best = torch.where(sizes <= wanted, order + len(order) * (sizes == wanted), -1).argmax(dim=1)  # [F]
+    keep = (rank < salient[best][:, None]) | comb[best]
+    left = rank.masked_fill(keep, patches).argsort(dim=1, stable=True).argsort(dim=1)
+    return keep | (left < (budgets - keep.sum(dim=1))[:, None])
