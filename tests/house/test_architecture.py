@@ -42,9 +42,9 @@ LIMITS = {
     "files that are neither components nor __init__": 175,
     "files below 50 lines that are neither components, bases nor commands": 0,
     "floors of imports": 11,
-    "lines of production code": 28_700,
+    "lines of production code": 28_900,
 }
-"""A later change may raise one, and says here why: 28,700 lines, not 26,500, since a trained predictor is a setting,
+"""A later change may raise one, and says here why: 28,900 lines, not 26,500, since a trained predictor is a setting,
 the paper's settings are one word, the model's own tower serves pruners, and a proof on real weights is one command."""
 
 
