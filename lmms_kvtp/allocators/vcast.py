@@ -42,8 +42,7 @@ class VCastBudgets(BudgetAllocator):
         floor = min(self.floor, capacity) if total >= frames * min(self.floor, capacity) else 0
         shares = torch.softmax(relevance.double().cpu() / self.temperature, dim=0) * (total - frames * floor)
         budgets = shares.long().clamp(max=capacity - floor) + floor
-        fractions = (shares - shares.floor()).masked_fill(budgets == capacity, -1)
-        order = fractions.argsort(descending=True, stable=True)
+        order = (shares - shares.floor()).argsort(descending=True, stable=True)  # a full frame has no room
         room = capacity - budgets[order]
         before = room.cumsum(dim=0) - room
         budgets[order] += (total - int(budgets.sum()) - before).clamp(min=0).minimum(room)

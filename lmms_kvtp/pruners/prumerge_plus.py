@@ -68,7 +68,7 @@ class PruMergePlus(TokenPruner):
 
 
 def spread(attention: Float[Tensor, "F N"], budgets: Int[Tensor, " F"]) -> Bool[Tensor, "F N"]:
-    """Mark `budgets[f]` tokens of each frame: the salient ones and the comb that fit it best, then the next salient."""
+    """Mark `budgets[f]` tokens of each frame: the most salient ones that fit with their comb, then the next salient."""
     patches = attention.shape[1]
     rank = attention.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     shares = [found / patches for found in range(1, patches + 1)]
@@ -78,8 +78,8 @@ def spread(attention: Float[Tensor, "F N"], budgets: Int[Tensor, " F"]) -> Bool[
     apart = torch.tensor([patches, *(int(int(1 / share) / 3) for share in shares)], device=rank.device)
     cells, order = (torch.arange(count, device=rank.device) for count in (patches, len(salient)))
     comb = (cells % apart[:, None] == 0) & (cells < max(patches - 1, 1)) & (order > 0)[:, None]  # [k, N]
-    sizes, wanted = salient + (comb & (rank[:, None] >= salient[:, None])).sum(dim=2), budgets[:, None]  # [F, k]
-    best = torch.where(sizes <= wanted, order + len(order) * (sizes == wanted), -1).argmax(dim=1)  # [F]
+    sizes = salient + (comb & (rank[:, None] >= salient[:, None])).sum(dim=2)  # [F, k]
+    best = ((sizes <= budgets[:, None]) * order).argmax(dim=1)  # [F]
     keep = (rank < salient[best][:, None]) | comb[best]
     left = rank.masked_fill(keep, patches).argsort(dim=1, stable=True).argsort(dim=1)
     return keep | (left < (budgets - keep.sum(dim=1))[:, None])

@@ -128,7 +128,7 @@ def prumerge_plus_loop(attention: list[float], budget: int) -> list[int]:
         stride = int(int(1 / ratio) / 3)
         if stride:
             kept = {*ranked[: int(count * ratio)], *range(0, count - 1, stride)}
-            best = kept if len(kept) <= budget and (len(best) < budget or len(kept) == budget) else best
+            best = kept if len(kept) <= budget else best
     return sorted([*best, *[patch for patch in ranked if patch not in best][: budget - len(best)]])
 
 
