@@ -193,9 +193,9 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     @contextmanager
     def _running(self, requests: Sequence[Any]) -> Iterator[Session]:
         """Open the session of a run and record it in the results; where the run breaks off, show the way to go on."""
-        self._typed = typed_options(cli_arguments(requests))
         self._check_tasks({request.task_name for request in requests})
         command = cli_arguments(requests)
+        self._typed = typed_options(command)
         if self.session is None:
             forget()  # costs of an earlier run in this process
             self.session = open_session(self.arguments.run, self.built.setup, command, self.rank)
