@@ -84,5 +84,5 @@ def _parse_plain(kind: type, value: Any, name: str) -> Any:
     try:
         return kind(value)
     except (TypeError, ValueError) as error:
-        wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        wanted = {int: "a whole number; give a number, such as 1", float: "a number"}.get(kind, kind.__name__)
         raise ValueError(f"{name}={value!r} is not {wanted}") from error
