@@ -27,8 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Write OUT/index.html, OUT/compare.md and OUT/outcomes.jsonl, and print table and recommendation."""
     from lmms_kvtp.api import load
     from lmms_kvtp.compare.measure import FULL, measure, read
-    from lmms_kvtp.compare.page import Worst, to_html
-    from lmms_kvtp.compare.summary import HEADER, recommend, rows, summarize
+    from lmms_kvtp.compare.summary import HEADER, Worst, recommend, rows, summarize, to_html
     from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown

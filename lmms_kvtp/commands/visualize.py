@@ -66,8 +66,7 @@ def write_pictures(
         show: frames in the pictures.
     """
     from lmms_kvtp.questions import Question, refine
-    from lmms_kvtp.visualize.figures import sheet
-    from lmms_kvtp.visualize.page import to_html
+    from lmms_kvtp.visualize.page import sheet, to_html
     from lmms_kvtp.visualize.picture import most_telling, pictures, small_frames
 
     found = pictures(vlm, methods, video, Question(question, refined=refine(question)))

@@ -1,19 +1,25 @@
-"""Compares the logits of a loaded model with transformers' own class, LLaVA-NeXT's package, and published logits."""
+"""Compares logits and answers of a model with transformers' own class, LLaVA-NeXT's package and published values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    RepetitionPenaltyLogitsProcessor,
+    SiglipVisionConfig,
+)
 
-from lmms_kvtp.types import PackedTokens
+from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.checkpoint.hugging_face import HUGGING_FACE
 from lmms_kvtp.vlms.checkpoint.load import choose, find_folder, read_config
 from lmms_kvtp.vlms.checkpoint.network import VisionTower
@@ -219,3 +225,37 @@ def verdict_lines(checks: Sequence[Parity]) -> str:
         f"allowed {check.tolerance:g}"
         for check in checks
     )
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the unpruned model answered, and what else it might have said."""
+
+    ids: list[int]
+    scores: Float[Tensor, "n V"]
+    """Logits that each token was chosen by, the repetition penalty included."""
+
+
+def speak(vlm: LlavaVideo, prompt: Prompt, new_tokens: int) -> Spoken:
+    """Answer a prompt greedily by at most `new_tokens`, and read the logits that each token was chosen by."""
+    options, llm = GenerationOptions(max_new_tokens=new_tokens), vlm.network.llm
+    config = decoding.settings(vlm.defaults, vlm.chat.end, vlm.chat.pad, options)
+    with torch.inference_mode():
+        [made] = decoding.decode(llm, vlm.tokenizer, [prompt.embeds], config, options)
+        ids = torch.tensor(made.ids)
+        embeds = torch.cat([prompt.embeds, llm.get_input_embeddings()(ids[:-1].to(vlm.device))])
+        logits = llm(inputs_embeds=embeds[None], logits_to_keep=len(ids)).logits[0].float().cpu()
+    penalty = RepetitionPenaltyLogitsProcessor(config.repetition_penalty or 1.0)
+    rows = [penalty(ids[None, :place], logits[place : place + 1]) for place in range(len(ids))]
+    return Spoken(made.ids, torch.cat(rows))
+
+
+def against(own: Spoken, theirs: list[int]) -> dict[str, Any]:
+    """Count the first tokens that are equal, and measure by how much our logits prefer ours to the first other one."""
+    pairs = zip(own.ids, theirs, strict=False)
+    equal = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(own.ids), len(theirs)))
+    gap: float | None = 0.0
+    if own.ids != theirs:
+        inside = equal < min(len(own.ids), len(theirs))  # else one goes on where the other has ended
+        gap = float(own.scores[equal].max() - own.scores[equal][theirs[equal]]) if inside else None
+    return {"tokens": theirs, "equal": equal, "gap": gap}

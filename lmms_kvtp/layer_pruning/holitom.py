@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.cost.flops import LLMShape, pairs_flops, selection_flops
-from lmms_kvtp.layer_pruning.base import LayerPruner, Stage, StageInput
-from lmms_kvtp.layer_pruning.parts.attention import check_ratio, highest, last_query_attention
+from lmms_kvtp.cost.flops import LLMShape, pairs_flops
+from lmms_kvtp.layer_pruning.base import Stage
+from lmms_kvtp.layer_pruning.parts.attention import LastPositionPruner
 from lmms_kvtp.types import VISION
 
 PAIRS_AT_ONCE = 2**24
@@ -19,7 +19,7 @@ PAIRS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
-class HoliTomLayers(LayerPruner):
+class HoliTomLayers(LastPositionPruner):
     """Rank vision tokens as FastV does, and average each dropped one into the most similar token that stays.
 
     Likeness is the cosine of hidden states that enter `layer`. The dropped tokens of a host come one after another, in
@@ -33,34 +33,16 @@ class HoliTomLayers(LayerPruner):
     paper: ClassVar[str] = "HoliTom, arXiv 2505.21334"
 
     layer: int = 18
-    """The first layer, counted from 0, without the dropped tokens; attention is that of the one before."""
-    ratio: float = 0.5
-    """Vision tokens kept from `layer` on over those that entered, rounded."""
-
-    def __post_init__(self) -> None:
-        """Refuse a layer without one before it, and a ratio outside (0, 1]."""
-        if self.layer < 1:
-            raise ValueError(f"holitom layer={self.layer} has no layer before it to take attention from; at least 1")
-        check_ratio("holitom ratio", self.ratio)
 
     def stages(self) -> tuple[Stage, ...]:
         """List the one stage."""
-        return (Stage(self.layer, reads=self.layer - 1, select=self._select, merge=average_into_most_similar),)
-
-    def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
-        """Tell the one step."""
-        return ((self.layer, max(1, round(self.ratio * entered))),)
+        return (Stage(self.layer, reads=self.layer - 1, select=self.select, merge=average_into_most_similar),)
 
     def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
-        """Count the attention of the last position in the layer before, and pairs of dropped and kept tokens."""
+        """Count what ranks, and pairs of dropped and kept tokens."""
         entered = int((role == VISION).sum())
         [(_, kept)] = self.kept(entered)
-        attention = selection_flops(shape, layer_lengths[self.layer - 1], rows=1)
-        return attention + pairs_flops(entered - kept, kept, shape.hidden)
-
-    def _select(self, inputs: StageInput) -> Bool[Tensor, " K"]:
-        [(_, count)] = self.kept(inputs.entered)
-        return highest(last_query_attention(inputs), inputs.vision, count)
+        return super().flops(shape, layer_lengths, role) + pairs_flops(entered - kept, kept, shape.hidden)
 
 
 def average_into_most_similar(

@@ -32,6 +32,8 @@ PLAIN = {
 """Classes and words whose names are not those of a paper's method -> what a label says instead."""
 NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
 """Frame settings that change how frames are read, but not which."""
+NOT_REPEATED = ("journal", "resume", "frame_cache")
+"""Settings of the wrapper that name places of one machine, and change no answer."""
 OPTIONS = {
     "num_fewshot": (None, 0),
     "batch_size": (None, "", 1),
@@ -120,9 +122,11 @@ def record_of(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command(config: Mapping[str, Any]) -> str:
-    """The command line that repeats a run, without its output folder."""
+    """The command line that repeats a run, without its output folder and where its answers were kept."""
     arguments = config.get("resolved_cli_args") or {}
-    words = ["lmms-eval", "--model", str(config.get("model")), "--model_args", str(config.get("model_args") or "")]
+    given = str(config.get("model_args") or "").split(",")
+    settings = ",".join(part for part in given if part.partition("=")[0].strip() not in NOT_REPEATED)
+    words = ["lmms-eval", "--model", str(config.get("model")), "--model_args", settings]
     words += ["--tasks", str(arguments.get("tasks") or "")]
     for name, defaults in OPTIONS.items():
         value = arguments.get(name)

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import (
     Estimate,
     Flips,
+    accuracy,
     bootstrap_interval,
     detectable,
     difference,
@@ -149,3 +151,30 @@ def _run(row: Row, task: str) -> Run | None:
 
 def _model(row: Row) -> tuple[str, str]:
     return row.provenance.model, str(row.provenance.frames)
+
+
+def paired_rows(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
+    """Every run of each task against the first, that with all tokens: difference, interval and verdict.
+
+    Returns:
+        The rows as plain values, and a sentence on answers that failed; empty where none did.
+    """
+    rows, failed = [], 0
+    for task in sorted({run.task for run in runs}):
+        base, *others = [run for run in runs if run.task == task]
+        compared = [None, *compare(others, base)]
+        for run, one in zip([base, *others], compared, strict=True):
+            score, broken = accuracy(run), sum(answer.error is not None for answer in run.answers)
+            failed += broken
+            row = {"task": task, "method": run.title, "questions": score.count, "failed": broken}
+            row |= {"accuracy": score.mean, "stderr": score.stderr}
+            row["tokens_kept"] = fmean(cost.tokens_kept for cost in run.costs) if run.costs else None
+            row["against_all_tokens"] = one and {
+                "difference": one.difference.mean,
+                "stderr": one.difference.stderr,
+                "interval": one.interval,
+                "p_corrected": one.p_corrected,
+                "verdict": one.words,
+            }
+            rows.append(row)
+    return {"rows": rows}, f"{failed} answers failed" if failed else ""

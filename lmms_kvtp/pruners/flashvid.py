@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import at_one_rate
-from lmms_kvtp.pruners.parts.scenes import TreePruner
+from lmms_kvtp.pruners.parts.trees import TreePruner
 
 
 @dataclass(frozen=True)

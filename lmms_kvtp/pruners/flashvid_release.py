@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.parts.scenes import TreePruner
+from lmms_kvtp.pruners.parts.trees import TreePruner
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,18 @@
 """PruMerge+: salient tokens and evenly spaced ones, each enriched with its nearest neighbours."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.groups import enrich
+from lmms_kvtp.pruners.parts.groups import EnrichingPruner, enrich
 from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
 @dataclass(frozen=True)
-class PruMergePlus(TokenPruner):
+class PruMergePlus(EnrichingPruner):
     """Keeps the tokens of highest attention and about 3.5 evenly spaced ones for each; all take up their neighbours.
 
     With k salient tokens of N, every int(int(N / k) / 3)-th patch from the first on stays, too, if it is not salient.
@@ -26,20 +23,9 @@ class PruMergePlus(TokenPruner):
     attention and input in place of the class token's.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"probe_attention", "keys"})
-    identity_at_full: ClassVar[bool] = False
-    paper: ClassVar[str] = "LLaVA-PruMerge, arXiv 2403.15388"
-
-    neighbours: int = 32
-    """Tokens added to each kept one; a smaller frame adds all that it has."""
     extra: bool = False
     """Whether one token of a frame's budget is the release's last: the sum of all others, weighted by attention. It
     stands at the last patch that is not kept."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
-        if self.neighbours < 0:
-            raise ValueError(f"neighbours={self.neighbours} must be >= 0")
 
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep `budgets[t]` tokens of frame t, in raster order."""
@@ -60,11 +46,6 @@ class PruMergePlus(TokenPruner):
         return replace(
             packed, embeds=packed.embeds.index_copy(0, place, others[packed.frame[place]].to(packed.embeds.dtype))
         )
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
-        """Count all pairs of keys of a frame: 2 T N^2 C. Sums of neighbours are no matrix product, and left out."""
-        frames, capacity, width = read(features, "keys", tokens).shape
-        return frames * pairs_flops(capacity, capacity, width)
 
 
 def spread(attention: Float[Tensor, "F N"], budgets: Int[Tensor, " F"]) -> Bool[Tensor, "F N"]:

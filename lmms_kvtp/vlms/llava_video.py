@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.device import check_dtype, place, told
 from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
-from lmms_kvtp.shipped import tiny_folder
+from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Positions, Prompt
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import ResizedPixels
@@ -138,15 +138,14 @@ class LlavaVideo(VideoVLM):
     def watch_tower(self) -> Iterator[list[TowerInside]]:
         """Collect queries and keys of the last layer of the tower; those of each batch stand in the list at the end."""
         last = [module for name, module in self.network.tower.named_modules() if name.endswith("self_attn")][-1]
-        queries: list[Tensor] = []
-        keys: list[Tensor] = []
+        found: dict[str, list[Tensor]] = {"q_proj": [], "k_proj": []}
         seen: list[TowerInside] = []
         with ExitStack() as stack:
-            for name, outputs in (("q_proj", queries), ("k_proj", keys)):
-                hook = last.get_submodule(name).register_forward_hook(partial(_keep_output, outputs))
+            for name, outputs in found.items():
+                hook = last.get_submodule(name).register_forward_hook(lambda *given, to=outputs: to.append(given[-1]))
                 stack.callback(hook.remove)
             yield seen
-        seen += [TowerInside(query, key, self.vision.heads) for query, key in zip(queries, keys, strict=True)]
+        seen += [TowerInside(query, key, self.vision.heads) for query, key in zip(*found.values(), strict=True)]
 
     @torch.inference_mode()
     def see(self, frames: Frames) -> Float[Tensor, "T P C"]:
@@ -278,6 +277,7 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
     with told(f"loading {pretrained} in {placement.dtype}", "choose dtype=bfloat16, or device_map=auto"):
         load = load_package if options.backend == "llava" else load_network
         network = load(folder, config, rows, options.attn_implementation, placement)
+    toy = folder.resolve() == tiny_folder().resolve()
     return LlavaVideo(
         name=pretrained,
         config=config,
@@ -285,15 +285,10 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         tokenizer=tokenizer,
         defaults=defaults,
         options=options,
-        default_encoder=_encoder(folder),
-        toy=folder.resolve() == tiny_folder().resolve(),
+        default_encoder=TINY if toy else _encoder(folder),
+        toy=toy,
         files=weight_files(folder),
     )
-
-
-def _keep_output(outputs: list[Tensor], module: nn.Module, args: Any, output: Tensor) -> None:
-    """Keep what a module returned: a forward hook."""
-    outputs.append(output)
 
 
 def _encoder(folder: Path) -> str:

@@ -15,10 +15,11 @@ from helpers.harness_files import samples, write_run
 from helpers.small_videos import write_video
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.commands.prove import STEPS, Spoken, against, checked, find_clip, paired, speak
+from lmms_kvtp.commands.prove import STEPS, checked, find_clip
 from lmms_kvtp.doctor import reference
-from lmms_kvtp.doctor.reference import all_tokens, transformers_model
+from lmms_kvtp.doctor.reference import Spoken, against, all_tokens, speak, transformers_model
 from lmms_kvtp.leaderboard.runs import read_runs
+from lmms_kvtp.leaderboard.verdicts import paired_rows
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
@@ -199,7 +200,7 @@ def test_methods_are_paired_with_all_tokens_question_by_question(tmp_path):
     scores = {"full": [1, 1, 1, 1, 1, 0, 1, 1], "random 20%": [1, 1, 0, 1, 0, 0, 1, 0]}
     for name, own in scores.items():
         write_run(tmp_path / name, samples(own))
-    found, wrong = paired([run for name in scores for run in read_runs(tmp_path / name, name)])
+    found, wrong = paired_rows([run for name in scores for run in read_runs(tmp_path / name, name)])
     assert wrong == ""
     base, other = found["rows"]
     assert (base["accuracy"], base["against_all_tokens"]) == (87.5, None)

@@ -12,8 +12,7 @@ from helpers.small_videos import write_video
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.compare.measure import FULL, FileQuestion, Kept, MethodOutcome, plain, read
-from lmms_kvtp.compare.page import Worst
-from lmms_kvtp.compare.summary import recommend, rows, summarize
+from lmms_kvtp.compare.summary import Worst, recommend, rows, summarize
 from lmms_kvtp.doctor.exam import divergence
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.load import load_video

@@ -171,7 +171,8 @@ def test_sparsity_is_binned_by_ranges_in_order(tmp_path):
 
 
 def test_the_command_repeats_the_run(tmp_path):
-    board = read_board(write_pair(tmp_path, model_args="pretrained=tiny,pruner=my pkg"))
+    places = "journal=none,resume=/home/me/runs/journal,frame_cache=/scratch"
+    board = read_board(write_pair(tmp_path, model_args=f"pretrained=tiny,{places},pruner=my pkg"))
     [repeat] = board.rows[1].commands
     assert repeat == (
         "lmms-eval --model llava_video_kvtp --model_args 'pretrained=tiny,pruner=my pkg' --tasks skvqa_synth "

@@ -3,14 +3,47 @@
 For decoder layers like those of Llama and Qwen2: `input_layernorm`, then `q_proj` and `k_proj` of `self_attn`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.layer_pruning.base import StageInput
+from lmms_kvtp.cost.flops import LLMShape, selection_flops
+from lmms_kvtp.layer_pruning.base import LayerPruner, StageInput
 from lmms_kvtp.layer_pruning.parts.cut import take
+
+
+@dataclass(frozen=True)
+class LastPositionPruner(LayerPruner):
+    """Drops vision tokens once, by the attention of the last position in the layer before `layer`."""
+
+    layer: int = 2
+    """The first layer, counted from 0, without the dropped tokens; attention is that of the one before."""
+    ratio: float = 0.5
+    """Vision tokens kept from `layer` on over those that entered, rounded; one is left at least."""
+
+    def __post_init__(self) -> None:
+        """Refuse a layer without one before it, and a ratio outside (0, 1]."""
+        name = type(self).__name__.removesuffix("Layers").lower()
+        if self.layer < 1:
+            raise ValueError(f"{name} layer={self.layer} has no layer before it to take attention from; at least 1")
+        check_ratio(f"{name} ratio", self.ratio)
+
+    def kept(self, entered: int) -> tuple[tuple[int, int], ...]:
+        """Tell the one step."""
+        return ((self.layer, max(1, round(self.ratio * entered))),)
+
+    def select(self, inputs: StageInput) -> Bool[Tensor, " K"]:
+        """Mark what the last position attends to most."""
+        [(_, count)] = self.kept(inputs.entered)
+        return highest(last_query_attention(inputs), inputs.vision, count)
+
+    def flops(self, shape: LLMShape, layer_lengths: Sequence[int], role: Int[Tensor, " L"]) -> int:
+        """Count the attention of the last position in the layer before."""
+        return selection_flops(shape, layer_lengths[self.layer - 1], rows=1)
 
 
 def last_query_attention(inputs: StageInput) -> Float[Tensor, " K"]:

@@ -1,14 +1,17 @@
 """Sums over groups of rows, without copies of the rows and in a fixed order: equal on every run, on any device."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.parts.packing import chunks, pack, refuse
-from lmms_kvtp.types import FrameTokens, PackedTokens
+from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.packing import chunks, pack, read, refuse
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 COLUMNS_AT_ONCE = 256
 """Columns of half-precision rows that stand in memory together in float32."""
@@ -122,6 +125,28 @@ def means(
     sizes = groups.sizes[owned].float()
     sums = group_sums(embeds, groups, weights)[owned[groups.filled]]
     return sums if weights is not None else sums.div_(sizes[:, None]), sizes
+
+
+@dataclass(frozen=True)
+class EnrichingPruner(TokenPruner):
+    """LLaVA-PruMerge's step: each kept token takes up its neighbours. Pruners differ in which tokens they keep."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"probe_attention", "keys"})
+    identity_at_full: ClassVar[bool] = False
+    paper: ClassVar[str] = "LLaVA-PruMerge, arXiv 2403.15388"
+
+    neighbours: int = 32
+    """Tokens added to each kept one; a smaller frame adds all that it has."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours={self.neighbours} must be >= 0")
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """Count all pairs of keys of a frame: 2 T N^2 C. Sums of neighbours are no matrix product, and left out."""
+        frames, capacity, width = read(features, "keys", tokens).shape
+        return frames * pairs_flops(capacity, capacity, width)
 
 
 def enrich(
