@@ -53,7 +53,7 @@ def rows(ratio: float) -> list[Variant]:
         *(cell(f"random, draw {seed}", "random", ratio, **{"pruner.seed": str(seed)}) for seed in range(3)),
         cell("PruMerge", "prumerge", ratio),
         cell("ToMe", "tome", ratio),
-        cell("PruMerge, KVTP's tower", "prumerge", ratio, **siglip),
+        cell("PruMerge, second tower", "prumerge", ratio, **siglip),
         cell("hard", "hard+grid", ratio),
         cell("similarity + PruMerge", "similarity+prumerge", ratio),
         *(cell(f"KVTP + {name}", f"kvtp+{name.lower()}", ratio) for name in ("random", "ToMe", "PruMerge", "VidCom2")),
@@ -76,8 +76,8 @@ def contrasts(equal: Mapping[str, float]) -> list[tuple[str, str]]:
     kvtp = "KVTP + PruMerge 20%"
     operations = "equal operations, 1 question"
     return [
-        (kvtp, "PruMerge, KVTP's tower 20%"),
-        ("KVTP + PruMerge 10%", "PruMerge, KVTP's tower 10%"),
+        (kvtp, "PruMerge, second tower 20%"),
+        ("KVTP + PruMerge 10%", "PruMerge, second tower 10%"),
         ("KVTP + random 20%", "random, draw 0 20%"),
         ("KVTP + ToMe 20%", "ToMe 20%"),
         (kvtp, "similarity + PruMerge 20%"),

@@ -55,7 +55,7 @@ def test_the_shipped_model_loads_and_is_marked_as_a_toy() -> None:
     vlm = load_llava_video("tiny")
     assert vlm.toy and vlm.name == "tiny"
     assert vlm.describe()["toy"]
-    assert Path(vlm.default_encoder) == shipped.tiny_folder() / "siglip"
+    assert vlm.default_encoder == "tiny"  # by its name, so that no record holds a folder of one machine
     assert load_llava_video(str(shipped.tiny_folder())).toy
 
 

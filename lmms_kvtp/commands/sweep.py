@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ class Variant:
     @property
     def folder(self) -> str:
         """Folder of the results, below the sweep's."""
-        return self.name.replace(" ", "_").replace("%", "").replace(":", "_").replace("/", "_")
+        return re.sub(r"[^\w.+-]+", "_", self.name.replace("%", ""))  # a comma would end a setting of the harness
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,15 @@ KINDS = ("similarity", "kvtp", "oracle")
 METHODS = (FULL, *PRUNERS, "hard+random", *(f"{how}+{pruner}" for how in KINDS for pruner in PRUNERS))
 RATIOS = (0.1, 0.2, 0.4)
 HEADLINE = (FULL, "random", "prumerge", "hard+random", "similarity+prumerge", "kvtp+random", "kvtp+prumerge")
-"""Rows that are run with every checkpoint, at HEADLINE_RATIO."""
+"""Rows that are run with every checkpoint, at HEADLINE_RATIO, beside MORE."""
 HEADLINE_RATIO = 0.2
+SECOND_TOWER = "prumerge, second tower"
+MORE = {
+    SECOND_TOWER: ("prumerge", {"encoder": "siglip"}),
+    "kvtp+prumerge, anchors": ("kvtp+prumerge", {"predictor": "tiny_anchors"}),
+    "kvtp+prumerge, shared tower": ("kvtp+prumerge", {"predictor": "tiny_shared"}),
+}
+"""Main rows that are methods with further settings. The first one is PruMerge with the tower that KVTP has anyway."""
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 BETAS = (1.5, 1.7, 1.9, 2.1, 2.3)
 DRAWN = ("random", "prumerge", "hard+random", "similarity+prumerge", "kvtp+random", "kvtp+prumerge", "oracle+random")
@@ -42,12 +49,13 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard import embedded  # loads the harness: seconds, so not for --help
 
     checkpoints = arguments.checkpoints.split(",")
-    main_cells = plan(HEADLINE, [HEADLINE_RATIO])
-    cells = (
-        main_cells
-        if arguments.headline
-        else plan(arguments.methods.split(","), arguments.ratios, f"pretrained={checkpoints[0]}")
-    )
+    more = [
+        Variant(name, HEADLINE_RATIO, {**settings_of(method, HEADLINE_RATIO), **settings})
+        for name, (method, settings) in MORE.items()
+    ]
+    main_cells = [*plan(HEADLINE, [HEADLINE_RATIO]), *more]
+    rows = plan(arguments.methods.split(","), arguments.ratios, f"pretrained={checkpoints[0]}")
+    cells = main_cells if arguments.headline else [*rows, *more]
     folder: Path = arguments.out
     runs = _run(cells, arguments, checkpoints[0], folder / "seed0")
     headline = {cell.name: runs[cell.name] for cell in main_cells if cell.name in runs}
@@ -56,7 +64,10 @@ def main(arguments: argparse.Namespace) -> int:
         chosen = [cell for cell in main_cells if cell.name in headline]
         seeds[f"seed {number}"] = _run(chosen, arguments, checkpoint, folder / f"seed{number}")
     partners = {cell.name: alone for cell in cells if (alone := row_alone(cell)) in runs}
-    short = embedded.table(headline, {n: p for n, p in partners.items() if {n, p} <= headline.keys()}, SHIPPED_KINDS)
+    own, second = (Variant(name, HEADLINE_RATIO, {}).name for name in ("prumerge", SECOND_TOWER))
+    same = {name: second for name, alone in partners.items() if alone == own and "shared" not in name}
+    beside = {n: p for n, p in {**partners, **same}.items() if {n, p} <= headline.keys()}
+    short = embedded.table(headline, beside, SHIPPED_KINDS)
     tables = {"headline": short}
     if len(seeds) > 1:
         tables["seeds"] = embedded.seeds_table(seeds)
@@ -81,7 +92,7 @@ def _run(
 
 def row_alone(cell: Variant) -> str:
     """Name the row with the same pruner and equal budgets; empty for rows that have equal budgets already."""
-    how, plus, pruner = cell.method.partition("+")
+    how, plus, pruner = cell.method.partition(",")[0].partition("+")
     alone = f"uniform+{pruner}" if pruner in RECIPES else pruner  # its name is the whole method
     return Variant(alone, cell.keep_ratio, {}).name if plus and how in KINDS else ""
 

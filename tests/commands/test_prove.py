@@ -183,7 +183,7 @@ def test_each_token_is_the_best_of_the_scores_that_it_was_chosen_by(vlm):
     """The checkpoint's repetition penalty, 1.05, is in the scores."""
     rgb = torch.randint(0, 256, (3, 20, 30, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     prompt = vlm.assemble([all_tokens(vlm, Frames(rgb, torch.arange(3.0)))], "What is it?")
-    spoken = speak(vlm, prompt)
+    spoken = speak(vlm, prompt, 32)
     assert spoken.scores.argmax(dim=1).tolist() == spoken.ids and len(spoken.ids) > 5
     first = vlm.next_token_logits(prompt)
     torch.testing.assert_close(spoken.scores[0], first, atol=1e-4, rtol=0)

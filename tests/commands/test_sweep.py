@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.commands.sweep import SweepError, plan, sweep, tables
+from lmms_kvtp.commands.sweep import SweepError, Variant, plan, sweep, tables
 from lmms_kvtp.commands.table import row_alone
 from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 
@@ -21,7 +21,8 @@ def test_the_plan_has_every_method_at_every_ratio_and_the_unpruned_model_once_an
 
 def test_a_cells_folder_lies_directly_below_the_sweeps() -> None:
     cells = plan(["kvtp+tome", "kvtp/softmax+tome", "kvtp/hard+my_pkg.pruners:Mine"], [0.125])
-    assert not any(sign in cell.folder for cell in cells for sign in " %:/")
+    cells.append(Variant("prumerge, KVTP's tower=1", 0.2, {}))
+    assert not any(sign in cell.folder for cell in cells for sign in " %:/,='")
 
 
 def test_a_recipe_s_layers_are_in_proportion_to_the_depth_of_the_model_that_is_named() -> None:

@@ -18,7 +18,7 @@ from lmms_kvtp.pruners.flashvid import FlashVid
 from lmms_kvtp.pruners.flashvid_release import FlashVidRelease
 from lmms_kvtp.pruners.holitom import HoliTom, windows
 from lmms_kvtp.pruners.maxmin import MaxMin
-from lmms_kvtp.pruners.parts.scenes import TreePruner
+from lmms_kvtp.pruners.parts.trees import TreePruner
 from lmms_kvtp.pruners.visionzip import VisionZip
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
