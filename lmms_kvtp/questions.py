@@ -1,4 +1,4 @@
-"""A question, and what relevance scorers read of it: a short text without instructions, letters or positions."""
+"""A question, what relevance scorers read of it (no instructions, letters, positions), and the letter of an answer."""
 
 import json
 import re
@@ -114,7 +114,7 @@ class Remembered:
 
 
 def _identity(stem: str, options: Sequence[str]) -> str:
-    parts = [stem, *_unlabelled(options)]
+    parts = [stem, *unlabelled(options)]
     return "\n".join(" ".join(part.split()).lower() for part in parts)
 
 
@@ -159,7 +159,7 @@ def refine(stem: str, options: Sequence[str] = (), max_words: int = MAX_WORDS) -
         shorter = pattern.sub(_without, asked).lstrip(" ,")
         asked = shorter if re.search(r"\w{2,}.*\w{2,}", shorter) else asked
     asked = re.sub(r"\s+([?.!,])", r"\1", " ".join(asked.split()))
-    choices = [_bare(option) for option in _unlabelled(options)]
+    choices = [_bare(option) for option in unlabelled(options)]
     longest = max((len(choice.split()) for choice in choices), default=0)
     while longest > 1 and len(with_choices(asked, choices).split()) > max_words:
         longest -= 1
@@ -172,7 +172,7 @@ def _without(hint: re.Match[str]) -> str:
     return hint[0] if hint.re is _POSITION and _PLACE.search(hint.string[: hint.start()].rstrip()) else ""
 
 
-def _unlabelled(options: Sequence[str]) -> list[str]:
+def unlabelled(options: Sequence[str]) -> list[str]:
     """Drop letters before options: `(b)` and `B:` everywhere, `B.` where letters are those of their places."""
     found = [_LETTER.match(option) for option in options]
     dotted = [(place, match[2].upper()) for place, match in enumerate(found) if match and match[2]]
@@ -209,3 +209,73 @@ def check_scale(scores: Iterable[float], source: object) -> None:
             f"{source}: the largest of all scores is {top:g}, so that they most probably go from 0 to 1; the scale is "
             f"0 to {MOST_RELEVANT:g}: multiply all by {MOST_RELEVANT:g} (docs/skvqa.md, section 3)"
         )
+
+
+_FINAL = re.compile(r"</?think>|<answer>(.*?)(?:</answer>|$)|\\boxed\{\s*(?:\\text\w*\{)?(.*?)\}", re.I | re.DOTALL)
+_CITED = r"(?:is|was|are|because|since|as|and|or|nor|but)\b"
+_LONE = rf"(?<![A-Za-z0-9'.])(?<![Nn]ot )(?:([B-H])|(A)(?!\s+(?!{_CITED})[a-z]))(?![A-Za-z0-9']|\.\w)"
+"""A letter by itself: "A red one" has an article, "E.T.", "C's" and "p.A" are words; "not B" is not B."""
+_ALONE = re.compile(r"[\W_]*([A-Ha-h])[\W_]*")
+_FIRST = re.compile(r"\W*([A-H](?=\s*(?:[):,\]]|\.(?!\w)))|[a-h](?=\)))")
+_NAMED = re.compile(
+    r"\b(?i:answer|(?:correct|best|right|final) (?:option|choice|letter)|(?:choose|select|pick)(?: option| choice)?)\b"
+    rf"(?:\s+(?i:is|would be|must be|should be))?[^\w.?!]*{_LONE}"
+)
+_STATEMENT = re.compile(r"(?<=[.!?;])\s+|\n+")
+_SHORT = 12
+"""Words of a statement in which a letter may stand anywhere."""
+
+
+def chosen_letter(text: str, options: Sequence[str]) -> str | None:
+    r"""Read the letter that an answer to a multiple-choice question means; None where it means none or several.
+
+    It is looked for, in this order: inside `<answer>` or `\boxed`, and after `</think>`; alone; as an option's own
+    text, word for word; before an option ("B. red" is B whatever B says); in the last sentence that names one
+    ("the answer is B"); by itself in the last short sentence that has one; as the only option whose text occurs.
+
+    Args:
+        text: what the model wrote.
+        options: texts of at most eight options, in the order of their letters.
+    """
+    finals = [match for match in _FINAL.finditer(text) if match[0].lower() != "<think>"]
+    if finals:
+        inside = finals[-1][1] or finals[-1][2]
+        return chosen_letter(inside if inside is not None else text[finals[-1].end() :], options)
+    letters, text = "ABCDEFGH"[: len(options)], re.sub(r"[*`#$]|__", "", text.replace("\u2019", "'"))
+    said = [_words(option) for option in options]
+    alone = _ALONE.fullmatch(text)
+    if alone or _words(text) in said:
+        found = {alone[1].upper() if alone else letters[said.index(_words(text))]}
+    elif first := None if any(_words(text).startswith(f"{option} ") for option in said) else _FIRST.match(text):
+        found = {first[1].upper()}
+    elif named := list(_NAMED.finditer(text)):
+        found = {named[-1][1] or named[-1][2]}
+    else:
+        found = _lone_letters(text, options) or _named_options(text, options)
+    return found.pop() if len(found) == 1 and found <= set(letters) else None
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text).strip().lower()
+
+
+def _lone_letters(text: str, options: Sequence[str]) -> set[str]:
+    """Letters in the last short statement that has one, outside the texts of options, and of no option that has it."""
+    said = [re.escape(option) for option in sorted(options, key=len, reverse=True) if len(option) > 1]
+    bare = re.sub(rf"\b(?:{'|'.join(said)})(?!\w)", "x", text, flags=re.IGNORECASE) if said else text
+    for statement in reversed(_STATEMENT.split(bare)):
+        found = {match[1] or match[2] for match in re.finditer(_LONE, statement)}
+        if found and len(statement.split()) <= _SHORT:
+            return found - set(re.findall(r"\b[A-H]\b", " ".join(options)))  # EgoSchema's C wears the camera
+    return set()
+
+
+def _named_options(text: str, options: Sequence[str]) -> set[str]:
+    """Letters of the options whose text occurs, each not only inside a longer one's."""
+    found = set()
+    rest = f" {_words(text)} "
+    for place, option in sorted(enumerate(map(_words, options)), key=lambda pair: -len(pair[1])):
+        if option and f" {option} " in rest:
+            found.add("ABCDEFGH"[place])
+            rest = rest.replace(f" {option} ", " | ")
+    return found

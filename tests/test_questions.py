@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms_kvtp.questions import Question, Remembered, question_text, refine, with_choices
+from lmms_kvtp.questions import Question, Remembered, chosen_letter, question_text, refine, with_choices
 
 
 def test_scorers_read_the_refined_question_first_then_stem_and_options_then_the_prompt():
@@ -163,3 +163,68 @@ def test_no_word_is_lost_that_is_no_instruction_letter_or_hint(start, subject, v
     found = refine(f"{start}{bare}{hint}?{end}")
     assert found == f"W{bare[1:]}?"
     assert not re.search(r"\b(of|in|the|at|to|on|from)\W*$", found)
+
+
+COLORS = ("red", "blue", "white", "green")
+ANSWERS: dict[str | None, list[str]] = {
+    "A": [
+        "A", "A.", "A. red", "red", "Red.", "A red one", "A is correct", "The best answer is: A", "Not B but red",
+        "The answer is A because it is", "<answer>A</answer> B",
+    ],
+    "B": [
+        "B", "b", "B.", "B) blue", "b) blue", "B. red", "B: wave", "**B**", "[B]", "(B)", "\\boxed{B}",
+        "$\\boxed{\\text{B}}$",
+        "<answer>B</answer>", "<answer>\nB. blue\n</answer>", "Answer: (B)", "Answer: **(B)** red", "Answer:\nB",
+        "The correct option is B.", "I choose option B", "blue", "The answer is A blue star", "It's B.", "答案是B",
+        "Answer: B\nExplanation: A and C are false.", "The answer is B. Option A shows a red ball.",
+        "First A seems right. But C shows it. The answer is B", "The answer is (B) because of A",
+        "<think>A or C? The answer is A.</think>\nB", "The answer is not A but B",
+    ],
+    "C": [
+        " (C)\n", "Answer: C", "It is C because", "White.", "the answer is a white star", "'C'", "I would pick C",
+        "The answer is not B; it is C", "Option A is wrong. Option C fits.",
+    ],
+    "D": ["D.", "I think D", "The answer is D.", "The star is green", "A green star", 'the answer: "green"'],
+    None: [
+        "", "purple", "red or blue", "B or C", "A and B", "redder", "E", "I do not know", "Based on the video",
+        "Cats", "Both are shown",
+        "It is not B.", "E.T. is shown", "D's ball", "The color is B/C", "<answer></answer>", "A star",
+        "B is named in a sentence that is so long that nobody can tell what it means by it",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "letter"), [(text, letter) for letter in ANSWERS for text in ANSWERS[letter]])
+def test_an_answer_is_read(text: str, letter: str | None) -> None:
+    assert chosen_letter(text, COLORS) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("Vitamin C is shown", "A"), ("E. coli", "B"), ("E. coli is shown", "B"), ("B. E. coli", "B"), ("C", "C"),
+        ("C is shown", None), ("dark green", "D"), ("green", None),
+    ],
+)  # fmt: skip
+def test_a_letter_within_an_options_text_is_no_answer(text: str, letter: str | None) -> None:
+    assert chosen_letter(text, ("vitamin C", "E. coli", "plan C", "dark green")) == letter
+
+
+@given(st.text(max_size=30), st.permutations(COLORS))
+def test_reading_never_fails_or_guesses(text: str, options: list[str]) -> None:
+    first = chosen_letter(text, options)
+    assert first is None or first in "ABCD"
+    assert first == chosen_letter(text, options)
+
+
+FORMS = [
+    "{}", "{}.", "({})", "{}) {text}", "{}. {text}", "{}: {text}", "**{}**", "Answer: {}", "The answer is {}.",
+    "The correct option is ({}).", "\\boxed{{{}}}", "<answer>{}</answer>", "<think>A, B or C.</think> {}",
+]  # fmt: skip
+
+
+@given(st.lists(st.text("abcdefgh ", min_size=2, max_size=9), min_size=2, max_size=5, unique=True), st.data())
+def test_common_forms_of_a_letter_are_read_whatever_the_options_say(options: list[str], data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(options) - 1))
+    text = data.draw(st.sampled_from(FORMS)).format("ABCDE"[place], text=options[place])
+    assert chosen_letter(text, options) == "ABCDE"[place]

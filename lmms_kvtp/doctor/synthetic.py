@@ -7,9 +7,9 @@ from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.reference import reference_logits
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.embedded.dataset import build
-from lmms_kvtp.embedded.questions import INSTRUCTION, LETTERS, chosen_letter
+from lmms_kvtp.embedded.questions import INSTRUCTION, LETTERS
 from lmms_kvtp.method import Method
-from lmms_kvtp.questions import Question
+from lmms_kvtp.questions import Question, chosen_letter
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions

@@ -34,6 +34,8 @@ class ScoredAnswer(NamedTuple):
     """Reason why the question could not be answered."""
     sparsity: float | None = None
     """Largest over mean relevance of the video's frames, where the task knows it."""
+    stock: float | None = None
+    """Score by the stock task's own parser, where the task has it beside its own."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Run:
     def title(self) -> str:
         """Its name, with what the record says where that is not what the word kvtp means."""
         return row_name(self.name, record_of(self.config).get("method") or {})
+
+    def by_stock(self) -> "Run":
+        """Scored as the stock task would, where the task says it."""
+        return replace(self, answers=tuple(a if a.stock is None else a._replace(score=a.stock) for a in self.answers))
 
     @property
     def costs(self) -> list[SampleCost]:
@@ -158,6 +164,7 @@ def _scored(row: dict[str, Any], fields: SampleFields) -> ScoredAnswer:
         cost=SampleCost.from_dict(counts) if "tokens_kept" in counts else None,
         error=counts.get("error"),
         sparsity=None if sparsity is None else float(sparsity),
+        stock=(row.get("stock_acc") or {}).get("score"),
     )
 
 

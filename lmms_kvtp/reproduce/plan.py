@@ -184,7 +184,7 @@ def _run(
 
 
 def beside(plan: Plan) -> str:
-    """A Markdown table: for each run of a plan and each subset, the figure here beside the paper's.
+    """A Markdown table: for each run of a plan and each subset, the figure here (stock parser) beside the paper's.
 
     Raises:
         ValueError: a folder holds something else than results; the message names file and line.
@@ -201,7 +201,7 @@ def _beside(step: Step) -> list[str]:
     cells = [next((run.title for run in runs.values()), step.name)]
     for task, name in HARNESS_TASKS.items():
         reported, run = step.expected.get(task), runs.get(name)
-        here = accuracy(run) if run else None
+        here = accuracy(run.by_stock()) if run else None
         cells += [f"{reported:.2f}" if reported is not None else "-", str(here) if here else NOT_RUN]
         cells.append(f"{here.mean - reported:+.1f}" if here and reported is not None else "-")
     return [*cells, _share_kept(list(runs.values()))]

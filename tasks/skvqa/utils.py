@@ -1,4 +1,4 @@
-"""Prompts and scoring: those of the harness's own tasks, without their dependence on the model and on chance."""
+"""Prompts of the harness's own tasks, without their dependence on the model; scores by our parser and by theirs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from lmms_kvtp.cost.sample import task_metrics
+from lmms_kvtp.questions import chosen_letter, unlabelled
 from lmms_kvtp.skvqa.layouts import EVALUATED
 
 Doc = Mapping[str, Any]
@@ -78,16 +79,26 @@ def numbered_answer(doc: Doc) -> str:
     return LETTERS[int(doc["answer"])]
 
 
+OPTIONS: Mapping[str, Callable[[Doc], list[str]]] = {
+    "videomme": lambda doc: unlabelled(doc["options"]),
+    "egoschema": lambda doc: unlabelled(doc["option"]),
+    "nextqa": lambda doc: [doc[f"a{place}"] for place in range(5)],
+}
+
+
 def results(
     dataset: str,
     answer: Callable[[Doc], str],
-    choice: Callable[[Doc, str], str | None],
+    stock: Callable[[Doc, str], str | None],
     doc: Doc,
     answers: Sequence[str],
 ) -> dict[str, Any]:
-    """Score one answer; what cannot be read is wrong, and counted."""
+    """Score one answer, by one parser for all tasks; what cannot be read is wrong, and counted.
+
+    `stock_acc` is the score by the stock task's own parser, where what it would draw by chance is wrong.
+    """
     question_id, video_id = EVALUATED[dataset](doc)
-    chosen, right, sparsity = choice(doc, answers[0]), answer(doc), doc.get("sparsity")
+    chosen, right, sparsity = chosen_letter(answers[0], OPTIONS[dataset](doc)), answer(doc), doc.get("sparsity")
     score = float(chosen == right)
     item = {"score": score, "question_id": question_id, "video_id": video_id, "sparsity": sparsity}
     item |= {"chosen": chosen or "", "answer": right, "text": answers[0]}
@@ -96,6 +107,7 @@ def results(
     row["selection"] = str(doc.get("selection", ""))
     for low, high, name in BINS:
         row[f"acc_sparsity_{name}"] = item if sparsity is not None and low <= sparsity < high else None
+    row["stock_acc"] = {**item, "score": float(stock(doc, answers[0]) == right)}
     row["unparsable"] = {**item, "score": float(chosen is None)}
     return row | task_metrics(str(doc.get("kvtp_id")))
 

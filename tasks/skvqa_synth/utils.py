@@ -7,7 +7,7 @@ from loguru import logger
 
 from lmms_kvtp.cost.sample import task_metrics
 from lmms_kvtp.embedded import cache, dataset
-from lmms_kvtp.embedded.questions import chosen_letter
+from lmms_kvtp.questions import chosen_letter
 from lmms_kvtp.tasks.skvqa.utils import average, percent
 
 __all__ = ["average", "doc_to_text", "doc_to_visual", "percent", "process_results"]

@@ -9,9 +9,9 @@ from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Exam
 from lmms_kvtp.doctor.expected import Expected
 from lmms_kvtp.doctor.synthetic import reference
-from lmms_kvtp.embedded.questions import chosen_letter
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.random import RandomTokens
+from lmms_kvtp.questions import chosen_letter
 
 
 def test_random_under_another_name_is_caught(model):

@@ -14,8 +14,8 @@ from lmms_kvtp.doctor.exam import Exam
 from lmms_kvtp.doctor.expected import Expected, published, published_accuracy, recorded
 from lmms_kvtp.doctor.gates import baseline_logits
 from lmms_kvtp.doctor.synthetic import reference
-from lmms_kvtp.embedded.questions import chosen_letter
 from lmms_kvtp.leaderboard.gates import Gate
+from lmms_kvtp.questions import chosen_letter
 from lmms_kvtp.shipped import MANIFEST, shipped_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video

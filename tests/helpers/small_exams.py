@@ -8,9 +8,8 @@ from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Exam, ExamQuestion
 from lmms_kvtp.doctor.gates import GATES
 from lmms_kvtp.doctor.synthetic import reference
-from lmms_kvtp.embedded.questions import chosen_letter
 from lmms_kvtp.leaderboard.gates import Gate
-from lmms_kvtp.questions import Question
+from lmms_kvtp.questions import Question, chosen_letter
 
 SIZE = 66
 GATE = {gate.__name__: gate for gate in GATES}

@@ -89,10 +89,8 @@ def test_finished_runs_stand_beside_the_paper(tmp_path):
     folder.mkdir(parents=True)
     (folder / "20260101_000000_results.json").write_text(json.dumps({"configs": {}}))
     counts = {"tokens_before": 100, "tokens_kept": 20}
-    rows = [
-        {"doc_id": i, "question_id": f"q{i}", "video_id": f"v{i}", "score": float(i < 3), "token_counts": [counts]}
-        for i in range(4)
-    ]
+    scored = [{"score": 0.0, "stock_acc": {"score": float(i < 3)}, "token_counts": [counts]} for i in range(4)]
+    rows = [{"doc_id": i, "question_id": f"q{i}", "video_id": f"v{i}", **row} for i, row in enumerate(scored)]
     name = f"20260101_000000_samples_{HARNESS_TASKS['VideoMME']}.jsonl"
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = beside(chosen).splitlines()

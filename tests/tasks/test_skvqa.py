@@ -266,27 +266,31 @@ def test_released_prompts_of_the_construction_do_not_change(name: str, digest: s
 
 
 @pytest.mark.parametrize(
-    ("dataset", "text", "score", "unparsable"),
+    ("dataset", "text", "score", "unparsable", "stock"),
     [
-        ("videomme", "A", 1, 0),
-        ("videomme", "The best answer is (A).", 1, 0),
-        ("videomme", "B", 0, 0),
-        ("videomme", "none of these", 0, 1),
-        ("egoschema", "A.", 1, 0),
-        ("egoschema", "(C)", 0, 0),
-        ("egoschema", "i am not sure", 0, 1),
-        ("egoschema", "", 0, 1),
-        ("nextqa", "A. tickled", 1, 0),
-        ("nextqa", "the baby laughed as it was tickled", 1, 0),
-        ("nextqa", "tickled", 0, 1),
+        ("videomme", "A", 1, 0, 1),
+        ("videomme", "The best answer is (A).", 1, 0, 1),
+        ("videomme", "B", 0, 0, 0),
+        ("videomme", "none of these", 0, 1, 0),
+        ("videomme", "All of them are blue", 0, 1, 1),  # stock reads the first word's first letter
+        ("egoschema", "A.", 1, 0, 1),
+        ("egoschema", "(C)", 0, 0, 0),
+        ("egoschema", "\\boxed{A}", 1, 0, 0),
+        ("egoschema", "C is at work", 0, 1, 0),
+        ("egoschema", "i am not sure", 0, 1, 0),
+        ("egoschema", "", 0, 1, 0),
+        ("nextqa", "A. tickled", 1, 0, 1),
+        ("nextqa", "the baby laughed as it was tickled", 1, 0, 1),
+        ("nextqa", "tickled", 1, 0, 0),
     ],
 )
-def test_answers_are_scored_as_stock_and_the_unreadable_is_wrong(
-    dataset: str, text: str, score: int, unparsable: int, home: Path
+def test_answers_are_scored_by_one_parser_beside_stock_and_the_unreadable_is_wrong(
+    dataset: str, text: str, score: int, unparsable: int, stock: int, home: Path
 ) -> None:
     row = getattr(utils, f"{dataset}_results")({**ROWS[dataset][0], "sparsity": 2.5}, [text])
     assert row["score"] == row["skvqa_acc"]["score"] == score
     assert row["unparsable"]["score"] == unparsable
+    assert row["stock_acc"]["score"] == stock
     assert row["acc_sparsity_2_to_3"]["score"] == score
     assert [row[f"acc_sparsity_{name}"] for name in ("under_2", "3_to_5", "5_up")] == [None] * 3
     assert row["skvqa_acc"]["video_id"] == row["video_id"]
