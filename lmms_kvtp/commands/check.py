@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the run that is to be checked."""
     parser.add_argument("--tasks", required=True, help="comma-separated, as of lmms-eval")
     parser.add_argument("--model_args", default="", help="as of lmms-eval")
+    parser.add_argument("--include_path", help="folder with tasks of your own, as of lmms-eval")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
     parser.add_argument("--output_path", type=Path, default=Path(), help="where results will go (default: here)")
     parser.add_argument("--missing", type=Path, help="write the paths of all missing files here")
@@ -48,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
     if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
         weight_files(folder)
     method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.encoder})
-    found, problems = examine(arguments.tasks, arguments.limit)
+    found, problems = examine(arguments.tasks, arguments.limit, arguments.include_path)
     missing = list(dict.fromkeys(path for media in found for path in media.missing))
     rows = [[m.task, str(m.questions), str(len(m.present)), str(len(m.missing))] for m in found]
     sys.stdout.write("".join(f"problem: {line}\n" for line in problems) + "\n" * bool(problems))

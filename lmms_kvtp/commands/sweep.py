@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", required=True, help=METHODS)
     parser.add_argument("--ratios", type=ratios, default="0.2", help="shares of vision tokens kept (default 0.2)")
     parser.add_argument("--tasks", default="skvqa_synth_quick", help="as of lmms-eval (default %(default)s)")
+    parser.add_argument("--include_path", help="folder with tasks of your own, as of lmms-eval")
     parser.add_argument("--model_args", default="pretrained=tiny", help="for all cells (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="one folder per cell; a killed sweep goes on there")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
@@ -65,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
     cells = plan(arguments.methods.split(","), arguments.ratios, arguments.model_args)
-    runs = sweep(cells, arguments.tasks, arguments.model_args, arguments.out, arguments.limit)
+    limits = {"limit": arguments.limit, "include_path": arguments.include_path}
+    runs = sweep(cells, arguments.tasks, arguments.model_args, arguments.out, **limits)
     sys.stdout.write(tables(runs))
     return 0
 
@@ -108,7 +110,13 @@ def plan(methods: Sequence[str], ratios: Sequence[float], model_args: str = "") 
 
 
 def sweep(
-    cells: Sequence[Variant], tasks: str, common: str, out: Path, limit: int | None = None, answers: int | None = None
+    cells: Sequence[Variant],
+    tasks: str,
+    common: str,
+    out: Path,
+    limit: int | None = None,
+    answers: int | None = None,
+    include_path: str | None = None,
 ) -> list[Run]:
     """Answer for all cells in one pass, then let the harness score each from its journal; all in one process.
 
@@ -120,6 +128,7 @@ def sweep(
         limit: of questions per task.
         answers: how many there will be, for a progress bar in place of the harness's messages, which then go to
             `out/harness.log`.
+        include_path: folder with tasks of the user's own.
 
     Raises:
         LookupError: no such task, component or argument.
@@ -127,10 +136,10 @@ def sweep(
         SweepError: the pass over the videos broke off; what was answered stays, and the same command goes on there.
         FileNotFoundError: a cell left no results; the harness's messages stand above.
     """
-    check(cells, tasks, common)
+    check(cells, tasks, common, include_path)
     out.mkdir(parents=True, exist_ok=True)
     making, reading = [], []
-    limits = {"limit": limit} if limit else {}
+    limits = {name: value for name, value in (("limit", limit), ("include_path", include_path)) if value}
     for cell in cells:
         given = _given(common, cell)
         journal = out / cell.folder / "journal"
@@ -151,7 +160,7 @@ def sweep(
     return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
 
 
-def check(cells: Sequence[Variant], tasks: str, common: str) -> None:
+def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str | None = None) -> None:
     """Refuse what the harness would refuse with many lines, half a minute later; raises as `sweep` does."""
     from lmms_kvtp.run.options import check_arguments
 
@@ -160,7 +169,7 @@ def check(cells: Sequence[Variant], tasks: str, common: str) -> None:
     if not set(tasks.split(",")) <= own:  # the harness reads 1,900 files to know its own
         from lmms_kvtp.harness.preflight import check_tasks
 
-        check_tasks(tasks)
+        check_tasks(tasks, include_path)
 
 
 def _given(common: str, cell: Variant) -> str:

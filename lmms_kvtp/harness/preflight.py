@@ -40,28 +40,30 @@ class Media:
     """Most tokens of an answer; None where the task sets no limit."""
 
 
-def media_of(tasks: str, limit: int | None = None) -> list[Media]:
+def media_of(tasks: str, limit: int | None = None, include_path: str | None = None) -> list[Media]:
     """Look up the visuals of every question.
 
     Args:
         tasks: comma-separated, as of lmms-eval; groups too.
         limit: only the first so many questions of each.
+        include_path: folder with tasks of the user's own.
 
     Raises:
         LookupError: as `examine`, or a task cannot be run; the message has what `examine` found.
     """
-    found, problems = examine(tasks, limit)
+    found, problems = examine(tasks, limit, include_path)
     if problems:
         raise LookupError("\n".join(problems))
     return found
 
 
-def examine(tasks: str, limit: int | None = None) -> tuple[list[Media], list[str]]:
+def examine(tasks: str, limit: int | None = None, include_path: str | None = None) -> tuple[list[Media], list[str]]:
     """Look up the visuals of every question of the tasks that load, and say what keeps the others from it.
 
     Args:
         tasks: comma-separated, as of lmms-eval; each member of a group is examined.
         limit: only the first so many questions of each.
+        include_path: folder with tasks of the user's own.
 
     Returns:
         Visuals by task, and the problems of the other tasks: one line for each, with the way on.
@@ -69,7 +71,7 @@ def examine(tasks: str, limit: int | None = None) -> tuple[list[Media], list[str
     Raises:
         LookupError: no task is named.
     """
-    names, manager = _named(tasks)
+    names, manager = _named(tasks, include_path)
     found: list[Media] = []
     problems: dict[str, None] = {}
     with _one_try():
@@ -82,23 +84,25 @@ def examine(tasks: str, limit: int | None = None) -> tuple[list[Media], list[str
     return found, sorted(problems, key=lambda problem: problem != HUB)
 
 
-def check_tasks(tasks: str) -> None:
-    """Check that the harness knows tasks.
+def check_tasks(tasks: str, include_path: str | None = None) -> None:
+    """Check that the harness knows tasks, its own or those of a folder.
 
     Raises:
         LookupError: it does not know one, and the message has near names; or none is named.
     """
-    names, manager = _named(tasks)
+    names, manager = _named(tasks, include_path)
     for name in names:
         if name not in manager.all_tasks:
             raise LookupError(_unknown(name, manager))
 
 
-def _named(tasks: str) -> tuple[list[str], TaskManager]:
+def _named(tasks: str, include_path: str | None) -> tuple[list[str], TaskManager]:
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise LookupError(f"tasks {tasks!r} name no task; `lmms-eval tasks` lists them")
-    return names, TaskManager(verbosity="ERROR")
+    if include_path and not Path(include_path).is_dir():
+        raise LookupError(f"--include_path {include_path} is no folder; give the one that holds the tasks' YAML files")
+    return names, TaskManager(verbosity="ERROR", include_path=include_path)
 
 
 def _unknown(name: str, manager: TaskManager) -> str:

@@ -33,16 +33,21 @@ def task(tmp_path, monkeypatch):
     import lmms_kvtp.harness.preflight as preflight
 
     manager = preflight.TaskManager
-    monkeypatch.setattr(
-        preflight, "TaskManager", lambda **given: manager(**given, include_path=str(tmp_path), include_defaults=False)
-    )
+    monkeypatch.setattr(preflight, "TaskManager", lambda **given: manager(**given, include_defaults=False))
     return gone
 
 
 @pytest.mark.filterwarnings("default")  # the harness and its data sets library warn of their own affairs
 def test_missing_videos_are_listed_and_memory_and_hours_are_told(task, tmp_path, capsys):
     listed = tmp_path / "missing.txt"
-    arguments = ["--tasks", "lookalike_check", "--model_args", "pretrained=tiny,device=cpu,max_frames_num=8"]
+    arguments = [
+        "--tasks",
+        "lookalike_check",
+        "--include_path",
+        str(tmp_path),
+        "--model_args",
+        "pretrained=tiny,device=cpu,max_frames_num=8",
+    ]
     assert main(["check", *arguments, "--missing", str(listed)]) == 1
     shown = capsys.readouterr().out
     assert f"missing: {task}" in shown
@@ -93,20 +98,27 @@ def test_the_embedded_model_comes_with_its_own_encoder():
     assert spec.encoder.endswith("siglip") and spec.parameters < 1e7
 
 
-def problems_of(capsys, tasks: str) -> list[str]:
+def problems_of(capsys, tasks: str, *more: str) -> list[str]:
     """What `check` finds wrong; it ends with status 1."""
-    assert main(["check", "--tasks", tasks, "--model_args", "pretrained=tiny,device=cpu,max_frames_num=8"]) == 1
+    given = ["--model_args", "pretrained=tiny,device=cpu,max_frames_num=8", *more]
+    assert main(["check", "--tasks", tasks, *given]) == 1
     lines = capsys.readouterr().out.splitlines()
     return [line.removeprefix("problem: ") for line in lines if line.startswith(("problem: ", "missing: "))]
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_unknown_task_is_named_with_near_ones(task, capsys):
+def test_an_unknown_task_is_named_with_near_ones(task, tmp_path, capsys):
     near = "no task named 'lookalike_chek'; did you mean lookalike_check?"
-    assert problems_of(capsys, "lookalike_chek,xyz") == [near, "no task named 'xyz'; `lmms-eval tasks` lists them"]
+    assert problems_of(capsys, "lookalike_chek,xyz", "--include_path", str(tmp_path)) == [
+        near,
+        "no task named 'xyz'; `lmms-eval tasks` lists them",
+    ]
     with pytest.raises(SystemExit):
         main(["check", "--tasks", ", ", "--model_args", "pretrained=tiny"])
     assert "tasks ', ' name no task" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["check", "--tasks", "lookalike_check", "--model_args", "pretrained=tiny", "--include_path", "nowhere"])
+    assert "--include_path nowhere is no folder" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -133,7 +145,7 @@ def test_every_problem_of_every_task_is_one_line_and_sound_tasks_are_measured(ta
         (Path.cwd() / f"{name}.yaml").write_text(changed)
     (Path.cwd() / "local.py").write_text("def leave(rows):\n    raise SystemExit('no such\\nvideo')\n")
     (tmp_path / "all.yaml").write_text("group: all_of_them\ntask: [lookalike_gone, lookalike_check, lookalike_exits]\n")
-    told = problems_of(capsys, "lookalike_broken,all_of_them,lookalike_gone,nosuch")
+    told = problems_of(capsys, "lookalike_broken,all_of_them,lookalike_gone,nosuch", "--include_path", str(tmp_path))
     assert len(told) == 5
     assert told[0].startswith("lookalike_broken: ") and "nobody" in told[0]
     assert told[1].startswith("lookalike_gone: data set json is not to be had: ") and told[1].endswith(WAY)
@@ -145,7 +157,7 @@ def test_every_problem_of_every_task_is_one_line_and_sound_tasks_are_measured(ta
         f"missing: {task}",
     ]
     task.write_bytes((task.parent / "clip1.mp4").read_bytes())
-    assert problems_of(capsys, "lookalike_check,nosuch") == told[3:4]
+    assert problems_of(capsys, "lookalike_check,nosuch", "--include_path", str(tmp_path)) == told[3:4]
 
 
 @pytest.mark.filterwarnings("default")

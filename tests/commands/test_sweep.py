@@ -82,9 +82,10 @@ def test_a_pass_that_makes_no_answers_is_an_error_and_the_next_goes_on_from_what
     journal = tmp_path / cell.folder / "journal"
     given = f"pretrained=tiny,scorer=uniform,allocator=uniform,pruner=random,keep_ratio=0.2,journal={journal}"
     with pytest.raises(SweepError, match=f"the pass over the videos made no answers in {tmp_path}"):
-        sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path, 3)
+        sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path, 3, include_path="mine")
     assert json.loads((tmp_path / "cells.json").read_text()) == [given]
-    assert json.loads((tmp_path / "sweep.yaml").read_text())[0]["limit"] == 3
+    [step] = json.loads((tmp_path / "sweep.yaml").read_text())
+    assert (step["limit"], step["include_path"]) == (3, "mine")
     journal.mkdir(parents=True)
     (journal / "20260101_journal_rank0.jsonl").write_text('{"journal": 1}\n{"key": "a"}\n')
     with pytest.raises(SweepError):

@@ -24,10 +24,11 @@ class Harness:
         self.checkpoint = checkpoints.write_tiny(folder / "models" / "random")
         lookalike.write_task(folder / "task", TASK, VIDEOS, QUESTIONS)
 
-    def start(self, name, model="llava_video_kvtp", task=TASK, arguments=""):
+    def start(self, name, model="llava_video_kvtp", task=TASK, arguments="", more=()):
         out = self.folder / name
         command = [sys.executable, "-P", "-m", "lmms_eval", "--model", model, "--tasks", task, "--log_samples"]
         command += ["--output_path", str(out), "--model_args", f"pretrained={self.checkpoint},{METHOD}{arguments}"]
+        command += more
         if task == TASK:
             command += ["--include_path", str(self.folder / "task")]
         home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1"}
@@ -57,7 +58,8 @@ class Harness:
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
     harness = Harness(tmp_path_factory.mktemp("e2e"))
-    whole, killed = harness.start("whole", model="llava_vid_kvtp"), harness.start("killed")
+    cache = ["--use_cache", str(harness.folder / "cache"), "--process-docs-parallel", "2"]
+    whole, killed = harness.start("whole", model="llava_vid_kvtp", more=cache), harness.start("killed")
     try:
         while len(harness.answers("killed")) < 3:
             assert killed.poll() is None, harness.log("killed")[-3000:]
@@ -67,7 +69,8 @@ def harness(tmp_path_factory):
         resumed = harness.start("resumed", arguments=f",resume={harness.folder / 'killed'}")
         assert whole.wait() == 0
         typo = harness.start("typo", task="skvqa_synth_quick", arguments=",prunner=tome")
-        assert resumed.wait() == 0
+        cached = harness.start("cached", model="llava_vid_kvtp", more=cache)
+        assert resumed.wait() == cached.wait() == 0
         typo.wait()
     finally:
         for run in (whole, killed):
@@ -114,6 +117,13 @@ def test_a_resumed_run_ends_like_one_that_was_never_killed(harness):
         harness.results("resumed")["results"][TASK]["kept,none"]
         == harness.results("whole")["results"][TASK]["kept,none"]
     )
+
+
+def test_answers_of_the_harness_s_own_cache_are_the_same_and_have_no_cost_rather_than_none_at_all(harness):
+    whole, cached = harness.samples("whole"), harness.samples("cached")
+    assert {q: s["filtered_resps"] for q, s in cached.items()} == {q: s["filtered_resps"] for q, s in whole.items()}
+    assert {s["kept"] for s in cached.values()} == {-1}  # the task's own word for an answer without cost
+    assert not any((s.get("token_counts") or [None])[0] for s in cached.values())
 
 
 def test_no_finished_answer_is_made_again(harness):
