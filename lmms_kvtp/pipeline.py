@@ -1,11 +1,11 @@
 """Once per question: score the frames, give each a budget, prune, lay out the prompt, generate, and add up the cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import decode_flops, prefill_flops
@@ -28,6 +28,8 @@ class Answer:
     cost: SampleCost
     error: str | None = None
     """Why the sample could not be answered; None when it was."""
+    kept: tuple[Bool[Tensor, "T h w"], ...] = field(default=(), repr=False, compare=False)
+    """Patches of each visual that stand in the prompt, merged ones at their representative; in Python alone."""
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,12 @@ class PackedTokens:
         counts = torch.zeros(self.num_frames, dtype=torch.long, device=self.frame.device)
         return counts.scatter_add_(0, self.frame, torch.ones_like(self.frame))  # bincount would wait for a GPU
 
+    def kept(self) -> Bool[Tensor, "T h w"]:
+        """Tell which cells of each frame's grid have a token here."""
+        kept = torch.zeros(self.num_frames, self.grid[0] * self.grid[1], dtype=torch.bool)
+        kept[self.frame.cpu(), self.patch.cpu()] = True
+        return kept.view(self.num_frames, *self.grid)
+
 
 @dataclass(frozen=True)
 class Prompt:

@@ -1,11 +1,14 @@
 """The Python interface, on a real video file and a whole tiny model."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from helpers.checkpoints import write_tiny
+from PIL import Image
 
 import lmms_kvtp
 from lmms_kvtp import load
@@ -108,3 +111,109 @@ def test_the_package_has_load_without_importing_it_beforehand() -> None:
     assert "load" not in vars(lmms_kvtp)  # tests/house/test_imports.py: importing the package loads nothing heavy
     with pytest.raises(AttributeError, match="module 'lmms_kvtp' has no attribute 'laod'"):
         _ = lmms_kvtp.laod
+
+
+QUESTION = "What color is the star?"
+
+
+def frames_of(count: int = 6) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, 40, 56, 3), dtype=np.uint8)
+
+
+def test_frames_in_memory_are_a_video_whatever_holds_them(model: Model) -> None:
+    array = frames_of()
+    ways = [array, torch.from_numpy(array), [Image.fromarray(frame) for frame in array]]
+    answers = [model.answer(way, QUESTION, "uniform+random", max_new_tokens=6) for way in ways]
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert [answer.cost.num_frames for answer in answers] == [6] * 3
+    for answer in answers:
+        [kept] = answer.kept
+        assert kept.shape == (6, 5, 5) and int(kept.sum()) == answer.cost.tokens_kept == 30
+        assert kept.equal(answers[0].kept[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (frames_of().astype(np.float32), r"float32 of shape \(6, 40, 56, 3\); give uint8 of shape \(T, H, W, 3\)"),
+        (frames_of().transpose(0, 3, 1, 2), r"uint8 of shape \(6, 3, 40, 56\)"),
+        (frames_of()[0], r"shape \(40, 56, 3\)"),
+        (frames_of(0), "has no frames"),
+    ],
+)
+def test_arrays_that_are_no_frames_are_refused(model: Model, wrong: np.ndarray, told: str) -> None:
+    with pytest.raises(VideoError, match=told):
+        model.answer(wrong, QUESTION)
+
+
+def test_methods_are_short_names_too_with_settings_behind_them(model: Model) -> None:
+    assert model.method("kvtp+tome") == model.method("pruner=tome,keep_ratio=0.2")
+    changed = model.method("uniform+tome,keep_ratio=0.4,positions=kept")
+    assert (changed.keep_ratio, changed.positions) == (0.4, "kept")
+    assert changed.describe()["allocator"]["class"].endswith("EqualBudgets")
+    assert model.method(changed) == changed
+    with pytest.raises(LookupError, match="no preset named 'kvpt'"):
+        model.method("kvpt+tome")
+
+
+def test_settings_of_the_answer_are_keywords(model: Model) -> None:
+    both = model.answer(frames_of(), QUESTION, "full", options=GenerationOptions(max_new_tokens=3, seed=1))
+    assert model.answer(frames_of(), QUESTION, "full", max_new_tokens=3).text == both.text
+    assert both.cost.output_tokens <= 3
+    with pytest.raises(LookupError, match="unknown generation setting 'max_tokens'; did you mean max_new_tokens"):
+        model.answer(frames_of(), QUESTION, max_tokens=3)
+
+
+@pytest.mark.parametrize("until", [(), ("e",)])
+def test_pieces_join_to_the_answer(model: Model, until: tuple[str, ...]) -> None:
+    given = {"method": "uniform+random", "max_new_tokens": 24, "until": until}
+    whole = model.answer(frames_of(), QUESTION, **given).text
+    pieces = list(model.stream(frames_of(), QUESTION, **given))
+    assert "".join(pieces) == whole and all(pieces)
+    assert until or len(pieces) > 5
+
+
+def test_who_leaves_a_stream_stops_the_decoding_and_errors_come_through(model: Model) -> None:
+    steps = []
+    hook = model.vlm.layers[0].register_forward_hook(lambda *_: steps.append(1))
+    try:
+        for _ in model.stream(frames_of(), QUESTION, "full", max_new_tokens=400):
+            break
+    finally:
+        hook.remove()
+    assert len(steps) < 300
+    with pytest.raises(VideoError, match="nowhere"):
+        next(model.stream("nowhere.mp4", QUESTION))
+
+
+def test_a_batch_is_its_questions_one_by_one_with_one_encoding_of_each_video(model: Model, video: Path) -> None:
+    twin = video.parent / "other" / video.name  # another video of the same name
+    twin.parent.mkdir(exist_ok=True)
+    with av.open(str(twin), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in frames_of(10):
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.pad(frame, ((4, 4), (4, 4), (0, 0)))), "rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    asked = [(video, QUESTION), (twin, QUESTION), (frames_of(), QUESTION), (video, "Where?")]
+    methods, told = ["uniform+random", {"pruner": "grid", "keep_ratio": "0.4"}], []
+    made = list(model.batch(asked, methods, progress=lambda *count: told.append(count), max_new_tokens=6))
+    assert told == [(number, 8) for number in range(1, 9)]
+    assert {(one.question, one.method) for one in made} == {(q, m) for q in range(4) for m in range(2)}
+    for one in made:
+        alone = model.answer(*asked[one.question], methods[one.method], max_new_tokens=6)
+        assert (one.answer.text, one.answer.cost.tokens_kept) == (alone.text, alone.cost.tokens_kept)
+        assert all(ours.equal(theirs) for ours, theirs in zip(one.answer.kept, alone.kept, strict=True))
+        assert one.answer.cost.questions_on_video == (2 if one.question in (0, 3) else 1)
+
+
+def test_threads_take_turns(model: Model) -> None:
+    """Hooks of a layer pruner must not see another thread's prompt."""
+    ask = [(frames_of(count), f"{QUESTION} {count}", "fastv" if count % 2 else "full") for count in range(3, 11)]
+    alone = [model.answer(*one, max_new_tokens=8) for one in ask]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda one: model.answer(*one, max_new_tokens=8), ask))
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    lengths = [answer.cost.layer_lengths for answer in alone]
+    assert [answer.cost.layer_lengths for answer in together] == lengths

@@ -2,8 +2,9 @@
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -77,6 +78,33 @@ class UntilText(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
+class Listening(StoppingCriteria):
+    """Tells a listener the text so far, of one row, and stops where the listener wants no more."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str], hear: Callable[[str], bool]) -> None:
+        """Take the strings that end an answer, of which no part is told."""
+        self.tokenizer, self.held, self.hear = tokenizer, max(map(len, until), default=0), hear
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
+        """Look at the tokens; transformers calls this behind each one."""
+        text = cast(str, self.tokenizer.decode(input_ids[0], skip_special_tokens=True)).lstrip()
+        done = self.hear(text[: len(text) - self.held].rstrip("\ufffd \n\t"))
+        return torch.full((len(input_ids),), done, device=input_ids.device)
+
+
+_listener: ContextVar[Callable[[str], bool] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(hear: Callable[[str], bool]) -> Iterator[None]:
+    """Tell `hear` the text of an answer that this thread makes, as it grows; it returns True to end the answer."""
+    token = _listener.set(hear)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def now(device: torch.device) -> float:
     """Read the clock, in seconds, once all work given to `device` is done."""
     if device.type == "cuda":
@@ -141,6 +169,8 @@ def decode(
     until = [stop for stop in options.until if stop]
     texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(prompts[0].device)
     devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
+    hear = _listener.get() if len(prompts) == config.num_beams == 1 else None
+    heard = [Listening(tokenizer, until, hear)] if hear else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
     penalty, settled = config.repetition_penalty or 1.0, copy.copy(config)
     penalties = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
@@ -158,7 +188,7 @@ def decode(
             past_key_values=cache,
             generation_config=settled,
             logits_processor=LogitsProcessorList(penalties),
-            stopping_criteria=StoppingCriteriaList([first, *([texts] if texts else [])]),
+            stopping_criteria=StoppingCriteriaList([first, *([texts] if texts else []), *heard]),
         )
     total = now(embeds.device) - first.start
     if prefix:
