@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.allocators.base import BudgetAllocator, check, largest_remainder, whole_frames
+from lmms_kvtp.allocators.base import BudgetAllocator, check, halved, largest_remainder, scaled, whole_frames
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,11 @@ class AdaptiveKeyframes(BudgetAllocator):
         count = ceil(total / capacity)
         if not count:
             return torch.zeros(len(relevance), dtype=torch.int64)
-        scores = relevance.double().cpu() - relevance.double().min().cpu()
-        scores = scores / (float(scores.max()) or 1.0)
-        parts = self._parts(scores, 0, len(scores), count, 0)
+        scores = scaled(relevance)
+        parts = halved(scores, count, self.threshold, self.depth, lambda n, h: n == 1 or count < 2 ** (h + 1))
         weights = torch.tensor([0.5**halvings for _, _, halvings in parts])
         lengths = torch.tensor([stop - start for start, stop, _ in parts])
         shares = largest_remainder(weights, count, lengths).tolist()
         chosen = [whole_frames(scores[a:b], share, 1) for (a, b, _), share in zip(parts, shares, strict=True)]
         kept = torch.cat(chosen) > 0
         return whole_frames(scores.masked_fill(~kept, -1), total, capacity)
-
-    def _parts(
-        self, scores: Float[Tensor, " T"], start: int, stop: int, count: int, halvings: int
-    ) -> list[tuple[int, int, int]]:
-        """Find start, stop and number of halvings of each part that is not halved further."""
-        part = scores[start:stop]
-        peak = float(part.topk(min(count, len(part))).values.mean() - part.mean())
-        if peak > self.threshold or halvings == self.depth or len(part) == 1 or count < 2 ** (halvings + 1):
-            return [(start, stop, halvings)]
-        middle = (start + stop) // 2
-        first = self._parts(scores, start, middle, count, halvings + 1)
-        return first + self._parts(scores, middle, stop, count, halvings + 1)

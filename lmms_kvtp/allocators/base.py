@@ -1,6 +1,7 @@
 """Interface of budget allocators, and the exact rounding that they share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -132,3 +133,42 @@ def _water_fill(weights: np.ndarray, total: int, caps: np.ndarray, floors: np.nd
         rest -= shares[frames].sum()
         moving[frames] = False
     return shares
+
+
+def scaled(relevance: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
+    """Relevance in [0, 1] over the video, in float64 on the CPU; zeros where all frames are alike."""
+    above = relevance.double().cpu() - relevance.double().min().cpu()
+    return above / (float(above.max()) or 1.0)
+
+
+def halved(
+    scores: Float[Tensor, " T"],
+    count: int,
+    threshold: float,
+    depth: int,
+    small: Callable[[int, int], bool],
+    start: int = 0,
+    halvings: int = 0,
+) -> list[tuple[int, int, int]]:
+    """Halve a video until relevance peaks in a part (AKS, arXiv 2502.21271, section 3).
+
+    Args:
+        scores: of the frames, in [0, 1].
+        count: frames to keep in the whole video.
+        threshold: excess of a part's `count` top frames over its mean, above which it stays whole.
+        depth: largest number of halvings.
+        small: whether a part of so many frames and halvings stays whole in any case.
+        start: first frame of `scores` in the video.
+        halvings: so far.
+
+    Returns:
+        Start, stop and number of halvings of each part, in order.
+    """
+    peak = float(scores.topk(min(count, len(scores))).values.mean() - scores.mean())
+    if peak > threshold or halvings == depth or small(len(scores), halvings):
+        return [(start, start + len(scores), halvings)]
+    middle = len(scores) // 2
+    return [
+        *halved(scores[:middle], count, threshold, depth, small, start, halvings + 1),
+        *halved(scores[middle:], count, threshold, depth, small, start + middle, halvings + 1),
+    ]

@@ -92,8 +92,8 @@ def test_relevance_that_is_not_finite_is_refused_with_the_frame(cls, bad):
 
 @every
 def test_relevance_counts_exactly_where_that_is_declared(cls):
-    relevance = torch.tensor([0.0, 9.0, 1.0, 2.0, 3.0, 5.0])
-    differ = not torch.equal(cls().allocate(relevance, 20, 10), cls().allocate(relevance.flip(0), 20, 10))
+    relevance = torch.tensor([0.0, 9.0, 1.0, 2.0, 3.0, 5.0]).repeat(12)  # AKS's release loses less than 32 frames
+    differ = not torch.equal(cls().allocate(relevance, 400, 10), cls().allocate(relevance.flip(0), 400, 10))
     assert differ == cls.query_aware
 
 

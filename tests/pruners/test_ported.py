@@ -9,6 +9,7 @@ import torch
 from helpers.official import cases, official
 
 from lmms_kvtp.allocators.aks import AdaptiveKeyframes
+from lmms_kvtp.allocators.aks_release import AdaptiveKeyframesRelease
 from lmms_kvtp.allocators.uniform import EqualBudgets
 from lmms_kvtp.allocators.vcast import VCastBudgets
 from lmms_kvtp.allocators.vidcom2 import VidCom2Budgets
@@ -124,9 +125,11 @@ def test_aks_keeps_the_release_s_frames_and_gives_those_that_it_loses_to_other_p
     kept = golden(f"{case}/out/kept").tolist()
     assert len(found) == facts["num"] and set(kept) <= set(found)
     assert found == kept or case in ("random", "loses_frames")  # 64 of 72 frames and 0 of 20 in the release
+    released = AdaptiveKeyframesRelease(threshold=facts["t1"], depth=facts["depth"])
+    assert torch.nonzero(released.allocate(score, 10 * facts["num"], 10)).flatten().tolist() == kept
 
 
-def aks_release(scores: list[float], num: int, threshold: float, depth: int) -> list[int]:
+def slow_aks(scores: list[float], num: int, threshold: float, depth: int) -> list[int]:
     """The recorded algorithm, part by part."""
     low, high = min(scores), max(scores)
     scaled, parts, kept = [(score - low) / (high - low) for score in scores], [(0, len(scores), 0)], []
@@ -149,10 +152,12 @@ def test_aks_never_loses_a_frame_of_the_release(seed):
     frames, num = 20 + 7 * seed, 5 + 3 * (seed % 13)
     scores = torch.rand(frames, generator=draw, dtype=torch.float64) ** (1 + seed % 9)
     depth, threshold = seed % 6, 0.2 + 0.1 * (seed % 7)
-    kept = aks_release(scores.tolist(), min(num, frames), threshold, depth)
+    kept = slow_aks(scores.tolist(), min(num, frames), threshold, depth)
     allocator = AdaptiveKeyframes(threshold=threshold, depth=depth)
     found = torch.nonzero(allocator.allocate(scores, 3 * min(num, frames), 3)).flatten().tolist()
     assert len(found) == min(num, frames) and set(kept) <= set(found)
+    released = AdaptiveKeyframesRelease(threshold=threshold, depth=depth).allocate(scores, 3 * min(num, frames), 3)
+    assert torch.nonzero(released).flatten().tolist() == kept
 
 
 @case_of("vidcom2")
