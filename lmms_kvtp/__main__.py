@@ -6,7 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import NoReturn
+
+from lmms_kvtp import __version__
 
 COMMANDS = {
     "list": ("lmms_kvtp.commands.list", "show every component with its paper and what it reads"),
@@ -41,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit code. Bad input ends in one clear line, not in a traceback."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     parser = Parser(prog="lmms-kvtp", description="KVTP and other video-token pruners for lmms-eval.")
+    names = ("lmms_eval", "torch", "transformers", "decord", "av")
+    found = ", ".join(f"{name} {version(name)}" for name in names if find_spec(name))
+    told = f"lmms-kvtp {__version__}, python {sys.version.split()[0]}, {found}"
+    parser.add_argument("--version", action="version", version=told, help="versions that a report of a bug needs")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in arguments if not a.startswith("-")), None)
     for name, (module, text) in COMMANDS.items():

@@ -1,9 +1,11 @@
 """The command line."""
 
 import os
+from importlib.metadata import version
 
 import pytest
 
+import lmms_kvtp
 from lmms_kvtp.__main__ import COMMANDS, main
 from lmms_kvtp.method import PARTS, names_of
 
@@ -39,6 +41,14 @@ def test_every_command_has_help(name, capsys):
         main([name, "--help"])
     assert stopped.value.code == 0
     assert COMMANDS[name][1] in " ".join(capsys.readouterr().out.split())
+
+
+def test_versions_are_told(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    assert told.startswith(f"lmms-kvtp {lmms_kvtp.__version__}, python 3") and f"torch {version('torch')}" in told
 
 
 def test_an_unknown_command_is_refused(capsys):
