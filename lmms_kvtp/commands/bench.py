@@ -45,11 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run what was asked for, and write the table.
+    """Run what was asked for, and write the table; OSError where a journal cannot be read.
 
-    Raises:
-        ValueError: not one source of answers, no answers, or answers of a sweep, whose seconds are not of one method.
-        OSError: a journal cannot be read.
+    ValueError where not one source of answers is named, it has none, or they are a sweep's, whose seconds are shared.
     """
     sources = {
         "JOURNAL": arguments.journal,

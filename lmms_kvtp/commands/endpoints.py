@@ -60,11 +60,7 @@ def _opener(arguments: Namespace, names: Sequence[str], store: Store) -> Opener:
 
 
 def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
-    """Read the settings of `skvqa build`; nothing is loaded yet.
-
-    Raises:
-        ValueError: a name is unknown, or parts do not go together.
-    """
+    """Read the settings of `skvqa build`, and load nothing; ValueError where a name is unknown or parts do not fit."""
     from lmms_kvtp.skvqa_build.build import IndexSettings
 
     opener = _opener(arguments, [arguments.captioner, arguments.scorer, arguments.refiner], store)
@@ -81,11 +77,7 @@ def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
 
 
 def choose_refiner(arguments: Namespace, store: Store) -> ChatModel | None:
-    """Open what --refiner names, on an account of its own; None for fixed rules.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
+    """Open what --refiner names, on an account of its own; None for fixed rules. ValueError where it is unknown."""
     return _refiner(arguments.refiner, _opener(arguments, [arguments.refiner], store))
 
 
@@ -134,11 +126,7 @@ def _scorer(name: str, captioner: ChatModel | None, opener: Opener, one_by_one: 
 
 
 def prices_of(arguments: Namespace) -> Prices:
-    """Read prices and budget.
-
-    Raises:
-        ValueError: there is a budget and no price.
-    """
+    """Read prices and budget; ValueError where there is a budget and no price."""
     return Prices(arguments.price_input, arguments.price_output, arguments.budget)
 
 

@@ -46,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write lines that fit the terminal; a page gets Markdown tables.
-
-    Raises:
-        LookupError: there is no such component; with near matches.
-    """
+    """Write lines that fit the terminal, or tables into a page; LookupError has near matches of an unknown name."""
     if arguments.into:
         write_between(arguments.into, components(), MARKER)
         return 0

@@ -59,8 +59,7 @@ def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example
         folder: where a model's refinements are kept.
 
     Raises:
-        ValueError: neither or both of --index and --synthetic are given, the index is damaged, or the refiner cannot
-            be used.
+        ValueError: not one of --index and --synthetic is given, the index is damaged, or the refiner cannot be used.
     """
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")
@@ -94,8 +93,7 @@ def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Exampl
 def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Split by video into the larger part and `share` of the videos, at least one.
 
-    Raises:
-        ValueError: there are fewer than two videos, or `share` is not one.
+    ValueError where there are fewer than two videos, or `share` is not one.
     """
     if not 0 < share < 1:
         raise ValueError(f"validation={share} is outside (0, 1); it is the share of the videos, such as 0.1")

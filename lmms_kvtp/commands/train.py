@@ -55,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Train what was named.
-
-    Raises:
-        ValueError: an argument does not fit, or training broke off because a loss was not finite.
-    """
+    """Train what was named; ValueError where an argument does not fit, or a loss was not finite."""
     {"tiny": _train_tiny, "predictor": _train_predictor}[arguments.target](arguments)
     return 0
 

@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
 def write_pictures(
     vlm: "VideoVLM", methods: "Mapping[str, Method]", video: "Video", name: str, question: str, out: Path, show: int
 ) -> "list[MethodPicture]":
-    """Ask a question with every method, and write page and PNG.
+    """Ask a question with every method, and write page and PNG into `out`.
 
     Args:
         vlm: the model.
@@ -62,7 +62,7 @@ def write_pictures(
         video: what is asked about.
         name: of the video.
         question: all of the text that the model gets.
-        out: folder for both files.
+        out: folder.
         show: frames in the pictures.
     """
     from lmms_kvtp.questions import Question, refine

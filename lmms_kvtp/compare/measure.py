@@ -42,15 +42,11 @@ class FileQuestion:
 
 
 def read(path: Path) -> list[FileQuestion]:
-    """Read the file, and make sure that every video is there before any model loads.
+    """Read a file of questions, and make sure that every video is there before any model loads.
 
-    Args:
-        path: one JSON object in each line, with `video` (a path, from the file's folder if relative), `question` (all
-            of the text that the model gets) and, where known, `answer`. Empty lines are skipped.
-
-    Raises:
-        ValueError: a line is not a question, or there is no line at all; the message names it.
-        FileNotFoundError: videos are missing; the message lists some.
+    Each line is a JSON object with `video` (a path, from the file's folder if relative), `question` (all of the text
+    that the model gets) and, where known, `answer`; empty lines are skipped. ValueError names a line that is not, or
+    that there is none; FileNotFoundError lists missing videos.
     """
     asked = [_question_of(path, number, line) for number, line in text_lines(path)]
     if not asked:

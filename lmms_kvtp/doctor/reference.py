@@ -109,15 +109,8 @@ def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: st
     """Compare a model's logits, without pruning, with every reference there is for it.
 
     A model that runs LLaVA-NeXT's package (`backend=llava`) is itself the reference, for our own modules, which load
-    the checkpoint once more.
-
-    Args:
-        vlm: the model; transformers' class shares its weights.
-        frames: frames of the prompt; None for random ones.
-        question: about the frames.
-
-    Raises:
-        ValueError: the model is split over devices.
+    the checkpoint once more. Without `frames`, the prompt has random ones. ValueError where the model is split over
+    devices.
     """
     against = _of_package if vlm.options.backend == "llava" else _of_transformers
     checks = [against(vlm, frames or _noise(), question)]

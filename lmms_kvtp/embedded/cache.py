@@ -63,11 +63,7 @@ def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -
 
 
 def video(split: str, seed: int) -> Path:
-    """Find one video, and make it if need be.
-
-    Raises:
-        CacheError: the folder is read-only, full or no folder.
-    """
+    """Find one video, and make it if need be; raises as `ensure` does."""
     (path,) = ensure(split, [seed]).values()
     return path
 
@@ -75,8 +71,7 @@ def video(split: str, seed: int) -> Path:
 def prepare(num_videos: int) -> None:
     """Create the folder, and sweep what crashed processes left, before `num_videos` are written to it.
 
-    Raises:
-        CacheError: the folder cannot be created or written.
+    CacheError where the folder cannot be created or written.
     """
     try:
         folder().mkdir(parents=True, exist_ok=True)

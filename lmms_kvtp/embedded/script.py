@@ -94,14 +94,8 @@ def sampled_times(script: Script, limit: int = MAX_FRAMES) -> list[float]:
 def write_script(seed: int, split: str = "test") -> Script:
     """Invent video number `seed` of a split, which never changes, on no machine.
 
-    `RandomState` is used because numpy freezes its stream, which it does not for the newer `Generator`.
-
-    Args:
-        seed: 0 or more; names the video within its split.
-        split: train, val, test or sealed; their random streams are separate.
-
-    Raises:
-        ValueError: unknown split or negative seed.
+    `RandomState` is used because numpy freezes its stream, which it does not for the newer `Generator`. The random
+    streams of the splits, train, val, test and sealed, are separate. ValueError for another split or a negative seed.
     """
     if split not in SPLITS:
         raise ValueError(f"no split named {split!r}; available: {', '.join(SPLITS)}")

@@ -15,8 +15,7 @@ Field = npt.NDArray[np.float64]
 def texture(place: str, seed: int) -> npt.NDArray[np.float32]:
     """Paint the background of a shot, 0-255, [96, 96, 3], read-only; the seed moves details and shifts the light.
 
-    Raises:
-        ValueError: unknown place.
+    ValueError where the place is unknown.
     """
     if place not in _PAINTERS:
         raise ValueError(f"no place named {place!r}; available: {', '.join(PLACES)}")

@@ -98,9 +98,7 @@ HUB = {
 def find_spec(name: str) -> Spec:
     """Sizes of a released model by short name or hub id, of a checkpoint's folder, or of `tiny`, the embedded model.
 
-    Raises:
-        LookupError: the name is none of these; the message lists near matches.
-        CheckpointError: the folder holds another kind of model.
+    LookupError has near matches of a name that is none of these, CheckpointError is of another kind of model.
     """
     models = known()
     short = HUB.get(name, name)

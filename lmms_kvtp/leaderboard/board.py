@@ -73,15 +73,12 @@ class Board:
 
 
 def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
-    """Put together the runs that can be compared.
+    """Put together the runs that can be compared; ValueError where none is left.
 
     Args:
         runs: that are being read.
         gates: what the doctor found.
         allow: names in ALLOW of what may differ within a column.
-
-    Raises:
-        ValueError: no run is left.
     """
     scored, unread = _scored(runs)
     kept, refused = [], []
@@ -160,13 +157,7 @@ def _scored(runs: PendingRuns) -> tuple[list[ScoredRun], list[LeftOut]]:
 def comparable(
     column: Sequence[ScoredRun], gates: Sequence[GateRecord], allow: Collection[str]
 ) -> tuple[list[ScoredRun], list[LeftOut]]:
-    """Runs of one task that agree with the unpruned model, or else with most of them; and the others, with reasons.
-
-    Args:
-        column: all runs of the task.
-        gates: what the doctor found.
-        allow: names in ALLOW of what may differ.
-    """
+    """Runs of one task that agree with the unpruned model, or else with most of them; and the others, with reasons."""
     bases = [one for one in column if one.provenance.unpruned] or list(column)
     kept, refused = list(column), []
     for name, meaning in FACETS.items():

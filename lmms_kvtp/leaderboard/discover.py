@@ -40,8 +40,7 @@ class LeftOut:
 def discover(folders: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
     """Find all runs; of several runs of one method in one folder, only the newest.
 
-    Raises:
-        FileNotFoundError: a folder does not exist, or there is no results file in any of them.
+    FileNotFoundError where a folder does not exist, or there is no results file in any of them.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -119,11 +118,7 @@ class RunSummary:
 
 
 def summarize(samples: SampleFile) -> RunSummary:
-    """Read a sample file, and average its costs.
-
-    Raises:
-        ValueError: the file is empty, or a line is not a sample; the message names it.
-    """
+    """Read a sample file and average its costs; ValueError names a file that is empty, or a line that is no sample."""
     run = read_samples(samples.path, samples.name, samples.task, samples.config)
     if not run.answers:
         raise ValueError(f"{samples.path} holds no sample")
@@ -161,9 +156,7 @@ SHARE = 32 * 2**20
 def pending_summaries(files: Sequence[SampleFile], processes: int) -> Iterator[list[Callable[[], RunSummary]]]:
     """For each file a function that returns what `summarize` returns for it, or raises what that raises.
 
-    Args:
-        files: in any order.
-        processes: at most so many; fewer where there is little to read, and no other process for a few files.
+    It takes at most `processes`; fewer where there is little to read, and no other process for a few files.
     """
     count = min(processes, len(files), sum(file.path.stat().st_size for file in files) // SHARE)
     with _no_collection():

@@ -84,8 +84,7 @@ class Provenance:
 def provenance(results: Mapping[str, Any]) -> Provenance:
     """Read a results file; a run of a model that is not ours is labeled by its id and arguments.
 
-    Raises:
-        ValueError: the file is not a results file of the harness.
+    ValueError where the file is not a results file of the harness.
     """
     config = results.get("config")
     if not isinstance(config, Mapping) or not isinstance(results.get("results"), Mapping):

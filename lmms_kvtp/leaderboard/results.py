@@ -110,12 +110,9 @@ def file_name(row: Row, found: TaskScore) -> str:
 
 
 def regressions(board: Board, folder: Path) -> list[str]:
-    """Rows that are worse than what `folder` holds of them, each in one line.
+    """Rows that are worse than what `folder` holds of them, each in one line; ValueError names a damaged file.
 
     Both times the same questions were answered, so the stored standard error is an upper bound for the paired noise.
-
-    Raises:
-        ValueError: a stored file is damaged; the message names it.
     """
     worse = []
     for row in board.rows:

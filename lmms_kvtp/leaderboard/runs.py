@@ -92,10 +92,10 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
 
 
 def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Run:
-    """Read the sample file of one task.
+    """Read the sample file of one task: the harness's `*_samples_*.jsonl`.
 
     Args:
-        path: the harness's `*_samples_*.jsonl`.
+        path: the file.
         name: of the run.
         task: its name.
         config: the harness's results file.
@@ -182,11 +182,7 @@ def score(row: Mapping[str, Any], fields: SampleFields) -> float:
     """The score of a sample, in [0, 1].
 
     It stands at the top of the row, or else in the first metric's item that is or has a number, or that has an answer
-    beside the right one.
-
-    Raises:
-        KeyError: there is no score.
-        ValueError: it is NaN or outside [0, 1].
+    beside the right one. KeyError where there is none, ValueError where it is NaN or outside [0, 1].
     """
     for found in _scores(row, fields):
         if not 0 <= found <= 1:  # NaN, too

@@ -75,11 +75,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], baseline: Run) -> list[Comparison]:
-    """Compare runs with a baseline, correcting for their number.
-
-    Raises:
-        ValueError: a run did not answer the baseline's questions, or lacks a score.
-    """
+    """Compare runs with a baseline, correcting for their number; raises as `difference` does."""
     found = [_compare(run, baseline) for run in runs]
     corrected = holm([comparison.p_value for comparison in found])
     return [replace(comparison, p_corrected=p) for comparison, p in zip(found, corrected, strict=True)]

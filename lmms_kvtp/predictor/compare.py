@@ -81,14 +81,13 @@ def oracle(untuned: Siglip) -> Candidate:
 def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: Mapping[str, Any]) -> Candidate:
     """Load a predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
 
+    ValueError where there is no such predictor, or a shared one and no model.
+
     Args:
         checkpoint: as `predictor=` names it.
         untuned: SigLIP that reads frames for a slim predictor.
         vlm: model whose tower reads frames for a shared predictor.
         settings: fields of `KVTP` that win over the checkpoint's.
-
-    Raises:
-        ValueError: there is no such predictor, or a shared one and no model.
     """
     found = find_predictor(checkpoint, "checkpoint")
     if found.form == "shared":
@@ -132,19 +131,15 @@ def measure_candidates(
     folder: Path,
     temperatures: Sequence[float] = (2.0,),
 ) -> dict[float, dict[str, CandidateResults]]:
-    """Measure every candidate on every question; each is scored once for all temperatures.
+    """Measure every candidate on every question, by temperature; each is scored once for all temperatures.
+
+    Videos that cannot be used are left out, with a warning. ValueError where no question has key frames.
 
     Args:
         candidates: by the name of their row.
-        examples: videos that cannot be used are left out, with a warning.
+        examples: the videos.
         folder: of the feature cache.
         temperatures: of the allocation, for `budget_share`, `sparsity` and `calibration`.
-
-    Returns:
-        For each temperature, the results of each candidate.
-
-    Raises:
-        ValueError: no question has key frames.
     """
     outcomes = {temperature: {name: CandidateResults() for name in candidates} for temperature in temperatures}
     for name, candidate in candidates.items():

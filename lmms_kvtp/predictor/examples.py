@@ -169,14 +169,9 @@ class FrameCountError(ValueError):
 
 
 def labels_of(example: Example, times: Float[Tensor, " T"]) -> Float[Tensor, "q T"]:
-    """Give each frame its relevance to each question, 0 to 5.
+    """Give each frame, at `times` in seconds, its relevance to each question, 0 to 5.
 
-    Args:
-        example: questions with spans or clip scores.
-        times: seconds of the frames.
-
-    Raises:
-        FrameCountError: there are scores of another number of frames.
+    FrameCountError where there are scores of another number of frames.
     """
     rows = []
     for question, clips in zip(example.questions, example.clips or [None] * len(example.questions), strict=True):

@@ -122,11 +122,7 @@ class CachedVideo:
     """Seconds of the frames."""
 
     def labels(self) -> Float[Tensor, "q T"]:
-        """Relevance of each frame to each question.
-
-        Raises:
-            FrameCountError: a question has scores of another number of frames.
-        """
+        """Relevance of each frame to each question; raises as `labels_of` does."""
         return labels_of(self.example, self.times)
 
 

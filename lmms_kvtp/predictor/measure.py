@@ -23,21 +23,13 @@ Array = npt.NDArray[np.float64]
 def measure_scores(
     scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperature: float = 2.0
 ) -> dict[str, float]:
-    """Compare the scores of one question with its labels.
+    """Compare the scores of one question with its labels; ValueError where these are all equal, so that none is key.
 
     Key frames are those above the mean label. auroc: how often a key frame is above another frame, ties half.
     average_precision and ndcg: of the ranking; gains are the labels, ties share their places. recall: key frames among
-    the best fifth, over as many as fit there. budget_share: tokens of key frames at a keep ratio of a fifth,
-    over all kept tokens. sparsity: largest over mean frame rate, eq. 1. calibration: divergence (nats) of the rates
-    from those that the labels give at temperature 1, as an index has them; 0 where they agree.
-
-    Args:
-        scores: of the predictor.
-        labels: not all equal.
-        temperature: of the allocation.
-
-    Raises:
-        ValueError: all labels are equal, so that there are no key frames.
+    the best fifth, over as many as fit there. budget_share: tokens of key frames at a keep ratio of a fifth and this
+    temperature, over all kept tokens. sparsity: largest over mean frame rate, eq. 1. calibration: divergence (nats) of
+    the rates from those that the labels give at temperature 1, as an index has them; 0 where they agree.
     """
     key = (labels > labels.mean()).numpy()
     if not key.any():

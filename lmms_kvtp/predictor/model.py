@@ -112,8 +112,7 @@ class Predictor(nn.Module):
     def forward(self, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
         """Compute the mean loss over all questions.
 
-        Raises:
-            FloatingPointError: the loss is not finite, here or in another process; no parameter has been changed by it.
+        FloatingPointError where it is not finite, here or in another process; no parameter has been changed by it.
         """
         losses = [
             self.objective(logits, labels)

@@ -89,8 +89,7 @@ class Recipe:
 def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
     """Find the newest epoch of a run with the same recipe in `out`, and note the recipe there.
 
-    Raises:
-        ValueError: the folder holds a run of another recipe.
+    ValueError where the folder holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
     note, wanted = out / RECIPE, recipe.plain()

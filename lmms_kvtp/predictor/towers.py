@@ -122,11 +122,7 @@ class SiglipTowers(Towers):
             (folder / processor.name).write_bytes(processor.read_bytes())
 
     def save_slim(self, folder: Path) -> None:
-        """Write the text side, for `scorer.checkpoint`.
-
-        Raises:
-            ValueError: the vision tower was trained, too.
-        """
+        """Write the text side, for `scorer.checkpoint`; ValueError where the vision tower was trained, too."""
         if self.parts == "all":
             raise ValueError("a predictor whose vision tower was trained has no slim form; use its folder")
         self._save_slim_text(folder)
@@ -138,8 +134,7 @@ class SharedTowers(Towers):
     def __init__(self, vlm: LlavaVideo, encoder: Siglip, parts: Parts = "text") -> None:
         """Start from the SigLIP's text tower, and from its pooling head where that is of the tower's width.
 
-        Raises:
-            ValueError: the model's own tower is to be trained.
+        ValueError where the model's own tower is to be trained.
         """
         super().__init__()
         if parts == "all":

@@ -140,11 +140,7 @@ class FiniteGradients(TrainerCallback):
     """Stops the run before an update writes infinities or NaN into the weights."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check every gradient.
-
-        Raises:
-            FloatingPointError: one is not finite.
-        """
+        """Check every gradient; FloatingPointError where one is not finite."""
         for name, parameter in kwargs["model"].named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 raise FloatingPointError(f"the gradient of {name} is not finite; lower the learning rate")
@@ -220,11 +216,7 @@ def checkpoint_layers(towers: torch.nn.Module) -> None:
 
 
 def _go_back(model: Predictor, out: Path, recipe: Recipe, error: FloatingPointError) -> FloatingPointError:
-    """Load the last finished epoch into the model, and say so.
-
-    Raises:
-        FloatingPointError: there is none.
-    """
+    """Load the last finished epoch into the model, and say so; FloatingPointError where there is none."""
     last = last_checkpoint(out, recipe)
     if last is None:
         raise FloatingPointError(f"{error}; no epoch was finished, so nothing was written") from error

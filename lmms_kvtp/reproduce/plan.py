@@ -61,11 +61,7 @@ class Places:
 
 
 def plan(target: str, places: Places) -> Plan:
-    """The commands of one target.
-
-    Raises:
-        KeyError: there is no such target.
-    """
+    """The commands of one target; KeyError where there is no such target."""
     return PLANS[target](places)
 
 
@@ -186,8 +182,7 @@ def _run(
 def beside(plan: Plan) -> str:
     """A Markdown table: for each run of a plan and each subset, the figure here (stock parser) beside the paper's.
 
-    Raises:
-        ValueError: a folder holds something else than results; the message names file and line.
+    ValueError names file and line where a folder holds something else than results.
     """
     whats = ("paper", "here", "difference")
     header = ["row", *(f"{task}, {what}" for task in HARNESS_TASKS for what in whats), "tokens"]

@@ -38,11 +38,9 @@ class SourceQuestion:
 
 
 def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
-    """Read all questions of a data set.
+    """Read all questions of a data set; TableError where a file cannot be read.
 
-    Raises:
-        LayoutError: a field is missing or empty, a question occurs twice, or there is none.
-        TableError: a file cannot be read.
+    LayoutError where a field is missing or empty, a question occurs twice, or there is none.
     """
     layout, found = LAYOUTS[dataset], []
     for file, number, row in read_rows(annotations):

@@ -23,11 +23,7 @@ class Criteria:
     min_frames: int = MIN_FRAMES
 
     def __post_init__(self) -> None:
-        """Refuse values that no question could fail or meet.
-
-        Raises:
-            ValueError: a value is out of range.
-        """
+        """Refuse values that no question could fail or meet, by ValueError."""
         if not self.beta >= 0:
             raise ValueError(f"beta={self.beta} must be 0 or more; sparsity is 1 where all frames are equal")
         if self.min_frames < 0:
@@ -48,10 +44,8 @@ class Criteria:
     def check_training(self, line: Mapping[str, Any]) -> None:
         """Refuse a line of an index that no predictor may learn from: data sets for evaluation exclude training.
 
-        A line without a split is of the user's own data, and is taken.
-
-        Raises:
-            ValueError: it is for evaluation, or misses a criterion; the message has the way out.
+        A line without a split is of the user's own data, and is taken. ValueError where it is for evaluation, or misses
+        a criterion; the message has the way out.
         """
         sparsity, frames = line.get("sparsity", self.beta), line.get("num_frames", self.min_frames)
         reasons = {

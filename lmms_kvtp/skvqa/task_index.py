@@ -49,9 +49,7 @@ def cache_folder() -> Path:
 def locate_index(dataset: str) -> Path:
     """Find the index file of a data set.
 
-    Raises:
-        NoIndexError: there is none.
-        FileNotFoundError: the setting names a place without one.
+    NoIndexError where there is none, FileNotFoundError where the setting names a place without one.
     """
     setting = os.environ.get(VARIABLE, "").strip()
     if setting:
@@ -63,14 +61,7 @@ def locate_index(dataset: str) -> Path:
 
 
 def task_entries(dataset: str) -> Mapping[str, Entry]:
-    """Read the data set's entries by question id, wherever its index lies.
-
-    Raises:
-        NoIndexError: there is no index.
-        FileNotFoundError: the setting names a place without one.
-        IndexFileError: a line is damaged or of another schema, or the file is of another data set.
-        ValueError: as `on_scale`.
-    """
+    """Read the data set's entries by question id; raises as `locate_index`, `read_entries` and `on_scale`."""
     path = locate_index(dataset)
     return _load(path, path.stat().st_mtime, dataset)
 
@@ -87,12 +78,9 @@ def index_digest(dataset: str) -> str:
 
 
 def install_index(index: Path) -> list[Path]:
-    """Check an index and copy it to the cache, one file for each data set; returns these files.
+    """Check an index and copy it to the cache; returns its files there, one for each data set.
 
-    Raises:
-        IndexFileError: it is damaged.
-        ValueError: as `on_scale`.
-        FileNotFoundError: there is none.
+    Raises as `index_files`, `read_entries` and `on_scale`.
     """
     found = [entry for path in index_files(index) for entry in on_scale(read_entries(path), path)]
     written = []
@@ -152,20 +140,12 @@ def _from_hub(setting: str, dataset: str) -> Path:
 
 
 def task_criteria() -> Criteria:
-    """Read beta and the least number of frames from the environment.
-
-    Raises:
-        ValueError: a variable holds no number, or one that is out of range.
-    """
+    """Read beta and the least number of frames from the environment; ValueError for no number, or out of range."""
     return Criteria(_number(BETA_VARIABLE, BETA), int(_number(FRAMES_VARIABLE, float(MIN_FRAMES))))
 
 
 def ignore_missing() -> bool:
-    """Tell whether missing videos are left to the model.
-
-    Raises:
-        ValueError: the variable holds another word.
-    """
+    """Tell whether missing videos are left to the model; ValueError where the variable holds another word."""
     word = os.environ.get(MISSING_VARIABLE, "error")
     if word not in ("error", "ignore"):
         raise ValueError(f"{MISSING_VARIABLE}={word!r}: wanted error or ignore")

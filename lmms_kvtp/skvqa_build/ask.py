@@ -30,11 +30,7 @@ class AnswerError(ValueError):
 
 
 def read_caption(text: str) -> str:
-    """Read a caption, any text in any language, and even out its white space.
-
-    Raises:
-        AnswerError: there is none.
-    """
+    """Read a caption, any text in any language, and even out its white space; AnswerError where there is none."""
     caption = " ".join(text.split())
     if not caption:
         raise AnswerError("it is empty")
@@ -42,11 +38,7 @@ def read_caption(text: str) -> str:
 
 
 def read_refined(text: str) -> str:
-    """Read a refined question.
-
-    Raises:
-        AnswerError: the answer is not `{"question": "..."}`, or its text is empty or too long.
-    """
+    """Read `{"question": "..."}`; AnswerError where it is not that, or the text is empty or too long."""
     found = _json(text, "question")
     if not isinstance(found, str):
         raise AnswerError(f'"question" is {type(found).__name__}, not text')
@@ -60,15 +52,10 @@ def read_refined(text: str) -> str:
 
 
 def read_scores(text: str, bounds: Sequence[tuple[int, int]]) -> tuple[float, ...]:
-    """Read the score of each clip.
+    """Read the score of each clip; `bounds` are its first and last frames.
 
-    Args:
-        text: the answer.
-        bounds: first and last frame of each clip.
-
-    Raises:
-        AnswerError: the answer is neither `{"scores": {"0-7": 3, ...}}` nor, in the paper's form, `{[0,7]:3, ...}`,
-            with every clip once, no other, and whole numbers from 0 to 5.
+    AnswerError where the answer is neither `{"scores": {"0-7": 3, ...}}` nor, in the paper's form, `{[0,7]:3, ...}`,
+    with every clip once, no other, and whole numbers from 0 to 5.
     """
     if _PAPER.fullmatch(text.strip()):
         found: Any = _unique([(f"{first}-{last}", int(score)) for first, last, score in _PAIR.findall(text)])
@@ -129,7 +116,7 @@ class Answered(Generic[A]):
 def ask_all(
     chat: ChatModel, store: Store, requests: Iterable[ChatRequest], parse: Callable[[ChatRequest, str], A]
 ) -> Answered[A]:
-    """Have all requests answered, by the store where it can.
+    """Have all requests answered, by the store where it can; raises as `ChatModel.complete`, and StoreError.
 
     An answer that `parse` refuses is sent back once with the reason; refused again, the request counts as failed.
 
@@ -138,11 +125,6 @@ def ask_all(
         store: of finished calls.
         requests: with subjects that are all different.
         parse: reads an answer; raises AnswerError.
-
-    Raises:
-        ChatError: the model cannot be used at all.
-        BudgetError: the budget is spent.
-        StoreError: the store cannot be written.
     """
     answers: dict[str, A] = {}
     failures: list[Failure] = []

@@ -39,11 +39,7 @@ class IndexSettings:
     temperature: float = TEMPERATURE
 
     def __post_init__(self) -> None:
-        """Refuse a scorer of captions without a captioner.
-
-        Raises:
-            ValueError: the scorer reads captions, and there is no captioner.
-        """
+        """Refuse a scorer of captions without a captioner, by ValueError."""
         if self.scorer.needs_captions and self.captioner is None:
             raise ValueError(f"scorer {self.scorer.name} reads captions; name a captioner, or use --scorer siglip")
 
@@ -79,7 +75,7 @@ class BuiltIndex:
 def build_index(
     dataset: str, questions: Sequence[SourceQuestion], videos: VideoFolder, settings: IndexSettings, store: Store
 ) -> BuiltIndex:
-    """Build an index; a build that was broken off goes on where it stopped.
+    """Build an index; a build that was broken off goes on where it stopped. Raises as `ask_all` does.
 
     Args:
         dataset: its name.
@@ -87,11 +83,6 @@ def build_index(
         videos: its files; questions without file are left out.
         settings: models and numbers.
         store: of finished calls.
-
-    Raises:
-        ChatError: a model cannot be used at all.
-        BudgetError: the budget is spent.
-        StoreError: the store cannot be written.
     """
     files = videos.find_all(dataset, [asked.video for asked in questions], skip_missing=True)
     present = [asked for asked in questions if asked.video in files]
@@ -128,11 +119,7 @@ def build_index(
 
 
 def save_index(built: BuiltIndex, dataset: str, out: Path) -> Path:
-    """Write the index, and beside it what failed; returns the path of the index.
-
-    Raises:
-        OSError: the folder is full or cannot be written.
-    """
+    """Write the index, and beside it what failed; returns its path. OSError where the folder cannot be written."""
     path = out / f"{dataset}.jsonl"
     lost = [{"step": lost.step, "subject": lost.subject, "reason": lost.reason} for lost in built.failures]
     write_whole(out / f"{dataset}.failures.jsonl", "".join(json.dumps(line) + "\n" for line in lost).encode())

@@ -37,11 +37,7 @@ class Prices:
     """Dollars at which the build stops; calls in flight then are still paid for. None: no limit."""
 
     def __post_init__(self) -> None:
-        """Refuse a limit that could never be reached.
-
-        Raises:
-            ValueError: there is a budget and no price.
-        """
+        """Refuse a limit that could never be reached, a budget without prices, by ValueError."""
         if self.budget is not None and self.input + self.output <= 0:
             raise ValueError(f"a budget of {self.budget:g} dollars needs the prices of input and output tokens")
 
@@ -81,11 +77,7 @@ class Endpoint(ChatModel):
     spent: Spent = field(default_factory=Spent)
 
     def __post_init__(self) -> None:
-        """Refuse settings that are out of range.
-
-        Raises:
-            ValueError: a setting is out of range.
-        """
+        """Refuse settings that are out of range, by ValueError."""
         if self.concurrency < 1 or self.retries < 0 or not self.timeout > 0:
             raise ValueError(
                 f"concurrency={self.concurrency}, retries={self.retries}, timeout={self.timeout:g}: wanted at least "

@@ -60,11 +60,7 @@ class Imported:
 
 
 def read_release(path: Path) -> tuple[list[Item], list[str]]:
-    """Read the items of a file; returns them, and what is wrong with those that cannot be read.
-
-    Raises:
-        ReleaseError: the file is not JSON, or no object.
-    """
+    """Read a file's items, and what is wrong with the unreadable ones; ReleaseError where it is no object of JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -126,8 +122,7 @@ def match_items(
 def read_segments(text: str) -> list[tuple[int, int, float]]:
     """Read first frame, last frame and score of each segment of a text such as "{[0, 7]: 3, [8, 15]: 5}".
 
-    Raises:
-        ReleaseError: there is anything else in the text, a score is out of range, or segments overlap.
+    ReleaseError where there is anything else in the text, a score is out of range, or segments overlap.
     """
     rest = _SCORE.sub("", text)
     if rest.strip("{}, \n\t`"):

@@ -54,12 +54,7 @@ class ClipScorer(ABC):
 
     @abstractmethod
     def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
-        """Score all clips, from the store where it has them; returns scores by question id.
-
-        Args:
-            questions: with those on one video in a row.
-            store: of finished calls.
-        """
+        """Score all clips by question id, from the store where it has them; questions on one video come in a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +116,7 @@ class OneByOne(ClipScorer):
 
     @abstractmethod
     def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """Score the clips for one question.
-
-        Raises:
-            VideoError: the video cannot be read.
-        """
+        """Score the clips for one question; VideoError where the video cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,16 +20,9 @@ RULE = "rule"
 
 
 def caption_clips(chat: ChatModel, store: Store, videos: Mapping[str, Clips]) -> Answered[tuple[str, ...]]:
-    """Caption all clips that the store has no caption of; returns the videos of which every clip has one.
+    """Caption clips, by the store where it can; returns those of videos of which every clip has one, by video id.
 
-    Args:
-        chat: the captioner.
-        store: of finished calls.
-        videos: by video id.
-
-    Raises:
-        ChatError: the captioner cannot be used at all.
-        BudgetError: the budget is spent.
+    Raises as `ask_all` does.
     """
     asked = ask_all(chat, store, _caption_requests(videos), lambda _, text: read_caption(text))
     complete = {}
@@ -47,17 +40,7 @@ def captions_hash(captions: Iterable[str]) -> str:
 
 
 def refine_questions(chat: ChatModel | None, store: Store, questions: Sequence[SourceQuestion]) -> Answered[str]:
-    """Refine the questions of a data set; returns them by question id.
-
-    Args:
-        chat: the refiner; None for fixed rules.
-        store: of finished calls.
-        questions: of one data set.
-
-    Raises:
-        ChatError: the refiner cannot be used at all.
-        BudgetError: the budget is spent.
-    """
+    """Refine a data set's questions, by question id: by fixed rules where `chat` is None; raises as `ask_all` does."""
     if chat is None:
         return Answered({asked.question_id: refine(asked.question, asked.options) for asked in questions}, ())
 
@@ -69,16 +52,9 @@ def refine_questions(chat: ChatModel | None, store: Store, questions: Sequence[S
 
 
 def remember(chat: ChatModel | None, store: Store, questions: Iterable[tuple[str, tuple[str, ...]]]) -> Remembered:
-    """Refine bare questions with their options; those that a model cannot refine are counted, and left to fixed rules.
+    """Refine bare questions with their options, each once, as `refine_questions` does.
 
-    Args:
-        chat: the refiner; None for fixed rules.
-        store: of finished calls.
-        questions: stem and options; each is asked once.
-
-    Raises:
-        ChatError: the refiner cannot be used at all.
-        BudgetError: the budget is spent.
+    Those that a model cannot refine are left to fixed rules, and counted in the log.
     """
     distinct = list(dict.fromkeys(questions))
     sources = [SourceQuestion(str(number), "", "", *asked) for number, asked in enumerate(distinct)]

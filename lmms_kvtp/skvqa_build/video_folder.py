@@ -35,11 +35,7 @@ class VideoFolder:
         return paths[0] if paths else None
 
     def find_all(self, dataset: str, names: Iterable[str], skip_missing: bool = False) -> dict[str, Path]:
-        """Find the files of all names; names without file are left out if `skip_missing`.
-
-        Raises:
-            LayoutError: files are missing; the message lists them.
-        """
+        """Find all files; LayoutError lists those that are missing, which are left out if `skip_missing`."""
         paths = {name: self.find(name) for name in dict.fromkeys(names)}
         missing = [name for name, path in paths.items() if path is None]
         if missing and not skip_missing:
@@ -48,11 +44,7 @@ class VideoFolder:
 
 
 def scan(root: Path) -> VideoFolder:
-    """Find all video files and folders of image files below a folder.
-
-    Raises:
-        LayoutError: it is no folder.
-    """
+    """Find all video files and folders of image files below a folder; LayoutError where it is no folder."""
     if not root.is_dir():
         raise LayoutError(f"no folder of videos at {root}")
     found: dict[str, list[Path]] = {}
@@ -70,12 +62,9 @@ def scan(root: Path) -> VideoFolder:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpack a zip or tar file; nothing is written if any member has an absolute path or leaves the folder.
+    """Unpack a zip or tar file, but for files that are there already with their full size.
 
-    A file that is there already with its full size is not written again.
-
-    Raises:
-        ArchiveError: the archive is damaged, no archive, or has such a member.
+    ArchiveError where it is damaged, no archive, or a member would leave the folder: then nothing is written.
     """
     try:
         if zipfile.is_zipfile(archive):

@@ -40,11 +40,7 @@ class Clips:
         return tuple(zip(starts, ends, strict=True))
 
     def frames(self, clip: int) -> Frames:
-        """Decode the frames of one clip.
-
-        Raises:
-            VideoError: the file cannot be read, or has changed since it was sampled.
-        """
+        """Decode the frames of one clip; VideoError where the file cannot be read, or is no longer what was sampled."""
         first, last = self.bounds[clip]
         part = slice(first, last + 1)
         video = _opened(self.path, self.key, replace(self.options, chunk_size=self.clip_size))
@@ -57,8 +53,7 @@ class Clips:
 def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int = CLIP_SIZE) -> Clips:
     """Choose the frames of a file, or of a folder of frames, by LLaVA-Video's rule; the store remembers them.
 
-    Raises:
-        VideoError: the file cannot be read.
+    VideoError where the file cannot be read.
     """
     mark = video_fingerprint(path)
     key = content_key("frames", mark, options.max_frames_num, options.fps, options.force_sample, clip_size)
@@ -74,8 +69,7 @@ def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int
 def video_fingerprint(path: Path) -> str:
     """Fingerprint a video file, or a folder of frames by the names and sizes of all and the content of three of them.
 
-    Raises:
-        VideoError: a folder without frames.
+    VideoError where a folder has no frames.
     """
     if path.is_dir():
         files = [Path(file) for file in image_files(path)]

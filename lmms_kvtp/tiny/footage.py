@@ -144,14 +144,10 @@ def whole(video: int) -> Excerpt:
 
 
 def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Excerpt:
-    """Choose about `num_frames` frames of a training video, as a script at one frame a second.
+    """Choose about `num_frames` frames of a training video, as a script at one frame a second; `rng` draws which stay.
 
-    Shots next to an event stay, so that order questions keep their answers; of other shots some go.
-
-    Args:
-        video: number of the training video.
-        num_frames: frames wanted; kept exactly whenever the video has as many and its events leave room.
-        rng: draws which frames stay.
+    Shots next to an event stay, so that order questions keep their answers; of other shots some go. There are exactly
+    as many frames whenever the video has them and its events leave room.
     """
     script = write_script(video, "train")
     shot_of = np.array([script.shots.index(script.shot_at(time)) for time in sampled_times(script)])

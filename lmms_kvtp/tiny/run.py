@@ -138,11 +138,7 @@ class Stages:
     """The finished stages of one run, in a folder."""
 
     def __init__(self, folder: Path, stamp: dict[str, Any], log: Log) -> None:
-        """Claim `folder` for the run that `stamp` describes.
-
-        Raises:
-            ValueError: it holds another run.
-        """
+        """Claim `folder` for the run that `stamp` describes; ValueError where it holds another run."""
         self.folder, self.stamp, self.log = folder, stamp, log
         note = folder / "run.json"
         folder.mkdir(parents=True, exist_ok=True)

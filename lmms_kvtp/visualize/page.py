@@ -30,14 +30,7 @@ def curves(found: Sequence[MethodPicture], small: SmallFrames) -> str:
 
 
 def sheet(found: Sequence[MethodPicture], small: SmallFrames, frames: Sequence[int], title: str) -> bytes:
-    """Draw one PNG: curves over all frames, then the chosen frames for each method.
-
-    Args:
-        found: one picture for each method.
-        small: all frames.
-        frames: numbers of the frames that are shown.
-        title: the question.
-    """
+    """Draw a PNG: curves of all frames, then for each method the frames of these numbers. The title is the question."""
     rows = math.ceil(len(frames) / COLUMNS)
     heights = [2.6, *([1.15 * rows + 0.5] * len(found))]
     with drawing(13.0, sum(heights) + 0.5) as figure:
@@ -139,15 +132,9 @@ class FrameView:
 def to_html(
     found: Sequence[MethodPicture], small: SmallFrames, frames: Sequence[int], video: str, question: str, toy: bool
 ) -> str:
-    """Render the page.
+    """Render the page, with the frames of these numbers.
 
-    Args:
-        found: one picture for each method.
-        small: all frames.
-        frames: numbers of the frames that are shown.
-        video: name of the file.
-        question: as the model got it.
-        toy: the embedded model answered.
+    `video` is the name of the file, `question` as the model got it, and `toy` says that the embedded model answered.
     """
     return page(
         TEMPLATE,

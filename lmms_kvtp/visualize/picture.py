@@ -72,9 +72,7 @@ def pictures(
 ) -> list[MethodPicture]:
     """Answer the question with each method, on one encoding of the video, and keep what led to the answer.
 
-    Raises:
-        VideoError: the video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+    VideoError where the video cannot be read, PromptTooLongError where a prompt does not fit in the model's context.
     """
     made: dict[int, Prepared] = {}
     answerer = Answerer(
@@ -121,11 +119,7 @@ def trace(packed: PackedTokens) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], b
 
 
 def small_frames(video: Video, width: int = WIDTH) -> SmallFrames:
-    """Read the frames of a video again, reduced for pictures.
-
-    Raises:
-        VideoError: the video cannot be read.
-    """
+    """Read the frames of a video again, reduced for pictures; VideoError where the video cannot be read."""
     small, times = [], []
     for frames in video.chunks():
         times.append(frames.times)

@@ -52,21 +52,15 @@ class Documents:
     def check(self) -> None:
         """Look for the index; the plug-in does so before the harness downloads a data set, which is in vain without.
 
-        Raises:
-            NoIndexError: there is none; the message names the ways on.
-            FileNotFoundError: the setting names a place without one.
+        Raises as `locate_index`, whose messages name the ways on.
         """
         if not self.full:
             locate_index(self.dataset)
 
     def __call__(self, rows: Any) -> Any:
-        """Choose the documents, and add spans and sparsity where known.
+        """Choose the documents, and add spans and sparsity where known; raises as `task_entries`, too.
 
-        Raises:
-            NoIndexError: as `check`.
-            IndexFileError: the index is damaged, or of another data set or version.
-            LookupError: the index has none of the data set's questions.
-            FileNotFoundError: videos are missing; the message lists them.
+        LookupError where the index has none of the questions, FileNotFoundError where videos are missing, listed.
         """
         try:
             return _documents(self.dataset, self.full, rows)
@@ -138,11 +132,7 @@ def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> l
 
 
 def _check_videos(dataset: str, rows: Sequence[Doc]) -> None:
-    """Find out before the first answer whether videos are missing.
-
-    Raises:
-        FileNotFoundError: the message lists them.
-    """
+    """Find out before the first answer whether videos are missing; FileNotFoundError lists them."""
     names = list(dict.fromkeys(str(row[SOURCES[dataset].column]) for row in rows))
     missing = [name for name in names if _find(dataset, name) is None]
     if missing and not ignore_missing():

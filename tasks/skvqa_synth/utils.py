@@ -44,8 +44,7 @@ def _documents(task: str, pinned: Any, split: str = "test") -> Any:
 def doc_to_visual(doc: Doc) -> list[str]:
     """Give the path of the video, which is made now if the cache does not hold it.
 
-    Raises:
-        CacheError: the cache folder cannot be written; the message names it and the way out.
+    CacheError where the cache folder cannot be written; the message names it and the way out.
     """
     if not cache.folder().exists():
         logger.info(f"making synthetic videos in {cache.folder()} (once; about 17 MB for all of the test split)")
