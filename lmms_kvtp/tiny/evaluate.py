@@ -7,41 +7,31 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, SiglipModel
+from transformers import SiglipModel
 
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import SIZE, write_script
 from lmms_kvtp.tiny.footage import film, tower_features
 from lmms_kvtp.tiny.language import answer_logits, pack
 from lmms_kvtp.tiny.lessons import right_letters
-from lmms_kvtp.tiny.loop import Log
-from lmms_kvtp.tiny.student import Student
+from lmms_kvtp.tiny.student import Classroom, Student
 
 KEPT = 0.2
-
-
 VIEWS = ("full", "random", "blind")
 """How the language model may see a video: all tokens, a random share of them, or none."""
 
 
 @torch.no_grad()
-def evaluate(
-    student: Student,
-    siglip: SiglipModel,
-    tokenizer: PreTrainedTokenizerBase,
-    videos: Sequence[int],
-    split: str,
-    device: torch.device,
-    log: Log,
-) -> dict[str, dict[str, float]]:
+def evaluate(room: Classroom, siglip: SiglipModel, videos: Sequence[int], split: str) -> dict[str, dict[str, float]]:
     """Measure accuracy by view and kind of question; an answer is the letter that the model would say freely."""
+    student, device = room.student, room.device
     hits: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in VIEWS}
-    for index in log.steps(f"evaluate on {split}", len(videos)):
+    for index in room.log.steps(f"evaluate on {split}", len(videos)):
         script = write_script(videos[index], split)
         rgb = torch.from_numpy(film(script, SIZE)["rgb"])
         features = tower_features(siglip.vision_model, rgb, device, exact=True)
         questions = ask(script)
-        text = pack(tokenizer, [[(q.prompt, q.answer) for q in questions]], len(questions)).to(device)
+        text = pack(room.tokenizer, [[(q.prompt, q.answer) for q in questions]], len(questions)).to(device)
         views = show(student, features, np.random.default_rng(videos[index]))
         for name in hits:
             logits, targets = answer_logits(student.llm, views[name], text)

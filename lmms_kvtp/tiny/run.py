@@ -31,7 +31,7 @@ from lmms_kvtp.tiny.stage_align import AlignStage, train_align
 from lmms_kvtp.tiny.stage_soft import SOFT_STAGES, SoftStage, train_soft
 from lmms_kvtp.tiny.stage_tower import TowerStage, train_tower
 from lmms_kvtp.tiny.stage_video import VIDEO_STAGES, VideoStage, train_video
-from lmms_kvtp.tiny.student import Geometry, Student
+from lmms_kvtp.tiny.student import Classroom, Geometry, Student
 from lmms_kvtp.tiny.tokenizer import language_tokenizer, text_tokenizer
 from lmms_kvtp.vlms.checkpoint.save import save_original
 
@@ -102,13 +102,11 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
     torch.manual_seed(seed)
     student = Student(geometry, letters).to(device)
     bank = load_bank(work, footage, siglip.vision_model, device, log, _digest(siglip))
+    room = Classroom(student, letters, footage, bank, seed, device, log)
     lessons: dict[str, Callable[[], None]] = {
-        **{n: partial(train_soft, student, letters, n, s, seed, device, log) for n, s in plan.soft.items()},
-        "align": lambda: train_align(student, letters, footage, bank, plan.align, seed, device, log),
-        **{
-            n: partial(train_video, student, letters, footage, bank, n, s, seed, device, log)
-            for n, s in plan.video.items()
-        },
+        **{name: partial(train_soft, room, name, stage) for name, stage in plan.soft.items()},
+        "align": partial(train_align, room, plan.align),
+        **{name: partial(train_video, room, name, stage) for name, stage in plan.video.items()},
     }
     for name, lesson in lessons.items():
         stages.run(name, student, lesson)
@@ -117,7 +115,7 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
     round_to_half(siglip)
     export_llava(out, student, siglip, letters)
     export_siglip(out / "siglip", siglip, captions, geometry)
-    accuracy = evaluate(student, siglip, letters, range(plan.held_out), "val", device, log)
+    accuracy = evaluate(room, siglip, range(plan.held_out), "val")
     report = {
         **stages.stamp,
         "code": f"{__version__} at {tree().get('commit', 'an unknown commit')}",

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from lmms_kvtp.tiny.footage import Features, Footage
-from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
+from lmms_kvtp.tiny.footage import Footage
+from lmms_kvtp.tiny.loop import Optimizer, autocast
 from lmms_kvtp.tiny.stage_soft import PLACE_WEIGHT, Lexicon
-from lmms_kvtp.tiny.student import Student
+from lmms_kvtp.tiny.student import Classroom
 
 OBJECT_WEIGHT = 1.5
 
@@ -44,29 +43,20 @@ def targets(footage: Footage, frames: np.ndarray, tables: list[Tensor]) -> Float
     return patches.view(count, rows // 2, 2, columns // 2, 2, width).mean(dim=(2, 4))
 
 
-def train_align(
-    student: Student,
-    tokenizer: PreTrainedTokenizerBase,
-    footage: Footage,
-    bank: Features,
-    stage: AlignStage,
-    seed: int,
-    device: torch.device,
-    log: Log,
-) -> None:
+def train_align(room: Classroom, stage: AlignStage) -> None:
     """Regress the pooled projector outputs onto word embeddings."""
-    dice = np.random.default_rng(seed)
+    student, bank, log, dice = room.student, room.bank, room.log, np.random.default_rng(room.seed)
     first = cast(nn.Linear, student.projector[0])
     with torch.no_grad():
         scale = float(torch.from_numpy(bank[:: max(1, len(bank) // 64)].astype(np.float32)).std())
         first.weight.div_(scale)
-        tables = [table.detach() for table in Lexicon(tokenizer, student).tables()]
+        tables = [table.detach() for table in Lexicon(room.tokenizer, student).tables()]
     optimizer = Optimizer([student.projector], stage.steps, stage.lr, 0.0)
     for step in log.steps("align", stage.steps):
         frames = np.sort(dice.choice(len(bank), stage.batch, replace=False))
-        wanted = targets(footage, frames, tables)
-        features = torch.from_numpy(bank[frames]).to(device).float()
-        with autocast(device):
+        wanted = targets(room.footage, frames, tables)
+        features = torch.from_numpy(bank[frames]).to(room.device).float()
+        with autocast(room.device):
             said = student.project(features[None])[0]
         error = (said.float() - wanted).square().mean()
         optimizer.step(error)
