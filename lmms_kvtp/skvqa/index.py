@@ -1,6 +1,6 @@
 """Index files: one JSON Lines file per data set, one question a line; reading, writing, comparing and merging them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +34,7 @@ def index_files(path: Path) -> list[Path]:
 
 def read_entries(path: Path, dataset: str | None = None) -> list[Entry]:
     """Read a file; IndexFileError where a line is damaged, of another schema or data set, or repeats a question."""
-    entries, wrong = [], []
-    for found in check_lines(path, dataset):
-        if isinstance(found, Entry):
-            entries.append(found)
-        else:
-            wrong.append(found)
+    entries, wrong = sort_lines(path, dataset)
     if wrong:
         shown = first_few(wrong, SHOWN, "\n  ")
         raise IndexFileError(f"{path} has {len(wrong)} bad lines:\n  {shown}")
@@ -54,27 +49,27 @@ def on_scale(entries: list[Entry], path: Path) -> list[Entry]:
     return entries
 
 
-def check_lines(path: Path, dataset: str | None = None) -> Iterator[str | Entry]:
-    """Yield each entry of a file, or a sentence on what is wrong with its line; ValueError where the file is not text.
+def sort_lines(path: Path, dataset: str | None = None) -> tuple[list[Entry], list[str]]:
+    """Read the entries of a file, and for each other line a sentence on what is wrong with it.
 
-    Args:
-        path: the file.
-        dataset: the only one whose entries are wanted; None for any.
+    `dataset` is the only one whose entries are wanted, None any. ValueError names a line that is not text.
     """
+    entries, wrong = [], []
     seen: dict[Key, int] = {}
     for number, line in text_lines(path):
         try:
             entry = from_line(line)
         except EntryError as error:
-            yield f"line {number} {error}"
+            wrong.append(f"line {number} {error}")
             continue
-        if _key(entry) in seen:
-            yield f"line {number} has question {entry.question_id!r} again (first in line {seen[_key(entry)]})"
+        first = seen.setdefault(_key(entry), number)
+        if first != number:
+            wrong.append(f"line {number} has question {entry.question_id!r} again (first in line {first})")
         elif dataset is not None and entry.dataset != dataset:
-            yield f"line {number} is of data set {entry.dataset}, wanted {dataset}"
+            wrong.append(f"line {number} is of data set {entry.dataset}, wanted {dataset}")
         else:
-            yield entry
-        seen.setdefault(_key(entry), number)
+            entries.append(entry)
+    return entries, wrong
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> int:
