@@ -105,21 +105,21 @@ def _captioner(name: str, opener: Opener) -> ChatModel | None:
 def _scorer(name: str, captioner: ChatModel | None, opener: Opener, one_by_one: bool) -> "ClipScorer":
     from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.skvqa_build.local import LocalModel
-    from lmms_kvtp.skvqa_build.scorers import ChatScorer, ImageSimilarity, LanguageModel, TextSimilarity
+    from lmms_kvtp.skvqa_build.scorers import ChatScorer, image_similarity, language_model, text_similarity
 
     kind, _, checkpoint = name.partition(":")
     if one_by_one and not (name == "captioner" and isinstance(captioner, LocalModel)):
         raise ValueError(f"--one-by-one is for a local captioner that scores, not for --scorer {name}; leave it out")
     if kind == "siglip":
-        return ImageSimilarity(Siglip(checkpoint) if checkpoint else Siglip())
+        return image_similarity(Siglip(checkpoint) if checkpoint else Siglip())
     if kind == "text":
-        return TextSimilarity(checkpoint) if checkpoint else TextSimilarity()
+        return text_similarity(checkpoint) if checkpoint else text_similarity()
     if kind == "endpoint":
         return ChatScorer(opener(name))
     if name != "captioner":
         raise ValueError(f"--scorer {name}: wanted captioner, endpoint:MODEL, text[:CHECKPOINT] or siglip[:CHECKPOINT]")
     if one_by_one and isinstance(captioner, LocalModel):
-        return LanguageModel(captioner)
+        return language_model(captioner)
     if captioner is None:
         raise ValueError("--scorer captioner needs a captioner; use --scorer siglip to do without")
     return ChatScorer(captioner)

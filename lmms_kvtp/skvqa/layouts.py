@@ -45,7 +45,8 @@ def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
     layout, found = LAYOUTS[dataset], []
     for file, number, row in read_rows(annotations):
         try:
-            found += layout.read(row, file, number)
+            part = file.parent.name if file.suffix == ".parquet" else file.stem
+            found += layout.read(row, part, number)
         except (KeyError, TypeError) as error:
             lacks = f"lacks the field {error}" if isinstance(error, KeyError) else f"is not as expected ({error})"
             raise LayoutError(f"{file}, row {number} {lacks}; {expected_layout(dataset)}") from error
@@ -82,67 +83,53 @@ EVALUATED: Mapping[str, Callable[[Row], tuple[str, str]]] = {
 """Question id and video of an annotation row, for the data sets that have a task."""
 
 
-RowReader = Callable[[Row, Path, int], list[SourceQuestion]]
-
-
 @dataclass(frozen=True)
 class DatasetLayout:
     """How one data set is read, and the files that a user must have."""
 
-    read: RowReader
+    read: Callable[[Row, str, int], list[SourceQuestion]]
+    """Function that reads the questions of a row, by its content, the part of the data set that its file is, and its
+    number."""
     annotations: str
     videos: str
 
 
-def _videomme(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = EVALUATED["videomme"](row)
-    return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["options"]))]
+def _one(name: str, video: str, row: Row, options: Any = None, path: str = "") -> SourceQuestion:
+    return SourceQuestion(
+        name, video, path or video, _text(row["question"]), () if options is None else _texts(options)
+    )
 
 
-def _egoschema(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = EVALUATED["egoschema"](row)
-    return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["option"]))]
+def _evaluated(dataset: str, options: Callable[[Row], Any]) -> Callable[[Row, str, int], list[SourceQuestion]]:
+    return lambda row, part, number: [_one(*EVALUATED[dataset](row), row, options(row))]
 
 
-def _nextqa(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = EVALUATED["nextqa"](row)
-    options = _texts([row[f"a{index}"] for index in range(5)])
-    return [SourceQuestion(name, video, video, _text(row["question"]), options)]
-
-
-def _activitynetqa(row: Row, file: Path, number: int) -> list[SourceQuestion]:
+def _activitynetqa(row: Row, part: str, number: int) -> list[SourceQuestion]:
     if set(row) == {"answer", "type", "question_id"}:  # *_a.json: answers, apart from their questions
         return []
     video = str(row["video_name"])
-    return [SourceQuestion(str(row["question_id"]), video, f"v_{video}", _text(row["question"]))]
+    return [_one(str(row["question_id"]), video, row, path=f"v_{video}")]
 
 
-def _perceptiontest(row: Row, file: Path, number: int) -> list[SourceQuestion]:
+def _perceptiontest(row: Row, part: str, number: int) -> list[SourceQuestion]:
     if "mc_question" in row:  # the data set's own page: one object for each video
         video = str(row["_key"])
-        asked: list[Row] = [{**question, "question_id": question["id"]} for question in row["mc_question"]]
-    else:
-        video, asked = str(row["video_name"]), [row]
-    return [
-        SourceQuestion(f"{video}-{one['question_id']}", video, video, _text(one["question"]), _texts(one["options"]))
-        for one in asked
-    ]
+        return [_one(f"{video}-{one['id']}", video, one, one["options"]) for one in row["mc_question"]]
+    video = str(row["video_name"])
+    return [_one(f"{video}-{row['question_id']}", video, row, row["options"])]
 
 
-def _videochatgpt(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    video, kind = str(row["video_name"]), file.parent.name if file.suffix == ".parquet" else file.stem
+def _videochatgpt(row: Row, part: str, number: int) -> list[SourceQuestion]:
+    video = str(row["video_name"])
     names = [name for name in ("question", "question_1", "question_2", "Q", "Q1", "Q2") if row.get(name)]
     if not names:
         raise KeyError("question")
-    return [SourceQuestion(f"{kind}-{number}-{name[-1]}", video, video, _text(row[name])) for name in names]
+    return [_one(f"{part}-{number}-{name[-1]}", video, {"question": row[name]}) for name in names]
 
 
-def _mvbench(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    task = file.parent.name if file.suffix == ".parquet" else file.stem
-    video = str(row["video"])
-    options = _texts(row["candidates"])
-    path = f"{MVBENCH_FOLDERS.get(task, '')}/{video}"
-    return [SourceQuestion(f"{task}-{number}", path, path, _text(row["question"]), options)]
+def _mvbench(row: Row, part: str, number: int) -> list[SourceQuestion]:
+    folder = next((folder for folder, parts in MVBENCH_FOLDERS.items() if part in parts), "")
+    return [_one(f"{part}-{number}", f"{folder}/{row['video']}", row, row["candidates"])]
 
 
 def _text(value: Any) -> str:
@@ -158,43 +145,36 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 
 MVBENCH_FOLDERS = {
-    "object_interaction": "star/Charades_segment",
-    "action_sequence": "star/Charades_segment",
-    "action_prediction": "star/Charades_segment",
-    "action_localization": "sta/sta_video_segment",
-    "moving_count": "clevrer/video_validation",
-    "fine_grained_pose": "nturgbd_convert",
-    "character_order": "perception/videos",
-    "object_shuffle": "perception/videos",
-    "egocentric_navigation": "vlnqa",
-    "moving_direction": "clevrer/video_validation",
-    "episodic_reasoning": "tvqa/video_fps3_hq_segment",
-    "fine_grained_action": "Moments_in_Time_Raw/videos",
-    "scene_transition": "scene_qa/video",
-    "state_change": "perception/videos",
-    "moving_attribute": "clevrer/video_validation",
-    "action_antonym": "ssv2_video_mp4",
-    "unexpected_action": "FunQA_test/test",
-    "counterfactual_inference": "clevrer/video_validation",
-    "object_existence": "clevrer/video_validation",
-    "action_count": "perception/videos",
+    "star/Charades_segment": ("object_interaction", "action_sequence", "action_prediction"),
+    "sta/sta_video_segment": ("action_localization",),
+    "clevrer/video_validation": (
+        *("moving_count", "moving_direction", "moving_attribute", "counterfactual_inference", "object_existence"),
+    ),
+    "nturgbd_convert": ("fine_grained_pose",),
+    "perception/videos": ("character_order", "object_shuffle", "state_change", "action_count"),
+    "vlnqa": ("egocentric_navigation",),
+    "tvqa/video_fps3_hq_segment": ("episodic_reasoning",),
+    "Moments_in_Time_Raw/videos": ("fine_grained_action",),
+    "scene_qa/video": ("scene_transition",),
+    "ssv2_video_mp4": ("action_antonym",),
+    "FunQA_test/test": ("unexpected_action",),
 }
-"""Where the hub's release keeps the videos of each sub-task; those of episodic_reasoning may be folders of frames."""
+"""Sub-tasks by where the hub's release keeps their videos; those of episodic_reasoning may be folders of frames."""
 
 
 LAYOUTS: Mapping[str, DatasetLayout] = {
     "videomme": DatasetLayout(
-        _videomme,
+        _evaluated("videomme", lambda row: row["options"]),
         "the parquet file of lmms-lab/Video-MME: videoID, question_id, question, options",
         "<videoID>.mp4 (its archives unpack to data/)",
     ),
     "egoschema": DatasetLayout(
-        _egoschema,
+        _evaluated("egoschema", lambda row: row["option"]),
         "the parquet file of lmms-lab/egoschema, config Subset (500 labelled questions): video_idx, question, option",
         "<video_idx>.mp4 (its archives unpack to videos/)",
     ),
     "nextqa": DatasetLayout(
-        _nextqa,
+        _evaluated("nextqa", lambda row: [row[f"a{index}"] for index in range(5)]),
         "the parquet file of lmms-lab/NExTQA, config MC, or the data set's own test.csv: video, qid, question, a0..a4",
         "<video>.mp4 (NExTVideo/, with or without its numbered folders)",
     ),
