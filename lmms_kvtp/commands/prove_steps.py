@@ -121,9 +121,9 @@ class Desk:
         return self._logits(slice(1))
 
     def _logits(self, which: slice) -> tuple[Found, str]:
-        clip = self.clip
+        vlm, clip = self.vlm, self.clip
         frames = next(load_video(clip, self.frames(4)).chunks()) if clip else None
-        checks = reference.reference_logits(self.vlm, frames)[which]
+        checks = reference.reference_logits(vlm, frames)[which]
         wrong = [check for check in checks if not check.passed]
         told = [{"name": c.name, "difference": c.difference, "allowed": c.tolerance} for c in checks]
         return {"on": "clip" if clip else "noise", "checks": told}, reference.verdict_lines(wrong)

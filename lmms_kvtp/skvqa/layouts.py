@@ -94,10 +94,9 @@ class DatasetLayout:
     videos: str
 
 
-def _one(name: str, video: str, row: Row, options: Any = None, path: str = "") -> SourceQuestion:
-    return SourceQuestion(
-        name, video, path or video, _text(row["question"]), () if options is None else _texts(options)
-    )
+def _one(name: str, video: str, row: Row, options: Any = (), path: str = "") -> SourceQuestion:
+    texts = () if options == () else _texts(options)
+    return SourceQuestion(name, video, path or video, _text(row["question"]), texts)
 
 
 def _evaluated(dataset: str, options: Callable[[Row], Any]) -> Callable[[Row, str, int], list[SourceQuestion]]:

@@ -59,10 +59,11 @@ def table(text: str) -> dict[str, dict[str, str]]:
 
 
 def test_frames_are_encoded_once_and_read_back(example, tmp_path):
-    features = FeatureCache(embeddings(Siglip(TINY, device="cpu")), tmp_path)
+    encoder = Siglip(TINY, device="cpu")
+    features = FeatureCache(embeddings(encoder), tmp_path)
     ((first,), unreadable) = features.encode([example])
     frames = torch.cat([part.rgb for part in load_video(example.source, FRAMES).chunks()])
-    described = features.viewer.encoder.encode(
+    described = encoder.encode(
         next(load_video(example.source, FRAMES).chunks()), frozenset({"image"}), GridPool("average", (3, 3))
     )
     assert len(frames) == len(first.image) == 16 and torch.equal(first.times, described.times)
