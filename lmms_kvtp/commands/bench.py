@@ -50,16 +50,15 @@ def main(arguments: argparse.Namespace) -> int:
     ValueError where not one source of answers is named, it has none, or they are a sweep's, whose seconds are shared.
     """
     sources = {
-        "JOURNAL": arguments.journal,
-        "--task": arguments.task,
-        "--videos": arguments.videos,
-        "--random-weights": arguments.random_weights,
+        "JOURNAL": (arguments.journal, _journals),
+        "--task": (arguments.task, _task),
+        "--videos": (arguments.videos, _videos),
+        "--random-weights": (arguments.random_weights, _random),
     }
-    given = [name for name, value in sources.items() if value]
+    given = [name for name, (value, _) in sources.items() if value]
     if len(given) != 1:
         raise ValueError(f"{' and '.join(given) or 'nothing'} given; name one of {', '.join(sources)}")
-    run = {"JOURNAL": _journals, "--task": _task, "--videos": _videos, "--random-weights": _random}[given[0]]
-    sys.stdout.write(run(arguments))
+    sys.stdout.write(sources[given[0]][1](arguments))
     return 0
 
 
@@ -173,16 +172,15 @@ def _random(arguments: argparse.Namespace) -> str:
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
         parts = random_parts(arguments.encoder, spec, Path(scratch), str(vlm.device))
-        method = build_method(
-            {**method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers), **parts.settings}, KVTP
-        )
+        settings = method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers)
+        method = build_method({**settings, **parts.settings}, KVTP)
         video = random_pixels([spec.pixel_spec, parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)
         runs = first_tokens(vlm, {"": method}, video, arguments.rounds)[""]
     cost, frame = median_cost(runs), preprocess_seconds(vlm.pixel_spec)
     rate = matrix_rate(vlm.device, vlm.dtype)
+    row = row_name(arguments.method, method.describe())
     lines = [
-        f"{spec.name} with random weights, {arguments.frames} frames, {row_name(arguments.method, method.describe())}, "
-        f"encoder {arguments.encoder}, "
+        f"{spec.name} with random weights, {arguments.frames} frames, {row}, encoder {arguments.encoder}, "
         f"{vlm.dtype} on {vlm.device}; medians of {len(runs)}",
         f"matrix products: {_rate(rate, torch.get_num_threads())}",
         f"kept: {cost.tokens_kept} of {cost.tokens_before} tokens",

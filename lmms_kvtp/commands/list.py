@@ -97,9 +97,9 @@ def details(part: str, name: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def components(parts: list[str] | None = None) -> str:
-    """Write the tables of some parts, or of all, in Markdown, as docs/methods.md shows them."""
-    return "\n\n".join(f"### {part}\n\n{components_table(part)}" for part in parts or PARTS)
+def components() -> str:
+    """Write the tables of all parts in Markdown, as docs/methods.md shows them."""
+    return "\n\n".join(f"### {part}\n\n{components_table(part)}" for part in PARTS)
 
 
 def components_table(part: str) -> str:

@@ -170,7 +170,7 @@ class Desk:
         told = []
         for name, own in runs.items():
             cost = median_cost(own).to_dict()
-            peak = max((run.peak_bytes for run in own if run.peak_bytes is not None), default=None)
+            peak = max((run.cost.peak_bytes for run in own if run.cost.peak_bytes is not None), default=None)
             told.append({"method": name, **{key: cost[key] for key in names}, "peak_bytes": peak})
         return {"rounds": 3, "methods": told}, ""
 

@@ -17,6 +17,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms import decoding
@@ -194,16 +195,13 @@ def _published(vlm: LlavaVideo, name: str) -> Parity:
 def all_tokens(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
     """Keep every token of some frames."""
     tokens = vlm.encode(frames)
-    count, capacity, width = tokens.embeds.shape
-    place = torch.arange(count * capacity, device=tokens.embeds.device)
-    embeds = tokens.embeds.reshape(-1, width)
-    return PackedTokens(embeds, place // capacity, place % capacity, torch.ones_like(place).float(), tokens.grid, count)
+    return pack(tokens, tokens.embeds, torch.ones(tokens.embeds.shape[:2], dtype=torch.bool, device=vlm.device))
 
 
-def _noise(count: int = 3) -> Frames:
+def _noise() -> Frames:
     rng = torch.Generator().manual_seed(0)
-    rgb = torch.randint(0, 256, (count, 90, 160, 3), generator=rng, dtype=torch.uint8)
-    return Frames(rgb, torch.arange(count).float())
+    rgb = torch.randint(0, 256, (3, 90, 160, 3), generator=rng, dtype=torch.uint8)
+    return Frames(rgb, torch.arange(3).float())
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -60,28 +60,24 @@ def synthetic(
         frames: which frames are sampled.
         refiner: shortens a question to what scorers read.
     """
-    chosen = list(videos)
+    chosen, found = list(videos), []
     paths = cache.ensure(split, chosen)
-    return [
-        Example(
-            str(paths[script.key]),
-            tuple(
-                Question(
-                    prompt=asked.prompt,
-                    stem=asked.text,
-                    options=asked.options,
-                    refined=refiner(asked.text, asked.options),
-                    doc_key=f"{script.key}-{asked.kind}",
-                    spans=tuple((start, end, MOST_RELEVANT) for start, end in asked.spans),
-                )
-                for asked in asked_of
-            ),
-            frames or FrameOptions(),
-            kinds=tuple(asked.kind for asked in asked_of),
-        )
-        for script in (write_script(number, split) for number in chosen)
-        for asked_of in [ask(script)]
-    ]
+    for script in (write_script(number, split) for number in chosen):
+        asked = ask(script)
+        questions = [
+            Question(
+                prompt=one.prompt,
+                stem=one.text,
+                options=one.options,
+                refined=refiner(one.text, one.options),
+                doc_key=f"{script.key}-{one.kind}",
+                spans=tuple((start, end, MOST_RELEVANT) for start, end in one.spans),
+            )
+            for one in asked
+        ]
+        kinds, path = tuple(one.kind for one in asked), str(paths[script.key])
+        found.append(Example(path, tuple(questions), frames or FrameOptions(), kinds=kinds))
+    return found
 
 
 def read_examples(

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,11 @@ def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
 
     LayoutError where a field is missing or empty, a question occurs twice, or there is none.
     """
-    layout, found = LAYOUTS[dataset], []
+    read, found = LAYOUTS[dataset], []
     for file, number, row in read_rows(annotations):
         try:
             part = file.parent.name if file.suffix == ".parquet" else file.stem
-            found += layout.read(row, part, number)
+            found += read(row, part, number)
         except (KeyError, TypeError) as error:
             lacks = f"lacks the field {error}" if isinstance(error, KeyError) else f"is not as expected ({error})"
             raise LayoutError(f"{file}, row {number} {lacks}; {expected_layout(dataset)}") from error
@@ -65,8 +66,18 @@ def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
 
 def expected_layout(dataset: str) -> str:
     """Describe the files that a data set is read from, for messages and help."""
-    layout = LAYOUTS[dataset]
-    return f"{dataset} is read from {layout.annotations}; its videos are {layout.videos}"
+    layout = _facts()["layouts"][dataset]
+    return f"{dataset} is read from {layout['annotations']}; its videos are {layout['videos']}"
+
+
+@cache
+def _facts() -> dict[str, Any]:
+    """What users must have of each data set, and where the hub's release keeps the videos of MVBench's sub-tasks.
+
+    Those of episodic_reasoning may be folders of frames.
+    """
+    found: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    return found
 
 
 def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
@@ -81,17 +92,6 @@ EVALUATED: Mapping[str, Callable[[Row], tuple[str, str]]] = {
     "nextqa": lambda row: (f"{row['video']}-{row['qid']}", str(row["video"])),  # numbered within each video
 }
 """Question id and video of an annotation row, for the data sets that have a task."""
-
-
-@dataclass(frozen=True)
-class DatasetLayout:
-    """How one data set is read, and the files that a user must have."""
-
-    read: Callable[[Row, str, int], list[SourceQuestion]]
-    """Function that reads the questions of a row, by its content, the part of the data set that its file is, and its
-    number."""
-    annotations: str
-    videos: str
 
 
 def _one(name: str, video: str, row: Row, options: Any = (), path: str = "") -> SourceQuestion:
@@ -127,7 +127,7 @@ def _videochatgpt(row: Row, part: str, number: int) -> list[SourceQuestion]:
 
 
 def _mvbench(row: Row, part: str, number: int) -> list[SourceQuestion]:
-    folder = next((folder for folder, parts in MVBENCH_FOLDERS.items() if part in parts), "")
+    folder = _facts()["mvbench_folders"].get(part, "")
     return [_one(f"{part}-{number}", f"{folder}/{row['video']}", row, row["candidates"])]
 
 
@@ -143,63 +143,17 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(value.strip() for value in values)
 
 
-MVBENCH_FOLDERS = {
-    "star/Charades_segment": ("object_interaction", "action_sequence", "action_prediction"),
-    "sta/sta_video_segment": ("action_localization",),
-    "clevrer/video_validation": (
-        *("moving_count", "moving_direction", "moving_attribute", "counterfactual_inference", "object_existence"),
-    ),
-    "nturgbd_convert": ("fine_grained_pose",),
-    "perception/videos": ("character_order", "object_shuffle", "state_change", "action_count"),
-    "vlnqa": ("egocentric_navigation",),
-    "tvqa/video_fps3_hq_segment": ("episodic_reasoning",),
-    "Moments_in_Time_Raw/videos": ("fine_grained_action",),
-    "scene_qa/video": ("scene_transition",),
-    "ssv2_video_mp4": ("action_antonym",),
-    "FunQA_test/test": ("unexpected_action",),
+LAYOUTS: Mapping[str, Callable[[Row, str, int], list[SourceQuestion]]] = {
+    "videomme": _evaluated("videomme", lambda row: row["options"]),
+    "egoschema": _evaluated("egoschema", lambda row: row["option"]),
+    "nextqa": _evaluated("nextqa", lambda row: [row[f"a{index}"] for index in range(5)]),
+    "activitynetqa": _activitynetqa,
+    "perceptiontest": _perceptiontest,
+    "videochatgpt": _videochatgpt,
+    "mvbench": _mvbench,
 }
-"""Sub-tasks by where the hub's release keeps their videos; those of episodic_reasoning may be folders of frames."""
-
-
-LAYOUTS: Mapping[str, DatasetLayout] = {
-    "videomme": DatasetLayout(
-        _evaluated("videomme", lambda row: row["options"]),
-        "the parquet file of lmms-lab/Video-MME: videoID, question_id, question, options",
-        "<videoID>.mp4 (its archives unpack to data/)",
-    ),
-    "egoschema": DatasetLayout(
-        _evaluated("egoschema", lambda row: row["option"]),
-        "the parquet file of lmms-lab/egoschema, config Subset (500 labelled questions): video_idx, question, option",
-        "<video_idx>.mp4 (its archives unpack to videos/)",
-    ),
-    "nextqa": DatasetLayout(
-        _evaluated("nextqa", lambda row: [row[f"a{index}"] for index in range(5)]),
-        "the parquet file of lmms-lab/NExTQA, config MC, or the data set's own test.csv: video, qid, question, a0..a4",
-        "<video>.mp4 (NExTVideo/, with or without its numbered folders)",
-    ),
-    "activitynetqa": DatasetLayout(
-        _activitynetqa,
-        "the parquet file of lmms-lab/ActivityNetQA, or the data set's own *_q.json: video_name, question_id, question",
-        "v_<video_name>.mp4, .webm or .mkv (all_test/)",
-    ),
-    "perceptiontest": DatasetLayout(
-        _perceptiontest,
-        "the parquet file of lmms-lab/PerceptionTest_Val, config mc_question_val (video_name, question_id, question, "
-        "options), or the data set's own all_*.json with mc_question for each video",
-        "<video_name>.mp4 (videos/)",
-    ),
-    "videochatgpt": DatasetLayout(
-        _videochatgpt,
-        "the folders Generic, Temporal and Consistency of lmms-lab/VideoChatGPT with their parquet files (video_name, "
-        "question or question_1 and question_2), or the data set's own *_qa.json (video_name, Q or Q1 and Q2)",
-        "<video_name>.mp4 (Test_Videos/)",
-    ),
-    "mvbench": DatasetLayout(
-        _mvbench,
-        "the folder json of OpenGVLab/MVBench, one file for each sub-task: video, question, candidates",
-        "the unpacked folders star, clevrer, perception and so on; in tvqa, folders of frames, three a second",
-    ),
-}
+"""How the questions of an annotation row are read: from the row, the part of the data set that its file is, and its
+number in the file."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[Path, int, Row]]:
