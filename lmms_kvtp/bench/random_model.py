@@ -79,13 +79,9 @@ class RandomParts:
 
 
 def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomParts:
-    """Write the image-text model that scores frames into `folder`; LookupError where there is none of that name.
+    """Write the image-text model that scores frames into `folder`, to run on `device`.
 
-    Args:
-        name: `so400m-384`, `base-224`, or `shared` for a head on the tower of `spec`.
-        spec: the model.
-        folder: for its files.
-        device: where it will run.
+    Its name is `so400m-384`, `base-224`, or `shared` for a head on the tower of `spec`; LookupError for another.
     """
     if name not in ENCODERS:
         raise LookupError(f"no sizes of encoder {name!r}; {near(name, list(ENCODERS))}")

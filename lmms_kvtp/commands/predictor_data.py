@@ -53,13 +53,12 @@ def untuned(args: argparse.Namespace) -> Siglip:
 def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
     """Read all videos that the arguments name, with questions as scorers read them.
 
+    ValueError where not one of --index and --synthetic is given, the index is damaged, or the refiner cannot be used.
+
     Args:
         args: of the command line.
         split: of synthetic videos.
         folder: where a model's refinements are kept.
-
-    Raises:
-        ValueError: not one of --index and --synthetic is given, the index is damaged, or the refiner cannot be used.
     """
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")

@@ -117,16 +117,8 @@ def measure(
 ) -> Iterator[tuple[MethodOutcome, Kept]]:
     """Answer every question with every method; a video is decoded and encoded once, the first one twice, to warm up.
 
-    Args:
-        vlm: the model.
-        methods: by the name of their row; FULL must be among them, and its outcomes come first.
-        asked: in any order; questions on one video are answered together.
-        frames: rules by which frames are sampled.
-        max_new_tokens: most tokens of an answer.
-
-    Raises:
-        VideoError: a video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+    FULL must be among `methods`, which are by the name of their row, and its outcomes come first. Questions on one
+    video are answered together. VideoError where a video cannot be read, PromptTooLongError where a prompt is too long.
     """
     order = [FULL, *(name for name in methods if name != FULL)]
     run = RunOptions(share_prefix=False)  # each answer's time is that of a question asked alone

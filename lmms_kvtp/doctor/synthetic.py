@@ -23,14 +23,8 @@ QUESTIONS = 4
 def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expected: Expected | None = None) -> Exam:
     """An exam on the first videos of the test split, which are made now if the cache does not hold them.
 
-    ValueError where there are no videos, CacheError where they cannot be written.
-
-    Args:
-        vlm: the model.
-        method: what is examined.
-        videos: number of videos.
-        frames: most frames of each.
-        expected: accuracy of the unpruned model on this split before.
+    `frames` are the most of each; `expected` is the accuracy of the unpruned model on this split before. ValueError
+    where there are no videos, CacheError where they cannot be written.
     """
     if videos < 1:
         raise ValueError(f"videos={videos}: an exam needs at least one")

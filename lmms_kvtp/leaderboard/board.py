@@ -75,13 +75,7 @@ class Board:
 
 
 def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
-    """Put together the runs that can be compared; ValueError where none is left.
-
-    Args:
-        runs: that are being read.
-        gates: what the doctor found.
-        allow: names in ALLOW of what may differ within a column.
-    """
+    """Put together the runs that can be compared; `allow` has names in ALLOW. ValueError where none is left."""
     scored, unread = _scored(runs)
     kept, refused = [], []
     for task in sorted({one.score.task for one in scored}):

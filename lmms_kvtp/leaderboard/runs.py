@@ -69,15 +69,10 @@ class Run:
 
 
 def read_runs(folder: Path, name: str | None = None) -> list[Run]:
-    """Read the newest run of each task below `folder`.
+    """Read the newest run of each task below `folder`, what `--output_path` was; `name` is the folder's by default.
 
-    Args:
-        folder: what `--output_path` was.
-        name: of the runs; the folder's name by default.
-
-    Raises:
-        FileNotFoundError: no results or no samples; the harness exits 0 when an evaluation fails.
-        ValueError: a sample file that is not the harness's, or lacks a score; the message names file and line.
+    FileNotFoundError where there are no results or samples, since the harness exits 0 when an evaluation fails. Raises
+    as `read_samples`, too.
     """
     results = sorted(folder.rglob(f"*{RESULTS}"))
     samples = sorted(folder.rglob(f"*{SAMPLES}*.jsonl"))
@@ -92,16 +87,9 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
 
 
 def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Run:
-    """Read the sample file of one task: the harness's `*_samples_*.jsonl`.
+    """Read the harness's sample file of one task; `config` is its results file.
 
-    Args:
-        path: the file.
-        name: of the run.
-        task: its name.
-        config: the harness's results file.
-
-    Raises:
-        ValueError: a line is not the harness's, lacks a score, or repeats a question; the message names file and line.
+    ValueError where a line is not the harness's, lacks a score, or repeats a question; it names file and line.
     """
     fields = SampleFields.of((config.get("configs") or {}).get(task) or {})
     answers: dict[str, ScoredAnswer] = {}

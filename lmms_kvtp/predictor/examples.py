@@ -54,11 +54,7 @@ def synthetic(
 ) -> list[Example]:
     """List videos of the embedded benchmark, made if need be, with all questions that they allow.
 
-    Args:
-        split: train, val or test.
-        videos: numbers of the videos.
-        frames: which frames are sampled.
-        refiner: shortens a question to what scorers read.
+    `split` is train, val or test, `videos` are numbers, and `refiner` shortens a question to what scorers read.
     """
     chosen, found = list(videos), []
     paths = cache.ensure(split, chosen)
@@ -93,9 +89,8 @@ def read_examples(
     [[start s, end s, score], ...], or, as an index of SparseKV-QA has it, `clip_scores` of clips of `clip_size` out of
     `num_frames` frames. It may have `options` and `refined`; without the latter `refiner` refines the question.
 
-    Raises:
-        ValueError: a line is damaged, incomplete or refused by `check`, or a score is out of range; the message names
-            file and line. Or no score of the file is above 1: its scale is another.
+    ValueError names file and line where that is damaged, incomplete or refused by `check`, or a score is out of range.
+    Or no score of the file is above 1: its scale is another.
     """
     grouped: dict[str, list[tuple[Question, ClipScores | None]]] = {}
     evaluated: dict[str, set[str]] = defaultdict(set)

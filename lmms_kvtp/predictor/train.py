@@ -38,7 +38,7 @@ def train_predictor(
     """Train a predictor and write it to `out`; a killed run goes on from its last epoch there.
 
     Questions whose labels are all equal give no gradient; they are left out, and counted, unless the objective has a
-    flatness term.
+    flatness term. Returns what is written to training.json.
 
     Args:
         towers: what to start from; their weights are changed.
@@ -48,9 +48,6 @@ def train_predictor(
         out: folder.
         left_out: a line for each video that could not be used, for the report.
         slim: another folder, for only what training changed.
-
-    Returns:
-        What is written to training.json.
 
     Raises:
         ValueError: no question is left to learn from, or `out` holds a run of another recipe.

@@ -157,12 +157,9 @@ number in the file."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[Path, int, Row]]:
-    """Yield file, number and content of each annotation row, files in order of their names.
+    """Yield file, number and content of each annotation row, files in order of their names; TableError for a lost one.
 
     A JSON file holds a list of objects, or one object whose values are objects: their names become the field "_key".
-
-    Raises:
-        TableError: no such file, or one that cannot be read.
     """
     if not path.exists():
         raise TableError(f"no annotations at {path}")

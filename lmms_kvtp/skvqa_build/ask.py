@@ -118,13 +118,8 @@ def ask_all(
 ) -> Answered[A]:
     """Have all requests answered, by the store where it can; raises as `ChatModel.complete`, and StoreError.
 
-    An answer that `parse` refuses is sent back once with the reason; refused again, the request counts as failed.
-
-    Args:
-        chat: the model.
-        store: of finished calls.
-        requests: with subjects that are all different.
-        parse: reads an answer; raises AnswerError.
+    Their subjects are all different. An answer that `parse` refuses by AnswerError is sent back once with the reason;
+    refused again, the request counts as failed.
     """
     answers: dict[str, A] = {}
     failures: list[Failure] = []

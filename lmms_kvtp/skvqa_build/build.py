@@ -75,14 +75,9 @@ class BuiltIndex:
 def build_index(
     dataset: str, questions: Sequence[SourceQuestion], videos: VideoFolder, settings: IndexSettings, store: Store
 ) -> BuiltIndex:
-    """Build an index; a build that was broken off goes on where it stopped. Raises as `ask_all` does.
+    """Build an index of the questions whose videos are there; a build that was broken off goes on where it stopped.
 
-    Args:
-        dataset: its name.
-        questions: of the data set.
-        videos: its files; questions without file are left out.
-        settings: models and numbers.
-        store: of finished calls.
+    Raises as `ask_all` does.
     """
     files = videos.find_all(dataset, [asked.video for asked in questions], skip_missing=True)
     present = [asked for asked in questions if asked.video in files]

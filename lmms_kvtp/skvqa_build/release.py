@@ -86,15 +86,8 @@ def match_items(
 ) -> Imported:
     """Make entries of the items that belong to a data set's questions.
 
-    An item belongs to the question on the same video whose text, and options, its prompt contains.
-
-    Args:
-        dataset: its name.
-        items: of the release.
-        questions: of the data set.
-        clips: sampled videos by video id where there are files, for durations and seconds.
-        temperature: of the softmax.
-        root: folder of the videos, where `clips` are given.
+    An item belongs to the question on the same video whose text, and options, its prompt contains. `clips` are sampled
+    videos by video id, below `root`, for durations and seconds; without files there are none.
     """
     by_video: dict[str, list[SourceQuestion]] = {}
     for asked in questions:

@@ -75,17 +75,8 @@ class TrainingPlan:
 def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None = None) -> dict[str, Any]:
     """Train a tiny model and write it to `out`; stages that `out/work` holds already are not done again.
 
-    Args:
-        seed: draws weights and everything else but the videos, which are the same for every seed.
-        out: becomes the checkpoint folder.
-        device: to train on.
-        plan: sizes and settings.
-
-    Returns:
-        The training log, as in `training_log.json`.
-
-    Raises:
-        ValueError: `out/work` holds another run.
+    The seed draws weights and everything else but the videos, which are the same for every seed. Returns the log, as in
+    `training_log.json`. ValueError where `out/work` holds another run.
     """
     plan, start, busy = plan or TrainingPlan(), time.time(), time.process_time()
     geometry = plan.geometry
