@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which finished run to read, or what to run."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     whole = targets.add_parser("e2e", help="seconds of each stage of a run, with the ideal beside them")
-    whole.add_argument(
-        "journal", type=Path, nargs="*", help="a finished run's journals, one for each rank, or their folder"
-    )
+    journals = "a finished run's journals, one for each rank, or their folder"
+    whole.add_argument("journal", type=Path, nargs="*", help=journals)
     whole.add_argument("--task", help="run this task first, by the harness")
     whole.add_argument("--videos", type=Path, metavar="FOLDER", help="ask one question about each video in it first")
     whole.add_argument("--question", default=QUESTION, help="with --videos (default %(default)r)")
@@ -39,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dtypes = ["auto", "float32", "bfloat16", "float16"]
     whole.add_argument("--dtype", default="auto", choices=dtypes, help="with --random-weights")
     whole.add_argument("--device", help="with --random-weights (default: the GPU if there is one)")
-    whole.add_argument(
-        "--rounds", type=at_least_one, default=3, help="with --random-weights; medians count (default 3)"
-    )
+    rounds = "with --random-weights; medians count (default 3)"
+    whole.add_argument("--rounds", type=at_least_one, default=3, help=rounds)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="of the data set, as for `skvqa build`")
     parser.add_argument("--videos", type=Path, help="folder of the videos: for seconds, which scorer=oracle reads")
     parser.add_argument("--out", type=Path, required=True, help="folder of the index")
-    parser.add_argument(
-        "--temperature", type=float, default=TEMPERATURE, help="of the softmax (default %(default)s); the release has 2"
-    )
+    softmax = "of the softmax (default %(default)s); the release has 2"
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=softmax)
     parser.add_argument("--beta", type=float, default=BETA, help="for the statistics (default %(default)s)")
     parser.add_argument("--min-frames", type=int, default=MIN_FRAMES, help="for the statistics (default %(default)s)")
 

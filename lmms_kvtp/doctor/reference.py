@@ -134,10 +134,7 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     pool_by(model, pooling)
     pixels = frames.pixels(vlm.pixel_spec).to(vlm.device, vlm.dtype)
     features = model.get_video_features(
-        pixels[None],
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        output_hidden_states=True,
+        pixels[None], vision_feature_layer=-1, vision_feature_select_strategy="full", output_hidden_states=True
     )
     features = getattr(features, "pooler_output", features)  # transformers < 5 returns the features
     tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last token is the only newline

@@ -26,10 +26,7 @@ QUICK_VIDEOS = 25
 
 
 def build(
-    split: str,
-    num_videos: int,
-    kinds: tuple[str, ...] = SHIPPED_KINDS,
-    per_video: int = QUESTIONS_PER_VIDEO,
+    split: str, num_videos: int, kinds: tuple[str, ...] = SHIPPED_KINDS, per_video: int = QUESTIONS_PER_VIDEO
 ) -> list[Document]:
     """Ask `per_video` questions about each of the first `num_videos` of a split, no kind twice in a video.
 

@@ -49,14 +49,10 @@ class IndexSettings:
 
         No captioner where its captions are not read.
         """
-        weights = {WEIGHTS: self.scorer.weights} if self.scorer.weights else {}
         captioner = self.captioner.name if self.captioner and self.scorer.needs_captions else "none"
-        return {
-            "captioner": captioner,
-            "refiner": self.refiner.name if self.refiner else RULE,
-            "scorer": self.scorer.name,
-            **weights,
-        }
+        names = {"captioner": captioner, "refiner": self.refiner.name if self.refiner else RULE}
+        weights = {WEIGHTS: self.scorer.weights} if self.scorer.weights else {}
+        return {**names, "scorer": self.scorer.name, **weights}
 
     @property
     def prompts(self) -> str:
@@ -94,14 +90,9 @@ def build_index(
     refined = refine_questions(settings.refiner, store, ready)
     log.info("%s: %d questions refined, %d failed", dataset, len(refined.answers), len(refined.failures))
     scoreable = {
-        asked.question_id: Scoreable(
-            asked.question_id,
-            refined.answers[asked.question_id],
-            clips[asked.video_id],
-            captions.get(asked.video_id, ()),
-        )
+        asked.question_id: Scoreable(asked.question_id, text, clips[asked.video_id], captions.get(asked.video_id, ()))
         for asked in ready
-        if asked.question_id in refined.answers
+        if (text := refined.answers.get(asked.question_id)) is not None
     }
     scored = settings.scorer.score(scoreable.values(), store)
     log.info("%s: %d questions scored, %d failed", dataset, len(scored.answers), len(scored.failures))
@@ -116,8 +107,8 @@ def build_index(
 def save_index(built: BuiltIndex, dataset: str, out: Path) -> Path:
     """Write the index, and beside it what failed; returns its path. OSError where the folder cannot be written."""
     path = out / f"{dataset}.jsonl"
-    lost = [{"step": lost.step, "subject": lost.subject, "reason": lost.reason} for lost in built.failures]
-    write_whole(out / f"{dataset}.failures.jsonl", "".join(json.dumps(line) + "\n" for line in lost).encode())
+    lost = "".join(json.dumps(vars(failure)) + "\n" for failure in built.failures)
+    write_whole(out / f"{dataset}.failures.jsonl", lost.encode())
     if built.entries:
         write_entries(path, built.entries)
     return path
@@ -134,12 +125,7 @@ def _sample(files: Mapping[str, Path], settings: IndexSettings, store: Store) ->
 
 
 def _entry(
-    dataset: str,
-    asked: SourceQuestion,
-    scored: Scoreable,
-    scores: tuple[float, ...],
-    root: Path,
-    settings: IndexSettings,
+    dataset: str, asked: SourceQuestion, scored: Scoreable, scores: Sequence[float], root: Path, settings: IndexSettings
 ) -> Entry:
     clips = scored.clips
     return make_entry(

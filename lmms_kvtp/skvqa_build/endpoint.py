@@ -174,11 +174,7 @@ class Endpoint(ChatModel):
             raise _LostError(str(error), counts=False) from error
         try:
             completion = await client.chat.completions.create(
-                model=self.model,
-                messages=messages,
-                max_tokens=request.max_new_tokens,
-                temperature=0,
-                seed=self.seed,
+                model=self.model, messages=messages, max_tokens=request.max_new_tokens, temperature=0, seed=self.seed
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ChatError(
