@@ -35,9 +35,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.method is None:
         raise ValueError("give --method NAME to examine a method, or --reference to examine the model")
     from lmms_kvtp.api import load
+    from lmms_kvtp.doctor.exam import synthetic_exam
     from lmms_kvtp.doctor.expected import published_accuracy, recorded
     from lmms_kvtp.doctor.gates import examine
-    from lmms_kvtp.doctor.synthetic import synthetic_exam
     from lmms_kvtp.leaderboard.gates import write_record
     from lmms_kvtp.leaderboard.provenance import row_name
 

@@ -14,7 +14,7 @@ from lmms_kvtp.skvqa.task_index import install_index
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand for each thing that can be done with an index."""
-    from lmms_kvtp.commands import skvqa_build, skvqa_import
+    from lmms_kvtp.commands import skvqa_build
 
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return added
 
     one, several = "a file, or a folder with one file for each data set", "files, or folders of files"
-    made = action("build", skvqa_build.main, "make the index of a data set from its annotations and videos")
-    skvqa_build.add_arguments(made)
-    skvqa_import.add_arguments(action("import", skvqa_import.main, "read the skvqa.json of the paper's authors"))
+    made = action("build", skvqa_build.build, "make the index of a data set from its annotations and videos")
+    skvqa_build.add_build_arguments(made)
+    imported = action("import", skvqa_build.import_release, "read the skvqa.json of the paper's authors")
+    skvqa_build.add_import_arguments(imported)
     action("validate", _validate, "check every line").add_argument("index", type=Path, help=one)
     counted = action("stats", _stats, "table 1 of the paper, before and after the filter")
     counted.add_argument("index", type=Path, help=one)

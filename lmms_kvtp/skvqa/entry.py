@@ -95,10 +95,7 @@ def make_entry(
 
     EntryError where a field is missing, of the wrong type or out of range.
     """
-    try:
-        rates = clip_rates(clip_scores, num_frames, clip_size, alpha, temperature)
-    except ValueError as error:
-        raise EntryError(str(error)) from error
+    rates = clip_rates(clip_scores, num_frames, clip_size, alpha, temperature)
     entry = Entry(
         dataset=dataset,
         split="evaluation" if dataset in EVALUATION else "training",
@@ -171,7 +168,7 @@ def clip_rates(
 ) -> tuple[float, ...]:
     """Compute the rate of a frame in each clip: alpha * N * softmax(s / temperature) over the N frames.
 
-    Rates are not cut at 1: the mean over frames is `alpha` exactly. ValueError where there are other clips than
+    Rates are not cut at 1: the mean over frames is `alpha` exactly. EntryError where there are other clips than
     scores, or a setting is out of range.
 
     Args:
@@ -183,9 +180,9 @@ def clip_rates(
     """
     bounds = clip_bounds(num_frames, clip_size)
     if len(scores) != len(bounds):
-        raise ValueError(f"{len(scores)} scores for the {len(bounds)} clips of {num_frames} frames")
+        raise EntryError(f"{len(scores)} scores for the {len(bounds)} clips of {num_frames} frames")
     if not (temperature > 0 and alpha > 0):
-        raise ValueError(f"temperature={temperature} and alpha={alpha} must be above 0")
+        raise EntryError(f"temperature={temperature} and alpha={alpha} must be above 0")
     top = max(scores)
     weights = [math.exp((score - top) / temperature) for score in scores]
     frames = [last - first + 1 for first, last in bounds]

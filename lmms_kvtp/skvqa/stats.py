@@ -1,5 +1,6 @@
 """Which questions are sparse and long enough, and the statistics of the paper's table 1."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,14 +74,11 @@ class Filtered:
 
 def apply_criteria(entries: Iterable[Entry], criteria: Criteria) -> Filtered:
     """Divide the questions by the criteria that they miss."""
-    kept, dropped = [], {(False, True): 0, (True, False): 0, (False, False): 0}
+    by_met: dict[tuple[bool, bool], list[Entry]] = defaultdict(list)
     for entry in entries:
-        met = (criteria.sparse(entry), criteria.long(entry))
-        if all(met):
-            kept.append(entry)
-        else:
-            dropped[met] += 1
-    return Filtered(tuple(kept), dropped[False, True], dropped[True, False], dropped[False, False])
+        by_met[criteria.sparse(entry), criteria.long(entry)].append(entry)
+    dropped = (len(by_met[met]) for met in ((False, True), (True, False), (False, False)))
+    return Filtered(tuple(by_met[True, True]), *dropped)
 
 
 def statistics_table(entries: Sequence[Entry], criteria: Criteria) -> str:

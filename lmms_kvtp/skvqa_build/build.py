@@ -17,8 +17,7 @@ from lmms_kvtp.skvqa_build.prompts import VERSION
 from lmms_kvtp.skvqa_build.scorers import ClipScorer, Scoreable
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.texts import RULE, caption_clips, captions_hash, refine_questions
-from lmms_kvtp.skvqa_build.video_folder import VideoFolder
-from lmms_kvtp.skvqa_build.videos import Clips, sample_clips
+from lmms_kvtp.skvqa_build.videos import Clips, VideoFolder, sample_clips
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.sampling import FrameOptions
 

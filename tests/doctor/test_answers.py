@@ -6,9 +6,8 @@ import pytest
 from helpers.small_exams import GATE, exam
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.doctor.exam import Exam
+from lmms_kvtp.doctor.exam import Exam, reference
 from lmms_kvtp.doctor.expected import Expected
-from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.questions import chosen_letter

@@ -10,10 +10,9 @@ from helpers.harness_files import ALL, sample, write_run
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.doctor import expected
-from lmms_kvtp.doctor.exam import Exam
+from lmms_kvtp.doctor.exam import Exam, reference
 from lmms_kvtp.doctor.expected import Expected, published, published_accuracy, recorded
 from lmms_kvtp.doctor.gates import baseline_logits
-from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.leaderboard.gates import Gate
 from lmms_kvtp.questions import chosen_letter
 from lmms_kvtp.shipped import MANIFEST, shipped_folder

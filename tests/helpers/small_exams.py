@@ -5,9 +5,8 @@ from dataclasses import replace
 from helpers.small_videos import Clip
 
 from lmms_kvtp.api import Model
-from lmms_kvtp.doctor.exam import Exam, ExamQuestion
+from lmms_kvtp.doctor.exam import Exam, ExamQuestion, reference
 from lmms_kvtp.doctor.gates import GATES
-from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.leaderboard.gates import Gate
 from lmms_kvtp.questions import Question, chosen_letter
 
