@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from lmms_kvtp.shipped import TINY
+from lmms_kvtp.skvqa_build.ask import RULE
 from lmms_kvtp.skvqa_build.chat import ChatModel
 from lmms_kvtp.skvqa_build.endpoint import Endpoint, Prices, Spent
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.texts import RULE
 from lmms_kvtp.video.sampling import FrameOptions
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from lmms_kvtp.predictor.examples import Example, read_examples, synthetic
 from lmms_kvtp.questions import Refiner, Remembered, refine
 from lmms_kvtp.settings import meanings
 from lmms_kvtp.skvqa.stats import Criteria
+from lmms_kvtp.skvqa_build.ask import RULE, remember
 from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.texts import RULE, remember
 from lmms_kvtp.video.sampling import FrameOptions
 
 

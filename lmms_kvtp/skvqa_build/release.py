@@ -17,7 +17,7 @@ from typing import Any
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, TEMPERATURE, Entry, EntryError, clip_bounds, make_entry
 from lmms_kvtp.skvqa.layouts import SourceQuestion
-from lmms_kvtp.skvqa_build.texts import captions_hash
+from lmms_kvtp.skvqa_build.ask import captions_hash
 from lmms_kvtp.skvqa_build.videos import Clips
 
 MODELS = {
