@@ -161,17 +161,8 @@ def baseline_accuracy(exam: Exam) -> Gate:
 
 
 GATES = (
-    baseline_logits,
-    keep_all_identity,
-    changed_output,
-    exact_budget,
-    order,
-    determinism,
-    hooks_removed,
-    non_empty_answers,
-    answer_letters,
-    random_against,
-    baseline_accuracy,
+    *(baseline_logits, keep_all_identity, changed_output, exact_budget, order, determinism),
+    *(hooks_removed, non_empty_answers, answer_letters, random_against, baseline_accuracy),
 )
 """All gates, in the order in which they run."""
 

@@ -23,18 +23,12 @@ SIZES: Mapping[str, tuple[int, int]] = {"videomme": (900, 2700), "egoschema": (5
 CLIPS_PER_VIDEO = 16
 SIGLIP_TERAFLOPS = 85
 """TFLOP of SigLIP so400m at 384 pixels over 128 frames (lmms_kvtp/cost/flops.py)."""
-CAPTION_TOKENS = 2500
-"""Input tokens of a caption call: 8 images of about 300 tokens, assumed, and the prompt."""
-SCORE_TOKENS = 4000
-"""Input tokens of a scoring call: 16 captions of about 200 tokens, assumed, and the prompt."""
-CAPTION_WORDS, SCORE_WORDS = 200, 150
-"""Output tokens of such calls, assumed."""
+CAPTION, SCORE = (2500, 200, 1.4), (4000, 150, 1.4)
+"""Input tokens, output tokens and seconds of a call. Assumed are 8 images of about 300 tokens and the prompt for a
+caption, 16 captions of about 200 tokens and the prompt for a score; seconds are those of a 7B model, at 15 GFLOP for an
+input token and 100 TFLOP/s, and at 15 GB for an output token and 3 TB/s."""
 DOLLARS = (2.5, 10.0)
 """Price of a million input and output tokens in the example of docs/skvqa.md."""
-CAPTION_SECONDS = 1.4
-"""Seconds for a caption of a 7B model: 2500 tokens at 15 GFLOP and 100 TFLOP/s, 200 at 15 GB and 3 TB/s."""
-SCORE_SECONDS = 1.4
-"""Seconds to score a question by the same estimate: a prompt of 4000 tokens, 150 written."""
 
 
 class NoIndexError(LookupError):
@@ -96,9 +90,8 @@ def ways_on(dataset: str) -> str:
     videos, questions = SIZES.get(dataset, (1000, 1000))
     clips = videos * CLIPS_PER_VIDEO
     images = videos * SIGLIP_TERAFLOPS
-    hours = (clips * CAPTION_SECONDS + questions * SCORE_SECONDS) / 3600
-    read = (clips * CAPTION_TOKENS + questions * SCORE_TOKENS) / 1e6
-    written = (clips * CAPTION_WORDS + questions * SCORE_WORDS) / 1e6
+    read, written, seconds = (clips * one + questions * other for one, other in zip(CAPTION, SCORE, strict=True))
+    read, written, hours = read / 1e6, written / 1e6, seconds / 3600
     return f"""no SparseKV-QA index of {dataset}: {VARIABLE} is not set, and {cache_folder()} has none. Ways on:
 - the paper's own labels: lmms-kvtp skvqa import skvqa.json --dataset {dataset} ... (their release's file)
 - from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --captioner none --scorer siglip ... reads \

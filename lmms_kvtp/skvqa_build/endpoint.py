@@ -187,11 +187,8 @@ class Endpoint(ChatModel):
         if not choices or getattr(choices[0], "message", None) is None:
             raise _LostError(f"an answer without a message: {str(completion)[:200]}")
         usage = completion.usage
-        return ChatReply(
-            choices[0].message.content or "",
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-        )
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        return ChatReply(choices[0].message.content or "", *tokens)
 
 
 class _LostError(Exception):
