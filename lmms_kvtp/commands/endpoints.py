@@ -46,15 +46,8 @@ def _opener(arguments: Namespace, names: Sequence[str], store: Store) -> Opener:
         model = name.removeprefix(ENDPOINT)
         if not model:
             raise ValueError("endpoint: needs the name of a model, such as endpoint:gpt-4o")
-        return Endpoint(
-            model,
-            arguments.endpoint,
-            concurrency=arguments.concurrency,
-            timeout=arguments.timeout,
-            retries=arguments.retries,
-            prices=prices_of(arguments),
-            spent=spent,
-        )
+        limits = {name: getattr(arguments, name) for name in ("concurrency", "timeout", "retries")}
+        return Endpoint(model, arguments.endpoint, prices=prices_of(arguments), spent=spent, **limits)
 
     return open_endpoint
 
@@ -65,15 +58,10 @@ def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
 
     opener = _opener(arguments, [arguments.captioner, arguments.scorer, arguments.refiner], store)
     captioner = _captioner(arguments.captioner, opener)
-    return IndexSettings(
-        _scorer(arguments.scorer, captioner, opener, arguments.one_by_one),
-        captioner,
-        _refiner(arguments.refiner, opener),
-        FrameOptions(max_frames_num=arguments.max_frames_num, fps=arguments.fps),
-        arguments.clip_size,
-        arguments.alpha,
-        arguments.temperature,
-    )
+    scorer = _scorer(arguments.scorer, captioner, opener, arguments.one_by_one)
+    refiner, frames = _refiner(arguments.refiner, opener), FrameOptions(arguments.max_frames_num, arguments.fps)
+    numbers = {name: getattr(arguments, name) for name in ("clip_size", "alpha", "temperature")}
+    return IndexSettings(scorer, captioner, refiner, frames, **numbers)
 
 
 def choose_refiner(arguments: Namespace, store: Store) -> ChatModel | None:

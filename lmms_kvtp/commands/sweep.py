@@ -23,7 +23,6 @@ METHODS = (
     f"({', '.join(PRESETS)}), or scorer/allocator+pruner"
 )
 
-
 LOG = "harness.log"
 """File with the harness's own messages and tables, where a progress bar takes their place."""
 

@@ -122,9 +122,8 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     rows = [[when, *(f"{report[f'validation_{when}'][name]:.3f}" for name in MEASURES)] for when in ("before", "after")]
     counts = report["data"]
     sys.stdout.write(markdown(["validation", *MEASURES], rows) + "\n")
-    sys.stdout.write(
-        f"{counts['videos_left_out']} videos and {counts['flat_questions_left_out']} questions were left out\n"
-    )
+    videos, questions = counts["videos_left_out"], counts["flat_questions_left_out"]
+    sys.stdout.write(f"{videos} videos and {questions} questions were left out\n")
 
 
 def _towers(arguments: argparse.Namespace) -> Towers:

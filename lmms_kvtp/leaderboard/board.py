@@ -171,15 +171,9 @@ def comparable(
 
 def _against_bases(column: Sequence[ScoredRun]) -> list[ScoredRun]:
     """Compare each with the unpruned run of the same model and frames, where there is one."""
-    places = [(one.facets["model"], one.facets["frames"]) for one in column]
-    bases: dict[tuple[str, str], TaskScore] = {}
-    for place, one in zip(places, column, strict=True):
-        if one.provenance.unpruned:
-            bases.setdefault(place, one.score)
-    return [
-        replace(one, score=against(one.score, bases[place])) if place in bases else one
-        for place, one in zip(places, column, strict=True)
-    ]
+    placed = [((one.facets["model"], one.facets["frames"]), one) for one in column]
+    bases = {place: one.score for place, one in reversed(placed) if one.provenance.unpruned}  # the first counts
+    return [replace(one, score=against(one.score, bases[p])) if p in bases else one for p, one in placed]
 
 
 def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:

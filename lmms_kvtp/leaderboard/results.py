@@ -117,9 +117,8 @@ def regressions(board: Board, folder: Path) -> list[str]:
             stored = _stored(path)
             before, limit = stored["accuracy"]["mean"], SIGMAS * (stored["accuracy"]["stderr"] or 0.0)
             if found.accuracy.count == stored["questions"] and found.accuracy.mean < before - limit:
-                worse.append(
-                    f"{row.name}, {found.task}: {found.accuracy.mean:.1f} % now, {before:.1f} % in {path.name}"
-                )
+                now = f"{found.accuracy.mean:.1f} % now"
+                worse.append(f"{row.name}, {found.task}: {now}, {before:.1f} % in {path.name}")
     return worse
 
 

@@ -112,16 +112,11 @@ def read_examples(
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
     check_scale(scores, path)
-    return [
-        Example(
-            source,
-            tuple(question for question, _ in asked),
-            frames or FrameOptions(),
-            tuple(clips for _, clips in asked),
-            evaluated=frozenset(evaluated[source]),
-        )
-        for source, asked in grouped.items()
-    ]
+    found = []
+    for source, asked in grouped.items():
+        questions, clips = tuple(question for question, _ in asked), tuple(scored for _, scored in asked)
+        found.append(Example(source, questions, frames or FrameOptions(), clips, (), frozenset(evaluated[source])))
+    return found
 
 
 def _question(entry: dict[str, Any], key: str, refiner: Refiner) -> Question:

@@ -104,9 +104,8 @@ class SiglipTowers(Towers):
         """Take embeddings from the cache, or from the vision tower as it is now."""
         if self.parts != "all":
             return seen.float()
-        return cast(
-            Tensor, self.siglip.vision_model(pixel_values=seen.to(self.logit_scale.dtype)).pooler_output.float()
-        )
+        output = self.siglip.vision_model(pixel_values=seen.to(self.logit_scale.dtype))
+        return cast(Tensor, output.pooler_output.float())
 
     def trained(self) -> Sequence[str]:
         """List beginnings of names in the SigLIP; the fusion head is not part of it."""

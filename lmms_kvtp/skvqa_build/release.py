@@ -123,9 +123,8 @@ def read_segments(text: str) -> list[tuple[int, int, float]]:
     segments = sorted((int(first), int(last), float(score)) for first, last, score in _SCORE.findall(text))
     for first, last, score in segments:
         if last < first or score > MOST_RELEVANT:
-            raise ReleaseError(
-                f"segment [{first}, {last}]: {score:g} has a wrong order or a score above {MOST_RELEVANT:g}"
-            )
+            wrong = f"a wrong order or a score above {MOST_RELEVANT:g}"
+            raise ReleaseError(f"segment [{first}, {last}]: {score:g} has {wrong}")
     for (_, last, _), (first, _, _) in pairwise(segments):
         if first <= last:
             raise ReleaseError(f"segments overlap at frame {first}")
@@ -190,9 +189,6 @@ def _entry(
     regular = all(len(set(frames[a : b + 1])) == 1 for a, b in clip_bounds(len(frames), CLIP_SIZE))
     clip_size = CLIP_SIZE if regular else 1
     bounds = clip_bounds(len(frames), clip_size)
-    edges: tuple[tuple[float, float], ...] = ()
-    if clips is not None:
-        edges = replace(clips, clip_size=clip_size).edges
     return make_entry(
         dataset=dataset,
         question_id=asked.question_id,
@@ -204,7 +200,7 @@ def _entry(
         num_frames=len(frames),
         clip_size=clip_size,
         duration=0.0 if clips is None else clips.duration,
-        edges=edges,
+        edges=() if clips is None else replace(clips, clip_size=clip_size).edges,
         clip_scores=tuple(frames[first] for first, _ in bounds),
         temperature=temperature,
         captions_hash=captions_hash(item.captions),
