@@ -113,8 +113,8 @@ def read_examples(
             raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
     check_scale(scores, path)
     found = []
-    for source, asked in grouped.items():
-        questions, clips = tuple(question for question, _ in asked), tuple(scored for _, scored in asked)
+    for source, rows in grouped.items():
+        questions, clips = tuple(question for question, _ in rows), tuple(scored for _, scored in rows)
         found.append(Example(source, questions, frames or FrameOptions(), clips, (), frozenset(evaluated[source])))
     return found
 
