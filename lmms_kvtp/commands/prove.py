@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
     clip = find_clip(arguments.clip)
     desk = Desk(arguments, cells, clip, time.monotonic() + 60 * arguments.minutes)
     about = _about(arguments, clip)
-    steps = [_step(name, "not run", "the command ended before", 0.0, None) for name in STEPS]
+    steps = [_step(name, "not run", "the command ended before") for name in STEPS]
     for number, name in enumerate(STEPS):
         log.info("%d of %d: %s", number + 1, len(STEPS), name)
         steps[number] = _try(name, getattr(desk, name), desk.deadline)
@@ -110,14 +110,14 @@ def _about(arguments: argparse.Namespace, clip: Path | None) -> Found:
     }
 
 
-def _step(name: str, status: str, reason: str | None, seconds: float, found: Found | None) -> Found:
+def _step(name: str, status: str, reason: str | None, seconds: float = 0.0, found: Found | None = None) -> Found:
     return {"name": name, "status": status, "reason": reason, "seconds": round(seconds, 2), "found": found}
 
 
 def _try(name: str, run: Callable[[], tuple[Found, str]], deadline: float) -> Found:
     begin = time.monotonic()
     if begin > deadline:
-        return _step(name, "not run", "the time was over; give more --minutes", 0.0, None)
+        return _step(name, "not run", "the time was over; give more --minutes")
     found, status, reason = None, "done", None
     try:
         found, wrong = run()

@@ -3,7 +3,7 @@
 `synthetic_exam` is one on the synthetic benchmark's videos, which any model can watch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -69,11 +69,6 @@ class Exam:
     videos: Sequence[Video]
     questions: Sequence[Sequence[ExamQuestion]]
     """Questions on each video."""
-    chosen_letter: Callable[[str, Sequence[str]], str | None]
-    """Function that reads the letter out of an answer, given the options; None where there is none."""
-    reference: Callable[[VideoVLM], tuple[bool | None, str]]
-    """Function that compares the model with another implementation: whether they agree (None: there is none), and what
-    was seen."""
     expected: Expected | None = None
     """Accuracy of the unpruned model on such questions before; None where it was not measured."""
 
@@ -111,9 +106,8 @@ class Exam:
     @cached_property
     def pairs(self) -> list[tuple[Encoded, ExamQuestion]]:
         """Each question with its video."""
-        return [
-            (video, asked) for video, questions in zip(self.encoded, self.questions, strict=True) for asked in questions
-        ]
+        found = zip(self.encoded, self.questions, strict=True)
+        return [(video, asked) for video, questions in found for asked in questions]
 
     def run(self, method: Method, encoded: Encoded, asked: ExamQuestion) -> Result:
         """Prompt and logits of one question."""
@@ -155,7 +149,7 @@ class Exam:
 
     def letters(self, texts: Sequence[str]) -> list[str | None]:
         """The letter of each answer; None where it has none."""
-        return [self.chosen_letter(text, asked.options) for text, (_, asked) in zip(texts, self.pairs, strict=True)]
+        return [chosen_letter(text, asked.options) for text, (_, asked) in zip(texts, self.pairs, strict=True)]
 
     def right(self, texts: Sequence[str]) -> list[bool]:
         """Whether each answer has the right letter."""
@@ -199,11 +193,14 @@ def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expe
         if key not in loaded:
             path = cache.video(str(doc["split"]), cast(int, doc["seed"]))
             loaded[key] = load_video(str(path), FrameOptions(max_frames_num=frames))
-    return Exam(vlm, method, list(loaded.values()), [asked[key] for key in loaded], chosen_letter, reference, expected)
+    return Exam(vlm, method, list(loaded.values()), [asked[key] for key in loaded], expected)
 
 
 def reference(vlm: VideoVLM) -> tuple[bool | None, str]:
-    """Compare the unpruned model with transformers' own class, and with published logits where there are some."""
+    """Compare the unpruned model with transformers' own class, and with published logits where there are some.
+
+    Returns whether they agree, None where there is no other implementation, and what was seen.
+    """
     if not isinstance(vlm, LlavaVideo):
         return None, f"there is no other implementation of {type(vlm).__name__}"
     try:

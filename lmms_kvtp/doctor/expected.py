@@ -83,9 +83,8 @@ def published_accuracy(folder: Path) -> Gate:
             found = accuracy(read_samples(path, record.label, task, run.results))
             margin = 200 * expected.spread(found.count)
             apart |= abs(found.mean - 100 * expected.accuracy) > margin
-            shown.append(
-                f"{task}: {found.mean:.1f} % of {found.count}, published {100 * expected.accuracy:.1f} ± {margin:.1f} %"
-            )
+            published_range = f"{100 * expected.accuracy:.1f} ± {margin:.1f} %"
+            shown.append(f"{task}: {found.mean:.1f} % of {found.count}, published {published_range}")
     if not shown:
         return Gate(name, None, f"no unpruned run in {folder} is of a model, frames and task with a published score")
     return Gate(name, not apart, "; ".join(shown))
