@@ -90,7 +90,7 @@ def describe(
         "stages": {stage: round(spent, 5) for stage, spent in cost.seconds.items() if spent},
         "prefill_percent_of_matrix_rate": 100 * cost.prefill_flops_causal / cost.seconds["prefill"] / rate,
         "prefill_percent_full_square": 100 * cost.flops["prefill"] / cost.seconds["prefill"] / rate,
-        "peak_bytes": runs[-1].peak_bytes,
+        "peak_bytes": runs[-1].cost.peak_bytes,
     }
 
 

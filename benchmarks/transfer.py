@@ -26,7 +26,7 @@ from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import accuracy, difference
 from lmms_kvtp.predictor.compare import UNTUNED, baselines, measure_candidates, trained
 from lmms_kvtp.predictor.examples import Example, synthetic
-from lmms_kvtp.predictor.features import Embeddings, FeatureCache
+from lmms_kvtp.predictor.features import FeatureCache, embeddings
 from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.recipe import Recipe
 from lmms_kvtp.predictor.towers import SiglipTowers
@@ -141,7 +141,7 @@ def _of(run: Run, questions: set[str]) -> Run:
 def _train(examples: list[Example], out: Path, folder: Path) -> None:
     training, validation = held_out(examples, 0.1, RECIPE.seed)
     towers = SiglipTowers(Siglip("tiny", dtype="float32"), RECIPE.parts)
-    cache = FeatureCache(Embeddings(Siglip("tiny", dtype="float32")), out / "features")
+    cache = FeatureCache(embeddings(Siglip("tiny", dtype="float32")), out / "features")
     (learned, _), (checked, _) = cache.encode(training), cache.encode(validation)
     train_predictor(towers, learned, checked, RECIPE, folder.with_name(f"{folder.name}_whole"), slim=folder)
 

@@ -42,11 +42,7 @@ class BudgetAllocator(ABC):
 
 
 def check(relevance: Float[Tensor, " T"], total: int, capacity: int) -> None:
-    """Refuse what no allocation can meet.
-
-    Raises:
-        ValueError: `total` does not fit in the frames, or a relevance is NaN or infinite.
-    """
+    """Refuse by ValueError what no allocation can meet: a `total` that does not fit, or relevance that is no number."""
     frames = len(relevance)
     if not 0 <= total <= frames * capacity:
         raise ValueError(f"cannot keep {total} tokens of {frames} frames x {capacity} tokens")

@@ -39,8 +39,7 @@ class KvtpRelease(BudgetAllocator):
     def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
         """Round each frame's clipped rate on its own; the sum is not `total`.
 
-        Raises:
-            ValueError: `base_rate` contradicts `total`.
+        ValueError where `base_rate` contradicts `total`.
         """
         check(relevance, total, capacity)
         tokens = max(len(relevance) * capacity, 1)

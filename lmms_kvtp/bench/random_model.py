@@ -33,8 +33,7 @@ ENCODERS = ("so400m-384", "base-224", "shared")
 def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
     """A LLaVA-Video of the sizes of `spec`, with weights drawn on their device and the embedded model's tokenizer.
 
-    Raises:
-        ValueError: the weights are larger than the device's memory, or it cannot compute in the dtype.
+    ValueError where the weights are larger than the device's memory, or it cannot compute in the dtype.
     """
     device, dtype = place(options.device, options.dtype)
     check_dtype(device, dtype)
@@ -80,16 +79,9 @@ class RandomParts:
 
 
 def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomParts:
-    """Write the image-text model that scores frames.
+    """Write the image-text model that scores frames into `folder`, to run on `device`.
 
-    Args:
-        name: `so400m-384`, `base-224`, or `shared` for a head on the tower of `spec`.
-        spec: the model.
-        folder: for its files.
-        device: where it will run.
-
-    Raises:
-        LookupError: there is no encoder of that name.
+    Its name is `so400m-384`, `base-224`, or `shared` for a head on the tower of `spec`; LookupError for another.
     """
     if name not in ENCODERS:
         raise LookupError(f"no sizes of encoder {name!r}; {near(name, list(ENCODERS))}")

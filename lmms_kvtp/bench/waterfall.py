@@ -41,14 +41,9 @@ def decoder_alone(videos: Iterable[Video], spec: PixelSpec) -> dict[str, float]:
 def stage_floors(costs: Sequence[SampleCost], rate: float, alone: Mapping[str, float]) -> dict[str, float]:
     """The least seconds that each stage of a whole run could take on this machine.
 
-    Args:
-        costs: of all answers.
-        rate: measured operations a second of large matrix products.
-        alone: seconds of stages without matrix products, measured with nothing else running.
-
-    Returns:
-        `alone`, and for every stage of known operations these over `rate`; prefill's attention is causal, and the
-        projector belongs to vision.
+    These are `alone`, seconds of stages without matrix products that were measured with nothing else running, and for
+    every stage of known operations these over `rate`, measured operations a second of large matrix products. Prefill's
+    attention is causal, and the projector belongs to vision.
     """
     total: dict[str, float] = {}
     for cost in costs:

@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which finished run to read, or what to run."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     whole = targets.add_parser("e2e", help="seconds of each stage of a run, with the ideal beside them")
-    whole.add_argument(
-        "journal", type=Path, nargs="*", help="a finished run's journals, one for each rank, or their folder"
-    )
+    journals = "a finished run's journals, one for each rank, or their folder"
+    whole.add_argument("journal", type=Path, nargs="*", help=journals)
     whole.add_argument("--task", help="run this task first, by the harness")
     whole.add_argument("--videos", type=Path, metavar="FOLDER", help="ask one question about each video in it first")
     whole.add_argument("--question", default=QUESTION, help="with --videos (default %(default)r)")
@@ -39,29 +38,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dtypes = ["auto", "float32", "bfloat16", "float16"]
     whole.add_argument("--dtype", default="auto", choices=dtypes, help="with --random-weights")
     whole.add_argument("--device", help="with --random-weights (default: the GPU if there is one)")
-    whole.add_argument(
-        "--rounds", type=at_least_one, default=3, help="with --random-weights; medians count (default 3)"
-    )
+    rounds = "with --random-weights; medians count (default 3)"
+    whole.add_argument("--rounds", type=at_least_one, default=3, help=rounds)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run what was asked for, and write the table.
+    """Run what was asked for, and write the table; OSError where a journal cannot be read.
 
-    Raises:
-        ValueError: not one source of answers, no answers, or answers of a sweep, whose seconds are not of one method.
-        OSError: a journal cannot be read.
+    ValueError where not one source of answers is named, it has none, or they are a sweep's, whose seconds are shared.
     """
     sources = {
-        "JOURNAL": arguments.journal,
-        "--task": arguments.task,
-        "--videos": arguments.videos,
-        "--random-weights": arguments.random_weights,
+        "JOURNAL": (arguments.journal, _journals),
+        "--task": (arguments.task, _task),
+        "--videos": (arguments.videos, _videos),
+        "--random-weights": (arguments.random_weights, _random),
     }
-    given = [name for name, value in sources.items() if value]
+    given = [name for name, (value, _) in sources.items() if value]
     if len(given) != 1:
         raise ValueError(f"{' and '.join(given) or 'nothing'} given; name one of {', '.join(sources)}")
-    run = {"JOURNAL": _journals, "--task": _task, "--videos": _videos, "--random-weights": _random}[given[0]]
-    sys.stdout.write(run(arguments))
+    sys.stdout.write(sources[given[0]][1](arguments))
     return 0
 
 
@@ -175,16 +170,15 @@ def _random(arguments: argparse.Namespace) -> str:
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
         parts = random_parts(arguments.encoder, spec, Path(scratch), str(vlm.device))
-        method = build_method(
-            {**method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers), **parts.settings}, KVTP
-        )
+        settings = method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers)
+        method = build_method({**settings, **parts.settings}, KVTP)
         video = random_pixels([spec.pixel_spec, parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)
         runs = first_tokens(vlm, {"": method}, video, arguments.rounds)[""]
     cost, frame = median_cost(runs), preprocess_seconds(vlm.pixel_spec)
     rate = matrix_rate(vlm.device, vlm.dtype)
+    row = row_name(arguments.method, method.describe())
     lines = [
-        f"{spec.name} with random weights, {arguments.frames} frames, {row_name(arguments.method, method.describe())}, "
-        f"encoder {arguments.encoder}, "
+        f"{spec.name} with random weights, {arguments.frames} frames, {row}, encoder {arguments.encoder}, "
         f"{vlm.dtype} on {vlm.device}; medians of {len(runs)}",
         f"matrix products: {_rate(rate, torch.get_num_threads())}",
         f"kept: {cost.tokens_kept} of {cost.tokens_before} tokens",

@@ -13,9 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question, and answer where known")
     parser.add_argument("--methods", default="kvtp+prumerge,random", help="as in sweep (default %(default)s)")
     parser.add_argument("--method", action="append", default=[], help="repeatable: one more, by its settings, a=b,c=d")
-    parser.add_argument(
-        "--ratios", type=ratios, default="0.5,0.2", help="shares of vision tokens kept (default %(default)s)"
-    )
+    shares = "shares of vision tokens kept (default %(default)s)"
+    parser.add_argument("--ratios", type=ratios, default="0.5,0.2", help=shares)
     add_model_arguments(parser)
     parser.add_argument("--max-new-tokens", type=at_least_one, default=32, help="of an answer (default %(default)s)")
     parser.add_argument("--agreement", type=float, default=95.0, help="in %%, that is asked of a method (default 95)")

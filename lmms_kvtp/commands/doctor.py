@@ -16,15 +16,13 @@ SHOWN = {True: "passed", False: "FAILED", None: "-"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add method, model, and where the record goes."""
     parser.add_argument("--method", help=METHOD_HELP)
-    parser.add_argument(
-        "--reference", action="store_true", help="instead: hold the model's logits against other implementations"
-    )
+    other = "instead: hold the model's logits against other implementations"
+    parser.add_argument("--reference", action="store_true", help=other)
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--model", default="tiny", help="folder or hub id (default: the embedded model)")
     parser.add_argument("--model_args", default="", help="how it is loaded: torch_dtype=bfloat16,device=cuda, ...")
-    parser.add_argument(
-        "--videos", type=at_least_one, default=6, help="synthetic videos, four questions on each (default 6)"
-    )
+    videos = "synthetic videos, four questions on each (default 6)"
+    parser.add_argument("--videos", type=at_least_one, default=6, help=videos)
     parser.add_argument("--frames", type=at_least_one, default=32, help="of a video, at most (default %(default)s)")
     parser.add_argument("--baseline", type=Path, help="finished runs of the unpruned model, held to published scores")
     parser.add_argument("--out", type=Path, help="also write the record: a .json file, or the folder of the runs")
@@ -37,9 +35,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.method is None:
         raise ValueError("give --method NAME to examine a method, or --reference to examine the model")
     from lmms_kvtp.api import load
+    from lmms_kvtp.doctor.exam import synthetic_exam
     from lmms_kvtp.doctor.expected import published_accuracy, recorded
     from lmms_kvtp.doctor.gates import examine
-    from lmms_kvtp.doctor.synthetic import synthetic_exam
     from lmms_kvtp.leaderboard.gates import write_record
     from lmms_kvtp.leaderboard.provenance import row_name
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from lmms_kvtp.shipped import TINY
+from lmms_kvtp.skvqa_build.ask import RULE
 from lmms_kvtp.skvqa_build.chat import ChatModel
 from lmms_kvtp.skvqa_build.endpoint import Endpoint, Prices, Spent
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.texts import RULE
 from lmms_kvtp.video.sampling import FrameOptions
 
 if TYPE_CHECKING:
@@ -46,46 +46,26 @@ def _opener(arguments: Namespace, names: Sequence[str], store: Store) -> Opener:
         model = name.removeprefix(ENDPOINT)
         if not model:
             raise ValueError("endpoint: needs the name of a model, such as endpoint:gpt-4o")
-        return Endpoint(
-            model,
-            arguments.endpoint,
-            concurrency=arguments.concurrency,
-            timeout=arguments.timeout,
-            retries=arguments.retries,
-            prices=prices_of(arguments),
-            spent=spent,
-        )
+        limits = {name: getattr(arguments, name) for name in ("concurrency", "timeout", "retries")}
+        return Endpoint(model, arguments.endpoint, prices=prices_of(arguments), spent=spent, **limits)
 
     return open_endpoint
 
 
 def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
-    """Read the settings of `skvqa build`; nothing is loaded yet.
-
-    Raises:
-        ValueError: a name is unknown, or parts do not go together.
-    """
+    """Read the settings of `skvqa build`, and load nothing; ValueError where a name is unknown or parts do not fit."""
     from lmms_kvtp.skvqa_build.build import IndexSettings
 
     opener = _opener(arguments, [arguments.captioner, arguments.scorer, arguments.refiner], store)
     captioner = _captioner(arguments.captioner, opener)
-    return IndexSettings(
-        _scorer(arguments.scorer, captioner, opener, arguments.one_by_one),
-        captioner,
-        _refiner(arguments.refiner, opener),
-        FrameOptions(max_frames_num=arguments.max_frames_num, fps=arguments.fps),
-        arguments.clip_size,
-        arguments.alpha,
-        arguments.temperature,
-    )
+    scorer = _scorer(arguments.scorer, captioner, opener, arguments.one_by_one)
+    refiner, frames = _refiner(arguments.refiner, opener), FrameOptions(arguments.max_frames_num, arguments.fps)
+    numbers = {name: getattr(arguments, name) for name in ("clip_size", "alpha", "temperature")}
+    return IndexSettings(scorer, captioner, refiner, frames, **numbers)
 
 
 def choose_refiner(arguments: Namespace, store: Store) -> ChatModel | None:
-    """Open what --refiner names, on an account of its own; None for fixed rules.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
+    """Open what --refiner names, on an account of its own; None for fixed rules. ValueError where it is unknown."""
     return _refiner(arguments.refiner, _opener(arguments, [arguments.refiner], store))
 
 
@@ -113,32 +93,28 @@ def _captioner(name: str, opener: Opener) -> ChatModel | None:
 def _scorer(name: str, captioner: ChatModel | None, opener: Opener, one_by_one: bool) -> "ClipScorer":
     from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.skvqa_build.local import LocalModel
-    from lmms_kvtp.skvqa_build.scorers import ChatScorer, ImageSimilarity, LanguageModel, TextSimilarity
+    from lmms_kvtp.skvqa_build.scorers import ChatScorer, image_similarity, language_model, text_similarity
 
     kind, _, checkpoint = name.partition(":")
     if one_by_one and not (name == "captioner" and isinstance(captioner, LocalModel)):
         raise ValueError(f"--one-by-one is for a local captioner that scores, not for --scorer {name}; leave it out")
     if kind == "siglip":
-        return ImageSimilarity(Siglip(checkpoint) if checkpoint else Siglip())
+        return image_similarity(Siglip(checkpoint) if checkpoint else Siglip())
     if kind == "text":
-        return TextSimilarity(checkpoint) if checkpoint else TextSimilarity()
+        return text_similarity(checkpoint) if checkpoint else text_similarity()
     if kind == "endpoint":
         return ChatScorer(opener(name))
     if name != "captioner":
         raise ValueError(f"--scorer {name}: wanted captioner, endpoint:MODEL, text[:CHECKPOINT] or siglip[:CHECKPOINT]")
     if one_by_one and isinstance(captioner, LocalModel):
-        return LanguageModel(captioner)
+        return language_model(captioner)
     if captioner is None:
         raise ValueError("--scorer captioner needs a captioner; use --scorer siglip to do without")
     return ChatScorer(captioner)
 
 
 def prices_of(arguments: Namespace) -> Prices:
-    """Read prices and budget.
-
-    Raises:
-        ValueError: there is a budget and no price.
-    """
+    """Read prices and budget; ValueError where there is a budget and no price."""
     return Prices(arguments.price_input, arguments.price_output, arguments.budget)
 
 

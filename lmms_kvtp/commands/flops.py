@@ -32,17 +32,12 @@ So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add model, frames, method, and how to count."""
     parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, or a folder")
-    parser.add_argument(
-        "--frames", type=at_least_one, default=128, help="frames of the video (default 128, the paper's)"
-    )
+    paper = "frames of the video (default 128, the paper's)"
+    parser.add_argument("--frames", type=at_least_one, default=128, help=paper)
     parser.add_argument("--method", help=f"{METHOD_HELP}; without it the paper's rows are shown")
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
-    parser.add_argument(
-        "--pool",
-        default="average",
-        choices=["bilinear", "average", "max"],
-        help="of patches; average (default) as in the paper's evaluation, bilinear as the models were trained",
-    )
+    pool = "of patches; average (default) as in the paper's evaluation, bilinear as the models were trained"
+    parser.add_argument("--pool", default="average", choices=["bilinear", "average", "max"], help=pool)
     text = "prompt positions beside the video (default %(default)s)"
     parser.add_argument("--text-tokens", type=not_negative, default=TEXT_TOKENS, help=text)
     parser.add_argument("--into", type=Path, help="put the paper's rows into this page, between markers")
@@ -61,9 +56,8 @@ def main(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"{head}\n\n{table}\n{text}\n{MISSES}.\n")
         return 0
     if arguments.into:
-        raise ValueError(
-            f"--into is for the paper's rows of {' and '.join(TABLES)}; leave out --method and --keep-ratio"
-        )
+        models = " and ".join(TABLES)
+        raise ValueError(f"--into is for the paper's rows of {models}; leave out --method and --keep-ratio")
     defaults = {**KVTP, "encoder.pretrained": spec.encoder}
     method = build_method(method_settings(arguments.method or "", arguments.keep_ratio, spec.llm.layers), defaults)
     found = forecast(spec, method, arguments.frames, spec.pool(arguments.pool), text_tokens=arguments.text_tokens)
@@ -82,21 +76,16 @@ def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profile
         cells = [stage, f"{flops / TERA:.4g}" if flops is not None else "not known before it runs"]
         cells += [f"{flops / whole:.1%}" if flops is not None else ""]
         rows.append(cells + ([f"{seen[stage] / TERA:.4g}" if stage in seen else "-"] if profiler else []))
-    header = ["stage", "TFLOP", "share"] + (
-        [f"{profiler}, T{'MAC' if profiler == 'thop' else 'FLOP'}"] * bool(profiler)
-    )
-    lines = [
+    seen_by = [f"{profiler}, T{'MAC' if profiler == 'thop' else 'FLOP'}"] if profiler else []
+    told = [[name, f"{value / TERA:.4g}", MEANING[name]] for name, value in conventions(cost, spec.llm).items()]
+    parts = [
         f"{spec.name}, {cost.num_frames} frames: {cost.tokens_kept} of {cost.tokens_before} vision tokens, "
         f"{cost.tokens_structural} newlines, {cost.prompt_tokens} positions in all",
-        "",
-        markdown(header, rows),
-        "",
-        markdown(
-            ["convention", "T", "what it counts"],
-            [[name, f"{value / TERA:.4g}", MEANING[name]] for name, value in conventions(cost, spec.llm).items()],
-        ),
+        markdown(["stage", "TFLOP", "share", *seen_by], rows),
+        markdown(["convention", "T", "what it counts"], told),
+        *([f"{MISSES}."] if profiler == "thop" else []),
     ]
-    return "\n".join([*lines, *(["", f"{MISSES}."] if profiler == "thop" else []), ""])
+    return "\n\n".join(parts) + "\n"
 
 
 def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[str, str]:

@@ -46,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write lines that fit the terminal; a page gets Markdown tables.
-
-    Raises:
-        LookupError: there is no such component; with near matches.
-    """
+    """Write lines that fit the terminal, or tables into a page; LookupError has near matches of an unknown name."""
     if arguments.into:
         write_between(arguments.into, components(), MARKER)
         return 0
@@ -101,9 +97,9 @@ def details(part: str, name: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def components(parts: list[str] | None = None) -> str:
-    """Write the tables of some parts, or of all, in Markdown, as docs/methods.md shows them."""
-    return "\n\n".join(f"### {part}\n\n{components_table(part)}" for part in parts or PARTS)
+def components() -> str:
+    """Write the tables of all parts in Markdown, as docs/methods.md shows them."""
+    return "\n\n".join(f"### {part}\n\n{components_table(part)}" for part in PARTS)
 
 
 def components_table(part: str) -> str:

@@ -13,9 +13,9 @@ from lmms_kvtp.predictor.examples import Example, read_examples, synthetic
 from lmms_kvtp.questions import Refiner, Remembered, refine
 from lmms_kvtp.settings import meanings
 from lmms_kvtp.skvqa.stats import Criteria
+from lmms_kvtp.skvqa_build.ask import RULE, remember
 from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.texts import RULE, remember
 from lmms_kvtp.video.sampling import FrameOptions
 
 
@@ -25,14 +25,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     place = "(default: features, below --out in training and here in evaluation)"
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
-    parser.add_argument(
-        "--synthetic", type=at_least_one, help="so many videos of the embedded benchmark instead of an index"
-    )
-    parser.add_argument(
-        "--pretrained",
-        default=Siglip().pretrained,
-        help="the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)",
-    )
+    made = "so many videos of the embedded benchmark instead of an index"
+    parser.add_argument("--synthetic", type=at_least_one, help=made)
+    start = "the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)"
+    parser.add_argument("--pretrained", default=Siglip().pretrained, help=start)
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
     parser.add_argument("--features", type=Path, help=f"cached image features, and a model's refinements {place}")
     for name in ("max_frames_num", "fps"):
@@ -53,14 +49,12 @@ def untuned(args: argparse.Namespace) -> Siglip:
 def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
     """Read all videos that the arguments name, with questions as scorers read them.
 
+    ValueError where not one of --index and --synthetic is given, the index is damaged, or the refiner cannot be used.
+
     Args:
         args: of the command line.
         split: of synthetic videos.
         folder: where a model's refinements are kept.
-
-    Raises:
-        ValueError: neither or both of --index and --synthetic are given, the index is damaged, or the refiner cannot
-            be used.
     """
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")
@@ -94,8 +88,7 @@ def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Exampl
 def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Split by video into the larger part and `share` of the videos, at least one.
 
-    Raises:
-        ValueError: there are fewer than two videos, or `share` is not one.
+    ValueError where there are fewer than two videos, or `share` is not one.
     """
     if not 0 < share < 1:
         raise ValueError(f"validation={share} is outside (0, 1); it is the share of the videos, such as 0.1")

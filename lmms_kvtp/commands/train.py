@@ -55,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Train what was named.
-
-    Raises:
-        ValueError: an argument does not fit, or training broke off because a loss was not finite.
-    """
+    """Train what was named; ValueError where an argument does not fit, or a loss was not finite."""
     {"tiny": _train_tiny, "predictor": _train_predictor}[arguments.target](arguments)
     return 0
 
@@ -126,9 +122,8 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     rows = [[when, *(f"{report[f'validation_{when}'][name]:.3f}" for name in MEASURES)] for when in ("before", "after")]
     counts = report["data"]
     sys.stdout.write(markdown(["validation", *MEASURES], rows) + "\n")
-    sys.stdout.write(
-        f"{counts['videos_left_out']} videos and {counts['flat_questions_left_out']} questions were left out\n"
-    )
+    videos, questions = counts["videos_left_out"], counts["flat_questions_left_out"]
+    sys.stdout.write(f"{videos} videos and {questions} questions were left out\n")
 
 
 def _towers(arguments: argparse.Namespace) -> Towers:

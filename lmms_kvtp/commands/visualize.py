@@ -54,16 +54,9 @@ def main(arguments: argparse.Namespace) -> int:
 def write_pictures(
     vlm: "VideoVLM", methods: "Mapping[str, Method]", video: "Video", name: str, question: str, out: Path, show: int
 ) -> "list[MethodPicture]":
-    """Ask a question with every method, and write page and PNG.
+    """Ask a question with every method, and write page and PNG, with `show` frames, into the folder `out`.
 
-    Args:
-        vlm: the model.
-        methods: by name.
-        video: what is asked about.
-        name: of the video.
-        question: all of the text that the model gets.
-        out: folder for both files.
-        show: frames in the pictures.
+    `name` is the video's, and `question` all of the text that the model gets.
     """
     from lmms_kvtp.questions import Question, refine
     from lmms_kvtp.visualize.page import sheet, to_html

@@ -42,15 +42,11 @@ class FileQuestion:
 
 
 def read(path: Path) -> list[FileQuestion]:
-    """Read the file, and make sure that every video is there before any model loads.
+    """Read a file of questions, and make sure that every video is there before any model loads.
 
-    Args:
-        path: one JSON object in each line, with `video` (a path, from the file's folder if relative), `question` (all
-            of the text that the model gets) and, where known, `answer`. Empty lines are skipped.
-
-    Raises:
-        ValueError: a line is not a question, or there is no line at all; the message names it.
-        FileNotFoundError: videos are missing; the message lists some.
+    Each line is a JSON object with `video` (a path, from the file's folder if relative), `question` (all of the text
+    that the model gets) and, where known, `answer`; empty lines are skipped. ValueError names a line that is not, or
+    that there is none; FileNotFoundError lists missing videos.
     """
     asked = [_question_of(path, number, line) for number, line in text_lines(path)]
     if not asked:
@@ -121,16 +117,8 @@ def measure(
 ) -> Iterator[tuple[MethodOutcome, Kept]]:
     """Answer every question with every method; a video is decoded and encoded once, the first one twice, to warm up.
 
-    Args:
-        vlm: the model.
-        methods: by the name of their row; FULL must be among them, and its outcomes come first.
-        asked: in any order; questions on one video are answered together.
-        frames: rules by which frames are sampled.
-        max_new_tokens: most tokens of an answer.
-
-    Raises:
-        VideoError: a video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+    FULL must be among `methods`, which are by the name of their row, and its outcomes come first. Questions on one
+    video are answered together. VideoError where a video cannot be read, PromptTooLongError where a prompt is too long.
     """
     order = [FULL, *(name for name in methods if name != FULL)]
     run = RunOptions(share_prefix=False)  # each answer's time is that of a question asked alone

@@ -100,9 +100,7 @@ def rows(found: Sequence[Summary]) -> list[list[str]]:
 def recommend(found: Sequence[Summary], wanted: float) -> str:
     """Say which method to take, why, and how sure that is.
 
-    Args:
-        found: summaries of the methods, all tokens first.
-        wanted: agreement with all tokens, in %, that a method must be shown to have.
+    `found` has all tokens first; `wanted` is the agreement with all tokens, in %, that a method must be shown to have.
     """
     full, pruned = found[0], found[1:]
     if not pruned:
@@ -195,15 +193,9 @@ TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def to_html(found: Sequence[Summary], cases: Sequence[Case], advice: str, data: str, model: str, toy: bool) -> str:
-    """Render the page.
+    """Render the page: summaries, all tokens first, the worst cases and the recommendation.
 
-    Args:
-        found: summaries of the methods, all tokens first.
-        cases: the worst outcomes.
-        advice: the recommendation.
-        data: name of the file of questions.
-        model: name of the checkpoint.
-        toy: the embedded model answered.
+    `data` is the name of the file of questions, `model` that of the checkpoint; `toy` says that it is the embedded one.
     """
     return page(
         TEMPLATE,

@@ -126,13 +126,8 @@ def lookup(doc_key: str) -> SampleCost | None:
 def task_metrics(doc_key: str) -> dict[str, float | None]:
     """The cost of a document as metrics of its task; values are None for answers of other models."""
     cost = lookup(doc_key)
-    if cost is None:
-        return {"vision_tokens_kept": None, "keep_ratio_actual": None, "seconds": None}
-    return {
-        "vision_tokens_kept": float(cost.tokens_kept),
-        "keep_ratio_actual": cost.keep_ratio_actual,
-        "seconds": cost.seconds_total,
-    }
+    told = (float(cost.tokens_kept), cost.keep_ratio_actual, cost.seconds_total) if cost else (None, None, None)
+    return dict(zip(("vision_tokens_kept", "keep_ratio_actual", "seconds"), told, strict=True))
 
 
 def forget() -> None:

@@ -1,8 +1,12 @@
-"""An exam: a method on some questions, and what it makes of them; every result is computed once."""
+"""An exam: a method on some questions, and what it makes of them; every result is computed once.
 
-from collections.abc import Callable, Sequence
+`synthetic_exam` is one on the synthetic benchmark's videos, which any model can watch.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -10,21 +14,27 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.uniform import EqualBudgets
 from lmms_kvtp.doctor.expected import Expected
+from lmms_kvtp.doctor.reference import reference_logits
+from lmms_kvtp.embedded import cache
+from lmms_kvtp.embedded.dataset import build
+from lmms_kvtp.embedded.questions import INSTRUCTION, LETTERS
 from lmms_kvtp.encode import Encoded, encode_once
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Prepared, prepare
 from lmms_kvtp.pruners.none import Unpruned
 from lmms_kvtp.pruners.random import RandomTokens
-from lmms_kvtp.questions import Question
+from lmms_kvtp.questions import Question, chosen_letter
 from lmms_kvtp.run.answerer import Answerer, unrecorded
 from lmms_kvtp.run.asks import ask_about
 from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.scorers.uniform import SameRelevance
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 LOW = 0.1
 """Share kept at the low budget, unless the method's own ratio is lower."""
@@ -59,11 +69,6 @@ class Exam:
     videos: Sequence[Video]
     questions: Sequence[Sequence[ExamQuestion]]
     """Questions on each video."""
-    chosen_letter: Callable[[str, Sequence[str]], str | None]
-    """Function that reads the letter out of an answer, given the options; None where there is none."""
-    reference: Callable[[VideoVLM], tuple[bool | None, str]]
-    """Function that compares the model with another implementation: whether they agree (None: there is none), and what
-    was seen."""
     expected: Expected | None = None
     """Accuracy of the unpruned model on such questions before; None where it was not measured."""
 
@@ -101,9 +106,8 @@ class Exam:
     @cached_property
     def pairs(self) -> list[tuple[Encoded, ExamQuestion]]:
         """Each question with its video."""
-        return [
-            (video, asked) for video, questions in zip(self.encoded, self.questions, strict=True) for asked in questions
-        ]
+        found = zip(self.encoded, self.questions, strict=True)
+        return [(video, asked) for video, questions in found for asked in questions]
 
     def run(self, method: Method, encoded: Encoded, asked: ExamQuestion) -> Result:
         """Prompt and logits of one question."""
@@ -145,7 +149,7 @@ class Exam:
 
     def letters(self, texts: Sequence[str]) -> list[str | None]:
         """The letter of each answer; None where it has none."""
-        return [self.chosen_letter(text, asked.options) for text, (_, asked) in zip(texts, self.pairs, strict=True)]
+        return [chosen_letter(text, asked.options) for text, (_, asked) in zip(texts, self.pairs, strict=True)]
 
     def right(self, texts: Sequence[str]) -> list[bool]:
         """Whether each answer has the right letter."""
@@ -167,3 +171,55 @@ def divergence(first: Float[Tensor, " V"], second: Float[Tensor, " V"]) -> float
     """KL(first || second) of next-token distributions, given by their logits, in nats."""
     p, q = (logits.cpu().double().log_softmax(dim=0) for logits in (first, second))
     return float((p.exp() * (p - q)).sum().clamp_min(0.0))
+
+
+QUESTIONS = 4
+"""Questions on each video."""
+
+
+def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expected: Expected | None = None) -> Exam:
+    """An exam on the first videos of the test split, which are made now if the cache does not hold them.
+
+    `frames` are the most of each; `expected` is the accuracy of the unpruned model on this split before. ValueError
+    where there are no videos, CacheError where they cannot be written.
+    """
+    if videos < 1:
+        raise ValueError(f"videos={videos}: an exam needs at least one")
+    asked: dict[str, list[ExamQuestion]] = {}
+    loaded: dict[str, Video] = {}
+    for doc in build("test", videos, per_video=QUESTIONS):
+        key = str(doc["video_id"])
+        asked.setdefault(key, []).append(_asked(doc))
+        if key not in loaded:
+            path = cache.video(str(doc["split"]), cast(int, doc["seed"]))
+            loaded[key] = load_video(str(path), FrameOptions(max_frames_num=frames))
+    return Exam(vlm, method, list(loaded.values()), [asked[key] for key in loaded], expected)
+
+
+def reference(vlm: VideoVLM) -> tuple[bool | None, str]:
+    """Compare the unpruned model with transformers' own class, and with published logits where there are some.
+
+    Returns whether they agree, None where there is no other implementation, and what was seen.
+    """
+    if not isinstance(vlm, LlavaVideo):
+        return None, f"there is no other implementation of {type(vlm).__name__}"
+    try:
+        checks = reference_logits(vlm)
+    except ValueError as error:
+        return None, str(error)
+    told = "; ".join(f"{check.name}: logits differ by at most {check.difference:.2g}" for check in checks)
+    return all(check.passed for check in checks), told
+
+
+def _asked(doc: dict[str, Any]) -> ExamQuestion:
+    stem, options = str(doc["question"]), tuple(map(str, doc["options"]))
+    lettered = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
+    spans = tuple((float(start), float(end), float(score)) for start, end, score in doc["spans"])
+    question = Question(
+        prompt="\n".join([stem, *lettered, INSTRUCTION]),
+        stem=stem,
+        options=options,
+        doc_key=str(doc["question_id"]),
+        spans=spans,
+    )
+    return ExamQuestion(question, str(doc["answer"]), options)

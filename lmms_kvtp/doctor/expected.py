@@ -51,10 +51,7 @@ def recorded(model: str) -> Expected | None:
 def published(model: str, frames: int, task: str) -> Expected | None:
     """Accuracy that papers report of a model without pruning, on a task of the harness; None where none is known.
 
-    Args:
-        model: hub id or folder; only its last part counts.
-        frames: most frames of a video.
-        task: name in the harness.
+    Of `model`, a hub id or folder, only the last part counts; `frames` are the most of a video.
     """
     name = model.rstrip("/").rpartition("/")[2].lower()
     for row in _read()["published"]:
@@ -74,10 +71,7 @@ def published_accuracy(folder: Path) -> Gate:
 
     The band is two standard errors of a share of as many questions to either side. Noise is less, since the questions
     are the paper's own, so the gate sees a wrong checkpoint, template or frame count, but no fault of a point.
-
-    Raises:
-        FileNotFoundError: there is no run.
-        ValueError: a sample file is damaged.
+    FileNotFoundError where there is no run, ValueError where a sample file is damaged.
     """
     name, shown, apart = "published accuracy", [], False
     for run in discover([folder])[0]:
@@ -89,9 +83,8 @@ def published_accuracy(folder: Path) -> Gate:
             found = accuracy(read_samples(path, record.label, task, run.results))
             margin = 200 * expected.spread(found.count)
             apart |= abs(found.mean - 100 * expected.accuracy) > margin
-            shown.append(
-                f"{task}: {found.mean:.1f} % of {found.count}, published {100 * expected.accuracy:.1f} ± {margin:.1f} %"
-            )
+            published_range = f"{100 * expected.accuracy:.1f} ± {margin:.1f} %"
+            shown.append(f"{task}: {found.mean:.1f} % of {found.count}, published {published_range}")
     if not shown:
         return Gate(name, None, f"no unpruned run in {folder} is of a model, frames and task with a published score")
     return Gate(name, not apart, "; ".join(shown))

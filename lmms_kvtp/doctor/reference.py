@@ -17,6 +17,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms import decoding
@@ -109,15 +110,8 @@ def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: st
     """Compare a model's logits, without pruning, with every reference there is for it.
 
     A model that runs LLaVA-NeXT's package (`backend=llava`) is itself the reference, for our own modules, which load
-    the checkpoint once more.
-
-    Args:
-        vlm: the model; transformers' class shares its weights.
-        frames: frames of the prompt; None for random ones.
-        question: about the frames.
-
-    Raises:
-        ValueError: the model is split over devices.
+    the checkpoint once more. Without `frames`, the prompt has random ones. ValueError where the model is split over
+    devices.
     """
     against = _of_package if vlm.options.backend == "llava" else _of_transformers
     checks = [against(vlm, frames or _noise(), question)]
@@ -140,10 +134,7 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     pool_by(model, pooling)
     pixels = frames.pixels(vlm.pixel_spec).to(vlm.device, vlm.dtype)
     features = model.get_video_features(
-        pixels[None],
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        output_hidden_states=True,
+        pixels[None], vision_feature_layer=-1, vision_feature_select_strategy="full", output_hidden_states=True
     )
     features = getattr(features, "pooler_output", features)  # transformers < 5 returns the features
     tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last token is the only newline
@@ -201,16 +192,13 @@ def _published(vlm: LlavaVideo, name: str) -> Parity:
 def all_tokens(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
     """Keep every token of some frames."""
     tokens = vlm.encode(frames)
-    count, capacity, width = tokens.embeds.shape
-    place = torch.arange(count * capacity, device=tokens.embeds.device)
-    embeds = tokens.embeds.reshape(-1, width)
-    return PackedTokens(embeds, place // capacity, place % capacity, torch.ones_like(place).float(), tokens.grid, count)
+    return pack(tokens, tokens.embeds, torch.ones(tokens.embeds.shape[:2], dtype=torch.bool, device=vlm.device))
 
 
-def _noise(count: int = 3) -> Frames:
+def _noise() -> Frames:
     rng = torch.Generator().manual_seed(0)
-    rgb = torch.randint(0, 256, (count, 90, 160, 3), generator=rng, dtype=torch.uint8)
-    return Frames(rgb, torch.arange(count).float())
+    rgb = torch.randint(0, 256, (3, 90, 160, 3), generator=rng, dtype=torch.uint8)
+    return Frames(rgb, torch.arange(3).float())
 
 
 def tolerance(dtype: torch.dtype) -> float:

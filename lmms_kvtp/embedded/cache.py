@@ -36,16 +36,8 @@ def folder() -> Path:
 def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -> dict[str, Path]:
     """Make the videos that are missing, damaged or of another version; several processes may do so at once.
 
-    Args:
-        split: train, val, test or sealed.
-        seeds: the videos wanted.
-        progress: called after each video with the number done and the number to do.
-
-    Returns:
-        The path of each video, by its script's key, in the order of `seeds`.
-
-    Raises:
-        CacheError: the folder is read-only, full or no folder.
+    Returns the path of each video, by its script's key, in the order of `seeds`. `progress` is called after each that
+    is made, with the number done and the number to do. CacheError where the folder is read-only, full or no folder.
     """
     scripts = [write_script(seed, split) for seed in seeds]
     paths = {script.key: folder() / f"{script.key}.mp4" for script in scripts}
@@ -63,11 +55,7 @@ def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -
 
 
 def video(split: str, seed: int) -> Path:
-    """Find one video, and make it if need be.
-
-    Raises:
-        CacheError: the folder is read-only, full or no folder.
-    """
+    """Find one video, and make it if need be; raises as `ensure` does."""
     (path,) = ensure(split, [seed]).values()
     return path
 
@@ -75,8 +63,7 @@ def video(split: str, seed: int) -> Path:
 def prepare(num_videos: int) -> None:
     """Create the folder, and sweep what crashed processes left, before `num_videos` are written to it.
 
-    Raises:
-        CacheError: the folder cannot be created or written.
+    CacheError where the folder cannot be created or written.
     """
     try:
         folder().mkdir(parents=True, exist_ok=True)

@@ -26,18 +26,12 @@ QUICK_VIDEOS = 25
 
 
 def build(
-    split: str,
-    num_videos: int,
-    kinds: tuple[str, ...] = SHIPPED_KINDS,
-    per_video: int = QUESTIONS_PER_VIDEO,
+    split: str, num_videos: int, kinds: tuple[str, ...] = SHIPPED_KINDS, per_video: int = QUESTIONS_PER_VIDEO
 ) -> list[Document]:
     """Ask `per_video` questions about each of the first `num_videos` of a split, no kind twice in a video.
 
     Kinds, and answer letters within a kind, are balanced to one or two, also among the first documents alone: those of
-    fewer videos are the first documents of more.
-
-    Raises:
-        ValueError: unknown split, unknown kind, or more questions per video than kinds.
+    fewer videos are the first documents of more. ValueError where a split or kind is unknown, or kinds are too few.
     """
     unknown = set(kinds) - set(KINDS)
     if unknown:
@@ -66,8 +60,7 @@ def pins(split: str, num_videos: int) -> list[dict[str, str]]:
 def check_pins(split: str, pinned: Iterable[Mapping[str, str]]) -> None:
     """Make sure that this machine invents the videos that were pinned, which are the first of the split.
 
-    Raises:
-        RuntimeError: it invents others; accuracies would not be comparable.
+    RuntimeError where it invents others; accuracies would not be comparable.
     """
     expected = [dict(row) for row in pinned]
     for here, there in zip(pins(split, len(expected)), expected, strict=True):

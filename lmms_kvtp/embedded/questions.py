@@ -55,9 +55,8 @@ class ScriptQuestion:
         options = list(self.options)
         here, there = LETTERS.index(self.answer), LETTERS.index(letter)
         options[here], options[there] = options[there], options[here]
-        return ScriptQuestion(
-            self.kind, self.text, (options[0], options[1], options[2], options[3]), letter, self.spans
-        )
+        a, b, c, d = options
+        return ScriptQuestion(self.kind, self.text, (a, b, c, d), letter, self.spans)
 
 
 def ask(script: Script) -> list[ScriptQuestion]:
@@ -86,13 +85,8 @@ def _about_event(
 ) -> list[ScriptQuestion]:
     before, after = script.shots[index - 1], script.shots[index + 1]
     span = (shot.start, shot.end)
-    places = [
-        [before.place, after.place],
-        [_main_place(script)[0]],
-        [s.place for s in script.events],
-        [s.place for s in script.shots],
-        PLACES,
-    ]
+    shown = [[s.place for s in shots] for shots in (script.events, script.shots)]
+    places = [[before.place, after.place], [_main_place(script)[0]], *shown, PLACES]
     colors = [s.event.color for s in script.events if s.event is not None]
     return [
         _question(rng, "color", event.shape, event.color, [colors, COLORS], (span,)),

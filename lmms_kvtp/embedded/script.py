@@ -82,11 +82,11 @@ class Script:
         return self.shots[max(0, bisect_right(starts, time + 1e-6) - 1)]
 
 
-def sampled_times(script: Script, limit: int = MAX_FRAMES) -> list[float]:
-    """List the seconds of frames that LLaVA-Video's rule takes at 1 a second, or of `limit` frames evenly spread."""
+def sampled_times(script: Script) -> list[float]:
+    """List the seconds of frames that LLaVA-Video's rule takes at 1 a second, or of MAX_FRAMES evenly spread."""
     indices = list(range(0, script.num_frames, round(script.fps)))
-    if len(indices) > limit:
-        indices = [int(i) for i in np.linspace(0, script.num_frames - 1, limit)]
+    if len(indices) > MAX_FRAMES:
+        indices = [int(i) for i in np.linspace(0, script.num_frames - 1, MAX_FRAMES)]
     return [i / script.fps for i in indices]
 
 
@@ -94,14 +94,8 @@ def sampled_times(script: Script, limit: int = MAX_FRAMES) -> list[float]:
 def write_script(seed: int, split: str = "test") -> Script:
     """Invent video number `seed` of a split, which never changes, on no machine.
 
-    `RandomState` is used because numpy freezes its stream, which it does not for the newer `Generator`.
-
-    Args:
-        seed: 0 or more; names the video within its split.
-        split: train, val, test or sealed; their random streams are separate.
-
-    Raises:
-        ValueError: unknown split or negative seed.
+    `RandomState` is used because numpy freezes its stream, which it does not for the newer `Generator`. The random
+    streams of the splits, train, val, test and sealed, are separate. ValueError for another split or a negative seed.
     """
     if split not in SPLITS:
         raise ValueError(f"no split named {split!r}; available: {', '.join(SPLITS)}")

@@ -8,15 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.cost.flops import (
-    LLMShape,
-    decode_flops,
-    features_flops,
-    prefill_flops,
-    projector_flops,
-    relevance_flops,
-    vision_flops,
-)
+from lmms_kvtp.cost import flops
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.own import OwnTower, encoder_flops
@@ -27,7 +19,7 @@ from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, FrameTokens, GridPool
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.vlms.layout import Newlines, lay_out
+from lmms_kvtp.vlms.layout import lay_out
 
 TEXT_TOKENS = 120
 """Prompt positions beside the video: chat template, question, four options and the instruction."""
@@ -65,11 +57,11 @@ class Sized(FrameEncoder):
 
     def flops(self, num_frames: int, needs: frozenset[str], pool: GridPool) -> int:
         """Operations of SigLIP at these sizes."""
-        return features_flops(self.sizes.vision, num_frames, needs, self.projected_keys)
+        return flops.features_flops(self.sizes.vision, num_frames, needs, self.projected_keys)
 
     def relevance_flops(self, num_frames: int, texts: Sequence[str], views: int = 1) -> int:
         """Operations of SigLIP at these sizes; each text is one padded row."""
-        return relevance_flops(self.sizes.text, [self.sizes.positions] * len(texts), num_frames, views)
+        return flops.relevance_flops(self.sizes.text, [self.sizes.positions] * len(texts), num_frames, views)
 
 
 def forecast(
@@ -77,7 +69,6 @@ def forecast(
     method: Method,
     num_frames: int,
     pool: GridPool | None = None,
-    newlines: Newlines | None = None,
     text_tokens: int = TEXT_TOKENS,
     output_tokens: int = 2,
 ) -> Forecast:
@@ -92,7 +83,6 @@ def forecast(
         method: what is kept.
         num_frames: T.
         pool: how patches are pooled; None: as the checkpoint was trained.
-        newlines: where newlines stand; None: as the checkpoint was trained.
         text_tokens: prompt positions beside the video.
         output_tokens: tokens of the answer, the end token included.
 
@@ -104,11 +94,8 @@ def forecast(
     capacity = rows * columns
     budgets = method.budgets(torch.linspace(1, 1 + 1e-6, num_frames), capacity)
     tokens = FrameTokens(torch.empty(num_frames, capacity, 1), pool.grid)
-    lines = lay_out(
-        pack(tokens, tokens.embeds, torch.arange(capacity) < budgets[:, None]),
-        torch.zeros(1),
-        newlines or spec.newlines,
-    )
+    packed = pack(tokens, tokens.embeds, torch.arange(capacity) < budgets[:, None])
+    lines = lay_out(packed, torch.zeros(1), spec.newlines)
     kept = int((lines.role == VISION).sum())
     prompt = lines.length + text_tokens
     lengths = [prompt] * spec.llm.layers
@@ -118,12 +105,12 @@ def forecast(
     helpers = _helpers(method, budgets, pool, spec)
     if kept:
         helpers["layer_pruning"] = method.layer_pruning.flops(spec.llm, lengths, role)
-    flops = {
-        "vision": vision_flops(spec.vision, num_frames),
-        "projector": projector_flops(spec.vision, spec.llm, num_frames),
+    operations = {
+        "vision": flops.vision_flops(spec.vision, num_frames),
+        "projector": flops.projector_flops(spec.vision, spec.llm, num_frames),
         **{stage: found for stage, found in helpers.items() if found},
-        "prefill": prefill_flops(spec.llm, lengths),
-        "generate": decode_flops(spec.llm, lengths, output_tokens),
+        "prefill": flops.prefill_flops(spec.llm, lengths),
+        "generate": flops.decode_flops(spec.llm, lengths, output_tokens),
     }
     cost = SampleCost(
         num_frames=num_frames,
@@ -134,8 +121,8 @@ def forecast(
         output_tokens=output_tokens,
         keep_ratio=method.keep_ratio,
         layer_lengths=tuple(lengths),
-        flops=flops,
-        prefill_flops_causal=prefill_flops(spec.llm, lengths, causal=True),
+        flops=operations,
+        prefill_flops_causal=flops.prefill_flops(spec.llm, lengths, causal=True),
     )
     unknown = tuple(stage for stage, found in helpers.items() if found is None)
     return Forecast(cost, unknown)
@@ -182,7 +169,7 @@ MEANING = {
 }
 
 
-def conventions(cost: SampleCost, llm: LLMShape) -> dict[str, float]:
+def conventions(cost: SampleCost, llm: flops.LLMShape) -> dict[str, float]:
     """Operations of an answer up to its first token, by each convention in MEANING."""
     whole = cost.flops_total - cost.flops.get("generate", 0)
     prefill = cost.flops["prefill"]
@@ -195,7 +182,7 @@ def conventions(cost: SampleCost, llm: LLMShape) -> dict[str, float]:
     }
 
 
-def fastv_formula(llm: LLMShape, layer_lengths: Sequence[int]) -> int:
+def fastv_formula(llm: flops.LLMShape, layer_lengths: Sequence[int]) -> int:
     """Sum of 4 n d^2 + 2 n^2 d + 2 n d m over all layers.
 
     Source: FastV (arXiv 2403.06764), section 4.

@@ -43,11 +43,8 @@ class Memory:
 def memory(spec: Spec, cost: SampleCost, element: int, encoder_parameters: int = 0) -> Memory:
     """Bytes that a run holds at its peak, with SDPA or flash attention.
 
-    Args:
-        spec: the model.
-        cost: a forecast of the longest prompt.
-        element: bytes per number.
-        encoder_parameters: number of weights of the image-text model.
+    `cost` is a forecast of the longest prompt, `element` the bytes of a number, and `encoder_parameters` the number of
+    weights of the image-text model.
     """
     llm, n = spec.llm, cost.prompt_tokens + cost.output_tokens
     patches = VISION_BATCH * spec.vision.patches

@@ -81,34 +81,22 @@ def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: in
     return LlavaConfig(llm, dict(VISION), "bilinear", "grid", "spatial_unpad", 32768, 151645)
 
 
-def known() -> dict[str, LlavaConfig]:
-    """Released models, with the sizes of Qwen2-7B-Instruct and Qwen2-72B-Instruct."""
-    return {
-        "llava-video-7b": _qwen2(3584, 18944, 28, 28, 4),
-        "llava-video-72b": _qwen2(8192, 29568, 80, 64, 8),
-    }
-
-
-HUB = {
-    "lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b",
-    "lmms-lab/LLaVA-Video-72B-Qwen2": "llava-video-72b",
-}
+KNOWN = {"llava-video-7b": (3584, 18944, 28, 28, 4), "llava-video-72b": (8192, 29568, 80, 64, 8)}
+"""Released models, with the sizes of Qwen2-7B-Instruct and Qwen2-72B-Instruct, as `_qwen2` reads them."""
+HUB = {"lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b", "lmms-lab/LLaVA-Video-72B-Qwen2": "llava-video-72b"}
 
 
 def find_spec(name: str) -> Spec:
     """Sizes of a released model by short name or hub id, of a checkpoint's folder, or of `tiny`, the embedded model.
 
-    Raises:
-        LookupError: the name is none of these; the message lists near matches.
-        CheckpointError: the folder holds another kind of model.
+    LookupError has near matches of a name that is none of these, CheckpointError is of another kind of model.
     """
-    models = known()
     short = HUB.get(name, name)
-    if short in models:
-        return Spec(name, models[short], QWEN2_TOKENS)
+    if short in KNOWN:
+        return Spec(name, _qwen2(*KNOWN[short]), QWEN2_TOKENS)
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not folder.is_dir():
-        raise LookupError(f"no sizes of model {name!r}; {near(name, [*models, *HUB, 'tiny'])}, or give a folder")
+        raise LookupError(f"no sizes of model {name!r}; {near(name, [*KNOWN, *HUB, 'tiny'])}, or give a folder")
     config = read_config(folder)
     own = folder / "siglip"
     return Spec(name, config, int(config.llm["vocab_size"]), str(own) if own.is_dir() else SIGLIP)

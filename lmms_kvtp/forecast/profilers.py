@@ -36,11 +36,9 @@ class Profiled:
     """Profiler: thop counts multiply-adds; torch counts operations, with eager attention."""
 
     def stages(self, cost: SampleCost, encoder: Encoder | None = None) -> dict[str, float]:
-        """Counts of the stages that are networks.
+        """Counts of the stages that are networks, at the layer lengths of a forecast, but for stages that it lacks.
 
-        Args:
-            cost: a forecast, whose layer lengths are profiled; stages that it lacks are left out.
-            encoder: the image-text model, if the method has one.
+        `encoder` is the image-text model, if the method has one.
         """
         found = {
             "vision": cost.num_frames * self._parts["tower"],

@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from lmms_kvtp.leaderboard import provenance
 from lmms_kvtp.leaderboard.discover import FoundRun, LeftOut, PendingRuns
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, record_of
 from lmms_kvtp.leaderboard.provenance import Provenance, names
@@ -73,16 +75,7 @@ class Board:
 
 
 def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
-    """Put together the runs that can be compared.
-
-    Args:
-        runs: that are being read.
-        gates: what the doctor found.
-        allow: names in ALLOW of what may differ within a column.
-
-    Raises:
-        ValueError: no run is left.
-    """
+    """Put together the runs that can be compared; `allow` has names in ALLOW. ValueError where none is left."""
     scored, unread = _scored(runs)
     kept, refused = [], []
     for task in sorted({one.score.task for one in scored}):
@@ -115,41 +108,33 @@ class ScoredRun:
         """Where the run comes from."""
         return self.found.provenance
 
-    def facet(self, name: str) -> str:
-        """The value of one of FACETS, as text."""
-        origin = self.provenance
-        values: dict[str, Callable[[], str]] = {
-            "tasks": lambda: f"version {origin.task_versions.get(self.score.task, '?')}",
-            "selection": self._selection,
-            "questions": self._questions,
-            "frames": lambda: json.dumps(origin.frames, sort_keys=True),
-            "model": lambda: origin.model,
-            "versions": lambda: ", ".join(f"{key} {value}" for key, value in sorted(origin.versions.items())),
+    @cached_property
+    def facets(self) -> dict[str, str]:
+        """The values of FACETS, as text; only tasks of SparseKV-QA state a selection, their beta and index."""
+        assert self.score.run
+        origin, task = self.provenance, self.score.task
+        told = (self.found.results.get("results") or {}).get(task) or {}
+        questions = [answer.question for answer in self.score.run.answers]
+        digest = hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:8]
+        return {
+            "tasks": f"version {origin.task_versions.get(task, '?')}",
+            "selection": str(told.get("selection,none", "not stated")),
+            "questions": f"{len(questions)} questions, {questions[0]} to {questions[-1]}, digest {digest}",
+            "frames": json.dumps(origin.frames, sort_keys=True),
+            "model": origin.model,
+            "versions": ", ".join(f"{key} {value}" for key, value in sorted(origin.versions.items())),
         }
-        return values[name]()
 
     @property
     def note(self) -> str:
         """What the run says of its own scores on the task; empty for most."""
-        told = self.found.results["config"].get("resolved_cli_args") or {}
-        notes = (told.get("lmms_kvtp") or {}).get("notes")
+        notes = provenance.record_of(self.found.results).get("notes")
         return str(notes.get(self.score.task, "")) if isinstance(notes, Mapping) else ""
-
-    def _selection(self) -> str:
-        """Beta and index of a task of SparseKV-QA; other tasks have none."""
-        told = (self.found.results.get("results") or {}).get(self.score.task) or {}
-        return str(told.get("selection,none", "not stated"))
-
-    def _questions(self) -> str:
-        assert self.score.run
-        questions = [answer.question for answer in self.score.run.answers]
-        digest = hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:8]
-        return f"{len(questions)} questions, {questions[0]} to {questions[-1]}, digest {digest}"
 
 
 def _scored(runs: PendingRuns) -> tuple[list[ScoredRun], list[LeftOut]]:
     scored, unread = [], []
-    for (run, task), summary in zip(runs.files, runs.summaries, strict=True):
+    for run, task, summary in runs.files:
         try:
             scored.append(ScoredRun(run, task_score(summary())))
         except ValueError as error:
@@ -160,22 +145,16 @@ def _scored(runs: PendingRuns) -> tuple[list[ScoredRun], list[LeftOut]]:
 def comparable(
     column: Sequence[ScoredRun], gates: Sequence[GateRecord], allow: Collection[str]
 ) -> tuple[list[ScoredRun], list[LeftOut]]:
-    """Runs of one task that agree with the unpruned model, or else with most of them; and the others, with reasons.
-
-    Args:
-        column: all runs of the task.
-        gates: what the doctor found.
-        allow: names in ALLOW of what may differ.
-    """
+    """Runs of one task that agree with the unpruned model, or else with most of them; and the others, with reasons."""
     bases = [one for one in column if one.provenance.unpruned] or list(column)
     kept, refused = list(column), []
     for name, meaning in FACETS.items():
         if name in allow:
             continue
-        wanted = Counter(one.facet(name) for one in bases if one in kept).most_common(1)
-        for one in [one for one in kept if wanted and one.facet(name) != wanted[0][0]]:
+        wanted = Counter(one.facets[name] for one in bases if one in kept).most_common(1)
+        for one in [one for one in kept if wanted and one.facets[name] != wanted[0][0]]:
             kept.remove(one)
-            reason = f"another {meaning}: {one.facet(name)}, where the table has {wanted[0][0]}; allow with {name}"
+            reason = f"another {meaning}: {one.facets[name]}, where the table has {wanted[0][0]}; allow with {name}"
             refused.append(LeftOut(one.title, reason))
     for one in list(kept):
         record = record_of(one.provenance.method, gates)
@@ -192,15 +171,9 @@ def comparable(
 
 def _against_bases(column: Sequence[ScoredRun]) -> list[ScoredRun]:
     """Compare each with the unpruned run of the same model and frames, where there is one."""
-    places = [(one.facet("model"), one.facet("frames")) for one in column]
-    bases: dict[tuple[str, str], TaskScore] = {}
-    for place, one in zip(places, column, strict=True):
-        if one.provenance.unpruned:
-            bases.setdefault(place, one.score)
-    return [
-        replace(one, score=against(one.score, bases[place])) if place in bases else one
-        for place, one in zip(places, column, strict=True)
-    ]
+    placed = [((one.facets["model"], one.facets["frames"]), one) for one in column]
+    bases = {place: one.score for place, one in reversed(placed) if one.provenance.unpruned}  # the first counts
+    return [replace(one, score=against(one.score, bases[p])) if p in bases else one for p, one in placed]
 
 
 def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:

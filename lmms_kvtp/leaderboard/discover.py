@@ -40,8 +40,7 @@ class LeftOut:
 def discover(folders: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
     """Find all runs; of several runs of one method in one folder, only the newest.
 
-    Raises:
-        FileNotFoundError: a folder does not exist, or there is no results file in any of them.
+    FileNotFoundError where a folder does not exist, or there is no results file in any of them.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -94,16 +93,8 @@ def _interrupted(folders: Sequence[Path]) -> Iterator[LeftOut]:
             yield LeftOut(str(path), f"interrupted after {count} answers; start the command again with resume={path}")
 
 
-@dataclass(frozen=True)
-class SampleFile:
-    """A sample file, with what is needed to read it."""
-
-    path: Path
-    name: str
-    """Name of its run."""
-    task: str
-    config: dict[str, Any]
-    """The harness's results file."""
+SampleFile = tuple[Path, str, str, dict[str, Any]]
+"""A sample file, and the other arguments of `read_samples`."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +109,11 @@ class RunSummary:
     """Answers without cost, not counting those that failed."""
 
 
-def summarize(samples: SampleFile) -> RunSummary:
-    """Read a sample file, and average its costs.
-
-    Raises:
-        ValueError: the file is empty, or a line is not a sample; the message names it.
-    """
-    run = read_samples(samples.path, samples.name, samples.task, samples.config)
+def summarize(file: SampleFile) -> RunSummary:
+    """Read a sample file and average its costs; ValueError names a file that is empty, or a line that is no sample."""
+    run = read_samples(*file)
     if not run.answers:
-        raise ValueError(f"{samples.path} holds no sample")
+        raise ValueError(f"{file[0]} holds no sample")
     light = tuple(answer._replace(cost=None) for answer in run.answers)
     costless = sum(answer.cost is None and answer.error is None for answer in run.answers)
     return RunSummary(replace(run, answers=light, config={}), mean_cost(run.costs), costless)
@@ -136,10 +123,8 @@ def summarize(samples: SampleFile) -> RunSummary:
 class PendingRuns:
     """Runs that other processes may still be reading."""
 
-    files: Sequence[tuple[FoundRun, str]]
-    """Run and task of each sample file."""
-    summaries: Sequence[Callable[[], RunSummary]]
-    """Function for each of `files` that waits for its summary, see `pending_summaries`."""
+    files: Sequence[tuple[FoundRun, str, Callable[[], RunSummary]]]
+    """Run and task of each sample file, and a function that waits for its summary, see `pending_summaries`."""
     left: Sequence[LeftOut]
 
 
@@ -147,10 +132,10 @@ class PendingRuns:
 def pending_runs(folders: Sequence[Path], processes: int) -> Iterator[PendingRuns]:
     """Find all runs and begin to read them, in at most `processes` processes; raises as `discover` does."""
     found, left = discover(folders)
-    files = [(run, task) for run in found for task in run.samples]
-    samples = [SampleFile(run.samples[task], run.provenance.label, task, run.results) for run, task in files]
-    with pending_summaries(samples, processes) as summaries:
-        yield PendingRuns(files, summaries, left)
+    runs = [(run, task) for run in found for task in run.samples]
+    files = [(run.samples[task], run.provenance.label, task, run.results) for run, task in runs]
+    with pending_summaries(files, processes) as summaries:
+        yield PendingRuns([(*run, summary) for run, summary in zip(runs, summaries, strict=True)], left)
 
 
 SHARE = 32 * 2**20
@@ -161,11 +146,9 @@ SHARE = 32 * 2**20
 def pending_summaries(files: Sequence[SampleFile], processes: int) -> Iterator[list[Callable[[], RunSummary]]]:
     """For each file a function that returns what `summarize` returns for it, or raises what that raises.
 
-    Args:
-        files: in any order.
-        processes: at most so many; fewer where there is little to read, and no other process for a few files.
+    It takes at most `processes`; fewer where there is little to read, and no other process for a few files.
     """
-    count = min(processes, len(files), sum(file.path.stat().st_size for file in files) // SHARE)
+    count = min(processes, len(files), sum(path.stat().st_size for path, *_ in files) // SHARE)
     with _no_collection():
         if count < 2:
             yield [partial(summarize, file) for file in files]

@@ -24,12 +24,9 @@ from lmms_kvtp.vlms.llava_video import load_llava_video
 
 
 def table(runs: Mapping[str, Run], partners: Mapping[str, str], kinds: Sequence[str]) -> str:
-    """A Markdown table: one row per run; the first is the unpruned model.
+    """A Markdown table: one row per run, the first the unpruned model, with a column for each kind of question.
 
-    Args:
-        runs: by name.
-        partners: by name of a run, the run with its pruner alone, which gives all frames one budget.
-        kinds: of questions; each is a column.
+    `partners` has, by name of a run, the name of that with its pruner alone, which gives all frames one budget.
     """
     header = ["method", "of all tokens", "accuracy", "against all tokens", "against pruner alone", *kinds]
     full = next(iter(runs.values()))
@@ -122,13 +119,10 @@ def _line(axes: Any, x: Sequence[float], y: Sequence[Estimate], name: str) -> No
 
 
 @torch.inference_mode()
-def sparsities(num_videos: int, checkpoint: str, temperature: float = 1.0) -> dict[str, float]:
+def sparsities(num_videos: int, checkpoint: str) -> dict[str, float]:
     """Largest over mean rate (eq. 1 of KVTP) of each question on the first videos of the test split, by question.
 
-    Args:
-        num_videos: how many.
-        checkpoint: model with a SigLIP beside it, such as the embedded one.
-        temperature: of the softmax over frames; SparseKV-QA takes 1 for its labels.
+    The softmax over frames has temperature 1, as for SparseKV-QA's labels; `checkpoint` has a SigLIP beside it.
     """
     vlm = load_llava_video(checkpoint)
     encoder, scorer = Siglip(vlm.default_encoder, device="cpu"), KVTP(fusion=False)
@@ -142,5 +136,5 @@ def sparsities(num_videos: int, checkpoint: str, temperature: float = 1.0) -> di
             text, options = str(doc["question"]), tuple(cast(list[str], doc["options"]))
             question = Question(prompt=text, stem=text, options=options, refined=refine(text, options))
             scores = scorer.score(features, question, encoder)
-            found[str(doc["question_id"])] = sparsity(scores, temperature)
+            found[str(doc["question_id"])] = sparsity(scores, 1.0)
     return found

@@ -56,11 +56,7 @@ def find_records(folders: Sequence[Path]) -> list[Path]:
 
 
 def read_records(paths: Iterable[Path]) -> list[GateRecord]:
-    """Read records; a file holds one, or a list of them.
-
-    Raises:
-        ValueError: a file is not the doctor's; the message names it.
-    """
+    """Read records; a file holds one, or a list of them. ValueError names a file that is not the doctor's."""
     found = []
     for path in paths:
         try:

@@ -69,8 +69,6 @@ class Provenance:
     """Whether the tree had changes that no commit holds; None where that was not recorded."""
     toy: bool = False
     seed: int | None = None
-    source: str = ""
-    """Hash of the code that made the answers."""
     resumed: int = 0
     """Answers taken over from an earlier run."""
 
@@ -84,8 +82,7 @@ class Provenance:
 def provenance(results: Mapping[str, Any]) -> Provenance:
     """Read a results file; a run of a model that is not ours is labeled by its id and arguments.
 
-    Raises:
-        ValueError: the file is not a results file of the harness.
+    ValueError where the file is not a results file of the harness.
     """
     config = results.get("config")
     if not isinstance(config, Mapping) or not isinstance(results.get("results"), Mapping):
@@ -110,7 +107,6 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
         dirty=tree.get("dirty"),
         toy=bool(ours.get("toy", False)),
         seed=ours.get("seed"),
-        source=str(ours.get("source", "")),
         resumed=int(ours.get("resumed") or 0),
     )
 

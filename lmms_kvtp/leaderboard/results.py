@@ -15,14 +15,8 @@ from lmms_kvtp.leaderboard.task_score import TaskScore
 SIGMAS = 2.0
 """Standard errors of the stored accuracy by which a row must fall to count as worse."""
 COSTS = (
-    "tokens_before",
-    "tokens_kept",
-    "tokens_structural",
-    "prompt_tokens",
-    "flops",
-    "seconds",
-    "swept",
-    "peak_bytes",
+    *("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens"),
+    *("flops", "seconds", "swept", "peak_bytes"),
 )
 
 
@@ -110,12 +104,9 @@ def file_name(row: Row, found: TaskScore) -> str:
 
 
 def regressions(board: Board, folder: Path) -> list[str]:
-    """Rows that are worse than what `folder` holds of them, each in one line.
+    """Rows that are worse than what `folder` holds of them, each in one line; ValueError names a damaged file.
 
     Both times the same questions were answered, so the stored standard error is an upper bound for the paired noise.
-
-    Raises:
-        ValueError: a stored file is damaged; the message names it.
     """
     worse = []
     for row in board.rows:
@@ -126,9 +117,8 @@ def regressions(board: Board, folder: Path) -> list[str]:
             stored = _stored(path)
             before, limit = stored["accuracy"]["mean"], SIGMAS * (stored["accuracy"]["stderr"] or 0.0)
             if found.accuracy.count == stored["questions"] and found.accuracy.mean < before - limit:
-                worse.append(
-                    f"{row.name}, {found.task}: {found.accuracy.mean:.1f} % now, {before:.1f} % in {path.name}"
-                )
+                now = f"{found.accuracy.mean:.1f} % now"
+                worse.append(f"{row.name}, {found.task}: {now}, {before:.1f} % in {path.name}")
     return worse
 
 

@@ -69,15 +69,10 @@ class Run:
 
 
 def read_runs(folder: Path, name: str | None = None) -> list[Run]:
-    """Read the newest run of each task below `folder`.
+    """Read the newest run of each task below `folder`, what `--output_path` was; `name` is the folder's by default.
 
-    Args:
-        folder: what `--output_path` was.
-        name: of the runs; the folder's name by default.
-
-    Raises:
-        FileNotFoundError: no results or no samples; the harness exits 0 when an evaluation fails.
-        ValueError: a sample file that is not the harness's, or lacks a score; the message names file and line.
+    FileNotFoundError where there are no results or samples, since the harness exits 0 when an evaluation fails. Raises
+    as `read_samples`, too.
     """
     results = sorted(folder.rglob(f"*{RESULTS}"))
     samples = sorted(folder.rglob(f"*{SAMPLES}*.jsonl"))
@@ -92,16 +87,9 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
 
 
 def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Run:
-    """Read the sample file of one task.
+    """Read the harness's sample file of one task; `config` is its results file.
 
-    Args:
-        path: the harness's `*_samples_*.jsonl`.
-        name: of the run.
-        task: its name.
-        config: the harness's results file.
-
-    Raises:
-        ValueError: a line is not the harness's, lacks a score, or repeats a question; the message names file and line.
+    ValueError where a line is not the harness's, lacks a score, or repeats a question; it names file and line.
     """
     fields = SampleFields.of((config.get("configs") or {}).get(task) or {})
     answers: dict[str, ScoredAnswer] = {}
@@ -182,11 +170,7 @@ def score(row: Mapping[str, Any], fields: SampleFields) -> float:
     """The score of a sample, in [0, 1].
 
     It stands at the top of the row, or else in the first metric's item that is or has a number, or that has an answer
-    beside the right one.
-
-    Raises:
-        KeyError: there is no score.
-        ValueError: it is NaN or outside [0, 1].
+    beside the right one. KeyError where there is none, ValueError where it is NaN or outside [0, 1].
     """
     for found in _scores(row, fields):
         if not 0 <= found <= 1:  # NaN, too

@@ -51,8 +51,7 @@ def accuracy(run: Run) -> Estimate:
 def difference(run: Run, baseline: Run) -> Estimate:
     """Accuracy of `run` minus that of `baseline`, question by question.
 
-    Raises:
-        ValueError: the runs did not answer the same questions of one task, or a score is no number.
+    ValueError where they did not answer the same questions of one task, or a score is no number.
     """
     return estimate(deltas(run, baseline), [answer.video for answer in run.answers])
 

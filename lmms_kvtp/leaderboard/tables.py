@@ -101,10 +101,8 @@ def to_latex(board: Board) -> str:
         if row.provenance.keep_ratio != ratio:
             ratio = row.provenance.keep_ratio
             title = f"asked to keep {percent(ratio)}" if isinstance(ratio, float | int) else "ratio not recorded"
-            lines += [
-                r"\midrule",
-                rf"\multicolumn{{{len(board.tasks) + 3}}}{{l}}{{\textit{{{escape_latex(title)}}}}} \\",
-            ]
+            heading = rf"\multicolumn{{{len(board.tasks) + 3}}}{{l}}{{\textit{{{escape_latex(title)}}}}} \\"
+            lines += [r"\midrule", heading]
         lines.append(_latex([row.name, percent(row.keep_ratio), *_accuracies(row, board.tasks), shown(row.relative)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 

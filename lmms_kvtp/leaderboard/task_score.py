@@ -79,11 +79,9 @@ def relative(run: Run, baseline: Run) -> Estimate | None:
 
 def average(relatives: Sequence[Estimate]) -> Estimate:
     """The plain mean of relative accuracies over tasks, which are independent of each other."""
-    count = len(relatives)
-    stderr = sum(estimate.stderr**2 for estimate in relatives) ** 0.5 / count
-    return Estimate(
-        sum(estimate.mean for estimate in relatives) / count, stderr, sum(estimate.count for estimate in relatives)
-    )
+    count, questions = len(relatives), sum(one.count for one in relatives)
+    stderr = sum(one.stderr**2 for one in relatives) ** 0.5 / count
+    return Estimate(sum(one.mean for one in relatives) / count, stderr, questions)
 
 
 def _groups(answers: Sequence[ScoredAnswer], names: Sequence[str]) -> dict[str, Estimate]:

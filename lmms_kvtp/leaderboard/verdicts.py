@@ -6,20 +6,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
+from lmms_kvtp.leaderboard import stats
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.runs import Run
-from lmms_kvtp.leaderboard.stats import (
-    Estimate,
-    Flips,
-    accuracy,
-    bootstrap_interval,
-    detectable,
-    difference,
-    flips,
-    holm,
-    p_value,
-    questions_needed,
-)
+from lmms_kvtp.leaderboard.stats import Estimate, Flips
 from lmms_kvtp.rendering import markdown
 
 LEVEL = 0.05
@@ -75,32 +65,28 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], baseline: Run) -> list[Comparison]:
-    """Compare runs with a baseline, correcting for their number.
-
-    Raises:
-        ValueError: a run did not answer the baseline's questions, or lacks a score.
-    """
+    """Compare runs with a baseline, correcting for their number; raises as `difference` does."""
     found = [_compare(run, baseline) for run in runs]
-    corrected = holm([comparison.p_value for comparison in found])
+    corrected = stats.holm([comparison.p_value for comparison in found])
     return [replace(comparison, p_corrected=p) for comparison, p in zip(found, corrected, strict=True)]
 
 
 def _compare(run: Run, baseline: Run) -> Comparison:
-    gap, changes = difference(run, baseline), flips(run, baseline)
+    gap, changes = stats.difference(run, baseline), stats.flips(run, baseline)
     videos = len({answer.video for answer in run.answers})
-    p = p_value(gap, videos)
+    p = stats.p_value(gap, videos)
     if changes is not None and not math.isnan(p):
         p = max(p, changes.p_value)
     return Comparison(
         name=run.title,
         difference=gap,
-        interval=bootstrap_interval(run, baseline),
+        interval=stats.bootstrap_interval(run, baseline),
         videos=videos,
         flips=changes,
         p_value=p,
         p_corrected=p,
-        detectable=detectable(gap),
-        needed=questions_needed(gap),
+        detectable=stats.detectable(gap),
+        needed=stats.questions_needed(gap),
     )
 
 
@@ -164,7 +150,7 @@ def paired_rows(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
         base, *others = [run for run in runs if run.task == task]
         compared = [None, *compare(others, base)]
         for run, one in zip([base, *others], compared, strict=True):
-            score, broken = accuracy(run), sum(answer.error is not None for answer in run.answers)
+            score, broken = stats.accuracy(run), sum(answer.error is not None for answer in run.answers)
             failed += broken
             row = {"task": task, "method": run.title, "questions": score.count, "failed": broken}
             row |= {"accuracy": score.mean, "stderr": score.stderr}

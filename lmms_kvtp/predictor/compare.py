@@ -15,13 +15,13 @@ from lmms_kvtp.encoders.parts.predictor import find_predictor
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import TowerEncoder
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import IMAGE, CachedVideo, Embeddings, FeatureCache, Patches, Viewer
+from lmms_kvtp.predictor.features import IMAGE, CachedVideo, FeatureCache, Viewer, embeddings, patches
 from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure_scores, paired_bootstrap, sparsity
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.scorers.uniform import SameRelevance
-from lmms_kvtp.types import FrameFeatures, GridPool
+from lmms_kvtp.types import FrameFeatures
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 UNTUNED = "untuned"
@@ -62,44 +62,42 @@ class Candidate:
         if self.scorer is None or not self.scorer.needs:
             return 0.0
         own = self.scorer.flops(features, question, self.encoder) or 0
-        pool = self.viewer.vlm.pool if isinstance(self.viewer, Patches) else GridPool("average", (1, 1))
-        of_frames = self.encoder.flops(len(features.times), IMAGE, pool) or 0
+        of_frames = self.encoder.flops(len(features.times), IMAGE, self.viewer.pool) or 0
         return (own + of_frames / questions_on_video) / 1e9
 
 
 def baselines(untuned: Siglip) -> dict[str, Candidate]:
     """Make the candidates that trained predictors are held against, but for the oracle."""
-    seen = Embeddings(untuned)
+    seen = embeddings(untuned)
     return {"uniform": Candidate(seen, untuned, SameRelevance()), UNTUNED: Candidate(seen, untuned, KVTP(fusion=False))}
 
 
 def oracle(untuned: Siglip) -> Candidate:
     """Make the candidate that scores by the labels themselves: the ceiling."""
-    return Candidate(Embeddings(untuned), untuned, None)
+    return Candidate(embeddings(untuned), untuned, None)
 
 
 def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: Mapping[str, Any]) -> Candidate:
     """Load a predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
+
+    ValueError where there is no such predictor, or a shared one and no model.
 
     Args:
         checkpoint: as `predictor=` names it.
         untuned: SigLIP that reads frames for a slim predictor.
         vlm: model whose tower reads frames for a shared predictor.
         settings: fields of `KVTP` that win over the checkpoint's.
-
-    Raises:
-        ValueError: there is no such predictor, or a shared one and no model.
     """
     found = find_predictor(checkpoint, "checkpoint")
     if found.form == "shared":
         if vlm is None:
             raise ValueError(f"{checkpoint} reads a model's own tower; give the model with --shared MODEL")
         tower = TowerEncoder(checkpoint)
-        return Candidate(Patches(vlm), tower, KVTP(**settings), tower)
+        return Candidate(patches(vlm), tower, KVTP(**settings), tower)
     if found.form == "slim":
-        return Candidate(Embeddings(untuned), untuned, KVTP(**settings, checkpoint=checkpoint))
+        return Candidate(embeddings(untuned), untuned, KVTP(**settings, checkpoint=checkpoint))
     encoder = Siglip(checkpoint)
-    return Candidate(Embeddings(encoder), encoder, KVTP(**settings))
+    return Candidate(embeddings(encoder), encoder, KVTP(**settings))
 
 
 def variants(ablation: str | None) -> dict[str, Mapping[str, Any]]:
@@ -132,19 +130,15 @@ def measure_candidates(
     folder: Path,
     temperatures: Sequence[float] = (2.0,),
 ) -> dict[float, dict[str, CandidateResults]]:
-    """Measure every candidate on every question; each is scored once for all temperatures.
+    """Measure every candidate on every question, by temperature; each is scored once for all temperatures.
+
+    Videos that cannot be used are left out, with a warning. ValueError where no question has key frames.
 
     Args:
         candidates: by the name of their row.
-        examples: videos that cannot be used are left out, with a warning.
+        examples: the videos.
         folder: of the feature cache.
         temperatures: of the allocation, for `budget_share`, `sparsity` and `calibration`.
-
-    Returns:
-        For each temperature, the results of each candidate.
-
-    Raises:
-        ValueError: no question has key frames.
     """
     outcomes = {temperature: {name: CandidateResults() for name in candidates} for temperature in temperatures}
     for name, candidate in candidates.items():

@@ -54,34 +54,26 @@ def synthetic(
 ) -> list[Example]:
     """List videos of the embedded benchmark, made if need be, with all questions that they allow.
 
-    Args:
-        split: train, val or test.
-        videos: numbers of the videos.
-        frames: which frames are sampled.
-        refiner: shortens a question to what scorers read.
+    `split` is train, val or test, `videos` are numbers, and `refiner` shortens a question to what scorers read.
     """
-    chosen = list(videos)
+    chosen, found = list(videos), []
     paths = cache.ensure(split, chosen)
-    return [
-        Example(
-            str(paths[script.key]),
-            tuple(
-                Question(
-                    prompt=asked.prompt,
-                    stem=asked.text,
-                    options=asked.options,
-                    refined=refiner(asked.text, asked.options),
-                    doc_key=f"{script.key}-{asked.kind}",
-                    spans=tuple((start, end, MOST_RELEVANT) for start, end in asked.spans),
-                )
-                for asked in asked_of
-            ),
-            frames or FrameOptions(),
-            kinds=tuple(asked.kind for asked in asked_of),
-        )
-        for script in (write_script(number, split) for number in chosen)
-        for asked_of in [ask(script)]
-    ]
+    for script in (write_script(number, split) for number in chosen):
+        asked = ask(script)
+        questions = [
+            Question(
+                prompt=one.prompt,
+                stem=one.text,
+                options=one.options,
+                refined=refiner(one.text, one.options),
+                doc_key=f"{script.key}-{one.kind}",
+                spans=tuple((start, end, MOST_RELEVANT) for start, end in one.spans),
+            )
+            for one in asked
+        ]
+        kinds, path = tuple(one.kind for one in asked), str(paths[script.key])
+        found.append(Example(path, tuple(questions), frames or FrameOptions(), kinds=kinds))
+    return found
 
 
 def read_examples(
@@ -97,9 +89,8 @@ def read_examples(
     [[start s, end s, score], ...], or, as an index of SparseKV-QA has it, `clip_scores` of clips of `clip_size` out of
     `num_frames` frames. It may have `options` and `refined`; without the latter `refiner` refines the question.
 
-    Raises:
-        ValueError: a line is damaged, incomplete or refused by `check`, or a score is out of range; the message names
-            file and line. Or no score of the file is above 1: its scale is another.
+    ValueError names file and line where that is damaged, incomplete or refused by `check`, or a score is out of range.
+    Or no score of the file is above 1: its scale is another.
     """
     grouped: dict[str, list[tuple[Question, ClipScores | None]]] = {}
     evaluated: dict[str, set[str]] = defaultdict(set)
@@ -121,16 +112,11 @@ def read_examples(
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
     check_scale(scores, path)
-    return [
-        Example(
-            source,
-            tuple(question for question, _ in asked),
-            frames or FrameOptions(),
-            tuple(clips for _, clips in asked),
-            evaluated=frozenset(evaluated[source]),
-        )
-        for source, asked in grouped.items()
-    ]
+    found = []
+    for source, rows in grouped.items():
+        questions, clips = tuple(question for question, _ in rows), tuple(scored for _, scored in rows)
+        found.append(Example(source, questions, frames or FrameOptions(), clips, (), frozenset(evaluated[source])))
+    return found
 
 
 def _question(entry: dict[str, Any], key: str, refiner: Refiner) -> Question:
@@ -169,14 +155,9 @@ class FrameCountError(ValueError):
 
 
 def labels_of(example: Example, times: Float[Tensor, " T"]) -> Float[Tensor, "q T"]:
-    """Give each frame its relevance to each question, 0 to 5.
+    """Give each frame, at `times` in seconds, its relevance to each question, 0 to 5.
 
-    Args:
-        example: questions with spans or clip scores.
-        times: seconds of the frames.
-
-    Raises:
-        FrameCountError: there are scores of another number of frames.
+    FrameCountError where there are scores of another number of frames.
     """
     rows = []
     for question, clips in zip(example.questions, example.clips or [None] * len(example.questions), strict=True):

@@ -3,8 +3,7 @@
 import hashlib
 import logging
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,88 +26,45 @@ logger = logging.getLogger(__name__)
 IMAGE = frozenset({"image"})
 
 
-class Viewer(ABC):
-    """Encodes frames the way that one kind of training needs."""
-
-    @property
-    @abstractmethod
-    def key(self) -> str:
-        """Text of all settings that decide what `view` returns."""
-
-    @property
-    @abstractmethod
-    def files(self) -> Sequence[Path]:
-        """Files of the weights that decide what `view` returns."""
-
-    @abstractmethod
-    def view(self, frames: Frames) -> Float[Tensor, "T *seen"]:
-        """Encode some frames into what is kept of them."""
+WHOLE = GridPool("average", (1, 1))
+"""Pooling of a frame that is seen as a whole."""
 
 
 @dataclass(frozen=True)
-class Embeddings(Viewer):
+class Viewer:
+    """Encodes frames the way that one kind of training needs."""
+
+    key: str
+    """Text of all settings that decide what `view` returns."""
+    files: Sequence[Path]
+    """Files of the weights that decide what `view` returns."""
+    view: Callable[[Frames], Float[Tensor, "T *seen"]]
+    """Function that encodes some frames into what is kept of them."""
+    pool: GridPool = WHOLE
+    """Pooling of a frame's patches."""
+
+
+def embeddings(encoder: Siglip) -> Viewer:
     """Image embeddings of a SigLIP: 4 kB a frame of so400m."""
 
-    encoder: Siglip
-
-    @property
-    def key(self) -> str:
-        """All settings of the encoder."""
-        return repr(self.encoder)
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The encoder's weights."""
-        path = self.encoder.companion("model.safetensors")
-        return () if path is None else (path,)
-
-    def view(self, frames: Frames) -> Float[Tensor, "T E"]:
-        """Run the vision tower."""
-        image = self.encoder.encode(frames, IMAGE, GridPool("average", self.encoder.grid)).image
+    def view(frames: Frames) -> Float[Tensor, "T E"]:
+        image = encoder.encode(frames, IMAGE, WHOLE).image
         assert image is not None
         return image
 
+    weights = encoder.companion("model.safetensors")
+    return Viewer(repr(encoder), [weights] if weights else [], view)
 
-@dataclass(frozen=True)
-class Pixels(Viewer):
+
+def pixels(encoder: Siglip) -> Viewer:
     """Resized frames in half precision, for training of the vision tower itself: 0.9 MB a frame of 384 x 384."""
-
-    encoder: Siglip
-
-    @property
-    def key(self) -> str:
-        """The encoder's preprocessing."""
-        return repr(self.encoder.pixel_spec)
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """No files, as pixels depend on no weights."""
-        return ()
-
-    def view(self, frames: Frames) -> Float[Tensor, "T 3 h w"]:
-        """Resize and normalize."""
-        return frames.pixels(self.encoder.pixel_spec).half()
+    spec = encoder.pixel_spec
+    return Viewer(repr(spec), [], lambda frames: frames.pixels(spec).half())
 
 
-@dataclass(frozen=True)
-class Patches(Viewer):
+def patches(vlm: LlavaVideo) -> Viewer:
     """Output of a vision-language model's own tower, pooled to the grid of its tokens: 0.45 MB a frame at 7B."""
-
-    vlm: LlavaVideo
-
-    @property
-    def key(self) -> str:
-        """All settings of the model."""
-        return repr(self.vlm.describe())
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The model's weights."""
-        return self.vlm.files
-
-    def view(self, frames: Frames) -> Float[Tensor, "T N C"]:
-        """Run the tower and pool."""
-        return self.vlm.pool(self.vlm.see(frames).float()).half()
+    return Viewer(repr(vlm.describe()), vlm.files, lambda frames: vlm.pool(vlm.see(frames).float()).half(), vlm.pool)
 
 
 @dataclass(frozen=True)
@@ -122,11 +78,7 @@ class CachedVideo:
     """Seconds of the frames."""
 
     def labels(self) -> Float[Tensor, "q T"]:
-        """Relevance of each frame to each question.
-
-        Raises:
-            FrameCountError: a question has scores of another number of frames.
-        """
+        """Relevance of each frame to each question; raises as `labels_of` does."""
         return labels_of(self.example, self.times)
 
 

@@ -23,21 +23,13 @@ Array = npt.NDArray[np.float64]
 def measure_scores(
     scores: Float[Tensor, " T"], labels: Float[Tensor, " T"], temperature: float = 2.0
 ) -> dict[str, float]:
-    """Compare the scores of one question with its labels.
+    """Compare the scores of one question with its labels; ValueError where these are all equal, so that none is key.
 
     Key frames are those above the mean label. auroc: how often a key frame is above another frame, ties half.
     average_precision and ndcg: of the ranking; gains are the labels, ties share their places. recall: key frames among
-    the best fifth, over as many as fit there. budget_share: tokens of key frames at a keep ratio of a fifth,
-    over all kept tokens. sparsity: largest over mean frame rate, eq. 1. calibration: divergence (nats) of the rates
-    from those that the labels give at temperature 1, as an index has them; 0 where they agree.
-
-    Args:
-        scores: of the predictor.
-        labels: not all equal.
-        temperature: of the allocation.
-
-    Raises:
-        ValueError: all labels are equal, so that there are no key frames.
+    the best fifth, over as many as fit there. budget_share: tokens of key frames at a keep ratio of a fifth and this
+    temperature, over all kept tokens. sparsity: largest over mean frame rate, eq. 1. calibration: divergence (nats) of
+    the rates from those that the labels give at temperature 1, as an index has them; 0 where they agree.
     """
     key = (labels > labels.mean()).numpy()
     if not key.any():
@@ -74,10 +66,10 @@ def mean_by_video(rows: Sequence[tuple[str, dict[str, float]]]) -> dict[str, flo
     }
 
 
-def paired_bootstrap(ours: Array, theirs: Array, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+def paired_bootstrap(ours: Array, theirs: Array) -> tuple[float, float, float]:
     """Bootstrap over videos: mean difference of two measures per video, and its 95 % interval."""
     difference = ours - theirs
-    picks = np.random.default_rng(seed).integers(0, len(difference), (draws, len(difference)))
+    picks = np.random.default_rng(0).integers(0, len(difference), (2000, len(difference)))
     low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
 

@@ -43,11 +43,9 @@ class Objective:
             raise ValueError(f"flatness={self.flatness} is no weight; give a number of at least 0, such as 0.3")
 
     def __call__(self, logits: Float[Tensor, "q T"], labels: Float[Tensor, " T"]) -> Float[Tensor, ""]:
-        """Compute the loss of one question; its pieces of text compete for each frame or clip.
+        """Compute the loss of one question; its pieces of text, rows of `logits`, compete for each frame or clip.
 
-        Args:
-            logits: of each piece of the question and each frame.
-            labels: relevance of the frames, 0 to 5.
+        Labels are the relevance of the frames, 0 to 5.
         """
         scores = self.scores(logits)
         wanted = labels if self.level == "frame" else labels[:: self.clip_size]
@@ -112,8 +110,7 @@ class Predictor(nn.Module):
     def forward(self, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
         """Compute the mean loss over all questions.
 
-        Raises:
-            FloatingPointError: the loss is not finite, here or in another process; no parameter has been changed by it.
+        FloatingPointError where it is not finite, here or in another process; no parameter has been changed by it.
         """
         losses = [
             self.objective(logits, labels)

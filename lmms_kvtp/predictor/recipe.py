@@ -68,9 +68,8 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)} is no learning rate; give one of at least 0, like 3e-4")
         needed = REPORTERS[self.report_to]
         if needed and not any(map(importlib.util.find_spec, needed)):
-            raise ValueError(
-                f"report_to={self.report_to}: it is not installed; pip install {needed[0]}, or leave it out"
-            )
+            way_out = f"pip install {needed[0]}, or leave it out"
+            raise ValueError(f"report_to={self.report_to}: it is not installed; {way_out}")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank={self.lora_rank} is below 0; 0 trains the weights themselves")
         if self.lora_rank and self.parts == "head":
@@ -89,8 +88,7 @@ class Recipe:
 def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
     """Find the newest epoch of a run with the same recipe in `out`, and note the recipe there.
 
-    Raises:
-        ValueError: the folder holds a run of another recipe.
+    ValueError where the folder holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
     note, wanted = out / RECIPE, recipe.plain()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer, save_untuned_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.features import Embeddings, Patches, Pixels, Viewer
+from lmms_kvtp.predictor.features import Viewer, embeddings, patches, pixels
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 Parts = Literal["head", "text", "all"]
@@ -82,7 +82,7 @@ class SiglipTowers(Towers):
         """Share the encoder's model; training changes it."""
         super().__init__()
         self.name, self.encoder, self.parts = encoder.pretrained, encoder, parts
-        self.viewer = Pixels(encoder) if parts == "all" else Embeddings(encoder)
+        self.viewer = pixels(encoder) if parts == "all" else embeddings(encoder)
         self.siglip: Any = encoder.model
 
     @property
@@ -104,9 +104,8 @@ class SiglipTowers(Towers):
         """Take embeddings from the cache, or from the vision tower as it is now."""
         if self.parts != "all":
             return seen.float()
-        return cast(
-            Tensor, self.siglip.vision_model(pixel_values=seen.to(self.logit_scale.dtype)).pooler_output.float()
-        )
+        output = self.siglip.vision_model(pixel_values=seen.to(self.logit_scale.dtype))
+        return cast(Tensor, output.pooler_output.float())
 
     def trained(self) -> Sequence[str]:
         """List beginnings of names in the SigLIP; the fusion head is not part of it."""
@@ -122,11 +121,7 @@ class SiglipTowers(Towers):
             (folder / processor.name).write_bytes(processor.read_bytes())
 
     def save_slim(self, folder: Path) -> None:
-        """Write the text side, for `scorer.checkpoint`.
-
-        Raises:
-            ValueError: the vision tower was trained, too.
-        """
+        """Write the text side, for `scorer.checkpoint`; ValueError where the vision tower was trained, too."""
         if self.parts == "all":
             raise ValueError("a predictor whose vision tower was trained has no slim form; use its folder")
         self._save_slim_text(folder)
@@ -138,15 +133,14 @@ class SharedTowers(Towers):
     def __init__(self, vlm: LlavaVideo, encoder: Siglip, parts: Parts = "text") -> None:
         """Start from the SigLIP's text tower, and from its pooling head where that is of the tower's width.
 
-        Raises:
-            ValueError: the model's own tower is to be trained.
+        ValueError where the model's own tower is to be trained.
         """
         super().__init__()
         if parts == "all":
             raise ValueError("parts=all with a shared tower: that tower is the model's own and stays; use text")
         self.name = f"tower of {vlm.name}, text side of {encoder.pretrained}"
         self.encoder, self.parts = encoder, parts
-        self.viewer = Patches(vlm)
+        self.viewer = patches(vlm)
         siglip: Any = encoder.model
         config = siglip.config
         fits = config.vision_config.hidden_size == vlm.vision.hidden

@@ -38,7 +38,7 @@ def train_predictor(
     """Train a predictor and write it to `out`; a killed run goes on from its last epoch there.
 
     Questions whose labels are all equal give no gradient; they are left out, and counted, unless the objective has a
-    flatness term.
+    flatness term. Returns what is written to training.json.
 
     Args:
         towers: what to start from; their weights are changed.
@@ -48,9 +48,6 @@ def train_predictor(
         out: folder.
         left_out: a line for each video that could not be used, for the report.
         slim: another folder, for only what training changed.
-
-    Returns:
-        What is written to training.json.
 
     Raises:
         ValueError: no question is left to learn from, or `out` holds a run of another recipe.
@@ -140,11 +137,7 @@ class FiniteGradients(TrainerCallback):
     """Stops the run before an update writes infinities or NaN into the weights."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check every gradient.
-
-        Raises:
-            FloatingPointError: one is not finite.
-        """
+        """Check every gradient; FloatingPointError where one is not finite."""
         for name, parameter in kwargs["model"].named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 raise FloatingPointError(f"the gradient of {name} is not finite; lower the learning rate")
@@ -220,11 +213,7 @@ def checkpoint_layers(towers: torch.nn.Module) -> None:
 
 
 def _go_back(model: Predictor, out: Path, recipe: Recipe, error: FloatingPointError) -> FloatingPointError:
-    """Load the last finished epoch into the model, and say so.
-
-    Raises:
-        FloatingPointError: there is none.
-    """
+    """Load the last finished epoch into the model, and say so; FloatingPointError where there is none."""
     last = last_checkpoint(out, recipe)
     if last is None:
         raise FloatingPointError(f"{error}; no epoch was finished, so nothing was written") from error

@@ -1,7 +1,8 @@
 """Which commands reproduce which table or figure of the paper, and finished runs beside its figures."""
 
+import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,8 @@ HARNESS_TASKS = {"VideoMME": "skvqa_videomme", "EgoSchema": "skvqa_egoschema", "
 BETAS = (1.5, 1.7, 1.9, 2.1, 2.3)
 TEMPERATURES = (5.0, 4.0, 3.0, 2.0, 1.0, 0.5)
 NOT_RUN = "not run"
+TEXTS = Path(__file__).parent / "targets.json"
+"""Titles of the targets, and what a reader must know of each."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,6 @@ class Step:
 class Plan:
     """A table or figure."""
 
-    target: str
     title: str
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
@@ -61,94 +63,45 @@ class Places:
 
 
 def plan(target: str, places: Places) -> Plan:
-    """The commands of one target.
-
-    Raises:
-        KeyError: there is no such target.
-    """
-    return PLANS[target](places)
+    """The commands of one of TARGETS."""
+    told = json.loads(TEXTS.read_text(encoding="utf-8"))
+    title, notes = told["targets"][target]["title"], told["targets"][target]["notes"]
+    return Plan(title, tuple(STEPS[target](places)), tuple(told["shared_notes"].get(note, note) for note in notes))
 
 
-PREDICTOR = (
-    "KVTP rows need a trained relevance predictor: the authors' file (Google Drive, in their repository's README), or "
-    "`lmms-kvtp train predictor --recipe paper`; without --predictor they run as `KVTP, untuned`."
-)
-SHARE = "All rows run at 20 % of the tokens here; the paper leaves the share of its baselines open (docs/costs.md)."
-INDEX = "All subsets need an index of SparseKV-QA: see docs/skvqa.md."
+def _statistics(places: Places) -> list[Step]:
+    return [Step("statistics", f"lmms-kvtp skvqa stats {places.index}")]
 
 
-def _table1(places: Places) -> Plan:
-    stats = Step("statistics", f"lmms-kvtp skvqa stats {places.index}")
-    notes = (
-        "The paper: full data set 50,812 questions, mean length 245 s, sparsity 1.95; "
-        "SparseKV-QA 20,050 questions, 451 s, 3.56.",
-        "The command prints both lines for any index, before and after the filter.",
-    )
-    return Plan("table1", "Statistics of SparseKV-QA", (stats,), notes)
-
-
-def _rows_of(table: int, title: str, places: Places) -> Plan:
-    notes = (PREDICTOR, INDEX) if table == 4 else (SHARE, PREDICTOR, INDEX)
-    return Plan(f"table{table}", title, _table_rows(table, places), notes)
-
-
-def _fig1(places: Places) -> Plan:
+def _plot(places: Places) -> list[Step]:
     board = Step("plot", f"lmms-kvtp leaderboard {places.out}/table2 --out {places.out}/fig1")
-    notes = ("The runs are those of table 2; the figure's points are the means of its rows.", PREDICTOR, INDEX)
-    steps = (*_table_rows(2, places), board)
-    return Plan("fig1", "Accuracy against FLOPs, mean of the three subsets", steps, notes)
+    return [*_table_rows(2, places), board]
 
 
-def _fig3(places: Places) -> Plan:
+def _pictures(places: Places) -> list[Step]:
     methods = "--method hard+grid --method prumerge --method kvtp+prumerge"
     command = f"lmms-kvtp visualize VIDEO QUESTION --pretrained {CHECKPOINTS['7b']} {methods} --out {places.out}/fig3"
-    notes = ("The paper's video is from Perception Test and is not named; there is no number to compare.",)
-    return Plan("fig3", "What three kinds of pipeline keep of one video", (Step("page", command),), notes)
+    return [Step("page", command)]
 
 
-def _fig6(places: Places) -> Plan:
+def _betas(places: Places) -> list[Step]:
     steps = []
     for beta in BETAS:
         for name, scorer in (("PruMerge", "scorer=uniform,allocator=uniform"), ("PruMerge + KVTP", places.kvtp)):
             step = _run(places, "fig6", f"{name}, beta {beta}", f"{scorer},pruner=prumerge,keep_ratio=0.2")
             steps.append(Step(step.name, f"LMMS_KVTP_SKVQA_BETA={beta} {step.command}", step.folder))
-    notes = (
-        "The paper draws beta from 1.5 to 2.3 and prints no values; its text says that the gain grows with beta.",
-        PREDICTOR,
-        INDEX,
-    )
-    return Plan("fig6", "Gain of KVTP over PruMerge by sparsity threshold", tuple(steps), notes)
+    return steps
 
 
-def _fig7(places: Places) -> Plan:
+def _temperatures(places: Places) -> list[Step]:
     ways = [(f"temperature {t:g}", f"allocator=softmax,allocator.temperature={t:g}", "prumerge") for t in TEMPERATURES]
-    steps = tuple(
+    return [
         _run(places, "fig7", name, f"{places.kvtp},{allocator},pruner={pruner},keep_ratio=0.2")
         for name, allocator, pruner in [*ways, ("temperature 0", "allocator=hard", "grid")]
-    )
-    notes = (
-        "The paper draws temperatures from 5 to 0 (the highest 20 % of frames, whole) and prints no values; its "
-        "text says that hard selection is far worse, and that harder is better short of it.",
-        PREDICTOR,
-        INDEX,
-    )
-    return Plan("fig7", "Soft against hard selection", steps, notes)
+    ]
 
 
-PLANS: Mapping[str, Callable[[Places], Plan]] = {
-    "table1": _table1,
-    "table2": partial(_rows_of, 2, "LLaVA-Video-7B"),
-    "table3": partial(_rows_of, 3, "LLaVA-Video-72B"),
-    "table4": partial(_rows_of, 4, "Ways to assign pruning rates, PruMerge at 20 %"),
-    "fig1": _fig1,
-    "fig3": _fig3,
-    "fig6": _fig6,
-    "fig7": _fig7,
-}
-TARGETS = tuple(PLANS)
-
-
-def _table_rows(table: int, places: Places) -> tuple[Step, ...]:
+def _table_rows(table: int, places: Places) -> list[Step]:
     steps = []
     for row in paper_rows(table):
         settings = row.settings if "scorer=" in row.settings else f"{places.kvtp},{row.settings}"
@@ -158,7 +111,7 @@ def _table_rows(table: int, places: Places) -> tuple[Step, ...]:
         told = f"FLOPs x{row.relative_flops:g}% in the table" if row.relative_flops else ""
         note = "; ".join(filter(None, [told, row.note]))
         steps.append(_run(places, f"table{table}", row.method, settings, row.model_id, size, row.scores, note))
-    return tuple(steps)
+    return steps
 
 
 def _run(
@@ -183,11 +136,23 @@ def _run(
     return Step(name, shlex.join(command), folder, expected or {}, "; ".join(filter(None, [untuned, note])))
 
 
+STEPS: Mapping[str, Callable[[Places], Sequence[Step]]] = {
+    "table1": _statistics,
+    "table2": partial(_table_rows, 2),
+    "table3": partial(_table_rows, 3),
+    "table4": partial(_table_rows, 4),
+    "fig1": _plot,
+    "fig3": _pictures,
+    "fig6": _betas,
+    "fig7": _temperatures,
+}
+TARGETS = tuple(STEPS)
+
+
 def beside(plan: Plan) -> str:
     """A Markdown table: for each run of a plan and each subset, the figure here (stock parser) beside the paper's.
 
-    Raises:
-        ValueError: a folder holds something else than results; the message names file and line.
+    ValueError names file and line where a folder holds something else than results.
     """
     whats = ("paper", "here", "difference")
     header = ["row", *(f"{task}, {what}" for task in HARNESS_TASKS for what in whats), "tokens"]

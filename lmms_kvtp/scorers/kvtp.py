@@ -52,8 +52,7 @@ class KVTP(FrameScorer):
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Compare each frame in its context with the question.
 
-        Raises:
-            ValueError: the question has no text, or the checkpoint is damaged or of another encoder.
+        ValueError where the question has no text, or the checkpoint is damaged or of another encoder.
         """
         assert features.image is not None
         reader = self._reader(encoder)
@@ -77,15 +76,10 @@ class KVTP(FrameScorer):
 
     def head(self, encoder: FrameEncoder) -> FusionHead:
         """Read the fusion head that goes with `encoder`, once."""
-        asked: dict[str, Any] = {
-            "clip_size": self.clip_size,
-            "queries": self.queries,
-            "local_weight": self.local_weight,
-            "global_weight": self.global_weight,
-        }
         if encoder not in self._heads:
-            changed = {name: value for name, value in asked.items() if value is not None}
-            self._heads[encoder] = replace(self._trained(encoder), **changed)
+            names = ("clip_size", "queries", "local_weight", "global_weight")
+            asked: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            self._heads[encoder] = replace(self._trained(encoder), **asked)
         return self._heads[encoder]
 
     @cached_property

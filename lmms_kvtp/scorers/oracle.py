@@ -36,11 +36,7 @@ class Oracle(FrameScorer):
             raise ValueError(f"scale={self.scale} must be finite and > 0; the labels' own scale is {MOST_RELEVANT:g}")
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
-        """Read the scores off the question's spans.
-
-        Raises:
-            ValueError: the task gives no spans.
-        """
+        """Read the scores off the question's spans; ValueError where the task gives none."""
         if question.spans is None:
             raise ValueError(
                 f"scorer oracle reads ground truth that question {question.doc_key or question.prompt!r} does not "
@@ -51,12 +47,7 @@ class Oracle(FrameScorer):
 
 
 def span_scores(spans: Sequence[tuple[float, float, float]], times: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """Score each frame by the rules that `Oracle` states.
-
-    Args:
-        spans: start (s), end (s) and score of 0 to 5; none means the whole video.
-        times: seconds of the frames.
-    """
+    """Score each frame, at `times` in seconds, by the rules that `Oracle` states; no spans mean the whole video."""
     seconds = times.double()
     if not spans:
         return torch.ones(len(seconds))

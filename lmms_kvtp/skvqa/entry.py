@@ -93,13 +93,9 @@ def make_entry(
 ) -> Entry:
     """Make an entry; split, rates and sparsity follow from the rest.
 
-    Raises:
-        EntryError: a field is missing, of the wrong type or out of range.
+    EntryError where a field is missing, of the wrong type or out of range.
     """
-    try:
-        rates = clip_rates(clip_scores, num_frames, clip_size, alpha, temperature)
-    except ValueError as error:
-        raise EntryError(str(error)) from error
+    rates = clip_rates(clip_scores, num_frames, clip_size, alpha, temperature)
     entry = Entry(
         dataset=dataset,
         split="evaluation" if dataset in EVALUATION else "training",
@@ -126,9 +122,7 @@ def to_line(entry: Entry) -> str:
 def from_line(line: str) -> Entry:
     """Read and check one line of JSON.
 
-    Raises:
-        EntryError: it is no JSON, of another schema, or a field is missing, of the wrong type, out of range, or does
-            not follow from the others.
+    EntryError where it is no JSON, of another schema, or a field is missing, wrong, or does not follow from the others.
     """
     try:
         found = json.loads(line)
@@ -174,7 +168,8 @@ def clip_rates(
 ) -> tuple[float, ...]:
     """Compute the rate of a frame in each clip: alpha * N * softmax(s / temperature) over the N frames.
 
-    Rates are not cut at 1: the mean over frames is `alpha` exactly.
+    Rates are not cut at 1: the mean over frames is `alpha` exactly. EntryError where there are other clips than
+    scores, or a setting is out of range.
 
     Args:
         scores: one for each clip, which its frames share.
@@ -182,15 +177,12 @@ def clip_rates(
         clip_size: frames of a clip; the last may have fewer.
         alpha: mean rate.
         temperature: of the softmax, > 0.
-
-    Raises:
-        ValueError: the number of scores is not that of the clips, or a setting is out of range.
     """
     bounds = clip_bounds(num_frames, clip_size)
     if len(scores) != len(bounds):
-        raise ValueError(f"{len(scores)} scores for the {len(bounds)} clips of {num_frames} frames")
+        raise EntryError(f"{len(scores)} scores for the {len(bounds)} clips of {num_frames} frames")
     if not (temperature > 0 and alpha > 0):
-        raise ValueError(f"temperature={temperature} and alpha={alpha} must be above 0")
+        raise EntryError(f"temperature={temperature} and alpha={alpha} must be above 0")
     top = max(scores)
     weights = [math.exp((score - top) / temperature) for score in scores]
     frames = [last - first + 1 for first, last in bounds]

@@ -1,6 +1,6 @@
 """Index files: one JSON Lines file per data set, one question a line; reading, writing, comparing and merging them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,7 @@ class IndexFileError(ValueError):
 
 
 def index_files(path: Path) -> list[Path]:
-    """List the index files that a path names: itself, or `<data set>.jsonl` in a folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The index files that a path names: itself, or `<data set>.jsonl` below it; FileNotFoundError for none."""
     if path.is_file():
         return [path]
     found = [path / f"{name}.jsonl" for name in DATASETS if (path / f"{name}.jsonl").is_file()]
@@ -37,18 +33,8 @@ def index_files(path: Path) -> list[Path]:
 
 
 def read_entries(path: Path, dataset: str | None = None) -> list[Entry]:
-    """Read all entries of a file.
-
-    Raises:
-        IndexFileError: a line is damaged, of another schema or data set, or a question occurs twice.
-        FileNotFoundError: there is no such file.
-    """
-    entries, wrong = [], []
-    for found in check_lines(path, dataset):
-        if isinstance(found, Entry):
-            entries.append(found)
-        else:
-            wrong.append(found)
+    """Read a file; IndexFileError where a line is damaged, of another schema or data set, or repeats a question."""
+    entries, wrong = sort_lines(path, dataset)
     if wrong:
         shown = first_few(wrong, SHOWN, "\n  ")
         raise IndexFileError(f"{path} has {len(wrong)} bad lines:\n  {shown}")
@@ -58,39 +44,32 @@ def read_entries(path: Path, dataset: str | None = None) -> list[Entry]:
 
 
 def on_scale(entries: list[Entry], path: Path) -> list[Entry]:
-    """Pass on the entries of a file whose scores are on the scale of 0 to 5.
-
-    Raises:
-        ValueError: none is above 1: most probably they go from 0 to 1.
-    """
+    """Pass on a file's entries with scores of 0 to 5; ValueError where none is above 1: most likely that is the end."""
     check_scale((score for entry in entries for score in entry.clip_scores), path)
     return entries
 
 
-def check_lines(path: Path, dataset: str | None = None) -> Iterator[str | Entry]:
-    """Yield each entry of a file, or a sentence on what is wrong with its line.
+def sort_lines(path: Path, dataset: str | None = None) -> tuple[list[Entry], list[str]]:
+    """Read the entries of a file, and for each other line a sentence on what is wrong with it.
 
-    Args:
-        path: the file.
-        dataset: the only one whose entries are wanted; None for any.
-
-    Raises:
-        ValueError: the file is not text; the message names the line.
+    `dataset` is the only one whose entries are wanted, None any. ValueError names a line that is not text.
     """
+    entries, wrong = [], []
     seen: dict[Key, int] = {}
     for number, line in text_lines(path):
         try:
             entry = from_line(line)
         except EntryError as error:
-            yield f"line {number} {error}"
+            wrong.append(f"line {number} {error}")
             continue
-        if _key(entry) in seen:
-            yield f"line {number} has question {entry.question_id!r} again (first in line {seen[_key(entry)]})"
+        first = seen.setdefault(_key(entry), number)
+        if first != number:
+            wrong.append(f"line {number} has question {entry.question_id!r} again (first in line {first})")
         elif dataset is not None and entry.dataset != dataset:
-            yield f"line {number} is of data set {entry.dataset}, wanted {dataset}"
+            wrong.append(f"line {number} is of data set {entry.dataset}, wanted {dataset}")
         else:
-            yield entry
-        seen.setdefault(_key(entry), number)
+            entries.append(entry)
+    return entries, wrong
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> int:
@@ -146,8 +125,7 @@ def compare_indexes(a: Sequence[Entry], b: Sequence[Entry], criteria: Criteria) 
 def merge_indexes(parts: Sequence[Sequence[Entry]]) -> list[Entry]:
     """Put all entries into one list; a question may be in several parts if they agree on it.
 
-    Raises:
-        ValueError: two parts have the same question with other content, or were made by other models.
+    ValueError where two parts have the same question with other content, or were made by other models.
     """
     merged: dict[Key, Entry] = {}
     conflicts = []

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,15 @@ class SourceQuestion:
 
 
 def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
-    """Read all questions of a data set.
+    """Read all questions of a data set; TableError where a file cannot be read.
 
-    Raises:
-        LayoutError: a field is missing or empty, a question occurs twice, or there is none.
-        TableError: a file cannot be read.
+    LayoutError where a field is missing or empty, a question occurs twice, or there is none.
     """
-    layout, found = LAYOUTS[dataset], []
+    read, found = LAYOUTS[dataset], []
     for file, number, row in read_rows(annotations):
         try:
-            found += layout.read(row, file, number)
+            part = file.parent.name if file.suffix == ".parquet" else file.stem
+            found += read(row, part, number)
         except (KeyError, TypeError) as error:
             lacks = f"lacks the field {error}" if isinstance(error, KeyError) else f"is not as expected ({error})"
             raise LayoutError(f"{file}, row {number} {lacks}; {expected_layout(dataset)}") from error
@@ -66,8 +66,18 @@ def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
 
 def expected_layout(dataset: str) -> str:
     """Describe the files that a data set is read from, for messages and help."""
-    layout = LAYOUTS[dataset]
-    return f"{dataset} is read from {layout.annotations}; its videos are {layout.videos}"
+    layout = _facts()["layouts"][dataset]
+    return f"{dataset} is read from {layout['annotations']}; its videos are {layout['videos']}"
+
+
+@cache
+def _facts() -> dict[str, Any]:
+    """What users must have of each data set, and where the hub's release keeps the videos of MVBench's sub-tasks.
+
+    Those of episodic_reasoning may be folders of frames.
+    """
+    found: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    return found
 
 
 def missing_message(dataset: str, root: Path, missing: list[str], total: int) -> str:
@@ -84,67 +94,41 @@ EVALUATED: Mapping[str, Callable[[Row], tuple[str, str]]] = {
 """Question id and video of an annotation row, for the data sets that have a task."""
 
 
-RowReader = Callable[[Row, Path, int], list[SourceQuestion]]
+def _one(name: str, video: str, row: Row, options: Any = (), path: str = "") -> SourceQuestion:
+    texts = () if options == () else _texts(options)
+    return SourceQuestion(name, video, path or video, _text(row["question"]), texts)
 
 
-@dataclass(frozen=True)
-class DatasetLayout:
-    """How one data set is read, and the files that a user must have."""
-
-    read: RowReader
-    annotations: str
-    videos: str
+def _evaluated(dataset: str, options: Callable[[Row], Any]) -> Callable[[Row, str, int], list[SourceQuestion]]:
+    return lambda row, part, number: [_one(*EVALUATED[dataset](row), row, options(row))]
 
 
-def _videomme(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = EVALUATED["videomme"](row)
-    return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["options"]))]
-
-
-def _egoschema(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = EVALUATED["egoschema"](row)
-    return [SourceQuestion(name, video, video, _text(row["question"]), _texts(row["option"]))]
-
-
-def _nextqa(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    name, video = EVALUATED["nextqa"](row)
-    options = _texts([row[f"a{index}"] for index in range(5)])
-    return [SourceQuestion(name, video, video, _text(row["question"]), options)]
-
-
-def _activitynetqa(row: Row, file: Path, number: int) -> list[SourceQuestion]:
+def _activitynetqa(row: Row, part: str, number: int) -> list[SourceQuestion]:
     if set(row) == {"answer", "type", "question_id"}:  # *_a.json: answers, apart from their questions
         return []
     video = str(row["video_name"])
-    return [SourceQuestion(str(row["question_id"]), video, f"v_{video}", _text(row["question"]))]
+    return [_one(str(row["question_id"]), video, row, path=f"v_{video}")]
 
 
-def _perceptiontest(row: Row, file: Path, number: int) -> list[SourceQuestion]:
+def _perceptiontest(row: Row, part: str, number: int) -> list[SourceQuestion]:
     if "mc_question" in row:  # the data set's own page: one object for each video
         video = str(row["_key"])
-        asked: list[Row] = [{**question, "question_id": question["id"]} for question in row["mc_question"]]
-    else:
-        video, asked = str(row["video_name"]), [row]
-    return [
-        SourceQuestion(f"{video}-{one['question_id']}", video, video, _text(one["question"]), _texts(one["options"]))
-        for one in asked
-    ]
+        return [_one(f"{video}-{one['id']}", video, one, one["options"]) for one in row["mc_question"]]
+    video = str(row["video_name"])
+    return [_one(f"{video}-{row['question_id']}", video, row, row["options"])]
 
 
-def _videochatgpt(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    video, kind = str(row["video_name"]), file.parent.name if file.suffix == ".parquet" else file.stem
+def _videochatgpt(row: Row, part: str, number: int) -> list[SourceQuestion]:
+    video = str(row["video_name"])
     names = [name for name in ("question", "question_1", "question_2", "Q", "Q1", "Q2") if row.get(name)]
     if not names:
         raise KeyError("question")
-    return [SourceQuestion(f"{kind}-{number}-{name[-1]}", video, video, _text(row[name])) for name in names]
+    return [_one(f"{part}-{number}-{name[-1]}", video, {"question": row[name]}) for name in names]
 
 
-def _mvbench(row: Row, file: Path, number: int) -> list[SourceQuestion]:
-    task = file.parent.name if file.suffix == ".parquet" else file.stem
-    video = str(row["video"])
-    options = _texts(row["candidates"])
-    path = f"{MVBENCH_FOLDERS.get(task, '')}/{video}"
-    return [SourceQuestion(f"{task}-{number}", path, path, _text(row["question"]), options)]
+def _mvbench(row: Row, part: str, number: int) -> list[SourceQuestion]:
+    folder = _facts()["mvbench_folders"].get(part, "")
+    return [_one(f"{part}-{number}", f"{folder}/{row['video']}", row, row["candidates"])]
 
 
 def _text(value: Any) -> str:
@@ -159,79 +143,23 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(value.strip() for value in values)
 
 
-MVBENCH_FOLDERS = {
-    "object_interaction": "star/Charades_segment",
-    "action_sequence": "star/Charades_segment",
-    "action_prediction": "star/Charades_segment",
-    "action_localization": "sta/sta_video_segment",
-    "moving_count": "clevrer/video_validation",
-    "fine_grained_pose": "nturgbd_convert",
-    "character_order": "perception/videos",
-    "object_shuffle": "perception/videos",
-    "egocentric_navigation": "vlnqa",
-    "moving_direction": "clevrer/video_validation",
-    "episodic_reasoning": "tvqa/video_fps3_hq_segment",
-    "fine_grained_action": "Moments_in_Time_Raw/videos",
-    "scene_transition": "scene_qa/video",
-    "state_change": "perception/videos",
-    "moving_attribute": "clevrer/video_validation",
-    "action_antonym": "ssv2_video_mp4",
-    "unexpected_action": "FunQA_test/test",
-    "counterfactual_inference": "clevrer/video_validation",
-    "object_existence": "clevrer/video_validation",
-    "action_count": "perception/videos",
+LAYOUTS: Mapping[str, Callable[[Row, str, int], list[SourceQuestion]]] = {
+    "videomme": _evaluated("videomme", lambda row: row["options"]),
+    "egoschema": _evaluated("egoschema", lambda row: row["option"]),
+    "nextqa": _evaluated("nextqa", lambda row: [row[f"a{index}"] for index in range(5)]),
+    "activitynetqa": _activitynetqa,
+    "perceptiontest": _perceptiontest,
+    "videochatgpt": _videochatgpt,
+    "mvbench": _mvbench,
 }
-"""Where the hub's release keeps the videos of each sub-task; those of episodic_reasoning may be folders of frames."""
-
-
-LAYOUTS: Mapping[str, DatasetLayout] = {
-    "videomme": DatasetLayout(
-        _videomme,
-        "the parquet file of lmms-lab/Video-MME: videoID, question_id, question, options",
-        "<videoID>.mp4 (its archives unpack to data/)",
-    ),
-    "egoschema": DatasetLayout(
-        _egoschema,
-        "the parquet file of lmms-lab/egoschema, config Subset (500 labelled questions): video_idx, question, option",
-        "<video_idx>.mp4 (its archives unpack to videos/)",
-    ),
-    "nextqa": DatasetLayout(
-        _nextqa,
-        "the parquet file of lmms-lab/NExTQA, config MC, or the data set's own test.csv: video, qid, question, a0..a4",
-        "<video>.mp4 (NExTVideo/, with or without its numbered folders)",
-    ),
-    "activitynetqa": DatasetLayout(
-        _activitynetqa,
-        "the parquet file of lmms-lab/ActivityNetQA, or the data set's own *_q.json: video_name, question_id, question",
-        "v_<video_name>.mp4, .webm or .mkv (all_test/)",
-    ),
-    "perceptiontest": DatasetLayout(
-        _perceptiontest,
-        "the parquet file of lmms-lab/PerceptionTest_Val, config mc_question_val (video_name, question_id, question, "
-        "options), or the data set's own all_*.json with mc_question for each video",
-        "<video_name>.mp4 (videos/)",
-    ),
-    "videochatgpt": DatasetLayout(
-        _videochatgpt,
-        "the folders Generic, Temporal and Consistency of lmms-lab/VideoChatGPT with their parquet files (video_name, "
-        "question or question_1 and question_2), or the data set's own *_qa.json (video_name, Q or Q1 and Q2)",
-        "<video_name>.mp4 (Test_Videos/)",
-    ),
-    "mvbench": DatasetLayout(
-        _mvbench,
-        "the folder json of OpenGVLab/MVBench, one file for each sub-task: video, question, candidates",
-        "the unpacked folders star, clevrer, perception and so on; in tvqa, folders of frames, three a second",
-    ),
-}
+"""How the questions of an annotation row are read: from the row, the part of the data set that its file is, and its
+number in the file."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[Path, int, Row]]:
-    """Yield file, number and content of each annotation row, files in order of their names.
+    """Yield file, number and content of each annotation row, files in order of their names; TableError for a lost one.
 
     A JSON file holds a list of objects, or one object whose values are objects: their names become the field "_key".
-
-    Raises:
-        TableError: no such file, or one that cannot be read.
     """
     if not path.exists():
         raise TableError(f"no annotations at {path}")

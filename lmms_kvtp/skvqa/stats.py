@@ -1,5 +1,6 @@
 """Which questions are sparse and long enough, and the statistics of the paper's table 1."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,7 @@ class Criteria:
     min_frames: int = MIN_FRAMES
 
     def __post_init__(self) -> None:
-        """Refuse values that no question could fail or meet.
-
-        Raises:
-            ValueError: a value is out of range.
-        """
+        """Refuse values that no question could fail or meet, by ValueError."""
         if not self.beta >= 0:
             raise ValueError(f"beta={self.beta} must be 0 or more; sparsity is 1 where all frames are equal")
         if self.min_frames < 0:
@@ -48,10 +45,8 @@ class Criteria:
     def check_training(self, line: Mapping[str, Any]) -> None:
         """Refuse a line of an index that no predictor may learn from: data sets for evaluation exclude training.
 
-        A line without a split is of the user's own data, and is taken.
-
-        Raises:
-            ValueError: it is for evaluation, or misses a criterion; the message has the way out.
+        A line without a split is of the user's own data, and is taken. ValueError where it is for evaluation, or misses
+        a criterion; the message has the way out.
         """
         sparsity, frames = line.get("sparsity", self.beta), line.get("num_frames", self.min_frames)
         reasons = {
@@ -79,14 +74,11 @@ class Filtered:
 
 def apply_criteria(entries: Iterable[Entry], criteria: Criteria) -> Filtered:
     """Divide the questions by the criteria that they miss."""
-    kept, dropped = [], {(False, True): 0, (True, False): 0, (False, False): 0}
+    by_met: dict[tuple[bool, bool], list[Entry]] = defaultdict(list)
     for entry in entries:
-        met = (criteria.sparse(entry), criteria.long(entry))
-        if all(met):
-            kept.append(entry)
-        else:
-            dropped[met] += 1
-    return Filtered(tuple(kept), dropped[False, True], dropped[True, False], dropped[False, False])
+        by_met[criteria.sparse(entry), criteria.long(entry)].append(entry)
+    dropped = (len(by_met[met]) for met in ((False, True), (True, False), (False, False)))
+    return Filtered(tuple(by_met[True, True]), *dropped)
 
 
 def statistics_table(entries: Sequence[Entry], criteria: Criteria) -> str:

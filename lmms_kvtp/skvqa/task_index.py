@@ -23,18 +23,12 @@ SIZES: Mapping[str, tuple[int, int]] = {"videomme": (900, 2700), "egoschema": (5
 CLIPS_PER_VIDEO = 16
 SIGLIP_TERAFLOPS = 85
 """TFLOP of SigLIP so400m at 384 pixels over 128 frames (lmms_kvtp/cost/flops.py)."""
-CAPTION_TOKENS = 2500
-"""Input tokens of a caption call: 8 images of about 300 tokens, assumed, and the prompt."""
-SCORE_TOKENS = 4000
-"""Input tokens of a scoring call: 16 captions of about 200 tokens, assumed, and the prompt."""
-CAPTION_WORDS, SCORE_WORDS = 200, 150
-"""Output tokens of such calls, assumed."""
+CAPTION, SCORE = (2500, 200, 1.4), (4000, 150, 1.4)
+"""Input tokens, output tokens and seconds of a call. Assumed are 8 images of about 300 tokens and the prompt for a
+caption, 16 captions of about 200 tokens and the prompt for a score; seconds are those of a 7B model, at 15 GFLOP for an
+input token and 100 TFLOP/s, and at 15 GB for an output token and 3 TB/s."""
 DOLLARS = (2.5, 10.0)
 """Price of a million input and output tokens in the example of docs/skvqa.md."""
-CAPTION_SECONDS = 1.4
-"""Seconds for a caption of a 7B model: 2500 tokens at 15 GFLOP and 100 TFLOP/s, 200 at 15 GB and 3 TB/s."""
-SCORE_SECONDS = 1.4
-"""Seconds to score a question by the same estimate: a prompt of 4000 tokens, 150 written."""
 
 
 class NoIndexError(LookupError):
@@ -49,9 +43,7 @@ def cache_folder() -> Path:
 def locate_index(dataset: str) -> Path:
     """Find the index file of a data set.
 
-    Raises:
-        NoIndexError: there is none.
-        FileNotFoundError: the setting names a place without one.
+    NoIndexError where there is none, FileNotFoundError where the setting names a place without one.
     """
     setting = os.environ.get(VARIABLE, "").strip()
     if setting:
@@ -63,14 +55,7 @@ def locate_index(dataset: str) -> Path:
 
 
 def task_entries(dataset: str) -> Mapping[str, Entry]:
-    """Read the data set's entries by question id, wherever its index lies.
-
-    Raises:
-        NoIndexError: there is no index.
-        FileNotFoundError: the setting names a place without one.
-        IndexFileError: a line is damaged or of another schema, or the file is of another data set.
-        ValueError: as `on_scale`.
-    """
+    """Read the data set's entries by question id; raises as `locate_index`, `read_entries` and `on_scale`."""
     path = locate_index(dataset)
     return _load(path, path.stat().st_mtime, dataset)
 
@@ -87,12 +72,9 @@ def index_digest(dataset: str) -> str:
 
 
 def install_index(index: Path) -> list[Path]:
-    """Check an index and copy it to the cache, one file for each data set; returns these files.
+    """Check an index and copy it to the cache; returns its files there, one for each data set.
 
-    Raises:
-        IndexFileError: it is damaged.
-        ValueError: as `on_scale`.
-        FileNotFoundError: there is none.
+    Raises as `index_files`, `read_entries` and `on_scale`.
     """
     found = [entry for path in index_files(index) for entry in on_scale(read_entries(path), path)]
     written = []
@@ -108,9 +90,8 @@ def ways_on(dataset: str) -> str:
     videos, questions = SIZES.get(dataset, (1000, 1000))
     clips = videos * CLIPS_PER_VIDEO
     images = videos * SIGLIP_TERAFLOPS
-    hours = (clips * CAPTION_SECONDS + questions * SCORE_SECONDS) / 3600
-    read = (clips * CAPTION_TOKENS + questions * SCORE_TOKENS) / 1e6
-    written = (clips * CAPTION_WORDS + questions * SCORE_WORDS) / 1e6
+    read, written, seconds = (clips * one + questions * other for one, other in zip(CAPTION, SCORE, strict=True))
+    read, written, hours = read / 1e6, written / 1e6, seconds / 3600
     return f"""no SparseKV-QA index of {dataset}: {VARIABLE} is not set, and {cache_folder()} has none. Ways on:
 - the paper's own labels: lmms-kvtp skvqa import skvqa.json --dataset {dataset} ... (their release's file)
 - from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --captioner none --scorer siglip ... reads \
@@ -152,20 +133,12 @@ def _from_hub(setting: str, dataset: str) -> Path:
 
 
 def task_criteria() -> Criteria:
-    """Read beta and the least number of frames from the environment.
-
-    Raises:
-        ValueError: a variable holds no number, or one that is out of range.
-    """
+    """Read beta and the least number of frames from the environment; ValueError for no number, or out of range."""
     return Criteria(_number(BETA_VARIABLE, BETA), int(_number(FRAMES_VARIABLE, float(MIN_FRAMES))))
 
 
 def ignore_missing() -> bool:
-    """Tell whether missing videos are left to the model.
-
-    Raises:
-        ValueError: the variable holds another word.
-    """
+    """Tell whether missing videos are left to the model; ValueError where the variable holds another word."""
     word = os.environ.get(MISSING_VARIABLE, "error")
     if word not in ("error", "ignore"):
         raise ValueError(f"{MISSING_VARIABLE}={word!r}: wanted error or ignore")

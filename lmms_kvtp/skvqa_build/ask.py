@@ -1,20 +1,29 @@
-"""Puts requests to a model, but for those in the store; reads answers strictly, and has a bad one repaired once."""
+"""Steps 2 and 3, a caption for each clip and questions without hints, and how a model is asked for such texts.
+
+Requests go to the model, but for those in the store; answers are read strictly, and a bad one is repaired once.
+"""
 
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from lmms_kvtp.questions import MAX_WORDS, MOST_RELEVANT
+from lmms_kvtp.files import content_key
+from lmms_kvtp.questions import MAX_WORDS, MOST_RELEVANT, Remembered, refine
+from lmms_kvtp.skvqa.layouts import SourceQuestion
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Turn
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import Store
+from lmms_kvtp.skvqa_build.videos import Clips
 
 log = logging.getLogger(__name__)
 
+RULE = "rule"
+"""Name of the refiner that needs no model: `lmms_kvtp.questions`."""
 A = TypeVar("A")
 REPAIRS = 1
 TELL_EVERY = 200
@@ -30,11 +39,7 @@ class AnswerError(ValueError):
 
 
 def read_caption(text: str) -> str:
-    """Read a caption, any text in any language, and even out its white space.
-
-    Raises:
-        AnswerError: there is none.
-    """
+    """Read a caption, any text in any language, and even out its white space; AnswerError where there is none."""
     caption = " ".join(text.split())
     if not caption:
         raise AnswerError("it is empty")
@@ -42,11 +47,7 @@ def read_caption(text: str) -> str:
 
 
 def read_refined(text: str) -> str:
-    """Read a refined question.
-
-    Raises:
-        AnswerError: the answer is not `{"question": "..."}`, or its text is empty or too long.
-    """
+    """Read `{"question": "..."}`; AnswerError where it is not that, or the text is empty or too long."""
     found = _json(text, "question")
     if not isinstance(found, str):
         raise AnswerError(f'"question" is {type(found).__name__}, not text')
@@ -60,15 +61,10 @@ def read_refined(text: str) -> str:
 
 
 def read_scores(text: str, bounds: Sequence[tuple[int, int]]) -> tuple[float, ...]:
-    """Read the score of each clip.
+    """Read the score of each clip; `bounds` are its first and last frames.
 
-    Args:
-        text: the answer.
-        bounds: first and last frame of each clip.
-
-    Raises:
-        AnswerError: the answer is neither `{"scores": {"0-7": 3, ...}}` nor, in the paper's form, `{[0,7]:3, ...}`,
-            with every clip once, no other, and whole numbers from 0 to 5.
+    AnswerError where the answer is neither `{"scores": {"0-7": 3, ...}}` nor, in the paper's form, `{[0,7]:3, ...}`,
+    with every clip once, no other, and whole numbers from 0 to 5.
     """
     if _PAPER.fullmatch(text.strip()):
         found: Any = _unique([(f"{first}-{last}", int(score)) for first, last, score in _PAIR.findall(text)])
@@ -129,20 +125,10 @@ class Answered(Generic[A]):
 def ask_all(
     chat: ChatModel, store: Store, requests: Iterable[ChatRequest], parse: Callable[[ChatRequest, str], A]
 ) -> Answered[A]:
-    """Have all requests answered, by the store where it can.
+    """Have all requests answered, by the store where it can; raises as `ChatModel.complete`, and StoreError.
 
-    An answer that `parse` refuses is sent back once with the reason; refused again, the request counts as failed.
-
-    Args:
-        chat: the model.
-        store: of finished calls.
-        requests: with subjects that are all different.
-        parse: reads an answer; raises AnswerError.
-
-    Raises:
-        ChatError: the model cannot be used at all.
-        BudgetError: the budget is spent.
-        StoreError: the store cannot be written.
+    Their subjects are all different. An answer that `parse` refuses by AnswerError is sent back once with the reason;
+    refused again, the request counts as failed.
     """
     answers: dict[str, A] = {}
     failures: list[Failure] = []
@@ -180,3 +166,69 @@ def ask_all(
     lost = chat.complete(unanswered(), then)
     failures += [Failure(request.step, request.subject, reason) for request, reason in lost]
     return Answered(answers, tuple(failures))
+
+
+def caption_clips(chat: ChatModel, store: Store, videos: Mapping[str, Clips]) -> Answered[tuple[str, ...]]:
+    """Caption clips, by the store where it can; returns those of videos of which every clip has one, by video id.
+
+    Raises as `ask_all` does.
+    """
+    asked = ask_all(chat, store, _caption_requests(videos), lambda _, text: read_caption(text))
+    complete = {}
+    for name, clips in videos.items():
+        found = [asked.answers.get(_subject(name, clip)) for clip in range(len(clips.bounds))]
+        if all(caption is not None for caption in found):
+            complete[name] = tuple(caption or "" for caption in found)
+    return Answered(complete, asked.failures)
+
+
+def captions_hash(captions: Iterable[str]) -> str:
+    """Hash the captions of a video; empty for none."""
+    listed = list(captions)
+    return content_key("captions", listed) if listed else ""
+
+
+def refine_questions(chat: ChatModel | None, store: Store, questions: Sequence[SourceQuestion]) -> Answered[str]:
+    """Refine a data set's questions, by question id: by fixed rules where `chat` is None; raises as `ask_all` does."""
+    if chat is None:
+        return Answered({asked.question_id: refine(asked.question, asked.options) for asked in questions}, ())
+
+    def request(asked: SourceQuestion) -> ChatRequest:
+        text = prompt("refine", max_words=MAX_WORDS, question=asked.question, options="\n".join(asked.options))
+        return ChatRequest(step="refine", text=text, subject=asked.question_id, max_new_tokens=200)
+
+    return ask_all(chat, store, map(request, questions), lambda _, text: read_refined(text))
+
+
+def remember(chat: ChatModel | None, store: Store, questions: Iterable[tuple[str, tuple[str, ...]]]) -> Remembered:
+    """Refine bare questions with their options, each once, as `refine_questions` does.
+
+    Those that a model cannot refine are left to fixed rules, and counted in the log.
+    """
+    distinct = list(dict.fromkeys(questions))
+    sources = [SourceQuestion(str(number), "", "", *asked) for number, asked in enumerate(distinct)]
+    found = refine_questions(chat, store, sources)
+    if found.failures:
+        one = found.failures[0]
+        log.warning(
+            "%d of %d questions are refined by rule; one of them, %r: %s",
+            len(found.failures), len(distinct), distinct[int(one.subject)][0], one.reason,
+        )  # fmt: skip
+    return Remembered.of({distinct[int(number)]: text for number, text in found.answers.items()})
+
+
+def _caption_requests(videos: Mapping[str, Clips]) -> Iterator[ChatRequest]:
+    for name, clips in videos.items():
+        for clip in range(len(clips.bounds)):
+            yield ChatRequest(
+                step="caption",
+                text=prompt("caption"),
+                subject=_subject(name, clip),
+                frames=partial(clips.frames, clip),
+                frames_key=f"{clips.key}:{clip}",
+                max_new_tokens=256,
+            )
+
+
+def _subject(video: str, clip: int) -> str:
+    return f"{video}#{clip}"

@@ -11,14 +11,12 @@ from lmms_kvtp.files import write_whole
 from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DIGITS, TEMPERATURE, WEIGHTS, Entry, make_entry
 from lmms_kvtp.skvqa.index import write_entries
 from lmms_kvtp.skvqa.layouts import SourceQuestion
-from lmms_kvtp.skvqa_build.ask import Failure
+from lmms_kvtp.skvqa_build.ask import RULE, Failure, caption_clips, captions_hash, refine_questions
 from lmms_kvtp.skvqa_build.chat import ChatModel
 from lmms_kvtp.skvqa_build.prompts import VERSION
 from lmms_kvtp.skvqa_build.scorers import ClipScorer, Scoreable
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.texts import RULE, caption_clips, captions_hash, refine_questions
-from lmms_kvtp.skvqa_build.video_folder import VideoFolder
-from lmms_kvtp.skvqa_build.videos import Clips, sample_clips
+from lmms_kvtp.skvqa_build.videos import Clips, VideoFolder, sample_clips
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.sampling import FrameOptions
 
@@ -39,11 +37,7 @@ class IndexSettings:
     temperature: float = TEMPERATURE
 
     def __post_init__(self) -> None:
-        """Refuse a scorer of captions without a captioner.
-
-        Raises:
-            ValueError: the scorer reads captions, and there is no captioner.
-        """
+        """Refuse a scorer of captions without a captioner, by ValueError."""
         if self.scorer.needs_captions and self.captioner is None:
             raise ValueError(f"scorer {self.scorer.name} reads captions; name a captioner, or use --scorer siglip")
 
@@ -53,14 +47,10 @@ class IndexSettings:
 
         No captioner where its captions are not read.
         """
-        weights = {WEIGHTS: self.scorer.weights} if self.scorer.weights else {}
         captioner = self.captioner.name if self.captioner and self.scorer.needs_captions else "none"
-        return {
-            "captioner": captioner,
-            "refiner": self.refiner.name if self.refiner else RULE,
-            "scorer": self.scorer.name,
-            **weights,
-        }
+        names = {"captioner": captioner, "refiner": self.refiner.name if self.refiner else RULE}
+        weights = {WEIGHTS: self.scorer.weights} if self.scorer.weights else {}
+        return {**names, "scorer": self.scorer.name, **weights}
 
     @property
     def prompts(self) -> str:
@@ -79,19 +69,9 @@ class BuiltIndex:
 def build_index(
     dataset: str, questions: Sequence[SourceQuestion], videos: VideoFolder, settings: IndexSettings, store: Store
 ) -> BuiltIndex:
-    """Build an index; a build that was broken off goes on where it stopped.
+    """Build an index of the questions whose videos are there; a build that was broken off goes on where it stopped.
 
-    Args:
-        dataset: its name.
-        questions: of the data set.
-        videos: its files; questions without file are left out.
-        settings: models and numbers.
-        store: of finished calls.
-
-    Raises:
-        ChatError: a model cannot be used at all.
-        BudgetError: the budget is spent.
-        StoreError: the store cannot be written.
+    Raises as `ask_all` does.
     """
     files = videos.find_all(dataset, [asked.video for asked in questions], skip_missing=True)
     present = [asked for asked in questions if asked.video in files]
@@ -108,14 +88,9 @@ def build_index(
     refined = refine_questions(settings.refiner, store, ready)
     log.info("%s: %d questions refined, %d failed", dataset, len(refined.answers), len(refined.failures))
     scoreable = {
-        asked.question_id: Scoreable(
-            asked.question_id,
-            refined.answers[asked.question_id],
-            clips[asked.video_id],
-            captions.get(asked.video_id, ()),
-        )
+        asked.question_id: Scoreable(asked.question_id, text, clips[asked.video_id], captions.get(asked.video_id, ()))
         for asked in ready
-        if asked.question_id in refined.answers
+        if (text := refined.answers.get(asked.question_id)) is not None
     }
     scored = settings.scorer.score(scoreable.values(), store)
     log.info("%s: %d questions scored, %d failed", dataset, len(scored.answers), len(scored.failures))
@@ -128,14 +103,10 @@ def build_index(
 
 
 def save_index(built: BuiltIndex, dataset: str, out: Path) -> Path:
-    """Write the index, and beside it what failed; returns the path of the index.
-
-    Raises:
-        OSError: the folder is full or cannot be written.
-    """
+    """Write the index, and beside it what failed; returns its path. OSError where the folder cannot be written."""
     path = out / f"{dataset}.jsonl"
-    lost = [{"step": lost.step, "subject": lost.subject, "reason": lost.reason} for lost in built.failures]
-    write_whole(out / f"{dataset}.failures.jsonl", "".join(json.dumps(line) + "\n" for line in lost).encode())
+    lost = "".join(json.dumps(vars(failure)) + "\n" for failure in built.failures)
+    write_whole(out / f"{dataset}.failures.jsonl", lost.encode())
     if built.entries:
         write_entries(path, built.entries)
     return path
@@ -152,12 +123,7 @@ def _sample(files: Mapping[str, Path], settings: IndexSettings, store: Store) ->
 
 
 def _entry(
-    dataset: str,
-    asked: SourceQuestion,
-    scored: Scoreable,
-    scores: tuple[float, ...],
-    root: Path,
-    settings: IndexSettings,
+    dataset: str, asked: SourceQuestion, scored: Scoreable, scores: Sequence[float], root: Path, settings: IndexSettings
 ) -> Entry:
     clips = scored.clips
     return make_entry(

@@ -77,10 +77,6 @@ class ChatModel(ABC):
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
         """Answer all requests, which are taken from the iterable as they are needed.
 
-        Returns:
-            Requests that failed for good, each with the reason; an unreadable video is one.
-
-        Raises:
-            ChatError: no request can succeed, for example because of a wrong key.
-            BudgetError: the budget is spent.
+        Returns those that failed for good, each with the reason; an unreadable video is one. ChatError where no request
+        can succeed, for example because of a wrong key; BudgetError where the budget is spent.
         """

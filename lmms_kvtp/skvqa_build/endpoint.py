@@ -37,11 +37,7 @@ class Prices:
     """Dollars at which the build stops; calls in flight then are still paid for. None: no limit."""
 
     def __post_init__(self) -> None:
-        """Refuse a limit that could never be reached.
-
-        Raises:
-            ValueError: there is a budget and no price.
-        """
+        """Refuse a limit that could never be reached, a budget without prices, by ValueError."""
         if self.budget is not None and self.input + self.output <= 0:
             raise ValueError(f"a budget of {self.budget:g} dollars needs the prices of input and output tokens")
 
@@ -81,11 +77,7 @@ class Endpoint(ChatModel):
     spent: Spent = field(default_factory=Spent)
 
     def __post_init__(self) -> None:
-        """Refuse settings that are out of range.
-
-        Raises:
-            ValueError: a setting is out of range.
-        """
+        """Refuse settings that are out of range, by ValueError."""
         if self.concurrency < 1 or self.retries < 0 or not self.timeout > 0:
             raise ValueError(
                 f"concurrency={self.concurrency}, retries={self.retries}, timeout={self.timeout:g}: wanted at least "
@@ -182,11 +174,7 @@ class Endpoint(ChatModel):
             raise _LostError(str(error), counts=False) from error
         try:
             completion = await client.chat.completions.create(
-                model=self.model,
-                messages=messages,
-                max_tokens=request.max_new_tokens,
-                temperature=0,
-                seed=self.seed,
+                model=self.model, messages=messages, max_tokens=request.max_new_tokens, temperature=0, seed=self.seed
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ChatError(
@@ -199,11 +187,8 @@ class Endpoint(ChatModel):
         if not choices or getattr(choices[0], "message", None) is None:
             raise _LostError(f"an answer without a message: {str(completion)[:200]}")
         usage = completion.usage
-        return ChatReply(
-            choices[0].message.content or "",
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-        )
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        return ChatReply(choices[0].message.content or "", *tokens)
 
 
 class _LostError(Exception):

@@ -49,11 +49,7 @@ class LocalModel(ChatModel):
 
     @cached_property
     def vlm(self) -> LlavaVideo:
-        """The loaded model.
-
-        Raises:
-            CheckpointError: there is none of that name.
-        """
+        """The loaded model; CheckpointError where there is none of that name."""
         return load_llava_video(self.pretrained)
 
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:

@@ -17,7 +17,7 @@ from typing import Any
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, TEMPERATURE, Entry, EntryError, clip_bounds, make_entry
 from lmms_kvtp.skvqa.layouts import SourceQuestion
-from lmms_kvtp.skvqa_build.texts import captions_hash
+from lmms_kvtp.skvqa_build.ask import captions_hash
 from lmms_kvtp.skvqa_build.videos import Clips
 
 MODELS = {
@@ -60,11 +60,7 @@ class Imported:
 
 
 def read_release(path: Path) -> tuple[list[Item], list[str]]:
-    """Read the items of a file; returns them, and what is wrong with those that cannot be read.
-
-    Raises:
-        ReleaseError: the file is not JSON, or no object.
-    """
+    """Read a file's items, and what is wrong with the unreadable ones; ReleaseError where it is no object of JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -90,15 +86,8 @@ def match_items(
 ) -> Imported:
     """Make entries of the items that belong to a data set's questions.
 
-    An item belongs to the question on the same video whose text, and options, its prompt contains.
-
-    Args:
-        dataset: its name.
-        items: of the release.
-        questions: of the data set.
-        clips: sampled videos by video id where there are files, for durations and seconds.
-        temperature: of the softmax.
-        root: folder of the videos, where `clips` are given.
+    An item belongs to the question on the same video whose text, and options, its prompt contains. `clips` are sampled
+    videos by video id, below `root`, for durations and seconds; without files there are none.
     """
     by_video: dict[str, list[SourceQuestion]] = {}
     for asked in questions:
@@ -126,8 +115,7 @@ def match_items(
 def read_segments(text: str) -> list[tuple[int, int, float]]:
     """Read first frame, last frame and score of each segment of a text such as "{[0, 7]: 3, [8, 15]: 5}".
 
-    Raises:
-        ReleaseError: there is anything else in the text, a score is out of range, or segments overlap.
+    ReleaseError where there is anything else in the text, a score is out of range, or segments overlap.
     """
     rest = _SCORE.sub("", text)
     if rest.strip("{}, \n\t`"):
@@ -135,9 +123,8 @@ def read_segments(text: str) -> list[tuple[int, int, float]]:
     segments = sorted((int(first), int(last), float(score)) for first, last, score in _SCORE.findall(text))
     for first, last, score in segments:
         if last < first or score > MOST_RELEVANT:
-            raise ReleaseError(
-                f"segment [{first}, {last}]: {score:g} has a wrong order or a score above {MOST_RELEVANT:g}"
-            )
+            wrong = f"a wrong order or a score above {MOST_RELEVANT:g}"
+            raise ReleaseError(f"segment [{first}, {last}]: {score:g} has {wrong}")
     for (_, last, _), (first, _, _) in pairwise(segments):
         if first <= last:
             raise ReleaseError(f"segments overlap at frame {first}")
@@ -202,9 +189,6 @@ def _entry(
     regular = all(len(set(frames[a : b + 1])) == 1 for a, b in clip_bounds(len(frames), CLIP_SIZE))
     clip_size = CLIP_SIZE if regular else 1
     bounds = clip_bounds(len(frames), clip_size)
-    edges: tuple[tuple[float, float], ...] = ()
-    if clips is not None:
-        edges = replace(clips, clip_size=clip_size).edges
     return make_entry(
         dataset=dataset,
         question_id=asked.question_id,
@@ -216,7 +200,7 @@ def _entry(
         num_frames=len(frames),
         clip_size=clip_size,
         duration=0.0 if clips is None else clips.duration,
-        edges=edges,
+        edges=() if clips is None else replace(clips, clip_size=clip_size).edges,
         clip_scores=tuple(frames[first] for first, _ in bounds),
         temperature=temperature,
         captions_hash=captions_hash(item.captions),

@@ -2,9 +2,9 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 from lmms_kvtp.encoders.siglip import Siglip
@@ -23,6 +23,8 @@ from lmms_kvtp.video.frames import VideoError
 
 MAX_CAPTION = 2000
 """Characters of a caption that scorers read; a runaway caption would crowd out the others."""
+TEXT_SCALE = 20.0
+"""Logit of a cosine of 1 of two texts: the inverse temperature that such models are trained with."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,8 @@ class Scoreable:
 class ClipScorer(ABC):
     """Says from 0 to 5 how relevant each clip of a video is to a question."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name in the index and in the store's keys."""
-
+    name: str
+    """Name in the index and in the store's keys."""
     needs_captions: bool
     uses_prompts: bool
 
@@ -54,12 +53,7 @@ class ClipScorer(ABC):
 
     @abstractmethod
     def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
-        """Score all clips, from the store where it has them; returns scores by question id.
-
-        Args:
-            questions: with those on one video in a row.
-            store: of finished calls.
-        """
+        """Score all clips by question id, from the store where it has them; questions on one video come in a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +68,7 @@ class ChatScorer(ClipScorer):
     uses_prompts = True
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """The chat model."""
         return self.chat.name
 
@@ -93,13 +87,24 @@ class ChatScorer(ClipScorer):
         return ask_all(self.chat, store, requests(), parse)
 
 
+@dataclass(frozen=True, eq=False)
 class OneByOne(ClipScorer):
     """Scores one question after the other, and stores each at once."""
 
+    name: str
+    checkpoint: str
+    """Folder or hub id of the weights."""
+    rate: Callable[[Scoreable], tuple[float, ...]]
+    """Function that scores the clips for one question; VideoError where the video cannot be read."""
+    needs_captions: bool = True
+    uses_prompts: bool = False
+    encoder: Siglip | None = None
+    """Image-text model that scores frames; None where captions are scored."""
+
     @property
-    def checkpoint(self) -> str:
-        """Folder or hub id of the weights."""
-        return self.name
+    def weights(self) -> str:
+        """Fingerprint of the encoder's weights: an index by them suits a method that scores with them."""
+        return of_encoder(self.encoder) if self.encoder else ""
 
     def score(self, questions: Iterable[Scoreable], store: Store) -> Answered[tuple[float, ...]]:
         """Score all clips; see `ClipScorer`."""
@@ -119,108 +124,50 @@ class OneByOne(ClipScorer):
             answers[question.question_id] = tuple(map(float, json.loads(known)))
         return Answered(answers, tuple(failures))
 
-    @abstractmethod
-    def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """Score the clips for one question.
 
-        Raises:
-            VideoError: the video cannot be read.
-        """
+def language_model(model: LocalModel) -> OneByOne:
+    """A local checkpoint that rates one caption at a time: without room, or skill, for all in one prompt."""
 
+    def rate(question: Scoreable) -> tuple[float, ...]:
+        return tuple(model.rate(shortened(caption), question.text) for caption in question.captions)
 
-@dataclass(frozen=True, eq=False)
-class LanguageModel(OneByOne):
-    """Has a local checkpoint rate one caption at a time: for models without room, or skill, for all in one prompt."""
-
-    model: LocalModel
-    needs_captions = True
-    uses_prompts = True
-
-    @property
-    def name(self) -> str:
-        """The checkpoint, and that it saw one caption at a time."""
-        return f"{self.model.name} one-by-one"
-
-    @property
-    def checkpoint(self) -> str:
-        """Folder or hub id of the model."""
-        return self.model.checkpoint
-
-    def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """Score the clips for one question."""
-        return tuple(self.model.rate(shortened(caption), question.text) for caption in question.captions)
+    return OneByOne(f"{model.name} one-by-one", model.checkpoint, rate, uses_prompts=True)
 
 
-@dataclass(frozen=True, eq=False)
-class TextSimilarity(OneByOne):
+def text_similarity(pretrained: str = "sentence-transformers/all-MiniLM-L6-v2") -> OneByOne:
     """Compares caption and question by a model of sentence-transformers (`pip install lmms-kvtp[text]`)."""
 
-    pretrained: str = "sentence-transformers/all-MiniLM-L6-v2"
-    scale: float = 20.0
-    """Logit of a cosine of 1: the inverse temperature that such models are trained with."""
-    needs_captions = True
-    uses_prompts = False
-
-    @property
-    def name(self) -> str:
-        """Checkpoint and scale."""
-        return f"{self.pretrained} x{self.scale:g}"
-
-    @property
-    def checkpoint(self) -> str:
-        """The checkpoint, as given."""
-        return self.pretrained
-
-    @cached_property
-    def _model(self) -> Any:
+    @cache
+    def model() -> Any:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ValueError("scorer text needs sentence-transformers: pip install sentence-transformers") from error
-        return SentenceTransformer(self.pretrained)
+        return SentenceTransformer(pretrained)
 
-    def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """Score the clips for one question."""
+    def rate(question: Scoreable) -> tuple[float, ...]:
         texts = [question.text, *map(shortened, question.captions)]
-        vectors = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-        return below_best([float(self.scale * (vector @ vectors[0])) for vector in vectors[1:]])
+        vectors = model().encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        return below_best([float(TEXT_SCALE * (vector @ vectors[0])) for vector in vectors[1:]])
+
+    return OneByOne(f"{pretrained} x{TEXT_SCALE:g}", pretrained, rate)
 
 
-@dataclass(frozen=True, eq=False)
-class ImageSimilarity(OneByOne):
+def image_similarity(encoder: Siglip) -> OneByOne:
     """Averages SigLIP logits over the frames of a clip: no captions, no training, no language model."""
 
-    encoder: Siglip
-    needs_captions = False
-    uses_prompts = False
-    _last: list[tuple[str, FrameFeatures]] = field(default_factory=list, repr=False)
-    """Key and features of the last video, for the questions on it that follow."""
+    @lru_cache(maxsize=1)  # for the questions on one video, which follow each other
+    def features(clips: Clips) -> FrameFeatures:
+        needs, pool = frozenset({"image"}), GridPool("average", (1, 1))
+        return FrameFeatures.cat([encoder.encode(clips.frames(n), needs, pool) for n in range(len(clips.bounds))])
 
-    @property
-    def name(self) -> str:
-        """The checkpoint."""
-        return self.encoder.pretrained
+    def rate(question: Scoreable) -> tuple[float, ...]:
+        image = features(question.clips).image
+        assert image is not None
+        logits = encoder.logits(image, encoder.encode_text([question.text])).amax(dim=0)
+        return below_best([float(logits[first : last + 1].mean()) for first, last in question.clips.bounds])
 
-    @property
-    def weights(self) -> str:
-        """Fingerprint of the encoder's weights: an index by them suits a method that scores with them."""
-        return of_encoder(self.encoder)
-
-    def rate(self, question: Scoreable) -> tuple[float, ...]:
-        """Score the clips for one question."""
-        features = self._features(question.clips)
-        assert features.image is not None
-        logits = self.encoder.logits(features.image, self.encoder.encode_text([question.text])).amax(dim=0)
-        bounds = question.clips.bounds
-        return below_best([float(logits[first : last + 1].mean()) for first, last in bounds])
-
-    def _features(self, clips: Clips) -> FrameFeatures:
-        if not self._last or self._last[0][0] != clips.key:
-            self._last.clear()
-            needs, pool = frozenset({"image"}), GridPool("average", (1, 1))
-            parts = [self.encoder.encode(clips.frames(clip), needs, pool) for clip in range(len(clips.bounds))]
-            self._last.append((clips.key, FrameFeatures.cat(parts)))
-        return self._last[0][1]
+    return OneByOne(encoder.pretrained, encoder.pretrained, rate, needs_captions=False, encoder=encoder)
 
 
 def below_best(logits: Sequence[float]) -> tuple[float, ...]:

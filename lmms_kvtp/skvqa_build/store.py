@@ -36,11 +36,7 @@ class Store:
     path: Path
 
     def __post_init__(self) -> None:
-        """Make the file if need be.
-
-        Raises:
-            StoreError: it cannot be written, or is something else.
-        """
+        """Make the file if need be; StoreError where it cannot be written, or is something else."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,11 +56,7 @@ class Store:
     def put(
         self, key: str, text: str, step: str, model: str = "", input_tokens: int = 0, output_tokens: int = 0
     ) -> None:
-        """Store a finished call; the first of two with one key stays.
-
-        Raises:
-            StoreError: the disk is full, or the file cannot be written.
-        """
+        """Store a finished call; the first of two with one key stays. StoreError where the file cannot be written."""
         row = (key, step, model, text, input_tokens, output_tokens)
         with self._open() as connection:
             connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)

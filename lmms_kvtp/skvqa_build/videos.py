@@ -1,15 +1,21 @@
-"""Step 1: the sampled frames of a video, and its clips."""
+"""Step 1: the folder of a data set's videos, archives that are unpacked into it, their sampled frames and clips."""
 
 import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache, partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lmms_kvtp.files import content_key, fingerprint
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, clip_bounds
+from lmms_kvtp.skvqa.layouts import LayoutError, missing_message
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.video.frames import Frames, VideoError
-from lmms_kvtp.video.load import SampledVideo, image_files, load_video
+from lmms_kvtp.video.load import IMAGE_SUFFIXES, VIDEO_SUFFIXES, SampledVideo, image_files, load_video
 from lmms_kvtp.video.sampling import FrameOptions
 
 
@@ -40,11 +46,7 @@ class Clips:
         return tuple(zip(starts, ends, strict=True))
 
     def frames(self, clip: int) -> Frames:
-        """Decode the frames of one clip.
-
-        Raises:
-            VideoError: the file cannot be read, or has changed since it was sampled.
-        """
+        """Decode the frames of one clip; VideoError where the file cannot be read, or is no longer what was sampled."""
         first, last = self.bounds[clip]
         part = slice(first, last + 1)
         video = _opened(self.path, self.key, replace(self.options, chunk_size=self.clip_size))
@@ -57,8 +59,7 @@ class Clips:
 def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int = CLIP_SIZE) -> Clips:
     """Choose the frames of a file, or of a folder of frames, by LLaVA-Video's rule; the store remembers them.
 
-    Raises:
-        VideoError: the file cannot be read.
+    VideoError where the file cannot be read.
     """
     mark = video_fingerprint(path)
     key = content_key("frames", mark, options.max_frames_num, options.fps, options.force_sample, clip_size)
@@ -74,8 +75,7 @@ def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int
 def video_fingerprint(path: Path) -> str:
     """Fingerprint a video file, or a folder of frames by the names and sizes of all and the content of three of them.
 
-    Raises:
-        VideoError: a folder without frames.
+    VideoError where a folder has no frames.
     """
     if path.is_dir():
         files = [Path(file) for file in image_files(path)]
@@ -88,3 +88,86 @@ def video_fingerprint(path: Path) -> str:
 def _opened(path: Path, key: str, options: FrameOptions) -> SampledVideo:
     """A sampled file with its packet index, which is large: only those of a few videos stay, for their next clips."""
     return load_video(path, options)
+
+
+class ArchiveError(ValueError):
+    """An archive is damaged, or has a member that would leave the folder."""
+
+
+@dataclass(frozen=True)
+class VideoFolder:
+    """The videos below a folder, by their name without extension: files, and folders of frames."""
+
+    root: Path
+    found: Mapping[str, tuple[Path, ...]]
+
+    def find(self, name: str) -> Path | None:
+        """Find the video of that name anywhere below the folder; of several, the one in the named subfolder."""
+        wanted = PurePosixPath(name)
+        stem = wanted.stem if wanted.suffix.lower() in VIDEO_SUFFIXES else wanted.name
+        paths = self.found.get(stem, ())
+        if len(paths) > 1:
+            inside = [path for path in paths if path.parent.as_posix().endswith(wanted.parent.as_posix())]
+            paths = tuple(inside) or paths
+        return paths[0] if paths else None
+
+    def find_all(self, dataset: str, names: Iterable[str], skip_missing: bool = False) -> dict[str, Path]:
+        """Find all files; LayoutError lists those that are missing, which are left out if `skip_missing`."""
+        paths = {name: self.find(name) for name in dict.fromkeys(names)}
+        missing = [name for name, path in paths.items() if path is None]
+        if missing and not skip_missing:
+            raise LayoutError(missing_message(dataset, self.root, missing, len(paths)))
+        return {name: path for name, path in paths.items() if path is not None}
+
+
+def scan(root: Path) -> VideoFolder:
+    """Find all video files and folders of image files below a folder; LayoutError where it is no folder."""
+    if not root.is_dir():
+        raise LayoutError(f"no folder of videos at {root}")
+    found: dict[str, list[Path]] = {}
+    frames: dict[str, list[Path]] = {}
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner.sort()
+        for name in sorted(names):
+            path = Path(folder) / name
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                found.setdefault(path.stem, []).append(path)
+        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            frames.setdefault(Path(folder).name, []).append(Path(folder))
+    everything = {stem: (*found.get(stem, ()), *frames.get(stem, ())) for stem in [*found, *frames]}  # files first
+    return VideoFolder(root, everything)
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """Unpack a zip or tar file, but for files that are there already with their full size.
+
+    ArchiveError where it is damaged, no archive, or a member would leave the folder: then nothing is written.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                sizes = {member.filename: member.file_size for member in opened.infolist()}
+                _extract(archive, into, sizes, opened.extract)
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as opened:
+                sizes = {member.name: member.size for member in opened.getmembers()}
+                _extract(archive, into, sizes, partial(opened.extract, filter="data"))
+        else:
+            raise ArchiveError(f"{archive} is neither a zip nor a tar file")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise ArchiveError(f"cannot unpack {archive}: {error}; download it again") from error
+
+
+def _extract(archive: Path, into: Path, sizes: Mapping[str, int], extract: Callable[[str, Path], Any]) -> None:
+    _check_members(archive, list(sizes))
+    for name, size in sizes.items():
+        there = into / name
+        if not (there.is_file() and there.stat().st_size == size):
+            extract(name, into)
+
+
+def _check_members(archive: Path, names: list[str]) -> None:
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+            raise ArchiveError(f"{archive} has the member {name!r}, which lies outside of the folder; nothing unpacked")

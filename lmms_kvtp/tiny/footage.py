@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -58,14 +57,14 @@ class Footage:
         return found
 
 
-def load_footage(folder: Path, num_videos: int, side: int, workers: int | None = None) -> Footage:
+def load_footage(folder: Path, num_videos: int, side: int) -> Footage:
     """Read training videos 0 to `num_videos` from `folder`; where they are not there, film them into it."""
     stamp = folder / "footage.json"
     wanted = {"version": VERSION, "scripts": _script_hash(num_videos), "videos": num_videos, "side": side}
     if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
         folder.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
-        _film_all(folder, num_videos, side, workers or os.cpu_count() or 1)
+        _film_all(folder, num_videos, side)
         stamp.write_text(json.dumps(wanted))
     return Footage(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Footage.__annotations__})
 
@@ -98,8 +97,8 @@ def _script_hash(num_videos: int) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _film_all(folder: Path, num_videos: int, side: int, workers: int) -> None:
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+def _film_all(folder: Path, num_videos: int, side: int) -> None:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = pool.map(_film_train, range(num_videos), [side] * num_videos, chunksize=4)
         parts = list(tqdm(jobs, "render and encode", num_videos, unit="video"))
     for name in parts[0]:
@@ -144,14 +143,10 @@ def whole(video: int) -> Excerpt:
 
 
 def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Excerpt:
-    """Choose about `num_frames` frames of a training video, as a script at one frame a second.
+    """Choose about `num_frames` frames of a training video, as a script at one frame a second; `rng` draws which stay.
 
-    Shots next to an event stay, so that order questions keep their answers; of other shots some go.
-
-    Args:
-        video: number of the training video.
-        num_frames: frames wanted; kept exactly whenever the video has as many and its events leave room.
-        rng: draws which frames stay.
+    Shots next to an event stay, so that order questions keep their answers; of other shots some go. There are exactly
+    as many frames whenever the video has them and its events leave room.
     """
     script = write_script(video, "train")
     shot_of = np.array([script.shots.index(script.shot_at(time)) for time in sampled_times(script)])
@@ -199,12 +194,7 @@ def tower_features(
 
 
 def load_bank(
-    folder: Path,
-    footage: Footage,
-    tower: SiglipVisionModel,
-    device: torch.device,
-    log: Log,
-    stamp: str,
+    folder: Path, footage: Footage, tower: SiglipVisionModel, device: torch.device, log: Log, stamp: str
 ) -> Features:
     """Read the features of all footage from `folder`, or make them where `stamp` names another tower than theirs."""
     batch = 256

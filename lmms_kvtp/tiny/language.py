@@ -43,11 +43,7 @@ class Packed:
 
 
 def word_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
-    """Find the one token of a word inside a sentence.
-
-    Raises:
-        ValueError: the tokenizer splits the word.
-    """
+    """Find the one token of a word inside a sentence; ValueError where the tokenizer splits the word."""
     ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise ValueError(f"{word!r} is {len(ids)} tokens, not 1; train the tokenizer on a text that has it")

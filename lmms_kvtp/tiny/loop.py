@@ -13,35 +13,31 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
+WARMUP, FLOOR = 20, 0.05
+"""Steps until the learning rate is reached, and the share of it that is left in the end."""
+EVERY = 25
+"""Steps for which there is one line of the log."""
+
 
 class Optimizer:
     """Muon for the matrices of transformer layers and AdamW for the rest, with clipped gradients and a linear decay."""
 
     def __init__(
-        self,
-        parts: Iterable[nn.Module | nn.Parameter],
-        steps: int,
-        lr: float,
-        muon_lr: float,
-        decay_from: float = 0.5,
-        warmup: int = 20,
-        floor: float = 0.05,
+        self, parts: Iterable[nn.Module | nn.Parameter], steps: int, lr: float, muon_lr: float, decay_from: float = 0.5
     ) -> None:
-        """Hold learning rates from `warmup` to `decay_from` (fraction of `steps`), then let them fall to `floor`."""
+        """Hold learning rates from WARMUP to `decay_from` (fraction of `steps`), then let them fall to FLOOR."""
         matrices, others = split_parameters(parts)
         self.parameters = matrices + others
         self.adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01) if matrices else None
-        self.steps, self.decay_from, self.warmup, self.floor = steps, decay_from, warmup, floor
-        self.lrs = (lr, muon_lr)
-        self.done = 0
+        self.steps, self.decay_from, self.lrs, self.done = steps, decay_from, (lr, muon_lr), 0
 
     def scale(self) -> float:
         """Compute the factor on the learning rates for the next step."""
-        if self.done < self.warmup:
-            return (self.done + 1) / self.warmup
+        if self.done < WARMUP:
+            return (self.done + 1) / WARMUP
         left = (self.steps - self.done) / max(1.0, self.steps * (1 - self.decay_from))
-        return max(self.floor, min(1.0, left))
+        return max(FLOOR, min(1.0, left))
 
     def step(self, loss: Tensor) -> None:
         """Make one update from `loss`."""
@@ -93,12 +89,11 @@ def no_denormals() -> Iterator[None]:
 
 
 class Log:
-    """Collects measurements, a line for `every` steps."""
+    """Collects measurements, a line for EVERY steps."""
 
-    def __init__(self, path: Path | None = None, every: int = 25) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         """Begin with no lines; each is also appended to the file `path`, if there is one."""
-        self.path, self.every = path, every
-        self.start = time.time()
+        self.path, self.start = path, time.time()
         self.lines: list[dict[str, float | str]] = []
         self.bar: tqdm[int] | None = None
 
@@ -109,14 +104,13 @@ class Log:
 
     def due(self, step: int) -> bool:
         """Whether this step is measured."""
-        return step % self.every == self.every - 1
+        return step % EVERY == EVERY - 1
 
     def add(self, stage: str, step: int, **measures: float) -> None:
         """Note measurements of a step."""
         rounded = {name: round(value, 4) for name, value in measures.items()}
-        line: dict[str, float | str] = {"stage": stage, "step": step + 1, "seconds": round(time.time() - self.start, 1)}
-        line.update(rounded)
-        self.lines.append(line)
+        at = {"step": step + 1, "seconds": round(time.time() - self.start, 1)}
+        self.lines.append({"stage": stage, **at, **rounded})
         if self.bar is not None:
             self.bar.set_postfix(rounded)
         if self.path is not None:

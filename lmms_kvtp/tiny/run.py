@@ -1,37 +1,38 @@
-"""The whole training: all stages in order, each kept on disk as it ends, so that a killed run goes on where it was."""
+"""The whole training: all stages in order, each kept on disk so that a killed run goes on, and a final evaluation."""
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, SiglipModel, SiglipVisionConfig
 
 from lmms_kvtp import __version__
 from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.questions import ask, words
-from lmms_kvtp.embedded.script import write_script
+from lmms_kvtp.embedded.script import SIZE, write_script
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
 from lmms_kvtp.run.source import tree
 from lmms_kvtp.shipped import write_manifest
-from lmms_kvtp.tiny.evaluate import evaluate
-from lmms_kvtp.tiny.footage import load_bank, load_footage
-from lmms_kvtp.tiny.language import PREFIX, SUFFIX
-from lmms_kvtp.tiny.lessons import all_phrases
+from lmms_kvtp.tiny.footage import film, load_bank, load_footage, tower_features
+from lmms_kvtp.tiny.language import PREFIX, SUFFIX, answer_logits, pack
+from lmms_kvtp.tiny.lessons import all_phrases, right_letters
 from lmms_kvtp.tiny.loop import Log
-from lmms_kvtp.tiny.stage_align import AlignStage, train_align
 from lmms_kvtp.tiny.stage_soft import SOFT_STAGES, SoftStage, train_soft
 from lmms_kvtp.tiny.stage_tower import TowerStage, train_tower
-from lmms_kvtp.tiny.stage_video import VIDEO_STAGES, VideoStage, train_video
-from lmms_kvtp.tiny.student import Geometry, Student
+from lmms_kvtp.tiny.stage_video import VIDEO_STAGES, AlignStage, VideoStage, train_align, train_video
+from lmms_kvtp.tiny.student import Classroom, Geometry, Student
 from lmms_kvtp.tiny.tokenizer import language_tokenizer, text_tokenizer
 from lmms_kvtp.vlms.checkpoint.save import save_original
 
@@ -75,17 +76,8 @@ class TrainingPlan:
 def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None = None) -> dict[str, Any]:
     """Train a tiny model and write it to `out`; stages that `out/work` holds already are not done again.
 
-    Args:
-        seed: draws weights and everything else but the videos, which are the same for every seed.
-        out: becomes the checkpoint folder.
-        device: to train on.
-        plan: sizes and settings.
-
-    Returns:
-        The training log, as in `training_log.json`.
-
-    Raises:
-        ValueError: `out/work` holds another run.
+    The seed draws weights and everything else but the videos, which are the same for every seed. Returns the log, as in
+    `training_log.json`. ValueError where `out/work` holds another run.
     """
     plan, start, busy = plan or TrainingPlan(), time.time(), time.process_time()
     geometry = plan.geometry
@@ -102,13 +94,11 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
     torch.manual_seed(seed)
     student = Student(geometry, letters).to(device)
     bank = load_bank(work, footage, siglip.vision_model, device, log, _digest(siglip))
+    room = Classroom(student, letters, footage, bank, seed, device, log)
     lessons: dict[str, Callable[[], None]] = {
-        **{n: partial(train_soft, student, letters, n, s, seed, device, log) for n, s in plan.soft.items()},
-        "align": lambda: train_align(student, letters, footage, bank, plan.align, seed, device, log),
-        **{
-            n: partial(train_video, student, letters, footage, bank, n, s, seed, device, log)
-            for n, s in plan.video.items()
-        },
+        **{name: partial(train_soft, room, name, stage) for name, stage in plan.soft.items()},
+        "align": partial(train_align, room, plan.align),
+        **{name: partial(train_video, room, name, stage) for name, stage in plan.video.items()},
     }
     for name, lesson in lessons.items():
         stages.run(name, student, lesson)
@@ -117,7 +107,7 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
     round_to_half(siglip)
     export_llava(out, student, siglip, letters)
     export_siglip(out / "siglip", siglip, captions, geometry)
-    accuracy = evaluate(student, siglip, letters, range(plan.held_out), "val", device, log)
+    accuracy = evaluate(room, siglip, range(plan.held_out), "val")
     report = {
         **stages.stamp,
         "code": f"{__version__} at {tree().get('commit', 'an unknown commit')}",
@@ -138,11 +128,7 @@ class Stages:
     """The finished stages of one run, in a folder."""
 
     def __init__(self, folder: Path, stamp: dict[str, Any], log: Log) -> None:
-        """Claim `folder` for the run that `stamp` describes.
-
-        Raises:
-            ValueError: it holds another run.
-        """
+        """Claim `folder` for the run that `stamp` describes; ValueError where it holds another run."""
         self.folder, self.stamp, self.log = folder, stamp, log
         note = folder / "run.json"
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,3 +203,45 @@ def _digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(part.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+KEPT = 0.2
+VIEWS = ("full", "random", "blind")
+"""How the language model may see a video: all tokens, a random share of them, or none."""
+
+
+@torch.no_grad()
+def evaluate(room: Classroom, siglip: SiglipModel, videos: Sequence[int], split: str) -> dict[str, dict[str, float]]:
+    """Measure accuracy by view and kind of question; an answer is the letter that the model would say freely."""
+    student, device = room.student, room.device
+    hits: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in VIEWS}
+    for index in room.log.steps(f"evaluate on {split}", len(videos)):
+        script = write_script(videos[index], split)
+        rgb = torch.from_numpy(film(script, SIZE)["rgb"])
+        features = tower_features(siglip.vision_model, rgb, device, exact=True)
+        questions = ask(script)
+        text = pack(room.tokenizer, [[(q.prompt, q.answer) for q in questions]], len(questions)).to(device)
+        views = show(student, features, np.random.default_rng(videos[index]))
+        for name in hits:
+            logits, targets = answer_logits(student.llm, views[name], text)
+            for question, right in zip(questions, right_letters(logits, targets).tolist(), strict=True):
+                hits[name][question.kind].append(right)
+    result = {name: {kind: float(np.mean(found)) for kind, found in kinds.items()} for name, kinds in hits.items()}
+    for name, kinds in hits.items():
+        result[name]["mean of kinds"] = float(np.mean(list(result[name].values())))
+        result[name]["questions"] = float(sum(map(len, kinds.values())))
+    return result
+
+
+def show(
+    student: Student, features: Float[Tensor, "T s s E"], rng: np.random.Generator
+) -> dict[str, Float[Tensor, "1 _ D"]]:
+    """Make the views; a random fifth of each frame stays in raster order, with a newline behind each frame."""
+    rows = student.project(features[None])
+    full = student.with_newlines(rows)
+    cells = rows[0].flatten(1, 2)
+    keep = max(1, round(KEPT * cells.shape[1]))
+    kept = np.stack([np.sort(rng.permutation(cells.shape[1])[:keep]) for _ in range(len(cells))])
+    chosen = cells.gather(1, torch.from_numpy(kept).to(cells.device)[..., None].expand(-1, -1, cells.shape[2]))
+    few = student.with_newlines(chosen[None, :, None])
+    return {name: student.with_prefix(part) for name, part in zip(VIEWS, (full, few, full[:, :0]), strict=True)}

@@ -20,8 +20,8 @@ from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, ScriptQuestion
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES
 from lmms_kvtp.tiny.language import SUFFIX, Asked, answer_logits, pack, word_id
 from lmms_kvtp.tiny.lessons import Coach, Riddler, Symbols, right_letters, sketch, symbols
-from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
-from lmms_kvtp.tiny.student import EMBEDDING_STD, Student
+from lmms_kvtp.tiny.loop import Optimizer, autocast
+from lmms_kvtp.tiny.student import EMBEDDING_STD, Classroom, Student
 
 ABOUT = re.compile(f"({'|'.join(GLYPHS)}).*")
 PLACE_WEIGHT = 0.7
@@ -118,23 +118,12 @@ def say(question: ScriptQuestion, mode: int, bare: bool = False) -> Asked:
     return question.prompt, question.answer
 
 
-def train_soft(
-    student: Student,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    stage: SoftStage,
-    seed: int,
-    device: torch.device,
-    log: Log,
-) -> None:
+def train_soft(room: Classroom, name: str, stage: SoftStage) -> None:
     """Train the language model and the newline on symbolic videos."""
-    dice, rng = np.random.default_rng([seed, crc32(name.encode())]), torch.Generator().manual_seed(seed)
+    student, tokenizer, device, log = room.student, room.tokenizer, room.device, room.log
+    dice, rng = np.random.default_rng([room.seed, crc32(name.encode())]), torch.Generator().manual_seed(room.seed)
     optimizer = Optimizer([student.llm, student.newline], stage.steps, stage.lr, stage.muon_lr, stage.decay_from)
-    lexicon, riddler, coaches = (
-        Lexicon(tokenizer, student),
-        Riddler(dice),
-        (Coach(dice), Coach(dice), Coach(dice)),
-    )
+    lexicon, riddler, coaches = Lexicon(tokenizer, student), Riddler(dice), (Coach(dice), Coach(dice), Coach(dice))
     suffix = "" if stage.bare else SUFFIX
     nothing = torch.zeros(1, 0, student.newline.shape[0], device=device)
     for step in log.steps(name, stage.steps):

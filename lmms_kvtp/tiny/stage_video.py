@@ -1,21 +1,74 @@
-"""Stage `video`: questions about real videos, all tokens of all frames, from short cuts to the full length."""
+"""Stages on real videos: `align`, then `video`, from short cuts to the full length, all tokens of all frames.
+
+Stage `align` teaches the projector to say in word embeddings what each patch shows; the language model is frozen. With
+a random projector, video training starts from nothing and stays at chance for a long time.
+"""
 
 from dataclasses import dataclass
+from typing import cast
 from zlib import crc32
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from lmms_kvtp.embedded.dataset import SHIPPED_KINDS
-from lmms_kvtp.tiny.footage import Excerpt, Features, Footage, shorten, whole
+from lmms_kvtp.tiny.footage import Excerpt, Footage, shorten, whole
 from lmms_kvtp.tiny.language import Packed, answer_logits, pack
 from lmms_kvtp.tiny.lessons import Coach, right_letters
-from lmms_kvtp.tiny.loop import Log, Optimizer, autocast
-from lmms_kvtp.tiny.stage_soft import CHOSEN, LETTERED, SPOKEN, say
-from lmms_kvtp.tiny.student import Student
+from lmms_kvtp.tiny.loop import Optimizer, autocast
+from lmms_kvtp.tiny.stage_soft import CHOSEN, LETTERED, PLACE_WEIGHT, SPOKEN, Lexicon, say
+from lmms_kvtp.tiny.student import Classroom
+
+OBJECT_WEIGHT = 1.5
+
+
+@dataclass(frozen=True)
+class AlignStage:
+    """Settings of the alignment."""
+
+    steps: int = 500
+    batch: int = 48
+    lr: float = 3e-3
+
+
+def targets(footage: Footage, frames: np.ndarray, tables: list[Tensor]) -> Float[Tensor, "b h w D"]:
+    """Make what the pooled tokens of frames should be: place, and objects by the share of the cell that they cover."""
+    places, shapes, colors = tables
+    device = places.device
+
+    def read(part: np.ndarray) -> Tensor:
+        return torch.from_numpy(part[frames].astype(np.int64)).to(device)
+
+    weights = torch.from_numpy(footage.weights[frames]).to(device)[..., None]
+    things = shapes[read(footage.shapes)] + colors[read(footage.colors)]
+    patches = PLACE_WEIGHT * places[read(footage.places)][:, None, None] + OBJECT_WEIGHT * weights * things
+    count, rows, columns, width = patches.shape
+    return patches.view(count, rows // 2, 2, columns // 2, 2, width).mean(dim=(2, 4))
+
+
+def train_align(room: Classroom, stage: AlignStage) -> None:
+    """Regress the pooled projector outputs onto word embeddings."""
+    student, bank, log, dice = room.student, room.bank, room.log, np.random.default_rng(room.seed)
+    first = cast(nn.Linear, student.projector[0])
+    with torch.no_grad():
+        scale = float(torch.from_numpy(bank[:: max(1, len(bank) // 64)].astype(np.float32)).std())
+        first.weight.div_(scale)
+        tables = [table.detach() for table in Lexicon(room.tokenizer, student).tables()]
+    optimizer = Optimizer([student.projector], stage.steps, stage.lr, 0.0)
+    for step in log.steps("align", stage.steps):
+        frames = np.sort(dice.choice(len(bank), stage.batch, replace=False))
+        wanted = targets(room.footage, frames, tables)
+        features = torch.from_numpy(bank[frames]).to(room.device).float()
+        with autocast(room.device):
+            said = student.project(features[None])[0]
+        error = (said.float() - wanted).square().mean()
+        optimizer.step(error)
+        if log.due(step):
+            explained = 1 - error.item() / wanted.sub(wanted.mean(dim=(0, 1, 2))).square().mean().item()
+            log.add("align", step, error=error.item(), explained=explained)
 
 
 @dataclass(frozen=True)
@@ -65,27 +118,17 @@ rates fell.
 """
 
 
-def train_video(
-    student: Student,
-    tokenizer: PreTrainedTokenizerBase,
-    footage: Footage,
-    bank: Features,
-    name: str,
-    stage: VideoStage,
-    seed: int,
-    device: torch.device,
-    log: Log,
-) -> None:
+def train_video(room: Classroom, name: str, stage: VideoStage) -> None:
     """Train projector, newline and language model on videos with all of their tokens."""
-    dice = np.random.default_rng([seed, crc32(name.encode())])
+    log, dice = room.log, np.random.default_rng([room.seed, crc32(name.encode())])
     plan = [cut for cut in stage.cuts for _ in range(cut.steps)]
     if stage.mixed:
         plan = [plan[i] for i in dice.permutation(len(plan))]
-    optimizer = Optimizer([student], len(plan), stage.lr, stage.muon_lr, stage.decay_from)
+    optimizer = Optimizer([room.student], len(plan), stage.lr, stage.muon_lr, stage.decay_from)
     coaches = {mode: Coach(dice) for mode in (SPOKEN, CHOSEN, LETTERED)}
     for step in log.steps(name, len(plan)):
         cut, mode = plan[step], int(dice.choice(3, p=stage.odds))
-        videos = dice.choice(len(footage.starts) - 1, cut.batch, replace=False).tolist()
+        videos = dice.choice(len(room.footage.starts) - 1, cut.batch, replace=False).tolist()
         if cut.frames is None:
             groups = [[(video, whole(video))] for video in videos]
         else:
@@ -95,8 +138,8 @@ def train_video(
         for group in groups:
             questions = [coaches[mode].draw(excerpt.script, cut.questions, stage.kinds) for _, excerpt in group]
             asked = [[say(question, mode) for question in row] for row in questions]
-            text = pack(tokenizer, asked, cut.per_row).to(device)
-            loss, right = _pass(student, footage, bank, group, text, device)
+            text = pack(room.tokenizer, asked, cut.per_row).to(room.device)
+            loss, right = _pass(room, group, text)
             optimizer.backward(loss / len(groups))
             coaches[mode].note([question for row in questions for question in row], right)
             total += loss.item() / len(groups)
@@ -107,18 +150,11 @@ def train_video(
             log.add(name, step, loss=total, frames=len(groups[0][0][1].frames), **accuracy, **choices)
 
 
-def _pass(
-    student: Student,
-    footage: Footage,
-    bank: Features,
-    group: list[tuple[int, Excerpt]],
-    text: Packed,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
+def _pass(room: Classroom, group: list[tuple[int, Excerpt]], text: Packed) -> tuple[Tensor, Tensor]:
     """Compute the loss, and which answers are right, for some videos of one length."""
-    rows = [footage.starts[video] + np.array(excerpt.frames) for video, excerpt in group]
-    features = torch.from_numpy(np.stack([bank[row] for row in rows])).to(device).float()
-    with autocast(device):
+    student, rows = room.student, [room.footage.starts[video] + np.array(excerpt.frames) for video, excerpt in group]
+    features = torch.from_numpy(np.stack([room.bank[row] for row in rows])).to(room.device).float()
+    with autocast(room.device):
         video = student.with_prefix(student.with_newlines(student.project(features)))
         logits, targets = answer_logits(student.llm, video, text)
     return F.cross_entropy(logits.float(), targets), right_letters(logits, targets)

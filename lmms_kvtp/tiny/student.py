@@ -6,16 +6,13 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    SiglipConfig,
-)
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipConfig
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.encoders.parts.siglip_config import siglip_config
+from lmms_kvtp.tiny.footage import Features, Footage
 from lmms_kvtp.tiny.language import PREFIX
+from lmms_kvtp.tiny.loop import Log
 
 
 @dataclass(frozen=True)
@@ -110,6 +107,19 @@ class Student(nn.Module):
         """Run the projector on every patch, and average each 2x2 block."""
         embeds = self.projector(features)
         return cast(Tensor, embeds.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean(dim=(3, 5)))
+
+
+@dataclass(frozen=True)
+class Classroom:
+    """What the stages behind the tower share."""
+
+    student: Student
+    tokenizer: PreTrainedTokenizerBase
+    footage: Footage
+    bank: Features
+    seed: int
+    device: torch.device
+    log: Log
 
 
 def _initialise(llm: Qwen2ForCausalLM, geometry: Geometry) -> None:

@@ -31,15 +31,9 @@ def language_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 def text_tokenizer(texts: Iterable[str], positions: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer of the SigLIP text tower: lower case, no punctuation, ended and padded with one token."""
-    normalizer = normalizers.Sequence(
-        [
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"[^\p{L}\p{N}]+"), " "),
-            normalizers.Strip(),
-            normalizers.Prepend(" "),
-        ]
-    )
-    tokenizer = _train(texts, [TEXT_END], normalizer)
+    words = normalizers.Replace(Regex(r"[^\p{L}\p{N}]+"), " ")
+    steps = [normalizers.Lowercase(), words, normalizers.Strip(), normalizers.Prepend(" ")]
+    tokenizer = _train(texts, [TEXT_END], normalizers.Sequence(steps))
     end = tokenizer.token_to_id(TEXT_END)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {TEXT_END}", pair=None, special_tokens=[(TEXT_END, end)]
@@ -58,12 +52,9 @@ def _train(texts: Iterable[str], special: list[str], normalizer: normalizers.Nor
     tokenizer = Tokenizer(models.BPE())
     if normalizer is not None:
         tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=4096,

@@ -4,7 +4,6 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,7 @@ def curves(found: Sequence[MethodPicture], small: SmallFrames) -> str:
 
 
 def sheet(found: Sequence[MethodPicture], small: SmallFrames, frames: Sequence[int], title: str) -> bytes:
-    """Draw one PNG: curves over all frames, then the chosen frames for each method.
-
-    Args:
-        found: one picture for each method.
-        small: all frames.
-        frames: numbers of the frames that are shown.
-        title: the question.
-    """
+    """Draw a PNG: curves of all frames, then for each method the frames of these numbers. The title is the question."""
     rows = math.ceil(len(frames) / COLUMNS)
     heights = [2.6, *([1.15 * rows + 0.5] * len(found))]
     with drawing(13.0, sum(heights) + 0.5) as figure:
@@ -53,10 +45,7 @@ def sheet(found: Sequence[MethodPicture], small: SmallFrames, frames: Sequence[i
 def _curves(upper: Any, lower: Any, found: Sequence[MethodPicture], small: SmallFrames) -> None:
     times = small.times.tolist()
     for number, picture in enumerate(found):
-        color, width = (
-            f"C{number % 10}",
-            max(1.0, 3.0 - 0.6 * number),
-        )  # equal curves all show
+        color, width = f"C{number % 10}", max(1.0, 3.0 - 0.6 * number)  # equal curves all show
         if len(set(picture.relevance.tolist())) > 1:
             upper.plot(times, picture.relevance.tolist(), color=color, lw=width, label=picture.name)
         lower.step(times, picture.kept.tolist(), where="mid", color=color, lw=width, label=picture.name)
@@ -121,33 +110,12 @@ def _pixel(patch: int, grid: tuple[int, int], small: SmallFrames) -> tuple[float
 TEMPLATE = Path(__file__).parent / "page.html"
 
 
-@dataclass(frozen=True)
-class FrameView:
-    """One frame under one method, as the template shows it."""
-
-    time: float
-    kept: int
-    budget: int
-    image: str
-    """Frame as a JPEG in base64."""
-    lines: list[tuple[float, float, float, float]]
-    """Merges within the frame, from (x, y) to (x, y), counted in patches."""
-    away: list[tuple[float, float, float]]
-    """Merges into other frames: (x, y) counted in patches, and the seconds of the other frame."""
-
-
 def to_html(
     found: Sequence[MethodPicture], small: SmallFrames, frames: Sequence[int], video: str, question: str, toy: bool
 ) -> str:
-    """Render the page.
+    """Render the page, with the frames of these numbers.
 
-    Args:
-        found: one picture for each method.
-        small: all frames.
-        frames: numbers of the frames that are shown.
-        video: name of the file.
-        question: as the model got it.
-        toy: the embedded model answered.
+    `video` is the name of the file, `question` as the model got it, and `toy` says that the embedded model answered.
     """
     return page(
         TEMPLATE,
@@ -168,21 +136,21 @@ def jpeg(rgb: UInt8[Tensor, "H W 3"]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _view(picture: MethodPicture, small: SmallFrames, frame: int) -> FrameView:
-    columns = picture.grid[1]
-    lines, away = [], []
+def _view(picture: MethodPicture, small: SmallFrames, frame: int) -> dict[str, Any]:
+    """One frame under one method, as the template shows it; merges are drawn in patches, from (x, y) to (x, y)."""
+    columns, lines, away = picture.grid[1], [], []
     for link in picture.links:
         if link.frame == frame:
             start = middle(link.patch, columns)
             if link.to_frame == frame:
                 lines.append((*start, *middle(link.to_patch, columns)))
-            else:
+            else:  # with the seconds of the other frame
                 away.append((*start, float(small.times[link.to_frame])))
-    return FrameView(
-        time=float(small.times[frame]),
-        kept=int(picture.kept[frame]),
-        budget=int(picture.budgets[frame]),
-        image=jpeg(lit(small.rgb[frame], picture.state[frame], picture.grid)),
-        lines=lines,
-        away=away,
-    )
+    return {
+        "time": float(small.times[frame]),
+        "kept": int(picture.kept[frame]),
+        "budget": int(picture.budgets[frame]),
+        "image": jpeg(lit(small.rgb[frame], picture.state[frame], picture.grid)),
+        "lines": lines,
+        "away": away,
+    }

@@ -63,18 +63,10 @@ class SmallFrames:
     times: Float[Tensor, " T"]
 
 
-def pictures(
-    vlm: VideoVLM,
-    methods: Mapping[str, Method],
-    video: Video,
-    question: Question,
-    options: GenerationOptions | None = None,
-) -> list[MethodPicture]:
+def pictures(vlm: VideoVLM, methods: Mapping[str, Method], video: Video, question: Question) -> list[MethodPicture]:
     """Answer the question with each method, on one encoding of the video, and keep what led to the answer.
 
-    Raises:
-        VideoError: the video cannot be read.
-        PromptTooLongError: a prompt does not fit in the model's context.
+    VideoError where the video cannot be read, PromptTooLongError where a prompt does not fit in the model's context.
     """
     made: dict[int, Prepared] = {}
     answerer = Answerer(
@@ -82,7 +74,7 @@ def pictures(
         FrameOptions(),
         watch=lambda lane, _, ready: made.update({lane: ready}),
     )
-    ask = ask_about([video], question, options or GenerationOptions(max_new_tokens=32))
+    ask = ask_about([video], question, GenerationOptions(max_new_tokens=32))
     with plain_errors():
         answers = {lane: answer for lane, _, answer in answerer.answer_all({0: ask})}
     return [_picture(name, made[lane], answers[lane]) for lane, name in enumerate(methods)]
@@ -120,17 +112,13 @@ def trace(packed: PackedTokens) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], b
     return state, tuple(links), followed
 
 
-def small_frames(video: Video, width: int = WIDTH) -> SmallFrames:
-    """Read the frames of a video again, reduced for pictures.
-
-    Raises:
-        VideoError: the video cannot be read.
-    """
+def small_frames(video: Video) -> SmallFrames:
+    """Read the frames of a video again, reduced for pictures; VideoError where the video cannot be read."""
     small, times = [], []
     for frames in video.chunks():
         times.append(frames.times)
         for rgb in frames.rgb:
-            size = (width, max(1, round(width * rgb.shape[0] / rgb.shape[1])))
+            size = (WIDTH, max(1, round(WIDTH * rgb.shape[0] / rgb.shape[1])))
             small.append(torch.from_numpy(np.array(Image.fromarray(rgb.numpy()).resize(size))))
     return SmallFrames(torch.stack(small), torch.cat(times).float())
 

@@ -9,37 +9,22 @@ from typing import Any
 
 from loguru import logger
 
+from lmms_kvtp.skvqa import task_index
 from lmms_kvtp.skvqa.entry import Entry
 from lmms_kvtp.skvqa.layouts import EVALUATED, missing_message
 from lmms_kvtp.skvqa.stats import apply_criteria
-from lmms_kvtp.skvqa.task_index import (
-    MISSING_VARIABLE,
-    NoIndexError,
-    ignore_missing,
-    index_digest,
-    locate_index,
-    task_criteria,
-    task_entries,
-)
 
 Doc = Mapping[str, Any]
 
 SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm")
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the harness keeps a data set's videos, and which column names the file."""
-
-    folder: str
-    column: str
-
-
-SOURCES: Mapping[str, Source] = {
-    "videomme": Source("videomme/data", "videoID"),
-    "egoschema": Source("egoschema/videos", "video_idx"),
-    "nextqa": Source("nextqa/NExTVideo", "video"),
+SOURCES = {
+    "videomme": ("videomme/data", "videoID"),
+    "egoschema": ("egoschema/videos", "video_idx"),
+    "nextqa": ("nextqa/NExTVideo", "video"),
 }
+"""Where the harness keeps a data set's videos, and which column names the file."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +37,15 @@ class Documents:
     def check(self) -> None:
         """Look for the index; the plug-in does so before the harness downloads a data set, which is in vain without.
 
-        Raises:
-            NoIndexError: there is none; the message names the ways on.
-            FileNotFoundError: the setting names a place without one.
+        Raises as `locate_index`, whose messages name the ways on.
         """
         if not self.full:
-            locate_index(self.dataset)
+            task_index.locate_index(self.dataset)
 
     def __call__(self, rows: Any) -> Any:
-        """Choose the documents, and add spans and sparsity where known.
+        """Choose the documents, and add spans and sparsity where known; raises as `task_entries`, too.
 
-        Raises:
-            NoIndexError: as `check`.
-            IndexFileError: the index is damaged, or of another data set or version.
-            LookupError: the index has none of the data set's questions.
-            FileNotFoundError: videos are missing; the message lists them.
+        LookupError where the index has none of the questions, FileNotFoundError where videos are missing, listed.
         """
         try:
             return _documents(self.dataset, self.full, rows)
@@ -103,15 +82,15 @@ def _documents(dataset: str, full: bool, rows: Any) -> Any:
 
 def _selection(dataset: str, full: bool, known: Mapping[str, Entry]) -> str:
     """Say how the questions were chosen, for the results file: runs that differ in it belong in different tables."""
-    limits = task_criteria()
+    limits = task_index.task_criteria()
     rule = "all questions" if full else f"beta {limits.beta:g}, at least {limits.min_frames} frames"
-    return f"{rule}, index {index_digest(dataset)}" if known else f"{rule}, no index"
+    return f"{rule}, index {task_index.index_digest(dataset)}" if known else f"{rule}, no index"
 
 
 def _index(dataset: str, full: bool) -> Mapping[str, Entry]:
     try:
-        return task_entries(dataset)
-    except NoIndexError:
+        return task_index.task_entries(dataset)
+    except task_index.NoIndexError:
         if full:
             return {}
         raise
@@ -121,10 +100,10 @@ def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> l
     scored = [known[name] for name in names if name in known]
     if not scored:
         raise LookupError(
-            f"the index {locate_index(dataset)} has none of the {len(names)} questions of {dataset}, such as "
-            f"{names[0]!r}; it has {', '.join(map(repr, list(known)[:3]))}: another release of the data set?"
+            f"the index {task_index.locate_index(dataset)} has none of the {len(names)} questions of {dataset}, such "
+            f"as {names[0]!r}; it has {', '.join(map(repr, list(known)[:3]))}: another release of the data set?"
         )
-    limits = task_criteria()
+    limits = task_index.task_criteria()
     filtered = apply_criteria(scored, limits)
     logger.info(
         f"skvqa_{dataset}: {len(filtered.kept)} of {len(names)} questions (beta {limits.beta:g}, at least "
@@ -138,21 +117,18 @@ def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> l
 
 
 def _check_videos(dataset: str, rows: Sequence[Doc]) -> None:
-    """Find out before the first answer whether videos are missing.
-
-    Raises:
-        FileNotFoundError: the message lists them.
-    """
-    names = list(dict.fromkeys(str(row[SOURCES[dataset].column]) for row in rows))
+    """Find out before the first answer whether videos are missing; FileNotFoundError lists them."""
+    names = list(dict.fromkeys(str(row[SOURCES[dataset][1]]) for row in rows))
     missing = [name for name in names if _find(dataset, name) is None]
-    if missing and not ignore_missing():
+    if missing and not task_index.ignore_missing():
         message = missing_message(dataset, _folder(dataset), missing, len(names))
-        raise FileNotFoundError(f"{message}\n{MISSING_VARIABLE}=ignore goes on without them, with on_error=skip")
+        way_out = f"{task_index.MISSING_VARIABLE}=ignore goes on without them, with on_error=skip"
+        raise FileNotFoundError(f"{message}\n{way_out}")
 
 
 def video(dataset: str, doc: Doc) -> list[str]:
     """Give the path of a document's video, which need not exist."""
-    name = str(doc[SOURCES[dataset].column])
+    name = str(doc[SOURCES[dataset][1]])
     return [str(_find(dataset, name) or _folder(dataset) / f"{name}.mp4")]
 
 
@@ -163,7 +139,7 @@ def _find(dataset: str, name: str) -> Path | None:
 
 def _folder(dataset: str) -> Path:
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(home).expanduser() / SOURCES[dataset].folder
+    return Path(home).expanduser() / SOURCES[dataset][0]
 
 
 videomme, videomme_full = Documents("videomme"), Documents("videomme", full=True)

@@ -35,25 +35,17 @@ def videomme_choice(doc: Doc, text: str) -> str | None:
     return extract_mcq_answer(text, choices=list(LETTERS[:4])) or None
 
 
-def egoschema_choice(doc: Doc, text: str) -> str | None:
+def stock_choice(task: str, doc: Doc, text: str) -> str | None:
     """Read the letter that the stock task reads; None where it would draw one."""
-    from lmms_eval.tasks.egoschema import utils
-
-    found = _stock_choice(utils, doc, text)
-    return None if found is None else str(found[0])
-
-
-def nextqa_choice(doc: Doc, text: str) -> str | None:
-    """Read the letter that the stock task reads; None where it would draw one."""
-    from lmms_eval.tasks.nextqa import utils
-
-    found = _stock_choice(utils, doc, text)
-    return None if found is None else str(found)
-
-
-def _stock_choice(utils: Any, doc: Doc, text: str) -> Any:
+    utils = import_module(f"lmms_eval.tasks.{task}.utils")
     options, letters = utils.get_multi_choice_info(doc)
-    return None if nothing_readable(text, options) else utils.parse_multi_choice_response(text, letters, options)
+    if nothing_readable(text, options):
+        return None
+    return str(utils.parse_multi_choice_response(text, letters, options)[0])  # EgoSchema's has a letter and more
+
+
+egoschema_choice: Callable[[Doc, str], str | None] = partial(stock_choice, "egoschema")
+nextqa_choice: Callable[[Doc, str], str | None] = partial(stock_choice, "nextqa")
 
 
 def nothing_readable(text: str, options: Mapping[str, str]) -> bool:

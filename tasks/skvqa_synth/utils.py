@@ -1,6 +1,7 @@
 """Documents, prompt and scoring of the embedded benchmark; works with any model of the harness."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from loguru import logger
@@ -16,21 +17,6 @@ __all__ += ["all_documents", "quick_documents", "sealed_documents"]
 Doc = Mapping[str, Any]
 
 
-def all_documents(pinned: Any) -> Any:
-    """Make the documents of the whole test split."""
-    return _documents("skvqa_synth", pinned)
-
-
-def quick_documents(pinned: Any) -> Any:
-    """Make the documents of the first videos of the test split."""
-    return _documents("skvqa_synth_quick", pinned.select(range(dataset.QUICK_VIDEOS)))
-
-
-def sealed_documents(pinned: Any) -> Any:
-    """Make the documents of the sealed split, on which nothing was chosen."""
-    return _documents("skvqa_synth_sealed", pinned, "sealed")
-
-
 def _documents(task: str, pinned: Any, split: str = "test") -> Any:
     try:
         dataset.check_pins(split, pinned)
@@ -41,11 +27,21 @@ def _documents(task: str, pinned: Any, split: str = "test") -> Any:
     return type(pinned).from_list([{**doc, "kvtp_id": f"{task}/{doc['question_id']}"} for doc in documents])
 
 
+def quick_documents(pinned: Any) -> Any:
+    """Make the documents of the first videos of the test split."""
+    return _documents("skvqa_synth_quick", pinned.select(range(dataset.QUICK_VIDEOS)))
+
+
+all_documents: Callable[[Any], Any] = partial(_documents, "skvqa_synth")
+"""Makes the documents of the whole test split."""
+sealed_documents: Callable[[Any], Any] = partial(_documents, "skvqa_synth_sealed", split="sealed")
+"""Makes the documents of the sealed split, on which nothing was chosen."""
+
+
 def doc_to_visual(doc: Doc) -> list[str]:
     """Give the path of the video, which is made now if the cache does not hold it.
 
-    Raises:
-        CacheError: the cache folder cannot be written; the message names it and the way out.
+    CacheError where the cache folder cannot be written; the message names it and the way out.
     """
     if not cache.folder().exists():
         logger.info(f"making synthetic videos in {cache.folder()} (once; about 17 MB for all of the test split)")

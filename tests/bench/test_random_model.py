@@ -89,7 +89,7 @@ def test_methods_take_turns_and_the_warm_rounds_do_not_count(vlm, random_method,
     for runs in found.values():
         assert len(runs) == 2
         for run in runs:
-            assert run.cost.output_tokens == 1 and run.cost.num_frames == 3 and run.peak_bytes is None
+            assert run.cost.output_tokens == 1 and run.cost.num_frames == 3 and run.cost.peak_bytes is None
             assert sum(run.cost.seconds.values()) <= run.seconds
 
 

@@ -18,7 +18,7 @@ from lmms_kvtp.encoders.parts.predictor import find_predictor
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.predictor.examples import Example, synthetic
-from lmms_kvtp.predictor.features import Embeddings, FeatureCache
+from lmms_kvtp.predictor.features import FeatureCache, embeddings
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
@@ -59,10 +59,11 @@ def table(text: str) -> dict[str, dict[str, str]]:
 
 
 def test_frames_are_encoded_once_and_read_back(example, tmp_path):
-    features = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path)
+    encoder = Siglip(TINY, device="cpu")
+    features = FeatureCache(embeddings(encoder), tmp_path)
     ((first,), unreadable) = features.encode([example])
     frames = torch.cat([part.rgb for part in load_video(example.source, FRAMES).chunks()])
-    described = features.viewer.encoder.encode(
+    described = encoder.encode(
         next(load_video(example.source, FRAMES).chunks()), frozenset({"image"}), GridPool("average", (3, 3))
     )
     assert len(frames) == len(first.image) == 16 and torch.equal(first.times, described.times)
@@ -74,7 +75,7 @@ def test_frames_are_encoded_once_and_read_back(example, tmp_path):
 
 
 def test_a_damaged_file_is_made_anew_and_other_frames_get_their_own(example, tmp_path):
-    features = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path)
+    features = FeatureCache(embeddings(Siglip(TINY, device="cpu")), tmp_path)
     whole = features.encode([example])[0][0].image
     (stored,) = tmp_path.iterdir()
     stored.write_bytes(stored.read_bytes()[:100])
@@ -86,7 +87,7 @@ def test_a_damaged_file_is_made_anew_and_other_frames_get_their_own(example, tmp
 def test_videos_that_cannot_be_read_are_left_out_and_named(example, tmp_path, caplog):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    seen, unreadable = FeatureCache(Embeddings(Siglip(TINY, device="cpu")), tmp_path / "features").encode(
+    seen, unreadable = FeatureCache(embeddings(Siglip(TINY, device="cpu")), tmp_path / "features").encode(
         [Example(str(broken), example.questions), example]
     )
     assert [video.example.source for video in seen] == [example.source]

@@ -8,10 +8,8 @@ from helpers.small_exams import GATE, exam
 from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Exam
 from lmms_kvtp.doctor.expected import Expected
-from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.random import RandomTokens
-from lmms_kvtp.questions import chosen_letter
 
 
 def test_random_under_another_name_is_caught(model):
@@ -32,7 +30,7 @@ def test_empty_and_collapsed_answers_are_caught(model):
     assert GATE["non_empty_answers"](paper).passed is False
     paper.__dict__["own_answers"], paper.__dict__["base_answers"] = ["B"] * 4, ["A", "B", "C", "D"]
     assert GATE["answer_letters"](paper).passed is None  # four are too few
-    many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2, chosen_letter, reference)
+    many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2)
     many.__dict__["own_answers"], many.__dict__["base_answers"] = ["B"] * 16, ["A", "B", "C", "D"] * 4
     assert GATE["answer_letters"](many).passed is False
     many.__dict__["base_answers"] = ["B"] * 16
@@ -43,7 +41,7 @@ def test_empty_and_collapsed_answers_are_caught(model):
 def answered(model: Model, own: int, other: int) -> Exam:
     """An exam of sixteen questions: `own` right with the method, `other` without pruning and with random tokens."""
     paper = exam(model)
-    many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2, chosen_letter, reference)
+    many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2)
     many.__dict__["own_answers"], many.__dict__["base_answers"] = (["A"] * n + ["B"] * (16 - n) for n in (own, other))
     many.__dict__["answers"] = lambda method: many.base_answers
     return many
@@ -65,7 +63,7 @@ def test_a_baseline_must_be_better_than_guessing(model, right, passed):
 def test_a_baseline_below_its_record_is_caught(model, right, passed):
     paper = exam(model)
     recorded = Expected(accuracy=0.97, stderr=0.014, questions=200, source="")  # 16 questions: 15.4 points to each side
-    many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2, chosen_letter, reference, recorded)
+    many = Exam(model.vlm, paper.method, paper.videos, [paper.questions[0] * 4] * 2, recorded)
     many.__dict__["base_answers"] = ["A"] * right + ["B"] * (16 - right)
     gate = GATE["baseline_accuracy"](many)
     assert gate.passed is passed and f"{right} of 16 right without pruning, recorded 97.0% ± 15.4%" in gate.detail

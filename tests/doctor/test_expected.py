@@ -13,9 +13,7 @@ from lmms_kvtp.doctor import expected
 from lmms_kvtp.doctor.exam import Exam
 from lmms_kvtp.doctor.expected import Expected, published, published_accuracy, recorded
 from lmms_kvtp.doctor.gates import baseline_logits
-from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.leaderboard.gates import Gate
-from lmms_kvtp.questions import chosen_letter
 from lmms_kvtp.shipped import MANIFEST, shipped_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
@@ -88,7 +86,7 @@ def vlm() -> LlavaVideo:
 
 
 def gate(vlm: LlavaVideo) -> Gate:
-    return baseline_logits(Exam(vlm, Model(vlm).method("pruner=random"), [], [], chosen_letter, reference))
+    return baseline_logits(Exam(vlm, Model(vlm).method("pruner=random"), [], []))
 
 
 def of_words(vlm: LlavaVideo, patch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lmms_kvtp.embedded.draw import INKS, SHAPES, draw, encode_bytes, labels
+from lmms_kvtp.embedded.draw import INKS, SHAPES, draw, encode_bytes, labels, texture
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES, Script, Shot, Sprite, sampled_times, write_script
-from lmms_kvtp.embedded.textures import texture
 
 each_script = pytest.mark.parametrize("script", [write_script(seed, "train") for seed in (0, 1, 2)])
 

@@ -7,9 +7,8 @@ from helpers.small_videos import Clip
 from lmms_kvtp.api import Model
 from lmms_kvtp.doctor.exam import Exam, ExamQuestion
 from lmms_kvtp.doctor.gates import GATES
-from lmms_kvtp.doctor.synthetic import reference
 from lmms_kvtp.leaderboard.gates import Gate
-from lmms_kvtp.questions import Question, chosen_letter
+from lmms_kvtp.questions import Question
 
 SIZE = 66
 GATE = {gate.__name__: gate for gate in GATES}
@@ -21,7 +20,7 @@ def exam(model: Model, settings: str = "pruner=grid,keep_ratio=0.3", **parts) ->
     asked = [ExamQuestion(question, "A", options) for question in questions]
     method = replace(model.method(f"{settings},encoder.device=cpu"), **parts)
     videos = [Clip(6, SIZE, SIZE, seed=seed) for seed in (1, 2)]
-    return Exam(model.vlm, method, videos, [asked, asked], chosen_letter, reference)
+    return Exam(model.vlm, method, videos, [asked, asked])
 
 
 def failed(gates: list[Gate]) -> set[str]:

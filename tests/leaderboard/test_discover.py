@@ -10,7 +10,7 @@ import pytest
 from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard import discover as module
-from lmms_kvtp.leaderboard.discover import SampleFile, pending_summaries
+from lmms_kvtp.leaderboard.discover import pending_summaries
 from lmms_kvtp.leaderboard.results import to_json
 
 
@@ -25,7 +25,7 @@ def runs(tmp_path):
 
 
 def files(folder):
-    return [SampleFile(path, "a", "skvqa_synth", {}) for path in sorted(folder.rglob("*_samples_*.jsonl"))]
+    return [(path, "a", "skvqa_synth", {}) for path in sorted(folder.rglob("*_samples_*.jsonl"))]
 
 
 def test_several_processes_read_what_one_reads(runs, monkeypatch):

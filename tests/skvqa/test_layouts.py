@@ -7,7 +7,7 @@ import pytest
 from helpers.skvqa_lookalikes import WRITERS, nextqa_rows, videomme_rows, write_frames, write_json, write_parquet
 
 from lmms_kvtp.skvqa.layouts import LAYOUTS, LayoutError, TableError, read_questions
-from lmms_kvtp.skvqa_build.video_folder import ArchiveError, scan, unpack
+from lmms_kvtp.skvqa_build.videos import ArchiveError, scan, unpack
 
 COUNTS = {
     "videomme": 4,

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,9 @@ from lmms_kvtp.skvqa_build.videos import Clips
 from lmms_kvtp.video.sampling import FrameOptions
 
 
-@dataclass(frozen=True)
-class Counted(OneByOne):
+def counted(folder: str) -> OneByOne:
     """A scorer of known scores."""
-
-    folder: str
-    name = "counted"
-    needs_captions = uses_prompts = False
-
-    @property
-    def checkpoint(self):
-        return self.folder
-
-    def rate(self, question):
-        return (1.0, 2.0)
+    return OneByOne("counted", folder, lambda question: (1.0, 2.0), needs_captions=False)
 
 
 def clips(num_frames=12):
@@ -85,7 +73,7 @@ def test_text_similarity_ranks_captions_by_the_model(tmp_path):
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    from lmms_kvtp.skvqa_build.scorers import TextSimilarity
+    from lmms_kvtp.skvqa_build.scorers import text_similarity
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "star", "blue", "car", "where", "is", "the"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
@@ -97,12 +85,12 @@ def test_text_similarity_ranks_captions_by_the_model(tmp_path):
     model = BertModel(config)
     torch.nn.init.normal_(model.embeddings.word_embeddings.weight, std=1.0)
     model.save_pretrained(tmp_path)
-    scorer = TextSimilarity(str(tmp_path))
+    scorer = text_similarity(str(tmp_path))
     asked = Scoreable("q1", "where is the red star", clips(), ("blue car", "the red star"))
     store = Store(tmp_path / "calls.sqlite")
     first = scorer.score([asked], store)
     assert first.answers["q1"][1] == 5.0 > first.answers["q1"][0] >= 0.0
-    assert TextSimilarity(str(tmp_path)).score([asked], store) == first
+    assert text_similarity(str(tmp_path)).score([asked], store) == first
     assert store.usage()[0].calls == 1
 
 
@@ -140,7 +128,7 @@ def test_neither_are_scores_of_other_weights(tmp_path, name):
     path.parent.mkdir()
     for content in ("one", "two", "one"):
         path.write_text(content)
-        Counted(str(path.parent)).score([Scoreable("q1", "Why?", clips())], store)
+        counted(str(path.parent)).score([Scoreable("q1", "Why?", clips())], store)
     assert [used.calls for used in store.usage()] == [2]
 
 

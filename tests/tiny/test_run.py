@@ -16,10 +16,9 @@ from lmms_kvtp.shipped import checked
 from lmms_kvtp.tiny import run
 from lmms_kvtp.tiny.footage import tower_features
 from lmms_kvtp.tiny.language import answer_logits, pack
-from lmms_kvtp.tiny.stage_align import AlignStage
 from lmms_kvtp.tiny.stage_soft import SoftStage
 from lmms_kvtp.tiny.stage_tower import TowerStage
-from lmms_kvtp.tiny.stage_video import Cut, VideoStage
+from lmms_kvtp.tiny.stage_video import AlignStage, Cut, VideoStage
 from lmms_kvtp.tiny.student import Geometry, Student
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Frames

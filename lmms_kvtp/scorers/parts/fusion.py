@@ -61,11 +61,7 @@ class FusionHead:
     def views(self, frames: Float[Tensor, "T E"]) -> list[Float[Tensor, "T E"]]:
         """Give each frame as it is, mixed with its clip (eq. 6) and mixed with the video (eq. 7), of unit length.
 
-        Args:
-            frames: pooled image embeddings, not normalised.
-
-        Raises:
-            ValueError: the head has offsets for embeddings of another width.
+        Frames are pooled image embeddings, not normalised. ValueError where the head has offsets of another width.
         """
         frames = self._placed(frames)
         keys = frames / (frames.norm(dim=-1, keepdim=True) + 1e-6)
@@ -89,17 +85,11 @@ class FusionHead:
         learned = {"log_tau": self.log_tau, "offsets": self.offsets} if len(self.offsets) else {"log_tau": self.log_tau}
         settings = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        save_file(
-            {name: value.detach().float().cpu().contiguous() for name, value in learned.items()}, folder / WEIGHTS
-        )
+        save_file({name: part.detach().float().cpu().contiguous() for name, part in learned.items()}, folder / WEIGHTS)
 
     @staticmethod
     def load(settings: Path, weights: Path) -> "FusionHead":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: a file is damaged or holds something else; the message names it.
-        """
+        """Read what `save` wrote; ValueError names a file that is damaged or holds something else."""
         try:
             learned = load_file(weights)
             log_tau = learned["log_tau"]
@@ -160,8 +150,7 @@ def in_context(
 def head_beside(encoder: FrameEncoder) -> FusionHead:
     """Read the fusion head that was trained with the encoder's weights; where there is none, make an untrained one.
 
-    Raises:
-        ValueError: its files are damaged.
+    ValueError where its files are damaged.
     """
     settings, weights = encoder.companion(SETTINGS), encoder.companion(WEIGHTS)
     if settings is None or weights is None:
