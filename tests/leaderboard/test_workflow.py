@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import yaml
 
 from lmms_kvtp.__main__ import COMMANDS
 
-FILE = Path(__file__).parents[2] / ".github" / "workflows" / "leaderboard.yml"
-STEPS = [step for job in yaml.safe_load(FILE.read_text())["jobs"].values() for step in job["steps"]]
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = ROOT / ".github" / "workflows"
+RUNS, COMMENT = (yaml.safe_load((WORKFLOWS / f"leaderboard{name}.yml").read_text()) for name in ("", "_comment"))
+STEPS, LATER = ([step for job in flow["jobs"].values() for step in job["steps"]] for flow in (RUNS, COMMENT))
 CALLS = [
     call.removesuffix(" || failed=1")
     for step in STEPS
@@ -30,12 +33,36 @@ def test_every_call_is_understood(call):
 
 
 def test_gates_runs_and_table_are_all_there():
-    assert [shlex.split(call)[1] for call in CALLS] == ["doctor", "doctor", "sweep", "leaderboard"]
+    assert [shlex.split(call)[1] for call in CALLS] == ["doctor", "sweep", "leaderboard"]
 
 
 def test_no_expression_stands_inside_a_script():
     """A branch's name or a file's could hold shell commands; they come in through the environment."""
-    assert not [step for step in STEPS if "${{" in step.get("run", "")]
+    assert not [step for step in [*STEPS, *LATER] if "${{" in step.get("run", "")]
+
+
+def test_a_contributors_code_runs_without_write_permission_and_without_credentials():
+    assert RUNS["permissions"] == {"contents": "read"}
+    [checkout] = [step for step in STEPS if step.get("uses", "").startswith("actions/checkout")]
+    assert checkout["with"]["persist-credentials"] is False
+    assert not [step for step in STEPS if "token" in str(step.get("env", "")).lower()]
+    assert not [step for step in LATER if step.get("uses", "").startswith("actions/checkout")]
+    assert COMMENT[True]["workflow_run"]["workflows"] == [RUNS["name"]]  # YAML reads `on` as a truth value
+
+
+def test_a_comment_holds_nothing_that_is_read_as_html_or_reaches_anybody(tmp_path):
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "comment.md").write_text("| a | <img src=x> @maintainer ![p](http://x/y.png) & 20% |\n")
+    (tmp_path / "bin").mkdir()
+    gh = tmp_path / "bin" / "gh"
+    gh.write_text('#!/bin/sh\ncase "$1" in pr) test "$2" = list && echo 7 || cp body.md sent.md;; esac\n')
+    gh.chmod(0o755)
+    [step] = [step for step in LATER if step.get("name") == "One comment"]
+    path = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "SHA": "abc", "GH_REPO": "o/r"}
+    subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=path, check=True)
+    sent = (tmp_path / "sent.md").read_text()
+    assert sent.startswith("<!-- leaderboard of this pull request -->\n")
+    assert "&lt;img src=x>" in sent and "@\u200bmaintainer" in sent and "! [p](" in sent and "&amp; 20%" in sent
 
 
 def test_what_follows_a_step_that_may_fail_says_that_it_runs_then():
@@ -56,22 +83,32 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def test_changed_pruners_are_found_and_helpers_are_not(tmp_path):
-    pruners = tmp_path / "lmms_kvtp" / "pruners"
-    pruners.mkdir(parents=True)
-    (pruners / "grid.py").write_text("1\n")
-    (pruners / "tome.py").write_text("1\n")
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["pruners/grid.py", "pruners/mine_2.py", "pruners/none.py"], "grid,kvtp+grid,mine_2,kvtp+mine_2"),
+        (["pruners/parts/trees.py"], "kvtp+prumerge,kvtp+tome,vidcom2,fastv"),
+        (["scorers/aks.py", "allocators/hard.py"], "similarity/hard+random,aks/softmax+random"),
+        (["layer_pruning/fastv.py", "layer_pruning/__init__.py"], "fastv"),
+        (["video/index.py", "pruners/notes.md"], ""),
+    ],
+)
+def test_changed_components_are_run_and_what_they_share_by_its_main_rows(tmp_path, files, names):
+    (tmp_path / "start").write_text("1\n")
     git(tmp_path, "init", "-b", "main")
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-m", "before")
     git(tmp_path, "update-ref", "refs/remotes/origin/main", "HEAD")
-    for name in ("base", "none", "__init__", "_bags", "mine_2", "grid"):
-        (pruners / f"{name}.py").write_text("2\n")
-    (pruners / "tome.py").unlink()
+    for file in files:
+        (tmp_path / "lmms_kvtp" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lmms_kvtp" / file).write_text("2\n")
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-m", "after")
-    run_script("Which pruners changed", tmp_path, GITHUB_BASE_REF="main", GITHUB_OUTPUT=str(tmp_path / "out"))
-    assert (tmp_path / "out").read_text() == "names=grid,mine_2\n"
+    (tmp_path / ".ci").symlink_to(ROOT / ".ci")
+    (tmp_path / "python").symlink_to(sys.executable)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_BASE_REF": "main", "GITHUB_OUTPUT": str(tmp_path / "out")}
+    assert run_script("Which components changed", tmp_path, **path) == 0
+    assert (tmp_path / "out").read_text() == f"names={names}\n"
 
 
 def test_gates_go_on_after_one_has_failed_and_fail_in_the_end(tmp_path):
@@ -82,10 +119,10 @@ def test_gates_go_on_after_one_has_failed_and_fail_in_the_end(tmp_path):
     path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
     assert run_script("Gates", tmp_path, check=False, PATH=path, NAMES="bad,good") == 1
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert [call.split()[2] for call in calls] == ["bad", "kvtp+bad", "good", "kvtp+good"]
+    assert [call.split()[2] for call in calls] == ["bad", "good"]
     (tmp_path / "calls").unlink()
     assert run_script("Runs", tmp_path, PATH=path, NAMES="bad,good") == 0
-    assert "--methods full,random,bad,good,kvtp+bad,kvtp+good " in (tmp_path / "calls").read_text()
+    assert "--methods full,random,bad,good " in (tmp_path / "calls").read_text()
 
 
 def run_script(name: str, folder: Path, check: bool = True, **environment: str) -> int:
