@@ -229,7 +229,7 @@ def speak(vlm: LlavaVideo, prompt: Prompt, new_tokens: int) -> Spoken:
     options, llm = GenerationOptions(max_new_tokens=new_tokens), vlm.network.llm
     config = decoding.settings(vlm.defaults, vlm.chat.end, vlm.chat.pad, options)
     with torch.inference_mode():
-        [made] = decoding.decode(llm, vlm.tokenizer, [prompt.embeds], config, options)
+        [made] = decoding.decode(llm, vlm.tokenizer, [prompt], config, options)
         ids = torch.tensor(made.ids)
         embeds = torch.cat([prompt.embeds, llm.get_input_embeddings()(ids[:-1].to(vlm.device))])
         logits = llm(inputs_embeds=embeds[None], logits_to_keep=len(ids)).logits[0].float().cpu()

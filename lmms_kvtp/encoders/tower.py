@@ -29,6 +29,7 @@ class TowerEncoder(FrameEncoder):
 
     provides: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention", "keys"})
     training_free: ClassVar[bool] = False
+    reads_tower: ClassVar[bool] = True
 
     pretrained: str = TINY
     """Folder that `lmms-kvtp train predictor --shared MODEL` wrote, for this very model; `tiny`: the shipped one of the

@@ -199,7 +199,7 @@ def ask_stock(
             device_map="auto" if device.type == "cpu" else str(device),  # otherwise it wants a GPU
             conv_template="qwen_1_5",
             max_frames_num=frames.max_frames_num,
-            video_fps=round(frames.fps),
+            video_fps=round(frames.fps or 1),
             mm_spatial_pool_mode=config.pool_mode,
             mm_newline_position=config.newline_position,
             force_sample=frames.force_sample,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from lmms_kvtp.types import Timing
 from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
 
@@ -124,6 +125,11 @@ class Video(Protocol):
     @property
     def instruction(self) -> str:
         """Text about sampling that the model wants before the question; empty when not asked for."""
+        ...
+
+    @property
+    def timing(self) -> Timing | None:
+        """Where the frames lie in the video; None where nobody knows, which some models refuse."""
         ...
 
     def chunks(self) -> Iterator[Frames]:

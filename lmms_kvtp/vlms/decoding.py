@@ -3,9 +3,10 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
-    Qwen2ForCausalLM,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -105,6 +106,23 @@ def listening(hear: Callable[[str], bool]) -> Iterator[None]:
         _listener.reset(token)
 
 
+class PromptPenalty(LogitsProcessor):
+    """The repetition penalty, which counts the ids of the prompt as well, where it knows them."""
+
+    def __init__(self, penalty: float, prompts: Sequence[Prompt]) -> None:
+        """Take the prompts of a batch, in order."""
+        self.counted, self.ids = RepetitionPenaltyLogitsProcessor(penalty), [prompt.ids for prompt in prompts]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Lower the scores of ids that were there; several beams of a prompt lie side by side."""
+        beams, rows = len(input_ids) // len(self.ids), []
+        for row, made in enumerate(input_ids):
+            before = self.ids[row // beams]
+            before = made[:0] if before is None else before.to(made.device)
+            rows.append(self.counted(torch.cat([before, made])[None], scores[row : row + 1]))
+        return torch.cat(rows)
+
+
 def now(device: torch.device) -> float:
     """Read the clock, in seconds, once all work given to `device` is done."""
     if device.type == "cuda":
@@ -147,43 +165,45 @@ def settings(base: GenerationConfig, end: int, pad: int, options: GenerationOpti
 
 
 def decode(
-    llm: Qwen2ForCausalLM,
+    llm: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Float[Tensor, "_ D"]],
+    prompts: Sequence[Prompt],
     config: GenerationConfig,
     options: GenerationOptions,
     prefix: PrefixCache | None = None,
-    positions: Int[Tensor, " L"] | None = None,
+    axes: int = 1,
 ) -> list[Decoded]:
     """Decode an answer to each prompt, all in one batch; the global random state stays as it was.
 
     Args:
-        llm: the language model.
+        llm: the language model, with transformers' generate.
         tokenizer: finds the strings of `options.until`.
-        prompts: embeddings; a batch is padded on the left.
+        prompts: what is read; a batch is padded on the left.
         config: the result of `settings`.
         options: strings that end an answer, and the seed, which `config` does not hold.
         prefix: keys and values of the prompt before, for one prompt without beams; afterwards those of this one.
-        positions: rotary positions of that one prompt, where they have gaps.
+        axes: of the model's rotary positions; with several it is told to count along all of them, see `placed`.
     """
     until = [stop for stop in options.until if stop]
-    texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(prompts[0].device)
-    devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
+    home = prompts[0].embeds.device
+    texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(home)
+    devices = [home] if home.type == "cuda" else []
     hear = _listener.get() if len(prompts) == config.num_beams == 1 else None
     heard = [Listening(tokenizer, until, hear)] if hear else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
     penalty, settled = config.repetition_penalty or 1.0, copy.copy(config)
-    penalties = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
+    penalties = [] if penalty == 1.0 else [PromptPenalty(penalty, prompts)]
     settled.repetition_penalty = 1.0
-    embeds, mask = pad_left(list(prompts))
-    cache, reused = prefix.take(prompts[0], positions) if prefix else (None, 0)
+    embeds, mask = pad_left([prompt.embeds for prompt in prompts])
+    cache, reused = prefix.take(prompts[0]) if prefix else (None, 0)
     if prefix and cache is None:
         cache = DynamicCache()
     with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
         if config.do_sample:
             torch.manual_seed(options.seed)
-        output: Tensor = cast(Any, llm).generate(
+        output: Tensor = llm.generate(
             inputs_embeds=embeds,
+            **counted(mask, axes),
             attention_mask=mask,
             past_key_values=cache,
             generation_config=settled,
@@ -192,11 +212,16 @@ def decode(
         )
     total = now(embeds.device) - first.start
     if prefix:
-        prefix.keep(prompts[0], cache, positions)
+        prefix.keep(prompts[0], cache)
     lengths = texts.lengths if texts and config.num_beams == 1 else {}  # rows of beams are no answers
     ids = [until_end(row[: lengths.get(number)], config) for number, row in enumerate(output)]
     share = len(prompts)
     return [Decoded(own, first.seconds / share, (total - first.seconds) / share, reused) for own in ids]
+
+
+def counted(mask: Int[Tensor, "B L"], axes: int) -> dict[str, Tensor]:
+    """Number the places of a batch without gaps, on several axes; on one axis transformers does so itself."""
+    return {} if axes == 1 else {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0).expand(axes, -1, -1)}
 
 
 @contextmanager
@@ -210,27 +235,61 @@ def placed(rotary: nn.Module, prompts: Sequence[Prompt]) -> Iterator[None]:
     if all(prompt.positions is None for prompt in prompts):
         yield
         return
+    axes = max(1 if p.positions is None or p.positions.ndim == 1 else len(p.positions) for p in prompts)
     table, ends = (
-        torch.zeros(len(prompts), longest, dtype=torch.long),
+        torch.zeros(axes, len(prompts), longest, dtype=torch.long),
         torch.tensor([[p.length, p.end] for p in prompts]),
     )
     for row, prompt in enumerate(prompts):
-        table[row, : prompt.length] = torch.arange(prompt.length) if prompt.positions is None else prompt.positions
+        table[:, row, : prompt.length] = torch.arange(prompt.length) if prompt.positions is None else prompt.positions
 
     def before(
         module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         places = named.pop("position_ids", None)
-        places = given[1] if places is None else places  # [B, n], counted without gaps
+        places = given[1] if places is None else places  # [B, n] or [3, B, n], counted without gaps
         rows, (length, end) = table.to(places.device), ends.to(places.device)[:, :, None].unbind(dim=1)
-        held = rows.expand(len(places), -1).gather(1, places.clamp(max=longest - 1))
-        return (given[0], torch.where(places < length, held, places - length + end)), named
+        along = places.expand(axes, *places.shape[-2:])
+        held = rows.expand(-1, along.shape[1], -1).gather(2, along.clamp(max=longest - 1))
+        moved = torch.where(along < length, held, along - length + end)
+        return (given[0], moved if places.ndim == 3 else moved[0]), named
 
     hook = rotary.register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def deepened(
+    layers: Sequence[nn.Module], prompts: Sequence[Prompt], processed: Sequence[Int[Tensor, " K"]]
+) -> Iterator[None]:
+    """Add to the hidden states behind the first layers what the prompts say, inside this block, while they are read.
+
+    Args:
+        layers: of the language model.
+        prompts: a batch, padded on the left.
+        processed: positions that each layer works on, where a single prompt loses some on its way.
+    """
+    levels = max((len(prompt.deep) for prompt in prompts if prompt.deep is not None), default=0)
+
+    def after(level: int, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if output.shape[1] == 1:  # a token of the answer, or the last of a prompt, which is text
+            return None
+        rows = []
+        for prompt in prompts:
+            own = prompt.embeds[:0] if prompt.deep is None else prompt.deep[level]
+            if len(prompts) == 1 and prompt.deep is not None:
+                own = own[processed[level].to(own.device)]
+            own = own[-output.shape[1] :]
+            rows.append(torch.cat([own.new_zeros(output.shape[1] - len(own), output.shape[2]), own]))
+        return output + torch.stack(rows).to(output)  # beams of one prompt are equal
+
+    with ExitStack() as stack:
+        for level in range(levels):
+            stack.callback(layers[level].register_forward_hook(partial(after, level)).remove)
+        yield
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:

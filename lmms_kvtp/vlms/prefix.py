@@ -3,57 +3,62 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from lmms_kvtp.types import Prompt
 
 
 class PrefixCache:
     """Keys and values of the last prompt; the next prompt reuses those of the positions that both begin with.
 
-    Prompts are compared place by place, with their rotary positions, so a reused prefix is always the same prefix;
+    Prompts are compared place by place, with their rotary positions and what is added inside the model, so a reused prefix is always the same prefix;
     rounding aside, an answer does not depend on what came before it.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._embeds: Tensor | None = None
-        self._positions: Tensor | None = None
+        self._prompt: Prompt | None = None
         self._cache: Any = None
 
-    def take(self, embeds: Float[Tensor, "L D"], positions: Int[Tensor, " L"] | None = None) -> tuple[Any, int]:
-        """Hand out the cache, cut to what `embeds` begins with, and that length; None and 0 where nothing is shared.
+    def take(self, prompt: Prompt) -> tuple[Any, int]:
+        """Hand out the cache, cut to what `prompt` begins with, and that length; None and 0 where nothing is shared.
 
-        Places have the rotary `positions`, or 0 to L - 1. Nothing is held until `keep` is called, so that a prompt that
-        fails leaves nothing behind.
+        Nothing is held until `keep` is called, so that a prompt that fails leaves nothing behind.
         """
-        before, places, cache = self._embeds, self._positions, self._cache
+        before, cache = self._prompt, self._cache
         self.clear()
         if before is None:
             return None, 0
         # the last position is always read again: its output is what an answer begins with
-        length = min(len(before), len(embeds) - 1)
-        same = (before[:length] == embeds[:length]).all(dim=1)
-        if places is not None or positions is not None:
-            one, other = (_places(given, embeds)[:length] for given in (places, positions))
-            same &= one == other
+        length = min(before.length, prompt.length - 1)
+        same = (before.embeds[:length] == prompt.embeds[:length]).all(dim=1)
+        if before.positions is not None or prompt.positions is not None:
+            one, other = (_places(given)[..., :length] for given in (before, prompt))
+            same &= (one == other).reshape(-1, length).all(dim=0)
+        if before.deep is not None or prompt.deep is not None:
+            added = [prompt.embeds.new_zeros(1) if part.deep is None else part.deep for part in (before, prompt)]
+            one, other = (deep[:, :length] if deep.ndim > 1 else deep for deep in added)
+            same &= (one == other).all(dim=2).all(dim=0)
         shared = int(same.long().cumprod(dim=0).sum())
         if not shared:
             return None, 0
         _crop(cache, shared)
         return cache, shared
 
-    def keep(self, embeds: Float[Tensor, "L D"], cache: Any, positions: Int[Tensor, " L"] | None = None) -> None:
+    def keep(self, prompt: Prompt, cache: Any) -> None:
         """Hold on to a prompt and its cache, without the answer."""
-        _crop(cache, len(embeds))
-        self._embeds, self._positions, self._cache = embeds, positions, cache
+        _crop(cache, prompt.length)
+        self._prompt, self._cache = prompt, cache
 
     def clear(self) -> None:
         """Let go of everything, as before another video."""
-        self._embeds, self._positions, self._cache = None, None, None
+        self._prompt, self._cache = None, None
 
 
-def _places(positions: Int[Tensor, " l"] | None, embeds: Float[Tensor, "L D"]) -> Int[Tensor, " k"]:
-    return torch.arange(len(embeds), device=embeds.device) if positions is None else positions
+def _places(prompt: Prompt) -> Tensor:
+    """Positions on one axis or several, with those of a prompt that has none."""
+    return torch.arange(prompt.length, device=prompt.embeds.device) if prompt.positions is None else prompt.positions
 
 
 def _crop(cache: Any, length: int) -> None:

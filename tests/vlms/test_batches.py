@@ -13,6 +13,7 @@ from lmms_kvtp.method import Method, build_method
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.vlms.layout import text_run
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
 
@@ -213,7 +214,7 @@ def test_beams_share_no_prefix(vlm: LlavaVideo) -> None:
 
 
 def test_taking_leaves_the_last_position_to_be_read() -> None:
-    prefix, embeds = PrefixCache(), torch.randn(4, 3)
+    prefix, prompt = PrefixCache(), text_run(torch.randn(4, 3))
 
     class Layer:
         def __init__(self) -> None:
@@ -223,10 +224,10 @@ def test_taking_leaves_the_last_position_to_be_read() -> None:
     class Cache:
         layers = [Layer()]  # noqa: RUF012
 
-    prefix.keep(embeds, Cache())
-    cache, shared = prefix.take(embeds)
+    prefix.keep(prompt, Cache())
+    cache, shared = prefix.take(prompt)
     assert shared == 3 and cache.layers[0].keys.shape[2] == 3
-    assert prefix.take(embeds) == (None, 0)
+    assert prefix.take(prompt) == (None, 0)
 
 
 def test_settings_that_are_kept_hold_for_every_answer(vlm: LlavaVideo) -> None:

@@ -1,0 +1,43 @@
+"""Qwen3-VL on transformers' own class."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from lmms_kvtp.cost.flops import MergedShape
+from lmms_kvtp.vlms.native import QwenVLM
+
+
+class Qwen3VL(QwenVLM):
+    """Qwen3-VL, dense: timestamps in the text, and features of earlier tower layers added in the first layers.
+
+    Source: Qwen3-VL (arXiv 2511.21631), DeepStack (arXiv 2406.04334); frames, sizes and prompt as in lmms-eval's stock
+    chat wrapper.
+    """
+
+    family: ClassVar[str] = "qwen3_vl"
+    class_name: ClassVar[str] = "Qwen3VLForConditionalGeneration"
+    own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels", "total_pixels", "system_prompt"})
+    run_defaults: ClassVar[Mapping[str, Any]] = {
+        "pretrained": "Qwen/Qwen3-VL-4B-Instruct",
+        "rule": "qwen3_vl",
+        "max_frames_num": 32,
+        "fps": None,
+        "max_new_tokens": 128,
+    }
+
+    def system(self) -> list[dict[str, Any]]:
+        """Begin with the stock wrapper's system turn."""
+        told = "You are a helpful assistant." if self.options.system_prompt is None else self.options.system_prompt
+        return [{"role": "system", "content": [{"type": "text", "text": told}]}]
+
+    def tower_shape(self, vision: Any) -> MergedShape:
+        """Read the sizes of the tower from its config."""
+        return MergedShape(
+            patch_size=vision.patch_size,
+            hidden=vision.hidden_size,
+            intermediate=vision.intermediate_size,
+            layers=vision.depth,
+            outer=vision.out_hidden_size,
+            frames=vision.temporal_patch_size,
+            mergers=1 + len(vision.deepstack_visual_indexes),
+        )
