@@ -20,6 +20,8 @@ from lmms_kvtp.run.options import Arguments, parse_arguments
 class KvtpSweep(LlavaVideoKvtp):
     """Answers as the first of its methods; what the others answer is in their journals."""
 
+    family = None
+
     def __init__(self, cells: str, batch_size: Any = 1, device: str | None = None) -> None:
         """Load the model once, and all methods.
 

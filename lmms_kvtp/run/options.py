@@ -14,6 +14,7 @@ from lmms_kvtp.video.ahead.ahead import AheadOptions
 from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import ALIASES, LoadOptions, back_end
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, layers_in, weight_files
 
 Images = Literal["frames", "tiles"]
@@ -196,6 +197,23 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
     return Arguments(
         RunOptions(**values["run"]), LoadOptions(**values["load"]), FrameOptions(**values["frames"]), method
     )
+
+
+def check_family(settings: Mapping[str, Any], family: str | None) -> None:
+    """Refuse a checkpoint that another model id of the harness loads.
+
+    Args:
+        settings: `--model_args`.
+        family: back end of the id; None: any.
+
+    Raises:
+        CheckpointError: the message names the id.
+    """
+    pretrained = str(settings.get("pretrained", RunOptions.pretrained))
+    found = family_named(pretrained, settings.get("revision")) if family else None
+    if found != family and found is not None:
+        known = {"llava_video": "llava_video_kvtp"}.get(found, f"{found}_kvtp")
+        raise CheckpointError(f"{pretrained} is of the family {found}, not {family}; run it with --model {known}")
 
 
 def check_arguments(given: Sequence[str]) -> None:

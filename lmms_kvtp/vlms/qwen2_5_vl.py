@@ -21,7 +21,6 @@ class Qwen25VL(QwenVLM):
     class_name: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
     own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels"})
     run_defaults: ClassVar[Mapping[str, Any]] = {
-        "pretrained": "Qwen/Qwen2.5-VL-3B-Instruct",
         "rule": "qwen2_5_vl",
         "max_frames_num": 32,
         "fps": None,

@@ -18,7 +18,6 @@ class Qwen3VL(QwenVLM):
     class_name: ClassVar[str] = "Qwen3VLForConditionalGeneration"
     own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels", "total_pixels", "system_prompt"})
     run_defaults: ClassVar[Mapping[str, Any]] = {
-        "pretrained": "Qwen/Qwen3-VL-4B-Instruct",
         "rule": "qwen3_vl",
         "max_frames_num": 32,
         "fps": None,
