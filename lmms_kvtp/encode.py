@@ -64,7 +64,9 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     chunks, count, pool = video.chunks(), 0, None
     while (frames := _next(chunks, meter)) is not None:
         if count % vlm.frames_per_step:
-            raise ValueError(f"{vlm.name} reads {vlm.frames_per_step} frames at once; set chunk_size to a multiple of it")
+            raise ValueError(
+                f"{vlm.name} reads {vlm.frames_per_step} frames at once; set chunk_size to a multiple of it"
+            )
         with meter.stage("preprocess"):
             pool = vlm.pooling(*frames.pixels(spec, vlm.device).shape[-2:])
         count += len(frames.times)

@@ -1,7 +1,7 @@
 """The values that flow from a video and a question to an answer; see docs/design.md for the picture.
 
-Axes in annotations: T frames (of some models, steps of two frames), N = h*w patches per frame on the language model's pooled grid, K kept tokens,
-D language-model width, E image-text embedding width, L prompt positions.
+Axes in annotations: T frames (of some models, steps of two frames), N = h*w patches per frame on the language model's
+pooled grid, K kept tokens, D language-model width, E image-text embedding width, L prompt positions.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 TEXT, VISION, NEWLINE, MARKUP = 0, 1, 2, 3
@@ -106,14 +106,8 @@ class FrameFeatures:
         return replace(self._map(lambda column: column[0].to(device), [self]), times=self.times)
 
     def steps(self, count: int) -> "FrameFeatures":
-        """Average over the frames of each of `count` steps; what is known of steps alone stays."""
-        size = -(-len(self.times) // count)
-        return self._map(
-            lambda column: column[0]
-            if len(column[0]) == count
-            else torch.stack([frames.mean(dim=0) for frames in column[0].split(size)]),
-            [self],
-        )
+        """Average over the frames of each of `count` steps."""
+        return self._map(lambda column: step_means(column[0], count), [self])
 
     @staticmethod
     def cat(parts: "list[FrameFeatures]") -> "FrameFeatures":
@@ -127,6 +121,12 @@ class FrameFeatures:
             if getattr(first, name) is not None:
                 rest[name] = join([getattr(part, name) for part in parts])
         return replace(first, times=join([part.times for part in parts]), **rest)
+
+
+def step_means(frames: Shaped[Tensor, "T *rest"], steps: int) -> Shaped[Tensor, "S *rest"]:
+    """Average over the frames of each step; the last one may be shorter."""
+    size = -(-len(frames) // steps)
+    return torch.stack([part.mean(dim=0) for part in torch.split(frames, size)])
 
 
 ADDED = frozenset({"text", "tokens"})

@@ -5,7 +5,7 @@ Runs of `llava_video_kvtp` that resume from these journals then find every answe
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lmms_eval.utils import simple_parse_args_string
 
@@ -20,7 +20,7 @@ from lmms_kvtp.run.options import Arguments, parse_arguments
 class KvtpSweep(LlavaVideoKvtp):
     """Answers as the first of its methods; what the others answer is in their journals."""
 
-    family = None
+    family: ClassVar[str | None] = None
 
     def __init__(self, cells: str, batch_size: Any = 1, device: str | None = None) -> None:
         """Load the model once, and all methods.

@@ -22,7 +22,8 @@ from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.load import load_tokenizer
 from lmms_kvtp.vlms.checkpoint.network import build
-from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions
+from lmms_kvtp.vlms.base import LoadOptions
+from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 SPREAD = 0.02
 """Standard deviation of the weights, as transformers starts models; bfloat16 stays finite with it."""

@@ -36,7 +36,7 @@ class OwnTower(FrameEncoder):
         """
         self.check(needs)
         if not needs:
-            return FrameFeatures(times=frames.times)
+            return FrameFeatures(times=frames.tower_times)
         if not frames.inside:
             raise ValueError("encoder=own reads what the model's own tower computed of the frames; run that first")
         found: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ class OwnTower(FrameEncoder):
             columns = [mean_column(seen.queries, seen.keys, seen.heads) for seen in frames.inside]
             attention = torch.cat([pool_patches(column, pool.patches, pool) for column in columns])
             found |= dict.fromkeys(needs & ATTENTION, attention)
-        return FrameFeatures(times=frames.times, **found)
+        return FrameFeatures(times=frames.tower_times, **found)
 
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
         """Refuse: the tower knows no texts."""
@@ -73,8 +73,8 @@ def encoder_flops(
 ) -> int | None:
     """Count an encoder's operations on frames that make so many steps of the language model's tower.
 
-    `encoder=own` computes the scores of one layer again where attention is read, 2 P^2 d a step of P patches whose width
-    is d, and nothing else.
+    `encoder=own` computes the scores of one layer again where attention is read, and nothing else: 2 P^2 d for a step
+    of P patches of width d.
     """
     if isinstance(encoder, OwnTower):
         return steps * 2 * math.prod(pool.patches) ** 2 * width if needs & ATTENTION else 0

@@ -47,10 +47,10 @@ class TowerEncoder(FrameEncoder):
         """
         self.check(needs)
         if not needs:
-            return FrameFeatures(times=frames.times)
+            return FrameFeatures(times=frames.tower_times)
         if frames.tower is None:
             raise ValueError("encoder=tower reads what the model's own tower saw of the frames; run that first")
-        return self.describe(pool(frames.tower.float()), frames.times, needs)
+        return self.describe(pool(frames.tower.float()), frames.tower_times, needs)
 
     @torch.no_grad()
     def describe(

@@ -233,7 +233,7 @@ def _add_tasks_to_ui(discovery: Any) -> None:
 
 
 def task_of(request: Any) -> Any | None:
-    """Find the task behind a request, by its bound `doc_to_visual` or `doc_to_messages`; None for later agentic steps."""
+    """Find the task behind a request, by its bound `doc_to_visual` or `doc_to_messages`; None in agentic steps."""
     return next((part.__self__ for part in request.args[1:3] if ismethod(part)), None)
 
 

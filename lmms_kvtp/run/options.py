@@ -212,8 +212,14 @@ def check_family(settings: Mapping[str, Any], family: str | None) -> None:
     pretrained = str(settings.get("pretrained", RunOptions.pretrained))
     found = family_named(pretrained, settings.get("revision")) if family else None
     if found != family and found is not None:
-        known = {"llava_video": "llava_video_kvtp"}.get(found, f"{found}_kvtp")
-        raise CheckpointError(f"{pretrained} is of the family {found}, not {family}; run it with --model {known}")
+        raise CheckpointError(f"{pretrained} is of the family {found}, not {family}; run it with --model {found}_kvtp")
+
+
+def model_id(given: str) -> str:
+    """Name the harness's model that runs what `--model_args` name; raises as `check_family` does."""
+    settings = pairs(given)
+    found = family_named(settings.get("pretrained", RunOptions.pretrained), settings.get("revision"))
+    return f"{found or 'llava_video'}_kvtp"
 
 
 def check_arguments(given: Sequence[str]) -> None:

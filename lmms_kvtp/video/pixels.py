@@ -138,7 +138,7 @@ class ProcessorPixels:
         from torchvision.transforms import InterpolationMode, functional, v2  # costs a second, and LLaVA has no use
 
         filtered = v2.functional.resize if self.size else functional.resize
-        size, columns = list(self.target(*rgb.shape[1:3])), rgb.permute(0, 3, 1, 2).split(1)
+        size, columns = list(self.target(*rgb.shape[1:3])), torch.split(rgb.permute(0, 3, 1, 2), 1)
         resized = [filtered(frame, size, InterpolationMode.BICUBIC, antialias=True) for frame in columns]
         return torch.cat(resized).permute(0, 2, 3, 1).contiguous()
 

@@ -60,7 +60,9 @@ class FrameOptions:
 
 
 def sample(num_frames: int, avg_fps: float, options: FrameOptions) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"]]:
-    """Choose frames by the rule of the model's family, of which LLaVA-Video's is: every `stride`-th frame, or evenly spread ones where these are too many.
+    """Choose frames by the rule of the model's family.
+
+    LLaVA-Video's is: every `stride`-th frame, or evenly spread ones where these are too many.
 
     The stride is avg_fps / options.fps, rounded half to even. Strided frames get index / stride as their second, as in
     LLaVA-Video, which is the true time only where avg_fps equals the stride; spread frames get index / avg_fps.

@@ -23,6 +23,7 @@ from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.checkpoint.load import family_of, find_folder
+from lmms_kvtp.vlms.decoding import deepened
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiles import Tiling
 
@@ -31,9 +32,10 @@ ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
 
 
 FAMILY_OPTIONS = frozenset(
-    ["backend", "mm_spatial_pool_mode", "mm_newline_position", "newlines"]
-    + ["max_memory", "offload_folder"]
-    + ["min_pixels", "max_pixels", "total_pixels", "system_prompt"]
+    {
+        *("backend", "mm_spatial_pool_mode", "mm_newline_position", "newlines", "max_memory", "offload_folder"),
+        *("min_pixels", "max_pixels", "total_pixels", "system_prompt"),
+    }
 )
 """Options that not every family has."""
 
@@ -289,9 +291,9 @@ class VideoVLM(ABC):
     @contextmanager
     def _reading(self, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> Iterator[PruningTrace]:
         """Have the model read prompts with their positions, stages, and what they add, inside this block."""
-        with decoding.placed(self.rotary, prompts), layer_pruning(self.layers, stages, prompts[0]) as trace:
-            with decoding.deepened(self.layers, prompts, trace.processed):
-                yield trace
+        layers, placed = self.layers, decoding.placed(self.rotary, prompts)
+        with placed, layer_pruning(layers, stages, prompts[0]) as trace, deepened(layers, prompts, trace.processed):
+            yield trace
 
     @cached_property
     def _settings(self) -> Callable[[GenerationOptions], GenerationConfig]:
@@ -310,7 +312,7 @@ class VideoVLM(ABC):
 
 def back_end(family: str) -> type[VideoVLM]:
     """Find the back end of a family: a file beside this one, or an entry point of the group `lmms_kvtp.vlms`."""
-    return resolve("lmms_kvtp.vlms", family, VideoVLM)
+    return resolve("lmms_kvtp.vlms", family, VideoVLM)  # type: ignore[type-abstract]
 
 
 def load_vlm(pretrained: str, options: LoadOptions | None = None) -> VideoVLM:

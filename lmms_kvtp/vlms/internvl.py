@@ -51,7 +51,7 @@ class InternVL(NativeVLM):
         pixels, grid = frames.pixels(spec, self.device), self.pooling(*frames.pixels(spec).shape[-2:]).grid
         model, tokens, patches = self.model.model, [], []
         with told(f"the vision tower on {len(pixels)} frames", "lower vision_batch"):
-            for part in pixels.split(self.options.vision_batch):
+            for part in torch.split(pixels, self.options.vision_batch):
                 made = model.get_image_features(
                     part.to(self.dtype),
                     vision_feature_layer=self.model.config.vision_feature_layer,

@@ -86,7 +86,7 @@ class LlavaVideo(VideoVLM):
     @property
     def rotary(self) -> nn.Module:
         """The module that turns positions into cosines and sines."""
-        return self.network.llm.model.rotary_emb
+        return cast(nn.Module, self.network.llm.model.rotary_emb)
 
     @property
     def layers(self) -> Sequence[nn.Module]:

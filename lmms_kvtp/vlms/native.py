@@ -21,7 +21,7 @@ from lmms_kvtp.types import MARKUP, TEXT, VISION, FrameTokens, GridPool, PackedT
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ProcessorPixels
 from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import CheckpointError, read_json
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, weight_files
 from lmms_kvtp.vlms.layout import Chat
 
@@ -83,7 +83,10 @@ class NativeVLM(VideoVLM):
             raise CheckpointError(f"{name} has no chat template; take chat_template.jinja from the released checkpoint")
         self.name, self.options, self.files = name, options, files
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
-        self.defaults, self.model.generation_config = model.generation_config, transformers.GenerationConfig()
+        self.defaults, self.model.generation_config = (
+            model.generation_config,
+            transformers.GenerationConfig.from_dict({}),
+        )
         # as the stock wrappers: one end, whatever others the checkpoint names
         self.defaults.eos_token_id = self.tokenizer.eos_token_id
         self.ends = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
@@ -120,13 +123,13 @@ class NativeVLM(VideoVLM):
         files = weight_files(folder)
         with told(f"loading {pretrained} in {dtype}", "choose dtype=bfloat16, or device_map=auto"):
             try:
-                model = AutoModelForImageTextToText.from_pretrained(
+                model: Any = AutoModelForImageTextToText.from_pretrained(
                     folder,
                     dtype=dtype,
                     attn_implementation=options.attn_implementation,
                     device_map=options.device_map or str(device),
                 )
-                processor = AutoProcessor.from_pretrained(folder)
+                processor = cast(Any, AutoProcessor).from_pretrained(folder)
             except (OSError, ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(f"{folder} is no {cls.family} that transformers can read: {error}") from error
         if type(model).__name__ != cls.class_name:
@@ -263,22 +266,25 @@ class NativeVLM(VideoVLM):
         inputs = self.processor(text=[rendered], return_tensors="pt", **(videos if shown else {}))
         ids, raw = inputs["input_ids"][0].tolist(), self.tokenizer(rendered).input_ids
         if ids.count(mark) != 1:
-            raise CheckpointError(f"the chat template of {self.name} writes a question {ids.count(mark)} times, not once")
+            raise CheckpointError(
+                f"the chat template of {self.name} writes a question {ids.count(mark)} times, not once"
+            )
         at, special = ids.index(mark), {*self.tokenizer.added_tokens_decoder}
-        left = max(place for place in range(at) if ids[place] in special) + 1
-        right = min(place for place in range(at + 1, len(ids)) if ids[place] in special)
-        behind = next(n for n, (one, other) in enumerate(zip(raw[::-1], ids[::-1], strict=False)) if one != other) if shown else 0
-        start = next(n for n, (one, other) in enumerate(zip(raw, ids, strict=False)) if one != other) if shown else left
+        left = max(number for number in range(at) if ids[number] in special) + 1
+        right = min(number for number in range(at + 1, len(ids)) if ids[number] in special)
+        start, stop = _alike(raw, ids), len(ids) - _alike(raw[::-1], ids[::-1])  # what stands for a video's marker
         steps = [-(-len(timing.indices) // self.frames_per_step) for timing, _ in shown]
         each = ids.count(self._pad) // max(1, sum(steps))  # placeholders of a step of a least video
-        sizes = iter([g[0] * g[1] // each for (_, g), count in zip(shown, steps, strict=True) for _ in range(count * each)])
+        sizes = iter(
+            [g[0] * g[1] // each for (_, g), count in zip(shown, steps, strict=True) for _ in range(count * each)]
+        )
         whole: list[tuple[int, int]] = []
-        for place, token in enumerate(ids[:left]):
-            markup = start <= place < len(ids) - behind
-            whole += [(token, VISION)] * next(sizes) if token == self._pad else [(token, MARKUP if markup else TEXT)]
+        for number, token in enumerate(ids[:left]):
+            role = MARKUP if start <= number < stop else TEXT
+            whole += [(token, VISION)] * next(sizes) if token == self._pad else [(token, role)]
         if "video_grid_thw" in inputs:
             inputs["video_grid_thw"][:, 1:] = torch.tensor([grid for _, grid in shown]) * self.stride
-        head, tail = (self.tokenizer.decode(part) for part in (ids[left:at], ids[at + 1 : right]))
+        head, tail = (str(self.tokenizer.decode(part)) for part in (ids[left:at], ids[at + 1 : right]))
         return PromptFrame([token for token, _ in whole], [role for _, role in whole], head, tail, ids[right:], inputs)
 
 
@@ -299,8 +305,8 @@ class QwenVLM(NativeVLM):
         """Pixels of a frame at most, as qwen-vl-utils counts them."""
         given, total = self.options.max_pixels or MAX_PIXELS, self.options.total_pixels
         share = (128_000 * 0.9 * self.factor**2 if total is None else total) / max(1, num_frames) * 2
-        cap = max(min(768 * self.factor**2, share), int(self.least_pixels * 1.05))
-        return cap if total is not None else min(given, cap)
+        cap = max(min(768.0 * self.factor**2, share), int(self.least_pixels * 1.05))
+        return float(cap if total is not None else min(given, cap))
 
     @property
     def least_pixels(self) -> int:
@@ -316,21 +322,25 @@ class QwenVLM(NativeVLM):
     @torch.inference_mode()
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
         """Run tower and mergers on one chunk of frames: tokens, and the tower's patches, row by row."""
-        pixels, p, batch = frames.pixels(spec, self.device), self.tower.patch_size, max(1, self.options.vision_batch // 2)
+        pixels, p, batch = (
+            frames.pixels(spec, self.device),
+            self.tower.patch_size,
+            max(1, self.options.vision_batch // 2),
+        )
         if len(pixels) % 2:  # as the processor does
             pixels = torch.cat([pixels, pixels[-1:]])
         rows, columns = pixels.shape[2] // p, pixels.shape[3] // p
-        blocks = pixels.unflatten(0, (-1, 2)).unflatten(3, (-1, 2, p)).unflatten(6, (-1, 2, p))
-        steps = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(5).flatten(1, 4)  # [T, P, 3 * 2 * p * p]
-        tokens, patches, deep = [], [], []
+        blocks = pixels.view(-1, 2, 3, rows // 2, 2, p, columns // 2, 2, p)
+        steps = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(len(blocks), rows * columns, -1)
+        tokens, patches, deep = [], [], list[Tensor]()
         with told(f"the vision tower on {len(pixels)} frames of {rows} x {columns} patches", "lower vision_batch"):
-            for part in steps.split(batch):
+            for part in torch.split(steps, batch):
                 grid = torch.tensor([[len(part), rows, columns]], device=self.device)
                 made = self.model.model.visual(part.flatten(0, 1).to(self.dtype), grid_thw=grid)
-                tokens.append(made.pooler_output.unflatten(0, (len(part), -1)))
-                patches.append(self.raster(made.last_hidden_state, grid).unflatten(0, (len(part), -1)))
+                tokens.append(made.pooler_output.view(len(part), rows * columns // 4, -1))
+                patches.append(self.raster(made.last_hidden_state, grid).view(len(part), rows * columns, -1))
                 if levels := getattr(made, "deepstack_features", None):
-                    deep.append(torch.stack([level.unflatten(0, (len(part), -1)) for level in levels], dim=2))
+                    deep.append(torch.stack(levels, dim=1).view(len(part), rows * columns // 4, len(levels), -1))
         joined = torch.cat(deep) if deep else None
         return FrameTokens(torch.cat(tokens), (rows // 2, columns // 2), deep=joined), torch.cat(patches)
 
@@ -343,20 +353,23 @@ class QwenVLM(NativeVLM):
     @contextmanager
     def watch_tower(self) -> Iterator[list[TowerInside]]:
         """Collect queries and keys of the last layer of the tower, turned by their positions, row by row."""
-        attention, seen, grids = self.model.model.visual.blocks[-1].attn, [], []
+        visual, seen, grids = self.model.model.visual, list[TowerInside](), list[Tensor]()
 
-        def inside(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def inside(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             states = given[0] if given else named["hidden_states"]
-            queries, keys, _ = module.qkv(states).unflatten(1, (3, module.num_heads, -1)).unbind(1)
+            queries, keys, _ = module.qkv(states).view(len(states), 3, module.num_heads, -1).unbind(1)
             cos, sin = (part[:, None].float() for part in named["position_embeddings"])
-            turned = [x.float() * cos + _half_turned(x.float()) * sin for x in (queries, keys)]
-            rows = [self.raster(x.flatten(1), grids[-1]).unflatten(0, (int(grids[-1][0, 0]), -1)) for x in turned]
-            seen.append(TowerInside(*rows, module.num_heads))
+            turned = [heads.float() * cos + _half_turned(heads.float()) * sin for heads in (queries, keys)]
+            steps = int(grids[-1][0, 0])
+            rows = [self.raster(heads.flatten(1), grids[-1]).view(steps, -1, heads[0].numel()) for heads in turned]
+            seen.append(TowerInside(rows[0], rows[1], module.num_heads))
+
+        def note(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            grids.append(named["grid_thw"])
 
         with ExitStack() as stack:
-            noted = lambda module, given, named: grids.append(named["grid_thw"])  # noqa: E731
-            stack.callback(self.model.model.visual.register_forward_pre_hook(noted, with_kwargs=True).remove)
-            stack.callback(attention.register_forward_pre_hook(inside, with_kwargs=True).remove)
+            stack.callback(visual.register_forward_pre_hook(note, with_kwargs=True).remove)
+            stack.callback(visual.blocks[-1].attn.register_forward_pre_hook(inside, with_kwargs=True).remove)
             yield seen
 
     def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
@@ -365,6 +378,12 @@ class QwenVLM(NativeVLM):
         known = {name: inputs[name] for name in inspect.signature(rule).parameters if name in inputs}
         replaced = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
         return cast(Tensor, rule(**known | replaced | {"mm_token_type_ids": vision.long()[None] * 2})[0][:, 0])
+
+
+def _alike(one: list[int], other: list[int]) -> int:
+    """Count the equal entries at the beginning of both."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _cell(visual: PackedTokens) -> Int[Tensor, " K"]:

@@ -12,8 +12,8 @@ from lmms_kvtp.types import Prompt
 class PrefixCache:
     """Keys and values of the last prompt; the next prompt reuses those of the positions that both begin with.
 
-    Prompts are compared place by place, with their rotary positions and what is added inside the model, so a reused prefix is always the same prefix;
-    rounding aside, an answer does not depend on what came before it.
+    Prompts are compared place by place, with their rotary positions and what is added inside the model, so a reused
+    prefix is always the same prefix; rounding aside, an answer does not depend on what came before it.
     """
 
     def __init__(self) -> None:

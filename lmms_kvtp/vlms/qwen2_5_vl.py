@@ -47,7 +47,7 @@ class Qwen25VL(QwenVLM):
         side = self.tower.window // 2 if self.tower.window else 1  # blocks along a side of a window
         high, wide = rows // 2, columns // 2
         at = torch.arange(steps * high * wide, device=patches.device).view(steps, high, wide)
-        windows = [part.flatten(1) for band in at.split(side, dim=1) for part in band.split(side, dim=2)]
+        windows = [part.flatten(1) for band in torch.split(at, side, dim=1) for part in torch.split(band, side, dim=2)]
         # step by step, and in a step window by window
         order = torch.cat(windows, dim=1).flatten()
         blocks = torch.empty_like(patches).view(len(order), 4, -1)
