@@ -229,11 +229,12 @@ def _name(visual: Visual) -> str:
     return f"{len(visual)} frames {named[0].rpartition(' ')[2]}" if len(named) == 1 else " ".join(map(str, named))
 
 
-def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> Model:
+def load(pretrained: Any = "lmms-lab/LLaVA-Video-7B-Qwen2", processor: Any = None, **options: Any) -> Model:
     """Load a model.
 
     Args:
-        pretrained: folder, hub id, or `tiny` for the embedded model.
+        pretrained: folder, hub id, `tiny` for the embedded model, or a model that transformers has loaded.
+        processor: of a loaded model.
         options: fields of `LoadOptions`, such as `dtype="bfloat16"`; `torch_dtype` and `newline` as in `--model_args`.
 
     Raises:
@@ -241,7 +242,7 @@ def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> M
         LookupError: an unknown option.
         ValueError: an option has a wrong value.
     """
-    return Model(load_vlm(pretrained, load_options(options)))
+    return Model(load_vlm(pretrained, load_options(options), processor))
 
 
 def load_options(settings: Mapping[str, Any]) -> LoadOptions:

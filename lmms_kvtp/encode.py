@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.own import OwnTower, encoder_flops
 from lmms_kvtp.method import Method
 from lmms_kvtp.pruners.parts.packing import refuse_broken
-from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens, Timing
 from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.tiles import StillImage
@@ -59,6 +60,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     # the model's stages are shared by all methods; an encoder's are charged only to those that use it
     meter, own = Meter(vlm.device), {encoder: Meter(vlm.device) for encoder in needs}
     tokens: list[FrameTokens] = []
+    times: list[Tensor] = []
     features: dict[FrameEncoder, list[FrameFeatures]] = {encoder: [] for encoder in needs}
     spec = vlm.spec(len(video.timing.indices) if video.timing else 0)
     chunks, count, pool = video.chunks(), 0, None
@@ -70,6 +72,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
         with meter.stage("preprocess"):
             pool = vlm.pooling(*frames.pixels(spec, vlm.device).shape[-2:])
         count += len(frames.times)
+        times.append(frames.times)
         steps = -(-len(frames.times) // vlm.frames_per_step)
         flops_of = partial(encoder_flops, pool=pool, width=vlm.tower_width, steps=steps)
         tower, projector = vlm.vision_flops(pool, steps)
@@ -84,7 +87,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
                 part = encoder.encode(frames, wanted, pool) if wanted else FrameFeatures(times=frames.times)
             features[encoder].append(part.steps(steps) if len(part.times) > steps else part)
         del frames, seen, inside, made  # before the next chunk is decoded
-    joined = FrameTokens.cat(tokens, video.key, video.timing)
+    joined = FrameTokens.cat(tokens, video.key, video.timing or Timing.of(torch.cat(times)))
     refuse_broken(joined)
     # an encoder may have a device of its own; pruners hold features against tokens
     described = {encoder: FrameFeatures.cat(parts).to(joined.embeds.device) for encoder, parts in features.items()}

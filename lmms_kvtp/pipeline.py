@@ -153,9 +153,7 @@ def prune(method: Method, visual: Encoded, weighed: Weighed, meter: Meter) -> Pa
     told = method.pruner.flops(visual.tokens, weighed.features, weighed.budgets)
     told = undeclared_flops(method.pruner) if told is None else told
     with meter.stage("pruner", told):
-        packed = method.pruner.prune(visual.tokens, weighed.features, weighed.budgets)
-        deep = None if visual.tokens.deep is None else visual.tokens.deep[packed.frame, packed.patch]
-        packed = replace(packed, deep=deep, timing=visual.tokens.timing)
+        packed = visual.tokens.fill(method.pruner.prune(visual.tokens, weighed.features, weighed.budgets))
     if packed.flops and told is not None:  # else they were counted
         meter.flops["pruner"] = meter.flops.get("pruner", 0) + packed.flops
     return packed

@@ -30,6 +30,13 @@ class Timing:
     fps: float
     """Frames per second of the video."""
 
+    @staticmethod
+    def of(times: Float[Tensor, " T"]) -> "Timing":
+        """Tell the same of frames whose seconds alone are known; the last one lasts as long as the others."""
+        indices = (times.double() * 1000).round().long().tolist()
+        each = (indices[-1] - indices[0]) // max(1, len(indices) - 1) or 1000
+        return Timing(tuple(indices), indices[-1] + each, 1000.0)
+
     def select(self, chosen: Int[Tensor, " t"], steps: int) -> "Timing":
         """Keep only the frames of some of the `steps` that they form."""
         size = -(-len(self.indices) // steps)
@@ -65,6 +72,17 @@ class FrameTokens:
     def capacity(self) -> int:
         """N, the tokens that one frame has."""
         return self.embeds.shape[1]
+
+    def fill(self, packed: "PackedTokens") -> "PackedTokens":
+        """Give to what a pruner kept what else the model needs of it: `deep` and `timing`."""
+        deep = None if self.deep is None else self.deep[packed.frame, packed.patch]
+        return replace(packed, deep=deep, timing=self.timing)
+
+    def whole(self) -> "PackedTokens":
+        """Keep all tokens."""
+        place = torch.arange(self.num_frames * self.capacity, device=self.embeds.device)
+        at, size = (place // self.capacity, place % self.capacity), torch.ones(len(place), device=place.device)
+        return self.fill(PackedTokens(self.embeds.flatten(0, 1), *at, size, self.grid, self.num_frames))
 
     def select(self, frames: Int[Tensor, " t"]) -> "FrameTokens":
         """Keep only the frames of these indices."""

@@ -135,7 +135,7 @@ class Video(Protocol):
 
     @property
     def timing(self) -> Timing | None:
-        """Where the frames lie in the video; None where nobody knows, which some models refuse."""
+        """Where the frames lie in the video; None where nothing but their seconds is known."""
         ...
 
     def chunks(self) -> Iterator[Frames]:

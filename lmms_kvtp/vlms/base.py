@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, final
@@ -17,13 +17,23 @@ from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.device import told
 from lmms_kvtp.layer_pruning.base import PruningTrace, Stage, layer_pruning
 from lmms_kvtp.resolve import resolve
-from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Positions, Prompt
+from lmms_kvtp.types import (
+    FrameTokens,
+    Generation,
+    GenerationOptions,
+    GridPool,
+    PackedTokens,
+    Positions,
+    Prompt,
+    Timing,
+)
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.checkpoint.load import family_of, find_folder
 from lmms_kvtp.vlms.decoding import deepened
+from lmms_kvtp.vlms.layout import Chat
 from lmms_kvtp.vlms.prefix import PrefixCache
 from lmms_kvtp.vlms.tiles import Tiling
 
@@ -127,12 +137,19 @@ class VideoVLM(ABC):
     name: str
     """Folder or hub id, as results have it."""
     device: torch.device
+    dtype: torch.dtype
     options: LoadOptions
+    decoder: Any
+    """The language model with its head, whose `generate` decodes."""
+    layers: Sequence[nn.Module]
+    """Decoder layers of the language model, in order."""
+    rotary: nn.Module
+    """The module that turns positions into cosines and sines."""
     tokenizer: PreTrainedTokenizerBase
+    chat: Chat
+    """Marks of the chat, and how plain text becomes ids."""
     defaults: GenerationConfig
     """The checkpoint's decoding settings."""
-    ends: tuple[int, int]
-    """The token that ends an answer, and the one that fills up shorter answers of a batch."""
     llm: LLMShape
     tower_width: int
     """Width of a patch in the tower."""
@@ -153,6 +170,10 @@ class VideoVLM(ABC):
         known = {option.name for option in fields(FrameOptions)}
         return FrameOptions(**{name: value for name, value in self.run_defaults.items() if name in known})
 
+    def frames_of(self, most: int, fps: float) -> FrameOptions:
+        """Which frames it sees where they are so many at most, at a rate where its family has one by default."""
+        return replace(self.frames, max_frames_num=most, fps=None if self.frames.fps is None else fps)
+
     def check(self, positions: Positions) -> None:
         """Refuse rotary positions that the model cannot have.
 
@@ -163,24 +184,18 @@ class VideoVLM(ABC):
             raise ValueError(f"positions={positions} is not of {self.family}, which has {', '.join(self.positions)}")
 
     @classmethod
+    def wrap(cls, model: Any, processor: Any, options: LoadOptions) -> "VideoVLM":
+        """Take a model that transformers has loaded, which stays as it is.
+
+        Raises:
+            ValueError: the family is not read by a class of transformers.
+        """
+        raise ValueError(f"{cls.family} is loaded from a folder or hub id; give its name in place of a model")
+
+    @classmethod
     @abstractmethod
     def load(cls, pretrained: str, options: LoadOptions) -> "VideoVLM":
         """Load a checkpoint of this family; raises as `load_vlm` does."""
-
-    @property
-    @abstractmethod
-    def decoder(self) -> Any:
-        """The language model with its head, whose `generate` decodes."""
-
-    @property
-    @abstractmethod
-    def rotary(self) -> nn.Module:
-        """The module that turns positions into cosines and sines."""
-
-    @property
-    @abstractmethod
-    def layers(self) -> Sequence[nn.Module]:
-        """Decoder layers of the language model, in order."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -217,7 +232,8 @@ class VideoVLM(ABC):
     @final
     def encode(self, frames: Frames) -> FrameTokens:
         """Run tower, projector and pooling on one chunk of frames, which are the whole video."""
-        return self.look(frames, self.spec(len(frames.times)))[0]
+        made, _ = self.look(frames, self.spec(len(frames.times)))
+        return replace(made, timing=Timing.of(frames.times))
 
     @abstractmethod
     def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
@@ -298,7 +314,7 @@ class VideoVLM(ABC):
     @cached_property
     def _settings(self) -> Callable[[GenerationOptions], GenerationConfig]:
         """Decoding settings by options, kept: a run has few, and transformers' configurations are slow to make."""
-        return lru_cache(16)(partial(decoding.settings, self.defaults, *self.ends))
+        return lru_cache(16)(partial(decoding.settings, self.defaults, self.chat.end, self.chat.pad))
 
     @final
     @torch.inference_mode()
@@ -315,22 +331,25 @@ def back_end(family: str) -> type[VideoVLM]:
     return resolve("lmms_kvtp.vlms", family, VideoVLM)  # type: ignore[type-abstract]
 
 
-def load_vlm(pretrained: str, options: LoadOptions | None = None) -> VideoVLM:
+def load_vlm(pretrained: Any, options: LoadOptions | None = None, processor: Any = None) -> VideoVLM:
     """Load a checkpoint with the back end of its family.
 
     Args:
-        pretrained: folder, hub id, or `tiny` for the embedded model.
+        pretrained: folder, hub id, `tiny` for the embedded model, or a model that transformers has loaded.
         options: how it is loaded and run.
+        processor: of a loaded model.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its family is not supported; the message says what was found.
         ValueError: an option that another family has.
     """
     options = options or LoadOptions()
-    chosen = back_end(family_of(find_folder(pretrained, options.revision)))
+    loaded = not isinstance(pretrained, str)
+    family = pretrained.config.model_type if loaded else family_of(find_folder(pretrained, options.revision))
+    chosen = back_end(family)
     for other in fields(LoadOptions):
         value = getattr(options, other.name)
         if other.name in FAMILY_OPTIONS - chosen.own_options and value != other.default:
             known = ", ".join(sorted(chosen.own_options))
             raise ValueError(f"{other.name}={value} is not of {chosen.family}, which has {known}; leave it out")
-    return chosen.load(pretrained, options)
+    return chosen.wrap(pretrained, processor, options) if loaded else chosen.load(pretrained, options)

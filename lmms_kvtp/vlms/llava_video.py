@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.cost.flops import projector_flops, vision_flops
@@ -69,7 +69,8 @@ class LlavaVideo(VideoVLM):
         self.pixel_spec = ResizedPixels((self.vision.image_size, self.vision.image_size))
         self.pool = GridPool(options.mm_spatial_pool_mode or config.pool_mode, (side, side))
         position = options.mm_newline_position or config.newline_position
-        self.tower_width, self.ends = self.vision.hidden, (self.chat.end, self.chat.pad)
+        self.tower_width, self.decoder = self.vision.hidden, network.llm
+        self.layers, self.rotary = list(network.llm.model.layers), network.llm.model.rotary_emb
         self.newlines = Newlines(position, options.newlines, config.merge_type)
         self.limit, self.tiling = config.limit, config.tiling
 
@@ -77,21 +78,6 @@ class LlavaVideo(VideoVLM):
     def load(cls, pretrained: str, options: LoadOptions) -> "LlavaVideo":
         """Load a checkpoint, of the original layout or of Hugging Face's."""
         return load_llava_video(pretrained, options)
-
-    @property
-    def decoder(self) -> Any:
-        """The language model with its head."""
-        return self.network.llm
-
-    @property
-    def rotary(self) -> nn.Module:
-        """The module that turns positions into cosines and sines."""
-        return cast(nn.Module, self.network.llm.model.rotary_emb)
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """Decoder layers of the language model, in order."""
-        return list(self.network.llm.model.layers)
 
     def describe(self) -> dict[str, Any]:
         """List as plain values all that answers depend on beside method and frames."""

@@ -1,5 +1,6 @@
 """What the back ends share that stand on a family's own classes of transformers: loading, prompts, decoding."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,8 +13,8 @@ from typing import Any, ClassVar, cast
 import torch
 import transformers
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from lmms_kvtp.cost.flops import LLMShape, MergedShape, merged_flops
 from lmms_kvtp.device import check_dtype, place, told
@@ -82,14 +83,13 @@ class NativeVLM(VideoVLM):
         if not getattr(processor, "chat_template", None):
             raise CheckpointError(f"{name} has no chat template; take chat_template.jinja from the released checkpoint")
         self.name, self.options, self.files = name, options, files
-        self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
-        self.defaults, self.model.generation_config = (
-            model.generation_config,
-            transformers.GenerationConfig.from_dict({}),
-        )
+        # a shallow copy, which shares all weights: the decoding settings are another's
+        self.model, self.processor, self.tokenizer = copy.copy(model), processor, processor.tokenizer
+        self.defaults, self.model.generation_config = copy.copy(model.generation_config), GenerationConfig.from_dict({})
         # as the stock wrappers: one end, whatever others the checkpoint names
         self.defaults.eos_token_id = self.tokenizer.eos_token_id
-        self.ends = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        self.decoder, self.layers = self.model, list(model.model.language_model.layers)
+        self.rotary = model.model.language_model.rotary_emb
         self.device, self.dtype = model.device, model.dtype
         text = model.config.get_text_config()
         heads = text.num_attention_heads
@@ -137,24 +137,17 @@ class NativeVLM(VideoVLM):
         model.generation_config = load_generation_config(folder)
         return cls(pretrained, model.eval().requires_grad_(False), processor, options, files)
 
+    @classmethod
+    def wrap(cls, model: Any, processor: Any, options: LoadOptions) -> "NativeVLM":
+        """Take a model that transformers has loaded, which stays as it is."""
+        if type(model).__name__ != cls.class_name or processor is None:
+            given = f"a {type(model).__name__} with a {type(processor).__name__}"
+            raise ValueError(f"{given}: {cls.family} wants a {cls.class_name} and, as processor=, its processor")
+        return cls(str(model.name_or_path), model, processor, options)
+
     def tower_shape(self, vision: Any) -> MergedShape:
         """Read the sizes of the tower from its config."""
         raise NotImplementedError
-
-    @property
-    def decoder(self) -> Any:
-        """The whole model, which reads embeddings as its language model does."""
-        return self.model
-
-    @property
-    def rotary(self) -> nn.Module:
-        """The module that turns positions into cosines and sines."""
-        return cast(nn.Module, self.model.model.language_model.rotary_emb)
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """Decoder layers of the language model, in order."""
-        return list(self.model.model.language_model.layers)
 
     def describe(self) -> dict[str, Any]:
         """List as plain values all that answers depend on beside method and frames."""
@@ -188,12 +181,10 @@ class NativeVLM(VideoVLM):
 
         Raises:
             PromptTooLongError: the prompt does not fit in the context.
-            ValueError: `text` is empty, or a visual is no video whose frames have a time.
+            ValueError: `text` is empty, or a visual is no video.
         """
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
-        if any(visual.timing is None for visual in visuals):
-            raise ValueError(f"{self.family} must know when each frame was shown; give the video a `timing`")
         frame = self._frame(tuple((visual.timing, visual.grid) for visual in visuals if visual.timing))
         asked = self.chat.plain(frame.head + text + frame.tail)
         ids = torch.tensor([*frame.before, *asked, *frame.behind])
@@ -238,6 +229,21 @@ class NativeVLM(VideoVLM):
             raise PromptTooLongError(max(prompt.end, prompt.length), self.limit, len(others))
         return prompt
 
+    def stock_inputs(self, frames: Frames, timing: Timing, text: str) -> Any:
+        """Let the processor prepare a question on a whole video, for comparisons with the stock class."""
+        pixels = frames.resized(self.spec(len(frames.times))).permute(0, 3, 1, 2)
+        return self._processed(self._rendered(1, text), [pixels], [timing]).to(self.device)
+
+    def _rendered(self, videos: int, text: str) -> str:
+        content = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": text}]
+        turns = [*self.system(), {"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def _processed(self, rendered: str, videos: Sequence[Tensor], timings: Sequence[Timing]) -> Any:
+        told = [{"fps": t.fps, "frames_indices": list(t.indices), "total_num_frames": t.total} for t in timings]
+        shown = {"videos": list(videos), "video_metadata": told, "do_sample_frames": False, "do_resize": False}
+        return self.processor(text=[rendered], return_tensors="pt", **(shown if videos else {}))
+
     def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
         """Give every place of the prompt of all tokens its rotary position.
 
@@ -251,19 +257,9 @@ class NativeVLM(VideoVLM):
     def _made_frame(self, shown: Shown) -> PromptFrame:
         """Have the processor lay out a prompt around a question of one special token; kept for the next questions."""
         mark, side = self.tokenizer.pad_token_id, self.tower.patch_size * self.stride
-        content = [*({"type": "video"} for _ in shown), {"type": "text", "text": self.tokenizer.pad_token}]
-        turns = [*self.system(), {"role": "user", "content": content}]
-        rendered = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        videos: dict[str, Any] = {
-            "videos": [torch.zeros(len(timing.indices), 3, side, side, dtype=torch.uint8) for timing, _ in shown],
-            "video_metadata": [
-                {"fps": timing.fps, "frames_indices": list(timing.indices), "total_num_frames": timing.total}
-                for timing, _ in shown
-            ],
-            "do_sample_frames": False,
-            "do_resize": False,
-        }
-        inputs = self.processor(text=[rendered], return_tensors="pt", **(videos if shown else {}))
+        least = [torch.zeros(len(timing.indices), 3, side, side, dtype=torch.uint8) for timing, _ in shown]
+        rendered = self._rendered(len(shown), self.tokenizer.pad_token)
+        inputs = self._processed(rendered, least, [timing for timing, _ in shown])
         ids, raw = inputs["input_ids"][0].tolist(), self.tokenizer(rendered).input_ids
         if ids.count(mark) != 1:
             raise CheckpointError(

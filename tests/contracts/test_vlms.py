@@ -1,4 +1,4 @@
-"""Every back end on a class of transformers: all tokens kept is the stock class, pruned is the masked one, and so on."""
+"""Back ends on classes of transformers: all tokens kept is the stock class, pruned is the masked one, and so on."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,15 +66,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     least = {} if family == "internvl" else {"min_pixels": 4096}
     vlm = load_vlm(str(folder), LoadOptions(device="cpu", attn_implementation="eager", **least))
     assert isinstance(vlm, NativeVLM)
-    turns = [*vlm.system(), {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION.prompt}]}]
-    text = vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     [frames] = clip(vlm).chunks()
-    resized = frames.resized(vlm.spec(10)).permute(0, 3, 1, 2)
-    timing = {"fps": 4.0, "frames_indices": list(range(10)), "total_num_frames": 10}
-    sizes = {} if family == "internvl" else {"do_resize": False}
-    inputs = vlm.processor(
-        text=[text], videos=[resized], video_metadata=[timing], do_sample_frames=False, return_tensors="pt", **sizes
-    )
+    inputs = vlm.stock_inputs(frames, clip(vlm).timing, QUESTION.prompt)
     return Case(vlm, inputs)
 
 
@@ -82,8 +75,8 @@ def test_all_tokens_kept_is_the_stock_class(case: Case) -> None:
     prompt, vlm = case.prompt(**FULL), case.vlm
     assert prompt.ids is not None and torch.equal(prompt.ids, case.inputs["input_ids"][0])
     torch.testing.assert_close(vlm.next_token_logits(prompt), case.stock().logits[0, -1], atol=1e-4, rtol=1e-4)
-    limits = {"max_new_tokens": 12, "do_sample": False, "repetition_penalty": 1.3}
-    ids = vlm.model.generate(**case.inputs, **limits, eos_token_id=vlm.ends[0], pad_token_id=vlm.ends[1])
+    limits: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "repetition_penalty": 1.3}
+    ids = vlm.model.generate(**case.inputs, **limits, eos_token_id=vlm.chat.end, pad_token_id=vlm.chat.pad)
     made = vlm.tokenizer.decode(ids[0, prompt.length :], skip_special_tokens=True).strip()
     assert vlm.generate([prompt], TEXT)[0].text == made
 
