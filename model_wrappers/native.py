@@ -22,9 +22,10 @@ class ChatKvtp(LlavaVideoKvtp):
         prompt, to_messages, settings, *_ = request.args
         typed = {name: value for name, value in settings.items() if name != "until" or name in self._typed}
         try:
-            prompt, visuals = read_turn(read_visuals(to_messages, doc))
-        except (FileNotFoundError, ValueError) as error:  # raised again when the question's turn has come
+            turns = read_visuals(to_messages, doc)
+        except FileNotFoundError as error:  # raised again when the question's turn has come
             return prompt, partial(_fail, error), typed
+        prompt, visuals = read_turn(turns)
         return prompt, partial(flatten, visuals), typed
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[GenerationResult]:
