@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from lmms_eval.utils import simple_parse_args_string
 
 from lmms_kvtp.harness.results import open_session
+from lmms_kvtp.model_wrappers.baselines import ChatKvtp
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.run.answerer import Lane
 from lmms_kvtp.run.build import build
@@ -54,6 +55,12 @@ class KvtpSweep(LlavaVideoKvtp):
             built = build(arguments, self._device, self.defaults)
             lanes.append(Lane(built, arguments.run, open_session(arguments.run, built.setup, None, self.rank)))
         return lanes
+
+
+class ChatSweep(ChatKvtp, KvtpSweep):
+    """Does so where tasks send chat messages."""
+
+    family: ClassVar[str | None] = None
 
 
 def _shared(arguments: Arguments) -> tuple[object, ...]:

@@ -42,12 +42,12 @@ MODELS: Models = {
 }
 """The rows of the papers' tables."""
 CHAT: Models = {
-    "qwen2_5_vl_kvtp": ("lmms_kvtp.model_wrappers.native.Qwen25VLKvtp", ()),
-    "qwen3_vl_kvtp": ("lmms_kvtp.model_wrappers.native.Qwen3VLKvtp", ()),
-    "internvl_kvtp": ("lmms_kvtp.model_wrappers.native.InternVLKvtp", ()),
-    "qwen2_5_vl_kvtp_sweep": ("lmms_kvtp.model_wrappers.native.NativeSweep", ()),
-    "qwen3_vl_kvtp_sweep": ("lmms_kvtp.model_wrappers.native.NativeSweep", ()),
-    "internvl_kvtp_sweep": ("lmms_kvtp.model_wrappers.native.NativeSweep", ()),
+    "qwen2_5_vl_kvtp": ("lmms_kvtp.model_wrappers.baselines.Qwen25VLKvtp", ()),
+    "qwen3_vl_kvtp": ("lmms_kvtp.model_wrappers.baselines.Qwen3VLKvtp", ()),
+    "internvl_kvtp": ("lmms_kvtp.model_wrappers.baselines.InternVLKvtp", ()),
+    "qwen2_5_vl_kvtp_sweep": ("lmms_kvtp.model_wrappers.sweep.ChatSweep", ()),
+    "qwen3_vl_kvtp_sweep": ("lmms_kvtp.model_wrappers.sweep.ChatSweep", ()),
+    "internvl_kvtp_sweep": ("lmms_kvtp.model_wrappers.sweep.ChatSweep", ()),
 }
 """Models that tasks send chat messages to, as to the harness's own wrappers of these families."""
 STOCK = {name: "internvl_hf" if name.startswith("internvl") else name.partition("_kvtp")[0] for name in CHAT}

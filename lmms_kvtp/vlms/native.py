@@ -1,33 +1,27 @@
 """What the back ends share that stand on a family's own classes of transformers: loading, prompts, decoding."""
 
 import copy
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import transformers
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from lmms_kvtp.cost.flops import LLMShape, MergedShape, merged_flops
 from lmms_kvtp.device import check_dtype, place, told
-from lmms_kvtp.types import MARKUP, TEXT, VISION, FrameTokens, GridPool, PackedTokens, Positions, Prompt, Timing
-from lmms_kvtp.video.frames import Frames, TowerInside
-from lmms_kvtp.video.pixels import PixelSpec, ProcessorPixels
+from lmms_kvtp.types import MARKUP, TEXT, VISION, GridPool, PackedTokens, Positions, Prompt, Timing
+from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, weight_files
 from lmms_kvtp.vlms.layout import Chat
 
-MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 1605632
-"""Pixels of a frame in lmms-eval's stock wrappers of both Qwen-VL families."""
 Shown = tuple[tuple[Timing, tuple[int, int]], ...]
 """Timing and grid of tokens of each video of a prompt."""
 
@@ -186,44 +180,35 @@ class NativeVLM(VideoVLM):
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
         frame = self._frame(tuple((visual.timing, visual.grid) for visual in visuals if visual.timing))
-        asked = self.chat.plain(frame.head + text + frame.tail)
-        ids = torch.tensor([*frame.before, *asked, *frame.behind])
+        ids = torch.tensor([*frame.before, *self.chat.plain(frame.head + text + frame.tail), *frame.behind])
         role = torch.full_like(ids, TEXT)
         role[: len(frame.before)] = torch.tensor(frame.roles)
         others, cells = torch.nonzero(role != VISION).flatten(), torch.nonzero(role == VISION).flatten()
-        first = [0, *accumulate(visual.num_frames for visual in visuals)]
-        step = torch.cat([torch.zeros(0).long(), *(v.frame.cpu() + at for v, at in zip(visuals, first, strict=False))])
-        at = [0, *accumulate(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in visuals)]
-        kept = [_cell(visual) + cell for visual, cell in zip(visuals, at, strict=False)]
-        places = torch.cat([others, *(cells[cell] for cell in kept)])
-        order = places.argsort(stable=True)  # merged tokens may share a place
-        places = places[order]
-        vision = torch.nonzero(order >= len(others)).flatten()  # where in the prompt
-        packed = order[vision] - len(others)  # which of the kept tokens
+        kept = _joined(visuals)
+        places, order = torch.cat([others, cells[kept.cell]]).sort(stable=True)  # merged tokens may share a place
+        at = torch.nonzero(order >= len(others)).flatten()  # of the kept tokens in the prompt
+        token = order[at] - len(others)
         embeds = self.model.get_input_embeddings()(ids[places].to(self.device)).to(self.device)
-        where = torch.full_like(places, -1).index_copy(0, vision, step[packed])
-        segment = deep = None
+        deep = held = None
         if visuals:
-            kept_embeds = torch.cat([visual.embeds.to(embeds) for visual in visuals])
-            embeds = embeds.index_copy(0, vision.to(self.device), kept_embeds[packed.to(self.device)])
-            segment = _segments(visuals, vision, packed, len(places))
+            embeds[at.to(self.device)] = torch.cat([visual.embeds.to(embeds) for visual in visuals])[token]
             if visuals[0].deep is not None:
-                added = torch.cat([visual.deep.to(embeds) for visual in visuals if visual.deep is not None])
+                added = torch.cat([visual.deep.to(embeds) for visual in visuals if visual.deep is not None])[token]
                 deep = embeds.new_zeros(added.shape[1], *embeds.shape)
-                deep[:, vision.to(self.device)] = added[packed.to(self.device)].transpose(0, 1)
-        held = None
-        if visuals and (positions or self.positions[0]) == "kept":
-            held = self.all_positions(ids, role == VISION, frame.inputs)
+                deep[:, at.to(self.device)] = added.transpose(0, 1)
+            if (positions or self.positions[0]) == "kept":
+                held = self.all_positions(ids, role == VISION, frame.inputs)
+        where = [torch.full_like(places, -1).index_copy(0, at, label[token]) for label in (kept.frame, kept.segment)]
         prompt = Prompt(
             embeds,
             role[places].to(self.device),
-            where.to(self.device),
-            None if segment is None else segment.to(self.device),
-            first[-1],
-            positions=None if held is None else held[..., places].to(self.device),
-            span=None if held is None else int(held[..., -1].max()) + 1,
-            ids=ids[places].to(self.device),
-            deep=deep,
+            where[0].to(self.device),
+            where[1].to(self.device) if any(visual.segment is not None for visual in visuals) else None,
+            sum(visual.num_frames for visual in visuals),
+            None if held is None else held[..., places].to(self.device),
+            None if held is None else int(held[..., -1].max()) + 1,
+            ids[places].to(self.device),
+            deep,
         )
         if max(prompt.end, prompt.length) > self.limit:
             raise PromptTooLongError(max(prompt.end, prompt.length), self.limit, len(others))
@@ -284,121 +269,26 @@ class NativeVLM(VideoVLM):
         return PromptFrame([token for token, _ in whole], [role for _, role in whole], head, tail, ids[right:], inputs)
 
 
-class QwenVLM(NativeVLM):
-    """What Qwen2.5-VL and Qwen3-VL share: steps of two frames, patches in blocks of 2 x 2, positions on three axes."""
-
-    positions: ClassVar[tuple[Positions, ...]] = ("kept",)
-    axes: ClassVar[int] = 3
-    frames_per_step: ClassVar[int] = 2
-    placeholder: ClassVar[str] = "video_token_id"
-
-    @property
-    def factor(self) -> int:
-        """Pixels along a side of a token."""
-        return self.tower.patch_size * self.stride
-
-    def most_pixels(self, num_frames: int) -> float:
-        """Pixels of a frame at most, as qwen-vl-utils counts them."""
-        given, total = self.options.max_pixels or MAX_PIXELS, self.options.total_pixels
-        share = (128_000 * 0.9 * self.factor**2 if total is None else total) / max(1, num_frames) * 2
-        cap = max(min(768.0 * self.factor**2, share), int(self.least_pixels * 1.05))
-        return float(cap if total is not None else min(given, cap))
-
-    @property
-    def least_pixels(self) -> int:
-        """Pixels of a frame at least."""
-        return MIN_PIXELS if self.options.min_pixels is None else self.options.min_pixels
-
-    def spec(self, num_frames: int) -> ProcessorPixels:
-        """Say what the tower wants of each frame: its own shape, in multiples of a token, within limits."""
-        own = self.processor.video_processor
-        limits = self.least_pixels, self.most_pixels(num_frames)
-        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, self.factor, *limits)
-
-    @torch.inference_mode()
-    def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
-        """Run tower and mergers on one chunk of frames: tokens, and the tower's patches, row by row."""
-        pixels, p, batch = (
-            frames.pixels(spec, self.device),
-            self.tower.patch_size,
-            max(1, self.options.vision_batch // 2),
-        )
-        if len(pixels) % 2:  # as the processor does
-            pixels = torch.cat([pixels, pixels[-1:]])
-        rows, columns = pixels.shape[2] // p, pixels.shape[3] // p
-        blocks = pixels.view(-1, 2, 3, rows // 2, 2, p, columns // 2, 2, p)
-        steps = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(len(blocks), rows * columns, -1)
-        tokens, patches, deep = [], [], list[Tensor]()
-        with told(f"the vision tower on {len(pixels)} frames of {rows} x {columns} patches", "lower vision_batch"):
-            for part in torch.split(steps, batch):
-                grid = torch.tensor([[len(part), rows, columns]], device=self.device)
-                made = self.model.model.visual(part.flatten(0, 1).to(self.dtype), grid_thw=grid)
-                tokens.append(made.pooler_output.view(len(part), rows * columns // 4, -1))
-                patches.append(self.raster(made.last_hidden_state, grid).view(len(part), rows * columns, -1))
-                if levels := getattr(made, "deepstack_features", None):
-                    deep.append(torch.stack(levels, dim=1).view(len(part), rows * columns // 4, len(levels), -1))
-        joined = torch.cat(deep) if deep else None
-        return FrameTokens(torch.cat(tokens), (rows // 2, columns // 2), deep=joined), torch.cat(patches)
-
-    def raster(self, patches: Float[Tensor, "R C"], grid: Int[Tensor, "1 3"]) -> Float[Tensor, "R C"]:
-        """Bring patches of some steps from blocks of 2 x 2 into rows."""
-        steps, rows, columns = grid[0].tolist()
-        blocks = patches.view(steps, rows // 2, columns // 2, 2, 2, -1)
-        return blocks.transpose(2, 3).reshape(len(patches), -1)
-
-    @contextmanager
-    def watch_tower(self) -> Iterator[list[TowerInside]]:
-        """Collect queries and keys of the last layer of the tower, turned by their positions, row by row."""
-        visual, seen, grids = self.model.model.visual, list[TowerInside](), list[Tensor]()
-
-        def inside(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            states = given[0] if given else named["hidden_states"]
-            queries, keys, _ = module.qkv(states).view(len(states), 3, module.num_heads, -1).unbind(1)
-            cos, sin = (part[:, None].float() for part in named["position_embeddings"])
-            turned = [heads.float() * cos + _half_turned(heads.float()) * sin for heads in (queries, keys)]
-            steps = int(grids[-1][0, 0])
-            rows = [self.raster(heads.flatten(1), grids[-1]).view(steps, -1, heads[0].numel()) for heads in turned]
-            seen.append(TowerInside(rows[0], rows[1], module.num_heads))
-
-        def note(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            grids.append(named["grid_thw"])
-
-        with ExitStack() as stack:
-            stack.callback(visual.register_forward_pre_hook(note, with_kwargs=True).remove)
-            stack.callback(visual.blocks[-1].attn.register_forward_pre_hook(inside, with_kwargs=True).remove)
-            yield seen
-
-    def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
-        """Ask the model's class, whose rule differs between releases of transformers."""
-        rule = self.model.model.get_rope_index
-        known = {name: inputs[name] for name in inspect.signature(rule).parameters if name in inputs}
-        replaced = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
-        return cast(Tensor, rule(**known | replaced | {"mm_token_type_ids": vision.long()[None] * 2})[0][:, 0])
-
-
 def _alike(one: list[int], other: list[int]) -> int:
     """Count the equal entries at the beginning of both."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _cell(visual: PackedTokens) -> Int[Tensor, " K"]:
-    """Count cells through all frames."""
-    return visual.frame.cpu() * (visual.grid[0] * visual.grid[1]) + visual.patch.cpu()
+class Joined(NamedTuple):
+    """Where the kept tokens of all videos of a prompt belong, counted through the videos."""
+
+    cell: Int[Tensor, " K"]
+    frame: Int[Tensor, " K"]
+    segment: Int[Tensor, " K"]
 
 
-def _half_turned(heads: Float[Tensor, "R H d"]) -> Float[Tensor, "R H d"]:
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
-
-
-def _segments(visuals: Sequence[PackedTokens], vision: Tensor, packed: Tensor, length: int) -> Int[Tensor, " L"] | None:
-    """Number the groups of all videos, where pruners made some."""
-    if all(visual.segment is None for visual in visuals):
-        return None
-    groups, first = [], 0
+def _joined(visuals: Sequence[PackedTokens]) -> Joined:
+    parts, first = [torch.zeros(3, 0, dtype=torch.long)], torch.zeros(3, 1, dtype=torch.long)
     for visual in visuals:
-        own = torch.full_like(visual.frame, -1 - first) if visual.segment is None else visual.segment
-        groups.append(own.cpu() + first)
-        first += int(own.max()) + 1 if len(own) and visual.segment is not None else 0
-    return torch.full((length,), -1).index_copy(0, vision, torch.cat(groups)[packed])
+        size, frame = visual.grid[0] * visual.grid[1], visual.frame.cpu()
+        segment = torch.full_like(frame, -1) if visual.segment is None else visual.segment.cpu() + first[2]
+        parts.append(torch.stack([frame * size + visual.patch.cpu() + first[0], frame + first[1], segment]))
+        groups = segment.max() + 1 - first[2] if visual.segment is not None and len(segment) else 0
+        first = first + torch.tensor([[visual.num_frames * size], [visual.num_frames], [int(groups)]])
+    return Joined(*torch.cat(parts, dim=1))

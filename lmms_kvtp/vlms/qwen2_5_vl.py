@@ -1,6 +1,7 @@
 """Qwen2.5-VL on transformers' own class."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import MergedShape
-from lmms_kvtp.vlms.native import QwenVLM
+from lmms_kvtp.vlms.qwen_vl import QwenVLM
 
 
 class Qwen25VL(QwenVLM):
@@ -20,26 +21,12 @@ class Qwen25VL(QwenVLM):
     family: ClassVar[str] = "qwen2_5_vl"
     class_name: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
     own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels"})
-    run_defaults: ClassVar[Mapping[str, Any]] = {
-        "rule": "qwen2_5_vl",
-        "max_frames_num": 32,
-        "fps": None,
-        "max_new_tokens": 128,
-    }
+    run_defaults: ClassVar[Mapping[str, Any]] = {**QwenVLM.run_defaults, "rule": "qwen2_5_vl"}
 
     def tower_shape(self, vision: Any) -> MergedShape:
         """Read the sizes of the tower from its config."""
-        return MergedShape(
-            patch_size=vision.patch_size,
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            layers=vision.depth,
-            outer=vision.out_hidden_size,
-            frames=vision.temporal_patch_size,
-            gated=True,
-            window=vision.window_size // vision.patch_size,
-            full_layers=len(vision.fullatt_block_indexes),
-        )
+        window, full = vision.window_size // vision.patch_size, len(vision.fullatt_block_indexes)
+        return replace(super().tower_shape(vision), gated=True, window=window, full_layers=full)
 
     def raster(self, patches: Float[Tensor, "R C"], grid: Int[Tensor, "1 3"]) -> Float[Tensor, "R C"]:
         """Bring patches of some steps from windows of blocks into rows."""

@@ -1,10 +1,11 @@
 """Qwen3-VL on transformers' own class."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from lmms_kvtp.cost.flops import MergedShape
-from lmms_kvtp.vlms.native import QwenVLM
+from lmms_kvtp.vlms.qwen_vl import QwenVLM
 
 
 class Qwen3VL(QwenVLM):
@@ -17,12 +18,7 @@ class Qwen3VL(QwenVLM):
     family: ClassVar[str] = "qwen3_vl"
     class_name: ClassVar[str] = "Qwen3VLForConditionalGeneration"
     own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels", "total_pixels", "system_prompt"})
-    run_defaults: ClassVar[Mapping[str, Any]] = {
-        "rule": "qwen3_vl",
-        "max_frames_num": 32,
-        "fps": None,
-        "max_new_tokens": 128,
-    }
+    run_defaults: ClassVar[Mapping[str, Any]] = {**QwenVLM.run_defaults, "rule": "qwen3_vl"}
 
     def system(self) -> list[dict[str, Any]]:
         """Begin with the stock wrapper's system turn."""
@@ -31,12 +27,4 @@ class Qwen3VL(QwenVLM):
 
     def tower_shape(self, vision: Any) -> MergedShape:
         """Read the sizes of the tower from its config."""
-        return MergedShape(
-            patch_size=vision.patch_size,
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            layers=vision.depth,
-            outer=vision.out_hidden_size,
-            frames=vision.temporal_patch_size,
-            mergers=1 + len(vision.deepstack_visual_indexes),
-        )
+        return replace(super().tower_shape(vision), mergers=1 + len(vision.deepstack_visual_indexes))

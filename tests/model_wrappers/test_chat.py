@@ -11,7 +11,7 @@ from helpers.small_videos import write_video
 from lmms_eval.api.instance import Instance
 
 from lmms_kvtp.harness.requests import read_turn
-from lmms_kvtp.model_wrappers.native import ChatKvtp, Qwen3VLKvtp, Qwen25VLKvtp
+from lmms_kvtp.model_wrappers.baselines import ChatKvtp, Qwen3VLKvtp, Qwen25VLKvtp
 from lmms_kvtp.run.options import parse_arguments
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 
