@@ -48,7 +48,7 @@ class QwenVLM(NativeVLM):
         most = max(min(768.0 * factor**2, total / max(1, num_frames) * 2), int(least * 1.05))
         if given.total_pixels is None:
             most = min(most, given.max_pixels or MAX_PIXELS)
-        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, most)
+        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most))
 
     @torch.inference_mode()
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
