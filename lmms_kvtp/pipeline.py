@@ -17,7 +17,7 @@ from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.types import MARKUP, NEWLINE, VISION, FrameFeatures, Generation, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,19 @@
-"""The interface of vision-language back ends, how they are loaded, and how all of them decode."""
+"""The interface of vision-language back ends, and how they are loaded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.cost.flops import LLMShape
-from lmms_kvtp.device import told
-from lmms_kvtp.layer_pruning.base import PruningTrace, Stage, layer_pruning
+from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.resolve import resolve
 from lmms_kvtp.types import (
     FrameTokens,
@@ -30,12 +28,13 @@ from lmms_kvtp.types import (
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms import decoding
-from lmms_kvtp.vlms.checkpoint.load import family_of, find_folder
-from lmms_kvtp.vlms.decoding import deepened
-from lmms_kvtp.vlms.layout import Chat
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 from lmms_kvtp.vlms.tiles import Tiling
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from lmms_kvtp.vlms.layout import Chat
 
 ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
 """Other names for options: those of lmms-eval's stock wrapper, and of the documentation."""
@@ -145,10 +144,10 @@ class VideoVLM(ABC):
     """Decoder layers of the language model, in order."""
     rotary: nn.Module
     """The module that turns positions into cosines and sines."""
-    tokenizer: PreTrainedTokenizerBase
-    chat: Chat
+    tokenizer: "PreTrainedTokenizerBase"
+    chat: "Chat"
     """Marks of the chat, and how plain text becomes ids."""
-    defaults: GenerationConfig
+    defaults: "GenerationConfig"
     """The checkpoint's decoding settings."""
     llm: LLMShape
     tower_width: int
@@ -276,54 +275,24 @@ class VideoVLM(ABC):
         Raises:
             ValueError: stages that do not fit the model.
         """
-        alone = bool(stages) or prefix is not None or options.temperature > 0 or options.num_beams > 1
-        groups = [[prompt] for prompt in prompts] if alone else [list(prompts)]
-        return [made for group in groups if group for made in self._generate(group, options, stages, prefix)]
+        from lmms_kvtp.vlms.decoding import generate  # which loads transformers
 
-    def _generate(
-        self, prompts: list[Prompt], options: GenerationOptions, stages: Sequence[Stage], prefix: PrefixCache | None
-    ) -> list[Generation]:
-        config = self._settings(options)
-        shared = None if stages or options.num_beams > 1 else prefix
-        longest = max(prompts, key=lambda prompt: prompt.length)
-        doing = f"reading {len(prompts)} x {longest.length} positions ({longest.num_frames} frames)"
-        lower = "lower batch_size, keep_ratio or max_frames_num"
-        with told(doing, lower), self._reading(prompts, stages) as trace:
-            answers = decoding.decode(self.decoder, self.tokenizer, prompts, config, options, shared, self.axes)
-        whole = [(prompt.length,) * len(self.layers) for prompt in prompts]
-        return [
-            Generation(
-                text=decoding.text_of(self.tokenizer, decoded.ids, options.until),
-                num_tokens=len(decoded.ids),
-                layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
-                cache_lengths=trace.cache_lengths if stages else lengths,
-                prefill_seconds=decoded.prefill_seconds,
-                decode_seconds=decoded.decode_seconds,
-                reused=decoded.reused,
-            )
-            for decoded, lengths in zip(answers, whole, strict=True)
-        ]
-
-    @contextmanager
-    def _reading(self, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> Iterator[PruningTrace]:
-        """Have the model read prompts with their positions, stages, and what they add, inside this block."""
-        layers, placed = self.layers, decoding.placed(self.rotary, prompts)
-        with placed, layer_pruning(layers, stages, prompts[0]) as trace, deepened(layers, prompts, trace.processed):
-            yield trace
+        return generate(self, prompts, options, stages, prefix)
 
     @cached_property
-    def _settings(self) -> Callable[[GenerationOptions], GenerationConfig]:
+    def settings(self) -> "Callable[[GenerationOptions], GenerationConfig]":
         """Decoding settings by options, kept: a run has few, and transformers' configurations are slow to make."""
-        return lru_cache(16)(partial(decoding.settings, self.defaults, self.chat.end, self.chat.pad))
+        from lmms_kvtp.vlms.decoding import settings
+
+        return lru_cache(16)(partial(settings, self.defaults, self.chat.end, self.chat.pad))
 
     @final
     @torch.inference_mode()
     def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
         """Compute the logits of the first answer token, for gates and comparisons; the head runs there only."""
-        places = decoding.counted(torch.ones(1, prompt.length, dtype=torch.long, device=self.device), self.axes)
-        with self._reading([prompt], stages):
-            output = self.decoder(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False, **places)
-        return cast(Tensor, output.logits[0, -1].float())
+        from lmms_kvtp.vlms.decoding import next_token_logits
+
+        return next_token_logits(self, prompt, stages)
 
 
 def back_end(family: str) -> type[VideoVLM]:
@@ -343,6 +312,8 @@ def load_vlm(pretrained: Any, options: LoadOptions | None = None, processor: Any
         CheckpointError: there is no such checkpoint, or its family is not supported; the message says what was found.
         ValueError: an option that another family has.
     """
+    from lmms_kvtp.vlms.checkpoint.load import family_of, find_folder
+
     options = options or LoadOptions()
     loaded = not isinstance(pretrained, str)
     family = pretrained.config.model_type if loaded else family_of(find_folder(pretrained, options.revision))

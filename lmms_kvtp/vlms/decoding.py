@@ -3,15 +3,14 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -23,8 +22,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from lmms_kvtp.types import GenerationOptions, Prompt
-from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
+from lmms_kvtp.device import told
+from lmms_kvtp.layer_pruning.base import PruningTrace, Stage, layer_pruning
+from lmms_kvtp.types import Generation, GenerationOptions, Prompt
+from lmms_kvtp.vlms.reading import PrefixCache, counted, deepened, pad_left, placed
+
+if TYPE_CHECKING:
+    from lmms_kvtp.vlms.base import VideoVLM
 
 DECIDED = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "transformers_version")
 """Settings of generation_config.json that `GenerationOptions` replaces."""
@@ -219,79 +223,6 @@ def decode(
     return [Decoded(own, first.seconds / share, (total - first.seconds) / share, reused) for own in ids]
 
 
-def counted(mask: Int[Tensor, "B L"], axes: int) -> dict[str, Tensor]:
-    """Number the places of a batch without gaps, on several axes; on one axis transformers does so itself."""
-    return {} if axes == 1 else {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0).expand(axes, -1, -1)}
-
-
-@contextmanager
-def placed(rotary: nn.Module, prompts: Sequence[Prompt]) -> Iterator[None]:
-    """Rotate the places of prompts by their own positions, inside this block; answers follow behind their spans.
-
-    Only the module that makes rotary embeddings learns of them: transformers would take positions with gaps for
-    several prompts packed into one row, where it is given neither mask nor cache, and flash attention always.
-    """
-    longest = max((prompt.length for prompt in prompts), default=0)
-    if all(prompt.positions is None for prompt in prompts):
-        yield
-        return
-    axes = max(1 if p.positions is None or p.positions.ndim == 1 else len(p.positions) for p in prompts)
-    table, ends = (
-        torch.zeros(axes, len(prompts), longest, dtype=torch.long),
-        torch.tensor([[p.length, p.end] for p in prompts]),
-    )
-    for row, prompt in enumerate(prompts):
-        table[:, row, : prompt.length] = torch.arange(prompt.length) if prompt.positions is None else prompt.positions
-
-    def before(
-        module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        places = named.pop("position_ids", None)
-        places = given[1] if places is None else places  # [B, n] or [3, B, n], counted without gaps
-        rows, (length, end) = table.to(places.device), ends.to(places.device)[:, :, None].unbind(dim=1)
-        along = places.expand(axes, *places.shape[-2:])
-        held = rows.expand(-1, along.shape[1], -1).gather(2, along.clamp(max=longest - 1))
-        moved = torch.where(along < length, held, along - length + end)
-        return (given[0], moved if places.ndim == 3 else moved[0]), named
-
-    hook = rotary.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def deepened(
-    layers: Sequence[nn.Module], prompts: Sequence[Prompt], processed: Sequence[Int[Tensor, " K"]]
-) -> Iterator[None]:
-    """Add to the hidden states behind the first layers what the prompts say, inside this block, while they are read.
-
-    Args:
-        layers: of the language model.
-        prompts: a batch, padded on the left.
-        processed: positions that each layer works on, where a single prompt loses some on its way.
-    """
-    levels = max((len(prompt.deep) for prompt in prompts if prompt.deep is not None), default=0)
-
-    def after(level: int, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if output.shape[1] == 1:  # a token of the answer, or the last of a prompt, which is text
-            return None
-        rows = []
-        for prompt in prompts:
-            own = prompt.embeds[:0] if prompt.deep is None else prompt.deep[level]
-            if len(prompts) == 1 and prompt.deep is not None:
-                own = own[processed[level].to(own.device)]
-            own = own[-output.shape[1] :]
-            rows.append(torch.cat([own.new_zeros(output.shape[1] - len(own), output.shape[2]), own]))
-        return output + torch.stack(rows).to(output)  # beams of one prompt are equal
-
-    with ExitStack() as stack:
-        for level in range(levels):
-            stack.callback(layers[level].register_forward_hook(partial(after, level)).remove)
-        yield
-
-
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
     """Keep the tokens up to and with the first end token; behind it generate pads."""
     made: list[int] = ids.tolist()
@@ -305,3 +236,61 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[
     for stop in until:
         text = text.split(stop)[0] if stop else text
     return text.strip()
+
+
+def generate(
+    vlm: "VideoVLM",
+    prompts: Sequence[Prompt],
+    options: GenerationOptions,
+    stages: Sequence[Stage],
+    prefix: PrefixCache | None,
+) -> list[Generation]:
+    """Decode an answer to each prompt; see `VideoVLM.generate`."""
+    alone = bool(stages) or prefix is not None or options.temperature > 0 or options.num_beams > 1
+    groups = [[prompt] for prompt in prompts] if alone else [list(prompts)]
+    return [made for group in groups if group for made in _generate(vlm, group, options, stages, prefix)]
+
+
+def _generate(
+    vlm: "VideoVLM",
+    prompts: list[Prompt],
+    options: GenerationOptions,
+    stages: Sequence[Stage],
+    prefix: PrefixCache | None,
+) -> list[Generation]:
+    config = vlm.settings(options)
+    shared = None if stages or options.num_beams > 1 else prefix
+    longest = max(prompts, key=lambda prompt: prompt.length)
+    doing = f"reading {len(prompts)} x {longest.length} positions ({longest.num_frames} frames)"
+    lower = "lower batch_size, keep_ratio or max_frames_num"
+    with told(doing, lower), _reading(vlm, prompts, stages) as trace:
+        answers = decode(vlm.decoder, vlm.tokenizer, prompts, config, options, shared, vlm.axes)
+    whole = [(prompt.length,) * len(vlm.layers) for prompt in prompts]
+    return [
+        Generation(
+            text=text_of(vlm.tokenizer, decoded.ids, options.until),
+            num_tokens=len(decoded.ids),
+            layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
+            cache_lengths=trace.cache_lengths if stages else lengths,
+            prefill_seconds=decoded.prefill_seconds,
+            decode_seconds=decoded.decode_seconds,
+            reused=decoded.reused,
+        )
+        for decoded, lengths in zip(answers, whole, strict=True)
+    ]
+
+
+@contextmanager
+def _reading(vlm: "VideoVLM", prompts: Sequence[Prompt], stages: Sequence[Stage]) -> Iterator[PruningTrace]:
+    """Have the model read prompts with their positions, stages, and what they add, inside this block."""
+    layers, places = vlm.layers, placed(vlm.rotary, prompts)
+    with places, layer_pruning(layers, stages, prompts[0]) as trace, deepened(layers, prompts, trace.processed):
+        yield trace
+
+
+def next_token_logits(vlm: "VideoVLM", prompt: Prompt, stages: Sequence[Stage]) -> Float[Tensor, " V"]:
+    """Compute the logits of the first answer token; the head runs at the last position only."""
+    places = counted(torch.ones(1, prompt.length, dtype=torch.long, device=vlm.device), vlm.axes)
+    with _reading(vlm, [prompt], stages):
+        output = vlm.decoder(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False, **places)
+    return cast(Tensor, output.logits[0, -1].float())

@@ -19,7 +19,7 @@ from lmms_kvtp.types import MARKUP, VISION, GenerationOptions, PackedTokens, Pro
 from lmms_kvtp.video.load import SampledVideo, video_from_frames
 from lmms_kvtp.vlms.base import LoadOptions, load_vlm
 from lmms_kvtp.vlms.native import NativeVLM
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 
 QUESTION = Question("What color is the star?\nA. red\nB. blue")
 TEXT = GenerationOptions(12)

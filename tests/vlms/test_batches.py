@@ -15,7 +15,7 @@ from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.vlms.layout import text_run
 from lmms_kvtp.vlms.llava_video import LlavaVideo
-from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
+from lmms_kvtp.vlms.reading import PrefixCache, pad_left
 
 OPTIONS = GenerationOptions(max_new_tokens=7)
 QUESTIONS = [
