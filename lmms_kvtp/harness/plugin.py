@@ -114,7 +114,7 @@ def task_dirs() -> list[str]:
     return list(spec.submodule_search_locations or ()) if spec else []
 
 
-def _list_model(name: str, path: str, aliases: tuple[str, ...], chat: bool) -> bool:
+def _list_model(name: str, path: str, aliases: tuple[str, ...], chat: bool = False) -> bool:
     """Add a model to the tables that `lmms-eval models` prints; False where the harness has that name already."""
     models = sys.modules.get("lmms_eval.models")
     kinds = [getattr(models, f"AVAILABLE_{kind}_MODELS", {}) for kind in ("SIMPLE", "CHAT_TEMPLATE")]

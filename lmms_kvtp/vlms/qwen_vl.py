@@ -48,6 +48,8 @@ class QwenVLM(NativeVLM):
         most = max(min(768.0 * factor**2, total / max(1, num_frames) * 2), int(least * 1.05))
         if given.total_pixels is None:
             most = min(most, given.max_pixels or MAX_PIXELS)
+        if least > most:
+            raise ValueError(f"min_pixels={least} is above the most that a frame may have, {most:g}; lower min_pixels")
         return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most))
 
     @torch.inference_mode()
