@@ -83,10 +83,11 @@ class ChatKvtp(LlavaVideoKvtp):
         prompt, to_messages, settings, *_ = request.args
         typed = {name: value for name, value in settings.items() if name != "until" or name in self._typed}
         try:
-            turns = read_visuals(to_messages, doc)
-        except FileNotFoundError as error:  # raised again when the question's turn has come
+            prompt, visuals = read_turn(read_visuals(to_messages, doc))
+        except Exception as error:  # the boundary of one sample: raised here, or again when its turn has come
+            if self.arguments.run.on_error == "raise" and not isinstance(error, FileNotFoundError):
+                raise
             return prompt, partial(_fail, error), typed
-        prompt, visuals = read_turn(turns)
         return prompt, partial(flatten, visuals), typed
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[GenerationResult]:

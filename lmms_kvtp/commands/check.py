@@ -45,8 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     logger.disable("lmms_eval")  # it reports every file of other tasks that is none
     settings = parse_arguments(pairs(arguments.model_args))
-    family = model_id(arguments.model_args).removesuffix("_kvtp")
-    spec = find_spec(settings.run.pretrained) if family == "llava_video" else None
+    model = model_id(pairs(arguments.model_args))
+    spec = find_spec(settings.run.pretrained) if model in (None, "llava_video_kvtp") else None
     if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
         weight_files(folder)
     method = build_method(settings.method, {**KVTP, **({"encoder.pretrained": spec.encoder} if spec else {})})
@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.missing:
         arguments.missing.write_text("".join(f"{path}\n" for path in missing), encoding="utf-8")
     if spec is None:
-        sys.stdout.write(f"memory, disk and time: not forecast for {family} yet; try --limit 2 first\n")
+        sys.stdout.write(f"memory, disk and time: not forecast for {model} yet; try --limit 2 first\n")
     enough = spec is None or _machine(spec, settings, method, found, arguments.output_path)
     return int(bool(missing or problems) or not enough)
 

@@ -130,9 +130,10 @@ def sweep(
         FileNotFoundError: a cell left no results; the harness's messages stand above.
     """
     from lmms_kvtp.run.options import model_id
+    from lmms_kvtp.settings import pairs
 
     check(cells, tasks, common, include_path)
-    model = model_id(common)
+    model = model_id(pairs(common)) or "llava_video_kvtp"
     out.mkdir(parents=True, exist_ok=True)
     making, reading = [], []
     limits = {name: value for name, value in (("limit", limit), ("include_path", include_path)) if value}

@@ -199,27 +199,22 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
     )
 
 
-def check_family(settings: Mapping[str, Any], family: str | None) -> None:
-    """Refuse a checkpoint that another model id of the harness loads.
-
-    Args:
-        settings: `--model_args`.
-        family: back end of the id; None: any.
+def model_id(settings: Mapping[str, Any]) -> str | None:
+    """Name the harness's model that runs what `--model_args` name; None where the checkpoint is not here yet.
 
     Raises:
-        CheckpointError: the message names the id.
+        CheckpointError: its family is not supported.
     """
-    pretrained = str(settings.get("pretrained", RunOptions.pretrained))
-    found = family_named(pretrained, settings.get("revision")) if family else None
-    if found != family and found is not None:
-        raise CheckpointError(f"{pretrained} is of the family {found}, not {family}; run it with --model {found}_kvtp")
+    found = family_named(str(settings.get("pretrained", RunOptions.pretrained)), settings.get("revision"))
+    return found and f"{found}_kvtp"
 
 
-def model_id(given: str) -> str:
-    """Name the harness's model that runs what `--model_args` name; raises as `check_family` does."""
-    settings = pairs(given)
-    found = family_named(settings.get("pretrained", RunOptions.pretrained), settings.get("revision"))
-    return f"{found or 'llava_video'}_kvtp"
+def check_family(settings: Mapping[str, Any], family: str | None) -> None:
+    """Refuse a checkpoint that another model id runs than that of a back end; None: of any."""
+    if family and (found := model_id(settings)) not in (None, f"{family}_kvtp"):
+        raise CheckpointError(
+            f"{settings.get('pretrained')} is not of the family {family}; run it with --model {found}"
+        )
 
 
 def check_arguments(given: Sequence[str]) -> None:

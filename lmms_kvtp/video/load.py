@@ -184,7 +184,8 @@ def to_videos(
         raise ValueError(f"{name} has visuals of kind {', '.join(sorted(kinds))}; wanted only videos, or only images")
     if kinds == {"image file"}:
         name = f"{Path(visuals[0]).parent.name}/{Path(visuals[0]).stem}"  # the same wherever the data set lies
-    few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=True)
+    every = options.rule == "llava_video"  # the other rules take as many as they may
+    few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=every)
     return [video_from_frames(list(visuals), name, fps=fps, options=few)]
 
 

@@ -247,37 +247,26 @@ def generate(
 ) -> list[Generation]:
     """Decode an answer to each prompt; see `VideoVLM.generate`."""
     alone = bool(stages) or prefix is not None or options.temperature > 0 or options.num_beams > 1
-    groups = [[prompt] for prompt in prompts] if alone else [list(prompts)]
-    return [made for group in groups if group for made in _generate(vlm, group, options, stages, prefix)]
-
-
-def _generate(
-    vlm: "VideoVLM",
-    prompts: list[Prompt],
-    options: GenerationOptions,
-    stages: Sequence[Stage],
-    prefix: PrefixCache | None,
-) -> list[Generation]:
-    config = vlm.settings(options)
-    shared = None if stages or options.num_beams > 1 else prefix
-    longest = max(prompts, key=lambda prompt: prompt.length)
-    doing = f"reading {len(prompts)} x {longest.length} positions ({longest.num_frames} frames)"
-    lower = "lower batch_size, keep_ratio or max_frames_num"
-    with told(doing, lower), _reading(vlm, prompts, stages) as trace:
-        answers = decode(vlm.decoder, vlm.tokenizer, prompts, config, options, shared, vlm.axes)
-    whole = [(prompt.length,) * len(vlm.layers) for prompt in prompts]
-    return [
-        Generation(
-            text=text_of(vlm.tokenizer, decoded.ids, options.until),
-            num_tokens=len(decoded.ids),
-            layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
-            cache_lengths=trace.cache_lengths if stages else lengths,
-            prefill_seconds=decoded.prefill_seconds,
-            decode_seconds=decoded.decode_seconds,
-            reused=decoded.reused,
-        )
-        for decoded, lengths in zip(answers, whole, strict=True)
-    ]
+    shared, config = None if stages or options.num_beams > 1 else prefix, vlm.settings(options)
+    made, lower = list[Generation](), "lower batch_size, keep_ratio or max_frames_num"
+    for group in [[prompt] for prompt in prompts] if alone else [list(prompts)] * bool(prompts):
+        longest = max(group, key=lambda prompt: prompt.length)
+        doing = f"reading {len(group)} x {longest.length} positions ({longest.num_frames} frames)"
+        with told(doing, lower), _reading(vlm, group, stages) as trace:
+            answers = decode(vlm.decoder, vlm.tokenizer, group, config, options, shared, vlm.axes)
+        for prompt, decoded in zip(group, answers, strict=True):
+            lengths = (prompt.length,) * len(vlm.layers)
+            generation = Generation(
+                text=text_of(vlm.tokenizer, decoded.ids, options.until),
+                num_tokens=len(decoded.ids),
+                layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
+                cache_lengths=trace.cache_lengths if stages else lengths,
+                prefill_seconds=decoded.prefill_seconds,
+                decode_seconds=decoded.decode_seconds,
+                reused=decoded.reused,
+            )
+            made.append(generation)
+    return made
 
 
 @contextmanager

@@ -125,15 +125,11 @@ class LlavaVideo(VideoVLM):
             return torch.cat([self.network.tower(part.to(self.device, self.dtype)) for part in parts])
 
     @torch.inference_mode()
-    def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
-        """Run projector and pooling on what `see` returned."""
-        parts = torch.split(patches, self.options.vision_batch)
-        return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
-
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
         """Run tower, projector and pooling on one chunk of frames: tokens, and the tower's patches, row by row."""
         seen = self.see(frames)
-        return self.project(seen), seen
+        parts = torch.split(seen, self.options.vision_batch)
+        return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid), seen
 
     @torch.inference_mode()
     def unpooled(self, frames: Frames) -> Float[Tensor, "T P D"]:

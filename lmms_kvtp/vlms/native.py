@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import transformers
@@ -184,8 +184,8 @@ class NativeVLM(VideoVLM):
         role = torch.full_like(ids, TEXT)
         role[: len(frame.before)] = torch.tensor(frame.roles)
         others, cells = torch.nonzero(role != VISION).flatten(), torch.nonzero(role == VISION).flatten()
-        kept = _joined(visuals)
-        places, order = torch.cat([others, cells[kept.cell]]).sort(stable=True)  # merged tokens may share a place
+        kept, frames, segments = _joined(visuals)
+        places, order = torch.cat([others, cells[kept]]).sort(stable=True)  # merged tokens may share a place
         at = torch.nonzero(order >= len(others)).flatten()  # of the kept tokens in the prompt
         token = order[at] - len(others)
         embeds = self.model.get_input_embeddings()(ids[places].to(self.device)).to(self.device)
@@ -198,7 +198,7 @@ class NativeVLM(VideoVLM):
                 deep[:, at.to(self.device)] = added.transpose(0, 1)
             if (positions or self.positions[0]) == "kept":
                 held = self.all_positions(ids, role == VISION, frame.inputs)
-        where = [torch.full_like(places, -1).index_copy(0, at, label[token]) for label in (kept.frame, kept.segment)]
+        where = [torch.full_like(places, -1).index_copy(0, at, label[token]) for label in (frames, segments)]
         prompt = Prompt(
             embeds,
             role[places].to(self.device),
@@ -275,15 +275,8 @@ def _alike(one: list[int], other: list[int]) -> int:
     return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-class Joined(NamedTuple):
-    """Where the kept tokens of all videos of a prompt belong, counted through the videos."""
-
-    cell: Int[Tensor, " K"]
-    frame: Int[Tensor, " K"]
-    segment: Int[Tensor, " K"]
-
-
-def _joined(visuals: Sequence[PackedTokens]) -> Joined:
+def _joined(visuals: Sequence[PackedTokens]) -> Int[Tensor, "3 K"]:
+    """Count cells, frames and segments of the kept tokens through all videos of a prompt."""
     parts, first = [torch.zeros(3, 0, dtype=torch.long)], torch.zeros(3, 1, dtype=torch.long)
     for visual in visuals:
         size, frame = visual.grid[0] * visual.grid[1], visual.frame.cpu()
@@ -291,4 +284,4 @@ def _joined(visuals: Sequence[PackedTokens]) -> Joined:
         parts.append(torch.stack([frame * size + visual.patch.cpu() + first[0], frame + first[1], segment]))
         groups = segment.max() + 1 - first[2] if visual.segment is not None and len(segment) else 0
         first = first + torch.tensor([[visual.num_frames * size], [visual.num_frames], [int(groups)]])
-    return Joined(*torch.cat(parts, dim=1))
+    return torch.cat(parts, dim=1)

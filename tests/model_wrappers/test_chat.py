@@ -9,6 +9,7 @@ import pytest
 from helpers.native_checkpoints import write_native
 from helpers.small_videos import write_video
 from lmms_eval.api.instance import Instance
+from PIL import Image
 
 from lmms_kvtp.harness.requests import read_turn
 from lmms_kvtp.model_wrappers.baselines import ChatKvtp, Qwen3VLKvtp, Qwen25VLKvtp
@@ -114,7 +115,7 @@ def test_what_a_back_end_cannot_lay_out_is_refused(
 
 def test_a_checkpoint_of_another_family_is_refused_with_the_id_that_runs_it(checkpoint: Path) -> None:
     other = {"qwen2_5_vl": Qwen3VLKvtp, "qwen3_vl": Qwen25VLKvtp}[checkpoint.name]
-    with pytest.raises(CheckpointError, match=rf"is of the family {checkpoint.name}.*--model {checkpoint.name}_kvtp"):
+    with pytest.raises(CheckpointError, match=rf"is not of the family .*; run it with --model {checkpoint.name}_kvtp"):
         other(pretrained=str(checkpoint))
 
 
@@ -125,6 +126,16 @@ def test_arguments_of_another_family_are_refused_by_name(checkpoint: Path, docs:
         ours(checkpoint, docs, tmp_path, positions="renumbered")
     with pytest.raises(ValueError, match="force_sample and add_time_instruction are LLaVA-Video's"):
         parse_arguments({"pretrained": str(checkpoint), "force_sample": True})
+
+
+def test_a_folder_of_frames_is_a_video(checkpoint: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(9):
+        Image.new("RGB", (64, 48), (25 * number, 90, 40)).save(frames / f"{number}.png")
+    docs = [{"question": QUESTIONS[0], "video": str(frames)}]
+    [made] = ours(checkpoint, docs, tmp_path).generate_until(asked(docs))
+    assert made.token_counts.to_dict()["num_frames"] == 8
 
 
 def test_conversations_are_refused(checkpoint: Path, docs: Any, tmp_path: Path) -> None:
