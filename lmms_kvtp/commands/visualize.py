@@ -62,7 +62,7 @@ def write_pictures(
     from lmms_kvtp.visualize.picture import most_telling, pictures, small_frames
 
     found = pictures(vlm, methods, video, Question(question, refined=refine(question)))
-    frames, shown = small_frames(video), most_telling(found, show)
+    frames, shown = small_frames(video).of_steps(len(found[0].kept)), most_telling(found, show)
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").write_text(to_html(found, frames, shown, name, question, vlm.toy), encoding="utf-8")
     (out / "frames.png").write_bytes(sheet(found, frames, shown, question))
