@@ -98,7 +98,10 @@ def family_named(pretrained: str, revision: str | None) -> str | None:
     """Tell the same before a download, by what lies on this machine; None where nothing does; raises as `family_of`."""
     folder = Path(pretrained).expanduser()
     if pretrained != TINY and not folder.is_dir():
-        cached = try_to_load_from_cache(pretrained, "config.json", revision=revision) if not folder.exists() else None
+        try:
+            cached = try_to_load_from_cache(pretrained, "config.json", revision=revision)
+        except ValueError:  # no name of the hub's
+            cached = None
         if not isinstance(cached, str):
             return None
         folder = Path(cached).parent
