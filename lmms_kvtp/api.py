@@ -123,7 +123,8 @@ class Model:
         asks = {}
         for number, (visual, text) in enumerate(questions):
             name = _name(visual)
-            asks[number] = Ask("", "", Question(prompt=text), (name,), partial(self._opened, visual, frames, name), chosen)
+            opened = partial(self._opened, visual, frames, name)
+            asks[number] = Ask("", "", Question(prompt=text), (name,), opened, chosen)
 
         def made() -> Iterator[Batched]:
             answers = answerer.answer_all(asks)
