@@ -128,8 +128,13 @@ class LlavaVideo(VideoVLM):
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
         """Run tower, projector and pooling on one chunk of frames: tokens, and the tower's patches, row by row."""
         seen = self.see(frames)
-        parts = torch.split(seen, self.options.vision_batch)
-        return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid), seen
+        return self.project(seen), seen
+
+    @torch.inference_mode()
+    def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
+        """Run projector and pooling on what `see` returned."""
+        parts = torch.split(patches, self.options.vision_batch)
+        return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
 
     @torch.inference_mode()
     def unpooled(self, frames: Frames) -> Float[Tensor, "T P D"]:
