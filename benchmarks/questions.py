@@ -23,7 +23,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config,
 from lmms_kvtp.cost.flops import LLMShape, prefill_flops
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.vlms.decoding import decode, settings
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 
 SHAPE = LLMShape(hidden=512, intermediate=2688, layers=2, heads=8, kv_heads=2, head_dim=64, vocabulary=4096)
 VISUAL = 14 + int(0.2 * 32 * 196) + 32

@@ -27,9 +27,8 @@ from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video, video_from_frames
 from lmms_kvtp.video.reader import Images
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.base import ALIASES, LoadOptions, VideoVLM, load_vlm
 from lmms_kvtp.vlms.decoding import listening
-from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions, load_llava_video
 
 Visual = str | PathLike[str] | Video | Images
 """A file or folder of frames; or frames in memory, one a second: uint8 [T, H, W, 3] RGB, or a list of PIL images."""
@@ -83,7 +82,7 @@ class Model:
             video: a file, a folder of frames, or frames in memory: uint8 [T, H, W, 3] RGB, or a list of PIL images.
             questions: the whole text of each, options and instructions included.
             method: a short name, settings, or a `Method`; KVTP with PruMerge at 20 % where it is silent.
-            frames: which frames the model sees; of frames in memory, all by default.
+            frames: which frames the model sees; None: as its family does, and of frames in memory all.
             options: how answers are decoded.
             generation: fields of `GenerationOptions`, such as `max_new_tokens=16`, in place of those of `options`.
 
@@ -92,7 +91,7 @@ class Model:
             LookupError: a part or setting of the method, or a field of `generation`, is unknown.
             ValueError: a setting has a wrong value, a question is empty, or a prompt too long.
         """
-        [opened] = _opened(video, frames, _name(video))
+        [opened] = self._opened(video, frames, _name(video))
         asked = [(opened, question) for question in questions]
         return (one.answer for one in self.batch(asked, [method], frames, options, **generation))
 
@@ -120,11 +119,12 @@ class Model:
         """
         chosen, last = _options(options, generation), dict[int, Prepared]()
         lanes = [unrecorded(self.vlm, self.method(method)) for method in methods]
-        answerer = Answerer(lanes, frames or FrameOptions(), watch=lambda lane, _, ready: last.update({lane: ready}))
+        answerer = Answerer(lanes, frames or self.vlm.frames, watch=lambda lane, _, ready: last.update({lane: ready}))
         asks = {}
         for number, (visual, text) in enumerate(questions):
             name = _name(visual)
-            asks[number] = Ask("", "", Question(prompt=text), (name,), partial(_opened, visual, frames, name), chosen)
+            opened = partial(self._opened, visual, frames, name)
+            asks[number] = Ask("", "", Question(prompt=text), (name,), opened, chosen)
 
         def made() -> Iterator[Batched]:
             answers = answerer.answer_all(asks)
@@ -178,6 +178,11 @@ class Model:
             finally:
                 left.set()
 
+    def _opened(self, visual: Visual, frames: FrameOptions | None, key: str) -> list[Video]:
+        if isinstance(visual, str | PathLike):
+            return [load_video(visual, frames or self.vlm.frames)]
+        return [visual if isinstance(visual, Video) else video_from_frames(visual, key, options=frames)]
+
     def method(self, settings: Wanted = "") -> Method:
         """Build the method that `settings` describe; raises as `answers` does."""
         if isinstance(settings, Method):
@@ -185,6 +190,7 @@ class Model:
         chosen = _settings(settings, self.vlm.llm.layers) if isinstance(settings, str) else settings
         method = build_method(chosen, defaults_of(self.vlm))
         check_predictor(method, self.vlm, str(chosen.get("scorer", KVTP["scorer"])))
+        self.vlm.check(method.positions)
         return self._with_encoder(method)
 
     def _with_encoder(self, method: Method) -> Method:
@@ -224,17 +230,12 @@ def _name(visual: Visual) -> str:
     return f"{len(visual)} frames {named[0].rpartition(' ')[2]}" if len(named) == 1 else " ".join(map(str, named))
 
 
-def _opened(visual: Visual, frames: FrameOptions | None, key: str) -> list[Video]:
-    if isinstance(visual, str | PathLike):
-        return [load_video(visual, frames)]
-    return [visual if isinstance(visual, Video) else video_from_frames(visual, key, options=frames)]
-
-
-def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> Model:
+def load(pretrained: Any = "lmms-lab/LLaVA-Video-7B-Qwen2", processor: Any = None, **options: Any) -> Model:
     """Load a model.
 
     Args:
-        pretrained: folder, hub id, or `tiny` for the embedded model.
+        pretrained: folder, hub id, `tiny` for the embedded model, or a model that transformers has loaded.
+        processor: of a loaded model.
         options: fields of `LoadOptions`, such as `dtype="bfloat16"`; `torch_dtype` and `newline` as in `--model_args`.
 
     Raises:
@@ -242,7 +243,7 @@ def load(pretrained: str = "lmms-lab/LLaVA-Video-7B-Qwen2", **options: Any) -> M
         LookupError: an unknown option.
         ValueError: an option has a wrong value.
     """
-    return Model(load_llava_video(pretrained, load_options(options)))
+    return Model(load_vlm(pretrained, load_options(options), processor))
 
 
 def load_options(settings: Mapping[str, Any]) -> LoadOptions:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from lmms_kvtp.cost.flops import projector_flops, vision_flops
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.own import OwnTower, encoder_flops
 from lmms_kvtp.method import Method
 from lmms_kvtp.pruners.parts.packing import refuse_broken
-from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens, Timing
 from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.vlms.base import VideoVLM
 from lmms_kvtp.vlms.tiles import StillImage
@@ -56,37 +56,48 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     needs: dict[FrameEncoder, frozenset[str]] = {}
     for method in methods:
         needs[method.encoder] = needs.get(method.encoder, frozenset()) | method.needs
-    flops_of = partial(encoder_flops, pool=vlm.pool, own=vlm.vision)
     own_tower = any(isinstance(encoder, OwnTower) and wanted for encoder, wanted in needs.items())
     # the model's stages are shared by all methods; an encoder's are charged only to those that use it
     meter, own = Meter(vlm.device), {encoder: Meter(vlm.device) for encoder in needs}
     tokens: list[FrameTokens] = []
+    times: list[Tensor] = []
     features: dict[FrameEncoder, list[FrameFeatures]] = {encoder: [] for encoder in needs}
-    chunks = video.chunks()
+    spec = vlm.spec(len(video.timing.indices) if video.timing else 0)
+    chunks, count, pool = video.chunks(), 0, None
     while (frames := _next(chunks, meter)) is not None:
+        if count % vlm.frames_per_step:
+            raise ValueError(
+                f"{vlm.name} reads {vlm.frames_per_step} frames at once; set chunk_size to a multiple of it"
+            )
         with meter.stage("preprocess"):
-            frames.pixels(vlm.pixel_spec, vlm.device)
-        count = len(frames.times)
-        with meter.stage("vision", vision_flops(vlm.vision, count)):
+            pool = vlm.pooling(*frames.pixels(spec, vlm.device).shape[-2:])
+        count += len(frames.times)
+        times.append(frames.times)
+        steps = -(-len(frames.times) // vlm.frames_per_step)
+        flops_of = partial(encoder_flops, pool=pool, width=vlm.tower_width, steps=steps)
+        tower, projector = vlm.vision_flops(pool, steps)
+        with meter.stage("vision", tower):
             with vlm.watch_tower() if own_tower else nullcontext([]) as inside:
-                seen = vlm.see(frames)
-            tokens.append(vlm.project(seen))
+                made, seen = vlm.look(frames, spec)
+            tokens.append(made)
+        meter.flops["projector"] = meter.flops.get("projector", 0) + projector
         frames = frames.seen(seen, inside)
         for encoder, wanted in needs.items():
-            with own[encoder].stage("encoder", flops_of(encoder, count, wanted) if wanted else 0):
-                part = encoder.encode(frames, wanted, vlm.pool) if wanted else FrameFeatures(times=frames.times)
-            features[encoder].append(part)
-        del frames, seen, inside  # before the next chunk is decoded
-    joined = FrameTokens(torch.cat([part.embeds for part in tokens]), vlm.pool.grid, video.key)
+            with own[encoder].stage("encoder", flops_of(encoder, len(frames.times), wanted) if wanted else 0):
+                part = encoder.encode(frames, wanted, pool) if wanted else FrameFeatures(times=frames.times)
+            features[encoder].append(part.steps(steps) if len(part.times) > steps else part)
+        del frames, seen, inside, made  # before the next chunk is decoded
+    joined = FrameTokens.cat(tokens, video.key, video.timing or Timing.of(torch.cat(times)))
     refuse_broken(joined)
     # an encoder may have a device of its own; pruners hold features against tokens
     described = {encoder: FrameFeatures.cat(parts).to(joined.embeds.device) for encoder, parts in features.items()}
-    meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, joined.num_frames)
+    assert pool is not None, "a video has frames"
+    flops_of = partial(encoder_flops, pool=pool, width=vlm.tower_width, steps=joined.num_frames)
     visuals = []
     for method in methods:
         spent, seconds, flops = own[method.encoder], dict(meter.seconds), dict(meter.flops)
         if method.needs:
-            alone = flops_of(method.encoder, joined.num_frames, method.needs)
+            alone = flops_of(method.encoder, count, method.needs)
             seconds |= spent.seconds
             flops["encoder"] = spent.flops.get("encoder", 0) if alone is None else alone
         seen_by = described[method.encoder]
@@ -126,10 +137,11 @@ def encode_still(vlm: VideoVLM, still: StillImage) -> Encoded:
     with meter.stage("preprocess"):
         pieces = vlm.tiling.pieces(still)
         frames = Frames(pieces, torch.zeros(len(pieces)))
-        frames.pixels(vlm.pixel_spec, vlm.device)
-    with meter.stage("vision", vision_flops(vlm.vision, len(pieces))):
-        packed = vlm.tiling.pack(still, vlm.unpooled(vlm.see(frames)))
-    meter.flops["projector"] = projector_flops(vlm.vision, vlm.llm, len(pieces))
+        pool = vlm.pooling(*frames.pixels(vlm.spec(len(pieces)), vlm.device).shape[-2:])
+    tower, projector = vlm.vision_flops(pool, len(pieces))
+    with meter.stage("vision", tower):
+        packed = vlm.tiling.pack(still, vlm.unpooled(frames))
+    meter.flops["projector"] = projector
     tokens = FrameTokens(packed.embeds[None], packed.grid, still.key)
     refuse_broken(tokens)
     nothing = FrameFeatures(times=torch.zeros(1))

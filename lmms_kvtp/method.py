@@ -215,7 +215,7 @@ def with_predictor(
 def defaults_of(vlm: "VideoVLM") -> dict[str, str]:
     """The wrapper's method with the encoder and the predictor that belong to a model."""
     own = {PREDICTOR: TINY} if vlm.toy else {}
-    return {**KVTP, "encoder.pretrained": vlm.default_encoder, **own}
+    return {**KVTP, "encoder.pretrained": vlm.default_encoder, "positions": vlm.positions[0], **own}
 
 
 def check_predictor(method: Method, vlm: "VideoVLM", scorer: str) -> None:

@@ -14,10 +14,10 @@ from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import Encoded, encode
 from lmms_kvtp.method import Method
 from lmms_kvtp.questions import Question, question_text
-from lmms_kvtp.types import NEWLINE, VISION, FrameFeatures, Generation, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.types import MARKUP, NEWLINE, VISION, FrameFeatures, Generation, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def prune(method: Method, visual: Encoded, weighed: Weighed, meter: Meter) -> Pa
     told = method.pruner.flops(visual.tokens, weighed.features, weighed.budgets)
     told = undeclared_flops(method.pruner) if told is None else told
     with meter.stage("pruner", told):
-        packed = method.pruner.prune(visual.tokens, weighed.features, weighed.budgets)
+        packed = visual.tokens.fill(method.pruner.prune(visual.tokens, weighed.features, weighed.budgets))
     if packed.flops and told is not None:  # else they were counted
         meter.flops["pruner"] = meter.flops.get("pruner", 0) + packed.flops
     return packed
@@ -200,15 +200,16 @@ def finish(
 
 def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation) -> SampleCost:
     packed, prompt = ready.packed, ready.prompt
-    frames = sum(visual.num_frames for visual in packed)
-    kept, newlines = torch.stack([(prompt.role == role).sum() for role in (VISION, NEWLINE)]).tolist()
+    frames = sum(len(visual.timing.indices) if visual.timing else visual.num_frames for visual in packed)
+    counts = torch.bincount(prompt.role, minlength=MARKUP + 1).tolist()
+    kept, structural = counts[VISION], counts[NEWLINE] + counts[MARKUP]
     lengths = generation.layer_lengths
     selection = method.layer_pruning.flops(vlm.llm, lengths, prompt.role) if kept else 0
     return SampleCost(
         num_frames=frames,
         tokens_before=sum(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in packed),
         tokens_kept=kept,
-        tokens_structural=newlines,
+        tokens_structural=structural,
         prompt_tokens=prompt.length,
         output_tokens=generation.num_tokens,
         keep_ratio=method.keep_ratio,

@@ -1,7 +1,7 @@
 """The values that flow from a video and a question to an answer; see docs/design.md for the picture.
 
-Axes in annotations: T frames, N = h*w patches per frame on the language model's pooled grid, K kept tokens,
-D language-model width, E image-text embedding width, L prompt positions.
+Axes in annotations: T frames (of some models, steps of two frames), N = h*w patches per frame on the language model's
+pooled grid, K kept tokens, D language-model width, E image-text embedding width, L prompt positions.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,37 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-TEXT, VISION, NEWLINE = 0, 1, 2
-"""Values of `Prompt.role`."""
+TEXT, VISION, NEWLINE, MARKUP = 0, 1, 2, 3
+"""Values of `Prompt.role`; MARKUP is text that belongs to a video, such as the second of a frame."""
 Positions = Literal["renumbered", "kept"]
 """Rotary positions of a pruned prompt. renumbered: 0, 1, 2, ...; kept: each place has that of the unpruned prompt."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the sampled frames of a video lie in it, as the processors of transformers want to know."""
+
+    indices: tuple[int, ...]
+    """Indices of the frames, a frame of no step missing."""
+    total: int
+    """Frames of the video."""
+    fps: float
+    """Frames per second of the video."""
+
+    @staticmethod
+    def of(times: Float[Tensor, " T"]) -> "Timing":
+        """Tell the same of frames whose seconds alone are known; the last one lasts as long as the others."""
+        indices = (times.double() * 1000).round().long().tolist()
+        each = (indices[-1] - indices[0]) // max(1, len(indices) - 1) or 1000
+        return Timing(tuple(indices), indices[-1] + each, 1000.0)
+
+    def select(self, chosen: Int[Tensor, " t"], steps: int) -> "Timing":
+        """Keep only the frames of some of the `steps` that they form."""
+        size = -(-len(self.indices) // steps)
+        return replace(self, indices=tuple(i for n in chosen.tolist() for i in self.indices[n * size : (n + 1) * size]))
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,16 @@ class FrameTokens:
     """Rows and columns of a frame: N = rows * columns."""
     key: str = ""
     """The video's key: random pruners mix it into their seed."""
+    deep: Float[Tensor, "T N S D"] | None = None
+    """What the model adds to each token behind its first S layers; None where it adds nothing."""
+    timing: Timing | None = None
+    """Where the frames lie in the video; None where nobody told."""
+
+    @staticmethod
+    def cat(parts: "list[FrameTokens]", key: str, timing: Timing | None) -> "FrameTokens":
+        """Join the chunks of one video."""
+        deep = None if parts[0].deep is None else torch.cat([part.deep for part in parts if part.deep is not None])
+        return FrameTokens(torch.cat([part.embeds for part in parts]), parts[0].grid, key, deep, timing)
 
     @property
     def num_frames(self) -> int:
@@ -39,9 +73,23 @@ class FrameTokens:
         """N, the tokens that one frame has."""
         return self.embeds.shape[1]
 
+    def fill(self, packed: "PackedTokens") -> "PackedTokens":
+        """Give to what a pruner kept what else the model needs of it: `deep` and `timing`."""
+        deep = None if self.deep is None else self.deep[packed.frame, packed.patch]
+        return replace(packed, deep=deep, timing=self.timing)
+
+    def whole(self) -> "PackedTokens":
+        """Keep all tokens."""
+        place = torch.arange(self.num_frames * self.capacity, device=self.embeds.device)
+        at, size = (place // self.capacity, place % self.capacity), torch.ones(len(place), device=place.device)
+        return self.fill(PackedTokens(self.embeds.flatten(0, 1), *at, size, self.grid, self.num_frames))
+
     def select(self, frames: Int[Tensor, " t"]) -> "FrameTokens":
         """Keep only the frames of these indices."""
-        return replace(self, embeds=self.embeds[frames.to(self.embeds.device)])
+        chosen = frames.to(self.embeds.device)
+        timing = self.timing and self.timing.select(frames, self.num_frames)
+        deep = None if self.deep is None else self.deep[chosen]
+        return replace(self, embeds=self.embeds[chosen], deep=deep, timing=timing)
 
 
 @dataclass(frozen=True)
@@ -75,6 +123,10 @@ class FrameFeatures:
         """Move all fields but the times to one device."""
         return replace(self._map(lambda column: column[0].to(device), [self]), times=self.times)
 
+    def steps(self, count: int) -> "FrameFeatures":
+        """Average over the frames of each of `count` steps."""
+        return self._map(lambda column: step_means(column[0], count), [self])
+
     @staticmethod
     def cat(parts: "list[FrameFeatures]") -> "FrameFeatures":
         """Join the chunks of one video; every chunk has the same fields."""
@@ -87,6 +139,12 @@ class FrameFeatures:
             if getattr(first, name) is not None:
                 rest[name] = join([getattr(part, name) for part in parts])
         return replace(first, times=join([part.times for part in parts]), **rest)
+
+
+def step_means(frames: Shaped[Tensor, "T *rest"], steps: int) -> Shaped[Tensor, "S *rest"]:
+    """Average over the frames of each step; the last one may be shorter."""
+    size = -(-len(frames) // steps)
+    return torch.stack([part.mean(dim=0) for part in torch.split(frames, size)])
 
 
 ADDED = frozenset({"text", "tokens"})
@@ -118,6 +176,10 @@ class PackedTokens:
     """Operations of the pruner, where they depend on what it found; `TokenPruner.flops` tells the others beforehand."""
     newline: Bool[Tensor, " K"] | None = None
     """Tokens that a newline follows, where these are tiles of an image; None for frames, where the model has a rule."""
+    deep: Float[Tensor, "K S D"] | None = None
+    """`FrameTokens.deep` of each; a merged token has its representative's. The pipeline fills it in."""
+    timing: Timing | None = None
+    """`FrameTokens.timing`, which the pipeline fills in."""
 
     def counts(self) -> Int[Tensor, " T"]:
         """Count the kept tokens of each frame."""
@@ -137,17 +199,21 @@ class Prompt:
 
     embeds: Float[Tensor, "L D"]
     role: Int[Tensor, " L"]
-    """TEXT, VISION or NEWLINE."""
+    """TEXT, VISION, NEWLINE or MARKUP."""
     frame: Int[Tensor, " L"]
-    """Frame of a vision or newline position, counted over all videos of the prompt; -1 for text."""
+    """Frame of a vision or newline position, counted over all videos of the prompt; -1 for text and markup."""
     segment: Int[Tensor, " L"] | None = None
     """`PackedTokens.segment` of a vision position, counted over all videos of the prompt; -1 elsewhere."""
     num_frames: int = 0
     """Number of frames of all videos in the prompt."""
-    positions: Int[Tensor, " L"] | None = None
-    """Position of each place in the unpruned prompt, ascending; None: 0 to L - 1."""
+    positions: Int[Tensor, "*A L"] | None = None
+    """Position of each place in the unpruned prompt, on each of A axes where there are several; None: 0 to L - 1."""
     span: int | None = None
-    """Places of the unpruned prompt, where `positions` are given: an answer begins at this position."""
+    """Position at which an answer begins, where `positions` are given: behind all places of the unpruned prompt."""
+    ids: Int[Tensor, " L"] | None = None
+    """Token ids, with the placeholder at vision positions, where a repetition penalty counts those of the prompt."""
+    deep: Float[Tensor, "S L D"] | None = None
+    """What is added to the hidden states behind each of the first S layers; zero at text."""
 
     @property
     def end(self) -> int:

@@ -22,7 +22,7 @@ from lmms_kvtp.run.answerer import Answerer, Lane, SampleError
 from lmms_kvtp.run.asks import Ask, check_files, flatten, read_visuals
 from lmms_kvtp.run.build import build, choose_device
 from lmms_kvtp.run.journal import Session
-from lmms_kvtp.run.options import Images, RunOptions, parse_arguments
+from lmms_kvtp.run.options import Images, RunOptions, check_family, parse_arguments
 from lmms_kvtp.run.ranks import Place, gather, own_rank, send_back, share_out
 from lmms_kvtp.run.source import tree
 from lmms_kvtp.types import GenerationOptions
@@ -38,6 +38,8 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     """
 
     is_simple = True
+    family: ClassVar[str | None] = "llava_video"
+    """Back end whose checkpoints this id loads; None for any."""
     pretrained: ClassVar[str] = RunOptions.pretrained
     """The checkpoint where `--model_args` names none."""
     images: ClassVar[Images] = RunOptions.images
@@ -53,7 +55,9 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         """
         super().__init__()
         check_harness()
-        self.arguments = parse_arguments({"pretrained": self.pretrained, "images": self.images, **settings})
+        given = {"pretrained": self.pretrained, "images": self.images, **settings}
+        check_family(given, self.family)
+        self.arguments = parse_arguments(given, self.family)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         if self.arguments.load.device_map and self._world_size > 1:
@@ -144,9 +148,8 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         )
 
     def _converse(self, answerer: Answerer, request: Any) -> tuple[list[str], list[Answer]]:
-        prompt, _, doc_to_visual, next_turn, *_ = request.args
-        doc = self._document(request)
-        load: Callable[[], list[Any]] = partial(read_visuals, doc_to_visual, doc)
+        next_turn, doc = request.args[3], self._document(request)
+        prompt, load, _ = self._told(request, doc)
         texts: list[str] = []
         rounds: list[Answer] = []
         done, state = False, None
@@ -180,12 +183,16 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         told = {task: some for task, some in rows.items() if "index_encoder" in getattr(some, "column_names", ())}
         return {task: some["index_encoder"] for task, some in told.items()}
 
+    def _told(self, request: Any, doc: Mapping[str, Any]) -> tuple[str, Callable[[], list[Any]], Mapping[str, Any]]:
+        """What a request holds: the text of its question, what loads the visuals, and settings of generation."""
+        return request.args[0], partial(read_visuals, request.args[2], doc), request.args[1]
+
     def _ask(self, request: Any, prompt: str | None = None, load: Callable[[], list[Any]] | None = None) -> Ask:
         doc = self._document(request)
+        text, visuals, settings = self._told(request, doc)
         defaults = GenerationOptions(max_new_tokens=self.arguments.run.max_new_tokens, seed=self.arguments.run.seed)
-        options = read_options(request.args[1], defaults, self._typed)
-        load = load or partial(read_visuals, request.args[2], doc)
-        ask = read_ask(request, doc, options, request.args[0] if prompt is None else prompt, load)
+        options = read_options(settings, defaults, self._typed)
+        ask = read_ask(request, doc, options, text if prompt is None else prompt, load or visuals)
         assert self.session
         repeat = self.session.count(ask)  # `--repeats` sends the same request several times
         return replace(ask, options=replace(options, seed=options.seed + repeat))

@@ -5,11 +5,12 @@ Runs of `llava_video_kvtp` that resume from these journals then find every answe
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lmms_eval.utils import simple_parse_args_string
 
 from lmms_kvtp.harness.results import open_session
+from lmms_kvtp.model_wrappers.baselines import ChatKvtp
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.run.answerer import Lane
 from lmms_kvtp.run.build import build
@@ -19,6 +20,8 @@ from lmms_kvtp.run.options import Arguments, parse_arguments
 
 class KvtpSweep(LlavaVideoKvtp):
     """Answers as the first of its methods; what the others answer is in their journals."""
+
+    family: ClassVar[str | None] = None
 
     def __init__(self, cells: str, batch_size: Any = 1, device: str | None = None) -> None:
         """Load the model once, and all methods.
@@ -52,6 +55,12 @@ class KvtpSweep(LlavaVideoKvtp):
             built = build(arguments, self._device, self.defaults)
             lanes.append(Lane(built, arguments.run, open_session(arguments.run, built.setup, None, self.rank)))
         return lanes
+
+
+class ChatSweep(ChatKvtp, KvtpSweep):
+    """Does so where tasks send chat messages."""
+
+    family: ClassVar[str | None] = None
 
 
 def _shared(arguments: Arguments) -> tuple[object, ...]:

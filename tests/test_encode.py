@@ -19,7 +19,7 @@ CHUNK, CHUNKS = 3, 5
 class Watched:
     """Before each chunk is decoded, notes how many of the chunks before still have frames or pixels somewhere."""
 
-    source, key, duration, instruction = "noise", "noise", float(CHUNK * CHUNKS), ""
+    source, key, duration, instruction, timing = "noise", "noise", float(CHUNK * CHUNKS), "", None
     indices, times = torch.arange(CHUNK * CHUNKS), torch.arange(float(CHUNK * CHUNKS))
 
     def __init__(self, specs):

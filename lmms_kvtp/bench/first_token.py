@@ -15,7 +15,7 @@ from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import answer
 from lmms_kvtp.questions import Question
-from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.types import GenerationOptions, Timing
 from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
 from lmms_kvtp.vlms.base import VideoVLM
@@ -37,6 +37,7 @@ class PixelVideo:
     chunk_size: int = 16
     key: str = "random pixels"
     instruction: str = ""
+    timing: Timing | None = None
 
     def chunks(self) -> Iterator[Frames]:
         """Hand out the pixels, a frame a second."""

@@ -30,7 +30,6 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
-    from lmms_kvtp.video.sampling import FrameOptions
 
     named = [name for name in arguments.methods.split(",") if name not in ("", "full")]
     if not named + arguments.method:
@@ -44,7 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
     settings = typed(wanted, arguments.ratios, len(model.vlm.layers))
     built = {name: model.method(values) for name, values in settings.items()}
     methods = {row_name(name, method.describe()): method for name, method in built.items()}
-    frames = FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps)
+    frames = model.vlm.frames_of(arguments.max_frames, arguments.fps)
     outcomes, worst = [], Worst(arguments.worst)
     arguments.out.mkdir(parents=True, exist_ok=True)
     assert FULL in methods

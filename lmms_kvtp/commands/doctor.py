@@ -62,9 +62,9 @@ def _compare(pretrained: str, settings: dict[str, str]) -> int:
     """Print a line for each reference there is for this model; 1 where one differs."""
     from lmms_kvtp.api import load_options
     from lmms_kvtp.doctor.reference import PUBLISHED, reference_logits, verdict_lines
-    from lmms_kvtp.vlms.llava_video import load_llava_video
+    from lmms_kvtp.vlms.base import load_vlm
 
-    vlm = load_llava_video(pretrained, load_options(settings))
+    vlm = load_vlm(pretrained, load_options(settings))
     checks = reference_logits(vlm)
     dtype, device = (str(part).removeprefix("torch.") for part in (vlm.dtype, vlm.device))
     sys.stdout.write(f"{pretrained} in {dtype} on {device}, without pruning\n{verdict_lines(checks)}\n")

@@ -129,7 +129,11 @@ def sweep(
         SweepError: the pass over the videos broke off; what was answered stays, and the same command goes on there.
         FileNotFoundError: a cell left no results; the harness's messages stand above.
     """
+    from lmms_kvtp.run.options import model_id
+    from lmms_kvtp.settings import pairs
+
     check(cells, tasks, common, include_path)
+    model = model_id(pairs(common)) or "llava_video_kvtp"
     out.mkdir(parents=True, exist_ok=True)
     making, reading = [], []
     limits = {name: value for name, value in (("limit", limit), ("include_path", include_path)) if value}
@@ -138,10 +142,11 @@ def sweep(
         journal = out / cell.folder / "journal"
         resumed = f",resume={journal}" if any(journal.glob("*.jsonl")) else ""
         making.append(f"{given},journal={journal}{resumed}")
-        step = {"model": "llava_video_kvtp", "model_args": f"{given},journal=none,resume={journal}"}
+        step = {"model": model, "model_args": f"{given},journal=none,resume={journal}"}
         reading.append({**step, "tasks": tasks, "output_path": str(out / cell.folder), "log_samples": True, **limits})
     (out / "cells.json").write_text(json.dumps(making, indent=1))
-    first = {"model": "kvtp_sweep", "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
+    together = "kvtp_sweep" if model == "llava_video_kvtp" else f"{model}_sweep"
+    first = {"model": together, "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
     before = _count_answers(out)
     bar = tqdm(total=answers, unit="answer", disable=answers is None)
     _harness(out / "sweep.yaml", [first], bar)

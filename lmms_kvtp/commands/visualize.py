@@ -36,11 +36,10 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.video.load import load_video
-    from lmms_kvtp.video.sampling import FrameOptions
 
     typed(arguments.method or METHODS, [arguments.ratio])  # refused before the model loads
-    video = load_video(arguments.video, FrameOptions(max_frames_num=arguments.max_frames, fps=arguments.fps))
     model = load(arguments.pretrained, dtype=arguments.dtype)
+    video = load_video(arguments.video, model.vlm.frames_of(arguments.max_frames, arguments.fps))
     settings = typed(arguments.method or METHODS, [arguments.ratio], len(model.vlm.layers))
     built = {name: model.method(text) for name, text in settings.items()}
     methods = {row_name(name, method.describe()): method for name, method in built.items()}
@@ -63,7 +62,7 @@ def write_pictures(
     from lmms_kvtp.visualize.picture import most_telling, pictures, small_frames
 
     found = pictures(vlm, methods, video, Question(question, refined=refine(question)))
-    frames, shown = small_frames(video), most_telling(found, show)
+    frames, shown = small_frames(video).of_steps(len(found[0].kept)), most_telling(found, show)
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").write_text(to_html(found, frames, shown, name, question, vlm.toy), encoding="utf-8")
     (out / "frames.png").write_bytes(sheet(found, frames, shown, question))

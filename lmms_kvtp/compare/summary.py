@@ -179,7 +179,7 @@ def rank(outcome: MethodOutcome) -> tuple[bool, float]:
 
 
 def _frames(packed: PackedTokens, frames: SmallFrames) -> list[tuple[float, int, str]]:
-    capacity = packed.grid[0] * packed.grid[1]
+    frames, capacity = frames.of_steps(packed.num_frames), packed.grid[0] * packed.grid[1]
     state = torch.full((packed.num_frames, capacity), DROPPED)
     state[packed.frame.cpu(), packed.patch.cpu()] = KEPT
     counts = packed.counts().cpu()

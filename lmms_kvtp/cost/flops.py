@@ -40,6 +40,49 @@ class TextShape:
     """Width of the joint space, which a linear layer maps the pooled position to."""
 
 
+@dataclass(frozen=True)
+class MergedShape:
+    """Sizes of a tower whose 2 x 2 neighbours are merged into one token, from its config: Qwen-VL's, InternVL's."""
+
+    patch_size: int
+    hidden: int
+    intermediate: int
+    layers: int
+    outer: int
+    """Width of the language model."""
+    frames: int = 1
+    """Frames that the first convolution reads at once."""
+    class_token: bool = False
+    gated: bool = False
+    """Whether the MLP has three matrices, not two."""
+    window: int | None = None
+    """Patches along a side of the windows in which layers attend; None: each patch sees all of its step."""
+    full_layers: int = 0
+    """Layers that attend to the whole step all the same."""
+    inner: int | None = None
+    """Width between the merger's two matrices; None: that of the four patches."""
+    mergers: int = 1
+
+
+def merged_flops(shape: MergedShape, grid: tuple[int, int], steps: int) -> tuple[int, int]:
+    """Count a tower and its mergers on steps of h x w patches.
+
+    Per step of P patches: 2 P 3 t p^2 d for the convolution; in each layer, of n = P positions, or P + 1 with a class
+    token, n (8 d^2 + 4 d m), 6 d m if gated, and 4 d times the sum of n^2 over windows; each merger 2 P / 4 times
+    (4 d i + i D).
+    """
+    (rows, columns), d = grid, shape.hidden
+    p, n = rows * columns, rows * columns + shape.class_token
+    side = shape.window or max(grid)
+    parts = [[min(side, length - first) for first in range(0, length, side)] for length in grid]
+    windows = sum((high * wide) ** 2 for high in parts[0] for wide in parts[1]) if shape.window else n * n
+    matrices = shape.layers * n * (8 * d * d + (6 if shape.gated else 4) * d * shape.intermediate)
+    pairs = shape.full_layers * n * n + (shape.layers - shape.full_layers) * windows
+    tower = 2 * p * 3 * shape.frames * shape.patch_size**2 * d + matrices + 4 * d * pairs
+    inner = shape.inner or 4 * d
+    return steps * tower, steps * shape.mergers * 2 * (p // 4) * (4 * d * inner + inner * shape.outer)
+
+
 def vision_flops(shape: VisionShape, frames: int) -> int:
     """Patch embedding and transformer layers over `frames` frames.
 

@@ -17,14 +17,15 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from lmms_kvtp.pruners.parts.packing import pack
-from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.types import GenerationOptions, Prompt, Timing
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms import decoding
+from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.checkpoint.config import VisionTower
 from lmms_kvtp.vlms.checkpoint.hugging_face import HUGGING_FACE
 from lmms_kvtp.vlms.checkpoint.load import choose, find_folder, read_config
-from lmms_kvtp.vlms.checkpoint.network import VisionTower
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+from lmms_kvtp.vlms.native import NativeVLM
 
 
 def transformers_model(vlm: LlavaVideo) -> LlavaOnevisionForConditionalGeneration:
@@ -106,17 +107,29 @@ class Parity:
         return self.difference <= self.tolerance
 
 
-def reference_logits(vlm: LlavaVideo, frames: Frames | None = None, question: str = QUESTION) -> list[Parity]:
+def reference_logits(vlm: VideoVLM, frames: Frames | None = None, question: str = QUESTION) -> list[Parity]:
     """Compare a model's logits, without pruning, with every reference there is for it.
 
     A model that runs LLaVA-NeXT's package (`backend=llava`) is itself the reference, for our own modules, which load
     the checkpoint once more. Without `frames`, the prompt has random ones. ValueError where the model is split over
     devices.
     """
+    if isinstance(vlm, NativeVLM):
+        return [_of_stock_class(vlm, frames or _noise(6), question)]
+    if not isinstance(vlm, LlavaVideo):
+        raise ValueError(f"there is no other implementation of {type(vlm).__name__}")
     against = _of_package if vlm.options.backend == "llava" else _of_transformers
     checks = [against(vlm, frames or _noise(), question)]
     checks += [_published(vlm, name) for name in PUBLISHED if name in vlm.name]
     return checks
+
+
+@torch.inference_mode()
+def _of_stock_class(vlm: NativeVLM, frames: Frames, question: str) -> Parity:
+    """Compare with the stock class on what the processor makes of the whole video: tower, prompt and positions."""
+    inputs = vlm.stock_inputs(frames, Timing.of(frames.times), question)
+    ours = vlm.next_token_logits(vlm.assemble([vlm.encode(frames).whole()], question))
+    return Parity(vlm.class_name, ours, vlm.model(**inputs).logits[0, -1], tolerance(vlm.dtype))
 
 
 @torch.inference_mode()
@@ -146,7 +159,7 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     visual = _with_newlines(tokens, vlm.network.newline, placed or _position(position, config.merge_type))
     prompt = torch.cat([parts[0], visual, parts[1]])
     theirs = model(inputs_embeds=prompt[None], logits_to_keep=1).logits[0, -1]
-    ours = vlm.next_token_logits(vlm.assemble([all_tokens(vlm, frames)], question))
+    ours = vlm.next_token_logits(vlm.assemble([vlm.encode(frames).whole()], question))
     name = "transformers' LlavaOnevision" + ("" if pooling == "bilinear" else f" with {pooling} pooling")
     return Parity(name, ours, theirs[: len(ours)].float(), tolerance(vlm.dtype))
 
@@ -154,7 +167,7 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
 def _of_package(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     """Compare LLaVA-NeXT's tower, projector and language model with ours."""
     own = load_llava_video(vlm.name, replace(vlm.options, backend="transformers"))
-    theirs, ours = (v.next_token_logits(v.assemble([all_tokens(v, frames)], question)) for v in (vlm, own))
+    theirs, ours = (v.next_token_logits(v.assemble([v.encode(frames).whole()], question)) for v in (vlm, own))
     return Parity("LLaVA-NeXT's own package", ours, theirs, tolerance(vlm.dtype))
 
 
@@ -189,16 +202,10 @@ def _published(vlm: LlavaVideo, name: str) -> Parity:
     return Parity(f"published logits of {name}", logits.float().cpu(), torch.tensor(PUBLISHED[name]), allowed)
 
 
-def all_tokens(vlm: LlavaVideo, frames: Frames) -> PackedTokens:
-    """Keep every token of some frames."""
-    tokens = vlm.encode(frames)
-    return pack(tokens, tokens.embeds, torch.ones(tokens.embeds.shape[:2], dtype=torch.bool, device=vlm.device))
-
-
-def _noise() -> Frames:
+def _noise(count: int = 3) -> Frames:
     rng = torch.Generator().manual_seed(0)
-    rgb = torch.randint(0, 256, (3, 90, 160, 3), generator=rng, dtype=torch.uint8)
-    return Frames(rgb, torch.arange(3).float())
+    rgb = torch.randint(0, 256, (count, 90, 160, 3), generator=rng, dtype=torch.uint8)
+    return Frames(rgb, torch.arange(count).float())
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -229,7 +236,7 @@ def speak(vlm: LlavaVideo, prompt: Prompt, new_tokens: int) -> Spoken:
     options, llm = GenerationOptions(max_new_tokens=new_tokens), vlm.network.llm
     config = decoding.settings(vlm.defaults, vlm.chat.end, vlm.chat.pad, options)
     with torch.inference_mode():
-        [made] = decoding.decode(llm, vlm.tokenizer, [prompt.embeds], config, options)
+        [made] = decoding.decode(llm, vlm.tokenizer, [prompt], config, options)
         ids = torch.tensor(made.ids)
         embeds = torch.cat([prompt.embeds, llm.get_input_embeddings()(ids[:-1].to(vlm.device))])
         logits = llm(inputs_embeds=embeds[None], logits_to_keep=len(ids)).logits[0].float().cpu()

@@ -23,6 +23,9 @@ class FrameEncoder(RemembersTexts):
     training_free: ClassVar[bool] = True
     """Weights that were not trained for pruning suffice; a checkpoint trained for relevance may replace them."""
 
+    reads_tower: ClassVar[bool] = False
+    """Describes what the language model's own tower made of frames, and not the frames: steps, where that has steps."""
+
     @abstractmethod
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
         """Compute the fields in `needs`, per-patch ones on the grid of `pool`.

@@ -1,5 +1,6 @@
 """Attention and keys of the language model's own vision tower: nothing runs beside the model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.cost.flops import VisionShape
 from lmms_kvtp.encoders.base import FrameEncoder, mean_column, mean_keys, pool_patches
 from lmms_kvtp.types import FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
@@ -25,6 +25,7 @@ class OwnTower(FrameEncoder):
     """
 
     provides: ClassVar[frozenset[str]] = ATTENTION | {"keys", "layer_keys"}
+    reads_tower: ClassVar[bool] = True
 
     @torch.no_grad()
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
@@ -35,7 +36,7 @@ class OwnTower(FrameEncoder):
         """
         self.check(needs)
         if not needs:
-            return FrameFeatures(times=frames.times)
+            return FrameFeatures(times=frames.tower_times)
         if not frames.inside:
             raise ValueError("encoder=own reads what the model's own tower computed of the frames; run that first")
         found: dict[str, Tensor] = {}
@@ -48,7 +49,7 @@ class OwnTower(FrameEncoder):
             columns = [mean_column(seen.queries, seen.keys, seen.heads) for seen in frames.inside]
             attention = torch.cat([pool_patches(column, pool.patches, pool) for column in columns])
             found |= dict.fromkeys(needs & ATTENTION, attention)
-        return FrameFeatures(times=frames.times, **found)
+        return FrameFeatures(times=frames.tower_times, **found)
 
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
         """Refuse: the tower knows no texts."""
@@ -68,12 +69,13 @@ class OwnTower(FrameEncoder):
 
 
 def encoder_flops(
-    encoder: FrameEncoder, num_frames: int, needs: frozenset[str], *, pool: GridPool, own: VisionShape
+    encoder: FrameEncoder, num_frames: int, needs: frozenset[str], *, pool: GridPool, width: int, steps: int
 ) -> int | None:
-    """Count an encoder's operations, where `own` are the sizes of the language model's tower.
+    """Count an encoder's operations on frames that make so many steps of the language model's tower.
 
-    `encoder=own` computes the scores of one layer again where attention is read, 2 P^2 d a frame, and nothing else.
+    `encoder=own` computes the scores of one layer again where attention is read, and nothing else: 2 P^2 d for a step
+    of P patches of width d.
     """
     if isinstance(encoder, OwnTower):
-        return num_frames * 2 * own.patches**2 * own.hidden if needs & ATTENTION else 0
-    return encoder.flops(num_frames, needs, pool)
+        return steps * 2 * math.prod(pool.patches) ** 2 * width if needs & ATTENTION else 0
+    return encoder.flops(steps if encoder.reads_tower else num_frames, needs, pool)

@@ -29,6 +29,7 @@ class TowerEncoder(FrameEncoder):
 
     provides: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention", "keys"})
     training_free: ClassVar[bool] = False
+    reads_tower: ClassVar[bool] = True
 
     pretrained: str = TINY
     """Folder that `lmms-kvtp train predictor --shared MODEL` wrote, for this very model; `tiny`: the shipped one of the
@@ -46,10 +47,10 @@ class TowerEncoder(FrameEncoder):
         """
         self.check(needs)
         if not needs:
-            return FrameFeatures(times=frames.times)
+            return FrameFeatures(times=frames.tower_times)
         if frames.tower is None:
             raise ValueError("encoder=tower reads what the model's own tower saw of the frames; run that first")
-        return self.describe(pool(frames.tower.float()), frames.times, needs)
+        return self.describe(pool(frames.tower.float()), frames.tower_times, needs)
 
     @torch.no_grad()
     def describe(

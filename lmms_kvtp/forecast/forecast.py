@@ -151,8 +151,9 @@ def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Spec) -> dic
         return {"encoder": None, "scorer": None, "pruner": method.pruner.flops(tokens, features, budgets)}
     embedding = text_flops(replace(method, encoder=encoder), question)
     scoring = method.scorer.flops(features, question, encoder)
+    own_tower = {"width": spec.vision.hidden, "steps": frames}
     return {
-        "encoder": encoder_flops(encoder, frames, needs, pool=pool, own=spec.vision) if needs else 0,
+        "encoder": encoder_flops(encoder, frames, needs, pool=pool, **own_tower) if needs else 0,
         "scorer": None if embedding is None or scoring is None else embedding + scoring,
         "pruner": method.pruner.flops(tokens, features, budgets),
     }

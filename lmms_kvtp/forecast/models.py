@@ -10,9 +10,8 @@ from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms.checkpoint.config import VISION, LlavaConfig, read_json
+from lmms_kvtp.vlms.checkpoint.config import VISION, LlavaConfig, llm_shape, read_json, vision_shape
 from lmms_kvtp.vlms.checkpoint.load import read_config
-from lmms_kvtp.vlms.checkpoint.network import llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Newlines
 
 SIGLIP = "google/siglip-so400m-patch14-384"

@@ -16,7 +16,7 @@ from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.parts.siglip_config import siglip_config
 from lmms_kvtp.forecast.models import Encoder, Spec
-from lmms_kvtp.vlms.checkpoint.network import Network, build
+from lmms_kvtp.vlms.checkpoint.config import Network, build
 
 Profiler = Literal["thop", "torch"]
 MISSES = (

@@ -13,6 +13,7 @@ from copy import deepcopy
 from functools import cache, wraps
 from importlib.metadata import version
 from importlib.util import find_spec
+from inspect import ismethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ TESTED = ("0.7.3",)
 """Releases of lmms-eval that pass tests/harness."""
 
 Models = Mapping[str, tuple[str, tuple[str, ...]]]
-"""Model id -> class path of a simple wrapper, aliases."""
+"""Model id -> class path of a wrapper, aliases."""
 
 MODELS: Models = {
     "llava_video_kvtp": ("lmms_kvtp.model_wrappers.llava_video.LlavaVideoKvtp", ("llava_vid_kvtp",)),
@@ -40,6 +41,19 @@ MODELS: Models = {
     "llava_video_prunevid": ("lmms_kvtp.model_wrappers.baselines.LlavaVideoPruneVid", ()),
 }
 """The rows of the papers' tables."""
+CHAT: Models = {
+    "qwen2_5_vl_kvtp": ("lmms_kvtp.model_wrappers.baselines.Qwen25VLKvtp", ()),
+    "qwen3_vl_kvtp": ("lmms_kvtp.model_wrappers.baselines.Qwen3VLKvtp", ()),
+    "internvl_kvtp": ("lmms_kvtp.model_wrappers.baselines.InternVLKvtp", ()),
+    "qwen2_5_vl_kvtp_sweep": ("lmms_kvtp.model_wrappers.sweep.ChatSweep", ()),
+    "qwen3_vl_kvtp_sweep": ("lmms_kvtp.model_wrappers.sweep.ChatSweep", ()),
+    "internvl_kvtp_sweep": ("lmms_kvtp.model_wrappers.sweep.ChatSweep", ()),
+}
+"""Models that tasks send chat messages to, as to the harness's own wrappers of these families."""
+STOCK = {name: "internvl_hf" if name.startswith("internvl") else name.partition("_kvtp")[0] for name in CHAT}
+"""The harness's own model of the family, by whose name tasks choose prompts and settings."""
+BY_MODEL = ("lmms_eval_specific_kwargs", "model_specific_generation_kwargs", "model_specific_target_kwargs")
+"""Settings of tasks that are keyed by model ids."""
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +64,24 @@ def manifests() -> "list[ModelManifest]":
         call_after_import({"lmms_eval.tasks": _add_tasks, "lmms_eval.tui.discovery": _add_tasks_to_ui})
     except Exception as error:  # a plug-in that raises here takes all other plug-ins' models down
         report(f"the tasks of lmms_kvtp are missing: {_one_line(error)}")
-    return register(MODELS)
+    return [*register(MODELS), *register(CHAT, chat=True)]
 
 
-def register(models: Models) -> "list[ModelManifest]":
-    """Make manifests of model ids, which `lmms-eval models` then lists; other packages may call it. Never raises."""
+def register(models: Models, chat: bool = False) -> "list[ModelManifest]":
+    """Make manifests of model ids, which `lmms-eval models` then lists; other packages may call it. Never raises.
+
+    Args:
+        models: their classes and aliases.
+        chat: whether tasks send these classes chat messages, in place of a text and visuals.
+    """
     found: list[ModelManifest] = []
     try:
         from lmms_eval.models import registry_v2
 
         for name, (path, aliases) in models.items():
-            if _list_model(name, path, aliases):
-                found.append(registry_v2.ModelManifest(model_id=name, simple_class_path=path, aliases=aliases))
+            if _list_model(name, path, aliases, chat):
+                classes = {"chat_class_path" if chat else "simple_class_path": path}
+                found.append(registry_v2.ModelManifest(model_id=name, aliases=aliases, **classes))
     except Exception as error:  # as above
         report(f"some models among {', '.join(models)} are missing: {_one_line(error)}")
     return found
@@ -94,17 +114,17 @@ def task_dirs() -> list[str]:
     return list(spec.submodule_search_locations or ()) if spec else []
 
 
-def _list_model(name: str, path: str, aliases: tuple[str, ...]) -> bool:
+def _list_model(name: str, path: str, aliases: tuple[str, ...], chat: bool = False) -> bool:
     """Add a model to the tables that `lmms-eval models` prints; False where the harness has that name already."""
     models = sys.modules.get("lmms_eval.models")
-    simple = getattr(models, "AVAILABLE_SIMPLE_MODELS", {})
-    listed_aliases = getattr(models, "MODEL_ALIASES", {})
-    theirs = {*simple, *getattr(models, "AVAILABLE_CHAT_TEMPLATE_MODELS", {})}.union(*listed_aliases.values())
-    if simple.get(name) != path and theirs & {name, *aliases}:
+    kinds = [getattr(models, f"AVAILABLE_{kind}_MODELS", {}) for kind in ("SIMPLE", "CHAT_TEMPLATE")]
+    listed_aliases, ours = getattr(models, "MODEL_ALIASES", {}), kinds[chat]
+    theirs = {*kinds[0], *kinds[1]}.union(*listed_aliases.values())
+    if ours.get(name) != path and theirs & {name, *aliases}:
         names = " or ".join([name, *aliases])
         report(f"lmms-eval has a model {names} of its own; the one of {path.partition('.')[0]} is left out")
         return False
-    simple[name] = path
+    ours[name] = path
     listed_aliases[name] = aliases
     return True
 
@@ -149,16 +169,25 @@ def _add_tasks(tasks: Any) -> None:
     @wraps(config_theirs)
     def get_config(self: Any, name: str) -> Any:
         if not _is_ours(self.task_index.get(name, {}).get("yaml_path")):
-            return config_theirs(self, name)
+            return _as_for(self.model_name, config_theirs(self, name))
         check_harness()
         _set_environment()
         config = config_theirs(self, name)
         if check := getattr(config.get("process_docs"), "check", None):
             check()  # what a task needs besides its data set, before the harness downloads that
         base = config.pop("base_task", None)
-        return config if base is None else _override(get_config(self, base), config)
+        return _as_for(self.model_name, config if base is None else _override(get_config(self, base), config))
 
     manager.initialize_tasks, manager._get_config = initialize_tasks, get_config
+
+
+def _as_for(model: str | None, config: dict[str, Any]) -> dict[str, Any]:
+    """Let a task treat one of our chat models as the harness's own of its family; other models are left alone."""
+    for setting in BY_MODEL if model in STOCK else ():
+        known = config.get(setting)
+        if model and isinstance(known, dict) and STOCK[model] in known:
+            config[setting] = {**known, model: known[STOCK[model]]}
+    return config
 
 
 def _index(manager: Any, folder: str) -> dict[str, Any]:
@@ -204,8 +233,8 @@ def _add_tasks_to_ui(discovery: Any) -> None:
 
 
 def task_of(request: Any) -> Any | None:
-    """Find the task behind a request, by its bound `doc_to_visual`; None for later agentic steps."""
-    return getattr(request.args[2], "__self__", None)
+    """Find the task behind a request, by its bound `doc_to_visual` or `doc_to_messages`; None in agentic steps."""
+    return next((part.__self__ for part in request.args[1:3] if ismethod(part)), None)
 
 
 def cli_arguments(requests: Iterable[Any]) -> Namespace | None:

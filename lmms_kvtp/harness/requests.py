@@ -72,6 +72,27 @@ def read_ask(
     return Ask(task, version, read_question(prompt, doc, key), visuals, load, options)
 
 
+def read_turn(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
+    """Read the chat messages of a question: its text, and the videos before it.
+
+    Raises:
+        ValueError: they are more than one turn of the user, or hold what no back end lays out: the message says what.
+    """
+    if len(messages) != 1 or messages[0].get("role") != "user":
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise ValueError(f"the task sends turns of {roles}; this model answers one turn of the user")
+    content = messages[0]["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    kinds = [str(part["type"]) for part in parts]
+    if set(kinds) - {"text", "video"} or "video" in kinds[kinds.index("text") if "text" in kinds else len(kinds) :]:
+        raise ValueError(
+            f"the task sends {', '.join(kinds)}; this model answers texts on videos that stand before them, and "
+            "images and other orders are not supported yet"
+        )
+    visuals = [part["url"] for part in parts if part["type"] == "video"]
+    return "".join(str(part["text"]) for part in parts if part["type"] == "text"), visuals
+
+
 def document_key(task: str, doc_id: object, doc: Mapping[str, Any]) -> str:
     """Name a document within a run; our own tasks look its cost up by this."""
     return str(doc.get("kvtp_id") or f"{task}/{doc_id}")
@@ -199,7 +220,7 @@ def ask_stock(
             device_map="auto" if device.type == "cpu" else str(device),  # otherwise it wants a GPU
             conv_template="qwen_1_5",
             max_frames_num=frames.max_frames_num,
-            video_fps=round(frames.fps),
+            video_fps=round(frames.fps or 1),
             mm_spatial_pool_mode=config.pool_mode,
             mm_newline_position=config.newline_position,
             force_sample=frames.force_sample,

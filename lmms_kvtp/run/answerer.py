@@ -26,7 +26,7 @@ from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import to_videos
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 from lmms_kvtp.vlms.tiles import still_images
 
 log = logging.getLogger(__name__)

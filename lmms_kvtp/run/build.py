@@ -20,9 +20,8 @@ from lmms_kvtp.run.options import PAPER, Arguments
 from lmms_kvtp.run.source import of_settings, of_source, of_weights
 from lmms_kvtp.shipped import TINY
 from lmms_kvtp.video.cache import makers
-from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.base import LoadOptions, VideoVLM, load_vlm
 from lmms_kvtp.vlms.checkpoint.load import find_folder
-from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 CODE = (
     *("lmms_kvtp.encode", "lmms_kvtp.pipeline", "lmms_kvtp.run.asks", "lmms_kvtp.harness.requests"),
@@ -56,23 +55,24 @@ def build(arguments: Arguments, device: torch.device, defaults: Mapping[str, str
     vlm = load(arguments.run.pretrained, options)
     if defaults["encoder"] == KVTP["encoder"]:
         defaults = {**defaults_of(vlm), **defaults}
-    method = _method(arguments, device, defaults)
+    method = _method(arguments, device, {"positions": vlm.positions[0], **defaults})
+    vlm.check(method.positions)
     check_predictor(method, vlm, str(arguments.method.get("scorer", defaults["scorer"])))
     check_stages(method.layer_pruning.stages(), len(vlm.layers))
     return Built(vlm, method, _setup(arguments, vlm, method))
 
 
-def load(pretrained: str, options: LoadOptions) -> LlavaVideo:
+def load(pretrained: str, options: LoadOptions) -> VideoVLM:
     """Load a model, or take the one that this process loaded last: runs that follow each other often share it."""
     last = _last_loaded()
     if (pretrained, options) not in last:
         last.clear()  # frees it before the next one needs the memory
-        last[pretrained, options] = load_llava_video(pretrained, options)
+        last[pretrained, options] = load_vlm(pretrained, options)
     return last[pretrained, options]
 
 
 @cache
-def _last_loaded() -> dict[tuple[str, LoadOptions], LlavaVideo]:
+def _last_loaded() -> dict[tuple[str, LoadOptions], VideoVLM]:
     return {}
 
 

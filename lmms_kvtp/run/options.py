@@ -13,8 +13,9 @@ from lmms_kvtp.shipped import TINY
 from lmms_kvtp.video.ahead.ahead import AheadOptions
 from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config, weight_files
-from lmms_kvtp.vlms.llava_video import ALIASES, LoadOptions
+from lmms_kvtp.vlms.base import ALIASES, LoadOptions, back_end
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
+from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, layers_in, weight_files
 
 Images = Literal["frames", "tiles"]
 MOST_SECONDS = 1e6
@@ -127,6 +128,7 @@ RENAMED = {
     **{alias: ("load", name) for alias, name in ALIASES.items()},
     "backend": ("load", "backend"),
     "video_fps": ("frames", "fps"),
+    "max_num_frames": ("frames", "max_frames_num"),
     "video_decode_backend": ("frames", "backend"),
 }
 """Other names for settings, from the stock wrapper or the documentation -> group and field that they set."""
@@ -150,10 +152,15 @@ WITHOUT_EFFECT = (
 """Stock arguments that have no effect on answers in the stock wrapper either."""
 
 
-def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
+def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> Arguments:
     """Read what the harness passes on from `--model_args`, `--device` and `--batch_size`.
 
+    Args:
+        settings: by name, as text or values.
+        family: the model's, whose defaults hold; None: found from the checkpoint, where it is on this machine.
+
     Raises:
+        CheckpointError: the checkpoint's family is not supported.
         LookupError: an unknown argument; the message lists near matches.
         ValueError: a value that does not fit, or that is refused; the message says why.
     """
@@ -178,12 +185,36 @@ def parse_arguments(settings: Mapping[str, Any]) -> Arguments:
             parsed = parse(get_type_hints(GROUPS[group])[name], value, key)
             if values[group].setdefault(name, parsed) != parsed:
                 raise ValueError(f"{key}={value} contradicts {name}={values[group][name]}, the same setting; pass one")
+    if family is None:
+        pretrained = values["run"].get("pretrained", RunOptions.pretrained)
+        family = family_named(str(pretrained), values["load"].get("revision")) or "llava_video"
+    for name, value in back_end(family).run_defaults.items():
+        group, field_name = owner[name]
+        values[group].setdefault(field_name, value)
     if values["run"].get("settings") == "paper":
         values["load"] = {**PAPER["load"], **values["load"]}
     _check_together(values["run"], values["load"])
     return Arguments(
         RunOptions(**values["run"]), LoadOptions(**values["load"]), FrameOptions(**values["frames"]), method
     )
+
+
+def model_id(settings: Mapping[str, Any]) -> str | None:
+    """Name the harness's model that runs what `--model_args` name; None where the checkpoint is not here yet.
+
+    Raises:
+        CheckpointError: its family is not supported.
+    """
+    found = family_named(str(settings.get("pretrained", RunOptions.pretrained)), settings.get("revision"))
+    return found and f"{found}_kvtp"
+
+
+def check_family(settings: Mapping[str, Any], family: str | None) -> None:
+    """Refuse a checkpoint that another model id runs than that of a back end; None: of any."""
+    if family and (found := model_id(settings)) not in (None, f"{family}_kvtp"):
+        raise CheckpointError(
+            f"{settings.get('pretrained')} is not of the family {family}; run it with --model {found}"
+        )
 
 
 def check_arguments(given: Sequence[str]) -> None:
@@ -199,15 +230,14 @@ def check_arguments(given: Sequence[str]) -> None:
         build_method(arguments.method, {**KVTP, **own})
     for name, revision in {(arguments.run.pretrained, arguments.load.revision): None for arguments in read}:
         folder = find_folder(name, revision)
-        read_config(folder)
+        layers_in(folder)
         weight_files(folder)
 
 
 def layers_of(given: str) -> int:
     """Count the layers of the language model that `--model_args` name; raises as `check_arguments` does."""
     arguments = parse_arguments(pairs(given))
-    config = read_config(find_folder(arguments.run.pretrained, arguments.load.revision))
-    return int(config.llm["num_hidden_layers"])
+    return layers_in(find_folder(arguments.run.pretrained, arguments.load.revision))
 
 
 def _check_together(run: Mapping[str, Any], load: Mapping[str, Any]) -> None:

@@ -4,9 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
-from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Then
@@ -14,8 +11,7 @@ from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import weights_of
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import VideoError
-from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
+from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM, load_vlm
 
 WAYS_OUT = {"score": "--one-by-one scores one caption at a time", "caption": "lower --clip-size"}
 """What to do about a prompt that is too long, by step."""
@@ -48,9 +44,9 @@ class LocalModel(ChatModel):
         return f"{self.name} {weights_of(self.checkpoint)}"
 
     @cached_property
-    def vlm(self) -> LlavaVideo:
+    def vlm(self) -> VideoVLM:
         """The loaded model; CheckpointError where there is none of that name."""
-        return load_llava_video(self.pretrained)
+        return load_vlm(self.pretrained)
 
     def complete(self, requests: Iterable[ChatRequest], then: Then) -> list[tuple[ChatRequest, str]]:
         """Answer all requests; see `ChatModel`."""
@@ -69,7 +65,7 @@ class LocalModel(ChatModel):
     def _reply(self, request: ChatRequest) -> ChatReply:
         turns = [text for turn in request.turns for text in (turn.answer, turn.complaint)]
         text = "\n\n".join([request.text, *filter(None, turns)])
-        visuals = [] if request.frames is None else [_all_tokens(self.vlm, request)]
+        visuals = [] if request.frames is None else [self.vlm.encode(request.frames()).whole()]
         assembled = self._fitting(visuals, text, request)
         [generation] = self.vlm.generate([assembled], GenerationOptions(max_new_tokens=request.max_new_tokens))
         return ChatReply(generation.text, assembled.length, generation.num_tokens)
@@ -98,11 +94,3 @@ class LocalModel(ChatModel):
         if any(len(ids) != 1 for ids in digits):
             raise ValueError(f"{self.name} has no token for each digit; score with another model, or scorer text")
         return float(logits[[ids[0] for ids in digits]].argmax())
-
-
-def _all_tokens(vlm: VideoVLM, request: ChatRequest) -> PackedTokens:
-    """Encode the request's frames, and keep all tokens."""
-    assert request.frames is not None
-    tokens = vlm.encode(request.frames())
-    keep = torch.ones(tokens.embeds.shape[:2], dtype=torch.bool, device=tokens.embeds.device)
-    return pack(tokens, tokens.embeds, keep)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from lmms_kvtp.types import Timing, step_means
 from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
 
@@ -31,7 +32,7 @@ class Frames:
         self,
         rgb: UInt8[Tensor, "T H W 3"] | Callable[[], UInt8[Tensor, "T H W 3"]],
         times: Float[Tensor, " T"],
-        tower: Float[Tensor, "T P C"] | None = None,
+        tower: Float[Tensor, "S P C"] | None = None,
         spent: Mapping[str, float] | None = None,
         shrink: Shrink = resize,
     ) -> None:
@@ -40,7 +41,8 @@ class Frames:
         Args:
             rgb: the frames, or a function that decodes them.
             times: seconds from the start of the video.
-            tower: patches as the language model's own vision tower sees them, row by row, once that has run.
+            tower: patches as the language model's own vision tower sees them, row by row, once that has run: of the S
+                steps that it makes of the frames.
             spent: seconds of stages that ran in another process, and of the wait for it; none for frames decoded here.
             shrink: how frames are resized for a tower.
         """
@@ -71,12 +73,17 @@ class Frames:
         frames._pixels.update(pixels)
         return frames
 
-    def seen(self, tower: Float[Tensor, "T P C"], inside: Sequence[TowerInside] = ()) -> "Frames":
+    def seen(self, tower: Float[Tensor, "S P C"], inside: Sequence[TowerInside] = ()) -> "Frames":
         """The frames with what the language model's own vision tower saw of them, and maybe with what it computed."""
         frames = Frames(self._rgb, self.times, tower, self.spent, self._shrink)
         frames.inside = inside
         frames._resized, frames._pixels = self._resized, self._pixels  # what one makes, the other has
         return frames
+
+    @property
+    def tower_times(self) -> Float[Tensor, " S"]:
+        """Seconds of what `tower` and `inside` hold: of each frame, or the middle of each step."""
+        return self.times if self.tower is None else step_means(self.times, len(self.tower))
 
     @property
     def rgb(self) -> UInt8[Tensor, "T H W 3"]:
@@ -124,6 +131,11 @@ class Video(Protocol):
     @property
     def instruction(self) -> str:
         """Text about sampling that the model wants before the question; empty when not asked for."""
+        ...
+
+    @property
+    def timing(self) -> Timing | None:
+        """Where the frames lie in the video; None where nothing but their seconds is known."""
         ...
 
     def chunks(self) -> Iterator[Frames]:

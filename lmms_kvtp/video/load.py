@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from lmms_kvtp.types import Timing
 from lmms_kvtp.video.cache import FrameCache, Shelf
 from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.index import read_index
@@ -42,6 +43,7 @@ class SampledVideo:
     duration: float
     """Seconds of the whole video."""
     instruction: str
+    timing: Timing
     chunk_size: int
     """Frames that stand in memory at a time."""
     open: Callable[[], Reader] = field(repr=False)
@@ -105,7 +107,9 @@ def load_video(
     indices, times = _choose(path, index.num_frames, index.avg_fps, options)
     opener = partial(open_reader, index, indices.tolist(), options)
     shelf = cache.shelf(path, options.backend) if cache else None
-    return _video(path, Path(path).stem, indices, times, index.num_frames / index.avg_fps, options, opener, shelf)
+    timing = Timing(tuple(indices.tolist()), index.num_frames, index.avg_fps)
+    duration = index.num_frames / index.avg_fps
+    return _video(path, Path(path).stem, timing, times, duration, options, opener, shelf)
 
 
 def image_files(folder: str | PathLike[str]) -> list[str]:
@@ -150,7 +154,9 @@ def video_from_frames(
             raise ValueError(f"{len(times)} times for the {len(reader)} frames of {key}; give one for each frame")
         seconds = torch.tensor(times, dtype=torch.float64)[indices]
         duration = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)  # the last lasts as long as the others
-    return _video(key, key, indices, seconds, duration, options, partial(_same, reader))
+        fps = len(reader) / duration if duration > 0 else fps
+    timing = Timing(tuple(indices.tolist()), len(reader), fps)
+    return _video(key, key, timing, seconds, duration, options, partial(_same, reader))
 
 
 def to_videos(
@@ -178,7 +184,8 @@ def to_videos(
         raise ValueError(f"{name} has visuals of kind {', '.join(sorted(kinds))}; wanted only videos, or only images")
     if kinds == {"image file"}:
         name = f"{Path(visuals[0]).parent.name}/{Path(visuals[0]).stem}"  # the same wherever the data set lies
-    few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=True)
+    every = options.rule == "llava_video"  # the other rules take as many as they may
+    few = replace(options, max_frames_num=min(len(visuals), options.max_frames_num), force_sample=every)
     return [video_from_frames(list(visuals), name, fps=fps, options=few)]
 
 
@@ -199,7 +206,7 @@ def _choose(
 def _video(
     source: str,
     key: str,
-    indices: Int[Tensor, " T"],
+    timing: Timing,
     times: Float[Tensor, " T"],
     duration: float,
     options: FrameOptions,
@@ -209,10 +216,11 @@ def _video(
     return SampledVideo(
         source=source,
         key=key,
-        indices=indices,
+        indices=torch.tensor(timing.indices, dtype=torch.long),
         times=times.float(),
         duration=duration,
         instruction=time_instruction(times.tolist(), duration) if options.add_time_instruction else "",
+        timing=timing,
         chunk_size=options.chunk_size,
         open=opener,
         fast=options.preprocess == "fast",

@@ -1,5 +1,6 @@
 """From frames to what a vision tower reads."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,6 +94,59 @@ class ResizedPixels:
     def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 h w"]:
         """Scale resized frames to 0..1, and normalise."""
         return normalise(resized, self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class ProcessorPixels:
+    """Preprocessing of the Qwen-VL and InternVL families, with the filters of torchvision that theirs have.
+
+    Source: the video processors of transformers, and the sizes of qwen-vl-utils. The result is theirs bit for bit.
+    """
+
+    mean: Channels
+    std: Channels
+    size: tuple[int, int] | None = None
+    """Height and width; None: the frame's own, rounded to multiples of `factor` within the two limits."""
+    factor: int = 28
+    min_pixels: int = 0
+    max_pixels: float = math.inf
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Find the height and width that a frame gets.
+
+        Raises:
+            ValueError: a side is more than 200 times the other.
+        """
+        if self.size:
+            return self.size
+        if max(height, width) > 200 * min(height, width):
+            raise ValueError(
+                f"frames of {width} x {height} pixels: a side is more than 200 times the other; crop the video, or "
+                "leave it out"
+            )
+        rounded = [max(self.factor, round(side / self.factor) * self.factor) for side in (height, width)]
+        if math.prod(rounded) > self.max_pixels:
+            scale, whole = math.sqrt(height * width / self.max_pixels), math.floor
+            rounded = [max(self.factor, whole(side / scale / self.factor) * self.factor) for side in (height, width)]
+        elif math.prod(rounded) < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / (height * width))
+            rounded = [math.ceil(side * scale / self.factor) * self.factor for side in (height, width)]
+        return rounded[0], rounded[1]
+
+    def resize(self, rgb: UInt8[Tensor, "T H W 3"], fast: bool = False) -> UInt8[Tensor, "T h w 3"]:
+        """Resize frames, one at a time, with the family's own filter, whatever `fast` says."""
+        from torchvision.transforms import InterpolationMode, functional, v2  # costs a second, and LLaVA has no use
+
+        filtered = v2.functional.resize if self.size else functional.resize
+        size, columns = list(self.target(*rgb.shape[1:3])), torch.split(rgb.permute(0, 3, 1, 2), 1)
+        resized = [filtered(frame, size, InterpolationMode.BICUBIC, antialias=True) for frame in columns]
+        return torch.cat(resized).permute(0, 2, 3, 1).contiguous()
+
+    def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 h w"]:
+        """Scale resized frames to 0..1 and normalise, in one step as transformers does."""
+        mean, std = (torch.tensor(values, device=resized.device).mul(1 / (1 / 255)) for values in (self.mean, self.std))
+        pixels = resized.permute(0, 3, 1, 2).float()
+        return pixels.sub_(mean[:, None, None]).div_(std[:, None, None]).contiguous()
 
 
 def normalise(resized: UInt8[Tensor, "T h w 3"], mean: Channels, std: Channels) -> Float[Tensor, "T 3 h w"]:

@@ -1,4 +1,4 @@
-"""Which frames of a video the model sees: LLaVA-Video's rule."""
+"""Which frames of a video the model sees: the rules of LLaVA-Video, of the Qwen-VL families, and of InternVL."""
 
 import math
 from collections.abc import Sequence
@@ -19,12 +19,15 @@ class FrameOptions:
 
     max_frames_num: int = 128
     """Frames at most; longer videos are sampled evenly."""
-    fps: float = 1.0
-    """Frames per second of video, as long as they are not more than `max_frames_num`."""
+    fps: float | None = 1.0
+    """Frames per second of video, as long as they are not more than `max_frames_num`; None: `max_frames_num` in all,
+    which LLaVA-Video's rule has no word for."""
     force_sample: bool = False
     """Always take `max_frames_num` frames, evenly; a shorter video repeats some."""
     add_time_instruction: bool = False
     """Tell the model the length of the video and the second of each frame."""
+    rule: Literal["llava_video", "qwen2_5_vl", "qwen3_vl", "internvl"] = "llava_video"
+    """The model family whose stock wrapper chooses frames; set by the checkpoint."""
     backend: Literal["auto", "decord", "pyav"] = "auto"
     """auto: PyAV, and decord for damaged frames, which it hands out as its codec patches them."""
     chunk_size: int = 16
@@ -45,12 +48,21 @@ class FrameOptions:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; ask for at least one frame")
         if self.num_threads < 0:
             raise ValueError(f"num_threads={self.num_threads} is below 0; give a number of threads, or 0 for all cores")
-        if not (self.fps > 0 and math.isfinite(self.fps)):
+        if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
             raise ValueError(f"fps={self.fps} is not a positive number; give frames per second of video, such as 1")
+        if self.rule == "llava_video":
+            if self.fps is None:
+                raise ValueError("fps=none: LLaVA-Video's rule wants frames per second of video, such as 1")
+        elif self.force_sample or self.add_time_instruction:
+            raise ValueError(f"force_sample and add_time_instruction are LLaVA-Video's; {self.rule} has neither")
+        elif self.rule == "internvl" and self.fps is not None:
+            raise ValueError(f"fps={self.fps}: the stock wrapper of InternVL ignores it; set max_frames_num alone")
 
 
 def sample(num_frames: int, avg_fps: float, options: FrameOptions) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"]]:
-    """Choose frames by LLaVA-Video's rule: every `stride`-th frame, or evenly spread ones where these are too many.
+    """Choose frames by the rule of the model's family.
+
+    LLaVA-Video's is: every `stride`-th frame, or evenly spread ones where these are too many.
 
     The stride is avg_fps / options.fps, rounded half to even. Strided frames get index / stride as their second, as in
     LLaVA-Video, which is the true time only where avg_fps equals the stride; spread frames get index / avg_fps.
@@ -67,12 +79,16 @@ def sample(num_frames: int, avg_fps: float, options: FrameOptions) -> tuple[Int[
         Indices in ascending order, and seconds in float64.
 
     Raises:
-        VideoError: no frames, no frame rate, or a stride of 0.
+        VideoError: no frames, no frame rate, a stride of 0, or fewer frames than a step of the model holds.
     """
     if num_frames < 1:
         raise VideoError(f"no frames to sample ({num_frames})")
     if not (avg_fps > 0 and math.isfinite(avg_fps)):
         raise VideoError(f"no frame rate ({avg_fps}), so its frames have no time")
+    if options.rule != "llava_video":
+        indices = _middles(num_frames, options) if options.rule == "internvl" else _pairs(num_frames, avg_fps, options)
+        return indices, indices.double() / avg_fps
+    assert options.fps is not None
     if options.force_sample:
         return _spread(num_frames, avg_fps, options.max_frames_num)
     stride = round(avg_fps / options.fps)
@@ -85,6 +101,23 @@ def sample(num_frames: int, avg_fps: float, options: FrameOptions) -> tuple[Int[
     if len(indices) > options.max_frames_num:
         return _spread(num_frames, avg_fps, options.max_frames_num)
     return indices, indices.double() / stride
+
+
+def _pairs(num_frames: int, avg_fps: float, options: FrameOptions) -> Int[Tensor, " T"]:
+    """An even number of frames, spread as qwen-vl-utils does; with a rate, from 4 to 768 of Qwen2.5-VL."""
+    if num_frames < 2:
+        raise VideoError(f"{num_frames} frame, and a step of this model is 2; leave the video out")
+    count = min(options.max_frames_num, num_frames)
+    if options.fps is not None:
+        most = min(768 if options.rule == "qwen2_5_vl" else options.max_frames_num, num_frames) // 2 * 2
+        count = int(min(max(num_frames / avg_fps * options.fps, 4), most, num_frames))
+    return torch.linspace(0, num_frames - 1, max(2, count // 2 * 2)).round().long()
+
+
+def _middles(num_frames: int, options: FrameOptions) -> Int[Tensor, " T"]:
+    """The middle frames of equal parts, as InternVL's processor takes them."""
+    stride = num_frames / min(options.max_frames_num, num_frames)
+    return torch.arange(stride / 2, num_frames, stride).long()
 
 
 def time_instruction(times: Sequence[float], duration: float) -> str:

@@ -62,6 +62,11 @@ class SmallFrames:
     rgb: UInt8[Tensor, "T H W 3"]
     times: Float[Tensor, " T"]
 
+    def of_steps(self, count: int) -> "SmallFrames":
+        """Keep the first frame of each of `count` steps that the model makes of them."""
+        size = -(-len(self.rgb) // count)
+        return SmallFrames(self.rgb[::size], self.times[::size])
+
 
 def pictures(vlm: VideoVLM, methods: Mapping[str, Method], video: Video, question: Question) -> list[MethodPicture]:
     """Answer the question with each method, on one encoding of the video, and keep what led to the answer.

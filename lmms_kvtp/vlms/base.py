@@ -1,22 +1,102 @@
-"""The interface of vision-language back ends."""
+"""The interface of vision-language back ends, and how they are loaded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmms_kvtp.cost.flops import LLMShape, VisionShape
+from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.layer_pruning.base import Stage
-from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Positions, Prompt
+from lmms_kvtp.resolve import resolve
+from lmms_kvtp.types import (
+    FrameTokens,
+    Generation,
+    GenerationOptions,
+    GridPool,
+    PackedTokens,
+    Positions,
+    Prompt,
+    Timing,
+)
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.video.sampling import FrameOptions
+from lmms_kvtp.vlms.reading import PrefixCache
 from lmms_kvtp.vlms.tiles import Tiling
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from lmms_kvtp.vlms.layout import Chat
+
+ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
+"""Other names for options: those of lmms-eval's stock wrapper, and of the documentation."""
+
+
+FAMILY_OPTIONS = frozenset(
+    {
+        *("backend", "mm_spatial_pool_mode", "mm_newline_position", "newlines", "max_memory", "offload_folder"),
+        *("min_pixels", "max_pixels", "total_pixels", "system_prompt"),
+    }
+)
+"""Options that not every family has."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a checkpoint is loaded and run."""
+
+    backend: Literal["transformers", "llava"] = "transformers"
+    """llava: LLaVA-NeXT's own package loads the checkpoint, where it is installed; see docs/models.md."""
+    revision: str | None = None
+    """Commit, branch or tag on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number type of the weights. auto: bfloat16 on a GPU, float32 elsewhere."""
+    device: str | None = None
+    """Device of the model; None is the GPU if there is one."""
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    """Split the model over the devices of this machine, as accelerate does; None for one device."""
+    max_memory: str | None = None
+    """With `device_map`, the memory of each device, like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free."""
+    offload_folder: str | None = None
+    """With `device_map`, a folder for weights that fit in no memory."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention of tower and language model, as transformers names it."""
+    mm_spatial_pool_mode: Literal["bilinear", "average", "max"] | None = None
+    """Pooling; None is what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
+    mm_newline_position: Literal["grid", "frame", "one_token", "no_token"] | None = None
+    """Newlines of unpruned frames; None is what the checkpoint was trained with."""
+    newlines: Literal["auto", "row", "frame", "none", "release"] = "auto"
+    """Newlines of pruned frames; see `lmms_kvtp.vlms.layout.Newlines`."""
+    vision_batch: int = 16
+    """Frames that the tower sees at once. It bounds the memory, and changes no result beyond rounding."""
+    min_pixels: int | None = None
+    """Qwen-VL: pixels that a frame has at least, as the stock wrapper counts them; None is that wrapper's default."""
+    max_pixels: int | None = None
+    """Qwen-VL: pixels that a frame has at most; None is the stock wrapper's default."""
+    total_pixels: int | None = None
+    """Qwen3-VL: pixels of all steps of a video at most, in place of `max_pixels`."""
+    system_prompt: str | None = None
+    """Qwen3-VL: the system's turn; None is the stock wrapper's."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            ValueError: memory is planned for one device, or no frame is seen at once.
+        """
+        for name in ("max_memory", "offload_folder"):
+            if self.device_map is None and getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)} goes with device_map=auto; set both or none")
+        if self.vision_batch < 1:
+            raise ValueError(f"vision_batch={self.vision_batch} is below 1")
 
 
 class PromptTooLongError(ValueError):
@@ -40,35 +120,100 @@ class PromptTooLongError(ValueError):
 class VideoVLM(ABC):
     """A vision-language model that answers questions about packed vision tokens."""
 
+    family: ClassVar[str]
+    """The `model_type` of its checkpoints, and the name of its file; `llava_video` has several."""
+    own_options: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `LoadOptions` that this family reads, of those that not all do."""
+    run_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of a run where the family's stock wrapper has other defaults than LLaVA-Video's."""
+    positions: ClassVar[tuple[Positions, ...]] = ("renumbered", "kept")
+    """Rotary positions that a pruned prompt may have, the default first."""
+    axes: ClassVar[int] = 1
+    """Axes of a rotary position."""
+    frames_per_step: ClassVar[int] = 1
+    """Frames that the tower reads as one; a frame in the words of scorers, budgets and pruners is such a step."""
+
     name: str
     """Folder or hub id, as results have it."""
     device: torch.device
-    pixel_spec: PixelSpec
-    pool: GridPool
-    vision: VisionShape
+    dtype: torch.dtype
+    options: LoadOptions
+    decoder: Any
+    """The language model with its head, whose `generate` decodes."""
+    layers: Sequence[nn.Module]
+    """Decoder layers of the language model, in order."""
+    rotary: nn.Module
+    """The module that turns positions into cosines and sines."""
+    tokenizer: "PreTrainedTokenizerBase"
+    chat: "Chat"
+    """Marks of the chat, and how plain text becomes ids."""
+    defaults: "GenerationConfig"
+    """The checkpoint's decoding settings."""
     llm: LLMShape
+    tower_width: int
+    """Width of a patch in the tower."""
     default_encoder: str
     """Checkpoint of the image-text encoder that belongs to this model."""
-    toy: bool
+    toy: bool = False
     """Whether it is the embedded model, whose numbers illustrate the mechanism and nothing else."""
     files: Sequence[Path]
     """Files of its weights; none where they were drawn."""
     limit: int
     """Positions of the longest prompt."""
-    tiling: Tiling | None
+    tiling: Tiling | None = None
     """The model's own way with images; None where it has none."""
 
     @property
+    def frames(self) -> FrameOptions:
+        """Which frames of a video the model sees by default."""
+        known = {option.name for option in fields(FrameOptions)}
+        return FrameOptions(**{name: value for name, value in self.run_defaults.items() if name in known})
+
+    def frames_of(self, most: int, fps: float) -> FrameOptions:
+        """Which frames it sees where they are so many at most, at a rate where its family has one by default."""
+        return replace(self.frames, max_frames_num=most, fps=None if self.frames.fps is None else fps)
+
+    def check(self, positions: Positions) -> None:
+        """Refuse rotary positions that the model cannot have.
+
+        Raises:
+            ValueError: the message names those that it has.
+        """
+        if positions not in self.positions:
+            raise ValueError(f"positions={positions} is not of {self.family}, which has {', '.join(self.positions)}")
+
+    @classmethod
+    def wrap(cls, model: Any, processor: Any, options: LoadOptions) -> "VideoVLM":
+        """Take a model that transformers has loaded, which stays as it is.
+
+        Raises:
+            ValueError: the family is not read by a class of transformers.
+        """
+        raise ValueError(f"{cls.family} is loaded from a folder or hub id; give its name in place of a model")
+
+    @classmethod
     @abstractmethod
-    def layers(self) -> Sequence[nn.Module]:
-        """Decoder layers of the language model, in order."""
+    def load(cls, pretrained: str, options: LoadOptions) -> "VideoVLM":
+        """Load a checkpoint of this family; raises as `load_vlm` does."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """List as plain values all that answers depend on beside method and frames."""
 
+    @abstractmethod
+    def spec(self, num_frames: int) -> PixelSpec:
+        """Say what the tower wants of each frame of a video of which so many are shown."""
+
+    @abstractmethod
+    def pooling(self, height: int, width: int) -> GridPool:
+        """Say how patches become tokens, in frames of so many pixels, as `spec` made them."""
+
+    @abstractmethod
+    def vision_flops(self, pool: GridPool, steps: int) -> tuple[int, int]:
+        """Count the operations of the tower, and of what projects, on so many steps (see `lmms_kvtp.cost.flops`)."""
+
     def watch_tower(self) -> AbstractContextManager[list[TowerInside]]:
-        """Collect what the last layer of the tower computes while a `with` block runs `see`; complete when it ends.
+        """Collect what the last layer of the tower computes while a `with` block runs `look`; complete when it ends.
 
         Raises:
             ValueError: this model's tower cannot be watched.
@@ -76,39 +221,38 @@ class VideoVLM(ABC):
         raise ValueError(f"encoder=own: the tower of {type(self).__name__} cannot be watched; choose encoder=siglip")
 
     @abstractmethod
-    def see(self, frames: Frames) -> Float[Tensor, "T P C"]:
-        """Run the vision tower on one chunk of frames: features of its patches, row by row."""
+    def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
+        """Run tower, projector and pooling on one chunk of frames: tokens, and the tower's patches, row by row."""
 
-    @abstractmethod
-    def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
-        """Run projector and pooling on what `see` returned."""
-
-    @abstractmethod
-    def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
-        """Run the projector alone on what `see` returned: patches of an image's tiles."""
+    def unpooled(self, frames: Frames) -> Float[Tensor, "T P D"]:
+        """Run tower and projector alone: patches of an image's tiles. Models without `tiling` have no such way."""
+        raise NotImplementedError(f"{type(self).__name__} has no tiles")
 
     @final
     def encode(self, frames: Frames) -> FrameTokens:
-        """Run tower, projector and pooling on one chunk of frames."""
-        return self.project(self.see(frames))
+        """Run tower, projector and pooling on one chunk of frames, which are the whole video."""
+        made, _ = self.look(frames, self.spec(len(frames.times)))
+        return replace(made, timing=Timing.of(frames.times))
 
     @abstractmethod
-    def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions = "renumbered") -> Prompt:
-        """Lay out the model's chat prompt: visuals with their newlines, then `text`.
+    def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
+        """Lay out the model's chat prompt: visuals with what stands between them, then `text`.
 
         Text is never read as markup: `<image>` or `<|im_end|>` inside it are plain characters.
 
         Args:
             visuals: what is kept of each.
             text: the user's words.
-            positions: kept: every place has the rotary position of the prompt in which all tokens are kept.
+            positions: kept: every place has the rotary position of the prompt in which all tokens are kept; None: the
+                family's default.
 
         Raises:
             PromptTooLongError: the prompt does not fit in the context.
-            ValueError: `text` is empty.
+            ValueError: `text` is empty, or a visual is none that the family knows.
         """
 
-    @abstractmethod
+    @final
+    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -117,6 +261,9 @@ class VideoVLM(ABC):
         prefix: PrefixCache | None = None,
     ) -> list[Generation]:
         """Decode an answer to each prompt, while `stages` drop vision tokens between the layers.
+
+        Several prompts are one batch when decoding is greedy and nothing is dropped; otherwise they are answered one
+        after the other: draws, beams and stages belong to one prompt.
 
         Args:
             prompts: one batch, where the other arguments allow it.
@@ -128,7 +275,52 @@ class VideoVLM(ABC):
         Raises:
             ValueError: stages that do not fit the model.
         """
+        from lmms_kvtp.vlms.decoding import generate  # which loads transformers
 
-    @abstractmethod
+        return generate(self, prompts, options, stages, prefix)
+
+    @cached_property
+    def settings(self) -> "Callable[[GenerationOptions], GenerationConfig]":
+        """Decoding settings by options, kept: a run has few, and transformers' configurations are slow to make."""
+        from lmms_kvtp.vlms.decoding import settings
+
+        return lru_cache(16)(partial(settings, self.defaults, self.chat.end, self.chat.pad))
+
+    @final
+    @torch.inference_mode()
     def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
-        """Compute the logits of the first answer token, for gates and comparisons."""
+        """Compute the logits of the first answer token, for gates and comparisons; the head runs there only."""
+        from lmms_kvtp.vlms.decoding import next_token_logits
+
+        return next_token_logits(self, prompt, stages)
+
+
+def back_end(family: str) -> type[VideoVLM]:
+    """Find the back end of a family: a file beside this one, or an entry point of the group `lmms_kvtp.vlms`."""
+    return resolve("lmms_kvtp.vlms", family, VideoVLM)  # type: ignore[type-abstract]
+
+
+def load_vlm(pretrained: Any, options: LoadOptions | None = None, processor: Any = None) -> VideoVLM:
+    """Load a checkpoint with the back end of its family.
+
+    Args:
+        pretrained: folder, hub id, `tiny` for the embedded model, or a model that transformers has loaded.
+        options: how it is loaded and run.
+        processor: of a loaded model.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its family is not supported; the message says what was found.
+        ValueError: an option that another family has.
+    """
+    from lmms_kvtp.vlms.checkpoint.load import family_of, find_folder
+
+    options = options or LoadOptions()
+    loaded = not isinstance(pretrained, str)
+    family = pretrained.config.model_type if loaded else family_of(find_folder(pretrained, options.revision))
+    chosen = back_end(family)
+    for other in fields(LoadOptions):
+        value = getattr(options, other.name)
+        if other.name in FAMILY_OPTIONS - chosen.own_options and value != other.default:
+            known = ", ".join(sorted(chosen.own_options))
+            raise ValueError(f"{other.name}={value} is not of {chosen.family}, which has {known}; leave it out")
+    return chosen.wrap(pretrained, processor, options) if loaded else chosen.load(pretrained, options)

@@ -6,24 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
-    Qwen2ForCausalLM,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from lmms_kvtp.types import GenerationOptions, Prompt
-from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
+from lmms_kvtp.device import told
+from lmms_kvtp.layer_pruning.base import PruningTrace, Stage, layer_pruning
+from lmms_kvtp.types import Generation, GenerationOptions, Prompt
+from lmms_kvtp.vlms.reading import PrefixCache, counted, deepened, pad_left, placed
+
+if TYPE_CHECKING:
+    from lmms_kvtp.vlms.base import VideoVLM
 
 DECIDED = ("do_sample", "temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "transformers_version")
 """Settings of generation_config.json that `GenerationOptions` replaces."""
@@ -105,6 +110,23 @@ def listening(hear: Callable[[str], bool]) -> Iterator[None]:
         _listener.reset(token)
 
 
+class PromptPenalty(LogitsProcessor):
+    """The repetition penalty, which counts the ids of the prompt as well, where it knows them."""
+
+    def __init__(self, penalty: float, prompts: Sequence[Prompt]) -> None:
+        """Take the prompts of a batch, in order."""
+        self.counted, self.ids = RepetitionPenaltyLogitsProcessor(penalty), [prompt.ids for prompt in prompts]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Lower the scores of ids that were there; several beams of a prompt lie side by side."""
+        beams, rows = len(input_ids) // len(self.ids), []
+        for row, made in enumerate(input_ids):
+            before = self.ids[row // beams]
+            before = made[:0] if before is None else before.to(made.device)
+            rows.append(self.counted(torch.cat([before, made])[None], scores[row : row + 1]))
+        return torch.cat(rows)
+
+
 def now(device: torch.device) -> float:
     """Read the clock, in seconds, once all work given to `device` is done."""
     if device.type == "cuda":
@@ -147,43 +169,45 @@ def settings(base: GenerationConfig, end: int, pad: int, options: GenerationOpti
 
 
 def decode(
-    llm: Qwen2ForCausalLM,
+    llm: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Float[Tensor, "_ D"]],
+    prompts: Sequence[Prompt],
     config: GenerationConfig,
     options: GenerationOptions,
     prefix: PrefixCache | None = None,
-    positions: Int[Tensor, " L"] | None = None,
+    axes: int = 1,
 ) -> list[Decoded]:
     """Decode an answer to each prompt, all in one batch; the global random state stays as it was.
 
     Args:
-        llm: the language model.
+        llm: the language model, with transformers' generate.
         tokenizer: finds the strings of `options.until`.
-        prompts: embeddings; a batch is padded on the left.
+        prompts: what is read; a batch is padded on the left.
         config: the result of `settings`.
         options: strings that end an answer, and the seed, which `config` does not hold.
         prefix: keys and values of the prompt before, for one prompt without beams; afterwards those of this one.
-        positions: rotary positions of that one prompt, where they have gaps.
+        axes: of the model's rotary positions; with several it is told to count along all of them, see `placed`.
     """
     until = [stop for stop in options.until if stop]
-    texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(prompts[0].device)
-    devices = [prompts[0].device] if prompts[0].device.type == "cuda" else []
+    home = prompts[0].embeds.device
+    texts, first = UntilText(tokenizer, until) if until else None, FirstTokenClock(home)
+    devices = [home] if home.type == "cuda" else []
     hear = _listener.get() if len(prompts) == config.num_beams == 1 else None
     heard = [Listening(tokenizer, until, hear)] if hear else []
     # given as a processor, for generate warns that a setting reaches no prompt of embeddings; nor should it
     penalty, settled = config.repetition_penalty or 1.0, copy.copy(config)
-    penalties = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
+    penalties = [] if penalty == 1.0 else [PromptPenalty(penalty, prompts)]
     settled.repetition_penalty = 1.0
-    embeds, mask = pad_left(list(prompts))
-    cache, reused = prefix.take(prompts[0], positions) if prefix else (None, 0)
+    embeds, mask = pad_left([prompt.embeds for prompt in prompts])
+    cache, reused = prefix.take(prompts[0]) if prefix else (None, 0)
     if prefix and cache is None:
         cache = DynamicCache()
     with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
         if config.do_sample:
             torch.manual_seed(options.seed)
-        output: Tensor = cast(Any, llm).generate(
+        output: Tensor = llm.generate(
             inputs_embeds=embeds,
+            **counted(mask, axes),
             attention_mask=mask,
             past_key_values=cache,
             generation_config=settled,
@@ -192,45 +216,11 @@ def decode(
         )
     total = now(embeds.device) - first.start
     if prefix:
-        prefix.keep(prompts[0], cache, positions)
+        prefix.keep(prompts[0], cache)
     lengths = texts.lengths if texts and config.num_beams == 1 else {}  # rows of beams are no answers
     ids = [until_end(row[: lengths.get(number)], config) for number, row in enumerate(output)]
     share = len(prompts)
     return [Decoded(own, first.seconds / share, (total - first.seconds) / share, reused) for own in ids]
-
-
-@contextmanager
-def placed(rotary: nn.Module, prompts: Sequence[Prompt]) -> Iterator[None]:
-    """Rotate the places of prompts by their own positions, inside this block; answers follow behind their spans.
-
-    Only the module that makes rotary embeddings learns of them: transformers would take positions with gaps for
-    several prompts packed into one row, where it is given neither mask nor cache, and flash attention always.
-    """
-    longest = max((prompt.length for prompt in prompts), default=0)
-    if all(prompt.positions is None for prompt in prompts):
-        yield
-        return
-    table, ends = (
-        torch.zeros(len(prompts), longest, dtype=torch.long),
-        torch.tensor([[p.length, p.end] for p in prompts]),
-    )
-    for row, prompt in enumerate(prompts):
-        table[row, : prompt.length] = torch.arange(prompt.length) if prompt.positions is None else prompt.positions
-
-    def before(
-        module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        places = named.pop("position_ids", None)
-        places = given[1] if places is None else places  # [B, n], counted without gaps
-        rows, (length, end) = table.to(places.device), ends.to(places.device)[:, :, None].unbind(dim=1)
-        held = rows.expand(len(places), -1).gather(1, places.clamp(max=longest - 1))
-        return (given[0], torch.where(places < length, held, places - length + end)), named
-
-    hook = rotary.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
@@ -246,3 +236,50 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[
     for stop in until:
         text = text.split(stop)[0] if stop else text
     return text.strip()
+
+
+def generate(
+    vlm: "VideoVLM",
+    prompts: Sequence[Prompt],
+    options: GenerationOptions,
+    stages: Sequence[Stage],
+    prefix: PrefixCache | None,
+) -> list[Generation]:
+    """Decode an answer to each prompt; see `VideoVLM.generate`."""
+    alone = bool(stages) or prefix is not None or options.temperature > 0 or options.num_beams > 1
+    shared, config = None if stages or options.num_beams > 1 else prefix, vlm.settings(options)
+    made, lower = list[Generation](), "lower batch_size, keep_ratio or max_frames_num"
+    for group in [[prompt] for prompt in prompts] if alone else [list(prompts)] * bool(prompts):
+        longest = max(group, key=lambda prompt: prompt.length)
+        doing = f"reading {len(group)} x {longest.length} positions ({longest.num_frames} frames)"
+        with told(doing, lower), _reading(vlm, group, stages) as trace:
+            answers = decode(vlm.decoder, vlm.tokenizer, group, config, options, shared, vlm.axes)
+        for prompt, decoded in zip(group, answers, strict=True):
+            lengths = (prompt.length,) * len(vlm.layers)
+            generation = Generation(
+                text=text_of(vlm.tokenizer, decoded.ids, options.until),
+                num_tokens=len(decoded.ids),
+                layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
+                cache_lengths=trace.cache_lengths if stages else lengths,
+                prefill_seconds=decoded.prefill_seconds,
+                decode_seconds=decoded.decode_seconds,
+                reused=decoded.reused,
+            )
+            made.append(generation)
+    return made
+
+
+@contextmanager
+def _reading(vlm: "VideoVLM", prompts: Sequence[Prompt], stages: Sequence[Stage]) -> Iterator[PruningTrace]:
+    """Have the model read prompts with their positions, stages, and what they add, inside this block."""
+    layers, places = vlm.layers, placed(vlm.rotary, prompts)
+    with places, layer_pruning(layers, stages, prompts[0]) as trace, deepened(layers, prompts, trace.processed):
+        yield trace
+
+
+def next_token_logits(vlm: "VideoVLM", prompt: Prompt, stages: Sequence[Stage]) -> Float[Tensor, " V"]:
+    """Compute the logits of the first answer token; the head runs at the last position only."""
+    places = counted(torch.ones(1, prompt.length, dtype=torch.long, device=vlm.device), vlm.axes)
+    with _reading(vlm, [prompt], stages):
+        output = vlm.decoder(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False, **places)
+    return cast(Tensor, output.logits[0, -1].float())

@@ -1,26 +1,24 @@
 """LLaVA-Video and LLaVA-OneVision on transformers' own SigLIP and Qwen2."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache, partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from lmms_kvtp.cost.flops import projector_flops, vision_flops
 from lmms_kvtp.device import check_dtype, place, told
-from lmms_kvtp.layer_pruning.base import Stage, layer_pruning
 from lmms_kvtp.shipped import TINY, tiny_folder
-from lmms_kvtp.types import FrameTokens, Generation, GenerationOptions, GridPool, PackedTokens, Positions, Prompt
+from lmms_kvtp.types import FrameTokens, GridPool, PackedTokens, Positions, Prompt
 from lmms_kvtp.video.frames import Frames, TowerInside
-from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms import decoding
-from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import LlavaConfig
+from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
+from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
 from lmms_kvtp.vlms.checkpoint.load import (
@@ -31,54 +29,7 @@ from lmms_kvtp.vlms.checkpoint.load import (
     read_config,
     weight_files,
 )
-from lmms_kvtp.vlms.checkpoint.network import Network, llm_shape, vision_shape
 from lmms_kvtp.vlms.layout import Chat, Newlines, join, lay_out, text_run
-from lmms_kvtp.vlms.prefix import PrefixCache
-
-ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
-"""Other names for options: those of lmms-eval's stock wrapper, and of the documentation."""
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How a checkpoint is loaded and run."""
-
-    backend: Literal["transformers", "llava"] = "transformers"
-    """llava: LLaVA-NeXT's own package loads the checkpoint, where it is installed; see docs/models.md."""
-    revision: str | None = None
-    """Commit, branch or tag on the hub."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of the weights. auto: bfloat16 on a GPU, float32 elsewhere."""
-    device: str | None = None
-    """Device of the model; None is the GPU if there is one."""
-    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
-    """Split the model over the devices of this machine, as accelerate does; None for one device."""
-    max_memory: str | None = None
-    """With `device_map`, the memory of each device, like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free."""
-    offload_folder: str | None = None
-    """With `device_map`, a folder for weights that fit in no memory."""
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention of tower and language model, as transformers names it."""
-    mm_spatial_pool_mode: Literal["bilinear", "average", "max"] | None = None
-    """Pooling; None is what the checkpoint was trained with. lmms-eval's own wrapper uses average."""
-    mm_newline_position: Literal["grid", "frame", "one_token", "no_token"] | None = None
-    """Newlines of unpruned frames; None is what the checkpoint was trained with."""
-    newlines: Literal["auto", "row", "frame", "none", "release"] = "auto"
-    """Newlines of pruned frames; see `lmms_kvtp.vlms.layout.Newlines`."""
-    vision_batch: int = 16
-    """Frames that the tower sees at once. It bounds the memory, and changes no result beyond rounding."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that do not go together.
-
-        Raises:
-            ValueError: memory is planned for one device, or no frame is seen at once.
-        """
-        for name in ("max_memory", "offload_folder"):
-            if self.device_map is None and getattr(self, name) is not None:
-                raise ValueError(f"{name}={getattr(self, name)} goes with device_map=auto; set both or none")
-        if self.vision_batch < 1:
-            raise ValueError(f"vision_batch={self.vision_batch} is below 1")
 
 
 class LlavaVideo(VideoVLM):
@@ -88,6 +39,11 @@ class LlavaVideo(VideoVLM):
     normalisation, projector on all patches, pooling with stride 2, newlines, chat template qwen_1_5. Unlike it, a
     prompt that is too long is refused, where that code cuts off its end: the question.
     """
+
+    family: ClassVar[str] = "llava_video"
+    own_options: ClassVar[frozenset[str]] = frozenset(
+        ["backend", "mm_spatial_pool_mode", "mm_newline_position", "newlines", "max_memory", "offload_folder"]
+    )
 
     def __init__(
         self,
@@ -112,13 +68,15 @@ class LlavaVideo(VideoVLM):
         self.pixel_spec = ResizedPixels((self.vision.image_size, self.vision.image_size))
         self.pool = GridPool(options.mm_spatial_pool_mode or config.pool_mode, (side, side))
         position = options.mm_newline_position or config.newline_position
+        self.tower_width, self.decoder = self.vision.hidden, network.llm
+        self.layers, self.rotary = list(network.llm.model.layers), network.llm.model.rotary_emb
         self.newlines = Newlines(position, options.newlines, config.merge_type)
         self.limit, self.tiling = config.limit, config.tiling
 
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """Decoder layers of the language model, in order."""
-        return list(self.network.llm.model.layers)
+    @classmethod
+    def load(cls, pretrained: str, options: LoadOptions) -> "LlavaVideo":
+        """Load a checkpoint, of the original layout or of Hugging Face's."""
+        return load_llava_video(pretrained, options)
 
     def describe(self) -> dict[str, Any]:
         """List as plain values all that answers depend on beside method and frames."""
@@ -133,6 +91,18 @@ class LlavaVideo(VideoVLM):
             "limit": self.limit,
             "toy": self.toy,
         }
+
+    def spec(self, num_frames: int = 1) -> ResizedPixels:
+        """Say what the tower wants of each frame: a square, for every video."""
+        return self.pixel_spec
+
+    def pooling(self, height: int, width: int) -> GridPool:
+        """Say how patches become tokens: in one way, since all frames have the tower's size."""
+        return self.pool
+
+    def vision_flops(self, pool: GridPool, steps: int) -> tuple[int, int]:
+        """Count the operations of tower and projector on so many frames."""
+        return vision_flops(self.vision, steps), projector_flops(self.vision, self.llm, steps)
 
     @contextmanager
     def watch_tower(self) -> Iterator[list[TowerInside]]:
@@ -155,18 +125,25 @@ class LlavaVideo(VideoVLM):
             return torch.cat([self.network.tower(part.to(self.device, self.dtype)) for part in parts])
 
     @torch.inference_mode()
+    def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
+        """Run tower, projector and pooling on one chunk of frames: tokens, and the tower's patches, row by row."""
+        seen = self.see(frames)
+        return self.project(seen), seen
+
+    @torch.inference_mode()
     def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
         """Run projector and pooling on what `see` returned."""
         parts = torch.split(patches, self.options.vision_batch)
         return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
 
     @torch.inference_mode()
-    def unpooled(self, patches: Float[Tensor, "T P C"]) -> Float[Tensor, "T P D"]:
-        """Run the projector alone on what `see` returned: patches of an image's tiles."""
-        return torch.cat([self.network.projector(part) for part in torch.split(patches, self.options.vision_batch)])
+    def unpooled(self, frames: Frames) -> Float[Tensor, "T P D"]:
+        """Run tower and projector alone: patches of an image's tiles."""
+        parts = torch.split(self.see(frames), self.options.vision_batch)
+        return torch.cat([self.network.projector(part) for part in parts])
 
     @torch.inference_mode()
-    def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions = "renumbered") -> Prompt:
+    def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
         """Lay out the model's chat prompt: visuals with their newlines, then `text`.
 
         Raises:
@@ -181,7 +158,7 @@ class LlavaVideo(VideoVLM):
             if visual.newline is not None and len(runs) > 1:  # images of one question, as in the original's prompts
                 runs.append(text_run(self._embed(self.chat.plain(" "))))
             counted = first_frame, first_segment
-            runs.append(lay_out(packed, self.network.newline, self.newlines, *counted, positions=positions))
+            runs.append(lay_out(packed, self.network.newline, self.newlines, *counted, positions or self.positions[0]))
             first_frame += visual.num_frames
             first_segment += 0 if visual.segment is None or not len(visual.segment) else int(visual.segment.max()) + 1
         prompt = join([*runs, text_run(embeds[len(before) :])])
@@ -189,69 +166,9 @@ class LlavaVideo(VideoVLM):
             raise PromptTooLongError(prompt.end, self.limit, len(before) + len(behind))
         return prompt
 
-    @cached_property
-    def _settings(self) -> Callable[[GenerationOptions], GenerationConfig]:
-        """Decoding settings by options, kept: a run has few, and transformers' configurations are slow to make."""
-        return lru_cache(16)(partial(decoding.settings, self.defaults, self.chat.end, self.chat.pad))
-
     def _embed(self, ids: list[int]) -> Float[Tensor, "l D"]:
         embed = self.network.llm.get_input_embeddings()  # of a split model, maybe on another device than the newline
         return cast(Tensor, embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(self.device))
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        options: GenerationOptions,
-        stages: Sequence[Stage] = (),
-        prefix: PrefixCache | None = None,
-    ) -> list[Generation]:
-        """Decode an answer to each prompt, while `stages` drop vision tokens between the layers.
-
-        Several prompts are one batch when decoding is greedy and nothing is dropped; otherwise they are answered one
-        after the other: draws, beams and stages belong to one prompt.
-
-        Raises:
-            ValueError: stages that do not fit the model.
-        """
-        alone = bool(stages) or prefix is not None or options.temperature > 0 or options.num_beams > 1
-        groups = [[prompt] for prompt in prompts] if alone else [list(prompts)]
-        return [made for group in groups if group for made in self._generate(group, options, stages, prefix)]
-
-    def _generate(
-        self, prompts: list[Prompt], options: GenerationOptions, stages: Sequence[Stage], prefix: PrefixCache | None
-    ) -> list[Generation]:
-        config = self._settings(options)
-        shared = None if stages or options.num_beams > 1 else prefix
-        longest = max(prompts, key=lambda prompt: prompt.length)
-        doing = f"reading {len(prompts)} x {longest.length} positions ({longest.num_frames} frames)"
-        lower = "lower batch_size, keep_ratio or max_frames_num"
-        with told(doing, lower), self._placed(prompts), layer_pruning(self.layers, stages, prompts[0]) as trace:
-            embeds, places = [prompt.embeds for prompt in prompts], prompts[0].positions
-            answers = decoding.decode(self.network.llm, self.tokenizer, embeds, config, options, shared, places)
-        whole = [(prompt.length,) * len(self.layers) for prompt in prompts]
-        return [
-            Generation(
-                text=decoding.text_of(self.tokenizer, decoded.ids, options.until),
-                num_tokens=len(decoded.ids),
-                layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
-                cache_lengths=trace.cache_lengths if stages else lengths,
-                prefill_seconds=decoded.prefill_seconds,
-                decode_seconds=decoded.decode_seconds,
-                reused=decoded.reused,
-            )
-            for decoded, lengths in zip(answers, whole, strict=True)
-        ]
-
-    def _placed(self, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        return decoding.placed(self.network.llm.model.rotary_emb, prompts)
-
-    @torch.inference_mode()
-    def next_token_logits(self, prompt: Prompt, stages: Sequence[Stage] = ()) -> Float[Tensor, " V"]:
-        """Compute the logits of the first answer token; the head runs at the last position only."""
-        with self._placed([prompt]), layer_pruning(self.layers, stages, prompt):
-            output = self.network.llm(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False)
-        return cast(Tensor, output.logits[0, -1].float())
 
 
 def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> LlavaVideo:

@@ -17,7 +17,7 @@ from helpers.small_videos import write_video
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.prove import STEPS, checked, find_clip
 from lmms_kvtp.doctor import reference
-from lmms_kvtp.doctor.reference import Spoken, against, all_tokens, speak, transformers_model
+from lmms_kvtp.doctor.reference import Spoken, against, speak, transformers_model
 from lmms_kvtp.leaderboard.runs import read_runs
 from lmms_kvtp.leaderboard.verdicts import paired_rows
 from lmms_kvtp.video.frames import Frames
@@ -182,7 +182,7 @@ def test_the_stock_wrapper_says_the_same_tokens_up_to_rounding(seed, clip, tmp_p
 def test_each_token_is_the_best_of_the_scores_that_it_was_chosen_by(vlm):
     """The checkpoint's repetition penalty, 1.05, is in the scores."""
     rgb = torch.randint(0, 256, (3, 20, 30, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    prompt = vlm.assemble([all_tokens(vlm, Frames(rgb, torch.arange(3.0)))], "What is it?")
+    prompt = vlm.assemble([vlm.encode(Frames(rgb, torch.arange(3.0))).whole()], "What is it?")
     spoken = speak(vlm, prompt, 32)
     assert spoken.scores.argmax(dim=1).tolist() == spoken.ids and len(spoken.ids) > 5
     first = vlm.next_token_logits(prompt)

@@ -16,7 +16,6 @@ from lmms_kvtp.doctor import reference
 from lmms_kvtp.doctor.reference import (
     PUBLISHED,
     Parity,
-    all_tokens,
     reference_logits,
     transformers_model,
     verdict_lines,
@@ -209,7 +208,7 @@ def test_published_logits_are_those_behind_the_first_three_tokens(
     vlm: LlavaVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real numbers need real weights; here a model's own, from a whole prompt with a video in it."""
-    prompt = vlm.assemble([all_tokens(vlm, frames(2))], QUESTION)
+    prompt = vlm.assemble([vlm.encode(frames(2)).whole()], QUESTION)
     with torch.inference_mode():
         rows = vlm.network.llm(inputs_embeds=prompt.embeds[None]).logits[0, :3, :3]
     monkeypatch.setattr(reference, "PUBLISHED", {Path(vlm.name).name: rows.tolist()})

@@ -80,9 +80,30 @@ def test_the_command_line_lists_the_models_without_loading_torch():
     assert " torch" not in run.stderr
 
 
+def test_the_ids_of_other_families_get_chat_messages():
+    for name, (path, _) in plugin.CHAT.items():
+        found = models.MODEL_REGISTRY_V2.resolve(name)
+        assert (found.model_type, found.class_path) == ("chat", path)
+
+
+def test_a_task_treats_an_id_as_the_stock_model_of_its_family_and_other_ids_as_before(stock_tasks, our_tasks):
+    kwargs = "lmms_eval_specific_kwargs:\n  default:\n    post: D\n  qwen3_vl:\n    post: Q"
+    (stock_tasks / "keyed.yaml").write_text(SMALL.format(name="keyed", more=kwargs))
+    our_tasks("bench/mine.yaml", "mine", "base_task: keyed")
+    for task in ("keyed", "mine"):
+        told = {
+            model: harness_tasks.TaskManager(model_name=model)._get_config(task)["lmms_eval_specific_kwargs"]
+            for model in ("qwen3_vl", "qwen3_vl_kvtp", "qwen3_vl_kvtp_sweep", "qwen2_5_vl_kvtp", "llava_video_kvtp")
+        }
+        assert told["qwen3_vl_kvtp"]["qwen3_vl_kvtp"] == told["qwen3_vl_kvtp_sweep"]["qwen3_vl_kvtp_sweep"]
+        assert told["qwen3_vl_kvtp"]["qwen3_vl_kvtp"] == {"post": "Q"}
+        assert told["qwen3_vl"] == told["qwen2_5_vl_kvtp"] == told["llava_video_kvtp"]
+
+
 def test_our_names_are_none_of_theirs():
-    ours = {name for model, (_, aliases) in plugin.MODELS.items() for name in (model, *aliases)}
-    theirs = {manifest.model_id for manifest in models._build_builtin_manifests()} - set(plugin.MODELS)
+    listed = plugin.MODELS | plugin.CHAT
+    ours = {name for model, (_, aliases) in listed.items() for name in (model, *aliases)}
+    theirs = {manifest.model_id for manifest in models._build_builtin_manifests()} - set(listed)
     theirs |= {alias for name, aliases in models.MODEL_ALIASES.items() if name in theirs for alias in aliases}
     assert theirs and not ours & theirs
 

@@ -27,7 +27,7 @@ def write_video(path: Path, seconds: int = 7, rate: int = 5, seed: int = 0) -> P
 class Clip:
     """A video of noise in memory, one frame a second."""
 
-    instruction = ""
+    instruction, timing = "", None
 
     def __init__(
         self, count: int = 3, height: int = 24, width: int = 40, *, seed: int = 0, chunk_size: int | None = None

@@ -30,6 +30,8 @@ TOOLS = {"bench": {"forecast"}, "skvqa_build": {"skvqa"}}
 """The tools' row is stricter: none imports another but these."""
 LAZY = {("__init__", "api")}
 """Imports inside functions that may point upward: the package's face."""
+BACK_ENDS = ("llava_video", "qwen2_5_vl", "qwen3_vl", "internvl")
+"""Files of the part `vlms` that are components: each reads one family of models, and is found by its name."""
 COMPONENTS = ["encoders", "scorers", "allocators", "pruners", "layer_pruning"]
 HARNESS = ("lmms_kvtp/harness/", "model_wrappers/", "tasks/", "lmms_kvtp/leaderboard/stats.py")
 """What may import lmms_eval."""
@@ -63,6 +65,8 @@ def part_of(path: Path) -> str:
 
 def is_component(path: Path) -> bool:
     folder = path.parent.relative_to(ROOT).parts
+    if folder == ("lmms_kvtp", "vlms"):
+        return path.stem in BACK_ENDS
     return len(folder) == 2 and folder[1] in COMPONENTS and path.stem not in ("base", "__init__")
 
 
@@ -159,6 +163,12 @@ def test_no_concrete_component_imports_another(path):
 @pytest.mark.parametrize("path", [path for path in sources() if part_of(path) == "tasks"], ids=name_of)
 def test_tasks_import_nothing_that_loads_a_model(path):
     assert parts_imported(path) <= TASKS_MAY_IMPORT
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if is_component(path)], ids=name_of)
+def test_no_back_end_imports_another(path):
+    others = {f"lmms_kvtp.vlms.{name}" for name in BACK_ENDS} - {f"lmms_kvtp.vlms.{path.stem}"}
+    assert not {name for name in imported(path) if any(name.startswith(f"{other}.") for other in others)}
 
 
 def test_no_public_class_is_defined_twice():

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from qwen_vl_utils.vision_process import smart_resize
+from torchvision.transforms import InterpolationMode, functional
+from transformers import InternVLVideoProcessor, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
 
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.video.pixels import ResizedPixels, normalise
+from lmms_kvtp.video.pixels import ProcessorPixels, ResizedPixels, normalise
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "llava_ref_tiny9.npz"
 
@@ -99,3 +102,30 @@ def test_the_fast_way_is_off_by_little_and_rarely(filter: Image.Resampling, size
 def test_the_fast_way_is_exact_where_torch_lacks_the_filter() -> None:
     spec, rgb = ResizedPixels((38, 30), resample=Image.Resampling.LANCZOS.value), noise(3, 90, 160)
     assert torch.equal(spec.resize(rgb), spec.resize(rgb, fast=True))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (200, 90), (1080, 1920), (30, 3000)])
+@pytest.mark.parametrize("limits", [(200704, 602112), (1000, 5000)])
+def test_frames_get_the_size_of_qwens_own_utilities(size: tuple[int, int], limits: tuple[int, int]) -> None:
+    for factor in (28, 32):
+        spec = ProcessorPixels((0.5,) * 3, (0.5,) * 3, None, factor, limits[0], float(limits[1]))
+        wanted = smart_resize(*size, factor, *limits)
+        assert spec.target(*size) == tuple(max(factor, side) for side in wanted)
+    with pytest.raises(ValueError, match="frames of 4020 x 20 pixels: a side is more than 200 times the other"):
+        spec.target(20, 4020)
+
+
+def test_pixels_of_other_families_equal_their_processors_bit_for_bit() -> None:
+    rgb = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (4, 90, 130, 3), dtype=np.uint8))
+    for own, factor in ((Qwen2VLVideoProcessor(cap_pixels_per_frame=False), 28), (Qwen3VLVideoProcessor(), 32)):
+        spec = ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, 20000, 60000.0)
+        size = list(spec.target(90, 130))
+        video = functional.resize(rgb.permute(0, 3, 1, 2), size, InterpolationMode.BICUBIC, antialias=True).float()
+        rows = own(videos=[video], do_resize=False, do_sample_frames=False, return_tensors="pt")
+        first = rows["pixel_values_videos"][0].view(3, 2, factor // 2, factor // 2)  # the first patch of a step
+        made = spec.normalise(spec.resize(rgb))
+        assert torch.equal(made[:2, :, : factor // 2, : factor // 2].transpose(0, 1), first)
+    square = InternVLVideoProcessor(size={"height": 56, "width": 56})
+    spec = ProcessorPixels(tuple(square.image_mean), tuple(square.image_std), (56, 56))
+    rows = square(videos=[rgb.permute(0, 3, 1, 2)], do_sample_frames=False, return_tensors="pt")
+    assert torch.equal(spec.normalise(spec.resize(rgb, fast=True)), rows["pixel_values_videos"][0])

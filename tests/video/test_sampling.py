@@ -2,8 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from qwen_vl_utils.vision_process import smart_nframes
+from transformers import InternVLVideoProcessor
+from transformers.video_utils import VideoMetadata
 
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
@@ -92,3 +96,37 @@ def test_the_time_instruction_is_the_sentence_of_the_training_data():
         "The video lasts for 3.00 seconds, and 2 frames are uniformly sampled from it. These frames are located at "
         "0.00s,1.50s.Please answer the following questions related to this video."
     )
+
+
+@given(num_frames=st.integers(2, 5000), avg_fps=RATES, most=st.integers(2, 200), fps=st.sampled_from([None, 0.5, 2.0]))
+def test_qwen_sees_the_frames_of_its_own_utilities(num_frames, avg_fps, most, fps):
+    for rule in ("qwen2_5_vl", "qwen3_vl"):
+        asked = {"nframes": max(2, min(most, num_frames) // 2 * 2)}
+        if fps is not None:
+            asked = {"fps": fps} | ({"max_frames": most} if rule == "qwen3_vl" else {})
+        try:
+            count = smart_nframes(asked, num_frames, avg_fps)
+        except ValueError:  # theirs has no answer where `max_frames` is too few
+            continue
+        indices, times = sample(num_frames, avg_fps, FrameOptions(most, fps, rule=rule))
+        assert indices.tolist() == torch.linspace(0, num_frames - 1, count).round().long().tolist()
+        assert times.tolist() == [index / avg_fps for index in indices.tolist()]
+
+
+@given(num_frames=st.integers(1, 5000), most=st.integers(1, 200))
+def test_internvl_sees_the_frames_of_its_own_processor(num_frames, most):
+    chosen, _ = sample(num_frames, 25.0, FrameOptions(most, None, rule="internvl"))
+    told = VideoMetadata(total_num_frames=num_frames, fps=25.0)
+    own = InternVLVideoProcessor().sample_frames(told, num_frames=min(most, num_frames), initial_shift=True)
+    assert chosen.tolist() == own.tolist()
+
+
+def test_what_another_rule_has_no_word_for_is_refused():
+    with pytest.raises(ValueError, match="fps=none: LLaVA-Video's rule"):
+        FrameOptions(fps=None)
+    with pytest.raises(ValueError, match="qwen3_vl has neither"):
+        FrameOptions(rule="qwen3_vl", force_sample=True)
+    with pytest.raises(ValueError, match=r"fps=1\.0: the stock wrapper of InternVL ignores it"):
+        FrameOptions(rule="internvl")
+    with pytest.raises(VideoError, match="1 frame, and a step of this model is 2"):
+        sample(1, 25.0, FrameOptions(rule="qwen3_vl", fps=None))

@@ -13,8 +13,9 @@ from lmms_kvtp.method import Method, build_method
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.vlms.layout import text_run
 from lmms_kvtp.vlms.llava_video import LlavaVideo
-from lmms_kvtp.vlms.prefix import PrefixCache, pad_left
+from lmms_kvtp.vlms.reading import PrefixCache, pad_left
 
 OPTIONS = GenerationOptions(max_new_tokens=7)
 QUESTIONS = [
@@ -67,13 +68,13 @@ def test_a_batch_answers_as_its_prompts_do_alone(vlm: LlavaVideo, until: tuple[s
 def test_the_end_of_one_answer_leaves_the_others_alone(vlm: LlavaVideo) -> None:
     early = vlm.defaults.eos_token_id
     vlm.defaults.eos_token_id = int(vlm.next_token_logits(prompts(vlm)[1]).argmax())
-    vlm.__dict__.pop("_settings", None)  # made of the defaults, once
+    vlm.__dict__.pop("settings", None)  # made of the defaults, once
     try:
         alone = [vlm.generate([prompt], OPTIONS)[0] for prompt in prompts(vlm)]
         together = vlm.generate(prompts(vlm), OPTIONS)
     finally:
         vlm.defaults.eos_token_id = early
-        del vlm.__dict__["_settings"]
+        del vlm.__dict__["settings"]
     assert [made.num_tokens for made in together] == [made.num_tokens for made in alone]
     assert together[1].num_tokens == 1 and max(made.num_tokens for made in together) == 7
 
@@ -213,7 +214,7 @@ def test_beams_share_no_prefix(vlm: LlavaVideo) -> None:
 
 
 def test_taking_leaves_the_last_position_to_be_read() -> None:
-    prefix, embeds = PrefixCache(), torch.randn(4, 3)
+    prefix, prompt = PrefixCache(), text_run(torch.randn(4, 3))
 
     class Layer:
         def __init__(self) -> None:
@@ -223,22 +224,22 @@ def test_taking_leaves_the_last_position_to_be_read() -> None:
     class Cache:
         layers = [Layer()]  # noqa: RUF012
 
-    prefix.keep(embeds, Cache())
-    cache, shared = prefix.take(embeds)
+    prefix.keep(prompt, Cache())
+    cache, shared = prefix.take(prompt)
     assert shared == 3 and cache.layers[0].keys.shape[2] == 3
-    assert prefix.take(embeds) == (None, 0)
+    assert prefix.take(prompt) == (None, 0)
 
 
 def test_settings_that_are_kept_hold_for_every_answer(vlm: LlavaVideo) -> None:
     prompt, before = prompts(vlm)[0], vlm.defaults.repetition_penalty
     plain = vlm.generate([prompt], replace(OPTIONS, max_new_tokens=12))[0].text
-    vlm.__dict__.pop("_settings", None)  # made of the defaults, once
+    vlm.__dict__.pop("settings", None)  # made of the defaults, once
     vlm.defaults.repetition_penalty = 50.0
     try:
         first, again = (vlm.generate([prompt], replace(OPTIONS, max_new_tokens=12))[0].text for _ in range(2))
         short = vlm.generate([prompt], replace(OPTIONS, max_new_tokens=2))[0].num_tokens
     finally:
         vlm.defaults.repetition_penalty = before
-        del vlm.__dict__["_settings"]
+        del vlm.__dict__["settings"]
     assert first == again != plain
     assert short <= 2

@@ -132,7 +132,7 @@ def test_greedy_tokens(run: str, setting: str) -> None:
     assert config.repetition_penalty == 1.05
     if setting == "rep1.0":
         config.repetition_penalty = None
-    [decoded] = decoding.decode(vlm.network.llm, vlm.tokenizer, [prompt.embeds], config, options)
+    [decoded] = decoding.decode(vlm.network.llm, vlm.tokenizer, [prompt], config, options)
     assert decoded.ids == FACTS["runs"][run][f"greedy_ids_{setting}"]
 
 

@@ -14,7 +14,7 @@ from lmms_kvtp.types import NEWLINE, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.vlms.base import PromptTooLongError
 from lmms_kvtp.vlms.layout import POLICIES, POSITIONS, Newlines
 from lmms_kvtp.vlms.llava_video import LlavaVideo
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 
 OPTIONS = GenerationOptions(max_new_tokens=6)
 VIDEO = torch.randn(3 * 25, 48, generator=torch.Generator().manual_seed(5))

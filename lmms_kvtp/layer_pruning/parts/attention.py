@@ -1,6 +1,7 @@
 """Attention of a few query rows, recomputed from a layer's own projections, so that SDPA and flash attention stay on.
 
-For decoder layers like those of Llama and Qwen2: `input_layernorm`, then `q_proj` and `k_proj` of `self_attn`.
+For decoder layers like those of Llama, Qwen2 and Qwen3: `input_layernorm`, then `q_proj` and `k_proj` of `self_attn`,
+and `q_norm` and `k_norm` over each head where the layer has them.
 """
 
 from collections.abc import Sequence
@@ -107,6 +108,9 @@ def _project(inputs: StageInput, rows: Int[Tensor, " R"]) -> tuple[Float[Tensor,
     keys = attention.k_proj(normed).to(home).unflatten(-1, (-1, 1, attention.head_dim))  # [K, g, 1, d]
     shape = (keys.shape[1], -1, attention.head_dim)
     queries = attention.q_proj(take(normed, rows, 0)).to(home).unflatten(-1, shape)  # [R, g, q, d]
+    norms = dict(attention.named_children())
+    if "q_norm" in norms:  # Qwen3 normalises each head before it turns it
+        queries, keys = norms["q_norm"](queries).to(home), norms["k_norm"](keys).to(home)
     return queries.permute(1, 2, 0, 3), keys.permute(1, 2, 0, 3)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from lmms_kvtp.types import Timing
 from lmms_kvtp.video.ahead.feed import Feed
 from lmms_kvtp.video.ahead.worker import Chunk, End, Failed, Jobs, Message, Opened
 from lmms_kvtp.video.cache import FrameCache
@@ -92,6 +93,7 @@ class AheadVideo:
 
     key: str
     instruction: str
+    timing: Timing | None
     stream: Iterator[Frames] = field(repr=False)
 
     def chunks(self) -> Iterator[Frames]:
@@ -153,7 +155,7 @@ class Ahead:
         videos: list[Video] = []
         for video in opened.videos:
             stream = self._stream(number, video, {} if videos else spent)
-            videos.append(AheadVideo(video.key, video.instruction, stream))
+            videos.append(AheadVideo(video.key, video.instruction, video.timing, stream))
         return videos
 
     def close(self) -> None:

@@ -2,20 +2,30 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.shipped import TINY, ShippedError, checked, tiny_folder
-from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, TensorNames, read_json
+from lmms_kvtp.vlms.checkpoint.config import (
+    EMBEDDINGS,
+    HEAD,
+    WANTED,
+    CheckpointError,
+    LlavaConfig,
+    Network,
+    TensorNames,
+    build,
+    read_json,
+)
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.hugging_face import read_hugging_face
-from lmms_kvtp.vlms.checkpoint.network import EMBEDDINGS, HEAD, Network, build
 from lmms_kvtp.vlms.checkpoint.original import read_original
 
 
@@ -25,7 +35,22 @@ def choose(ways: Sequence[TensorNames], own: Collection[str], found: Collection[
 
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
+
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
+"""Values of `model_type` that have a back end of that name here; others are LLaVA's, or of a user's package."""
+REFUSED = {
+    "qwen2_vl": "its positions and tower are others than Qwen2.5-VL's",
+    "qwen3_vl_moe": "the operations of its experts are not counted yet",
+    "qwen3_5": "its linear attention keeps a state from which no token can be taken back",
+    "qwen3_5_moe": "its linear attention keeps a state from which no token can be taken back",
+    "video_llama_3": "it drops tokens by itself before anyone else can, so its row of all tokens is none",
+    "internvl_chat": "it runs code from the hub; take the checkpoint of the same name that ends in -hf",
+    "llavaonevision1_5": "it runs code from the hub, and transformers has no class of its own for it",
+    "pllava": "transformers has no class for it, and its weights are an adapter",
+    "st_llm_hf": "transformers has no class for it",
+}
+"""Families without back end, by `model_type`, and why."""
 
 Shape = tuple[int, ...]
 
@@ -55,6 +80,34 @@ def find_folder(pretrained: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def family_of(folder: Path) -> str:
+    """Tell which back end reads a checkpoint, by `model_type` in its config.json.
+
+    Raises:
+        CheckpointError: the family is known not to be supported; the message says why.
+    """
+    path = folder / "config.json"
+    kind = str(read_json(path).get("model_type", "")) if path.is_file() else ""
+    if kind in REFUSED:
+        raise CheckpointError(f"{folder} is of the family {kind}, which has no back end here: {REFUSED[kind]}")
+    theirs = {entry.name for entry in entry_points(group="lmms_kvtp.vlms")}
+    return kind if kind in FAMILIES or kind in theirs else "llava_video"
+
+
+def family_named(pretrained: str, revision: str | None) -> str | None:
+    """Tell the same before a download, by what lies on this machine; None where nothing does; raises as `family_of`."""
+    folder = Path(pretrained).expanduser()
+    if pretrained != TINY and not folder.is_dir():
+        try:
+            cached = try_to_load_from_cache(pretrained, "config.json", revision=revision)
+        except ValueError:  # no name of the hub's
+            cached = None
+        if not isinstance(cached, str):
+            return None
+        folder = Path(cached).parent
+    return "llava_video" if pretrained == TINY else family_of(folder)
+
+
 def read_config(folder: Path) -> LlavaConfig:
     """Read config.json in whichever layout it is written.
 
@@ -66,6 +119,13 @@ def read_config(folder: Path) -> LlavaConfig:
         raise CheckpointError(f"{folder} has no config.json, found {found}; {WANTED}")
     config = read_json(folder / "config.json")
     return (read_hugging_face if "text_config" in config else read_original)(config, folder)
+
+
+def layers_in(folder: Path) -> int:
+    """Count the layers of the language model, by config.json; raises as `read_config` and `family_of` do."""
+    if family_of(folder) == "llava_video":
+        return int(read_config(folder).llm["num_hidden_layers"])
+    return int(read_json(folder / "config.json")["text_config"]["num_hidden_layers"])
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
-from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION
-from lmms_kvtp.vlms.checkpoint.network import HEAD, Network, VisionTower
+from lmms_kvtp.vlms.checkpoint.config import HEAD, LLM_FIELDS, VISION, Network, VisionTower
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
 RELEASED = {

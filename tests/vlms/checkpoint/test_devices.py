@@ -12,7 +12,7 @@ from lmms_kvtp.device import OutOfMemoryError, told
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 
 OPTIONS = GenerationOptions(max_new_tokens=5)
 

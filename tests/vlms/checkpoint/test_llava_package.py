@@ -22,7 +22,7 @@ from lmms_kvtp.types import FrameTokens, GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
-from lmms_kvtp.vlms.prefix import PrefixCache
+from lmms_kvtp.vlms.reading import PrefixCache
 from lmms_kvtp.vlms.tiles import StillImage
 
 GOLDENS = Path(__file__).parents[2] / "goldens"

@@ -1,0 +1,287 @@
+"""What the back ends share that stand on a family's own classes of transformers: loading, prompts, decoding."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+import transformers
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from lmms_kvtp.cost.flops import LLMShape, MergedShape, merged_flops
+from lmms_kvtp.device import check_dtype, place, told
+from lmms_kvtp.types import MARKUP, TEXT, VISION, GridPool, PackedTokens, Positions, Prompt, Timing
+from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError
+from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, weight_files
+from lmms_kvtp.vlms.layout import Chat
+
+Shown = tuple[tuple[Timing, tuple[int, int]], ...]
+"""Timing and grid of tokens of each video of a prompt."""
+
+
+@dataclass(frozen=True)
+class PromptFrame:
+    """A prompt of all tokens, but for its question."""
+
+    before: list[int]
+    """Ids before the piece of text that holds the question."""
+    roles: list[int]
+    """Kinds of these places."""
+    head: str
+    """Beginning of that piece."""
+    tail: str
+    """End of that piece."""
+    behind: list[int]
+    """Ids behind it."""
+    inputs: Any
+    """What the processor made."""
+
+
+class NativeVLM(VideoVLM):
+    """A model that transformers has a class for, with its processor.
+
+    Prompts are those of the processor of the installed release, which gets videos of the true frames at the least
+    size: so template, timestamps and markers are its own, and its own text alone is read as markup. Rotary positions
+    are those that the model's class gives to the prompt of all tokens.
+    """
+
+    class_name: ClassVar[str]
+    """The class in transformers."""
+    placeholder: ClassVar[str]
+    """Entry of the model's config: the id that stands for vision tokens."""
+    stride: ClassVar[int] = 2
+    """Patches along a side of what becomes a token."""
+
+    tower: MergedShape
+
+    def __init__(self, name: str, model: Any, processor: Any, options: LoadOptions, files: Sequence[Path] = ()) -> None:
+        """Join a model and its processor, loaded by transformers in whatever way.
+
+        Args:
+            name: as results have it.
+            model: of `class_name`.
+            processor: the checkpoint's.
+            options: of these, only those of the family's own count.
+            files: of the weights.
+
+        Raises:
+            CheckpointError: the processor has no chat template or no tokenizer.
+        """
+        if not getattr(processor, "chat_template", None):
+            raise CheckpointError(f"{name} has no chat template; take chat_template.jinja from the released checkpoint")
+        self.name, self.options, self.files = name, options, files
+        # a shallow copy, which shares all weights: the decoding settings are another's
+        self.model, self.processor, self.tokenizer = copy.copy(model), processor, processor.tokenizer
+        self.defaults, self.model.generation_config = copy.copy(model.generation_config), GenerationConfig.from_dict({})
+        # as the stock wrappers: one end, whatever others the checkpoint names
+        self.defaults.eos_token_id = self.tokenizer.eos_token_id
+        self.decoder, self.layers = self.model, list(model.model.language_model.layers)
+        self.rotary = model.model.language_model.rotary_emb
+        self.device, self.dtype = model.device, model.dtype
+        text = model.config.get_text_config()
+        heads = text.num_attention_heads
+        self.llm = LLMShape(
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            layers=text.num_hidden_layers,
+            heads=heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            vocabulary=text.vocab_size,
+        )
+        self.limit, self.default_encoder = text.max_position_embeddings, "google/siglip-so400m-patch14-384"
+        self.chat, self._frame = Chat(self.tokenizer), lru_cache(4)(self._made_frame)
+        self.tower = self.tower_shape(model.config.vision_config)
+        self.tower_width = self.tower.hidden
+        self._pad: int = getattr(model.config, self.placeholder)
+
+    @classmethod
+    def load(cls, pretrained: str, options: LoadOptions) -> "NativeVLM":
+        """Load a checkpoint of the layout that transformers writes.
+
+        Raises:
+            CheckpointError: transformers cannot read it, or is too old.
+        """
+        if int(transformers.__version__.split(".")[0]) < 5:
+            raise CheckpointError(f"{cls.family} wants transformers 5 or newer, this is {transformers.__version__}")
+        device, dtype = place(options.device, options.dtype)
+        check_dtype(device, dtype)
+        folder = find_folder(pretrained, options.revision)
+        files = weight_files(folder)
+        with told(f"loading {pretrained} in {dtype}", "choose dtype=bfloat16, or device_map=auto"):
+            try:
+                model: Any = AutoModelForImageTextToText.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    attn_implementation=options.attn_implementation,
+                    device_map=options.device_map or str(device),
+                )
+                processor = cast(Any, AutoProcessor).from_pretrained(folder)
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(f"{folder} is no {cls.family} that transformers can read: {error}") from error
+        if type(model).__name__ != cls.class_name:
+            raise CheckpointError(f"{folder} holds a {type(model).__name__}, {cls.family} wants {cls.class_name}")
+        model.generation_config = load_generation_config(folder)
+        return cls(pretrained, model.eval().requires_grad_(False), processor, options, files)
+
+    @classmethod
+    def wrap(cls, model: Any, processor: Any, options: LoadOptions) -> "NativeVLM":
+        """Take a model that transformers has loaded, which stays as it is."""
+        if type(model).__name__ != cls.class_name or processor is None:
+            given = f"a {type(model).__name__} with a {type(processor).__name__}"
+            raise ValueError(f"{given}: {cls.family} wants a {cls.class_name} and, as processor=, its processor")
+        return cls(str(model.name_or_path), model, processor, options)
+
+    def tower_shape(self, vision: Any) -> MergedShape:
+        """Read the sizes of the tower from its config."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """List as plain values all that answers depend on beside method and frames."""
+        return {
+            **asdict(self.options),
+            "family": self.family,
+            "pretrained": self.name,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "pixels": repr(self.spec(2)),
+            "limit": self.limit,
+            "toy": False,
+        }
+
+    def pooling(self, height: int, width: int) -> GridPool:
+        """Say how patches become tokens: neighbours are merged."""
+        side = self.tower.patch_size
+        return GridPool("average", (height // side, width // side), self.stride)
+
+    def vision_flops(self, pool: GridPool, steps: int) -> tuple[int, int]:
+        """Count the operations of tower and mergers on so many steps."""
+        return merged_flops(self.tower, pool.patches, steps)
+
+    def system(self) -> list[dict[str, Any]]:
+        """Turns before the user's."""
+        return []
+
+    @torch.inference_mode()
+    def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
+        """Lay out the processor's prompt, and leave out the tokens that are not kept; markup of a step stays.
+
+        Raises:
+            PromptTooLongError: the prompt does not fit in the context.
+            ValueError: `text` is empty, or a visual is no video.
+        """
+        if not text.strip():
+            raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
+        frame = self._frame(tuple((visual.timing, visual.grid) for visual in visuals if visual.timing))
+        ids = torch.tensor([*frame.before, *self.chat.plain(frame.head + text + frame.tail), *frame.behind])
+        role = torch.full_like(ids, TEXT)
+        role[: len(frame.before)] = torch.tensor(frame.roles)
+        others, cells = torch.nonzero(role != VISION).flatten(), torch.nonzero(role == VISION).flatten()
+        kept, frames, segments = _joined(visuals)
+        places, order = torch.cat([others, cells[kept]]).sort(stable=True)  # merged tokens may share a place
+        at = torch.nonzero(order >= len(others)).flatten()  # of the kept tokens in the prompt
+        token = order[at] - len(others)
+        embeds = self.model.get_input_embeddings()(ids[places].to(self.device)).to(self.device)
+        deep = held = None
+        if visuals:
+            embeds[at.to(self.device)] = torch.cat([visual.embeds.to(embeds) for visual in visuals])[token]
+            if visuals[0].deep is not None:
+                added = torch.cat([visual.deep.to(embeds) for visual in visuals if visual.deep is not None])[token]
+                deep = embeds.new_zeros(added.shape[1], *embeds.shape)
+                deep[:, at.to(self.device)] = added.transpose(0, 1)
+            if (positions or self.positions[0]) == "kept":
+                held = self.all_positions(ids, role == VISION, frame.inputs)
+        where = [torch.full_like(places, -1).index_copy(0, at, label[token]) for label in (frames, segments)]
+        prompt = Prompt(
+            embeds,
+            role[places].to(self.device),
+            where[0].to(self.device),
+            where[1].to(self.device) if any(visual.segment is not None for visual in visuals) else None,
+            sum(visual.num_frames for visual in visuals),
+            None if held is None else held[..., places].to(self.device),
+            None if held is None else int(held[..., -1].max()) + 1,
+            ids[places].to(self.device),
+            deep,
+        )
+        if max(prompt.end, prompt.length) > self.limit:
+            raise PromptTooLongError(max(prompt.end, prompt.length), self.limit, len(others))
+        return prompt
+
+    def stock_inputs(self, frames: Frames, timing: Timing, text: str) -> Any:
+        """Let the processor prepare a question on a whole video, for comparisons with the stock class."""
+        pixels = frames.resized(self.spec(len(frames.times))).permute(0, 3, 1, 2)
+        return self._processed(self._rendered(1, text), [pixels], [timing]).to(self.device)
+
+    def _rendered(self, videos: int, text: str) -> str:
+        content = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": text}]
+        turns = [*self.system(), {"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def _processed(self, rendered: str, videos: Sequence[Tensor], timings: Sequence[Timing]) -> Any:
+        told = [{"fps": t.fps, "frames_indices": list(t.indices), "total_num_frames": t.total} for t in timings]
+        shown = {"videos": list(videos), "video_metadata": told, "do_sample_frames": False, "do_resize": False}
+        return self.processor(text=[rendered], return_tensors="pt", **(shown if videos else {}))
+
+    def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
+        """Give every place of the prompt of all tokens its rotary position.
+
+        Args:
+            ids: of that prompt.
+            vision: its vision tokens.
+            inputs: what the processor made, with the grids of its least videos replaced by the true ones.
+        """
+        return torch.arange(len(ids))
+
+    def _made_frame(self, shown: Shown) -> PromptFrame:
+        """Have the processor lay out a prompt around a question of one special token; kept for the next questions."""
+        mark, side = self.tokenizer.pad_token_id, self.tower.patch_size * self.stride
+        least = [torch.zeros(len(timing.indices), 3, side, side, dtype=torch.uint8) for timing, _ in shown]
+        rendered = self._rendered(len(shown), self.tokenizer.pad_token)
+        inputs = self._processed(rendered, least, [timing for timing, _ in shown])
+        ids, raw = inputs["input_ids"][0].tolist(), self.tokenizer(rendered).input_ids
+        if ids.count(mark) != 1:
+            raise CheckpointError(
+                f"the chat template of {self.name} writes a question {ids.count(mark)} times, not once"
+            )
+        at, special = ids.index(mark), {*self.tokenizer.added_tokens_decoder}
+        left = max(number for number in range(at) if ids[number] in special) + 1
+        right = min(number for number in range(at + 1, len(ids)) if ids[number] in special)
+        start, stop = _alike(raw, ids), len(ids) - _alike(raw[::-1], ids[::-1])  # what stands for a video's marker
+        steps = [-(-len(timing.indices) // self.frames_per_step) for timing, _ in shown]
+        each = ids.count(self._pad) // max(1, sum(steps))  # placeholders of a step of a least video
+        sizes = iter(
+            [g[0] * g[1] // each for (_, g), count in zip(shown, steps, strict=True) for _ in range(count * each)]
+        )
+        whole: list[tuple[int, int]] = []
+        for number, token in enumerate(ids[:left]):
+            role = MARKUP if start <= number < stop else TEXT
+            whole += [(token, VISION)] * next(sizes) if token == self._pad else [(token, role)]
+        if "video_grid_thw" in inputs:
+            inputs["video_grid_thw"][:, 1:] = torch.tensor([grid for _, grid in shown]) * self.stride
+        head, tail = (str(self.tokenizer.decode(part)) for part in (ids[left:at], ids[at + 1 : right]))
+        return PromptFrame([token for token, _ in whole], [role for _, role in whole], head, tail, ids[right:], inputs)
+
+
+def _alike(one: list[int], other: list[int]) -> int:
+    """Count the equal entries at the beginning of both."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _joined(visuals: Sequence[PackedTokens]) -> Int[Tensor, "3 K"]:
+    """Count cells, frames and segments of the kept tokens through all videos of a prompt."""
+    parts, first = [torch.zeros(3, 0, dtype=torch.long)], torch.zeros(3, 1, dtype=torch.long)
+    for visual in visuals:
+        size, frame = visual.grid[0] * visual.grid[1], visual.frame.cpu()
+        segment = torch.full_like(frame, -1) if visual.segment is None else visual.segment.cpu() + first[2]
+        parts.append(torch.stack([frame * size + visual.patch.cpu() + first[0], frame + first[1], segment]))
+        groups = segment.max() + 1 - first[2] if visual.segment is not None and len(segment) else 0
+        first = first + torch.tensor([[visual.num_frames * size], [visual.num_frames], [int(groups)]])
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,236 @@
+"""Back ends on classes of transformers: all tokens kept is the stock class, pruned is the masked one, and so on."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from helpers.native_checkpoints import FAMILIES, write_native
+from torch import Tensor
+
+from lmms_kvtp.cost.meter import Meter, counting
+from lmms_kvtp.encode import encode
+from lmms_kvtp.layer_pruning.base import Stage, StageInput
+from lmms_kvtp.layer_pruning.parts.attention import last_query_attention
+from lmms_kvtp.method import Method, build_method
+from lmms_kvtp.pipeline import prepare, prune, weigh
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import MARKUP, VISION, GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.video.load import SampledVideo, video_from_frames
+from lmms_kvtp.vlms.base import LoadOptions, load_vlm
+from lmms_kvtp.vlms.native import NativeVLM
+from lmms_kvtp.vlms.reading import PrefixCache
+
+QUESTION = Question("What color is the star?\nA. red\nB. blue")
+TEXT = GenerationOptions(12)
+FULL = {"keep_ratio": "1", "scorer": "uniform", "allocator": "uniform", "pruner": "none"}
+SOME = {"keep_ratio": "0.3", "scorer": "uniform", "allocator": "uniform", "pruner": "random"}
+
+
+def clip(vlm: NativeVLM, count: int = 10, chunk: int = 16, seed: int = 0) -> SampledVideo:
+    """A video of blocks, on a grid of 7 x 11 tokens in Qwen2.5-VL, at 4 frames a second."""
+    blocks = torch.randint(0, 256, (count, 12, 20, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    rgb = blocks.repeat_interleave(16, dim=1).repeat_interleave(16, dim=2)
+    return video_from_frames(rgb, "clip", fps=4.0, options=replace(vlm.frames, chunk_size=chunk))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A back end with its stock inputs for one video and question."""
+
+    vlm: NativeVLM
+    inputs: Any
+
+    def method(self, **settings: str) -> Method:
+        return build_method({**SOME, **settings}, {"encoder": "siglip", "positions": self.vlm.positions[0]})
+
+    def prompt(self, **settings: str) -> Prompt:
+        method = self.method(**settings)
+        return prepare(self.vlm, method, [encode(self.vlm, method, clip(self.vlm))], QUESTION).prompt
+
+    @property
+    def vision(self) -> Tensor:
+        return self.inputs["input_ids"][0] == getattr(self.vlm.model.config, self.vlm.placeholder)
+
+    def stock(self, **more: Any) -> Any:
+        """The stock class on the processor's own inputs."""
+        self.vlm.model.model.rope_deltas = None
+        with torch.inference_mode():
+            return self.vlm.model(**self.inputs, **more)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    family = request.param
+    folder = write_native(family, tmp_path_factory.mktemp(family), penalty=1.3)
+    least = {} if family == "internvl" else {"min_pixels": 4096}
+    vlm = load_vlm(str(folder), LoadOptions(device="cpu", attn_implementation="eager", **least))
+    assert isinstance(vlm, NativeVLM)
+    [frames] = clip(vlm).chunks()
+    inputs = vlm.stock_inputs(frames, clip(vlm).timing, QUESTION.prompt)
+    return Case(vlm, inputs)
+
+
+def test_all_tokens_kept_is_the_stock_class(case: Case) -> None:
+    prompt, vlm = case.prompt(**FULL), case.vlm
+    assert prompt.ids is not None and torch.equal(prompt.ids, case.inputs["input_ids"][0])
+    torch.testing.assert_close(vlm.next_token_logits(prompt), case.stock().logits[0, -1], atol=1e-4, rtol=1e-4)
+    limits: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "repetition_penalty": 1.3}
+    ids = vlm.model.generate(**case.inputs, **limits, eos_token_id=vlm.chat.end, pad_token_id=vlm.chat.pad)
+    made = vlm.tokenizer.decode(ids[0, prompt.length :], skip_special_tokens=True).strip()
+    assert vlm.generate([prompt], TEXT)[0].text == made
+
+
+def kept_of(case: Case, prompt: Prompt) -> Tensor:
+    """Places of the prompt of all tokens that a pruned prompt has kept, by the stock class's own vision features."""
+    whole = case.prompt(**FULL)
+    rows = (whole.embeds[:, None] == prompt.embeds[None]).all(dim=2) & (whole.role == VISION)[:, None]
+    kept = rows.any(dim=1) | (whole.role != VISION)
+    assert int(kept.sum()) == prompt.length
+    return kept
+
+
+def masked(case: Case, kept: Tensor, first_layer: int = 0) -> Tensor:
+    """Logits of the stock class in whose layers, from one on, nothing sees what is not kept."""
+
+    def hide(layer: Any, given: Any, named: Any) -> Any:
+        mask = named["attention_mask"].clone()
+        mask[..., ~kept] = torch.finfo(mask.dtype).min
+        return given, named | {"attention_mask": mask}
+
+    hooks = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in case.vlm.layers[first_layer:]]
+    try:
+        logits: Tensor = case.stock().logits[0, -1]
+        return logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_pruned_is_the_stock_class_that_sees_nothing_of_what_was_dropped(case: Case) -> None:
+    method, vlm = case.method(), case.vlm
+    visual = encode(vlm, method, clip(vlm))
+    weighed = weigh(method, visual, QUESTION, Meter(vlm.device))
+    budgets = weighed.budgets.clone()
+    budgets[1] += budgets[0]
+    budgets[0] = 0  # the first step loses everything
+    packed = prune(method, visual, replace(weighed, budgets=budgets), Meter(vlm.device))
+    prompt = vlm.assemble([packed], QUESTION.prompt, "kept")
+    kept = kept_of(case, prompt)
+    assert int((prompt.role == VISION).sum()) == len(packed.embeds) < int(case.vision.sum()) / 3
+    assert int((prompt.role == MARKUP).sum()) == int((case.prompt(**FULL).role == MARKUP).sum())
+    pruned = vlm.next_token_logits(prompt)
+    torch.testing.assert_close(pruned, masked(case, kept), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(pruned, case.stock().logits[0, -1], atol=0.1)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_tokens_dropped_inside_the_model_are_seen_by_no_later_layer(case: Case, layer: int) -> None:
+    prompt, vlm = case.prompt(**FULL), case.vlm
+    kept = (prompt.role != VISION) | (torch.arange(prompt.length) % 3 == 0)
+    stage = Stage(layer, layer, lambda seen: kept[seen.positions])
+    found = vlm.next_token_logits(prompt, [stage])
+    torch.testing.assert_close(found, masked(case, kept, layer), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, case.stock().logits[0, -1], atol=0.05)
+    answer = vlm.generate([prompt], TEXT, [stage])[0]
+    assert answer.layer_lengths == (prompt.length,) * layer + (int(kept.sum()),) * (5 - layer)
+
+
+def test_recomputed_scores_are_the_attention_of_the_layer(case: Case) -> None:
+    prompt, seen = case.prompt(**FULL), list[StageInput]()
+
+    def select(given: StageInput) -> Tensor:
+        seen.append(given)
+        return torch.ones_like(given.vision)
+
+    case.vlm.next_token_logits(prompt, [Stage(2, 1, select)])
+    attention = case.stock(output_attentions=True).attentions[1][0, :, -1].mean(dim=0)
+    torch.testing.assert_close(last_query_attention(seen[0]), attention, atol=1e-6, rtol=1e-4)
+
+
+def test_a_batch_answers_as_each_prompt_alone(case: Case) -> None:
+    prompts, vlm = [case.prompt(), case.prompt(**FULL), case.vlm.assemble([], "Who are you?")], case.vlm
+    alone = [vlm.generate([prompt], TEXT)[0].text for prompt in prompts]
+    assert [made.text for made in vlm.generate(prompts, TEXT)] == alone
+    assert len(set(alone)) == 3
+
+
+def test_chunks_make_the_tokens_of_the_whole_video(case: Case) -> None:
+    vlm, method = case.vlm, case.method()
+    whole, parts = (encode(vlm, method, clip(vlm, chunk=chunk)).tokens for chunk in (16, 4))
+    assert torch.equal(whole.embeds, parts.embeds) and whole.timing == parts.timing
+    assert (whole.deep is None) == (case.vlm.family != "qwen3_vl")
+    if whole.deep is not None and parts.deep is not None:
+        assert torch.equal(whole.deep, parts.deep)
+
+
+def test_patches_lie_row_by_row(case: Case) -> None:
+    """What merges 2 x 2 of the patches that `look` returns makes its tokens."""
+    vlm = case.vlm
+    [frames] = clip(vlm).chunks()
+    tokens, patches = vlm.look(frames, vlm.spec(10))
+    rows, columns = (2 * side for side in tokens.grid)
+    grid = patches.unflatten(1, (rows // 2, 2, columns // 2, 2))
+    with torch.inference_mode():
+        if vlm.family == "internvl":
+            shuffled = vlm.model.model.pixel_shuffle(patches.unflatten(1, (rows, columns)), 0.5).flatten(1, 2)
+            made = vlm.model.model.multi_modal_projector(shuffled)
+        else:
+            made = vlm.model.model.visual.merger(grid.transpose(2, 3).flatten(0, 4)).view(tokens.embeds.shape)
+    torch.testing.assert_close(made, tokens.embeds, atol=1e-5, rtol=1e-5)
+
+
+def test_tower_and_language_model_need_the_operations_that_they_say(case: Case) -> None:
+    vlm = case.vlm
+    [frames] = clip(vlm).chunks()
+    with counting() as found:
+        tokens, _ = vlm.look(frames, vlm.spec(10))
+    pool = vlm.pooling(*frames.pixels(vlm.spec(10)).shape[-2:])
+    assert pool.grid == tokens.grid
+    assert sum(vlm.vision_flops(pool, tokens.num_frames)) == found.flops
+
+
+def test_later_questions_reuse_what_they_share_and_nothing_else(case: Case) -> None:
+    vlm, prefix = case.vlm, PrefixCache()
+    first, second = case.prompt(), vlm.assemble(_packed(case), "Where is it?")
+    alone = vlm.generate([second], TEXT)[0].text
+    vlm.generate([first], TEXT, prefix=prefix)
+    again = vlm.generate([second], TEXT, prefix=prefix)[0]
+    assert again.text == alone and again.reused >= int(torch.nonzero(second.role == VISION).max())
+    place = int(torch.nonzero(second.role == VISION)[3])
+    others = []
+    if second.positions is not None:
+        moved = second.positions.clone()
+        (moved if moved.ndim == 1 else moved[-1])[place] += 1
+        others.append(replace(second, positions=moved))
+    if second.deep is not None:
+        other = second.deep.clone()
+        other[1, place] += 1
+        others.append(replace(second, deep=other))
+    for changed in others:
+        vlm.generate([second], TEXT, prefix=prefix)
+        assert vlm.generate([changed], TEXT, prefix=prefix)[0].reused == place
+
+
+def _packed(case: Case) -> list[PackedTokens]:
+    method = case.method()
+    return list(prepare(case.vlm, method, [encode(case.vlm, method, clip(case.vlm))], QUESTION).packed)
+
+
+def test_markup_in_a_question_is_plain_text(case: Case) -> None:
+    plain, marked = (case.vlm.assemble(_packed(case), text) for text in ("a", "<|im_end|><|video_pad|><IMG_CONTEXT>"))
+    assert plain.ids is not None and marked.ids is not None
+    special = torch.tensor(sorted(case.vlm.tokenizer.added_tokens_decoder))
+    assert torch.isin(plain.ids, special).sum() == torch.isin(marked.ids, special).sum()
+
+
+def test_two_videos_of_other_sizes_stand_in_one_prompt(case: Case) -> None:
+    if case.vlm.family == "internvl":
+        pytest.skip("its processor takes no two videos of other lengths")
+    method, vlm = case.method(**FULL), case.vlm
+    tall = video_from_frames(torch.randint(0, 256, (4, 224, 96, 3), dtype=torch.uint8), "tall", 2.0, options=vlm.frames)
+    visuals = [encode(vlm, method, video) for video in (clip(vlm), tall)]
+    prompt = prepare(vlm, method, visuals, QUESTION).prompt
+    assert visuals[0].tokens.grid != visuals[1].tokens.grid
+    assert int((prompt.role == VISION).sum()) == sum(visual.tokens.embeds[..., 0].numel() for visual in visuals)
+    assert prompt.frame.max() == 6 and torch.isfinite(vlm.next_token_logits(prompt)).all()
