@@ -38,6 +38,8 @@ LONGEST_GAP = 10.0
 """Seconds; where a format's clock may start anew, a longer gap is such a start (FFmpeg's limit)."""
 EVEN = 0.5
 """Seconds by which a frame may be off the mean rate in a video that counts as even."""
+LARGEST_HOLE = 2**30
+"""Bytes; a file with a larger one was not written to its end, and is not searched for frames."""
 MEDIA = (b"moov", b"mdat", b"moof")  # boxes that no reader can do without
 SEGMENT = bytes.fromhex("18538067")  # the Matroska element that holds a whole video
 EBML = bytes.fromhex("1A45DFA3")
@@ -258,11 +260,27 @@ def _check_file(path: str) -> None:
             raise VideoError(f"cannot read video {path}: it is a pipe or device; write it to a file first")
         if status.st_size == 0:
             raise VideoError(f"cannot read video {path}: the file is empty; {WAY_OUT}")
+        if (hole := _hole(path)) > LARGEST_HOLE:
+            raise VideoError(
+                f"cannot read video {path}: {hole} bytes in it were never written; download or copy it again"
+            )
         missing = missing_bytes(path)
     except OSError as error:
         raise VideoError(f"cannot read video {path}: {error.strerror}; check the path and the data folder") from error
     if missing:
         raise VideoError(f"cannot read video {path}: the file is cut off, {missing} bytes are missing; {WAY_OUT}")
+
+
+def _hole(path: str) -> int:
+    """Length of the first part of a file that was never written and reads as zeros; 0 where the system cannot tell."""
+    length = os.path.getsize(path)
+    with open(path, "rb") as file, suppress(OSError, AttributeError):
+        start = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+        try:
+            return os.lseek(file.fileno(), start, os.SEEK_DATA) - start
+        except OSError:  # nothing comes behind it
+            return length - start
+    return 0
 
 
 def missing_bytes(path: str) -> int:

@@ -84,7 +84,12 @@ class SampledVideo:
     def read(self, part: slice) -> UInt8[Tensor, "t H W 3"]:
         """Decode some of the frames with a reader of their own; raises as `chunks`."""
         with closing(self.open()) as reader:
-            return reader.read(self.indices[part].tolist())
+            rgb = reader.read(self.indices[part].tolist())
+        if len(rgb) < len(self.indices[part]):
+            raise VideoError(
+                f"cannot read video {self.source} from a cache: its frames change size; set no frame_cache"
+            )
+        return rgb
 
     def shrink(self, part: slice) -> Shrink:
         """How the frames of `part` are resized."""

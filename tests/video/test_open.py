@@ -60,7 +60,7 @@ OBJECTIONS = {
     "ts": "after a seek in mpegts",
     "asf": "after a seek in asf files",
     "mpeg2": "after a seek in mpeg files",
-    "hidden_frames": "hidden frames of an edit list",
+    "hidden_frames": "it counts 50 frames, hidden ones included, where 33 are",
 }
 
 
