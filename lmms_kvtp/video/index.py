@@ -34,8 +34,10 @@ TIMELESS = {"avi": _MPEG, "asf": _MPEG, "mpegvideo": _MPEG, "gif": ("gif",), "ap
 NO_STAMP = -(2**63)
 PATCHY = ("mpegts",)
 """Formats whose packets are flagged as damaged where parts were joined, even if nothing is lost."""
+TS_DISCONT = 0x0200
+"""FFmpeg's flag of formats whose clock may begin anew."""
 LONGEST_GAP = 10.0
-"""Seconds; where a format's clock may start anew, a longer gap is such a start (FFmpeg's limit)."""
+"""Seconds; in such formats a longer gap is a new beginning (FFmpeg's limit)."""
 EVEN = 0.5
 """Seconds by which a frame may be off the mean rate in a video that counts as even."""
 LARGEST_HOLE = 2**30
@@ -79,8 +81,6 @@ def read_index(path: str, num_threads: int = 1) -> VideoIndex:
     Raises:
         VideoError: no such file, no video in it, no frames, or a part of it is missing.
     """
-    import av
-
     _check_file(path)
     stamps: list[int | None] = []  # of frames that are shown, in order of decoding
     clock: list[int | None] = []  # when each packet is decoded
@@ -105,7 +105,7 @@ def read_index(path: str, num_threads: int = 1) -> VideoIndex:
                 stamps.append(packet.pts)
             clock.append(packet.dts)
         header = float(stream.average_rate or stream.guessed_rate or math.nan)
-        tick, restarts = float(stream.time_base), bool(container.format.flags & av.format.Flags.ts_discont.value)
+        tick, restarts = float(stream.time_base or 1), bool(container.format.flags & TS_DISCONT)
         reorders, told = stream.codec_context.has_b_frames, stream.frames or len(clock)
         frame_bytes = 3 * stream.width * stream.height
     if not clock:

@@ -140,13 +140,17 @@ def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     )
     turns, rest = divmod(frame.rotation, 90)
     axis = mirror_axis(frame)
-    upright = np.rot90(rgb, 0 if rest else turns)
+    upright: NDArray[np.uint8] = np.rot90(rgb, 0 if rest else turns)
     return upright if axis is None else np.flip(upright, axis)
 
 
 def mirror_axis(frame: VideoFrame) -> int | None:
     """Which axis of a frame, turned by its `rotation`, its display matrix flips: 0 up and down, 1 left and right."""
-    data = {side.type.name: side for side in frame.side_data}.get("DISPLAYMATRIX")
+    try:
+        sides: Any = frame.side_data
+    except ValueError:  # PyAV does not know a kind of them, such as the views of spatial video
+        return None
+    data = {side.type.name: side for side in sides}.get("DISPLAYMATRIX")
     if data is None:
         return None
     a, b, _, c, d = struct.unpack_from("=5i", data)
