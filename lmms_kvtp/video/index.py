@@ -32,16 +32,14 @@ _MPEG = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
 TIMELESS = {"avi": _MPEG, "asf": _MPEG, "mpegvideo": _MPEG, "gif": ("gif",), "apng": ("apng",)}
 """Formats, and codecs in them, whose packets do not say which frame is shown when, or from where on it is whole."""
 NO_STAMP = -(2**63)
-PATCHY = ("mpegts",)
-"""Formats whose packets are flagged as damaged where parts were joined, even if nothing is lost."""
 TS_DISCONT = 0x0200
-"""FFmpeg's flag of formats whose clock may begin anew."""
+"""FFmpeg's flag of formats that are joined by writing one behind the other: clocks begin anew, packets seem damaged."""
 LONGEST_GAP = 10.0
 """Seconds; in such formats a longer gap is a new beginning (FFmpeg's limit)."""
 EVEN = 0.5
 """Seconds by which a frame may be off the mean rate in a video that counts as even."""
 LARGEST_HOLE = 2**30
-"""Bytes; a file with a larger one was not written to its end, and is not searched for frames."""
+"""Bytes; a file with larger holes was not written to its end, and is not searched for frames."""
 MEDIA = (b"moov", b"mdat", b"moof")  # boxes that no reader can do without
 SEGMENT = bytes.fromhex("18538067")  # the Matroska element that holds a whole video
 EBML = bytes.fromhex("1A45DFA3")
@@ -71,12 +69,8 @@ class VideoIndex:
     """Number of frames that the header tells, or else the packets: with those that are never shown."""
 
 
-def read_index(path: str, num_threads: int = 1) -> VideoIndex:
+def read_index(path: str) -> VideoIndex:
     """Find a video's frames, and check that the file is whole.
-
-    Args:
-        path: the file.
-        num_threads: threads that decode, where packets cannot be trusted.
 
     Raises:
         VideoError: no such file, no video in it, no frames, or a part of it is missing.
@@ -85,48 +79,46 @@ def read_index(path: str, num_threads: int = 1) -> VideoIndex:
     stamps: list[int | None] = []  # of frames that are shown, in order of decoding
     clock: list[int | None] = []  # when each packet is decoded
     keys: list[int | None] = []
-    clean, doubt = True, ""
+    clean, damaged, begins = True, False, True
     with open_video(path) as (container, stream):
         name, codec = container.format.name, stream.codec_context.codec.canonical_name
-        is_shown = SHOWN.get(codec)
+        is_shown, restarts = SHOWN.get(codec), bool(container.format.flags & TS_DISCONT)
         for packet in container.demux(stream):
             if packet.is_corrupt:
-                if name not in PATCHY:
+                if not restarts:
                     raise VideoError(f"cannot read video {path}: it is cut off or damaged; {WAY_OUT}")
-                doubt = "packets are flagged as damaged"
+                damaged = True
             if packet.size == 0:  # the end, or a frame again
                 continue
             if packet.is_keyframe:
                 keys.append(packet.pts)
                 clean = clean and _is_clean(packet, stream)
             elif not clock:
-                doubt = "it begins inside a group of pictures"
+                begins = False
             if not packet.is_discard and (is_shown is None or is_shown(memoryview(packet))):
                 stamps.append(packet.pts)
             clock.append(packet.dts)
         header = float(stream.average_rate or stream.guessed_rate or math.nan)
-        tick, restarts = float(stream.time_base or 1), bool(container.format.flags & TS_DISCONT)
-        reorders, told = stream.codec_context.has_b_frames, stream.frames or len(clock)
+        tick, reorders, told = float(stream.time_base or 1), stream.codec_context.has_b_frames, stream.frames
         frame_bytes = 3 * stream.width * stream.height
     if not clock:
         raise VideoError(f"cannot read video {path}: it has no frames; {WAY_OUT}")
     decoded, key_stamps, times = _known(stamps), np.unique(_known(keys)), _known(clock)
-    shown, is_listed = np.unique(decoded), codec in TIMELESS.get(name, ())
-    if is_listed:
-        doubt = f"{name} files do not tell when a frame of {codec} is shown"
-    elif len(shown) < max(1, len(stamps)):
-        doubt = doubt or "frames have no time stamps of their own"
-    elif (np.diff(times) < 0).any():
-        doubt = doubt or "its clock begins anew"
-    elif len(key_stamps) and shown[0] < key_stamps[0]:
-        doubt = doubt or "frames before the first key frame come after it"
-    elif reorders and len(shown) > 1 and np.array_equal(decoded, shown):
-        doubt = doubt or "frames that change places have time stamps that do not"
-    is_seekable = True
-    if doubt:
-        found = _decoded_stamps(
-            path, doubt, len(key_stamps) > 0, num_threads, os.stat(path).st_size, os.stat(path).st_mtime_ns
-        )
+    shown, is_listed, is_seekable = np.unique(decoded), codec in TIMELESS.get(name, ()), True
+    doubts = {
+        f"{name} files do not tell when a frame of {codec} is shown": is_listed,
+        "packets are flagged as damaged": damaged,
+        "it begins inside a group of pictures": not begins,
+        "frames have no time stamps of their own": len(shown) < max(1, len(stamps)),
+        "its clock begins anew": (np.diff(times) < 0).any(),
+        "frames before the first key frame come after it": (shown[:1] < key_stamps[:1]).any(),
+        "frames change places and their time stamps do not": reorders
+        and len(shown) > 1
+        and (np.diff(decoded) > 0).all(),
+    }
+    if doubt := next((reason for reason, holds in doubts.items() if holds), ""):
+        status = os.stat(path)
+        found = _decoded_stamps(path, doubt, len(key_stamps) > 0, status.st_size, status.st_mtime_ns)
         rises = (np.diff(found) > 0).all() and len(key_stamps) and key_stamps[0] <= found[0]
         is_seekable, clean, shown = bool(rises) and not is_listed, clean and np.array_equal(found, shown), found
     beats = (shown, len(shown)) if is_seekable else (times, len(clock))
@@ -141,16 +133,15 @@ def read_index(path: str, num_threads: int = 1) -> VideoIndex:
         stamps=shown if is_seekable else None,
         key_stamps=key_stamps,
         clean_keys=clean and _are_closed(decoded, shown, key_stamps),
-        told_frames=told,
+        told_frames=told or len(clock),
     )
 
 
 @lru_cache(maxsize=128)
-def _decoded_stamps(path: str, doubt: str, from_key: bool, num_threads: int, *file: int) -> NDArray[np.int64]:
+def _decoded_stamps(path: str, doubt: str, from_key: bool, *file: int) -> NDArray[np.int64]:
     """Decode a file once, and list the stamps of its frames as they come; `file` is its size and last change."""
     log.info("%s: %s, so that its frames are found by decoding it once", path, doubt)
     with open_video(path) as (container, stream):
-        stream.codec_context.thread_count, stream.codec_context.thread_type = num_threads, "AUTO"
         stamps = [NO_STAMP if frame.pts is None else frame.pts for frame in decode(container, stream, from_key)]
     if not stamps:
         raise VideoError(
@@ -260,27 +251,15 @@ def _check_file(path: str) -> None:
             raise VideoError(f"cannot read video {path}: it is a pipe or device; write it to a file first")
         if status.st_size == 0:
             raise VideoError(f"cannot read video {path}: the file is empty; {WAY_OUT}")
-        if (hole := _hole(path)) > LARGEST_HOLE:
-            raise VideoError(
-                f"cannot read video {path}: {hole} bytes in it were never written; download or copy it again"
-            )
+        written = 512 * getattr(status, "st_blocks", 0)  # 0 where the system does not tell
+        if 0 < written < status.st_size - LARGEST_HOLE:
+            cause = f"only {written} of its {status.st_size} bytes were ever written"
+            raise VideoError(f"cannot read video {path}: {cause}; download or copy it again")
         missing = missing_bytes(path)
     except OSError as error:
         raise VideoError(f"cannot read video {path}: {error.strerror}; check the path and the data folder") from error
     if missing:
         raise VideoError(f"cannot read video {path}: the file is cut off, {missing} bytes are missing; {WAY_OUT}")
-
-
-def _hole(path: str) -> int:
-    """Length of the first part of a file that was never written and reads as zeros; 0 where the system cannot tell."""
-    length = os.path.getsize(path)
-    with open(path, "rb") as file, suppress(OSError, AttributeError):
-        start = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
-        try:
-            return os.lseek(file.fileno(), start, os.SEEK_DATA) - start
-        except OSError:  # nothing comes behind it
-            return length - start
-    return 0
 
 
 def missing_bytes(path: str) -> int:

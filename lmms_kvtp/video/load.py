@@ -25,10 +25,8 @@ from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
 
 FOLDER_FPS = 3.0
 """Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
-VIDEO_SUFFIXES = (
-    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts"),
-    *(".flv", ".wmv", ".asf", ".3gp", ".ogv", ".m2ts", ".mts", ".vob"),
-)
+_MOST = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
+VIDEO_SUFFIXES = (*_MOST, ".flv", ".wmv", ".3gp", ".ogv", ".m2ts", ".mts", ".vob")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANIMATED = {"GIF": ".gif", "WEBP": ".webp", "PNG": ".png"}
 """Image formats that may move, and are videos then."""
@@ -117,7 +115,7 @@ def load_video(
     path = fspath(source)
     if Path(path).is_dir():
         return video_from_frames(image_files(path), Path(path).name, FOLDER_FPS, options=options)
-    index = read_index(path, options.num_threads)
+    index = read_index(path)
     indices, times = _choose(path, index.num_frames, index.avg_fps, options)
     if index.seconds is not None:
         times = torch.from_numpy(index.seconds)[indices]

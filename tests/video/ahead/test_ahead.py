@@ -36,14 +36,14 @@ import lmms_kvtp.video.load as video
 read_index = video.read_index
 
 
-def planted(path, num_threads):
+def planted(path):
     if path.endswith("hangs.mp4"):
         time.sleep(3600)
     if path.endswith("crashes.mp4"):
         os.kill(os.getpid(), 11)
     if path.endswith("hungry.mp4"):
         bytearray(1 << 50)
-    return read_index(path, num_threads)
+    return read_index(path)
 
 
 video.read_index = planted
