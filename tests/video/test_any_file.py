@@ -15,14 +15,21 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import write_tiny
+from helpers.odd_videos import from_packet, hiding, in_order_of_decoding, pack, passthrough, remux, stamped
 from PIL import Image
 
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.compare.measure import read
+from lmms_kvtp.skvqa_build.store import Store
+from lmms_kvtp.skvqa_build.video_folder import scan
+from lmms_kvtp.skvqa_build.videos import sample_clips
 from lmms_kvtp.video import FrameOptions, VideoError, image_files, load_video, reader
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.index import SHOWN, read_index
 from lmms_kvtp.video.load import is_video, to_videos
 from lmms_kvtp.video.pixels import ResizedPixels
-from tests.helpers.odd_videos import from_packet, hiding, in_order_of_decoding, pack, passthrough, remux, stamped
+from lmms_kvtp.visualize.picture import small_frames
 
 OPEN = {"options": {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=4"}}
 H265 = {"codec": "libx265", "options": {"x265-params": "log-level=none:pools=1:frame-threads=1"}}
@@ -367,3 +374,42 @@ def test_damaged_files_end_in_frames_or_in_one_documented_error():
     results = json.loads(done.stdout)["results"]
     assert sum(results.values()) == 200
     assert min(results["frames"], results["VideoError"]) > 40
+
+
+@pytest.fixture
+def shelf(clip, tmp_path):
+    """A folder of a file, a hidden file, a folder of frames of two sizes and an animation."""
+    folder = tmp_path / "shelf"
+    (folder / "frames").mkdir(parents=True)
+    (folder / "file.mp4").write_bytes(clip(num_frames=20).read_bytes())
+    (folder / "._file.mp4").write_bytes(b"Mac OS X")
+    (folder / "moving.gif").write_bytes(clip("clip.gif", codec="gif", pix_fmt="rgb8").read_bytes())
+    for number in range(8):
+        Image.new("RGB", (24 + number // 4, 16), (30 * number, 0, 0)).save(folder / "frames" / f"{number / 4}.png")
+    return folder
+
+
+def test_folders_of_frames_and_animations_are_videos_in_commands(shelf, capsys):
+    settings = f"pretrained={write_tiny(shelf.parent / 'model')},keep_ratio=0.5,device=cpu"
+    assert main(["bench", "e2e", "--videos", str(shelf), "--model_args", settings]) == 0
+    assert "3 answers" in capsys.readouterr().out
+    found = scan(shelf)
+    assert {name: found.find(name) for name in ("file", "moving.gif", "frames", "._file")} == {
+        "file": shelf / "file.mp4",
+        "moving.gif": shelf / "moving.gif",
+        "frames": shelf / "frames",
+        "._file": None,
+    }
+    (shelf / "asked.jsonl").write_text(json.dumps({"video": "frames", "question": "What is it?"}))
+    assert [one.video for one in read(shelf / "asked.jsonl")] == [shelf / "frames"]
+
+
+def test_pictures_and_clips_have_every_frame_where_the_size_changes(shelf, tmp_path):
+    options = FrameOptions(max_frames_num=8, force_sample=True)
+    assert small_frames(load_video(shelf / "frames", options), width=48).rgb.shape == (8, 32, 48, 3)
+    clips = sample_clips(shelf / "frames", Store(tmp_path / "store.sqlite"), options, clip_size=6)
+    frames = [clips.frames(number) for number in range(2)]
+    assert [tuple(one.rgb.shape) for one in frames] == [(6, 16, 24, 3), (2, 16, 25, 3)]
+    assert [int(rgb[..., 0].float().mean()) for one in frames for rgb in one.rgb] == [
+        30 * number for number in range(8)
+    ]
