@@ -34,6 +34,29 @@ def from_packet(first: int) -> Change:
     return lambda packets: packets[first:]
 
 
+def later(ticks: int) -> Change:
+    """Shift all times."""
+
+    def change(packets: list[Any]) -> list[Any]:
+        for packet in packets:
+            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+        return packets
+
+    return change
+
+
+def join_unseen(path: Path, *parts: Path) -> Path:
+    """Join MPEG-TS files and count their packets anew, so that nothing but the clock shows the seam."""
+    data, counters = bytearray(b"".join(part.read_bytes() for part in parts)), dict[int, int]()
+    for start in range(0, len(data), 188):
+        stream = int.from_bytes(data[start + 1 : start + 3], "big") & 0x1FFF
+        if data[start + 3] & 0x10:  # it has a payload
+            counters[stream] = counters.get(stream, -1) + 1
+        data[start + 3] = data[start + 3] & 0xF0 | counters.get(stream, 0) & 0xF
+    path.write_bytes(data)
+    return path
+
+
 def in_order_of_decoding(packets: list[Any]) -> list[Any]:
     """Give packets the time of their decoding as time of presentation, although frames change places."""
     step = min(b.dts - a.dts for a, b in pairwise(packets))

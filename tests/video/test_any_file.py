@@ -16,7 +16,17 @@ import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import write_tiny
-from helpers.odd_videos import from_packet, hiding, in_order_of_decoding, pack, passthrough, remux, stamped
+from helpers.odd_videos import (
+    from_packet,
+    hiding,
+    in_order_of_decoding,
+    join_unseen,
+    later,
+    pack,
+    passthrough,
+    remux,
+    stamped,
+)
 from PIL import Image
 
 from lmms_kvtp.__main__ import main
@@ -61,6 +71,9 @@ KINDS: dict[str, Any] = {
     "joined.ts": lambda clip, path: join(path, clip("clip.ts"), clip("clip.ts")),
     "joined_inside.ts": lambda clip, path: join(
         path, clip("clip.ts"), remux(clip("clip.ts"), path.with_name("part.ts"), from_packet(5))
+    ),
+    "joined_unseen.ts": lambda clip, path: join_unseen(
+        path, clip("clip.ts"), remux(clip("clip.ts"), path.with_name("part.ts"), later(1701))
     ),
     "moving.gif": lambda clip, path: clip("clip.gif", codec="gif", pix_fmt="rgb8"),
     "moving.png": lambda clip, path: join(path, clip("clip.apng", codec="apng", pix_fmt="rgb24")),
