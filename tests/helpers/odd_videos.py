@@ -34,6 +34,11 @@ def from_packet(first: int) -> Change:
     return lambda packets: packets[first:]
 
 
+def from_second_key(packets: list[Any]) -> list[Any]:
+    """Leave out the first group of pictures, whose frames some of the next may need."""
+    return packets[[number for number, packet in enumerate(packets) if packet.is_keyframe][1] :]
+
+
 def later(ticks: int) -> Change:
     """Shift all times."""
 

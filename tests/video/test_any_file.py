@@ -18,6 +18,7 @@ import torch
 from helpers.checkpoints import write_tiny
 from helpers.odd_videos import (
     from_packet,
+    from_second_key,
     hiding,
     in_order_of_decoding,
     join_unseen,
@@ -64,7 +65,8 @@ KINDS: dict[str, Any] = {
     "begins_inside.ts": lambda clip, path: remux(clip("clip.ts"), path, from_packet(5)),
     "begins_inside.flv": lambda clip, path: remux(clip("clip.flv"), path, from_packet(5)),
     "begins_inside_hevc.mp4": lambda clip, path: remux(clip(**H265), path, from_packet(5)),
-    "begins_at_open_group.mkv": lambda clip, path: remux(clip(**OPEN), path, from_packet(12)),
+    "begins_at_open_group.ts": lambda clip, path: remux(clip("clip.ts", **H265), path, from_second_key),
+    "begins_at_open_group.mkv": lambda clip, path: remux(clip(**OPEN), path, from_second_key),
     "misplaced.mkv": lambda clip, path: remux(clip(), path, in_order_of_decoding),
     "hidden_vp8.webm": lambda clip, path: remux(clip("clip.webm", **VP8), path, hiding(7)),
     "split_av1.mkv": lambda clip, path: remux(clip("clip.mkv", **AV1), path, stamped, "av1_frame_split"),
@@ -224,11 +226,21 @@ MATRICES = {
 
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("backend", ["auto", "decord"])
-def test_mirrored_videos_are_shown_as_their_matrix_says(clip, tmp_path, name, backend):
-    options = FrameOptions(max_frames_num=1, force_sample=True, backend=backend)
-    plain = next(load_video(clip(num_frames=4), options).chunks()).rgb[0]
+def test_mirrored_videos_are_shown_as_their_matrix_says(tmp_path, name, backend):
+    options, path = FrameOptions(max_frames_num=1, force_sample=True, backend=backend), tmp_path / "plain.mp4"
+    picture = np.arange(64)[:, None, None] * [2, 0, 3] + np.arange(96)[:, None] * [
+        0,
+        2,
+        0,
+    ]  # each corner another colour
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    plain = next(load_video(path, options).chunks()).rgb[0]
     matrix, shown = MATRICES[name]
-    data = bytearray(clip(num_frames=4).read_bytes())
+    data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 44
     for place, value in zip((0, 4, 12, 16), matrix, strict=True):
         data[start + place : start + place + 4] = (value * 65536).to_bytes(4, "big", signed=True)
