@@ -33,14 +33,13 @@ from PIL import Image
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.compare.measure import read
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.video_folder import scan
-from lmms_kvtp.skvqa_build.videos import sample_clips
+from lmms_kvtp.skvqa_build.videos import sample_clips, scan
 from lmms_kvtp.video import FrameOptions, VideoError, image_files, load_video, reader
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.index import SHOWN, read_index
 from lmms_kvtp.video.load import is_video, to_videos
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.visualize.picture import small_frames
+from lmms_kvtp.visualize.picture import WIDTH, small_frames
 
 OPEN = {"options": {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=4"}}
 H265 = {"codec": "libx265", "options": {"x265-params": "log-level=none:pools=1:frame-threads=1"}}
@@ -431,7 +430,7 @@ def test_folders_of_frames_and_animations_are_videos_in_commands(shelf, capsys):
 
 def test_pictures_and_clips_have_every_frame_where_the_size_changes(shelf, tmp_path):
     options = FrameOptions(max_frames_num=8, force_sample=True)
-    assert small_frames(load_video(shelf / "frames", options), width=48).rgb.shape == (8, 32, 48, 3)
+    assert small_frames(load_video(shelf / "frames", options)).rgb.shape == (8, WIDTH * 16 // 24, WIDTH, 3)
     clips = sample_clips(shelf / "frames", Store(tmp_path / "store.sqlite"), options, clip_size=6)
     frames = [clips.frames(number) for number in range(2)]
     assert [tuple(one.rgb.shape) for one in frames] == [(6, 16, 24, 3), (2, 16, 25, 3)]
