@@ -64,17 +64,12 @@ class VideoIndex:
     key_stamps: NDArray[np.int64] = field(repr=False)
     """Presentation times of key frames, ascending, those before the first frame shown included."""
     clean_keys: bool
-    """Whether every key frame starts afresh: no frame after it, in either order, needs one before it."""
-    told_frames: int
-    """Number of frames that the header tells, or else the packets: with those that are never shown."""
+    """Whether header or packets tell as many frames as are shown, and every key frame starts afresh: no frame after it,
+    in either order, needs one before it."""
 
 
 def read_index(path: str) -> VideoIndex:
-    """Find a video's frames, and check that the file is whole.
-
-    Raises:
-        VideoError: no such file, no video in it, no frames, or a part of it is missing.
-    """
+    """Find a video's frames; VideoError where there is no such file, no video or frame in it, or a part is missing."""
     _check_file(path)
     stamps: list[int | None] = []  # of frames that are shown, in order of decoding
     clock: list[int | None] = []  # when each packet is decoded
@@ -132,8 +127,7 @@ def read_index(path: str) -> VideoIndex:
         seconds=seconds,
         stamps=shown if is_seekable else None,
         key_stamps=key_stamps,
-        clean_keys=clean and _are_closed(decoded, shown, key_stamps),
-        told_frames=told or len(clock),
+        clean_keys=clean and (told or len(clock)) == len(shown) and _are_closed(decoded, shown, key_stamps),
     )
 
 
@@ -222,12 +216,9 @@ SHOWN: dict[str, Callable[[memoryview], bool]] = {
 
 @contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its best video stream; FFmpeg's errors inside the block become VideoError.
+    """Open a file and its best video stream; FFmpeg's errors, in the block, too, and a file without video: VideoError.
 
     Its absolute path is given to FFmpeg, which takes what stands before a colon in a relative one for a protocol.
-
-    Raises:
-        VideoError: the file cannot be read, or holds no video.
     """
     import av
 
@@ -265,11 +256,7 @@ def _check_file(path: str) -> None:
 def missing_bytes(path: str) -> int:
     """Count the bytes that a file lacks at its end, by the sizes in boxes (mp4), segment (mkv) or chunk (avi).
 
-    Returns:
-        0 where nothing is missing, or where the format declares no size (streams, MPEG-TS).
-
-    Raises:
-        OSError: the file cannot be read.
+    0 where nothing is missing, or where the format declares no size (streams, MPEG-TS); raises OSError.
     """
     length = os.path.getsize(path)
     with open(path, "rb") as file:

@@ -58,10 +58,7 @@ class SampledVideo:
         """Decode the frames, at most `chunk_size` at a time; each call starts from the beginning.
 
         Frames that are kept on disk are decoded only when they are asked for as they are in the video. A chunk ends
-        before a frame of another size, and before CHUNK_BYTES are exceeded.
-
-        Raises:
-            VideoError: a frame cannot be read; the message has path and cause.
+        before a frame of another size, and before CHUNK_BYTES are exceeded. VideoError where a frame cannot be read.
         """
         start = 0
         with ExitStack() as stack:
@@ -128,10 +125,8 @@ def load_video(
 def image_files(folder: str | PathLike[str]) -> list[str]:
     """List the image files of a folder by their numbers, so that frame 10 comes behind frame 9, without hidden files.
 
-    Numbers with a point are seconds, unless they are counters, as in frame1.9 and frame1.10.
-
-    Raises:
-        VideoError: there is none.
+    Numbers with a point are seconds, unless they are counters, as in frame1.9 and frame1.10. VideoError where there
+    is no image file.
     """
     found = [path for path in Path(folder).iterdir() if is_frame(path)]
     if not found:

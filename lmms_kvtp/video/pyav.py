@@ -52,12 +52,7 @@ class PyAVReader(Reader):
         self._rgb: NDArray[np.uint8] = np.empty((0, 0, 3), dtype=np.uint8)  # and its pixels
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
-        """Decode frames.
-
-        Raises:
-            DamagedError: a frame is damaged.
-            VideoError: a frame is missing.
-        """
+        """Decode frames; DamagedError where one is damaged, VideoError where one is missing."""
         return stacked(map(self._picture, indices))
 
     def close(self) -> None:

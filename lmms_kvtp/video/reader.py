@@ -81,11 +81,7 @@ class MemoryReader(Reader):
         return len(self._frames)
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
-        """Copy frames.
-
-        Raises:
-            VideoError: an image file cannot be read.
-        """
+        """Copy frames; VideoError where an image file cannot be read."""
         return stacked(map(self._picture, indices))
 
     def close(self) -> None:
@@ -107,8 +103,7 @@ class MemoryReader(Reader):
 def _colors(image: Image.Image, name: str) -> UInt8[NDArray[np.uint8], "H W 3"]:
     """Convert an image to RGB; grey tones of 16 bits, and floats of 0 to 1, keep their order.
 
-    Raises:
-        VideoError: tones are outside that, so that nobody knows what is white.
+    VideoError where tones are outside that, so that nobody knows what is white.
     """
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return np.array(image.convert("RGB"))
