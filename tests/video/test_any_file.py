@@ -437,3 +437,14 @@ def test_pictures_and_clips_have_every_frame_where_the_size_changes(shelf, tmp_p
     assert [int(rgb[..., 0].float().mean()) for one in frames for rgb in one.rgb] == [
         30 * number for number in range(8)
     ]
+
+
+def test_decord_is_kept_from_a_header_that_would_end_the_process(clip, numbers, tmp_path):
+    data = bytearray(clip().read_bytes())
+    start = data.index(b"stts") + 12
+    data[start : start + 4] = (0x9C881C2C).to_bytes(4, "big")  # frames of one length, by which decord takes memory
+    path = tmp_path / "header.mp4"
+    path.write_bytes(data)
+    assert [number for frames in load_video(path).chunks() for number in numbers(frames.rgb)] == [0, 10, 20, 30, 40]
+    with pytest.raises(VideoError, match=r"decord cannot read video .* set video_decode_backend=auto"):
+        list(load_video(path, FrameOptions(backend="decord")).chunks())
