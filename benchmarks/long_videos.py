@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     "h264": ("libx264", _x26("x264", 250)),
     "h264, key frames every second": ("libx264", _x26("x264", 30)),
     "hevc": ("libx265", _x26("x265", 250, ":open-gop=0:log-level=none")),
+    "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "250", "crf": "36"}),
     "av1": ("libsvtav1", {"preset": "10", "crf": "35", "svtav1-params": "keyint=250"}),
 }
 """Encoder and its options; a key frame every 250 frames unless the name says otherwise."""

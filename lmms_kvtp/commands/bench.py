@@ -111,11 +111,12 @@ def _videos(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.settings import pairs
     from lmms_kvtp.types import GenerationOptions
-    from lmms_kvtp.video.load import VIDEO_SUFFIXES
+    from lmms_kvtp.video.load import VIDEO_SUFFIXES, is_video
 
-    paths = sorted(path for path in arguments.videos.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    paths = sorted(filter(is_video, arguments.videos.iterdir()))
     if not paths:
-        raise ValueError(f"{arguments.videos} holds no video; files ending in {', '.join(VIDEO_SUFFIXES)} count")
+        kinds = f"files ending in {', '.join(VIDEO_SUFFIXES)}, animated images and folders of frames"
+        raise ValueError(f"{arguments.videos} holds no video; {kinds} count")
     paths = paths[: arguments.limit]
     settings = parse_arguments({"allow_toy": True, **pairs(arguments.model_args)})
     built = build(settings, find_device(settings.load.device), {})

@@ -114,7 +114,7 @@ def _reading(found: Sequence["Media"], settings: "Arguments") -> float:
     from lmms_kvtp.video.frames import VideoError
     from lmms_kvtp.video.load import load_video
 
-    for path in [path for media in found for path in media.present if Path(path).is_file()][:3]:
+    for path in [path for media in found for path in media.present][:3]:
         begin = time.perf_counter()
         try:
             for _ in load_video(path, settings.frames).chunks():

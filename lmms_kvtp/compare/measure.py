@@ -51,7 +51,7 @@ def read(path: Path) -> list[FileQuestion]:
     asked = [_question_of(path, number, line) for number, line in text_lines(path)]
     if not asked:
         raise ValueError(f"{path} holds no question; give a JSON object with video and question in each line")
-    missing = sorted({str(one.video) for one in asked if not one.video.is_file()})
+    missing = sorted({str(one.video) for one in asked if not one.video.exists()})
     if missing:
         raise FileNotFoundError(f"{path} names videos that are not there: {first_few(missing, 5)}")
     return asked

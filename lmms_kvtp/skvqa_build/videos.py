@@ -10,12 +10,15 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
+
 from lmms_kvtp.files import content_key, fingerprint
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, clip_bounds
 from lmms_kvtp.skvqa.layouts import LayoutError, missing_message
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.video.frames import Frames, VideoError
-from lmms_kvtp.video.load import IMAGE_SUFFIXES, VIDEO_SUFFIXES, SampledVideo, image_files, load_video
+from lmms_kvtp.video.load import VIDEO_SUFFIXES, SampledVideo, image_files, is_video, load_video
+from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.video.sampling import FrameOptions
 
 
@@ -53,7 +56,9 @@ class Clips:
         if len(video.indices) != self.num_frames:
             raise VideoError(f"{self.path} has changed since its frames were chosen; start again")
         chosen = replace(video, indices=video.indices[part], times=video.times[part])
-        return next(chosen.chunks())
+        parts = [frames.rgb for frames in chosen.chunks()]  # several where frames are large, or change size
+        height, width = parts[0].shape[1:3]
+        return Frames(torch.cat(list(map(ResizedPixels((height, width)).resize, parts))), chosen.times)
 
 
 def sample_clips(path: Path, store: Store, options: FrameOptions, clip_size: int = CLIP_SIZE) -> Clips:
@@ -104,7 +109,7 @@ class VideoFolder:
     def find(self, name: str) -> Path | None:
         """Find the video of that name anywhere below the folder; of several, the one in the named subfolder."""
         wanted = PurePosixPath(name)
-        stem = wanted.stem if wanted.suffix.lower() in VIDEO_SUFFIXES else wanted.name
+        stem = wanted.stem if wanted.suffix.lower() in (*VIDEO_SUFFIXES, ".gif") else wanted.name
         paths = self.found.get(stem, ())
         if len(paths) > 1:
             inside = [path for path in paths if path.parent.as_posix().endswith(wanted.parent.as_posix())]
@@ -130,9 +135,9 @@ def scan(root: Path) -> VideoFolder:
         inner.sort()
         for name in sorted(names):
             path = Path(folder) / name
-            if path.suffix.lower() in VIDEO_SUFFIXES:
+            if is_video(path):
                 found.setdefault(path.stem, []).append(path)
-        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+        if is_video(Path(folder)):
             frames.setdefault(Path(folder).name, []).append(Path(folder))
     everything = {stem: (*found.get(stem, ()), *frames.get(stem, ())) for stem in [*found, *frames]}  # files first
     return VideoFolder(root, everything)

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 MAKERS = ("av", "decord", "pillow", "torch")
 """Packages of which another version may make other bytes."""
+EDITION = 2
+"""Grows when the same file gives other frames: 2 mirrors and counts as players do."""
 SUFFIX = ".frames"
 STALE_SECONDS = 3600.0
 """Age from which an unfinished file has no writer any more."""
@@ -176,7 +178,7 @@ class Shelf:
         return frames
 
     def _name(self, spec: PixelSpec, indices: Sequence[int], fast: bool) -> str:
-        told = (self.video, tuple(indices), type(spec).__module__, repr(spec), fast, makers())
+        told = (EDITION, self.video, tuple(indices), type(spec).__module__, repr(spec), fast, makers())
         return hashlib.sha256(repr(told).encode()).hexdigest()[:40] + SUFFIX
 
 

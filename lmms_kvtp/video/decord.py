@@ -7,7 +7,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lmms_kvtp.video.frames import VideoError
-from lmms_kvtp.video.index import VideoIndex
+from lmms_kvtp.video.index import VideoIndex, decode, open_video
+from lmms_kvtp.video.pyav import mirror_axis
 from lmms_kvtp.video.reader import Reader
 
 CONTAINERS = ("mp4", "matroska")
@@ -30,10 +31,8 @@ def objection(index: VideoIndex) -> str | None:
         return f"it loses count of frames after a seek in {index.container.split(',')[0]} files"
     if index.stamps is None:
         return "it loses count of frames without time stamps of their own"
-    if index.hidden_frames:
-        return "it counts the hidden frames of an edit list"
     if not index.clean_keys:
-        return "it loses count of frames that reach across key frames"
+        return "it loses count of frames that are hidden, or reach across key frames"
     return None
 
 
@@ -58,6 +57,9 @@ class DecordReader(Reader):
             import decord  # after PyAV, whose codec libraries decord's older ones would replace; the index needed it
         except (ImportError, OSError) as error:
             raise _error(index.path, "it is not installed here", error) from error
+        with open_video(index.path) as (container, stream):
+            frame = next(decode(container, stream, False), None)
+            self._flip = None if frame is None else mirror_axis(frame)  # decord turns frames and does not mirror them
         self._errors = (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, RuntimeError)
         self._as_torch = decord.bridge.use_torch
         try:
@@ -70,18 +72,14 @@ class DecordReader(Reader):
             detail = f"{len(self._reader)} where {index.num_frames} are"
             raise _error(index.path, "it finds another number of frames", detail)
 
-    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
-        """Decode frames.
-
-        Raises:
-            DecordError: decord fails, or would put a copy of another frame in the place of one.
-        """
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
+        """Decode frames; DecordError where decord fails, or would put a copy of another frame in the place of one."""
         try:
             with self._as_torch():
                 frames: Tensor = self._reader.get_batch(list(indices))
         except self._errors as error:
             raise _error(self._path, "it fails to decode it", error) from error
-        return frames
+        return frames if self._flip is None else frames.flip(1 + self._flip)
 
     def close(self) -> None:
         """Close the file and end the threads."""

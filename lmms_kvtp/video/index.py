@@ -1,11 +1,14 @@
-"""What the packets of a video file say of its frames, before any is decoded."""
+"""Which frames a video file shows, and when: from its packets, or by decoding it once where these cannot be trusted."""
 
+import logging
 import math
 import os
+import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,14 +18,28 @@ from numpy.typing import NDArray
 from lmms_kvtp.video.frames import VideoError
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
 else:
-    InputContainer = Packet = VideoStream = Any  # PyAV is imported where it is used
+    InputContainer = Packet = VideoFrame = VideoStream = Any  # PyAV is imported where it is used
+
+log = logging.getLogger(__name__)
+
 WAY_OUT = "replace or re-encode the file, or run with on_error=skip"
-TIMELESS = ("avi", "asf")
-"""Formats whose packets say when to decode a frame, and not when to show it."""
+_MPEG = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
+TIMELESS = {"avi": _MPEG, "asf": _MPEG, "mpegvideo": _MPEG, "gif": ("gif",), "apng": ("apng",)}
+"""Formats, and codecs in them, whose packets do not say which frame is shown when, or from where on it is whole."""
+NO_STAMP = -(2**63)
+TS_DISCONT = 0x0200
+"""FFmpeg's flag of formats that are joined by writing one behind the other: clocks begin anew, packets seem damaged."""
+LONGEST_GAP = 10.0
+"""Seconds; in such formats a longer gap is a new beginning (FFmpeg's limit)."""
+EVEN = 0.5
+"""Seconds by which a frame may be off the mean rate in a video that counts as even."""
+LARGEST_HOLE = 2**30
+"""Bytes; a file with larger holes was not written to its end, and is not searched for frames."""
 MEDIA = (b"moov", b"mdat", b"moof")  # boxes that no reader can do without
 SEGMENT = bytes.fromhex("18538067")  # the Matroska element that holds a whole video
 EBML = bytes.fromhex("1A45DFA3")
@@ -30,73 +47,178 @@ EBML = bytes.fromhex("1A45DFA3")
 
 @dataclass(frozen=True, eq=False)
 class VideoIndex:
-    """Frames of a file's first video stream, from its packets alone."""
+    """Frames of a file's first video stream, as a player shows them."""
 
     path: str
     container: str
     """FFmpeg's names of the format, comma-separated."""
     num_frames: int
     avg_fps: float
+    """Frames per second by their time stamps; the header's, where both agree within a frame."""
+    frame_bytes: int
+    """Bytes of a decoded frame, as far as the header knows."""
+    seconds: NDArray[np.float64] | None = field(repr=False)
+    """Time of each frame from the first; None where `avg_fps` tells it within EVEN seconds."""
     stamps: NDArray[np.int64] | None = field(repr=False)
-    """Presentation time of each frame, ascending; None where packets have none, or share one."""
+    """Presentation time of each frame, ascending; None where frames can only be counted from the start."""
     key_stamps: NDArray[np.int64] = field(repr=False)
     """Presentation times of key frames, ascending, those before the first frame shown included."""
     clean_keys: bool
-    """Whether every key frame starts afresh: no frame after it, in either order, needs one before it."""
-    hidden_frames: int
-    """Number of frames that are decoded and never shown: an edit list begins inside a group of pictures."""
+    """Whether header or packets tell as many frames as are shown, and every key frame starts afresh: no frame after it,
+    in either order, needs one before it."""
 
 
 def read_index(path: str) -> VideoIndex:
-    """Read a video's packets, and check that the file is whole.
-
-    Raises:
-        VideoError: no such file, no video in it, no frames, or a part of it is missing.
-    """
+    """Find a video's frames; VideoError where there is no such file, no video or frame in it, or a part is missing."""
     _check_file(path)
-    shown: list[int | None] = []  # stamps in order of decoding
-    hidden: list[int | None] = []
+    stamps: list[int | None] = []  # of frames that are shown, in order of decoding
+    clock: list[int | None] = []  # when each packet is decoded
     keys: list[int | None] = []
-    clean = True
+    clean, damaged, begins = True, False, True
     with open_video(path) as (container, stream):
+        name, codec = container.format.name, stream.codec_context.codec.canonical_name
+        is_shown, restarts = SHOWN.get(codec), bool(container.format.flags & TS_DISCONT)
         for packet in container.demux(stream):
             if packet.is_corrupt:
-                raise VideoError(f"cannot read video {path}: it is cut off or damaged; {WAY_OUT}")
-            if packet.size == 0:  # the end
+                if not restarts:
+                    raise VideoError(f"cannot read video {path}: it is cut off or damaged; {WAY_OUT}")
+                damaged = True
+            if packet.size == 0:  # the end, or a frame again
                 continue
-            (hidden if packet.is_discard else shown).append(packet.pts)
             if packet.is_keyframe:
                 keys.append(packet.pts)
                 clean = clean and _is_clean(packet, stream)
-        rate, name = stream.average_rate or stream.guessed_rate, container.format.name
-        reorders = stream.codec_context.has_b_frames
-    if not shown:
+            elif not clock:
+                begins = False
+            if not packet.is_discard and (is_shown is None or is_shown(memoryview(packet))):
+                stamps.append(packet.pts)
+            clock.append(packet.dts)
+        header = float(stream.average_rate or stream.guessed_rate or math.nan)
+        tick, reorders, told = float(stream.time_base or 1), stream.codec_context.has_b_frames, stream.frames
+        frame_bytes = 3 * stream.width * stream.height
+    if not clock:
         raise VideoError(f"cannot read video {path}: it has no frames; {WAY_OUT}")
-    stamps = [stamp for stamp in shown if stamp is not None]
-    in_order = sorted(set(stamps))
-    is_timeless = name in TIMELESS and reorders and stamps == in_order
-    is_stamped = len(in_order) == len(shown) and not is_timeless
-    key_stamps = [stamp for stamp in keys if stamp is not None]
+    decoded, key_stamps, times = _known(stamps), np.unique(_known(keys)), _known(clock)
+    shown, is_listed, is_seekable = np.unique(decoded), codec in TIMELESS.get(name, ()), True
+    doubts = {
+        f"{name} files do not tell when a frame of {codec} is shown": is_listed,
+        "packets are flagged as damaged": damaged,
+        "it begins inside a group of pictures": not begins,
+        "frames have no time stamps of their own": len(shown) < max(1, len(stamps)),
+        "its clock begins anew": (np.diff(times) < 0).any(),
+        "frames before the first key frame come after it": (shown[:1] < key_stamps[:1]).any(),
+        "frames change places and their time stamps do not": reorders
+        and len(shown) > 1
+        and (np.diff(decoded) > 0).all(),
+    }
+    if doubt := next((reason for reason, holds in doubts.items() if holds), ""):
+        status = os.stat(path)
+        found = _decoded_stamps(path, doubt, len(key_stamps) > 0, status.st_size, status.st_mtime_ns)
+        rises = (np.diff(found) > 0).all() and len(key_stamps) and key_stamps[0] <= found[0]
+        is_seekable, clean, shown = bool(rises) and not is_listed, clean and np.array_equal(found, shown), found
+    beats = (shown, len(shown)) if is_seekable else (times, len(clock))
+    fps, seconds = _timing(*beats, len(shown), tick, header, restarts)
     return VideoIndex(
         path=path,
         container=name,
         num_frames=len(shown),
-        avg_fps=float(rate) if rate else math.nan,
-        stamps=np.array(in_order, dtype=np.int64) if is_stamped else None,
-        key_stamps=np.array(sorted(key_stamps), dtype=np.int64),
-        clean_keys=clean and _are_closed(stamps, key_stamps),
-        hidden_frames=len(hidden),
+        avg_fps=fps,
+        frame_bytes=frame_bytes,
+        seconds=seconds,
+        stamps=shown if is_seekable else None,
+        key_stamps=key_stamps,
+        clean_keys=clean and (told or len(clock)) == len(shown) and _are_closed(decoded, shown, key_stamps),
     )
+
+
+@lru_cache(maxsize=128)
+def _decoded_stamps(path: str, doubt: str, from_key: bool, *file: int) -> NDArray[np.int64]:
+    """Decode a file once, and list the stamps of its frames as they come; `file` is its size and last change."""
+    log.info("%s: %s, so that its frames are found by decoding it once", path, doubt)
+    with open_video(path) as (container, stream):
+        stamps = [NO_STAMP if frame.pts is None else frame.pts for frame in decode(container, stream, from_key)]
+    if not stamps:
+        raise VideoError(
+            f"cannot read video {path}: no frame of it decodes, it may be encrypted, or lack its beginning; {WAY_OUT}"
+        )
+    return np.array(stamps, dtype=np.int64)
+
+
+def decode(container: InputContainer, stream: VideoStream, from_key: bool) -> Iterator[VideoFrame]:
+    """Decode a stream from here on, or from a key frame on; packets that do not decode are left out, as players do."""
+    import av
+
+    for packet in container.demux(stream):
+        from_key = from_key and packet.size > 0 and not packet.is_keyframe  # some decoders show what they cannot know
+        if not from_key and (packet.size or packet.dts is None):
+            with suppress(av.FFmpegError):
+                yield from stream.codec_context.decode(packet)
+
+
+def _known(stamps: list[int | None]) -> NDArray[np.int64]:
+    return np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
+
+
+def _timing(
+    clock: NDArray[np.int64], num_packets: int, num_frames: int, tick: float, header: float, restarts: bool
+) -> tuple[float, NDArray[np.float64] | None]:
+    """Measure frames per second, and each frame's second where these are uneven.
+
+    `clock` counts ticks: when each frame is shown, or each packet decoded. Where it begins anew, a usual step is put.
+    The header's rate stands where it is right within a frame.
+    """
+    steps = np.diff(clock) * tick
+    anew = (steps < 0) | (restarts & (steps > LONGEST_GAP))
+    steps[anew] = np.median(steps[~anew]) if not anew.all() else 0.0
+    seconds = np.concatenate([[0.0], np.cumsum(steps)])
+    if not seconds[-1] > 0:
+        return header, None
+    fps = float(len(steps) / seconds[-1]) * num_frames / num_packets
+    if abs(num_frames / header - num_frames / fps) <= 1 / fps:
+        fps = header
+    is_even = len(clock) != num_frames or bool((abs(seconds - np.arange(num_frames) / fps) <= EVEN).all())
+    return fps, None if is_even else seconds
+
+
+def _vp9_is_shown(data: memoryview) -> bool:
+    """Whether a packet shows its frame; of several frames (a superframe, told by its last byte), one is shown."""
+    if data[0] & (0x05 if data[0] & 0x30 == 0x30 else 0x0A):  # profile 3 has one more bit before
+        return True
+    size = 2 + (1 + (data[-1] >> 3 & 3)) * (1 + (data[-1] & 7))
+    return data[-1] & 0xE0 == 0xC0 and size <= len(data) and data[-size] == data[-1]
+
+
+def _av1_is_shown(data: memoryview) -> bool:
+    """Whether one of a packet's units is a frame, or the header of one, that is shown."""
+    at, end = 0, len(data)
+    while at < end - 1:
+        kind, size = data[at], end
+        at += 2 if kind & 4 else 1
+        if kind & 2 and at < end:
+            size, shift = data[at] & 127, 0
+            while data[at] > 127 and at < end - 1:  # 7 bits in each byte
+                at, shift = at + 1, shift + 7
+                size |= (data[at] & 127) << shift
+            at += 1
+        if kind & 0x78 in (0x18, 0x30) and at < end and data[at] & 0x90:
+            return True
+        at += size
+    return False
+
+
+SHOWN: dict[str, Callable[[memoryview], bool]] = {
+    "vp8": lambda data: bool(data[0] & 0x10),
+    "vp9": _vp9_is_shown,
+    "av1": _av1_is_shown,
+}
+"""Codecs that hide frames, and how the first bytes of a packet tell whether it shows one."""
 
 
 @contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its best video stream; FFmpeg's errors inside the block become VideoError.
+    """Open a file and its best video stream; FFmpeg's errors, in the block, too, and a file without video: VideoError.
 
     Its absolute path is given to FFmpeg, which takes what stands before a colon in a relative one for a protocol.
-
-    Raises:
-        VideoError: the file cannot be read, or holds no video.
     """
     import av
 
@@ -105,6 +227,8 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
                 raise VideoError(f"cannot read video {path}: there is no video stream in it; {WAY_OUT}")
+            if stream.codec_context is None:
+                raise VideoError(f"cannot read video {path}: FFmpeg does not know its codec; {WAY_OUT}")
             yield container, stream
     except av.FFmpegError as error:
         raise VideoError(f"cannot read video {path}: {error.strerror or error}; {WAY_OUT}") from error
@@ -113,8 +237,15 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 def _check_file(path: str) -> None:
     file = Path(path)
     try:
-        if file.stat().st_size == 0:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoError(f"cannot read video {path}: it is a pipe or device; write it to a file first")
+        if status.st_size == 0:
             raise VideoError(f"cannot read video {path}: the file is empty; {WAY_OUT}")
+        written = 512 * getattr(status, "st_blocks", 0)  # 0 where the system does not tell
+        if 0 < written < status.st_size - LARGEST_HOLE:
+            cause = f"only {written} of its {status.st_size} bytes were ever written"
+            raise VideoError(f"cannot read video {path}: {cause}; download or copy it again")
         missing = missing_bytes(path)
     except OSError as error:
         raise VideoError(f"cannot read video {path}: {error.strerror}; check the path and the data folder") from error
@@ -125,11 +256,7 @@ def _check_file(path: str) -> None:
 def missing_bytes(path: str) -> int:
     """Count the bytes that a file lacks at its end, by the sizes in boxes (mp4), segment (mkv) or chunk (avi).
 
-    Returns:
-        0 where nothing is missing, or where the format declares no size (streams, MPEG-TS).
-
-    Raises:
-        OSError: the file cannot be read.
+    0 where nothing is missing, or where the format declares no size (streams, MPEG-TS); raises OSError.
     """
     length = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -175,11 +302,10 @@ def _matroska_end(file: BinaryIO) -> int:
             return position
 
 
-def _are_closed(stamps: list[int], key_stamps: list[int]) -> bool:
+def _are_closed(decoded: NDArray[np.int64], shown: NDArray[np.int64], keys: NDArray[np.int64]) -> bool:
     """Whether each key frame is decoded after all that is shown before it, and before all that is shown after it."""
-    place = {stamp: place for place, stamp in enumerate(stamps)}
-    rank = {stamp: rank for rank, stamp in enumerate(sorted(place))}
-    return all(place.get(stamp) == rank.get(stamp) for stamp in key_stamps)
+    places = np.flatnonzero(np.isin(decoded, keys))
+    return bool((np.searchsorted(shown, decoded[places]) == places).all())
 
 
 def _is_clean(packet: Packet, stream: VideoStream) -> bool:

@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from decimal import Decimal
+from functools import cache, partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch import Tensor
 
 from lmms_kvtp.types import Timing
@@ -20,13 +21,16 @@ from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.index import read_index
 from lmms_kvtp.video.open import open_reader
 from lmms_kvtp.video.pixels import Shrink, resize
-from lmms_kvtp.video.reader import Images, LateReader, MemoryReader, Reader
+from lmms_kvtp.video.reader import CHUNK_BYTES, Images, MemoryReader, Reader
 from lmms_kvtp.video.sampling import FrameOptions, sample, time_instruction
 
 FOLDER_FPS = 3.0
 """Frames per second of video in a folder of image files: those of MVBench, as in the harness's own wrapper."""
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
+_MOST = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts")
+VIDEO_SUFFIXES = (*_MOST, ".flv", ".wmv", ".3gp", ".ogv", ".m2ts", ".mts", ".vob")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ANIMATED = {"GIF": ".gif", "WEBP": ".webp", "PNG": ".png"}
+"""Image formats that may move, and are videos then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,27 +59,34 @@ class SampledVideo:
     def chunks(self) -> Iterator[Frames]:
         """Decode the frames, at most `chunk_size` at a time; each call starts from the beginning.
 
-        Frames that are kept on disk are decoded only when they are asked for as they are in the video.
-
-        Raises:
-            VideoError: a frame cannot be read; the message has path and cause.
+        Frames that are kept on disk are decoded only when they are asked for as they are in the video. A chunk ends
+        before a frame of another size, and before CHUNK_BYTES are exceeded. VideoError where a frame cannot be read.
         """
-        with closing(LateReader(self.open)) as reader:
-            for start in range(0, len(self.indices), self.chunk_size):
-                part = slice(start, start + self.chunk_size)
-                # no name here for the frames: they go when whoever asked for them lets go of them
-                yield Frames(self._decode(part, reader), self.times[part], shrink=self.shrink(part))
+        start = 0
+        with ExitStack() as stack:
+            reader = cache(lambda: stack.enter_context(closing(self.open())))  # once, and only if frames are wanted
+            while start < len(self.indices):
+                held = [self._decode(slice(start, start + self.chunk_size), reader)]
+                start += len(held[0].times)
+                yield held.pop()  # they go when whoever asked for them lets go of them
 
-    def _decode(self, part: slice, reader: Reader) -> UInt8[Tensor, "t H W 3"] | Callable[[], Tensor]:
+    def _decode(self, part: slice, reader: Callable[[], Reader]) -> Frames:
         indices = self.indices[part].tolist()
         if self.shelf is not None and self.shelf.has(indices, self.fast):
-            return partial(self.read, part)
-        return reader.read(indices)
+            return Frames(partial(self.read, part), self.times[part], shrink=self.shrink(part))
+        rgb = reader().read(indices)
+        part = slice(part.start, part.start + len(rgb))
+        return Frames(rgb, self.times[part], shrink=self.shrink(part))
 
     def read(self, part: slice) -> UInt8[Tensor, "t H W 3"]:
         """Decode some of the frames with a reader of their own; raises as `chunks`."""
         with closing(self.open()) as reader:
-            return reader.read(self.indices[part].tolist())
+            rgb = reader.read(self.indices[part].tolist())
+        if len(rgb) < len(self.indices[part]):
+            raise VideoError(
+                f"cannot read video {self.source} from a cache: its frames change size; set no frame_cache"
+            )
+        return rgb
 
     def shrink(self, part: slice) -> Shrink:
         """How the frames of `part` are resized."""
@@ -105,6 +116,9 @@ def load_video(
         return video_from_frames(image_files(path), Path(path).name, FOLDER_FPS, options=options)
     index = read_index(path)
     indices, times = _choose(path, index.num_frames, index.avg_fps, options)
+    if index.seconds is not None:
+        times = torch.from_numpy(index.seconds)[indices]
+    options = replace(options, chunk_size=max(1, min(options.chunk_size, CHUNK_BYTES // max(1, index.frame_bytes))))
     opener = partial(open_reader, index, indices.tolist(), options)
     shelf = cache.shelf(path, options.backend) if cache else None
     timing = Timing(tuple(indices.tolist()), index.num_frames, index.avg_fps)
@@ -113,16 +127,33 @@ def load_video(
 
 
 def image_files(folder: str | PathLike[str]) -> list[str]:
-    """List the image files of a folder by their numbers, so that frame 10 comes behind frame 9.
+    """List the image files of a folder by their numbers, so that frame 10 comes behind frame 9, without hidden files.
 
-    Raises:
-        VideoError: there is none.
+    Numbers with a point are seconds, unless they are counters, as in frame1.9 and frame1.10. VideoError where there
+    is no image file.
     """
-    found = [str(path) for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    found = [path for path in Path(folder).iterdir() if is_frame(path)]
     if not found:
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise VideoError(f"cannot read video {fspath(folder)}: it is a folder without image files ({kinds})")
-    return sorted(found, key=_numbered)
+    decimals = [decimal for path in found for decimal in re.findall(r"\d\.(\d+)", path.stem)]
+    are_counters = len(set(map(len, decimals))) > 1 and any(re.fullmatch(r"\d+0", decimal) for decimal in decimals)
+    number = re.compile(r"(\d+)" if are_counters else r"(\d+(?:\.\d+)?)")
+    return sorted(map(str, found), key=lambda path: _numbered(Path(path).name, number))
+
+
+def is_frame(path: Path) -> bool:
+    """Whether a file of a folder is one of its frames; hidden ones, which systems leave everywhere, are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file or folder found in another is a video: by its name, as an image that moves, or by its frames."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return any(is_frame(file) and not _moves(file) for file in path.iterdir())
+    return path.suffix.lower() in VIDEO_SUFFIXES or _moves(path)
 
 
 def video_from_frames(
@@ -174,12 +205,13 @@ def to_videos(
         VideoError: a video cannot be read.
         ValueError: visuals are of several kinds, or of one that is no video.
     """
-    fps = 1.0
+    kinds, fps = {_kind(visual) for visual in visuals}, 1.0
     if len(visuals) == 1 and isinstance(visuals[0], str) and Path(visuals[0]).is_dir():
-        visuals, fps = image_files(visuals[0]), FOLDER_FPS
-    kinds = {_kind(visual) for visual in visuals}
+        visuals, kinds, fps = image_files(visuals[0]), {"image file"}, FOLDER_FPS
     if kinds <= {"video"}:
         return [load_video(path, options, cache) for path in visuals]
+    if kinds == {"animation"}:
+        return [_animation(image, name, options) for image in visuals]
     if len(kinds) > 1 or not kinds <= {"image", "image file"}:
         raise ValueError(f"{name} has visuals of kind {', '.join(sorted(kinds))}; wanted only videos, or only images")
     if kinds == {"image file"}:
@@ -228,8 +260,8 @@ def _video(
     )
 
 
-def _numbered(path: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
+def _numbered(name: str, number: re.Pattern[str]) -> list[tuple[Decimal | int, str]]:
+    return [(Decimal(part), "") if number.fullmatch(part) else (-1, part) for part in number.split(name)]
 
 
 def _same(reader: Reader) -> Reader:
@@ -238,7 +270,26 @@ def _same(reader: Reader) -> Reader:
 
 def _kind(visual: Any) -> str:
     if isinstance(visual, Image.Image):
-        return "image"
+        return "animation" if _moves(visual) else "image"
     if not isinstance(visual, str):
         return type(visual).__name__
-    return "image file" if visual.lower().endswith(IMAGE_SUFFIXES) else "video"
+    return "image file" if visual.lower().endswith(IMAGE_SUFFIXES) and not _moves(Path(visual)) else "video"
+
+
+def _moves(image: Image.Image | Path) -> bool:
+    """Whether an image, or an image file, is an animation."""
+    if isinstance(image, Image.Image):
+        return image.format in ANIMATED and getattr(image, "is_animated", False)
+    if image.suffix.lower() not in ANIMATED.values():
+        return False
+    try:
+        with Image.open(image) as opened:
+            return _moves(opened)
+    except (OSError, Image.DecompressionBombError):  # an error where it is read
+        return False
+
+
+def _animation(image: Image.Image, name: str, options: FrameOptions) -> SampledVideo:
+    frames = [(frame.convert("RGB"), frame.info.get("duration") or 100) for frame in ImageSequence.Iterator(image)]
+    pictures, milliseconds = zip(*frames, strict=True)
+    return video_from_frames(pictures, name, 1000 * len(frames) / sum(milliseconds), options=options)

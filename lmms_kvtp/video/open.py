@@ -19,8 +19,7 @@ log = logging.getLogger(__name__)
 def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions) -> Reader:
     """Open a video to read the `wanted` frames, in ascending order.
 
-    Raises:
-        VideoError: the backend that `options` names cannot read the file, or would give wrong frames.
+    VideoError where the backend that `options` names cannot read the file, or would give wrong frames.
     """
     pyav = functools.partial(PyAVReader, index, wanted, options.num_threads)
     decord = functools.partial(DecordReader, index, options.num_threads)
@@ -33,20 +32,12 @@ class AutoReader(Reader):
     """Reads with PyAV until a frame is damaged, and with decord from there on, as far as it reads the file right."""
 
     def __init__(self, pyav: Callable[[], Reader], decord: Callable[[], Reader]) -> None:
-        """Open the file with PyAV.
-
-        Raises:
-            VideoError: it cannot be opened.
-        """
+        """Open the file with PyAV; VideoError where it cannot be opened."""
         self._decord = decord
         self._reader = pyav()
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
-        """Decode frames.
-
-        Raises:
-            VideoError: neither decoder can, or a frame is missing, in whose place decord might put another.
-        """
+        """Decode frames; VideoError where no decoder can, or where decord might put others in their place."""
         try:
             return self._reader.read(indices)
         except DamagedError as error:

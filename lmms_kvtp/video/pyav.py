@@ -1,18 +1,18 @@
 """PyAV, which reads what FFmpeg reads; frames are found by their time stamps."""
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lmms_kvtp.video.frames import VideoError
-from lmms_kvtp.video.index import WAY_OUT, VideoIndex, open_video
-from lmms_kvtp.video.reader import Reader
+from lmms_kvtp.video.index import WAY_OUT, VideoIndex, decode, open_video
+from lmms_kvtp.video.reader import Reader, stacked
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -51,18 +51,9 @@ class PyAVReader(Reader):
         self._at = -1  # the frame that was found last
         self._rgb: NDArray[np.uint8] = np.empty((0, 0, 3), dtype=np.uint8)  # and its pixels
 
-    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
-        """Decode frames.
-
-        Raises:
-            DamagedError: a frame is damaged.
-            VideoError: a frame is missing, or frames differ in size.
-        """
-        pictures = [self._picture(index) for index in indices]
-        shapes = {picture.shape for picture in pictures}
-        if len(shapes) > 1:
-            raise VideoError(f"cannot read video {self._index.path}: its frames change size, {shapes}; {WAY_OUT}")
-        return torch.from_numpy(np.stack(pictures))
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
+        """Decode frames; DamagedError where one is damaged, VideoError where one is missing."""
+        return stacked(map(self._picture, indices))
 
     def close(self) -> None:
         """Close the file and end the threads."""
@@ -83,7 +74,7 @@ class PyAVReader(Reader):
             try:
                 if start is not None:
                     self._container.seek(start, stream=self._stream)
-                    self._frames = self._decode()
+                    self._frames = self._decode(after_seek=True)
                 position, frame = next(found for found in self._frames if found[0] >= index)
             except StopIteration:
                 continue
@@ -108,16 +99,23 @@ class PyAVReader(Reader):
         for place in sorted({max(0, there - back) for back in (1, 2, 4, len(keys))}, reverse=True):
             yield int(keys[place]) if len(keys) else int(stamps[0])
 
-    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
+    def _decode(self, after_seek: bool = False) -> Iterator[tuple[int, VideoFrame]]:
         """Decode from here on: positions and frames, in order of presentation."""
-        context, stamps = self._stream.codec_context, self._index.stamps
-        count = 0
+        context, stamps, last = self._stream.codec_context, self._index.stamps, -1
+        if stamps is None:
+            yield from enumerate(decode(self._container, self._stream, len(self._index.key_stamps) > 0))
+            return
+        is_blind = after_seek and len(self._index.key_stamps) > 0
         for packet in self._container.demux(self._stream):
-            if stamps is not None and context.name in SKIPPING:  # without stamps, all frames are counted
+            is_blind = is_blind and packet.size > 0 and not packet.is_keyframe
+            if is_blind:  # MPEG-TS seeks to any frame, and HEVC decodes what it cannot
+                continue
+            if context.name in SKIPPING:
                 context.skip_frame = "DEFAULT" if packet.pts in self._wanted else "NONREF"
             for frame in context.decode(packet):
-                yield (count if stamps is None else _position(stamps, frame.pts)), frame
-                count += 1
+                place = _position(stamps, frame.pts)
+                yield (place if place > last else -1), frame  # a frame out of order has another one's stamp
+                last = max(place, last)
 
 
 def _position(stamps: NDArray[np.int64], stamp: int | None) -> int:
@@ -126,7 +124,7 @@ def _position(stamps: NDArray[np.int64], stamp: int | None) -> int:
 
 
 def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Turn the frame upright, in decord's colors: by the matrix and range that the stream names, else BT.601."""
+    """Show the frame as a player does, in decord's colors: by the matrix and range that the stream names, or BT.601."""
     from av.video.reformatter import ColorRange, Colorspace
 
     rgb = frame.to_ndarray(
@@ -136,4 +134,19 @@ def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
         dst_colorspace=Colorspace.ITU601,
     )
     turns, rest = divmod(frame.rotation, 90)
-    return np.rot90(rgb, 0 if rest else turns)
+    axis = mirror_axis(frame)
+    upright: NDArray[np.uint8] = np.rot90(rgb, 0 if rest else turns)
+    return upright if axis is None else np.flip(upright, axis)
+
+
+def mirror_axis(frame: VideoFrame) -> int | None:
+    """Which axis of a frame, turned by its `rotation`, its display matrix flips: 0 up and down, 1 left and right."""
+    try:
+        sides: Any = frame.side_data
+    except ValueError:  # PyAV does not know a kind of them, such as the views of spatial video
+        return None
+    data = {side.type.name: side for side in sides}.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", data)
+    return None if a * d >= b * c else int(abs(b) > abs(a))

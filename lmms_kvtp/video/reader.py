@@ -1,7 +1,7 @@
-"""What every decoder offers, and the two readers that need none: one opens late, one has its frames in memory."""
+"""What every decoder offers, and the reader that needs none: it has its frames in memory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, TypeAlias
 
@@ -14,16 +14,22 @@ from torch import Tensor
 
 from lmms_kvtp.video.frames import VideoError
 
+CHUNK_BYTES = 2**28
+"""Bytes of decoded frames that stand in memory at a time: all 16 of 1920x1080, 2 of 7680x4320."""
+
 
 class Reader(ABC):
     """An open video, for one thread."""
 
     @abstractmethod
-    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
         """Decode frames, counted in order of presentation.
 
         Args:
             indices: ascending indices, repeats allowed; calls go forward through the video.
+
+        Returns:
+            The first of them, at least one: those before the first of another size, and CHUNK_BYTES at most.
 
         Raises:
             VideoError: a frame cannot be decoded.
@@ -34,23 +40,14 @@ class Reader(ABC):
         """Close the file and end the threads."""
 
 
-class LateReader(Reader):
-    """Opens its video when the first frames are wanted, which may be never."""
-
-    def __init__(self, open: Callable[[], Reader]) -> None:
-        """Keep `open` for later."""
-        self._open = open
-        self._reader: Reader | None = None
-
-    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
-        """Decode frames; raises what opening and reading raise."""
-        self._reader = self._reader or self._open()
-        return self._reader.read(indices)
-
-    def close(self) -> None:
-        """Close what was opened."""
-        if self._reader:
-            self._reader.close()
+def stacked(pictures: Iterable[NDArray[np.uint8]]) -> UInt8[Tensor, "t H W 3"]:
+    """Stack pictures as `Reader.read` returns them."""
+    alike: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        if alike and (picture.shape != alike[0].shape or (len(alike) + 1) * picture.nbytes > CHUNK_BYTES):
+            break
+        alike.append(picture)
+    return torch.from_numpy(np.stack(alike))
 
 
 Images: TypeAlias = Tensor | NDArray[Any] | Sequence[Image.Image] | Sequence[str | PathLike[str]]
@@ -83,26 +80,17 @@ class MemoryReader(Reader):
         """Count the frames."""
         return len(self._frames)
 
-    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
-        """Copy frames.
-
-        Raises:
-            VideoError: an image file cannot be read, or images differ in size.
-        """
-        pictures = [self._picture(index) for index in indices]
-        for index, picture in zip(indices, pictures, strict=True):
-            if picture.shape != pictures[0].shape:
-                first, other = (f"{p.shape[1]}x{p.shape[0]}" for p in (pictures[0], picture))
-                raise VideoError(f"frame {index} of {self._name} is {other}, others {first}; make all of one size")
-        return torch.stack(pictures)
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
+        """Copy frames; VideoError where an image file cannot be read."""
+        return stacked(map(self._picture, indices))
 
     def close(self) -> None:
         """Do nothing: no file is open."""
 
-    def _picture(self, index: int) -> UInt8[Tensor, "H W 3"]:
+    def _picture(self, index: int) -> UInt8[NDArray[np.uint8], "H W 3"]:
         frame = self._frames[index]
         if isinstance(frame, (Tensor, np.ndarray)):
-            return torch.as_tensor(frame)
+            return np.asarray(frame)
         if isinstance(frame, Image.Image):
             return _colors(frame, f"frame {index} of {self._name}")
         try:
@@ -112,17 +100,15 @@ class MemoryReader(Reader):
             raise VideoError(f"cannot read frame {index} of {self._name}, {frame}: {error}") from error
 
 
-def _colors(image: Image.Image, name: str) -> UInt8[Tensor, "H W 3"]:
+def _colors(image: Image.Image, name: str) -> UInt8[NDArray[np.uint8], "H W 3"]:
     """Convert an image to RGB; grey tones of 16 bits, and floats of 0 to 1, keep their order.
 
-    Raises:
-        VideoError: tones are outside that, so that nobody knows what is white.
+    VideoError where tones are outside that, so that nobody knows what is white.
     """
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return torch.from_numpy(np.array(image.convert("RGB")))
+        return np.array(image.convert("RGB"))
     tones, white = np.asarray(image, dtype=np.float64), 1.0 if image.mode == "F" else 65535.0
     if not (tones.min() >= 0 and tones.max() <= white):
         found = f"{tones.min():g} to {tones.max():g}"
         raise VideoError(f"{name} has grey tones of {found}, and white is {white:g}; save it in 8 or 16 bits")
-    grey = torch.from_numpy((tones * (255 / white)).round().astype(np.uint8))
-    return grey[..., None].repeat(1, 1, 3)
+    return np.repeat((tones * (255 / white)).round().astype(np.uint8)[..., None], 3, axis=2)

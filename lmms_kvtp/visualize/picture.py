@@ -119,11 +119,12 @@ def trace(packed: PackedTokens) -> tuple[Int[Tensor, "T N"], tuple[Link, ...], b
 
 def small_frames(video: Video) -> SmallFrames:
     """Read the frames of a video again, reduced for pictures; VideoError where the video cannot be read."""
-    small, times = [], []
+    small: list[Tensor] = []
+    times = []
     for frames in video.chunks():
         times.append(frames.times)
         for rgb in frames.rgb:
-            size = (WIDTH, max(1, round(WIDTH * rgb.shape[0] / rgb.shape[1])))
+            size = (WIDTH, small[0].shape[0] if small else max(1, round(WIDTH * rgb.shape[0] / rgb.shape[1])))
             small.append(torch.from_numpy(np.array(Image.fromarray(rgb.numpy()).resize(size))))
     return SmallFrames(torch.stack(small), torch.cat(times).float())
 

@@ -100,12 +100,13 @@ def test_short_videos_give_what_they_have(clip, numbers, num_frames, rate):
     assert video.duration == pytest.approx(num_frames / rate)
 
 
-def test_frames_of_uneven_times_are_counted_and_timed_by_the_mean_rate(clip, numbers):
+def test_frames_of_uneven_times_are_counted_by_the_mean_rate_and_have_their_own_seconds(clip, numbers):
     stamps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75]
     video = load_video(clip(num_frames=20, stamps=stamps))
     assert video.indices.tolist() == list(range(0, 20, round(20 / video.duration)))
     assert shown(video, numbers) == video.indices.tolist()
-    assert 6.5 < video.duration < 8.5
+    assert video.duration == pytest.approx(7.5 * 20 / 19)
+    assert video.times.tolist() == pytest.approx([stamps[index] / 10 for index in video.indices])
 
 
 def test_a_slow_video_names_its_file_and_the_way_out(clip, numbers):
@@ -194,11 +195,15 @@ def test_a_bad_image_file_is_named_and_only_when_it_is_read(tmp_path):
         next(chunks)
 
 
-def test_images_of_two_sizes_are_refused_with_both(tmp_path):
-    files = as_files(tmp_path)
-    Image.new("RGB", (13, 7)).save(files[1])
-    with pytest.raises(VideoError, match="frame 1 of mine is 13x7, others 11x7"):
-        list(video_from_frames(files, "mine").chunks())
+@pytest.mark.parametrize("chunk_size", [1, 2, 16])
+def test_images_of_several_sizes_are_resized_like_any_other_in_whatever_chunk(tmp_path, chunk_size):
+    files, spec = as_files(tmp_path), ResizedPixels((6, 5))
+    Image.fromarray(PIXELS[1, :, ::-1].repeat(2, axis=0)).save(files[1])
+    video = video_from_frames(files, "mine", options=FrameOptions(chunk_size=chunk_size))
+    chunks = list(video.chunks())
+    alone = [spec.resize(torch.from_numpy(np.array(Image.open(file))[None])) for file in files]
+    torch.testing.assert_close(torch.cat([chunk.resized(spec) for chunk in chunks]), torch.cat(alone), rtol=0, atol=0)
+    assert torch.cat([chunk.times for chunk in chunks]).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_reader_is_gone_as_soon_as_it_is_closed(clip):
