@@ -138,15 +138,7 @@ class Model:
 
         return made()
 
-    def stream(
-        self,
-        video: Visual,
-        question: str,
-        method: Wanted = "",
-        frames: FrameOptions | None = None,
-        options: GenerationOptions | None = None,
-        **generation: Any,
-    ) -> Iterator[str]:
+    def stream(self, video: Visual, question: str, method: Wanted = "", **more: Any) -> Iterator[str]:
         """Answer one question piece by piece; the pieces join to the text of `answer`.
 
         Whoever leaves the iterator early stops the decoding. Beams have no pieces: the text comes at once. Arguments
@@ -162,7 +154,7 @@ class Model:
         def work() -> Answer:
             try:
                 with listening(hear):
-                    return self.answer(video, question, method, frames, options, **generation)
+                    return self.answer(video, question, method, **more)
             finally:
                 pieces.put(None)
 

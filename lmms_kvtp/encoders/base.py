@@ -57,11 +57,7 @@ class FrameEncoder(RemembersTexts):
         return undeclared_flops(self)
 
     def check(self, needs: frozenset[str]) -> None:
-        """Refuse what this encoder does not provide.
-
-        Raises:
-            ValueError: the message names it.
-        """
+        """Refuse what this encoder does not provide; the ValueError names it."""
         missing = needs - self.provides
         if missing:
             raise ValueError(

@@ -76,11 +76,7 @@ class OpenClip(FrameEncoder):
 
     @torch.no_grad()
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
-        """Compute the pooled image embeddings, if asked for.
-
-        Raises:
-            ValueError: `needs` holds something else.
-        """
+        """Compute the pooled image embeddings, if asked for. Raises ValueError if `needs` holds something else."""
         self.check(needs)
         if not needs:
             return FrameFeatures(times=frames.times)
@@ -137,11 +133,7 @@ class OpenClip(FrameEncoder):
 
     @cached_property
     def model(self) -> Any:
-        """The two towers, loaded on first use.
-
-        Raises:
-            ValueError: open_clip has no such model or weights.
-        """
+        """The two towers, loaded on first use. Raises ValueError if open_clip has no such model or weights."""
         import open_clip
 
         name, weights = self._source

@@ -112,11 +112,7 @@ class ProcessorPixels:
     max_pixels: float = math.inf
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """Find the height and width that a frame gets.
-
-        Raises:
-            ValueError: a side is more than 200 times the other.
-        """
+        """Find the height and width that a frame gets. Raises ValueError if a side is more than 200 times the other."""
         if self.size:
             return self.size
         if max(height, width) > 200 * min(height, width):

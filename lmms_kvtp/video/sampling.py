@@ -38,11 +38,7 @@ class FrameOptions:
     """fast: resize with torch instead of Pillow, about 8 times as fast; some bytes then differ by 1 (docs/video.md)."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that ask for nothing.
-
-        Raises:
-            ValueError: a count or rate is not positive.
-        """
+        """Refuse settings that ask for nothing. Raises ValueError if a count or rate is not positive."""
         for name in ("max_frames_num", "chunk_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; ask for at least one frame")

@@ -44,10 +44,10 @@ LIMITS = {
     "files that are neither components nor __init__": 175,
     "files below 50 lines that are neither components, bases nor commands": 0,
     "floors of imports": 11,
-    "lines of production code": 28_900,
+    "lines of production code": 28_990,
 }
-"""A later change may raise one, and says here why: 28,900 lines, not 26,500, since a trained predictor is a setting,
-the paper's settings are one word, the model's own tower serves pruners, and a proof on real weights is one command."""
+"""A later change may raise one, and says here why: 28,990 lines, not 26,500, since a trained predictor is a setting,
+the paper's settings are one word, three more families of models run, and any file shows what a player shows."""
 
 
 def sources() -> list[Path]:

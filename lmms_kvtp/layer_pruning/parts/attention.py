@@ -81,21 +81,13 @@ def highest(scores: Float[Tensor, " K"], among: Bool[Tensor, " K"], count: int) 
 
 
 def check_scores(scores: Float[Tensor, " K"]) -> None:
-    """Refuse scores that are NaN.
-
-    Raises:
-        ValueError: a score is NaN.
-    """
+    """Refuse scores that are NaN. Raises ValueError if a score is NaN."""
     if bool(torch.isnan(scores).any()):
         raise ValueError("attention scores hold NaN; look at the vision tokens and at the model's dtype")
 
 
 def check_ratio(name: str, ratio: float) -> None:
-    """Refuse a ratio outside (0, 1].
-
-    Raises:
-        ValueError: it is outside (0, 1].
-    """
+    """Refuse a ratio outside (0, 1]. Raises ValueError if it is outside (0, 1]."""
     if not 0 < ratio <= 1:
         raise ValueError(f"{name}={ratio} is outside (0, 1]; it is the fraction of vision tokens kept")
 

@@ -77,11 +77,7 @@ def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
 
 
 def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
-    """Refuse what is marked as NaN.
-
-    Raises:
-        ValueError: something is marked; the message names the first frames.
-    """
+    """Refuse what is marked as NaN. Raises ValueError if something is marked; the message names the first frames."""
     frames = broken.flatten(1).any(dim=1)
     if frames.any():
         raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")

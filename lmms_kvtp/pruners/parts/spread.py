@@ -12,11 +12,7 @@ from lmms_kvtp.pruners.parts.packing import chunks, refuse_nan
 
 
 def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:
-    """Compute 1 - cosine between the tokens of each frame.
-
-    Raises:
-        ValueError: a token is NaN.
-    """
+    """Compute 1 - cosine between the tokens of each frame. Raises ValueError if a token is NaN."""
     parts = []
     for part in chunks(embeds):
         unit = F.normalize(embeds[part].float(), dim=-1)

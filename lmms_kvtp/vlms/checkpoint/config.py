@@ -105,11 +105,7 @@ class LlavaConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: the file holds something else.
-    """
+    """Read a JSON object. Raises CheckpointError if the file holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

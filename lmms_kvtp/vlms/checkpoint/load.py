@@ -129,11 +129,7 @@ def layers_in(folder: Path) -> int:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint.
-
-    Raises:
-        CheckpointError: there is none, or it lacks the chat markers.
-    """
+    """Load the tokenizer of a checkpoint. Raises CheckpointError if there is none, or it lacks the chat markers."""
     try:
         # a config is given because the folder's own has a model_type that transformers does not know
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
