@@ -76,8 +76,12 @@ class Board:
 
 def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
     """Put together the runs that can be compared; `allow` has names in ALLOW. ValueError where none is left."""
-    scored, unread = _scored(runs)
-    kept, refused = [], []
+    scored, unread, kept, refused = [], [], [], []
+    for run, task, summary in runs.files:
+        try:
+            scored.append(ScoredRun(run, task_score(summary())))
+        except ValueError as error:
+            unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
     for task in sorted({one.score.task for one in scored}):
         column, out = comparable([one for one in scored if one.score.task == task], gates, allow)
         kept += _against_bases(column)
@@ -130,16 +134,6 @@ class ScoredRun:
         """What the run says of its own scores on the task; empty for most."""
         notes = provenance.record_of(self.found.results).get("notes")
         return str(notes.get(self.score.task, "")) if isinstance(notes, Mapping) else ""
-
-
-def _scored(runs: PendingRuns) -> tuple[list[ScoredRun], list[LeftOut]]:
-    scored, unread = [], []
-    for run, task, summary in runs.files:
-        try:
-            scored.append(ScoredRun(run, task_score(summary())))
-        except ValueError as error:
-            unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
-    return scored, unread
 
 
 def comparable(

@@ -61,16 +61,13 @@ def read_records(paths: Iterable[Path]) -> list[GateRecord]:
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found += [_record(entry, str(path)) for entry in (content if isinstance(content, list) else [content])]
+            for entry in content if isinstance(content, list) else [content]:
+                ran = [(str(gate["name"]), gate["passed"]) for gate in entry["gates"] if gate["passed"] is not None]
+                failed = tuple(name for name, passed in ran if not passed)
+                found.append(GateRecord(entry["method"], failed, len(ran), str(path)))
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no record of lmms-kvtp doctor: {error!r}") from error
     return found
-
-
-def _record(entry: Mapping[str, Any], source: str) -> GateRecord:
-    results = [(str(gate["name"]), gate["passed"]) for gate in entry["gates"]]
-    ran = [(name, passed) for name, passed in results if passed is not None]
-    return GateRecord(entry["method"], tuple(name for name, passed in ran if not passed), len(ran), source)
 
 
 def record_of(method: Mapping[str, Any], records: Sequence[GateRecord]) -> GateRecord | None:

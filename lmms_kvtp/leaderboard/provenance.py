@@ -4,47 +4,28 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.presets import RECIPES, recipe_of, word_of
 
-NAMES = {
-    ("uniform", "uniform"): "",
-    ("oracle", "softmax"): "oracle",
-    ("similarity", "softmax"): "KVTP, untuned",
-    ("similarity", "hard"): "hard key frames",
-    ("similarity", "kvtp_release"): "KVTP as released, untuned",
-    ("kvtp", "softmax"): "KVTP",
-    ("kvtp", "hard"): "hard key frames of KVTP's predictor",
-    ("kvtp", "kvtp_release"): "KVTP as released",
-}
-"""Scorer and allocator -> how the papers call the pair. Only a record with a trained predictor has the scorer kvtp."""
-PLAIN = {
-    "RandomTokens": "random",
-    "Unpruned": "",
-    "NoLayerPruning": "",
-    "prumerge_plus": "PruMergePlus",
-    "PruneVidLayers": "PruneVid",
-    "HoliTomLayers": "HoliTom",
-    "kvtp_release": "rounding of a release",
-}
-"""Classes and words whose names are not those of a paper's method -> what a label says instead."""
 NOT_IN_ANSWERS = ("backend", "chunk_size", "num_threads")
 """Frame settings that change how frames are read, but not which."""
 NOT_REPEATED = ("journal", "resume", "frame_cache")
 """Settings of the wrapper that name places of one machine, and change no answer."""
-OPTIONS = {
-    "num_fewshot": (None, 0),
-    "batch_size": (None, "", 1),
-    "device": (None, ""),
-    "limit": (None, ""),
-    "offset": (None, 0),
-    "gen_kwargs": (None, ""),
-    "include_path": (None, ""),
-    "seed": (None, "0,1234,1234,1234"),
-}
-"""Options of the harness that answers depend on -> defaults, which a command leaves out."""
+
+
+@cache
+def _words() -> dict[str, dict[str, Any]]:
+    """Read what labels and commands leave out or say otherwise.
+
+    pairs: scorer/allocator -> how the papers call the pair; only a record with a trained predictor has the scorer kvtp.
+    plain: classes and words whose names are not those of a paper's method -> what a label says instead.
+    options: options of the harness that answers depend on -> defaults, which a command leaves out.
+    """
+    found: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "labels.json").read_text(encoding="utf-8"))
+    return found
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,7 @@ def command(config: Mapping[str, Any]) -> str:
     settings = ",".join(part for part in given if part.partition("=")[0].strip() not in NOT_REPEATED)
     words = ["lmms-eval", "--model", str(config.get("model")), "--model_args", settings]
     words += ["--tasks", str(arguments.get("tasks") or "")]
-    for name, defaults in OPTIONS.items():
+    for name, defaults in _words()["options"].items():
         value = arguments.get(name)
         if isinstance(value, list):
             value = ",".join(map(str, value))
@@ -144,7 +125,7 @@ def label(method: Mapping[str, Any]) -> str:
     told = predictor_of(method)
     if scorer in ("similarity", "kvtp", "shared"):
         scorer = "similarity" if told is None else "kvtp"
-    start = NAMES.get((scorer, allocator), f"{scorer}/{PLAIN.get(allocator, allocator)}")
+    start = _words()["pairs"].get(f"{scorer}/{allocator}", f"{scorer}/{_plain(allocator)}")
     if told is not None and scorer == "kvtp":
         start += "" if method["scorer"].get("fusion") else ", no fusion head"
         start += f" with {', '.join(told)} (ours)" if told else ""
@@ -182,8 +163,12 @@ def _class(method: Mapping[str, Any], part: str) -> str:
 
 
 def _title(method: Mapping[str, Any], part: str) -> str:
-    name = _class(method, part)
-    return PLAIN.get(word_of(part, method), PLAIN.get(name, name))
+    word = word_of(part, method)
+    return _plain(word if word in _words()["plain"] else _class(method, part))
+
+
+def _plain(name: str) -> str:
+    return str(_words()["plain"].get(name, name))
 
 
 def names(origins: Sequence[Provenance]) -> list[str]:

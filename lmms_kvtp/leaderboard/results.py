@@ -69,7 +69,9 @@ def to_csv(board: Board) -> str:
     lines = [_csv_line(row, found) for row in board.rows for found in row.scores.values()]
     writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{name: _inert(value) for name, value in line.items()} for line in lines])
+    for line in lines:
+        formulas = [name for name, value in line.items() if isinstance(value, str) and value[:1] in tuple("=+-@\t")]
+        writer.writerow(line | {name: f"'{line[name]}" for name in formulas})
     return buffer.getvalue()
 
 
@@ -82,10 +84,6 @@ def _csv_line(row: Row, found: TaskScore) -> dict[str, Any]:
         line |= {name: pair.get("mean"), f"{name}_stderr": pair.get("stderr")}
     line |= {name: cost.get(name) for name in COSTS} | {"keep_ratio_measured": cost.get("keep_ratio")}
     return line | {name: whole[name] for name in ("failed", "without_cost", "gates", "commit", "command", "toy")}
-
-
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
 
 
 def write_results(board: Board, folder: Path) -> None:
@@ -114,22 +112,16 @@ def regressions(board: Board, folder: Path) -> list[str]:
             path = folder / file_name(row, found)
             if not path.is_file():
                 continue
-            stored = _stored(path)
-            before, limit = stored["accuracy"]["mean"], SIGMAS * (stored["accuracy"]["stderr"] or 0.0)
-            if found.accuracy.count == stored["questions"] and found.accuracy.mean < before - limit:
+            try:
+                stored = json.loads(path.read_text(encoding="utf-8"))
+                before, questions = float(stored["accuracy"]["mean"]), int(stored["questions"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is no stored result: {error!r}") from error
+            limit = SIGMAS * (stored["accuracy"]["stderr"] or 0.0)
+            if found.accuracy.count == questions and found.accuracy.mean < before - limit:
                 now = f"{found.accuracy.mean:.1f} % now"
                 worse.append(f"{row.name}, {found.task}: {now}, {before:.1f} % in {path.name}")
     return worse
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        float(stored["accuracy"]["mean"])
-        int(stored["questions"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no stored result: {error!r}") from error
-    return stored
 
 
 def _plain(text: str) -> str:

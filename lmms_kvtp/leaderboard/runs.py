@@ -96,20 +96,17 @@ def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Ru
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                answer = _scored(_parse(line), fields)
+                try:
+                    row = orjson.loads(line)
+                except orjson.JSONDecodeError:  # the harness writes NaN and lone surrogates, which JSON does not have
+                    row = json.loads(line)
+                answer = _scored(row, fields)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}:{number} is not a sample with a score: {error!r}") from error
             if answer.question in answers:
                 raise ValueError(f"{path}:{number} has question {answer.question!r} again; two runs share this file")
             answers[answer.question] = answer
     return Run(name, task, tuple(answers[question] for question in sorted(answers)), config)
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:  # the harness writes NaN and lone surrogates, which JSON does not have
-        return json.loads(line)
 
 
 PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"))
@@ -235,12 +232,10 @@ def mean_cost(costs: Sequence[SampleCost]) -> MeanCost | None:
     count = len(costs)
     flops = [sum(cost.flops.values()) for cost in costs]
     peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
+    tokens = ("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens")
     return MeanCost(
-        count=count,
-        tokens_before=sum(cost.tokens_before for cost in costs) / count,
-        tokens_kept=sum(cost.tokens_kept for cost in costs) / count,
-        tokens_structural=sum(cost.tokens_structural for cost in costs) / count,
-        prompt_tokens=sum(cost.prompt_tokens for cost in costs) / count,
+        count,
+        *(sum(getattr(cost, name) for cost in costs) / count for name in tokens),
         flops=sum(flops) / count if all(flops) else None,
         seconds=fmean([cost.seconds_total for cost in timed(costs)]),
         peak_bytes=max(peaks, default=None),

@@ -58,7 +58,7 @@ def _markdown_row(row: Row, tasks: Sequence[str]) -> list[str]:
         *_accuracies(row, tasks),
         shown(row.relative),
         f"{sum(flops) / len(flops) / 1e12:.3g}" if flops else MISSING,
-        _seconds(row.costs),
+        _seconds(row.costs) if row.costs else MISSING,
         row.gates,
         commit(row),
     ]
@@ -70,10 +70,8 @@ def _accuracies(row: Row, tasks: Sequence[str]) -> list[str]:
 
 def _seconds(costs: Sequence[MeanCost]) -> str:
     """The mean over tasks; marked where part of it comes from a sweep."""
-    if not costs:
-        return MISSING
-    mean = fmean([cost.seconds for cost in costs])
-    return replace(costs[0], seconds=mean, swept=any(cost.swept for cost in costs)).seconds_text
+    seconds, swept = fmean([cost.seconds for cost in costs]), any(cost.swept for cost in costs)
+    return replace(costs[0], seconds=seconds, swept=swept).seconds_text
 
 
 def _markdown_reported(published: Sequence[Reported]) -> str:
@@ -122,21 +120,19 @@ def summary(runs: Sequence[Run]) -> str:
     Accuracy is in points of 100 with standard errors clustered by video. Tokens and seconds are means per question
     from the run's own costs; seconds leave out its warm-up.
     """
-    kinds = sorted({answer.kind for answer in runs[0].answers} - {""})
+    baseline, rows = runs[0], []
+    kinds = sorted({answer.kind for answer in baseline.answers} - {""})
+    for run in runs:
+        kept = share = seconds = MISSING
+        if costs := run.costs:
+            entered, before = mean(cost.tokens_kept for cost in costs), mean(cost.tokens_before for cost in costs)
+            kept, share = f"{entered:.0f}", f"{entered / before:.1%}"
+            seconds = f"{mean(cost.seconds_total for cost in timed(costs)):.2f}"
+        against = MISSING if run is baseline else str(difference(run, baseline))
+        by_kind = [f"{accuracy(run.of_kind(kind)).mean:.0f}" for kind in kinds]
+        rows.append([run.title, kept, share, str(accuracy(run)), against, seconds, *by_kind])
     header = ["method", "vision tokens kept", "of all", "accuracy", "against all tokens", "seconds", *kinds]
-    return markdown(header, [_summary_row(run, runs[0], kinds) for run in runs])
-
-
-def _summary_row(run: Run, baseline: Run, kinds: Sequence[str]) -> list[str]:
-    costs, cells = run.costs, [run.title]
-    if costs:
-        kept, before = mean(cost.tokens_kept for cost in costs), mean(cost.tokens_before for cost in costs)
-        cells += [f"{kept:.0f}", f"{kept / before:.1%}"]
-    else:
-        cells += [MISSING, MISSING]
-    cells += [str(accuracy(run)), MISSING if run is baseline else f"{difference(run, baseline)}"]
-    cells += [f"{mean(cost.seconds_total for cost in timed(costs)):.2f}" if costs else MISSING]
-    return cells + [f"{accuracy(run.of_kind(kind)).mean:.0f}" for kind in kinds]
+    return markdown(header, rows)
 
 
 def problems(runs: Sequence[Run]) -> list[str]:

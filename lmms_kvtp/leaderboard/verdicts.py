@@ -66,28 +66,18 @@ class Comparison:
 
 def compare(runs: Sequence[Run], baseline: Run) -> list[Comparison]:
     """Compare runs with a baseline, correcting for their number; raises as `difference` does."""
-    found = [_compare(run, baseline) for run in runs]
+    found = []
+    for run in runs:
+        gap, changes = stats.difference(run, baseline), stats.flips(run, baseline)
+        videos = len({answer.video for answer in run.answers})
+        p = stats.p_value(gap, videos)
+        if changes is not None and not math.isnan(p):
+            p = max(p, changes.p_value)
+        interval, least = stats.bootstrap_interval(run, baseline), stats.detectable(gap)
+        needed = stats.questions_needed(gap)
+        found.append(Comparison(run.title, gap, interval, videos, changes, p, p, least, needed))
     corrected = stats.holm([comparison.p_value for comparison in found])
     return [replace(comparison, p_corrected=p) for comparison, p in zip(found, corrected, strict=True)]
-
-
-def _compare(run: Run, baseline: Run) -> Comparison:
-    gap, changes = stats.difference(run, baseline), stats.flips(run, baseline)
-    videos = len({answer.video for answer in run.answers})
-    p = stats.p_value(gap, videos)
-    if changes is not None and not math.isnan(p):
-        p = max(p, changes.p_value)
-    return Comparison(
-        name=run.title,
-        difference=gap,
-        interval=stats.bootstrap_interval(run, baseline),
-        videos=videos,
-        flips=changes,
-        p_value=p,
-        p_corrected=p,
-        detectable=stats.detectable(gap),
-        needed=stats.questions_needed(gap),
-    )
 
 
 def verdict_table(comparisons: Sequence[Comparison]) -> str:
@@ -140,11 +130,7 @@ def _model(row: Row) -> tuple[str, str]:
 
 
 def paired_rows(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
-    """Every run of each task against the first, that with all tokens: difference, interval and verdict.
-
-    Returns:
-        The rows as plain values, and a sentence on answers that failed; empty where none did.
-    """
+    """Compare each task's runs with the first, all tokens: rows of plain values, and a sentence on failed answers."""
     rows, failed = [], 0
     for task in sorted({run.task for run in runs}):
         base, *others = [run for run in runs if run.task == task]
