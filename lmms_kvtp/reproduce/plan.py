@@ -2,13 +2,12 @@
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from lmms_kvtp.leaderboard.provenance import paper_rows
-from lmms_kvtp.leaderboard.runs import Run, read_runs
+from lmms_kvtp.leaderboard.runs import read_runs
 from lmms_kvtp.rendering import markdown
 
 CHECKPOINTS = {"7b": "lmms-lab/LLaVA-Video-7B-Qwen2", "72b": "lmms-lab/LLaVA-Video-72B-Qwen2"}
@@ -19,8 +18,9 @@ HARNESS_TASKS = {"VideoMME": "skvqa_videomme", "EgoSchema": "skvqa_egoschema", "
 BETAS = (1.5, 1.7, 1.9, 2.1, 2.3)
 TEMPERATURES = (5.0, 4.0, 3.0, 2.0, 1.0, 0.5)
 NOT_RUN = "not run"
+TARGETS = ("table1", "table2", "table3", "table4", "fig1", "fig3", "fig6", "fig7")
 TEXTS = Path(__file__).parent / "targets.json"
-"""Titles of the targets, and what a reader must know of each."""
+"""Titles of the targets, what a reader must know of each, the paper's table whose rows it runs, and other commands."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,13 @@ class Places:
 def plan(target: str, places: Places) -> Plan:
     """The commands of one of TARGETS."""
     told = json.loads(TEXTS.read_text(encoding="utf-8"))
-    title, notes = told["targets"][target]["title"], told["targets"][target]["notes"]
-    return Plan(title, tuple(STEPS[target](places)), tuple(told["shared_notes"].get(note, note) for note in notes))
-
-
-def _statistics(places: Places) -> list[Step]:
-    return [Step("statistics", f"lmms-kvtp skvqa stats {places.index}")]
-
-
-def _plot(places: Places) -> list[Step]:
-    board = Step("plot", f"lmms-kvtp leaderboard {places.out}/table2 --out {places.out}/fig1")
-    return [*_table_rows(2, places), board]
-
-
-def _pictures(places: Places) -> list[Step]:
-    methods = "--method hard+grid --method prumerge --method kvtp+prumerge"
-    command = f"lmms-kvtp visualize VIDEO QUESTION --pretrained {CHECKPOINTS['7b']} {methods} --out {places.out}/fig3"
-    return [Step("page", command)]
+    facts = told["targets"][target]
+    steps = _table_rows(facts["rows_of_table"], places) if "rows_of_table" in facts else []
+    curve = {"fig6": _betas, "fig7": _temperatures}.get(target)
+    steps += curve(places) if curve else []
+    names = {"index": places.index, "out": places.out, "checkpoint": CHECKPOINTS["7b"]}
+    steps += [Step(name, command.format(**names)) for name, command in facts.get("commands", {}).items()]
+    return Plan(facts["title"], tuple(steps), tuple(told["shared_notes"].get(note, note) for note in facts["notes"]))
 
 
 def _betas(places: Places) -> list[Step]:
@@ -136,19 +126,6 @@ def _run(
     return Step(name, shlex.join(command), folder, expected or {}, "; ".join(filter(None, [untuned, note])))
 
 
-STEPS: Mapping[str, Callable[[Places], Sequence[Step]]] = {
-    "table1": _statistics,
-    "table2": partial(_table_rows, 2),
-    "table3": partial(_table_rows, 3),
-    "table4": partial(_table_rows, 4),
-    "fig1": _plot,
-    "fig3": _pictures,
-    "fig6": _betas,
-    "fig7": _temperatures,
-}
-TARGETS = tuple(STEPS)
-
-
 def beside(plan: Plan) -> str:
     """A Markdown table: for each run of a plan and each subset, the figure here (stock parser) beside the paper's.
 
@@ -162,25 +139,16 @@ def beside(plan: Plan) -> str:
 def _beside(step: Step) -> list[str]:
     from lmms_kvtp.leaderboard.stats import accuracy  # loads the harness: seconds, so not for a dry run
 
-    runs = {run.task.removesuffix("_full"): run for run in _finished(step)}
+    try:
+        runs = {run.task.removesuffix("_full"): run for run in read_runs(Path(step.folder), step.name)}
+    except FileNotFoundError:
+        runs = {}
     cells = [next((run.title for run in runs.values()), step.name)]
     for task, name in HARNESS_TASKS.items():
         reported, run = step.expected.get(task), runs.get(name)
         here = accuracy(run.by_stock()) if run else None
         cells += [f"{reported:.2f}" if reported is not None else "-", str(here) if here else NOT_RUN]
         cells.append(f"{here.mean - reported:+.1f}" if here and reported is not None else "-")
-    return [*cells, _share_kept(list(runs.values()))]
-
-
-def _finished(step: Step) -> list[Run]:
-    try:
-        return read_runs(Path(step.folder), step.name)
-    except FileNotFoundError:
-        return []
-
-
-def _share_kept(runs: list[Run]) -> str:
-    """Measured share of vision tokens that entered the language model."""
-    costs = [cost for run in runs for cost in run.costs]
+    costs = [cost for run in runs.values() for cost in run.costs]
     before = sum(cost.tokens_before for cost in costs)
-    return f"{sum(cost.tokens_kept for cost in costs) / before:.1%}" if before else "-"
+    return [*cells, f"{sum(cost.tokens_kept for cost in costs) / before:.1%}" if before else "-"]
