@@ -146,10 +146,9 @@ def from_line(line: str) -> Entry:
     texts = [*values["options"], *values["models"], *values["models"].values()]
     if not all(isinstance(text, str) for text in texts):
         raise EntryError("has options or models that are no text")
-    options = tuple(values["options"])
     if spans and scored != numbers["clip_scores"]:
         raise EntryError("has other scores in spans than in clip_scores")
-    entry = Entry(**{**values, **numbers, "options": options, "edges": edges})
+    entry = Entry(**{**values, **numbers, "options": tuple(values["options"]), "edges": edges})
     _check(entry)
     return entry
 
@@ -166,17 +165,10 @@ def clip_rates(
     alpha: float = ALPHA,
     temperature: float = TEMPERATURE,
 ) -> tuple[float, ...]:
-    """Compute the rate of a frame in each clip: alpha * N * softmax(s / temperature) over the N frames.
+    """Compute the rate of a frame in each clip: alpha * N * softmax(s / temperature) over the video's N frames.
 
-    Rates are not cut at 1: the mean over frames is `alpha` exactly. EntryError where there are other clips than
-    scores, or a setting is out of range.
-
-    Args:
-        scores: one for each clip, which its frames share.
-        num_frames: frames of the video, N.
-        clip_size: frames of a clip; the last may have fewer.
-        alpha: mean rate.
-        temperature: of the softmax, > 0.
+    The frames of a clip share its score. Rates are not cut at 1: the mean over frames is `alpha` exactly. EntryError
+    where there are other clips than scores, or a setting is not above 0.
     """
     bounds = clip_bounds(num_frames, clip_size)
     if len(scores) != len(bounds):

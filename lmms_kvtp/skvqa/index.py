@@ -135,8 +135,12 @@ def merge_indexes(parts: Sequence[Sequence[Entry]]) -> list[Entry]:
     if conflicts:
         shown = ", ".join(conflicts[:5])
         raise ValueError(f"{len(conflicts)} questions differ between the indexes, such as {shown}; see skvqa diff")
-    for dataset in {entry.dataset for entry in merged.values()}:
-        made = {_origin(entry) for entry in merged.values() if entry.dataset == dataset}
+    origins: dict[str, set[str]] = {}
+    for entry in merged.values():
+        models = ", ".join(f"{part} {name}" for part, name in sorted(entry.models.items()))
+        made_by = f"{models}, prompts {entry.prompts or '-'}, temperature {entry.temperature:g}"
+        origins.setdefault(entry.dataset, set()).add(made_by)
+    for dataset, made in origins.items():
         if len(made) > 1:
             raise ValueError(
                 f"the entries of {dataset} were made in {len(made)} ways: {'; '.join(sorted(made))}; scores of "
@@ -151,8 +155,3 @@ def _key(entry: Entry) -> Key:
 
 def _content(entry: Entry) -> tuple[object, ...]:
     return entry.num_frames, entry.clip_size, entry.clip_scores, entry.refined
-
-
-def _origin(entry: Entry) -> str:
-    models = ", ".join(f"{part} {name}" for part, name in sorted(entry.models.items()))
-    return f"{models}, prompts {entry.prompts or '-'}, temperature {entry.temperature:g}"

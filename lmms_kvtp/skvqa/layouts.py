@@ -48,11 +48,10 @@ def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
         try:
             part = file.parent.name if file.suffix == ".parquet" else file.stem
             found += read(row, part, number)
-        except (KeyError, TypeError) as error:
-            lacks = f"lacks the field {error}" if isinstance(error, KeyError) else f"is not as expected ({error})"
-            raise LayoutError(f"{file}, row {number} {lacks}; {expected_layout(dataset)}") from error
-        except ValueError as error:
-            raise LayoutError(f"{file}, row {number} {error}; {expected_layout(dataset)}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            wrong = {KeyError: f"lacks the field {error}", TypeError: f"is not as expected ({error})"}
+            told = wrong.get(type(error), str(error))
+            raise LayoutError(f"{file}, row {number} {told}; {expected_layout(dataset)}") from error
     twice = [name for name, count in Counter(question.question_id for question in found).items() if count > 1]
     if twice:
         raise LayoutError(
@@ -95,8 +94,12 @@ EVALUATED: Mapping[str, Callable[[Row], tuple[str, str]]] = {
 
 
 def _one(name: str, video: str, row: Row, options: Any = (), path: str = "") -> SourceQuestion:
-    texts = () if options == () else _texts(options)
-    return SourceQuestion(name, video, path or video, _text(row["question"]), texts)
+    texts, question = [] if options == () else options, row["question"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(f"has options that are no texts: {options!r}")
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"has a question that is no text: {question!r}")
+    return SourceQuestion(name, video, path or video, question.strip(), tuple(text.strip() for text in texts))
 
 
 def _evaluated(dataset: str, options: Callable[[Row], Any]) -> Callable[[Row, str, int], list[SourceQuestion]]:
@@ -129,18 +132,6 @@ def _videochatgpt(row: Row, part: str, number: int) -> list[SourceQuestion]:
 def _mvbench(row: Row, part: str, number: int) -> list[SourceQuestion]:
     folder = _facts()["mvbench_folders"].get(part, "")
     return [_one(f"{part}-{number}", f"{folder}/{row['video']}", row, row["candidates"])]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"has a question that is no text: {value!r}")
-    return value.strip()
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise ValueError(f"has options that are no texts: {values!r}")
-    return tuple(value.strip() for value in values)
 
 
 LAYOUTS: Mapping[str, Callable[[Row, str, int], list[SourceQuestion]]] = {

@@ -15,8 +15,6 @@ VARIABLE = "LMMS_KVTP_SKVQA_INDEX"
 BETA_VARIABLE = "LMMS_KVTP_SKVQA_BETA"
 FRAMES_VARIABLE = "LMMS_KVTP_SKVQA_MIN_FRAMES"
 MISSING_VARIABLE = "LMMS_KVTP_SKVQA_MISSING"
-
-
 SIZES: Mapping[str, tuple[int, int]] = {"videomme": (900, 2700), "egoschema": (500, 500), "nextqa": (1000, 8564)}
 """Videos and questions of Video-MME, EgoSchema Subset, and the multiple-choice test split of NExT-QA, for estimates."""
 
@@ -45,8 +43,7 @@ def locate_index(dataset: str) -> Path:
 
     NoIndexError where there is none, FileNotFoundError where the setting names a place without one.
     """
-    setting = os.environ.get(VARIABLE, "").strip()
-    if setting:
+    if setting := os.environ.get(VARIABLE, "").strip():
         return _named(setting, dataset)
     cached = cache_folder() / f"{dataset}.jsonl"
     if cached.is_file():
@@ -92,18 +89,14 @@ def ways_on(dataset: str) -> str:
     images = videos * SIGLIP_TERAFLOPS
     read, written, seconds = (clips * one + questions * other for one, other in zip(CAPTION, SCORE, strict=True))
     read, written, hours = read / 1e6, written / 1e6, seconds / 3600
-    return f"""no SparseKV-QA index of {dataset}: {VARIABLE} is not set, and {cache_folder()} has none. Ways on:
-- the paper's own labels: lmms-kvtp skvqa import skvqa.json --dataset {dataset} ... (their release's file)
-- from images alone, no captions: lmms-kvtp skvqa build --dataset {dataset} --captioner none --scorer siglip ... reads \
-{videos} videos once, {SIGLIP_TERAFLOPS} TFLOP each ({images / 1000:.0f} PFLOP: {images / 100 / 60:.0f} minutes \
-on a GPU that does 100 TFLOP/s, and the time to decode)
-- the paper's way: the same without --captioner and --scorer: at most {clips} captions of 8 frames and \
-{questions} questions to score: about {hours:.0f} hours for a 7B model on one such GPU, free of charge; or, at an \
-endpoint, about {read:.0f} million input and {written:.1f} million output tokens, {read * DOLLARS[0]:.0f} + \
-{written * DOLLARS[1]:.0f} dollars at {DOLLARS[0]:g} and {DOLLARS[1]:g} dollars a million (estimates, not measured; \
---budget limits what an endpoint may cost)
-- no filter: --tasks skvqa_{dataset}_full
-then point {VARIABLE} at the file or its folder, or run lmms-kvtp skvqa install FILE; docs/skvqa.md has the commands"""
+    text = Path(__file__).with_name("ways_on.txt").read_text(encoding="utf-8")
+    dollars = (read * DOLLARS[0], written * DOLLARS[1])
+    return text.rstrip("\n").format(
+        **{"dataset": dataset, "variable": VARIABLE, "cache": cache_folder(), "videos": videos, "clips": clips},
+        **{"questions": questions, "teraflops": SIGLIP_TERAFLOPS, "petaflops": images / 1000},
+        **{"minutes": images / 100 / 60, "hours": hours, "read": read, "written": written},
+        **{"dollars": dollars, "prices": DOLLARS},
+    )
 
 
 def _named(setting: str, dataset: str) -> Path:
@@ -114,12 +107,8 @@ def _named(setting: str, dataset: str) -> Path:
         if (path / f"{dataset}.jsonl").is_file():
             return path / f"{dataset}.jsonl"
         raise FileNotFoundError(f"{VARIABLE}={setting} is a folder without {dataset}.jsonl")
-    if setting.count("/") == 1 and not setting.startswith((".", "/", "~")):
-        return _from_hub(setting, dataset)
-    raise FileNotFoundError(f"{VARIABLE}={setting} is neither a file nor a folder nor a data set of the hub")
-
-
-def _from_hub(setting: str, dataset: str) -> Path:
+    if setting.count("/") != 1 or setting.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{VARIABLE}={setting} is neither a file nor a folder nor a data set of the hub")
     from huggingface_hub import hf_hub_download
 
     repository, _, revision = setting.partition("@")
