@@ -60,11 +60,18 @@ class Footage:
 def load_footage(folder: Path, num_videos: int, side: int) -> Footage:
     """Read training videos 0 to `num_videos` from `folder`; where they are not there, film them into it."""
     stamp = folder / "footage.json"
-    wanted = {"version": VERSION, "scripts": _script_hash(num_videos), "videos": num_videos, "side": side}
+    told = repr([write_script(seed, "train") for seed in (0, num_videos - 1)])  # other scripts have other answers
+    scripts = hashlib.sha256(told.encode()).hexdigest()[:16]
+    wanted = {"version": VERSION, "scripts": scripts, "videos": num_videos, "side": side}
     if not stamp.exists() or json.loads(stamp.read_text()) != wanted:
         folder.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
-        _film_all(folder, num_videos, side)
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            jobs = pool.map(_film_train, range(num_videos), [side] * num_videos, chunksize=4)
+            parts = list(tqdm(jobs, "render and encode", num_videos, unit="video"))
+        for name in parts[0]:
+            np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+        np.save(folder / "starts.npy", np.cumsum([0, *(len(part["places"]) for part in parts)]))
         stamp.write_text(json.dumps(wanted))
     return Footage(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Footage.__annotations__})
 
@@ -89,21 +96,6 @@ def decode(content: bytes, wanted: list[int]) -> Iterator[npt.NDArray[np.uint8]]
             if index == following:
                 yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
                 following = next(left)
-
-
-def _script_hash(num_videos: int) -> str:
-    """Hash the first and last scripts: footage of other ones would teach wrong answers without any error."""
-    told = repr([write_script(seed, "train") for seed in (0, num_videos - 1)])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def _film_all(folder: Path, num_videos: int, side: int) -> None:
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        jobs = pool.map(_film_train, range(num_videos), [side] * num_videos, chunksize=4)
-        parts = list(tqdm(jobs, "render and encode", num_videos, unit="video"))
-    for name in parts[0]:
-        np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
-    np.save(folder / "starts.npy", np.cumsum([0, *(len(part["places"]) for part in parts)]))
 
 
 def _film_train(seed: int, side: int) -> dict[str, Array]:
@@ -151,10 +143,8 @@ def shorten(video: int, num_frames: int, rng: np.random.Generator) -> Excerpt:
     script = write_script(video, "train")
     shot_of = np.array([script.shots.index(script.shot_at(time)) for time in sampled_times(script)])
     last = len(script.shots) - 1
-    needed = {0, last}
-    for index, shot in enumerate(script.shots):
-        if shot.event is not None:
-            needed |= {index - 1, index, index + 1}
+    events = [index for index, shot in enumerate(script.shots) if shot.event is not None]
+    needed = {0, last, *(index + beside for index in events for beside in (-1, 0, 1))}
     counts = np.zeros(last + 1, int)
     counts[sorted(needed & set(shot_of.tolist()))] = 1
     capacity = np.bincount(shot_of, minlength=last + 1)

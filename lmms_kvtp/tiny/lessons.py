@@ -132,7 +132,8 @@ def sketch(rng: np.random.Generator, num_frames: int, num_events: int) -> Script
     """Write a script of `num_frames` seconds at one frame a second, by the benchmark's rules but with shorter shots."""
     events = np.minimum(1 + rng.geometric(0.5, num_events) - 1, 4)
     events = np.maximum(1, np.minimum(events, max(1, (num_frames - 2 * num_events - 2) // (2 * num_events))))
-    context = _split(rng, num_frames - int(events.sum()), 2 * num_events + 2)  # two shots at least between events
+    rest, parts = num_frames - int(events.sum()), 2 * num_events + 2  # two shots at least between events
+    cuts = np.sort(rng.choice(np.arange(1, rest), parts - 1, replace=False))
     cast = rng.permutation(len(PLACES))[:CAST]
     glyphs, colors = rng.permutation(len(GLYPHS)), rng.permutation(len(COLORS))
     shots: list[Shot] = []
@@ -150,7 +151,7 @@ def sketch(rng: np.random.Generator, num_frames: int, num_events: int) -> Script
         shots.append(Shot(PLACES[places[-1]], float(begin), float(begin + length), event, clutter, 0))
         begin += length
 
-    for index, part in enumerate(context):
+    for index, part in enumerate(np.diff([0, *cuts, rest]).tolist()):
         while part > 0:
             length = min(part, int(rng.integers(1, 9)))
             add(length, None)
@@ -182,12 +183,6 @@ def symbols(rng: np.random.Generator, scripts: list[Script], num_tokens: int, cl
                 drawn[about] = SHAPES.index(shot.event.shape), COLORS.index(shot.event.color)
             shapes[b, first:last], colors[b, first:last] = drawn[..., 0], drawn[..., 1]
     return Symbols(places, shapes, colors)
-
-
-def _split(rng: np.random.Generator, total: int, parts: int) -> list[int]:
-    """Split `total` at random into `parts` positive numbers."""
-    cuts = np.sort(rng.choice(np.arange(1, total), parts - 1, replace=False))
-    return [int(part) for part in np.diff([0, *cuts, total])]
 
 
 def _clutter(rng: np.random.Generator, glyphs: npt.NDArray[np.int64]) -> Sprite:

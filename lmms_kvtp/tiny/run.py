@@ -38,24 +38,7 @@ from lmms_kvtp.vlms.checkpoint.save import save_original
 
 WORK = "work"
 """Folder of the stages' results, beside the checkpoint."""
-FIELDS = {
-    "rope_scaling": None,
-    "attention_dropout": 0.0,
-    "torch_dtype": "float16",
-    "add_faster_video": False,
-    "add_time_instruction": False,
-    "force_sample": False,
-    "image_aspect_ratio": "square",
-    "mm_resampler_type": None,
-    "mm_spatial_pool_mode": "average",
-    "mm_tunable_parts": "mm_mlp_adapter,mm_language_model",
-    "mm_use_im_patch_token": False,
-    "mm_use_im_start_end": False,
-    "mm_vision_select_feature": "patch",
-    "mm_vision_tower": "siglip",
-    "tokenizer_padding_side": "right",
-    "use_mm_proj": True,
-}
+FIELDS = Path(__file__).parent / "config.json"
 """Fields of the model's config.json that released checkpoints lack or set otherwise."""
 
 
@@ -180,7 +163,7 @@ def export_llava(folder: Path, student: Student, siglip: SiglipModel, tokenizer:
         projector=student.projector,
         newline=student.newline.detach(),
         tokenizer=tokenizer,
-        fields=FIELDS,
+        fields=json.loads(FIELDS.read_text(encoding="utf-8")),
         generation={"eos_token_id": [eos, pad], "pad_token_id": pad, "do_sample": False},
         dtype=torch.float16,
     )

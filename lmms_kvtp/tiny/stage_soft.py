@@ -28,8 +28,6 @@ PLACE_WEIGHT = 0.7
 NOISE = 0.3
 BLEEDING = 0.3
 """Odds that a token also shows some of what its neighbour shows, as pooled patches do."""
-
-
 SPOKEN, CHOSEN, LETTERED, RIDDLE = range(4)
 
 
@@ -80,12 +78,9 @@ class Lexicon:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, student: Student) -> None:
         """Share the student's embeddings, which receive its gradients."""
-        device = student.newline.device
-        self.student = student
-        self.ids = [
-            torch.tensor([word_id(tokenizer, word) for word in words], device=device)
-            for words in (PLACES, SHAPES, COLORS)
-        ]
+        self.student, device = student, student.newline.device
+        known = [[word_id(tokenizer, word) for word in words] for words in (PLACES, SHAPES, COLORS)]
+        self.ids = [torch.tensor(ids, device=device) for ids in known]
 
     def tables(self) -> list[Tensor]:
         """Look up the embeddings of all places, shapes (then nothing) and colors (then nothing)."""
@@ -153,6 +148,6 @@ def train_soft(room: Classroom, name: str, stage: SoftStage) -> None:
         else:
             coaches[mode].note(questions, right)
         if log.due(step):
-            words = {f"say_{kind}": value for kind, value in coaches[SPOKEN].accuracy.items()}
-            words |= {f"choose_{kind}": value for kind, value in coaches[CHOSEN].accuracy.items()}
+            modes = {"say": coaches[SPOKEN], "choose": coaches[CHOSEN]}
+            words = {f"{how}_{kind}": one for how, coach in modes.items() for kind, one in coach.accuracy.items()}
             log.add(name, step, loss=loss.item(), riddle=riddler.accuracy, **coaches[LETTERED].accuracy, **words)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, SiglipModel
 
@@ -48,25 +48,15 @@ class PatchProbe(nn.Module):
         return [head(normed) for head in self.heads]
 
 
-@dataclass(frozen=True)
-class PatchLabels:
-    """Indices of what each patch of a batch shows, -100 where it is unclear. Axes: b frames, s*s patches."""
-
-    shape: Tensor
-    color: Tensor
-    place: Tensor
-
-
-def patch_labels(footage: Footage, frames: np.ndarray, device: torch.device) -> PatchLabels:
-    """Label whole and empty patches; those covered in part are left out."""
+def patch_labels(footage: Footage, frames: np.ndarray, device: torch.device) -> list[Int[Tensor, "b p"]]:
+    """List shape, color and place of each of the p patches; -100 where a shape covers a patch only in part."""
     shapes = torch.from_numpy(footage.shapes[frames].astype(np.int64)).flatten(1)
     weights = torch.from_numpy(footage.weights[frames]).flatten(1)
     colors = torch.from_numpy(footage.colors[frames].astype(np.int64)).flatten(1)
     places = torch.from_numpy(footage.places[frames].astype(np.int64))[:, None].expand_as(shapes)
     unclear = (shapes != BACKGROUND) & (weights < 0.6)
     bare = unclear | (shapes == BACKGROUND)
-    shape, color = shapes.masked_fill(unclear, -100), colors.masked_fill(bare, -100)
-    return PatchLabels(shape.to(device), color.to(device), places.to(device))
+    return [each.to(device) for each in (shapes.masked_fill(unclear, -100), colors.masked_fill(bare, -100), places)]
 
 
 def augment(pixels: Float[Tensor, "b 3 H W"], rng: torch.Generator) -> Float[Tensor, "b 3 H W"]:
@@ -78,17 +68,14 @@ def augment(pixels: Float[Tensor, "b 3 H W"], rng: torch.Generator) -> Float[Ten
     return changed
 
 
-def dense_loss(logits: list[Tensor], labels: PatchLabels) -> Tensor:
+def dense_loss(logits: list[Tensor], labels: list[Int[Tensor, "b p"]]) -> Tensor:
     """Sum the losses of shape (foreground and background weigh the same), color and place."""
-    flat = [part.float().flatten(0, 1) for part in logits]
-    shape = labels.shape.flatten()
-    parts = [
-        F.cross_entropy(flat[0][rows], shape[rows])
-        for rows in (shape == BACKGROUND, (shape >= 0) & (shape < BACKGROUND))
-    ]
-    color = F.cross_entropy(flat[1], labels.color.flatten(), ignore_index=-100)
-    place = F.cross_entropy(flat[2], labels.place.flatten())
-    return (parts[0] + parts[1]) / 2 + color + 0.3 * place
+    shape, color, place = (part.flatten() for part in labels)
+    shapes, colors, places = (part.float().flatten(0, 1) for part in logits)
+    kinds = (shape == BACKGROUND, (shape >= 0) & (shape < BACKGROUND))
+    nothing, something = (F.cross_entropy(shapes[rows], shape[rows]) for rows in kinds)
+    of_color = F.cross_entropy(colors, color, ignore_index=-100)
+    return (nothing + something) / 2 + of_color + 0.3 * F.cross_entropy(places, place)
 
 
 def train_tower(
@@ -122,20 +109,22 @@ def train_tower(
         image, text = (F.normalize(part.float(), dim=-1) for part in (seen.pooler_output, read))
         logits = text @ image.T * model.logit_scale.exp() + model.logit_bias
         contrast = F.binary_cross_entropy_with_logits(logits, truth.float())
-        dense = dense_loss(patches, patch_labels(footage, frames, device))
+        labels = patch_labels(footage, frames, device)
+        dense = dense_loss(patches, labels)
         optimizer.step(6 * contrast + stage.dense_weight * dense)
         if log.due(step):
-            measures = _measure(logits, truth, patches, patch_labels(footage, frames, device))
+            measures = _measure(logits, truth, patches, labels)
             log.add("tower", step, contrast=contrast.item(), dense=dense.item(), **measures)
 
 
-def _measure(logits: Tensor, truth: Tensor, patches: list[Tensor], labels: PatchLabels) -> dict[str, float]:
-    shape, color = patches[0].argmax(-1), patches[1].argmax(-1)
-    drawn = (labels.shape >= 0) & (labels.shape < BACKGROUND)
+def _measure(
+    logits: Tensor, truth: Tensor, patches: list[Tensor], labels: list[Int[Tensor, "b p"]]
+) -> dict[str, float]:
+    drawn = (labels[0] >= 0) & (labels[0] < BACKGROUND)
+    shape, color = (
+        (part.argmax(-1) == label)[drawn].float().mean().item()
+        for part, label in zip(patches[:2], labels[:2], strict=True)
+    )
     hit = (logits > 0) == truth
-    return {
-        "match": hit[truth].float().mean().item(),
-        "reject": hit[~truth].float().mean().item(),
-        "patch_shape": (shape == labels.shape)[drawn].float().mean().item(),
-        "patch_color": (color == labels.color)[drawn].float().mean().item(),
-    }
+    matched, rejected = (hit[rows].float().mean().item() for rows in (truth, ~truth))
+    return {"match": matched, "reject": rejected, "patch_shape": shape, "patch_color": color}

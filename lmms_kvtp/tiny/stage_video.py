@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmms_kvtp.embedded.dataset import SHIPPED_KINDS
-from lmms_kvtp.tiny.footage import Excerpt, Footage, shorten, whole
-from lmms_kvtp.tiny.language import Packed, answer_logits, pack
+from lmms_kvtp.tiny.footage import Footage, shorten, whole
+from lmms_kvtp.tiny.language import answer_logits, pack
 from lmms_kvtp.tiny.lessons import Coach, right_letters
 from lmms_kvtp.tiny.loop import Optimizer, autocast
 from lmms_kvtp.tiny.stage_soft import CHOSEN, LETTERED, PLACE_WEIGHT, SPOKEN, Lexicon, say
@@ -120,11 +120,11 @@ rates fell.
 
 def train_video(room: Classroom, name: str, stage: VideoStage) -> None:
     """Train projector, newline and language model on videos with all of their tokens."""
-    log, dice = room.log, np.random.default_rng([room.seed, crc32(name.encode())])
+    student, log, dice = room.student, room.log, np.random.default_rng([room.seed, crc32(name.encode())])
     plan = [cut for cut in stage.cuts for _ in range(cut.steps)]
     if stage.mixed:
         plan = [plan[i] for i in dice.permutation(len(plan))]
-    optimizer = Optimizer([room.student], len(plan), stage.lr, stage.muon_lr, stage.decay_from)
+    optimizer = Optimizer([student], len(plan), stage.lr, stage.muon_lr, stage.decay_from)
     coaches = {mode: Coach(dice) for mode in (SPOKEN, CHOSEN, LETTERED)}
     for step in log.steps(name, len(plan)):
         cut, mode = plan[step], int(dice.choice(3, p=stage.odds))
@@ -139,22 +139,17 @@ def train_video(room: Classroom, name: str, stage: VideoStage) -> None:
             questions = [coaches[mode].draw(excerpt.script, cut.questions, stage.kinds) for _, excerpt in group]
             asked = [[say(question, mode) for question in row] for row in questions]
             text = pack(room.tokenizer, asked, cut.per_row).to(room.device)
-            loss, right = _pass(room, group, text)
+            rows = [room.footage.starts[video] + np.array(excerpt.frames) for video, excerpt in group]
+            features = torch.from_numpy(np.stack([room.bank[row] for row in rows])).to(room.device).float()
+            with autocast(room.device):
+                shown = student.with_prefix(student.with_newlines(student.project(features)))
+                logits, answers = answer_logits(student.llm, shown, text)
+            loss = F.cross_entropy(logits.float(), answers)
             optimizer.backward(loss / len(groups))
-            coaches[mode].note([question for row in questions for question in row], right)
+            coaches[mode].note([question for row in questions for question in row], right_letters(logits, answers))
             total += loss.item() / len(groups)
         optimizer.update()
         if log.due(step):
             accuracy = {kind: coaches[LETTERED].accuracy[kind] for kind in stage.kinds}
             choices = {f"choose_{kind}": coaches[CHOSEN].accuracy[kind] for kind in stage.kinds}
             log.add(name, step, loss=total, frames=len(groups[0][0][1].frames), **accuracy, **choices)
-
-
-def _pass(room: Classroom, group: list[tuple[int, Excerpt]], text: Packed) -> tuple[Tensor, Tensor]:
-    """Compute the loss, and which answers are right, for some videos of one length."""
-    student, rows = room.student, [room.footage.starts[video] + np.array(excerpt.frames) for video, excerpt in group]
-    features = torch.from_numpy(np.stack([room.bank[row] for row in rows])).to(room.device).float()
-    with autocast(room.device):
-        video = student.with_prefix(student.with_newlines(student.project(features)))
-        logits, targets = answer_logits(student.llm, video, text)
-    return F.cross_entropy(logits.float(), targets), right_letters(logits, targets)
