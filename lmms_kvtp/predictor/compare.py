@@ -78,15 +78,10 @@ def oracle(untuned: Siglip) -> Candidate:
 
 
 def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: Mapping[str, Any]) -> Candidate:
-    """Load a predictor that `lmms-kvtp train predictor` wrote, in any of its forms.
+    """Load a predictor that `lmms-kvtp train predictor` wrote, in any of its forms, by what `predictor=` takes.
 
-    ValueError where there is no such predictor, or a shared one and no model.
-
-    Args:
-        checkpoint: as `predictor=` names it.
-        untuned: SigLIP that reads frames for a slim predictor.
-        vlm: model whose tower reads frames for a shared predictor.
-        settings: fields of `KVTP` that win over the checkpoint's.
+    `untuned` reads frames for a slim predictor, the tower of `vlm` for a shared one. `settings` are fields of `KVTP`
+    that win over the checkpoint's. ValueError where there is no such predictor, or a shared one and no model.
     """
     found = find_predictor(checkpoint, "checkpoint")
     if found.form == "shared":
@@ -96,8 +91,7 @@ def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: 
         return Candidate(patches(vlm), tower, KVTP(**settings), tower)
     if found.form == "slim":
         return Candidate(embeddings(untuned), untuned, KVTP(**settings, checkpoint=checkpoint))
-    encoder = Siglip(checkpoint)
-    return Candidate(embeddings(encoder), encoder, KVTP(**settings))
+    return Candidate(embeddings(encoder := Siglip(checkpoint)), encoder, KVTP(**settings))
 
 
 def variants(ablation: str | None) -> dict[str, Mapping[str, Any]]:
@@ -130,22 +124,27 @@ def measure_candidates(
     folder: Path,
     temperatures: Sequence[float] = (2.0,),
 ) -> dict[float, dict[str, CandidateResults]]:
-    """Measure every candidate on every question, by temperature; each is scored once for all temperatures.
+    """Measure every candidate on every question, by temperature of the allocation; each is scored once for all of them.
 
-    Videos that cannot be used are left out, with a warning. ValueError where no question has key frames.
-
-    Args:
-        candidates: by the name of their row.
-        examples: the videos.
-        folder: of the feature cache.
-        temperatures: of the allocation, for `budget_share`, `sparsity` and `calibration`.
+    `folder` is that of the feature cache. Videos that cannot be used are left out, with a warning. ValueError where no
+    question has key frames.
     """
     outcomes = {temperature: {name: CandidateResults() for name in candidates} for temperature in temperatures}
     for name, candidate in candidates.items():
         seen, _ = FeatureCache(candidate.viewer, folder).encode(examples)
         own = {temperature: found[name] for temperature, found in outcomes.items()}
         for video in seen:
-            _measure(candidate, video, own)
+            features, questions = candidate.features(video), video.example.questions
+            for number, (question, labels) in enumerate(zip(questions, video.labels(), strict=True)):
+                scores = candidate.score(features, question, labels)
+                gigaflops = candidate.gigaflops(features, question, len(questions))
+                for temperature, outcome in own.items():
+                    if (labels != labels[0]).any():
+                        outcome.key.append((video.example.source, measure_scores(scores, labels, temperature)))
+                        outcome.kinds.extend(video.example.kinds[number : number + 1])
+                    else:
+                        outcome.flat.append(sparsity(scores, temperature))
+                    outcome.gigaflops.append(gigaflops)
         if not all(outcome.key for outcome in own.values()):
             raise ValueError(f"none of the questions on {len(seen)} videos has frames above its mean relevance")
     return outcomes
@@ -175,22 +174,6 @@ def by_kind(outcomes: Mapping[str, CandidateResults]) -> tuple[list[str], list[l
         found = [[recall for recall, own in zip(recalls, outcome.kinds, strict=True) if own == kind] for kind in kinds]
         lines.append([name, *(f"{np.mean(values):.3f}" for values in found)])
     return kinds, lines
-
-
-def _measure(candidate: Candidate, video: CachedVideo, outcomes: Mapping[float, CandidateResults]) -> None:
-    """Add the questions on one video to the results of each temperature."""
-    features = candidate.features(video)
-    questions = video.example.questions
-    for number, (question, labels) in enumerate(zip(questions, video.labels(), strict=True)):
-        scores = candidate.score(features, question, labels)
-        gigaflops = candidate.gigaflops(features, question, len(questions))
-        for temperature, outcome in outcomes.items():
-            if (labels != labels[0]).any():
-                outcome.key.append((video.example.source, measure_scores(scores, labels, temperature)))
-                outcome.kinds.extend(video.example.kinds[number : number + 1])
-            else:
-                outcome.flat.append(sparsity(scores, temperature))
-            outcome.gigaflops.append(gigaflops)
 
 
 def _recalls(outcome: CandidateResults) -> Array:

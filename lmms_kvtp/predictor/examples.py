@@ -102,7 +102,10 @@ def read_examples(
                 raise ValueError(f"it holds a {type(entry).__name__}, wanted an object")
             if check is not None:
                 check(entry)
-            asked = (_question(entry, f"{path.name}:{number}", refiner), _clips(entry))
+            options, text = tuple(map(str, entry.get("options", ()))), entry["question"]
+            refined = entry.get("refined") or refiner(text, options)
+            question = Question(text, text, options, refined, f"{path.name}:{number}", _spans(entry))
+            asked = (question, _clips(entry))
             scores += asked[1].scores if asked[1] else [score for _, _, score in asked[0].spans or ()]
             grouped.setdefault(str(videos / entry["video"]), []).append(asked)
             if entry.get("split") == "evaluation":
@@ -117,12 +120,6 @@ def read_examples(
         questions, clips = tuple(question for question, _ in rows), tuple(scored for _, scored in rows)
         found.append(Example(source, questions, frames or FrameOptions(), clips, (), frozenset(evaluated[source])))
     return found
-
-
-def _question(entry: dict[str, Any], key: str, refiner: Refiner) -> Question:
-    options = tuple(map(str, entry.get("options", ())))
-    refined = entry.get("refined") or refiner(entry["question"], options)
-    return Question(entry["question"], entry["question"], options, refined, key, _spans(entry))
 
 
 def _spans(entry: dict[str, Any]) -> tuple[tuple[float, float, float], ...] | None:

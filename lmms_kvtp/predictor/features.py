@@ -24,8 +24,6 @@ from lmms_kvtp.vlms.llava_video import LlavaVideo
 logger = logging.getLogger(__name__)
 
 IMAGE = frozenset({"image"})
-
-
 WHOLE = GridPool("average", (1, 1))
 """Pooling of a frame that is seen as a whole."""
 
@@ -90,10 +88,9 @@ class FeatureCache:
     folder: Path
 
     def encode(self, examples: Iterable[Example]) -> tuple[list[CachedVideo], list[str]]:
-        """Encode the frames of all examples that the folder does not have.
+        """Encode what the folder does not have; returns a line as well for each video that cannot be used.
 
-        Returns:
-            The examples with their frames, and a line for each video that cannot be read or does not fit its scores.
+        Such a video cannot be read, or does not fit its scores.
         """
         seen, unusable = [], []
         for example in tqdm(list(examples), "frames", unit="video"):
@@ -112,19 +109,16 @@ class FeatureCache:
         try:
             stored = load_file(path)
         except (SafetensorError, OSError):  # not there yet, or half-written by a killed process
-            stored = self._view(example)
+            image, times = [], []
+            for frames in load_video(example.source, example.frames).chunks():
+                image.append(self.viewer.view(frames).cpu())
+                times.append(frames.times.float())
+            stored = {"image": torch.cat(image).contiguous(), "times": torch.cat(times)}
             self.folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}")
             save_file(stored, part)
             part.replace(path)
         return CachedVideo(example, stored["image"], stored["times"])
-
-    def _view(self, example: Example) -> dict[str, Tensor]:
-        image, times = [], []
-        for frames in load_video(example.source, example.frames).chunks():
-            image.append(self.viewer.view(frames).cpu())
-            times.append(frames.times.float())
-        return {"image": torch.cat(image).contiguous(), "times": torch.cat(times)}
 
     def _digest(self, example: Example) -> str:
         """Hash the viewer, its weights, the video and the choice of frames."""

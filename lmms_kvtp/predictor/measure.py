@@ -36,7 +36,9 @@ def measure_scores(
         raise ValueError(f"all {len(labels)} labels are {labels[0]:g}; such questions have no key frames to find")
     values, gains = scores.double().numpy(), labels.double().numpy()
     room = max(1, int(BUDGET * len(values)))
-    top = _chances(values, room)
+    edge = np.sort(values)[::-1][room - 1]
+    above, tied = values > edge, values == edge
+    top = above + tied * (room - above.sum()) / tied.sum()  # ties are broken at random
     budgets = Softmax(temperature=temperature).allocate(scores, int(BUDGET * len(values) * CAPACITY), CAPACITY)
     log_rates, log_wanted = ((x.double() / tau).log_softmax(dim=0) for x, tau in ((scores, temperature), (labels, 1)))
     return {
@@ -72,10 +74,3 @@ def paired_bootstrap(ours: Array, theirs: Array) -> tuple[float, float, float]:
     picks = np.random.default_rng(0).integers(0, len(difference), (2000, len(difference)))
     low, high = np.quantile(difference[picks].mean(axis=1), [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
-
-
-def _chances(values: Array, room: int) -> Array:
-    """Compute the chance of each frame to be among the best `room` when ties are broken at random."""
-    edge = np.sort(values)[::-1][room - 1]
-    above, tied = values > edge, values == edge
-    return np.asarray(above + tied * (room - above.sum()) / tied.sum(), dtype=np.float64)

@@ -18,8 +18,6 @@ from lmms_kvtp.scorers.parts.fusion import FusionHead
 
 REPORTERS = {"none": None, "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 """Tools that a run can be followed with, and the packages of which one must be installed."""
-
-
 PAPER = {
     **{"parts": "all", "epochs": 1, "lr": 1e-6, "head_lr": 1e-6, "videos_per_step": 1, "dtype": "bfloat16"},
     **{"gradient_checkpointing": True, "level": "frame", "flatness": 0.0, "anchors": 0, "queries": "raw"},

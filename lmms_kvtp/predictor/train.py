@@ -3,13 +3,12 @@
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import lmms_kvtp
@@ -35,23 +34,14 @@ def train_predictor(
     left_out: Sequence[str] = (),
     slim: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a predictor and write it to `out`; a killed run goes on from its last epoch there.
+    """Train `towers`, whose weights change, and write the predictor to `out`; a killed run goes on from its last epoch.
 
-    Questions whose labels are all equal give no gradient; they are left out, and counted, unless the objective has a
-    flatness term. Returns what is written to training.json.
+    The best epoch on `validation` counts. Questions whose labels are all equal give no gradient; they are left out, and
+    counted, unless the objective has a flatness term. `left_out` has a line for each video that could not be used, and
+    `slim` is a folder for only what training changed. Returns what is written to training.json.
 
-    Args:
-        towers: what to start from; their weights are changed.
-        training: videos to learn from.
-        validation: other videos, on which the best epoch is chosen.
-        recipe: settings.
-        out: folder.
-        left_out: a line for each video that could not be used, for the report.
-        slim: another folder, for only what training changed.
-
-    Raises:
-        ValueError: no question is left to learn from, or `out` holds a run of another recipe.
-        FloatingPointError: a loss or gradient is not finite. `out` then holds the last epoch before, if there is one.
+    ValueError where no question is left to learn from, or `out` holds a run of another recipe. FloatingPointError where
+    a loss or gradient is not finite; `out` then holds the last epoch before, if there is one.
     """
     assert towers.parts == recipe.parts
     set_seed(recipe.seed)
@@ -78,7 +68,11 @@ def train_predictor(
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except FloatingPointError as error:
-        broken = _go_back(model, out, recipe, error)
+        last = last_checkpoint(out, recipe)
+        if last is None:
+            raise FloatingPointError(f"{error}; no epoch was finished, so nothing was written") from error
+        model.load_state_dict(load_file(Path(last) / "model.safetensors"))
+        broken = FloatingPointError(f"{error}; {out} has the predictor as it was at {Path(last).name}")
     if adapters is not None:
         adapters.merge_and_unload()
     report = {
@@ -93,7 +87,12 @@ def train_predictor(
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        _write(model, report, out, slim)
+        model.save(out, slim)
+        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        if slim is not None:
+            brief = {name: value for name, value in report.items() if name != "log"}
+            (slim / REPORT).write_text(json.dumps(brief, indent=1) + "\n", encoding="utf-8")
+            write_manifest(slim)
     if broken is not None:
         raise broken
     return report
@@ -147,7 +146,12 @@ def make_trainer(
     model: Predictor, lessons: Sequence[Lesson], checks: Sequence[Lesson], recipe: Recipe, out: Path
 ) -> PredictorTrainer:
     """Make a trainer that writes each epoch below `out`, and ends with the best of them."""
-    optimizer = torch.optim.AdamW(_groups(model, recipe), betas=(0.9, 0.98), weight_decay=0.0)
+    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    few = ("log_tau", "offsets", "logit_scale", "logit_bias")  # the numbers after the towers have a rate of their own
+    rest = [each for name, each in learned if name.endswith(few)]
+    towers = [each for name, each in learned if not name.endswith(few)]
+    groups = [{"params": rest, "lr": recipe.head_lr}, {"params": towers, "lr": recipe.lr}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), weight_decay=0.0)
     arguments = TrainingArguments(
         output_dir=str(out / "epochs"),
         num_train_epochs=recipe.epochs,
@@ -180,16 +184,6 @@ def make_trainer(
     )
 
 
-def _groups(model: Predictor, recipe: Recipe) -> list[dict[str, Any]]:
-    """Group parameters by learning rate: the few numbers after the towers have one of their own."""
-    towers: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (rest if name.endswith(("log_tau", "offsets", "logit_scale", "logit_bias")) else towers).append(parameter)
-    return [{"params": rest, "lr": recipe.head_lr}, *([{"params": towers, "lr": recipe.lr}] if towers else [])]
-
-
 def add_adapters(towers: Towers, recipe: Recipe) -> Any:
     """Put LoRA adapters into the towers that the recipe trains; returns the peft model that merges them again."""
     from peft import LoraConfig, LoraModel
@@ -210,22 +204,3 @@ def checkpoint_layers(towers: torch.nn.Module) -> None:
             name = "activation_checkpointing_enable"
             enable = getattr(module, name, module.gradient_checkpointing_enable)  # transformers < 5 has the latter only
             enable({"use_reentrant": False})
-
-
-def _go_back(model: Predictor, out: Path, recipe: Recipe, error: FloatingPointError) -> FloatingPointError:
-    """Load the last finished epoch into the model, and say so; FloatingPointError where there is none."""
-    last = last_checkpoint(out, recipe)
-    if last is None:
-        raise FloatingPointError(f"{error}; no epoch was finished, so nothing was written") from error
-    model.load_state_dict(load_file(Path(last) / "model.safetensors"))
-    return FloatingPointError(f"{error}; {out} has the predictor as it was at {Path(last).name}")
-
-
-def _write(model: Predictor, report: Mapping[str, Any], out: Path, slim: Path | None) -> None:
-    """Write predictor and report; of several processes only one calls this."""
-    model.save(out, slim)
-    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if slim is not None:
-        brief = {name: value for name, value in report.items() if name != "log"}
-        (slim / REPORT).write_text(json.dumps(brief, indent=1) + "\n", encoding="utf-8")
-        write_manifest(slim)
