@@ -173,13 +173,18 @@ def caption_clips(chat: ChatModel, store: Store, videos: Mapping[str, Clips]) ->
 
     Raises as `ask_all` does.
     """
-    asked = ask_all(chat, store, _caption_requests(videos), lambda _, text: read_caption(text))
-    complete = {}
-    for name, clips in videos.items():
-        found = [asked.answers.get(_subject(name, clip)) for clip in range(len(clips.bounds))]
-        if all(caption is not None for caption in found):
-            complete[name] = tuple(caption or "" for caption in found)
-    return Answered(complete, asked.failures)
+    text, subjects = (
+        prompt("caption"),
+        {name: [f"{name}#{n}" for n in range(len(c.bounds))] for name, c in videos.items()},
+    )
+    requests = (
+        ChatRequest("caption", text, subject, partial(clips.frames, clip), f"{clips.key}:{clip}", max_new_tokens=256)
+        for name, clips in videos.items()
+        for clip, subject in enumerate(subjects[name])
+    )
+    asked = ask_all(chat, store, requests, lambda _, text: read_caption(text))
+    whole = {name: own for name, own in subjects.items() if all(subject in asked.answers for subject in own)}
+    return Answered({name: tuple(asked.answers[one] for one in own) for name, own in whole.items()}, asked.failures)
 
 
 def captions_hash(captions: Iterable[str]) -> str:
@@ -215,20 +220,3 @@ def remember(chat: ChatModel | None, store: Store, questions: Iterable[tuple[str
             len(found.failures), len(distinct), distinct[int(one.subject)][0], one.reason,
         )  # fmt: skip
     return Remembered.of({distinct[int(number)]: text for number, text in found.answers.items()})
-
-
-def _caption_requests(videos: Mapping[str, Clips]) -> Iterator[ChatRequest]:
-    for name, clips in videos.items():
-        for clip in range(len(clips.bounds)):
-            yield ChatRequest(
-                step="caption",
-                text=prompt("caption"),
-                subject=_subject(name, clip),
-                frames=partial(clips.frames, clip),
-                frames_key=f"{clips.key}:{clip}",
-                max_new_tokens=256,
-            )
-
-
-def _subject(video: str, clip: int) -> str:
-    return f"{video}#{clip}"

@@ -75,7 +75,13 @@ def build_index(
     """
     files = videos.find_all(dataset, [asked.video for asked in questions], skip_missing=True)
     present = [asked for asked in questions if asked.video in files]
-    clips, failures = _sample({asked.video_id: files[asked.video] for asked in present}, settings, store)
+    clips: dict[str, Clips] = {}
+    failures: list[Failure] = []
+    for name, path in {asked.video_id: files[asked.video] for asked in present}.items():
+        try:
+            clips[name] = sample_clips(path, store, settings.frames, settings.clip_size)
+        except VideoError as error:
+            failures.append(Failure("sample", name, str(error)))
     log.info("%s: %d videos sampled, %d unreadable", dataset, len(clips), len(failures))
     captions: Mapping[str, tuple[str, ...]] = {}
     if settings.captioner is not None and settings.scorer.needs_captions:
@@ -112,27 +118,13 @@ def save_index(built: BuiltIndex, dataset: str, out: Path) -> Path:
     return path
 
 
-def _sample(files: Mapping[str, Path], settings: IndexSettings, store: Store) -> tuple[dict[str, Clips], list[Failure]]:
-    clips, failures = {}, []
-    for name, path in files.items():
-        try:
-            clips[name] = sample_clips(path, store, settings.frames, settings.clip_size)
-        except VideoError as error:
-            failures.append(Failure("sample", name, str(error)))
-    return clips, failures
-
-
 def _entry(
     dataset: str, asked: SourceQuestion, scored: Scoreable, scores: Sequence[float], root: Path, settings: IndexSettings
 ) -> Entry:
     clips = scored.clips
     return make_entry(
         dataset=dataset,
-        question_id=asked.question_id,
-        video_id=asked.video_id,
-        video=clips.path.relative_to(root).as_posix(),
-        question=asked.question,
-        options=asked.options,
+        **{**vars(asked), "video": clips.path.relative_to(root).as_posix()},
         refined=scored.text,
         num_frames=clips.num_frames,
         clip_size=settings.clip_size,

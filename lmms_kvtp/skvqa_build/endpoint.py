@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError, ChatModel, ChatReply, ChatRequest, Then
-from lmms_kvtp.video.frames import Frames, VideoError
+from lmms_kvtp.video.frames import VideoError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -201,19 +201,15 @@ class _LostError(Exception):
 
 
 def _messages(request: ChatRequest) -> Any:
+    from PIL import Image
+
     content: list[dict[str, Any]] = [{"type": "text", "text": request.text}]
-    if request.frames is not None:
-        content += [{"type": "image_url", "image_url": {"url": url}} for url in _urls(request.frames())]
+    for rgb in request.frames().rgb if request.frames else ():
+        buffer = io.BytesIO()
+        Image.fromarray(rgb.cpu().numpy()).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+        url = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        content.append({"type": "image_url", "image_url": {"url": url}})
     messages: list[dict[str, Any]] = [{"role": "user", "content": content if len(content) > 1 else request.text}]
     for turn in request.turns:
         messages += [{"role": "assistant", "content": turn.answer}, {"role": "user", "content": turn.complaint}]
     return messages
-
-
-def _urls(frames: Frames) -> Iterator[str]:
-    from PIL import Image
-
-    for rgb in frames.rgb:
-        buffer = io.BytesIO()
-        Image.fromarray(rgb.cpu().numpy()).save(buffer, format="JPEG", quality=JPEG_QUALITY)
-        yield "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

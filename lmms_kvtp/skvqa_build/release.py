@@ -20,11 +20,7 @@ from lmms_kvtp.skvqa.layouts import SourceQuestion
 from lmms_kvtp.skvqa_build.ask import captions_hash
 from lmms_kvtp.skvqa_build.videos import Clips
 
-MODELS = {
-    "captioner": "LLaVA-NeXT (KVTP release)",
-    "refiner": "gpt-4o (KVTP release)",
-    "scorer": "gpt-4o (KVTP release)",
-}
+MODELS = {"captioner": "LLaVA-NeXT (KVTP release)", **dict.fromkeys(("refiner", "scorer"), "gpt-4o (KVTP release)")}
 PROMPTS = "release"
 MOST_BYTES = 1_000_000
 """Most characters of a key or value: `ast.literal_eval` may exhaust memory on very long or deeply nested text."""
@@ -117,8 +113,7 @@ def read_segments(text: str) -> list[tuple[int, int, float]]:
 
     ReleaseError where there is anything else in the text, a score is out of range, or segments overlap.
     """
-    rest = _SCORE.sub("", text)
-    if rest.strip("{}, \n\t`"):
+    if _SCORE.sub("", text).strip("{}, \n\t`"):
         raise ReleaseError(f"scores are not of the form {{[0, 7]: 3}}: {text[:120]!r}")
     segments = sorted((int(first), int(last), float(score)) for first, last, score in _SCORE.findall(text))
     for first, last, score in segments:
@@ -189,13 +184,10 @@ def _entry(
     regular = all(len(set(frames[a : b + 1])) == 1 for a, b in clip_bounds(len(frames), CLIP_SIZE))
     clip_size = CLIP_SIZE if regular else 1
     bounds = clip_bounds(len(frames), clip_size)
+    video = asked.video if clips is None else clips.path.relative_to(root or clips.path.parent).as_posix()
     return make_entry(
         dataset=dataset,
-        question_id=asked.question_id,
-        video_id=asked.video_id,
-        video=asked.video if clips is None else clips.path.relative_to(root or clips.path.parent).as_posix(),
-        question=asked.question,
-        options=asked.options,
+        **{**vars(asked), "video": video},
         refined=item.refined,
         num_frames=len(frames),
         clip_size=clip_size,
