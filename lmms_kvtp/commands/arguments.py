@@ -1,6 +1,10 @@
 """Command-line arguments that several commands share, and their types for argparse."""
 
 import argparse
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
+
+from lmms_kvtp.settings import meanings
 
 
 def at_least_one(text: str) -> int:
@@ -31,3 +35,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="of the weights (default %(default)s)")
     parser.add_argument("--max-frames", type=at_least_one, default=128, help="frames at most (default %(default)s)")
     parser.add_argument("--fps", type=float, default=1.0, help="frames per second of video (default %(default)s)")
+
+
+def add_fields(parser: argparse.ArgumentParser, cls: type[Any], names: Sequence[str]) -> None:
+    """Add a flag for each of these fields of a class of settings, with its default and what its docstring says."""
+    hints, defaults, told = get_type_hints(cls), cls(), meanings(cls)
+    for name in names:
+        flag, value, meaning = f"--{name.replace('_', '-')}", getattr(defaults, name), told[name].replace("%", "%%")
+        if isinstance(value, bool):
+            parser.add_argument(flag, action="store_true", help=meaning)
+        else:
+            choices, text = get_args(hints[name]) or None, f"{meaning} (default %(default)s)"
+            parser.add_argument(flag, type=type(value), default=value, choices=choices, help=text)
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Sequence[tuple[str, float, str]]) -> None:
+    """Add a flag for each number, of the type of its default, with what it means."""
+    for flag, default, text in numbers:
+        parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default %(default)s)")

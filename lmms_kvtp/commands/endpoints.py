@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from lmms_kvtp.commands.arguments import add_numbers
 from lmms_kvtp.shipped import TINY
 from lmms_kvtp.skvqa_build.ask import RULE
 from lmms_kvtp.skvqa_build.chat import ChatModel
@@ -23,14 +24,13 @@ def add_endpoint_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--refiner", default=RULE, help="rule, or endpoint:MODEL (default %(default)s)")
     parser.add_argument("--endpoint", help="base URL of an OpenAI-compatible server; its key is $OPENAI_API_KEY")
     numbers = [
-        ("--concurrency", int, 8, "requests in flight"),
-        ("--timeout", float, 120.0, "seconds for one attempt"),
-        ("--retries", int, 6, "of a request"),
-        ("--price-input", float, 0.0, "dollars for a million input tokens"),
-        ("--price-output", float, 0.0, "dollars for a million output tokens"),
+        ("--concurrency", 8, "requests in flight"),
+        ("--timeout", 120.0, "seconds for one attempt"),
+        ("--retries", 6, "of a request"),
+        ("--price-input", 0.0, "dollars for a million input tokens"),
+        ("--price-output", 0.0, "dollars for a million output tokens"),
     ]
-    for name, kind, default, text in numbers:
-        parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
+    add_numbers(parser, numbers)
     budget = "dollars, over all starts with the same store; calls in flight when they are spent, at most --concurrency,"
     parser.add_argument("--budget", type=float, help=f"{budget} are still paid for (default: no limit)")
 

@@ -18,15 +18,8 @@ TERA = 1e12
 TABLES = {"llava-video-7b": 2, "llava-video-72b": 3}
 """Tables of the paper, by the model that their rows are of."""
 
-EXPLANATION = """
-The paper counted with THOP: multiply-adds of linear layers and convolutions, end to end, without attention's products.
-So counted, 20 % of the tokens cost {share:.0%} here, and the paper's column has {reported}.
-- Its table 2 says x28 for random and PruMerge, its project page x36 for the same rows. Both stand above.
-- x36 (-64 %) is the model's own tower plus a fifth of the prefill. A so400m pass for KVTP's scores comes on top:
-  {encoder:.0%} of the unpruned model here. No row of table 2 has room for it. PruMerge and ToMe alone read that tower.
-- From the baselines to KVTP table 2 adds 8 % of the 7B model, table 3 adds 2 % of the 72B model: in multiply-adds about
-  {add7:.0f} T and {add72:.0f} T. One and the same predictor would add the same to both.
-"""
+EXPLANATION = Path(__file__).with_suffix(".txt")
+"""Text below the paper's table."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,19 +101,16 @@ def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[s
         rows.append([*cells, *(f"{share:.1%}" for share in shares.values()), *(f"x{value:g}" for value in told)])
     header = ["method", "positions", "TFLOP", *shares, "paper, table", "paper, page"]
     helper = shares["THOP"] - shares["THOP, no helper"]
-    text = EXPLANATION.format(
+    whole = {}
+    for name, table in TABLES.items():  # multiply-adds that THOP counts in the unpruned model
+        spec, unpruned = find_spec(name), build_method(pairs(paper_rows(table)[0].settings), KVTP)
+        cost = forecast(spec, unpruned, frames, spec.pool(pool), text_tokens=text_tokens).cost
+        whole[name] = sum(Profiled(spec, "thop").stages(cost).values())
+    text = EXPLANATION.read_text(encoding="utf-8").format(
         share=shares["THOP, no helper"],
         reported=rows[-1][-2],
         encoder=helper,
-        add7=_total("llava-video-7b", frames, pool, text_tokens) * 0.08 / TERA,
-        add72=_total("llava-video-72b", frames, pool, text_tokens) * 0.02 / TERA,
+        add7=whole["llava-video-7b"] * 0.08 / TERA,
+        add72=whole["llava-video-72b"] * 0.02 / TERA,
     )
     return markdown(header, rows), text
-
-
-def _total(name: str, frames: int, pool: str, text_tokens: int) -> float:
-    """Count the multiply-adds that THOP counts in the unpruned model."""
-    spec = find_spec(name)
-    whole = build_method(pairs(paper_rows(TABLES[name])[0].settings), KVTP)
-    cost = forecast(spec, whole, frames, spec.pool(pool), text_tokens=text_tokens).cost
-    return sum(Profiled(spec, "thop").stages(cost).values())

@@ -17,9 +17,7 @@ from lmms_kvtp.settings import meanings
 
 MARKER = "components"
 """Marker in a page: all tables stand between `<!-- components -->` and `<!-- /components -->`."""
-
 HEADER = ["name", "what it does", "paper", "stage", "reads", "query-aware", "training-free", "exact", "more"]
-
 STAGES = {
     "encoder": "once per video",
     "scorer": "once per question",
@@ -27,10 +25,8 @@ STAGES = {
     "pruner": "before the language model",
 }
 """Time at which the components of a part work; layer pruners name their layers."""
-
 INDENT = 6
 """Columns left of a component's text on the terminal."""
-
 MORE = {
     "identity_at_full": "identity at 100 %",
     "conserves_mass": "merges all",
@@ -65,19 +61,14 @@ def listing(part: str, width: int) -> str:
     lines = [f"{part}=NAME"]
     for name in names_of(part):
         lines.append(f"  {name}")
-        for text in _paragraphs(part, name):
+        try:
+            does, *facts = _row(part, name)
+            told = "; ".join(f"{key}: {fact}" for key, fact in zip(HEADER[2:], facts, strict=True) if fact != "-")
+        except LookupError as error:
+            does, told = f"cannot be used: {error}", ""
+        for text in (does, told):
             lines += [" " * INDENT + line for line in textwrap.wrap(text, width - INDENT)]
     return "\n".join(lines)
-
-
-def _paragraphs(part: str, name: str) -> list[str]:
-    """What a component does, and its facts; where it cannot be used, why."""
-    try:
-        cells = dict(zip(HEADER[1:], _row(part, name), strict=True))
-    except LookupError as error:
-        return [f"cannot be used: {error}"]
-    facts = [f"{key}: {cells[key]}" for key in HEADER[2:] if cells[key] != "-"]
-    return [cells["what it does"], "; ".join(facts)]
 
 
 def details(part: str, name: str, width: int) -> str:
@@ -110,18 +101,14 @@ def components_table(part: str) -> str:
 def _row(part: str, name: str) -> list[str]:
     cls, word = class_of(part, name), WORDS.get(part, {}).get(name)
     tells = word.tells if word else {}
-    stage = STAGES.get(part) or _layers(cls)
+    layers = ", ".join(str(stage.layer) for stage in cls().stages()) if part not in STAGES else ""
+    stage = STAGES.get(part) or (f"before layer {layers}" if layers else "-")
     reads = ", ".join(sorted(getattr(cls, "needs", None) or getattr(cls, "provides", None) or ())) or "-"
     flags = ", ".join(text for name, text in MORE.items() if getattr(cls, name, False)) or "-"
     aware, free = (_yes(tells.get(flag, getattr(cls, flag, None))) for flag in ("query_aware", "training_free"))
     paper = tells.get("paper", getattr(cls, "paper", "")) or "-"
     does = word.does if word else (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
     return [does, paper, stage, reads, aware, free, EXACT[part](cls), flags]
-
-
-def _layers(cls: type[Any]) -> str:
-    layers = [str(stage.layer) for stage in cls().stages()]
-    return f"before layer {', '.join(layers)}" if layers else "-"
 
 
 def _yes(flag: bool | None) -> str:

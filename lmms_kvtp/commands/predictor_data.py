@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.commands.arguments import add_fields, at_least_one
 from lmms_kvtp.commands.endpoints import add_endpoint_arguments, choose_refiner
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.predictor.examples import Example, read_examples, synthetic
 from lmms_kvtp.questions import Refiner, Remembered, refine
-from lmms_kvtp.settings import meanings
 from lmms_kvtp.skvqa.stats import Criteria
 from lmms_kvtp.skvqa_build.ask import RULE, remember
 from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
@@ -21,7 +20,6 @@ from lmms_kvtp.video.sampling import FrameOptions
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an index with its videos, or videos of the embedded benchmark."""
-    frames, told = FrameOptions(), meanings(FrameOptions)
     place = "(default: features, below --out in training and here in evaluation)"
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
@@ -31,9 +29,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", default=Siglip().pretrained, help=start)
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
     parser.add_argument("--features", type=Path, help=f"cached image features, and a model's refinements {place}")
-    for name in ("max_frames_num", "fps"):
-        flag, value = f"--{name.replace('_', '-')}", getattr(frames, name)
-        parser.add_argument(flag, type=type(value), default=value, help=f"{told[name]} (default %(default)s)")
+    add_fields(parser, FrameOptions, ("max_frames_num", "fps"))
     add_endpoint_arguments(parser)
     parser.set_defaults(any_lines=True)  # of an index; training has a flag for it
 
@@ -49,12 +45,8 @@ def untuned(args: argparse.Namespace) -> Siglip:
 def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
     """Read all videos that the arguments name, with questions as scorers read them.
 
-    ValueError where not one of --index and --synthetic is given, the index is damaged, or the refiner cannot be used.
-
-    Args:
-        args: of the command line.
-        split: of synthetic videos.
-        folder: where a model's refinements are kept.
+    `split` is that of synthetic videos, and `folder` keeps a model's refinements. ValueError where not one of --index
+    and --synthetic is given, the index is damaged, or the refiner cannot be used.
     """
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lmms_kvtp.commands.arguments import add_numbers
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.skvqa import index
 from lmms_kvtp.skvqa.entry import DATASETS, Entry
@@ -42,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chooser.add_argument("index", type=Path, nargs="+", help=several)
     chooser.add_argument("--out", type=Path, required=True, help="the file to write, for train predictor --index")
     for each in (counted, differ, chooser):  # what is valid does not depend on what the filter keeps
-        each.add_argument("--beta", type=float, default=BETA, help="least sparsity (default %(default)s)")
-        each.add_argument("--min-frames", type=int, default=MIN_FRAMES, help="least frames (default %(default)s)")
+        add_numbers(each, [("--beta", BETA, "least sparsity"), ("--min-frames", MIN_FRAMES, "least frames")])
     installer = action("install", _install, "put an index where the tasks find it without being told")
     installer.add_argument("index", type=Path, help=one)
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.commands.arguments import add_numbers, at_least_one
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DATASETS, TEMPERATURE
 from lmms_kvtp.skvqa.layouts import LAYOUTS, expected_layout, missing_message, read_questions
@@ -41,22 +41,17 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--one-by-one", action="store_true", help=alone)
     parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions, for a trial")
-    _add_numbers(parser)
-    add_endpoint_arguments(parser)
-
-
-def _add_numbers(parser: argparse.ArgumentParser) -> None:
     numbers = [
-        ("--max-frames-num", int, 128, "frames of a video at most"),
-        ("--fps", float, 1.0, "frames per second of video, where they are not too many"),
-        ("--clip-size", int, CLIP_SIZE, "frames of a clip"),
-        ("--temperature", float, TEMPERATURE, "of the softmax over clips"),
-        ("--alpha", float, ALPHA, "share of the tokens that the rates are of"),
-        ("--beta", float, BETA, "least sparsity, for the statistics"),
-        ("--min-frames", int, MIN_FRAMES, "least frames, for the statistics"),
+        ("--max-frames-num", 128, "frames of a video at most"),
+        ("--fps", 1.0, "frames per second of video, where they are not too many"),
+        ("--clip-size", CLIP_SIZE, "frames of a clip"),
+        ("--temperature", TEMPERATURE, "of the softmax over clips"),
+        ("--alpha", ALPHA, "share of the tokens that the rates are of"),
+        ("--beta", BETA, "least sparsity, for the statistics"),
+        ("--min-frames", MIN_FRAMES, "least frames, for the statistics"),
     ]
-    for name, kind, default, text in numbers:
-        parser.add_argument(name, type=kind, default=default, help=f"{text} (default %(default)s)")
+    add_numbers(parser, numbers)
+    add_endpoint_arguments(parser)
 
 
 def build(arguments: argparse.Namespace) -> int:
@@ -126,8 +121,9 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the index")
     softmax = "of the softmax (default %(default)s); the release has 2"
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=softmax)
-    parser.add_argument("--beta", type=float, default=BETA, help="for the statistics (default %(default)s)")
-    parser.add_argument("--min-frames", type=int, default=MIN_FRAMES, help="for the statistics (default %(default)s)")
+    add_numbers(
+        parser, [(name, n, "for the statistics") for name, n in (("--beta", BETA), ("--min-frames", MIN_FRAMES))]
+    )
 
 
 def import_release(arguments: argparse.Namespace) -> int:

@@ -4,24 +4,23 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import set_seed
 
-from lmms_kvtp.commands.arguments import at_least_one, not_negative
+from lmms_kvtp.commands.arguments import add_fields, at_least_one, not_negative
 from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held_out, untuned
 from lmms_kvtp.device import find_device
 from lmms_kvtp.predictor.features import FeatureCache
 from lmms_kvtp.predictor.measure import MEASURES
 from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.recipe import PAPER, Recipe
-from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers, Towers
+from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers
 from lmms_kvtp.predictor.train import train_predictor
 from lmms_kvtp.rendering import markdown
 from lmms_kvtp.scorers.parts.fusion import FusionHead
-from lmms_kvtp.settings import meanings
 from lmms_kvtp.tiny.loop import no_denormals
 from lmms_kvtp.tiny.run import train as train_tiny
 from lmms_kvtp.vlms.llava_video import load_llava_video
@@ -78,14 +77,7 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", choices=["paper"], action=PaperRecipe, help=recipe)
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
-        hints, defaults, told = get_type_hints(cls), cls(), meanings(cls)
-        for name in names:
-            flag, value, meaning = f"--{name.replace('_', '-')}", getattr(defaults, name), told[name].replace("%", "%%")
-            if isinstance(value, bool):
-                parser.add_argument(flag, action="store_true", help=meaning)
-            else:
-                choices, text = get_args(hints[name]) or None, f"{meaning} (default %(default)s)"
-                parser.add_argument(flag, type=type(value), default=value, choices=choices, help=text)
+        add_fields(parser, cls, names)
 
 
 def _train_tiny(arguments: argparse.Namespace) -> None:
@@ -109,7 +101,8 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     found = examples(arguments, "train", features)
     training, validation = held_out(found, arguments.validation, arguments.seed)
     set_seed(arguments.seed)  # a shared tower's head may start at random
-    towers = _towers(arguments)
+    encoder, parts, model = untuned(arguments), arguments.parts, arguments.shared
+    towers = SharedTowers(load_llava_video(model), encoder, parts) if model else SiglipTowers(encoder, parts)
     cache = FeatureCache(towers.viewer, features)
     (learned, unusable), (checked, unchecked) = cache.encode(training), cache.encode(validation)
     try:
@@ -124,10 +117,3 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     sys.stdout.write(markdown(["validation", *MEASURES], rows) + "\n")
     videos, questions = counts["videos_left_out"], counts["flat_questions_left_out"]
     sys.stdout.write(f"{videos} videos and {questions} questions were left out\n")
-
-
-def _towers(arguments: argparse.Namespace) -> Towers:
-    encoder = untuned(arguments)
-    if arguments.shared is None:
-        return SiglipTowers(encoder, arguments.parts)
-    return SharedTowers(load_llava_video(arguments.shared), encoder, arguments.parts)
