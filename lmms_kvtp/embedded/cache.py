@@ -48,7 +48,11 @@ def ensure(split: str, seeds: Iterable[int], progress: Progress | None = None) -
     turn = os.getpid() % max(1, len(lacking))  # processes start at different videos and share the work
     for done, script in enumerate(lacking[turn:] + lacking[:turn], start=1):
         if not _is_whole(paths[script.key], script):
-            _make(paths[script.key], script, len(lacking) - done + 1)
+            content = encode_bytes(script)
+            try:
+                write_atomically(paths[script.key], content + _seal(content, script))
+            except OSError as error:
+                raise _cache_error(error, len(lacking) - done + 1) from error
         if progress is not None:
             progress(done, len(lacking))
     return paths
@@ -83,13 +87,8 @@ def fingerprint(script: Script) -> bytes:
     return hashlib.sha256(f"{VERSION}:{script!r}".encode()).digest()[:16]
 
 
-def _make(path: Path, script: Script, num_left: int) -> None:
-    content = encode_bytes(script)
-    seal = _SEAL.pack(_SEAL.size, b"free", _MAGIC, fingerprint(script), hashlib.sha256(content).digest())
-    try:
-        write_atomically(path, content + seal)
-    except OSError as error:
-        raise _cache_error(error, num_left) from error
+def _seal(content: bytes, script: Script) -> bytes:
+    return _SEAL.pack(_SEAL.size, b"free", _MAGIC, fingerprint(script), hashlib.sha256(content).digest())
 
 
 def _is_whole(path: Path, script: Script) -> bool:
@@ -101,8 +100,7 @@ def _is_whole(path: Path, script: Script) -> bool:
     except OSError as error:
         raise _cache_error(error, 1) from error
     content, seal = data[: -_SEAL.size], data[-_SEAL.size :]
-    expected = _SEAL.pack(_SEAL.size, b"free", _MAGIC, fingerprint(script), hashlib.sha256(content).digest())
-    return seal == expected
+    return seal == _seal(content, script)
 
 
 def _cache_error(error: OSError, num_videos: int) -> CacheError:

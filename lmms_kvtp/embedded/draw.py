@@ -81,12 +81,9 @@ def _masks(shape: str, size: int) -> tuple[Field, Field]:
     axis = ((np.arange(fine) + 0.5) / fine * 2 - 1) * (size / (size - 2.4))  # leaves room for the outline
     u, v = np.meshgrid(axis, axis)
     inside = _INSIDE[shape](u, v)
-    edge = inside.copy()
-    reach = FINE + 1
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
-            if down**2 + right**2 <= reach**2:
-                edge |= np.roll(inside, (down, right), (0, 1))
+    reach = range(-FINE - 1, FINE + 2)
+    near = [(down, right) for down in reach for right in reach if down**2 + right**2 <= (FINE + 1) ** 2]
+    edge = np.any([np.roll(inside, shift, (0, 1)) for shift in near], axis=0)
     fill, cover = (mask.reshape(size, FINE, size, FINE).mean((1, 3)) for mask in (inside, edge))
     return fill, cover
 
@@ -107,20 +104,13 @@ def _corners(count: int, turn: float, *radii: float) -> list[tuple[float, float]
     return [(radii[i % len(radii)] * cos(a), radii[i % len(radii)] * sin(a)) for i, a in enumerate(angles)]
 
 
-def _heart(u: Field, v: Field) -> npt.NDArray[np.bool_]:
-    x, y = u * 1.18, 0.1 - v * 1.18
+def _heart(x: Field, y: Field) -> npt.NDArray[np.bool_]:
     return (x**2 + y**2 - 1) ** 3 - x**2 * y**3 < 0
-
-
-def _spiral(u: Field, v: Field) -> npt.NDArray[np.bool_]:
-    radius, turn = np.hypot(u, v), np.arctan2(v, u) / (2 * pi)
-    arm = (radius * 1.75 - turn) % 1
-    return (radius < 0.98) & (arm < 0.5)
 
 
 _INSIDE: dict[str, Callable[[Field, Field], npt.NDArray[np.bool_]]] = {
     "star": _polygon(*_corners(10, -pi / 2, 1.0, 0.47)),
-    "heart": _heart,
+    "heart": lambda u, v: _heart(u * 1.18, 0.1 - v * 1.18),
     "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 0.95),
     "triangle": _polygon((0.0, -0.9), (0.98, 0.85), (-0.98, 0.85)),
     "ring": lambda u, v: abs(np.hypot(u, v) - 0.74) < 0.23,
@@ -130,10 +120,8 @@ _INSIDE: dict[str, Callable[[Field, Field], npt.NDArray[np.bool_]]] = {
     "circle": lambda u, v: np.hypot(u, v) < 0.9,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.8,
     "hexagon": _polygon(*_corners(6, 0.0, 0.98)),
-    "spiral": _spiral,
+    "spiral": lambda u, v: (np.hypot(u, v) < 0.98) & ((np.hypot(u, v) * 1.75 - np.arctan2(v, u) / (2 * pi)) % 1 < 0.5),
 }
-
-
 CRF = 28
 PRESET = "veryfast"
 KEY_FRAME_EVERY = 48
@@ -234,28 +222,15 @@ def _lava(rng: np.random.RandomState) -> Field:
 def _city(rng: np.random.RandomState) -> Field:
     walls = np.repeat(np.repeat(rng.uniform(0, 1, (3, 6)), 32, 0), 16, 1)
     picture = _mix(walls, (92, 96, 106), (138, 140, 150))
-    lit = rng.rand(12, 24) < 0.4
-    for row in range(12):
-        for column in range(24):
-            ink = (216, 200, 150) if lit[row, column] else (62, 66, 80)
-            picture[row * 8 + 2 : row * 8 + 6, column * 4 + 1 : column * 4 + 3] = ink
+    for (row, column), number in np.ndenumerate(rng.rand(12, 24)):
+        window = (216, 200, 150) if number < 0.4 else (62, 66, 80)
+        picture[row * 8 + 2 : row * 8 + 6, column * 4 + 1 : column * 4 + 3] = window
     return picture
 
 
 def _meadow(rng: np.random.RandomState) -> Field:
-    grass = 0.6 * _clouds(rng, 6) + 0.4 * _clouds(rng, 24)
-    return _dots(
-        rng, _mix(grass, (118, 176, 70), (176, 220, 112)), 34, (248, 244, 240), (244, 170, 196), (250, 226, 110)
-    )
+    grass = _mix(0.6 * _clouds(rng, 6) + 0.4 * _clouds(rng, 24), (118, 176, 70), (176, 220, 112))
+    return _dots(rng, grass, 34, (248, 244, 240), (244, 170, 196), (250, 226, 110))
 
 
-_PAINTERS = {
-    "desert": _desert,
-    "ocean": _ocean,
-    "forest": _forest,
-    "snow": _snow,
-    "night": _night,
-    "lava": _lava,
-    "city": _city,
-    "meadow": _meadow,
-}
+_PAINTERS = dict(zip(PLACES, (_desert, _ocean, _forest, _snow, _night, _lava, _city, _meadow), strict=True))

@@ -95,25 +95,18 @@ def _about_event(
 
 
 def _about_whole(rng: np.random.RandomState, script: Script) -> list[ScriptQuestion]:
-    first, last = script.shots[0], script.shots[-1]
     main, margin = _main_place(script)
     shown = [s.place for s in script.shots]
     places = [[main], shown, PLACES]
-    asked = [_scene(rng, script)]
+    context = sorted({shot.place for shot in script.shots if shot.event is None})
+    place = context[rng.randint(len(context))]  # one of the shots without event; the others are never shown
+    spans = tuple((shot.start, shot.end) for shot in script.shots if shot.place == place)
+    asked = [_question(rng, "scene", "", place, [sorted(set(PLACES) - set(shown))], spans)]
     if margin >= MAIN_MARGIN:
         asked.append(_question(rng, "main", "", main, places, ()))
-    asked.append(_question(rng, "start", "", first.place, places, ((first.start, first.end),)))
-    asked.append(_question(rng, "end", "", last.place, places, ((last.start, last.end),)))
+    for kind, shot in (("start", script.shots[0]), ("end", script.shots[-1])):
+        asked.append(_question(rng, kind, "", shot.place, places, ((shot.start, shot.end),)))
     return asked
-
-
-def _scene(rng: np.random.RandomState, script: Script) -> ScriptQuestion:
-    """Ask about a place of the shots without event; the other options are never shown."""
-    shown = {shot.place for shot in script.shots}
-    context = sorted({shot.place for shot in script.shots if shot.event is None})
-    place = context[rng.randint(len(context))]
-    spans = tuple((shot.start, shot.end) for shot in script.shots if shot.place == place)
-    return _question(rng, "scene", "", place, [sorted(set(PLACES) - shown)], spans)
 
 
 def _main_place(script: Script) -> tuple[str, float]:

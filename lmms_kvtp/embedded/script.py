@@ -119,7 +119,10 @@ def _film(rng: np.random.RandomState, num_steps: int, fps: float, shortest_event
     shots, begin = [], 0
     for length, place, has_event in zip(lengths, places, is_event, strict=True):
         start, end = (count * round(fps) / fps for count in (begin, begin + length))
-        kinds = [_clutter_kind(rng, glyphs[NUM_EVENTS:]) for _ in range(rng.randint(5, 9))]
+        kinds = []
+        for _ in range(rng.randint(5, 9)):  # a decoy one time in three, else a glyph that is no event, in any color
+            shapes = DECOYS if rng.rand() < 1 / 3 else glyphs[NUM_EVENTS:]
+            kinds.append((shapes[rng.randint(len(shapes))], COLORS[rng.randint(len(COLORS))]))
         which = rng.randint(len(kinds)) if has_event else None
         if which is not None:
             kinds[which] = next(events)
@@ -141,14 +144,10 @@ def _cut(rng: np.random.RandomState, num_steps: int, shortest_event: int) -> tup
     context.append(rest)
     rng.shuffle(context)
     after = set(rng.permutation(len(context) - 1)[:NUM_EVENTS].tolist())
-    lengths, is_event = [], []
+    cut = []
     for i, length in enumerate(context):
-        lengths.append(length)
-        is_event.append(False)
-        if i in after:
-            lengths.append(events.pop())
-            is_event.append(True)
-    return lengths, is_event
+        cut += [(length, False), (events.pop(), True)] if i in after else [(length, False)]
+    return [length for length, _ in cut], [is_event for _, is_event in cut]
 
 
 def _choose_places(rng: np.random.RandomState, is_event: list[bool]) -> list[str]:
@@ -170,12 +169,6 @@ def _choose_places(rng: np.random.RandomState, is_event: list[bool]) -> list[str
         else:
             places.append(free[rng.randint(len(free))])
     return places
-
-
-def _clutter_kind(rng: np.random.RandomState, glyphs: tuple[str, ...]) -> tuple[str, str]:
-    """Draw a decoy shape one time in three, else a glyph that is no event of this video, in any color."""
-    shapes = DECOYS if rng.rand() < 1 / 3 else glyphs
-    return shapes[rng.randint(len(shapes))], COLORS[rng.randint(len(COLORS))]
 
 
 def _scatter(rng: np.random.RandomState, kinds: list[tuple[str, str]], seconds: float) -> list[Sprite]:
