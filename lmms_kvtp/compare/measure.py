@@ -48,25 +48,22 @@ def read(path: Path) -> list[FileQuestion]:
     that the model gets) and, where known, `answer`; empty lines are skipped. ValueError names a line that is not, or
     that there is none; FileNotFoundError lists missing videos.
     """
-    asked = [_question_of(path, number, line) for number, line in text_lines(path)]
+    asked = []
+    for number, line in text_lines(path):
+        try:
+            row = json.loads(line)
+            video, question, answer = row["video"], row["question"], row.get("answer")
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number} is no object with video and question: {error!r}") from error
+        if not (isinstance(video, str) and isinstance(question, str) and question.strip()):
+            raise ValueError(f"{path}:{number}: video and question must be texts, and the question not empty")
+        asked.append(FileQuestion(number, path.parent / video, question, None if answer is None else str(answer)))
     if not asked:
         raise ValueError(f"{path} holds no question; give a JSON object with video and question in each line")
     missing = sorted({str(one.video) for one in asked if not one.video.exists()})
     if missing:
         raise FileNotFoundError(f"{path} names videos that are not there: {first_few(missing, 5)}")
     return asked
-
-
-def _question_of(path: Path, number: int, line: str) -> FileQuestion:
-    try:
-        row = json.loads(line)
-        video, question = row["video"], row["question"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}:{number} is no object with video and question: {error!r}") from error
-    if not (isinstance(video, str) and isinstance(question, str) and question.strip()):
-        raise ValueError(f"{path}:{number}: video and question must be texts, and the question not empty")
-    answer = row.get("answer")
-    return FileQuestion(number, path.parent / video, question, None if answer is None else str(answer))
 
 
 @dataclass(frozen=True)
@@ -144,8 +141,8 @@ def measure(
             for lane, number, answer in answerer.answer_all(asks):
                 logits, packed = watch.last
                 full, text = base.setdefault(number, (logits, answer.text))
-                outcome = outcome_of(questions[number], order[lane], answer, divergence(full, logits), text)
-                yield outcome, Kept(video, packed)
+                kl = divergence(full, logits)
+                yield outcome_of(questions[number], order[lane], answer, kl, text), Kept(video, packed)
                 _forget(answerer)
 
 
@@ -174,18 +171,10 @@ class Prompts:
 
 def outcome_of(one: FileQuestion, name: str, answer: Answer, kl: float, full_text: str) -> MethodOutcome:
     """What is told of one answer."""
-    cost = answer.cost
-    return MethodOutcome(
-        asked=one,
-        method=name,
-        text=answer.text,
-        full_text=full_text,
-        kl=kl,
-        seconds_to_first=cost.seconds_total - cost.seconds.get("generate", 0.0),
-        tokens_kept=cost.tokens_kept,
-        tokens_before=cost.tokens_before,
-        peak_bytes=cost.peak_bytes,
-    )
+    cost, text = answer.cost, answer.text
+    seconds = cost.seconds_total - cost.seconds.get("generate", 0.0)
+    counts = (cost.tokens_kept, cost.tokens_before, cost.peak_bytes)
+    return MethodOutcome(one, name, text, full_text, kl, seconds, *counts)
 
 
 def plain(text: str) -> str:

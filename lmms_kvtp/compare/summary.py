@@ -78,22 +78,16 @@ def clustered(own: Sequence[MethodOutcome], values: Sequence[float]) -> Estimate
 
 def rows(found: Sequence[Summary]) -> list[list[str]]:
     """Cells of the table, in the order of HEADER."""
-    full = found[0]
     lines = []
     for one in found:
         share = one.tokens_kept / one.tokens_before if one.tokens_before else 1.0
-        lines.append(
-            [
-                one.name,
-                f"{one.tokens_kept:.0f} ({share:.1%})",
-                MISSING if one.name == FULL else shown(one.agreement),
-                shown(one.right),
-                MISSING if one.name == FULL else shown(one.kl, 3, 100),
-                f"{shown(one.seconds, 2, 100)} s",
-                MISSING if one.name == FULL or not one.seconds.mean else f"{full.seconds.mean / one.seconds.mean:.2f}x",
-                MISSING if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.1f} GiB",
-            ]
-        )
+        agreement = kl = gain = MISSING
+        if one.name != FULL:
+            agreement, kl = shown(one.agreement), shown(one.kl, 3, 100)
+            gain = f"{found[0].seconds.mean / one.seconds.mean:.2f}x" if one.seconds.mean else MISSING
+        peak = MISSING if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.1f} GiB"
+        tokens, seconds = f"{one.tokens_kept:.0f} ({share:.1%})", f"{shown(one.seconds, 2, 100)} s"
+        lines.append([one.name, tokens, agreement, shown(one.right), kl, seconds, gain, peak])
     return lines
 
 
@@ -113,10 +107,14 @@ def recommend(found: Sequence[Summary], wanted: float) -> str:
         best = min(good, key=lambda one: (one.seconds.mean, one.tokens_kept))
         others = [one.name for one in good if one is not best]
         also = f" So do {', '.join(others)}, which take longer." if others else ""
-        gain = f"{best.tokens_kept / best.tokens_before:.0%} of the vision tokens"
+        gain = full.seconds.mean / best.seconds.mean if best.seconds.mean else math.nan
+        speed = f"the first token {gain:.2f} times sooner"
+        if gain < 1:
+            speed = f"{1 / gain:.2f} times the time to the first token"
         return (
             f"Take {best.name}: it agrees with all tokens on {best.agreement} % of {basis}, at least {best.low:.1f} % "
-            f"with 95 % confidence, with {gain} and {_speed(full, best)}.{also}{caution}"
+            f"with 95 % confidence, with {best.tokens_kept / best.tokens_before:.0%} of the vision tokens and {speed}."
+            f"{also}{caution}"
         )
     near = max(pruned, key=lambda one: (one.agreement.mean, -one.kl.mean))
     if near.agreement.mean >= wanted:
@@ -129,13 +127,6 @@ def recommend(found: Sequence[Summary], wanted: float) -> str:
         f"Keep all tokens, or try a higher ratio: no method agrees with all tokens on {wanted:g} % of {basis}. "
         f"The closest is {near.name} with {near.agreement} %.{caution}"
     )
-
-
-def _speed(full: Summary, best: Summary) -> str:
-    gain = full.seconds.mean / best.seconds.mean if best.seconds.mean else math.nan
-    if gain < 1:
-        return f"{1 / gain:.2f} times the time to the first token"
-    return f"the first token {gain:.2f} times sooner"
 
 
 FRAMES = 8
