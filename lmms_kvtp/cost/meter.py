@@ -35,11 +35,9 @@ class Meter:
 
     @contextmanager
     def stage(self, name: str, flops: int | None = 0) -> Iterator[None]:
-        """Add the time inside the block to stage `name`, even if the block fails.
+        """Add the time inside the block to stage `name`, one of STAGES, even if the block fails.
 
-        Args:
-            name: one of STAGES.
-            flops: operations of the block; None counts them while it runs, which slows it down.
+        `flops` are the block's operations; None counts them while it runs, which slows it down.
         """
         self._wait()
         start = time.perf_counter()

@@ -14,8 +14,6 @@ WAITING = "waiting"
 """Stage in which the model waits for a process that decodes ahead, whose work counts as decode and preprocess."""
 NOT_OWN = frozenset({*SHARED, WAITING})
 """Stages that are not work on one answer alone."""
-
-
 DERIVED = ("keep_ratio_actual", "seconds_total", "first_token_seconds", "flops_total", "layer_average")
 """Properties that the dictionary of a cost holds beside its fields."""
 
@@ -103,10 +101,7 @@ _DEFAULTS = vars(SampleCost())
 
 
 def timed(costs: Sequence[SampleCost]) -> Sequence[SampleCost]:
-    """The costs whose seconds go into a mean: all but the warm-up, the first visuals of each process.
-
-    Where all are warm-up, they are all returned.
-    """
+    """The costs whose seconds go into a mean: all but each process's warm-up, its first visuals; or all warm-ups."""
     return [cost for cost in costs if not cost.cold] or costs
 
 

@@ -61,12 +61,8 @@ def memory(spec: Spec, cost: SampleCost, element: int, encoder_parameters: int =
 def hours(cost: SampleCost, videos: int, questions: int, rate: float, video_seconds: float) -> float:
     """Hours of a run, with shared stages once per video and the others once per question.
 
-    Args:
-        cost: a forecast of one answer.
-        videos: number of different videos.
-        questions: number of questions on them.
-        rate: operations a second that the device sustains in large matrix products.
-        video_seconds: seconds to read one video.
+    `cost` is a forecast of one answer, `rate` the operations a second that the device sustains in large matrix
+    products, and `video_seconds` the seconds to read one video.
     """
     shared = sum(cost.flops.get(stage, 0) for stage in SHARED)
     own = cost.flops_total - shared
