@@ -15,10 +15,7 @@ from lmms_kvtp.skvqa.layouts import EVALUATED, missing_message
 from lmms_kvtp.skvqa.stats import apply_criteria
 
 Doc = Mapping[str, Any]
-
 SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm")
-
-
 SOURCES = {
     "videomme": ("videomme/data", "videoID"),
     "egoschema": ("egoschema/videos", "video_idx"),
@@ -59,41 +56,32 @@ _say = cache(logger.error)
 
 
 def _documents(dataset: str, full: bool, rows: Any) -> Any:
-    known = _index(dataset, full)
-    identify = EVALUATED[dataset]
-    names = [identify(row)[0] for row in rows]
+    try:
+        known = task_index.task_entries(dataset)
+    except task_index.NoIndexError:
+        if not full:
+            raise
+        known = {}
+    names = [EVALUATED[dataset](row)[0] for row in rows]
     wanted = list(range(len(names))) if full else _chosen(dataset, known, names)
     _check_videos(dataset, [rows[number] for number in wanted])
     found = [known.get(names[number]) for number in wanted]
     task = f"skvqa_{dataset}_full" if full else f"skvqa_{dataset}"
+    limits = task_index.task_criteria()  # runs that differ in the choice of questions belong in different tables
+    rule = "all questions" if full else f"beta {limits.beta:g}, at least {limits.min_frames} frames"
+    selection = f"{rule}, index {task_index.index_digest(dataset)}" if known else f"{rule}, no index"
     columns = {
         "kvtp_id": [f"{task}/{names[number]}" for number in wanted],
         "spans": [None if entry is None or entry.spans is None else [list(s) for s in entry.spans] for entry in found],
         "refined": [None if entry is None else entry.refined for entry in found],
         "sparsity": [None if entry is None else entry.sparsity for entry in found],
         "index_encoder": [None if entry is None or entry.encoder is None else list(entry.encoder) for entry in found],
-        "selection": [_selection(dataset, full, known)] * len(found),
+        "selection": [selection] * len(found),
     }
     chosen = rows.select(wanted)
     for name, column in columns.items():
         chosen = chosen.add_column(name, column)
     return chosen
-
-
-def _selection(dataset: str, full: bool, known: Mapping[str, Entry]) -> str:
-    """Say how the questions were chosen, for the results file: runs that differ in it belong in different tables."""
-    limits = task_index.task_criteria()
-    rule = "all questions" if full else f"beta {limits.beta:g}, at least {limits.min_frames} frames"
-    return f"{rule}, index {task_index.index_digest(dataset)}" if known else f"{rule}, no index"
-
-
-def _index(dataset: str, full: bool) -> Mapping[str, Entry]:
-    try:
-        return task_index.task_entries(dataset)
-    except task_index.NoIndexError:
-        if full:
-            return {}
-        raise
 
 
 def _chosen(dataset: str, known: Mapping[str, Entry], names: Sequence[str]) -> list[int]:

@@ -61,14 +61,10 @@ def nothing_readable(text: str, options: Mapping[str, str]) -> bool:
     return len(padded.split()) <= 5 or not any(option.lower() in padded.lower() for option in options.values())
 
 
-def videomme_answer(doc: Doc) -> str:
-    """Name the right letter."""
-    return str(doc["answer"]).strip().upper()
-
-
-def numbered_answer(doc: Doc) -> str:
-    """Name the right letter of a document that has its number."""
-    return LETTERS[int(doc["answer"])]
+def right_letter(doc: Doc) -> str:
+    """Name the right letter of a document that has it, or its number."""
+    told = str(doc["answer"]).strip().upper()
+    return LETTERS[int(told)] if told.isdecimal() else told
 
 
 OPTIONS: Mapping[str, Callable[[Doc], list[str]]] = {
@@ -78,19 +74,13 @@ OPTIONS: Mapping[str, Callable[[Doc], list[str]]] = {
 }
 
 
-def results(
-    dataset: str,
-    answer: Callable[[Doc], str],
-    stock: Callable[[Doc, str], str | None],
-    doc: Doc,
-    answers: Sequence[str],
-) -> dict[str, Any]:
+def results(dataset: str, stock: Callable[[Doc, str], str | None], doc: Doc, answers: Sequence[str]) -> dict[str, Any]:
     """Score one answer, by one parser for all tasks; what cannot be read is wrong, and counted.
 
     `stock_acc` is the score by the stock task's own parser, where what it would draw by chance is wrong.
     """
     question_id, video_id = EVALUATED[dataset](doc)
-    chosen, right, sparsity = chosen_letter(answers[0], OPTIONS[dataset](doc)), answer(doc), doc.get("sparsity")
+    chosen, right, sparsity = chosen_letter(answers[0], OPTIONS[dataset](doc)), right_letter(doc), doc.get("sparsity")
     score = float(chosen == right)
     item = {"score": score, "question_id": question_id, "video_id": video_id, "sparsity": sparsity}
     item |= {"chosen": chosen or "", "answer": right, "text": answers[0]}
@@ -106,9 +96,9 @@ def results(
 
 Results = Callable[[Doc, Sequence[str]], dict[str, Any]]
 
-videomme_results: Results = partial(results, "videomme", videomme_answer, videomme_choice)
-egoschema_results: Results = partial(results, "egoschema", numbered_answer, egoschema_choice)
-nextqa_results: Results = partial(results, "nextqa", numbered_answer, nextqa_choice)
+videomme_results: Results = partial(results, "videomme", videomme_choice)
+egoschema_results: Results = partial(results, "egoschema", egoschema_choice)
+nextqa_results: Results = partial(results, "nextqa", nextqa_choice)
 
 
 def percent(items: Sequence[Mapping[str, Any] | None]) -> float | str:
