@@ -142,16 +142,12 @@ class SharedTowers(Towers):
         self.encoder, self.parts = encoder, parts
         self.viewer = patches(vlm)
         siglip: Any = encoder.model
-        config = siglip.config
-        fits = config.vision_config.hidden_size == vlm.vision.hidden
-        self.head = TowerHead(
-            HeadShape(
-                width=vlm.vision.hidden,
-                intermediate=config.vision_config.intermediate_size if fits else vlm.vision.intermediate,
-                heads=config.vision_config.num_attention_heads if fits else vlm.vision.heads,
-                embed=config.text_config.projection_size,
-            )
-        ).to(siglip.device)
+        vision, sizes = siglip.config.vision_config, vlm.vision
+        inner, heads = sizes.intermediate, sizes.heads
+        if fits := vision.hidden_size == sizes.hidden:
+            inner, heads = vision.intermediate_size, vision.num_attention_heads
+        shape = HeadShape(sizes.hidden, inner, heads, siglip.config.text_config.projection_size)
+        self.head = TowerHead(shape).to(siglip.device)
         if fits:
             self.head.start_from(siglip.vision_model)
         self.text_model = siglip.text_model

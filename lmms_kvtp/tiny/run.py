@@ -172,10 +172,9 @@ def export_llava(folder: Path, student: Student, siglip: SiglipModel, tokenizer:
 def export_siglip(folder: Path, siglip: SiglipModel, tokenizer: PreTrainedTokenizerFast, geometry: Geometry) -> None:
     """Write the image-text model as Hugging Face's `AutoModel` reads it, in float16."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy = deepcopy(siglip).half()  # type: ignore[no-untyped-call]
-    copy.save_pretrained(folder)
-    side = geometry.image_size
-    SiglipImageProcessor(size={"height": side, "width": side}, resample=3).save_pretrained(folder)
+    deepcopy(siglip).half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    size = dict.fromkeys(("height", "width"), geometry.image_size)
+    SiglipImageProcessor(size=size, resample=3).save_pretrained(folder)
     save_tokenizer(folder, tokenizer)
 
 

@@ -48,11 +48,9 @@ class Geometry:
 
     def siglip(self, vocab_size: int) -> SiglipConfig:
         """Configure the image-text model; text is padded with its end token, the last of the vocabulary."""
-        width = self.vision_width
-        vision = VisionShape(
-            self.image_size, self.patch_size, width, self.vision_mlp, self.vision_layers, self.vision_heads
-        )
-        text = TextShape(width, self.vision_mlp, self.text_layers, width)
+        width, mlp = self.vision_width, self.vision_mlp
+        vision = VisionShape(self.image_size, self.patch_size, width, mlp, self.vision_layers, self.vision_heads)
+        text = TextShape(width, mlp, self.text_layers, width)
         return siglip_config(vision, text, self.text_positions, vocab_size)
 
     def qwen2(self, vocab_size: int, eos_token_id: int, pad_token_id: int) -> Qwen2Config:
