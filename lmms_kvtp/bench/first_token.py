@@ -70,16 +70,11 @@ def first_tokens(
     for number in range(warm + rounds):
         for name in list(methods)[:: -1 if number % 2 else 1]:
             methods[name].encoder.forget_texts()
-            made = _run(vlm, methods[name], video)
+            with clock(vlm.device) as spent:
+                made = answer(vlm, methods[name], [video], QUESTION, GenerationOptions(max_new_tokens=1))
             if number >= warm:
-                found[name].append(made)
+                found[name].append(FirstToken(spent[0], made.cost))
     return found
-
-
-def _run(vlm: VideoVLM, method: Method, video: Video) -> FirstToken:
-    with clock(vlm.device) as spent:
-        made = answer(vlm, method, [video], QUESTION, GenerationOptions(max_new_tokens=1))
-    return FirstToken(spent[0], made.cost)
 
 
 @contextmanager

@@ -64,13 +64,9 @@ def _curves(upper: Any, lower: Any, found: Sequence[MethodPicture], small: Small
 
 def _strip(part: Any, picture: MethodPicture, small: SmallFrames, frames: Sequence[int], rows: int) -> None:
     """Draw the frames of one method, with lines from merged patches to where they went."""
-    cost = picture.answer.cost
-    part.suptitle(
-        f"{picture.name}: {cost.tokens_kept} of {cost.tokens_before} vision tokens; answer: {picture.answer.text!r}",
-        fontsize=10,
-        ha="left",
-        x=0.01,
-    )
+    cost, text = picture.answer.cost, picture.answer.text
+    title = f"{picture.name}: {cost.tokens_kept} of {cost.tokens_before} vision tokens; answer: {text!r}"
+    part.suptitle(title, fontsize=10, ha="left", x=0.01)
     grid = part.subplots(rows, COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -86,17 +82,10 @@ def _draw_links(part: Any, picture: MethodPicture, small: SmallFrames, shown: di
 
     inside = [link for link in picture.links if link.frame in shown and link.to_frame in shown]
     for link in inside[:: max(1, math.ceil(len(inside) / MOST_LINKS))]:
-        line = ConnectionPatch(
-            _pixel(link.patch, picture.grid, small),
-            _pixel(link.to_patch, picture.grid, small),
-            "data",
-            "data",
-            axesA=shown[link.frame],
-            axesB=shown[link.to_frame],
-            color="#ffb000" if link.frame == link.to_frame else "#00c2ff",
-            lw=0.6,
-            alpha=0.8,
-        )
+        ends = [_pixel(patch, picture.grid, small) for patch in (link.patch, link.to_patch)]
+        axes = {"axesA": shown[link.frame], "axesB": shown[link.to_frame]}
+        color = "#ffb000" if link.frame == link.to_frame else "#00c2ff"
+        line = ConnectionPatch(*ends, "data", "data", **axes, color=color, lw=0.6, alpha=0.8)
         line.set_in_layout(False)
         part.add_artist(line)
 
