@@ -49,7 +49,7 @@ def add_fields(parser: argparse.ArgumentParser, cls: type[Any], names: Sequence[
             parser.add_argument(flag, type=type(value), default=value, choices=choices, help=text)
 
 
-def add_numbers(parser: argparse.ArgumentParser, numbers: Sequence[tuple[str, float, str]]) -> None:
+def add_numbers(parser: argparse.ArgumentParser, numbers: Sequence[tuple[str, int | float, str]]) -> None:
     """Add a flag for each number, of the type of its default, with what it means."""
     for flag, default, text in numbers:
         parser.add_argument(flag, type=type(default), default=default, help=f"{text} (default %(default)s)")
