@@ -26,7 +26,12 @@ class Optimizer:
         self, parts: Iterable[nn.Module | nn.Parameter], steps: int, lr: float, muon_lr: float, decay_from: float = 0.5
     ) -> None:
         """Hold learning rates from WARMUP to `decay_from` (fraction of `steps`), then let them fall to FLOOR."""
-        matrices, others = split_parameters(parts)
+        matrices: list[nn.Parameter] = []  # inside transformer layers
+        others: list[nn.Parameter] = []
+        for part in parts:
+            for name, each in [("", part)] if isinstance(part, nn.Parameter) else part.named_parameters():
+                if each.requires_grad:
+                    (matrices if each.ndim == 2 and "layers." in name else others).append(each)
         self.parameters = matrices + others
         self.adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01) if matrices else None
@@ -59,18 +64,6 @@ class Optimizer:
                 optimizer.step()
                 optimizer.zero_grad()
         self.done += 1
-
-
-def split_parameters(parts: Iterable[nn.Module | nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split trainable parameters into matrices inside transformer layers, and all others."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for part in parts:
-        for name, parameter in [("", part)] if isinstance(part, nn.Parameter) else part.named_parameters():
-            if parameter.requires_grad:
-                inner = parameter.ndim == 2 and "layers." in name
-                (matrices if inner else others).append(parameter)
-    return matrices, others
 
 
 def autocast(device: torch.device) -> torch.autocast:

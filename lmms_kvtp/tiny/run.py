@@ -182,8 +182,7 @@ def _digest(model: nn.Module) -> str:
     """Hash all weights."""
     digest = hashlib.sha256()
     for name, part in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(part.detach().float().cpu().numpy().tobytes())
+        digest.update(name.encode() + part.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

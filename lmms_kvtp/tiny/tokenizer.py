@@ -14,18 +14,15 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Qwen2's splitting of text into words: a word takes the space before it."""
+PADDING = {"padding_side": "right", "clean_up_tokenization_spaces": False}
 
 
 def language_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Train the tokenizer of the language model; every word of `texts` becomes one token."""
+    tokenizer = _train(texts, [END_OF_TEXT, IM_START, IM_END])
+    tokens = {"eos_token": IM_END, "pad_token": END_OF_TEXT, "extra_special_tokens": [IM_START]}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=_train(texts, [END_OF_TEXT, IM_START, IM_END]),
-        eos_token=IM_END,
-        pad_token=END_OF_TEXT,
-        extra_special_tokens=[IM_START],
-        clean_up_tokenization_spaces=False,
-        model_max_length=32768,
-        padding_side="right",
+        tokenizer_object=tokenizer, model_max_length=32768, **tokens, **PADDING
     )
 
 
@@ -39,12 +36,7 @@ def text_tokenizer(texts: Iterable[str], positions: int) -> PreTrainedTokenizerF
         single=f"$A {TEXT_END}", pair=None, special_tokens=[(TEXT_END, end)]
     )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        eos_token=TEXT_END,
-        pad_token=TEXT_END,
-        clean_up_tokenization_spaces=False,
-        model_max_length=positions,
-        padding_side="right",
+        tokenizer_object=tokenizer, model_max_length=positions, eos_token=TEXT_END, pad_token=TEXT_END, **PADDING
     )
 
 
@@ -56,12 +48,9 @@ def _train(texts: Iterable[str], special: list[str], normalizer: normalizers.Nor
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=4096,
-        min_frequency=1,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[],
-        show_progress=False,
+        vocab_size=4096, min_frequency=1, initial_alphabet=signs, special_tokens=[], show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(special)
