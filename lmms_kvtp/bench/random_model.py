@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, SiglipModel
 
-from lmms_kvtp.cost.flops import TextShape, VisionShape
+from lmms_kvtp.cost.flops import TextShape
 from lmms_kvtp.device import check_dtype, place
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_config, text_config
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer
@@ -87,12 +87,18 @@ def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomPart
     if name not in ENCODERS:
         raise LookupError(f"no sizes of encoder {name!r}; {near(name, list(ENCODERS))}")
     on = {"encoder.device": device, "encoder.pretrained": str(folder)}
-    if name == "shared":
-        _write_shared(folder, spec.vision)
+    folder.mkdir(parents=True, exist_ok=True)
+    FusionHead().save(folder)
+    if name == "shared":  # a head for the model's own tower and a text side, as training writes them
+        vision = spec.vision
+        text = TextShape(vision.hidden, vision.intermediate, vision.layers + 1, vision.hidden)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
+        TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
+        tower = build_text_tower(text_config(text, vision.hidden // vision.heads, 64, len(tokenizer)))
+        save_text_side(folder, tower, tokenizer, scale=2.0, bias=-10.0)
         return RandomParts({"scorer": "shared", "encoder": "tower", **on}, spec.pixel_spec)
     sizes = {"so400m-384": SO400M_384, "base-224": BASE_224}[name]
     write_siglip(folder, sizes)
-    FusionHead().save(folder)
     return RandomParts({"encoder": "siglip", **on}, ResizedPixels((sizes.vision.image_size, sizes.vision.image_size)))
 
 
@@ -110,13 +116,3 @@ def write_siglip(folder: Path, sizes: Encoder) -> Path:
     tokenizer.model_max_length = sizes.positions
     save_tokenizer(folder, tokenizer)
     return folder
-
-
-def _write_shared(folder: Path, vision: VisionShape, positions: int = 64) -> None:
-    """Write a random head for the model's own tower and a text side, as training writes them for `scorer=shared`."""
-    text = TextShape(vision.hidden, vision.intermediate, vision.layers + 1, vision.hidden)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder() / "siglip")
-    TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
-    tower = build_text_tower(text_config(text, vision.hidden // vision.heads, positions, len(tokenizer)))
-    save_text_side(folder, tower, tokenizer, scale=2.0, bias=-10.0)
-    FusionHead().save(folder)

@@ -82,10 +82,10 @@ def _draw_links(part: Any, picture: MethodPicture, small: SmallFrames, shown: di
 
     inside = [link for link in picture.links if link.frame in shown and link.to_frame in shown]
     for link in inside[:: max(1, math.ceil(len(inside) / MOST_LINKS))]:
-        ends = [_pixel(patch, picture.grid, small) for patch in (link.patch, link.to_patch)]
+        start, end = (_pixel(patch, picture.grid, small) for patch in (link.patch, link.to_patch))
         axes = {"axesA": shown[link.frame], "axesB": shown[link.to_frame]}
         color = "#ffb000" if link.frame == link.to_frame else "#00c2ff"
-        line = ConnectionPatch(*ends, "data", "data", **axes, color=color, lw=0.6, alpha=0.8)
+        line = ConnectionPatch(start, end, "data", "data", **axes, color=color, lw=0.6, alpha=0.8)
         line.set_in_layout(False)
         part.add_artist(line)
 
