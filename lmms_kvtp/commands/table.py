@@ -104,7 +104,8 @@ def _draw(
 
     full = runs[FULL]
     lines = {name: [runs[Variant(name, ratio, {}).name] for ratio in ratios] for name in DRAWN}
-    embedded.draw_tokens(folder / "accuracy_tokens.svg", lines, full)
+    by_share = {name: {100 * embedded.kept(run): run for run in own} for name, own in lines.items()}
+    embedded.draw_curves(folder / "accuracy_tokens.svg", "vision tokens kept (%)", by_share, full, 10.0, "{:.0f}")
 
     def at_temperature(method: str, value: float) -> Variant:
         settings = {**settings_of(method, HEADLINE_RATIO), "allocator.temperature": f"{value:g}"}
@@ -115,7 +116,8 @@ def _draw(
     cells = plan([FULL], []) + [cell for by_value in swept.values() for cell in by_value.values()]
     found = _run(cells, arguments, checkpoint, arguments.out / "temperature", "skvqa_synth_quick")
     curves = {method: {value: found[cell.name] for value, cell in by.items()} for method, by in swept.items()}
-    embedded.draw_temperatures(folder / "accuracy_temperature.svg", curves, found[FULL])
+    swept_file = folder / "accuracy_temperature.svg"  # the paper's figure 7
+    embedded.draw_curves(swept_file, "temperature of the allocator", curves, found[FULL], 2.0, "{:g}")
     at = {name: runs[Variant(name, HEADLINE_RATIO, {}).name] for name in DRAWN}
     sparsity = embedded.sparsities(len({answer.video for answer in full.answers}), checkpoint)
     embedded.draw_sparsity(folder / "accuracy_sparsity.svg", {"all tokens": full, **at}, sparsity, BETAS)

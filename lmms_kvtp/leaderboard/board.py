@@ -75,7 +75,10 @@ class Board:
 
 
 def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection[str] = ()) -> Board:
-    """Put together the runs that can be compared; `allow` has names in ALLOW. ValueError where none is left."""
+    """Put together the runs that can be compared, each held against the unpruned run of its model and frames.
+
+    `allow` has names in ALLOW. ValueError where no run is left.
+    """
     scored, unread, kept, refused = [], [], [], []
     for run, task, summary in runs.files:
         try:
@@ -84,7 +87,9 @@ def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection
             unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
     for task in sorted({one.score.task for one in scored}):
         column, out = comparable([one for one in scored if one.score.task == task], gates, allow)
-        kept += _against_bases(column)
+        placed = [((one.facets["model"], one.facets["frames"]), one) for one in column]
+        bases = {place: one.score for place, one in reversed(placed) if one.provenance.unpruned}  # the first counts
+        kept += [replace(one, score=against(one.score, bases[p])) if p in bases else one for p, one in placed]
         refused += out
     left_out = (*refused, *unread, *runs.left)
     if not kept:
@@ -163,13 +168,6 @@ def comparable(
     return kept, refused
 
 
-def _against_bases(column: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """Compare each with the unpruned run of the same model and frames, where there is one."""
-    placed = [((one.facets["model"], one.facets["frames"]), one) for one in column]
-    bases = {place: one.score for place, one in reversed(placed) if one.provenance.unpruned}  # the first counts
-    return [replace(one, score=against(one.score, bases[p])) if p in bases else one for p, one in placed]
-
-
 def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:
     groups: dict[str, list[ScoredRun]] = {}
     for one in kept:
@@ -184,17 +182,10 @@ def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateR
         relatives = [scores[task].relative for task in tasks if task in scores]
         known = [relative for relative in relatives if relative is not None]
         record = record_of(group[0].provenance.method, gates)
-        rows.append(
-            Row(
-                name=name,
-                provenance=group[0].provenance,
-                scores=scores,
-                relative=average(known) if len(known) == len(tasks) else None,
-                gates=record.status if record else NOT_RUN,
-                commands=tuple(dict.fromkeys(one.provenance.command for one in group)),
-                notes={one.score.task: one.note for one in group if one.note},
-            )
-        )
+        commands = tuple(dict.fromkeys(one.provenance.command for one in group))
+        notes = {one.score.task: one.note for one in group if one.note}
+        relative, gated = average(known) if len(known) == len(tasks) else None, record.status if record else NOT_RUN
+        rows.append(Row(name, group[0].provenance, scores, relative, gated, commands, notes))
     return sorted(rows, key=lambda row: (-(row.provenance.keep_ratio or 0), row.name))
 
 

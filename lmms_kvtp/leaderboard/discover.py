@@ -149,12 +149,17 @@ def pending_summaries(files: Sequence[SampleFile], processes: int) -> Iterator[l
     It takes at most `processes`; fewer where there is little to read, and no other process for a few files.
     """
     count = min(processes, len(files), sum(path.stat().st_size for path, *_ in files) // SHARE)
-    with _no_collection():
+    collecting = gc.isenabled()
+    gc.disable()  # reading makes millions of small objects and no cycles, and the search for these takes long
+    try:
         if count < 2:
             yield [partial(summarize, file) for file in files]
             return
         with ProcessPoolExecutor(count, get_context("spawn"), initializer=become_reader) as pool:
             yield [pool.submit(summarize, file).result for file in files]
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def become_reader() -> None:
@@ -162,15 +167,3 @@ def become_reader() -> None:
     gc.disable()
     if hasattr(os, "nice"):
         os.nice(10)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause garbage collection: reading makes millions of small objects and no cycles, and the search takes long."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()

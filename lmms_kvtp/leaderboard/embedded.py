@@ -61,21 +61,10 @@ def kept(run: Run) -> float:
     return mean(cost.keep_ratio_actual for cost in run.costs)
 
 
-def draw_tokens(file: Path, lines: Mapping[str, Sequence[Run]], full: Run) -> None:
-    """Draw accuracy against the share of tokens kept, a line per method."""
-    by_share = {name: {100 * kept(run): run for run in runs} for name, runs in lines.items()}
-    _draw_beside_full(file, "vision tokens kept (%)", by_share, full, 10.0, "{:.0f}")
-
-
-def draw_temperatures(file: Path, lines: Mapping[str, Mapping[float, Run]], full: Run) -> None:
-    """Draw accuracy against the temperature of the softmax over frames (the paper's figure 7)."""
-    _draw_beside_full(file, "temperature of the allocator", lines, full, 2.0, "{:g}")
-
-
-def _draw_beside_full(
+def draw_curves(
     file: Path, xlabel: str, lines: Mapping[str, Mapping[float, Run]], full: Run, base: float, label: str
 ) -> None:
-    """Draw a line per method over a logarithmic axis, and the unpruned model as a level."""
+    """Draw accuracy over a logarithmic axis, a line per method by x, and the unpruned model as a level."""
     with _plot(file, xlabel) as axes:
         axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
         for name, runs in lines.items():

@@ -232,12 +232,9 @@ def mean_cost(costs: Sequence[SampleCost]) -> MeanCost | None:
     count = len(costs)
     flops = [sum(cost.flops.values()) for cost in costs]
     peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
-    tokens = ("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens")
-    return MeanCost(
-        count,
-        *(sum(getattr(cost, name) for cost in costs) / count for name in tokens),
-        flops=sum(flops) / count if all(flops) else None,
-        seconds=fmean([cost.seconds_total for cost in timed(costs)]),
-        peak_bytes=max(peaks, default=None),
-        swept=any(cost.swept for cost in costs),
-    )
+    counted = ("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens")
+    before, kept, structural, prompt = (sum(getattr(cost, name) for cost in costs) / count for name in counted)
+    operations = sum(flops) / count if all(flops) else None
+    seconds, peak = fmean([cost.seconds_total for cost in timed(costs)]), max(peaks, default=None)
+    swept = any(cost.swept for cost in costs)
+    return MeanCost(count, before, kept, structural, prompt, operations, seconds, peak, swept)

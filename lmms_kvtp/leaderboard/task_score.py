@@ -54,8 +54,8 @@ def against(ours: TaskScore, baseline: TaskScore) -> TaskScore:
     """Add difference and relative accuracy; unchanged where the two did not answer the same questions."""
     if ours.run is None or baseline.run is None:
         return ours
-    questions = [[answer.question for answer in run.answers] for run in (ours.run, baseline.run)]
-    if questions[0] != questions[1]:
+    own, others = ([answer.question for answer in run.answers] for run in (ours.run, baseline.run))
+    if own != others:
         return ours
     gap = None if ours is baseline else difference(ours.run, baseline.run)
     return replace(ours, difference=gap, relative=relative(ours.run, baseline.run))
@@ -101,5 +101,5 @@ def _sparsity_range(sparsity: float | None) -> str:
     if sparsity is None:
         return ""
     place = max(0, sum(sparsity >= edge for edge in SPARSITY_EDGES) - 1)
-    low = f"{SPARSITY_EDGES[place]:g}"
-    return f"{low} to {SPARSITY_EDGES[place + 1]:g}" if place + 1 < len(SPARSITY_EDGES) else f"{low} and more"
+    low, *higher = SPARSITY_EDGES[place : place + 2]
+    return f"{low:g} to {higher[0]:g}" if higher else f"{low:g} and more"

@@ -62,11 +62,13 @@ def test_only_sparse_questions_are_left() -> None:
 def test_figures_name_their_lines(draw: str, tmp_path: Path) -> None:
     file = tmp_path / "figures" / f"{draw}.svg"
     if draw == "tokens":
-        embedded.draw_tokens(file, {"random pruning": [ALONE, KVTP]}, FULL)
+        by_share = {100 * embedded.kept(run): run for run in (ALONE, KVTP)}
+        embedded.draw_curves(file, "tokens", {"random pruning": by_share}, FULL, 10.0, "{:.0f}")
     elif draw == "temperatures":
-        embedded.draw_temperatures(file, {"random pruning": {0.5: ALONE, 2.0: KVTP}}, FULL)
+        embedded.draw_curves(file, "temperatures", {"random pruning": {0.5: ALONE, 2.0: KVTP}}, FULL, 2.0, "{:g}")
     else:
         embedded.draw_sparsity(file, {"random pruning": ALONE}, {f"q{i}": 1.0 + i for i in range(6)}, (1.5, 2.5))
     text = file.read_text()
     assert ">random pruning<" in text
+    assert draw == "sparsity" or f">{draw}<" in text
     assert (">all tokens<" in text) == (draw != "sparsity")
