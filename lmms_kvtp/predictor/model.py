@@ -57,9 +57,7 @@ class Objective:
     def scores(self, logits: Float[Tensor, "q T"]) -> Float[Tensor, " S"]:
         """Reduce logits to those that are compared with labels: one per frame or clip, of the best piece of text."""
         best = logits.amax(dim=0)
-        if self.level == "frame":
-            return best
-        return pool_clips(best[None], self.clip_size, self.pooling)[0]
+        return best if self.level == "frame" else pool_clips(best[None], self.clip_size, self.pooling)[0]
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,10 @@ def match_items(
         if item.video not in by_video:
             foreign += 1
             continue
-        fitting = [asked for asked in by_video[item.video] if _fits(asked, item.prompt)]
+        prompt, fitting = " ".join(item.prompt.split()), []
+        for asked in by_video[item.video]:
+            if all(" ".join(text.split()) in prompt for text in (asked.question, *asked.options)):
+                fitting.append(asked)
         if len(fitting) != 1:
             problems.append(f"{item.video}: {len(fitting)} questions fit the prompt {item.prompt[:80]!r}")
         elif fitting[0].question_id in entries:
@@ -168,11 +171,6 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
         raise ReleaseError(f"it is no Python literal: {error}") from error
-
-
-def _fits(asked: SourceQuestion, prompt: str) -> bool:
-    wanted = " ".join(prompt.split())
-    return all(" ".join(text.split()) in wanted for text in (asked.question, *asked.options))
 
 
 def _entry(
