@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lmms_kvtp.settings import meanings
 
@@ -45,7 +45,8 @@ def add_fields(parser: argparse.ArgumentParser, cls: type[Any], names: Sequence[
         if isinstance(value, bool):
             parser.add_argument(flag, action="store_true", help=meaning)
         else:
-            choices, text = get_args(hints[name]) or None, f"{meaning} (default %(default)s)"
+            choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
+            text = f"{meaning} (default %(default)s)"
             parser.add_argument(flag, type=type(value), default=value, choices=choices, help=text)
 
 
