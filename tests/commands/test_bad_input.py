@@ -116,7 +116,7 @@ def test_a_folder_without_weights_is_no_checkpoint_to_sweep(tmp_path, capsys):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     given = ["--model_args", f"pretrained={tmp_path}", "--out", str(tmp_path / "runs")]
     said = refusal(capsys, "sweep", "--methods", "random", *given)
-    assert "lacks 1 of 1 shards of model.safetensors.index.json: model.safetensors" in said
+    assert "has neither model.safetensors.index.json nor model.safetensors" in said
 
 
 @pytest.mark.parametrize(

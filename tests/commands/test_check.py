@@ -211,4 +211,4 @@ def test_a_checkpoint_without_weights_is_no_checkpoint(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["check", "--tasks", "skvqa_synth", "--model_args", f"pretrained={tmp_path}"])
     assert stopped.value.code == 2
-    assert "lacks 1 of 1 shards of model.safetensors.index.json: model.safetensors" in capsys.readouterr().err
+    assert "has neither model.safetensors.index.json nor model.safetensors" in capsys.readouterr().err

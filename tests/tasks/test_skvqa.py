@@ -1,7 +1,9 @@
 """The evaluation tasks: which documents they ask, their prompts, their scoring."""
 
 import hashlib
+import importlib
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +356,15 @@ def test_no_letter_is_ever_drawn_and_none_that_stock_reads_is_lost(text: str) ->
             except DrawnError:
                 expected = None
             assert choose(doc, text) == expected
+
+
+def test_every_function_that_a_task_file_names_is_there() -> None:
+    tasks = Path(utils.__file__).parents[1]
+    files = [path for path in tasks.rglob("*") if path.suffix == ".yaml" or path.name.startswith("_default")]
+    named = {name for path in files for name in re.findall(r"!function (\S+)", path.read_text())}
+    assert len(named) > 20
+    for module, _, name in (function.rpartition(".") for function in named):
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_every_data_set_with_a_task_is_one_that_can_be_built() -> None:
