@@ -13,6 +13,7 @@ from helpers import hub, skvqa_lookalikes
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.harness.results import CIRCULAR
+from lmms_kvtp.tasks.skvqa.utils import BINS
 
 TASKS = ["skvqa_egoschema", "skvqa_nextqa", "skvqa_videomme"]
 GOLDENS = Path(__file__).parents[1] / "goldens" / "skvqa_prompts"
@@ -59,8 +60,10 @@ def test_the_three_tasks_and_their_group_are_reported(run: Any) -> None:
     for task, listed in samples.items():
         accuracy = 100 * sum(sample["score"] for sample in listed) / len(listed)
         assert results["results"][task]["skvqa_acc,none"] == pytest.approx(accuracy)
-        assert results["results"][task]["acc_sparsity_under_2,none"] == pytest.approx(accuracy)
-        assert results["results"][task]["acc_sparsity_5_up,none"] == "N/A"
+        for low, high, name in BINS:
+            inside = [100 * sample["score"] for sample in listed if low <= sample["sparsity"] < high]
+            mean = pytest.approx(sum(inside) / len(inside)) if inside else "N/A"
+            assert results["results"][task][f"acc_sparsity_{name},none"] == mean
         assert results["results"][task]["unparsable,none"] >= 0
     assert results["groups"]["skvqa"]["skvqa_acc,none"] == pytest.approx(100 * sum(scores) / len(scores))
 
