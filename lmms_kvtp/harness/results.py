@@ -140,16 +140,17 @@ def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> Non
         logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:\n  {shown}")
     costs = [answer.cost for answer in answers if answer.error is None]
     if costs:
-        _log_throughput(costs)
+        _log_throughput(costs, len(failures))
     if toy:
         logger.warning(TOY)
 
 
-def _log_throughput(costs: Sequence[SampleCost]) -> None:
+def _log_throughput(costs: Sequence[SampleCost], failed: int) -> None:
     seconds = sum(cost.seconds_total for cost in costs)
     tokens = sum(cost.output_tokens for cost in costs)
     means = {
         "num_requests": len(costs),
+        "samples_that_could_not_be_read": failed,
         "vision_tokens_kept": sum(cost.tokens_kept for cost in costs) / len(costs),
         "keep_ratio_actual": sum(cost.keep_ratio_actual for cost in costs) / len(costs),
     }

@@ -4,10 +4,11 @@ from shutil import copytree
 
 import huggingface_hub
 from lmms_eval.api.instance import unwrap_generation_output
+from lmms_eval.models.model_utils.gen_metrics import reset_logged_metrics, summarize_logged_metrics
 
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.harness.results import CIRCULAR, notes_on, result
+from lmms_kvtp.harness.results import CIRCULAR, notes_on, report, result
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.source import of_encoder
@@ -61,3 +62,11 @@ def test_encoders_are_the_same_by_their_weights_and_by_their_names_only_where_th
     assert said(unknown, ("someone/not-here", mark)) == {"a": CIRCULAR}
     assert said(unknown, ("another name", mark)) == said(known, None) == {}
     assert said(known, (folder, mark), "uniform") == said(known, (folder, mark), "similarity", "uniform") == {}
+
+
+def test_the_harness_s_summary_counts_samples_that_could_not_be_read():
+    reset_logged_metrics()
+    cost = SampleCost(num_frames=2, tokens_before=10, tokens_kept=4, output_tokens=1, seconds={"prefill": 0.5})
+    report([Answer("A", cost), Answer("", SampleCost(), "VideoError: gone")], ["v1: gone"], toy=False)
+    told = summarize_logged_metrics()
+    assert told["avg_samples_that_could_not_be_read"] == 1 and told["avg_vision_tokens_kept"] == 4
