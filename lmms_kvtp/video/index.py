@@ -132,11 +132,11 @@ def read_index(path: str) -> VideoIndex:
 
 
 @lru_cache(maxsize=128)
-def _decoded_stamps(path: str, doubt: str, from_key: bool, *file: int) -> NDArray[np.int64]:
+def _decoded_stamps(path: str, doubt: str, has_keys: bool, *file: int) -> NDArray[np.int64]:
     """Decode a file once, and list the stamps of its frames as they come; `file` is its size and last change."""
     log.info("%s: %s, so that its frames are found by decoding it once", path, doubt)
     with open_video(path) as (container, stream):
-        stamps = [NO_STAMP if frame.pts is None else frame.pts for frame in decode(container, stream, from_key)]
+        stamps = [NO_STAMP if frame.pts is None else frame.pts for frame in decode(container, stream, has_keys)]
     if not stamps:
         raise VideoError(
             f"cannot read video {path}: no frame of it decodes, it may be encrypted, or lack its beginning; {WAY_OUT}"
@@ -144,12 +144,13 @@ def _decoded_stamps(path: str, doubt: str, from_key: bool, *file: int) -> NDArra
     return np.array(stamps, dtype=np.int64)
 
 
-def decode(container: InputContainer, stream: VideoStream, from_key: bool) -> Iterator[VideoFrame]:
-    """Decode a stream from here on, or from a key frame on; packets that do not decode are left out, as players do."""
+def decode(container: InputContainer, stream: VideoStream, has_keys: bool) -> Iterator[VideoFrame]:
+    """Decode a stream from here on; packets that do not decode are left out, as players do."""
     import av
 
+    from_key = has_keys and stream.codec_context.name == "hevc"  # it shows what it cannot know, up to FFmpeg 7
     for packet in container.demux(stream):
-        from_key = from_key and packet.size > 0 and not packet.is_keyframe  # some decoders show what they cannot know
+        from_key = from_key and packet.size > 0 and not packet.is_keyframe
         if not from_key and (packet.size or packet.dts is None):
             with suppress(av.FFmpegError):
                 yield from stream.codec_context.decode(packet)
