@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.allocators.base import BudgetAllocator, check, halved, largest_remainder, scaled, whole_frames
+from lmms_kvtp.allocators.base import HalvingAllocator, check, halved, largest_remainder, scaled, whole_frames
 
 
 @dataclass(frozen=True)
-class AdaptiveKeyframes(BudgetAllocator):
+class AdaptiveKeyframes(HalvingAllocator):
     """Halves the video until relevance peaks in a part, and keeps each part's top frames whole.
 
     With relevance scaled to [0, 1] over the video, a part whose top k frames exceed its mean by more than `threshold`
@@ -23,18 +23,7 @@ class AdaptiveKeyframes(BudgetAllocator):
     Source: AKS (arXiv 2502.21271), section 3.
     """
 
-    temporal: ClassVar[bool] = True
     paper: ClassVar[str] = "AKS, arXiv 2502.21271"
-
-    threshold: float = 0.8
-    """Excess of the top frames over the mean that stops the halving."""
-    depth: int = 5
-    """Largest number of halvings."""
-
-    def __post_init__(self) -> None:
-        """Refuse a negative depth."""
-        if self.depth < 0:
-            raise ValueError(f"depth={self.depth} must be >= 0 halvings")
 
     def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
         """Choose frames by parts of the video; ties go to the earlier frame."""

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmms_kvtp.allocators.base import BudgetAllocator, check, halved, scaled, whole_frames
+from lmms_kvtp.allocators.base import HalvingAllocator, check, halved, scaled, whole_frames
 
 
 @dataclass(frozen=True)
-class AdaptiveKeyframesRelease(BudgetAllocator):
+class AdaptiveKeyframesRelease(HalvingAllocator):
     """As `aks`, but loses the frames that a part's share cannot give; it then keeps less than the total.
 
     A video is halved to `depth` even where a half has no frame to keep, and a part of d halvings gives at most
@@ -22,18 +22,7 @@ class AdaptiveKeyframesRelease(BudgetAllocator):
     """
 
     exact: ClassVar[bool] = False
-    temporal: ClassVar[bool] = True
     paper: ClassVar[str] = "AKS, arXiv 2502.21271 (released code)"
-
-    threshold: float = 0.8
-    """Excess of the top frames over the mean that stops the halving."""
-    depth: int = 5
-    """Largest number of halvings."""
-
-    def __post_init__(self) -> None:
-        """Refuse a negative depth."""
-        if self.depth < 0:
-            raise ValueError(f"depth={self.depth} must be >= 0 halvings")
 
     def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
         """Choose frames by parts of the video; ties go to the earlier frame."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +40,23 @@ class BudgetAllocator(ABC):
         Raises:
             ValueError: `total` does not fit in the frames, or a relevance is NaN or infinite.
         """
+
+
+@dataclass(frozen=True)
+class HalvingAllocator(BudgetAllocator):
+    """Keeps whole frames of the parts into which `halved` cuts a video; the two forms of AKS differ in shares."""
+
+    temporal: ClassVar[bool] = True
+
+    threshold: float = 0.8
+    """Excess of the top frames over the mean that stops the halving."""
+    depth: int = 5
+    """Largest number of halvings."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative depth."""
+        if self.depth < 0:
+            raise ValueError(f"depth={self.depth} must be >= 0 halvings")
 
 
 def check(relevance: Float[Tensor, " T"], total: int, capacity: int) -> None:
