@@ -1,6 +1,7 @@
 """What the back ends share that stand on a family's own classes of transformers: loading, prompts, decoding."""
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -139,9 +140,9 @@ class NativeVLM(VideoVLM):
             raise ValueError(f"{given}: {cls.family} wants a {cls.class_name} and, as processor=, its processor")
         return cls(str(model.name_or_path), model, processor, options)
 
+    @abstractmethod
     def tower_shape(self, vision: Any) -> MergedShape:
         """Read the sizes of the tower from its config."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """List as plain values all that answers depend on beside method and frames."""
