@@ -22,7 +22,7 @@ from lmms_kvtp.run.build import Built
 from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.video.ahead.ahead import Ahead, decode_ahead
-from lmms_kvtp.video.frames import Video
+from lmms_kvtp.video.frames import StaleIndexError, Video
 from lmms_kvtp.video.load import to_videos
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import VideoVLM
@@ -202,7 +202,11 @@ class Answerer:
                 return [[visual] * len(methods) for visual in visuals]
             there = all(isinstance(visual, Video) for visual in visuals)
             videos = visuals if there else to_videos(visuals, " ".join(ask.visuals), self.frames, run.cache)
-        return [encode_once(vlm, methods, video) for video in videos]
+        try:
+            return [encode_once(vlm, methods, video) for video in videos]
+        except StaleIndexError:
+            videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames, run.cache)
+            return [encode_once(vlm, methods, video) for video in videos]
 
 
 def _with_encoder(lane: Lane, same: dict[FrameEncoder, FrameEncoder]) -> Lane:

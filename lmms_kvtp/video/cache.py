@@ -65,9 +65,10 @@ class FrameCache:
         """
         return Shelf(self, f"{fingerprint(Path(video))}-{os.stat(video).st_mtime_ns} {backend}")
 
-    def has(self, name: Callable[[PixelSpec], str]) -> bool:
-        """Whether each tower that ever asked has an entry of that name; entries are not read for it."""
-        return all((self.folder / name(spec)).exists() for spec in self._specs)
+    def has(self, frames: str) -> bool:
+        """Whether each tower that ever asked, or any where none did, has an entry of those frames; none is read."""
+        wanted = [_name(frames, spec) for spec in self._specs] or [_name(frames)]
+        return all(any(self.folder.glob(name)) for name in wanted)
 
     def get(self, name: str, spec: PixelSpec) -> UInt8[Tensor, "T h w 3"] | None:
         """Read an entry; None where there is none, or a damaged one."""
@@ -162,7 +163,7 @@ class Shelf:
 
     def has(self, indices: Sequence[int], fast: bool) -> bool:
         """Whether these frames need not be decoded, as far as it is known which towers will ask."""
-        return self.cache.has(lambda spec: self._name(spec, indices, fast))
+        return self.cache.has(self._frames(indices, fast))
 
     def shrink(
         self, spec: PixelSpec, rgb: Callable[[], UInt8[Tensor, "T H W 3"]], indices: Sequence[int], fast: bool
@@ -170,16 +171,24 @@ class Shelf:
         """Implements `Shrink`: takes frames from the cache, or makes and keeps them."""
         if type(spec).__repr__ is object.__repr__:  # it does not say what it does
             return spec.resize(rgb(), fast)
-        name = self._name(spec, indices, fast)
+        name = _name(self._frames(indices, fast), spec)
         frames = self.cache.get(name, spec)
         if frames is None:
             frames = spec.resize(rgb(), fast)
             self.cache.put(name, frames)
         return frames
 
-    def _name(self, spec: PixelSpec, indices: Sequence[int], fast: bool) -> str:
-        told = (EDITION, self.video, tuple(indices), type(spec).__module__, repr(spec), fast, makers())
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:40] + SUFFIX
+    def _frames(self, indices: Sequence[int], fast: bool) -> str:
+        return _hash(EDITION, self.video, tuple(indices), fast, makers())
+
+
+def _name(frames: str, spec: PixelSpec | None = None) -> str:
+    """Name an entry; without `spec`, a pattern of all entries of these frames."""
+    return f"{frames}-{'*' if spec is None else _hash(type(spec).__module__, repr(spec))}{SUFFIX}"
+
+
+def _hash(*told: object) -> str:
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
 
 def _read(file: BufferedReader) -> UInt8[Tensor, "T h w 3"]:

@@ -16,6 +16,10 @@ class VideoError(ValueError):
     """A video cannot be read; the message names the path and the cause."""
 
 
+class StaleIndexError(VideoError):
+    """A video showed other frames than its packets announce; these are listed now: it can be read from its start."""
+
+
 @dataclass(frozen=True)
 class TowerInside:
     """Queries and keys of the last layer that the language model's own tower runs, of some frames in a row."""

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmms_kvtp.files import content_key, home, write_atomically
 from lmms_kvtp.video.frames import VideoError
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ WAY_OUT = "replace or re-encode the file, or run with on_error=skip"
 _MPEG = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
 TIMELESS = {"avi": _MPEG, "asf": _MPEG, "mpegvideo": _MPEG, "gif": ("gif",), "apng": ("apng",)}
 """Formats, and codecs in them, whose packets do not say which frame is shown when, or from where on it is whole."""
+SHORT = {"mpeg4": 32}
+"""Bytes below which a packet may hold no frame, but the word to show the last one again."""
 NO_STAMP = -(2**63)
 TS_DISCONT = 0x0200
 """FFmpeg's flag of formats that are joined by writing one behind the other: clocks begin anew, packets seem damaged."""
@@ -74,7 +78,7 @@ def read_index(path: str) -> VideoIndex:
     stamps: list[int | None] = []  # of frames that are shown, in order of decoding
     clock: list[int | None] = []  # when each packet is decoded
     keys: list[int | None] = []
-    clean, damaged, begins = True, False, True
+    clean, damaged, begins, short = True, False, True, False
     with open_video(path) as (container, stream):
         name, codec = container.format.name, stream.codec_context.codec.canonical_name
         is_shown, restarts = SHOWN.get(codec), bool(container.format.flags & TS_DISCONT)
@@ -93,6 +97,7 @@ def read_index(path: str) -> VideoIndex:
             if not packet.is_discard and (is_shown is None or is_shown(memoryview(packet))):
                 stamps.append(packet.pts)
             clock.append(packet.dts)
+            short = short or packet.size < SHORT.get(codec, 0)
         header = float(stream.average_rate or stream.guessed_rate or math.nan)
         tick, reorders, told = float(stream.time_base or 1), stream.codec_context.has_b_frames, stream.frames
         frame_bytes = 3 * stream.width * stream.height
@@ -102,6 +107,8 @@ def read_index(path: str) -> VideoIndex:
     shown, is_listed, is_seekable = np.unique(decoded), codec in TIMELESS.get(name, ()), True
     doubts = {
         f"{name} files do not tell when a frame of {codec} is shown": is_listed,
+        "it did not show what its packets announce when it was read": _kept(path).exists(),
+        "some of its packets may show no frame": short,
         "packets are flagged as damaged": damaged,
         "it begins inside a group of pictures": not begins,
         "frames have no time stamps of their own": len(shown) < max(1, len(stamps)),
@@ -112,8 +119,7 @@ def read_index(path: str) -> VideoIndex:
         and (np.diff(decoded) > 0).all(),
     }
     if doubt := next((reason for reason, holds in doubts.items() if holds), ""):
-        status = os.stat(path)
-        found = _decoded_stamps(path, doubt, len(key_stamps) > 0, status.st_size, status.st_mtime_ns)
+        found = _decoded_stamps(path, doubt, len(key_stamps) > 0, _kept(path))
         rises = (np.diff(found) > 0).all() and len(key_stamps) and key_stamps[0] <= found[0]
         is_seekable, clean, shown = bool(rises) and not is_listed, clean and np.array_equal(found, shown), found
     beats = (shown, len(shown)) if is_seekable else (times, len(clock))
@@ -131,9 +137,25 @@ def read_index(path: str) -> VideoIndex:
     )
 
 
+def shows_others(index: VideoIndex) -> bool:
+    """Decode a file that did not show a frame of its index; whether it has others, which its next index then tells."""
+    doubt = "a frame that its packets announce does not come"
+    found = _decoded_stamps(index.path, doubt, len(index.key_stamps) > 0, _kept(index.path))
+    return not np.array_equal(found, index.stamps if index.stamps is not None else found)
+
+
+def _kept(path: str) -> Path:
+    """Where the stamps of a file's frames are kept once they are found by decoding it."""
+    status = os.stat(path)
+    key = content_key(os.path.abspath(path), status.st_size, status.st_mtime_ns, version("av"))
+    return home() / "frame_stamps" / key
+
+
 @lru_cache(maxsize=128)
-def _decoded_stamps(path: str, doubt: str, has_keys: bool, *file: int) -> NDArray[np.int64]:
-    """Decode a file once, and list the stamps of its frames as they come; `file` is its size and last change."""
+def _decoded_stamps(path: str, doubt: str, has_keys: bool, kept: Path) -> NDArray[np.int64]:
+    """Decode a file once, and list the stamps of its frames as they come, unless they are kept."""
+    with suppress(OSError, ValueError):
+        return np.frombuffer(kept.read_bytes(), dtype=np.int64)
     log.info("%s: %s, so that its frames are found by decoding it once", path, doubt)
     with open_video(path) as (container, stream):
         stamps = [NO_STAMP if frame.pts is None else frame.pts for frame in decode(container, stream, has_keys)]
@@ -141,7 +163,10 @@ def _decoded_stamps(path: str, doubt: str, has_keys: bool, *file: int) -> NDArra
         raise VideoError(
             f"cannot read video {path}: no frame of it decodes, it may be encrypted, or lack its beginning; {WAY_OUT}"
         )
-    return np.array(stamps, dtype=np.int64)
+    found = np.array(stamps, dtype=np.int64)
+    with suppress(OSError):  # then the next process decodes it again
+        write_atomically(kept, found.tobytes())
+    return found
 
 
 def decode(container: InputContainer, stream: VideoStream, has_keys: bool) -> Iterator[VideoFrame]:

@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmms_kvtp.video.frames import VideoError
-from lmms_kvtp.video.index import WAY_OUT, VideoIndex, decode, open_video
+from lmms_kvtp.video.frames import StaleIndexError, VideoError
+from lmms_kvtp.video.index import WAY_OUT, VideoIndex, decode, open_video, shows_others
 from lmms_kvtp.video.reader import Reader, stacked
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class PyAVReader(Reader):
         self._rgb: NDArray[np.uint8] = np.empty((0, 0, 3), dtype=np.uint8)  # and its pixels
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
-        """Decode frames; DamagedError where one is damaged, VideoError where one is missing."""
+        """Decode frames; DamagedError where one is damaged, StaleIndexError or VideoError where one is missing."""
         return stacked(map(self._picture, indices))
 
     def close(self) -> None:
@@ -85,6 +85,8 @@ class PyAVReader(Reader):
                 return frame
             if position == index:
                 cause, kind = "damaged", DamagedError
+        if kind is VideoError and shows_others(self._index):
+            raise StaleIndexError(f"video {self._index.path} does not show what its packets announce; read it again")
         raise kind(f"cannot read video {self._index.path}: frame {index} is {cause}; {WAY_OUT}")
 
     def _starts(self, index: int) -> Iterator[int | None]:

@@ -33,6 +33,12 @@ def numbers() -> Callable[[Tensor], list[int]]:
     return read
 
 
+@pytest.fixture(autouse=True)
+def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what an earlier one kept of a file."""
+    monkeypatch.setenv("LMMS_KVTP_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Encode a file whose frames show 0, 1, 2, ..., once for all tests; skips the test where the codec is not here."""

@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,17 +28,21 @@ from helpers.odd_videos import (
     pack,
     passthrough,
     remux,
+    repeating,
     stamped,
 )
+from lmms_eval.api.instance import Instance
 from PIL import Image
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.compare.measure import read
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import sample_clips, scan
 from lmms_kvtp.video import FrameOptions, VideoError, image_files, load_video, reader
 from lmms_kvtp.video.cache import FrameCache
-from lmms_kvtp.video.index import SHOWN, read_index
+from lmms_kvtp.video.frames import StaleIndexError
+from lmms_kvtp.video.index import SHOWN, _decoded_stamps, read_index
 from lmms_kvtp.video.load import is_video, to_videos
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.visualize.picture import WIDTH, small_frames
@@ -78,6 +84,7 @@ KINDS: dict[str, Any] = {
     "begins_at_open_group.mkv": lambda clip, path: remux(clip(**OPEN), path, from_second_key),
     "misplaced.mkv": lambda clip, path: remux(clip(), path, in_order_of_decoding),
     "hidden_vp8.webm": lambda clip, path: remux(clip("clip.webm", **VP8), path, hiding(7)),
+    "repeats.mkv": lambda clip, path: remux(clip("clip.mkv", codec="mpeg4"), path, repeating(5, 6, 7)),
     "split_av1.mkv": lambda clip, path: remux(clip("clip.mkv", **AV1), path, stamped, "av1_frame_split"),
     "joined.ts": lambda clip, path: join(path, clip("clip.ts"), clip("clip.ts")),
     "joined_inside.ts": lambda clip, path: join(
@@ -139,6 +146,45 @@ def test_a_file_is_decoded_once_for_its_index_and_the_log_says_why(clip, caplog,
     assert said == f"{path}: it begins inside a group of pictures, so that its frames are found by decoding it once"
     load_video(clip())
     assert len(caplog.records) == 1
+    _decoded_stamps.cache_clear()  # another process
+    load_video(path)
+    assert len(caplog.records) == 1
+    shutil.copy(path, path.with_name("copy.mkv"))
+    load_video(path.with_name("copy.mkv"))
+    assert len(caplog.records) == 2
+
+
+@pytest.fixture
+def announcing_more(clip, tmp_path):
+    """A file three of whose packets show no frame, which only who decodes them can know."""
+    say_again = repeating(5, 6, 7, rest=b"\0\0\1\xb2" + bytes(range(1, 64)))
+    return remux(clip("clip.mkv", codec="mpeg4"), tmp_path / "more.mkv", say_again)
+
+
+def test_a_video_that_lacks_a_frame_of_its_index_gets_another(announcing_more, numbers):
+    truth = numbers(torch.from_numpy(np.stack(as_players_show(announcing_more))))
+    options = FrameOptions(max_frames_num=50, force_sample=True)
+    with pytest.raises(StaleIndexError, match=r"more\.mkv does not show what its packets announce; read it again"):
+        list(load_video(announcing_more, options).chunks())
+    video = load_video(announcing_more, replace(options, max_frames_num=47))
+    assert [number for frames in video.chunks() for number in numbers(frames.rgb)] == truth
+    assert len(truth) == video.timing.total == 47
+
+
+@pytest.mark.parametrize("ahead", [0, 64])
+def test_a_run_goes_on_with_a_video_that_lacks_a_frame_of_its_index(announcing_more, clip, checkpoint, ahead):
+    method = {"scorer": "uniform", "allocator": "uniform", "pruner": "random"}
+    frames = {"max_frames_num": 47, "force_sample": True, "decode_ahead_mib": ahead}
+    model = LlavaVideoKvtp(
+        pretrained=str(checkpoint), device="cpu", on_error="raise", journal="none", **method, **frames
+    )
+    model.task_dict["look"] = {"test": [{}, {}]}
+    requests = []
+    for number, path in enumerate([announcing_more, clip()]):
+        arguments = ("Which?", {"max_new_tokens": 2}, lambda _, path=path: [str(path)], number, "look", "test")
+        requests.append(Instance("generate_until", arguments, 0, {"task": "look", "doc_id": number, "repeats": 1}))
+    counts = [answer.token_counts.to_dict() for answer in model.generate_until(requests)]
+    assert [count["num_frames"] for count in counts] == [47, 47]
 
 
 @pytest.mark.parametrize(
@@ -272,11 +318,7 @@ def test_a_video_that_changes_its_size_is_resized_frame_by_frame(clip, numbers, 
     assert [len(rgb) for chunk in chunks for rgb in chunk.rgb] == sizes
     assert torch.cat([chunk.times for chunk in chunks]).equal(video.times)
     kept = load_video(path, options, cache)
-    if chunk_size == 16:  # the first chunk, before it is known what is kept
-        with pytest.raises(VideoError, match="its frames change size; set no frame_cache"):
-            next(kept.chunks()).resized(spec)
-    next(load_video(clip(), options, cache).chunks()).resized(spec)
-    for _ in range(2):
+    for _ in range(2):  # with nothing kept yet, and with all
         assert torch.cat([chunk.resized(spec) for chunk in kept.chunks()]).equal(resized)
 
 

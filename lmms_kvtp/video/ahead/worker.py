@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmms_kvtp.video.cache import FrameCache
-from lmms_kvtp.video.frames import Frames, VideoError
+from lmms_kvtp.video.frames import Frames, StaleIndexError, VideoError
 from lmms_kvtp.video.load import SampledVideo, to_videos
 from lmms_kvtp.video.pixels import PixelSpec
 from lmms_kvtp.video.sampling import FrameOptions
@@ -88,7 +88,7 @@ class Failed:
 
     def error(self) -> Exception:
         """Make the error that reading the sample in the main process would have raised."""
-        kinds: dict[str, type[Exception]] = {"VideoError": VideoError, "ValueError": ValueError}
+        kinds: dict[str, type[Exception]] = {kind.__name__: kind for kind in (VideoError, StaleIndexError, ValueError)}
         kind = kinds.get(self.kind)
         return kind(self.message) if kind else RuntimeError(f"{self.kind}: {self.message}")
 
