@@ -113,7 +113,8 @@ class FastVid(ScenePruner):
         frames, counts = torch.unique_consecutive(holds // capacity, return_counts=True)
         ends, best = counts.cumsum(0).tolist(), []
         for part in chunks(embeds):
-            cosines = F.normalize(embeds[part][~salient[part]].float(), dim=1) @ units
+            tokens = embeds[part].float()
+            cosines = (tokens @ units / tokens.norm(dim=2, keepdim=True).clamp_min(1e-12))[~salient[part]]
             best.append([cosines[:, start:end].max(dim=1) for start, end in pairwise([0, *ends])])
         alike, into = (
             torch.cat([torch.stack([getattr(each, name) for each in part], dim=1) for part in best])

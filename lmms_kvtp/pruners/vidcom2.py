@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.pruners.base import ScorePruner
-from lmms_kvtp.pruners.parts.likeness import LikenessSettings, frame_means, likeness, steady, unit
-from lmms_kvtp.pruners.parts.packing import chunks
+from lmms_kvtp.pruners.parts.likeness import Directions, LikenessSettings, steady
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 
@@ -27,11 +25,5 @@ class VidCom2(LikenessSettings, ScorePruner):
 
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
         """Score how unlike video and frame each token is."""
-        channels = steady(tokens.embeds, self.channels)
-        means = frame_means(tokens.embeds, channels)
-        scores = []
-        for part in chunks(tokens.embeds):
-            vectors = unit(tokens.embeds[part], channels)
-            to_video = likeness(vectors, means.mean(dim=0), self.widths)
-            scores.append(to_video + likeness(vectors, means[part], self.widths))
-        return -torch.cat(scores)
+        seen = Directions.of(tokens.embeds, steady(tokens.embeds, self.channels))
+        return -(seen.likeness(self.widths, to_video=True) + seen.likeness(self.widths, to_video=False))

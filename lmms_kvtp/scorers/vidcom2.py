@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.pruners.parts.likeness import LikenessSettings, frame_means, likeness, steady, unit
-from lmms_kvtp.pruners.parts.packing import chunks
+from lmms_kvtp.pruners.parts.likeness import Directions, LikenessSettings, steady
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.types import FrameFeatures
@@ -29,8 +27,5 @@ class VidCom2Relevance(LikenessSettings, FrameScorer):
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Average the likeness of each frame's tokens to the video, and turn its sign: unlike frames count more."""
         assert features.tokens is not None
-        tokens = features.tokens
-        channels = steady(tokens, self.channels)
-        video = frame_means(tokens, channels).mean(dim=0)
-        parts = [unit(tokens[part], channels) for part in chunks(tokens)]
-        return -torch.cat([likeness(part, video, self.widths).mean(dim=1) for part in parts])
+        seen = Directions.of(features.tokens, steady(features.tokens, self.channels))
+        return -seen.likeness(self.widths, to_video=True).mean(dim=1)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.pruners.parts.packing import chunks
@@ -27,34 +26,47 @@ class LikenessSettings:
             raise ValueError(f"widths={self.widths} must be positive numbers, at least one")
 
 
-def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:
-    """Find the channels of lowest variance over the video, in order; sums are taken chunk by chunk around the mean.
+def steady(embeds: Float[Tensor, "T N D"], share: float) -> Float[Tensor, " D"]:
+    """Mark the channels of lowest variance over the video with 1; sums are taken chunk by chunk around the mean.
 
     Args:
         embeds: tokens.
-        share: part of the channels, in (0, 1]; at least one is returned.
+        share: part of the channels, in (0, 1]; at least one is marked.
     """
     count = embeds.shape[0] * embeds.shape[1]
-    parts = list(chunks(embeds))
-    mean = torch.stack([embeds[part].sum(dim=(0, 1), dtype=torch.float32) for part in parts]).sum(dim=0) / count
-    spread = torch.stack([(embeds[part].float() - mean).square().sum(dim=(0, 1)) for part in parts]).sum(dim=0)
-    kept = max(int(share * len(spread)), 1)
-    return spread.argsort(stable=True)[:kept].sort().values
+    mean = torch.stack([_total(embeds[part].float()) for part in chunks(embeds)]).sum(dim=0) / count
+    squares = [_total((embeds[part].float() - mean).square_()) for part in chunks(embeds)]
+    spread = torch.stack(squares).sum(dim=0)
+    kept = spread.argsort(stable=True)[: max(int(share * len(spread)), 1)]
+    return torch.zeros_like(spread).index_fill_(0, kept, 1.0)
 
 
-def unit(embeds: Float[Tensor, "*shape D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "*shape c"]:
-    """Take some channels of tokens, as vectors of length 1."""
-    return F.normalize(embeds[..., channels].float(), dim=-1)
+@dataclass(frozen=True)
+class Directions:
+    """Tokens as unit vectors of the marked channels, without writing them down: their lengths, and frames' means."""
+
+    embeds: Float[Tensor, "T N D"]
+    lengths: Float[Tensor, "T N"]
+    means: Float[Tensor, "T D"]
+    """Average unit vector of each frame; 0 in channels that are not marked."""
+
+    @classmethod
+    def of(cls, embeds: Float[Tensor, "T N D"], channels: Float[Tensor, " D"]) -> "Directions":
+        """Measure tokens in the channels marked with 1."""
+        squares = [embeds[part].float().square() @ channels for part in chunks(embeds)]
+        lengths = torch.cat(squares).sqrt().clamp_min(1e-12)
+        weights = lengths.reciprocal()[:, None] / embeds.shape[1]
+        means = [(weights[part] @ embeds[part].float())[:, 0] for part in chunks(embeds)]
+        return cls(embeds, lengths, torch.cat(means) * channels)
+
+    def likeness(self, widths: tuple[float, ...], to_video: bool) -> Float[Tensor, "T N"]:
+        """Sum exp(-distance^2 / (2 a)) over the widths a, for the distance to the video's mean, or to each frame's."""
+        means = self.means.mean(dim=0, keepdim=True).expand_as(self.means) if to_video else self.means
+        dots = [(means[part][:, None] @ self.embeds[part].float().mT)[:, 0] for part in chunks(self.embeds)]
+        distances = 1 + means.square().sum(dim=1, keepdim=True) - 2 * torch.cat(dots) / self.lengths
+        return torch.stack([torch.exp(-distances / (2 * width)) for width in widths]).sum(dim=0)
 
 
-def frame_means(embeds: Float[Tensor, "T N D"], channels: Int[Tensor, " c"]) -> Float[Tensor, "T c"]:
-    """Average the unit vectors of each frame."""
-    return torch.cat([unit(embeds[part], channels).mean(dim=1) for part in chunks(embeds)])
-
-
-def likeness(
-    tokens: Float[Tensor, "F N c"], mean: Float[Tensor, "*frames c"], widths: tuple[float, ...]
-) -> Float[Tensor, "F N"]:
-    """Sum exp(-distance^2 / (2 a)) over the widths a, for the distance to one mean or to the mean of each frame."""
-    distances = (tokens - mean[..., None, :]).square().sum(dim=2)
-    return torch.stack([torch.exp(-distances / (2 * width)) for width in widths]).sum(dim=0)
+def _total(tokens: Float[Tensor, "F N D"]) -> Float[Tensor, " D"]:
+    flat = tokens.flatten(0, 1)
+    return flat.new_ones(len(flat)) @ flat  # faster than a sum on one core

@@ -63,8 +63,8 @@ def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
     if count == 1:
         return torch.full(scene.shape[1:2], -torch.inf, device=scene.device)
     total = torch.zeros(scene.shape[1:], device=scene.device)
-    for part in chunks(scene):
-        total += F.normalize(scene[part].float(), dim=2).sum(dim=0)
+    for frame in scene:
+        total += F.normalize(frame.float(), dim=1)
     return (total.square().sum(dim=1) - count) / (count * (count - 1))  # |sum of unit vectors|^2 holds all pairs
 
 
@@ -182,6 +182,8 @@ def cluster_groups(
 
 def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Tensor, "n D"]:
     """Average each column of a group over its rows, in float32, a few frames at a time."""
+    if len(group) == 1:
+        return flat[group[0]].float()
     sums = [flat[group[part]].sum(dim=0, dtype=torch.float32) for part in chunks(group)]
     return torch.stack(sums).sum(dim=0) / len(group)
 

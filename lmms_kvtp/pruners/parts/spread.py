@@ -16,7 +16,7 @@ def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:
     parts = []
     for part in chunks(embeds):
         unit = F.normalize(embeds[part].float(), dim=-1)
-        parts.append(1 - unit @ unit.transpose(1, 2))
+        parts.append((unit @ unit.mT).neg_().add_(1))
     joined = torch.cat(parts)
     refuse_nan(joined, "tokens")
     return joined

@@ -91,7 +91,7 @@ class TreePruner(ScenePruner):
             weights = attention * torch.cat([_relevance(*scene) for scene in scenes])
         apart = distances(embeds).mul_(weights[:, None])  # of a candidate, the column, from each other token
         frames, capacity = attention.shape
-        nearest = apart.kthvalue(min(2, capacity), dim=1).values
+        nearest = apart.mT.topk(min(2, capacity), largest=False).values[..., -1]
         every = torch.arange(frames, device=embeds.device)
         again = self.twice and self.selection == "attn_div_v2"
         order = farthest(nearest, lambda chosen: apart[every, chosen], int(counts.max()), again)
