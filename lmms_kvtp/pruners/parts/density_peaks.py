@@ -10,6 +10,9 @@ from torch import Tensor
 PAIRS_AT_ONCE = 2**24
 """Pairs of points whose distances stand in memory together; where there are more, distances are taken again."""
 
+FEW = 25
+"""Points that torch, too, compares by their differences, and no longer by products."""
+
 
 def density_peaks(
     points: Float[Tensor, "n C"],
@@ -72,8 +75,21 @@ class _Distances:
 
 
 def _apart(rows: Float[Tensor, "r C"], columns: Float[Tensor, "m C"]) -> Float[Tensor, "r m"]:
-    distances: Tensor = torch.cdist(rows, columns) / columns.shape[1] ** 0.5
-    return distances
+    """Compute distances; those of few points by differences, so that equal points have equal distances."""
+    if max(len(rows), len(columns)) <= FEW:
+        distances: Tensor = torch.cdist(rows, columns)
+    else:
+        squares = torch.linalg.vecdot(rows, rows)[:, None] + torch.linalg.vecdot(columns, columns)
+        products = gram(rows) if rows is columns else rows @ columns.T
+        distances = squares.sub_(products, alpha=2).clamp_min_(0).sqrt_()
+    return distances.div_(columns.shape[1] ** 0.5)
+
+
+def gram(points: Float[Tensor, "n C"]) -> Float[Tensor, "n n"]:
+    """Compute all products of two points, a quarter of them by symmetry."""
+    half = len(points) // 2
+    first, second = points[:half] @ points.T, points[half:] @ points[half:].T
+    return torch.cat([first, torch.cat([first[:, half:].T, second], dim=1)])
 
 
 def _scores(distances: _Distances, neighbours: int, noise: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:

@@ -1,5 +1,6 @@
 """How much tokens are like a mean token, as VidCom2 measures it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,9 +35,8 @@ def steady(embeds: Float[Tensor, "T N D"], share: float) -> Float[Tensor, " D"]:
         share: part of the channels, in (0, 1]; at least one is marked.
     """
     count = embeds.shape[0] * embeds.shape[1]
-    mean = torch.stack([_total(embeds[part].float()) for part in chunks(embeds)]).sum(dim=0) / count
-    squares = [_total((embeds[part].float() - mean).square_()) for part in chunks(embeds)]
-    spread = torch.stack(squares).sum(dim=0)
+    mean = torch.stack([_total(rows) for _, rows in _copies(embeds)]).sum(dim=0) / count
+    spread = torch.stack([_total(rows.sub_(mean).square_()) for _, rows in _copies(embeds)]).sum(dim=0)
     kept = spread.argsort(stable=True)[: max(int(share * len(spread)), 1)]
     return torch.zeros_like(spread).index_fill_(0, kept, 1.0)
 
@@ -53,7 +53,7 @@ class Directions:
     @classmethod
     def of(cls, embeds: Float[Tensor, "T N D"], channels: Float[Tensor, " D"]) -> "Directions":
         """Measure tokens in the channels marked with 1."""
-        squares = [embeds[part].float().square() @ channels for part in chunks(embeds)]
+        squares = [rows.square_() @ channels for _, rows in _copies(embeds)]
         lengths = torch.cat(squares).sqrt().clamp_min(1e-12)
         weights = lengths.reciprocal()[:, None] / embeds.shape[1]
         means = [(weights[part] @ embeds[part].float())[:, 0] for part in chunks(embeds)]
@@ -65,6 +65,14 @@ class Directions:
         dots = [(means[part][:, None] @ self.embeds[part].float().mT)[:, 0] for part in chunks(self.embeds)]
         distances = 1 + means.square().sum(dim=1, keepdim=True) - 2 * torch.cat(dots) / self.lengths
         return torch.stack([torch.exp(-distances / (2 * width)) for width in widths]).sum(dim=0)
+
+
+def _copies(embeds: Float[Tensor, "T N D"]) -> Iterator[tuple[slice, Float[Tensor, "F N D"]]]:
+    """Copy some frames at a time, in float32, to one place: new memory for each takes longer than what is computed."""
+    place: Tensor | None = None
+    for part in chunks(embeds):
+        place = torch.empty_like(embeds[part], dtype=torch.float32) if place is None else place
+        yield part, place[: len(embeds[part])].copy_(embeds[part])
 
 
 def _total(tokens: Float[Tensor, "F N D"]) -> Float[Tensor, " D"]:

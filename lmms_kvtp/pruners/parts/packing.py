@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
-TOKENS_AT_ONCE = 4 * 14 * 14
+TOKENS_AT_ONCE = 16 * 14 * 14
 """Tokens that are worked on together, with the N x N matrix of each of their frames."""
 
 AXES = {"image": 1, "text": 0}

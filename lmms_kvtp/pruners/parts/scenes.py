@@ -190,6 +190,8 @@ def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Ten
 
 def change(embeds: Float[Tensor, "T N D"], reference: Int[Tensor, " T"]) -> Float[Tensor, "T N"]:
     """Compute 1 - cosine between each token and the one at the same patch of its frame's reference frame."""
-    where = reference.to(embeds.device)
-    cosines = [F.cosine_similarity(embeds[part].float(), embeds[where[part]].float(), dim=2) for part in chunks(embeds)]
-    return 1 - torch.cat(cosines)
+    lengths = torch.cat([embeds[part].float().norm(dim=2) for part in chunks(embeds)]).clamp_min(1e-8)
+    place = torch.empty_like(embeds[0], dtype=torch.float32)
+    pairs = zip(embeds, (embeds[frame] for frame in reference.tolist()), strict=True)
+    products = [torch.mul(frame.float(), other.float(), out=place).sum(dim=1) for frame, other in pairs]
+    return 1 - torch.stack(products) / (lengths * lengths[reference.to(embeds.device)])

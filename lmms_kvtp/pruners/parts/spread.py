@@ -8,16 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lmms_kvtp.pruners.parts.packing import chunks, refuse_nan
+from lmms_kvtp.pruners.parts.density_peaks import gram
+from lmms_kvtp.pruners.parts.packing import refuse_nan
 
 
 def distances(embeds: Float[Tensor, "T N D"]) -> Float[Tensor, "T N N"]:
     """Compute 1 - cosine between the tokens of each frame. Raises ValueError if a token is NaN."""
-    parts = []
-    for part in chunks(embeds):
-        unit = F.normalize(embeds[part].float(), dim=-1)
-        parts.append((unit @ unit.mT).neg_().add_(1))
-    joined = torch.cat(parts)
+    joined = torch.stack([gram(F.normalize(frame.float(), dim=-1)).neg_().add_(1) for frame in embeds])
     refuse_nan(joined, "tokens")
     return joined
 
