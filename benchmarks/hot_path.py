@@ -13,11 +13,10 @@ import os
 import statistics
 import subprocess
 import sys
-import tarfile
-import tempfile
-from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from pruning import tree_of
 
 from lmms_kvtp.rendering import markdown, write_between
 
@@ -54,11 +53,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     told = json.dumps({"pruners": PRUNERS, **question_texts()})
-    with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "archive", arguments.before], cwd=ROOT, check=True, capture_output=True).stdout
-        with tarfile.open(fileobj=BytesIO(archive)) as tree:
-            tree.extractall(folder, filter="data")
-        sides = {"before": Path(folder), "now": ROOT}
+    with tree_of(arguments.before) as folder:
+        sides = {"before": folder, "now": ROOT}
         rounds = [{name: side(tree, told) for name, tree in sides.items()} for _ in range(arguments.rounds)]
     held = {"before": arguments.before, "load_average": os.getloadavg()[0], "rounds": rounds}
     text = table(held)

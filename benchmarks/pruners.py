@@ -3,6 +3,8 @@
 On the CPU, with one thread: `OMP_NUM_THREADS=1 nice python benchmarks/pruners.py`; it writes
 benchmarks/results/pruners_cpu.json and the table in docs/methods.md; names of pruners renew the rows of these alone.
 CPU seconds are those that the process had a CPU. `--dtype bfloat16` adds memory in that precision, and no seconds.
+`--before COMMIT` runs each pruner of that commit, too, in turns of one call each, and writes the ratios to
+benchmarks/results/pruners_before.json and a table in docs/methods.md.
 On a GPU: `python benchmarks/pruners.py --device cuda` writes pruners_cuda.json; times are between events of the device.
 """
 
@@ -10,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pruning import cpu_name, spread, status
+from pruning import cpu_name, spread, status, tree_of
 
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.method import build_part, names_of
@@ -161,11 +164,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="by default the one of the device's row")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--row", action="store_true", help="measure one pruner in this process, and print its row")
+    parser.add_argument("--before", help="a commit of this repository, to which this code is compared")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.row:
         dtype = options.dtype or DTYPES[options.device]
         print(json.dumps(measure(options.pruner[0], options.device, dtype, options.repeats)))
+        return
+    if options.before:
+        compare(options.pruner or names_of("pruner"), options.before, options.repeats)
         return
     for name in options.pruner or names_of("pruner"):
         command = [sys.executable, __file__, name, "--row", "--device", options.device]
@@ -176,6 +183,44 @@ def main() -> None:
         row = json.loads(found.stdout)
         print(row, flush=True)
         record(row, options.device)
+
+
+def compare(names: list[str], commit: str, rounds: int) -> None:
+    """Write how many of an older commit's CPU seconds each pruner takes that both have."""
+    rows = []
+    with tree_of(commit) as folder:
+        sides = {"before": folder, "now": Path(__file__).parents[1]}
+        there = [name for name in names if (folder / "lmms_kvtp" / "pruners" / f"{name}.py").exists()]
+        for name in there:
+            found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+            for side in list(sides) * rounds:
+                tree = sides[side]
+                command = [sys.executable, str(tree / "benchmarks" / "pruners.py"), name, "--row", "--repeats", "1"]
+                env = os.environ | {"PYTHONPATH": str(tree)}
+                ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env, cwd=tree)
+                found[side].append(json.loads(ran.stdout))
+            seconds = {side: [row["seconds"]["median"] for row in made] for side, made in found.items()}
+            memory = {side: made[-1]["float32_extra_over_tokens"] for side, made in found.items()}
+            ratios = [now / before for now, before in zip(seconds["now"], seconds["before"], strict=True)]
+            rows.append({"pruner": name, "seconds": seconds, "ratio": spread(ratios), "memory": memory})
+            print(rows[-1], flush=True)
+    path = RESULTS / "pruners_before.json"
+    held = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = sorted(({row["pruner"]: row for row in [*held, *rows]}).values(), key=lambda row: str(row["pruner"]))
+    content = {"command": f"python benchmarks/pruners.py --before {commit}", "rounds": rounds, "rows": rows}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    header = ["pruner", "seconds, before", "now", "ratio", "spread", "extra memory, before", "now"]
+    cells = [
+        [
+            f"`{row['pruner']}`",
+            *(f"{statistics.median(row['seconds'][side]):.2f}" for side in ("before", "now")),
+            f"{row['ratio']['median']:.2f}",
+            f"{row['ratio']['min']:.2f} to {row['ratio']['max']:.2f}",
+            *(f"{row['memory'][side]:.2f}" for side in ("before", "now")),
+        ]
+        for row in rows
+    ]
+    write_between(PAGE, markdown(header, cells), "pruners before")
 
 
 def record(row: dict[str, Any], device: str) -> None:

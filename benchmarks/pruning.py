@@ -8,8 +8,12 @@ import platform
 import statistics
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -25,6 +29,17 @@ FRAMES, GRID, WIDTH, KEY_WIDTH, RATIO, REPEATS = 128, (13, 13), 3584, 1152, 0.2,
 CAPACITY = GRID[0] * GRID[1]
 TARGETS = {"prumerge": 3.0, "tome_release": 8.0, "tome_paper": 8.0}
 PRUNERS = {"prumerge": PruMerge(), "tome_release": ToMe(variant="release"), "tome_paper": ToMe()}
+
+
+@contextmanager
+def tree_of(commit: str) -> Iterator[Path]:
+    """The files of a commit of this repository, in a folder that goes afterwards."""
+    root = Path(__file__).parents[1]
+    archive = subprocess.run(["git", "archive", commit], cwd=root, check=True, capture_output=True).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+        yield Path(folder)
 
 
 def video() -> tuple[FrameTokens, FrameFeatures]:

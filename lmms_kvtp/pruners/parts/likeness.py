@@ -63,7 +63,7 @@ class Directions:
         """Sum exp(-distance^2 / (2 a)) over the widths a, for the distance to the video's mean, or to each frame's."""
         means = self.means.mean(dim=0, keepdim=True).expand_as(self.means) if to_video else self.means
         dots = [(means[part][:, None] @ self.embeds[part].float().mT)[:, 0] for part in chunks(self.embeds)]
-        distances = 1 + means.square().sum(dim=1, keepdim=True) - 2 * torch.cat(dots) / self.lengths
+        distances = self.lengths.gt(1e-12) + means.square().sum(dim=1, keepdim=True) - 2 * torch.cat(dots) / self.lengths
         return torch.stack([torch.exp(-distances / (2 * width)) for width in widths]).sum(dim=0)
 
 
