@@ -24,9 +24,14 @@ class VisionShape:
     heads: int
 
     @property
+    def side(self) -> int:
+        """Patches along a side of the frame; pixels beyond the last whole patch are dropped."""
+        return self.image_size // self.patch_size
+
+    @property
     def patches(self) -> int:
-        """Patches of a frame; pixels beyond the last whole patch are dropped."""
-        return (self.image_size // self.patch_size) ** 2
+        """Patches of a frame."""
+        return self.side**2
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder, mean_column, mean_keys, pool_patches
-from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape
+from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape, vision_sizes
 from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces, scaled_cosines
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
@@ -167,15 +167,7 @@ class Siglip(FrameEncoder):
     @property
     def vision(self) -> VisionShape:
         """Sizes of the vision tower."""
-        config = self.model.config.vision_config
-        return VisionShape(
-            config.image_size,
-            config.patch_size,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_hidden_layers,
-            config.num_attention_heads,
-        )
+        return vision_sizes(self.model.config.vision_config.to_dict())
 
     def companion(self, name: str) -> Path | None:
         """Find a file beside the weights, in the folder or on the hub."""
@@ -228,9 +220,7 @@ class Siglip(FrameEncoder):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the tower's patches."""
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
-        return side, side
+        return self.vision.side, self.vision.side
 
     @cached_property
     def pixel_spec(self) -> ResizedPixels:

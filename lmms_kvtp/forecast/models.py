@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
-from lmms_kvtp.encoders.parts.siglip_config import SO400M
+from lmms_kvtp.encoders.parts.siglip_config import SO400M, text_shape, vision_sizes
 from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool
@@ -46,8 +46,7 @@ class Spec:
 
     def pool(self, mode: str | None = None) -> GridPool:
         """Pooling of patches by `mode`, or as the checkpoint was trained if that is None."""
-        side = self.vision.image_size // self.vision.patch_size
-        return GridPool(mode or self.config.pool_mode, (side, side))
+        return GridPool(mode or self.config.pool_mode, (self.vision.side, self.vision.side))
 
     @property
     def pixel_spec(self) -> ResizedPixels:
@@ -130,18 +129,6 @@ def find_encoder(pretrained: str) -> Encoder | None:
         return None
     from transformers import SiglipConfig
 
-    config = SiglipConfig(**read_json(Path(pretrained) / "config.json"))
-    vision: Any = config.vision_config
-    text: Any = config.text_config
-    return Encoder(
-        VisionShape(
-            vision.image_size,
-            vision.patch_size,
-            vision.hidden_size,
-            vision.intermediate_size,
-            vision.num_hidden_layers,
-            vision.num_attention_heads,
-        ),
-        TextShape(text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.projection_size),
-        text.max_position_embeddings,
-    )
+    config: Any = SiglipConfig(**read_json(Path(pretrained) / "config.json"))
+    vision, text = config.vision_config.to_dict(), config.text_config
+    return Encoder(vision_sizes(vision), text_shape(text), text.max_position_embeddings)

@@ -1,5 +1,6 @@
 """Sizes and configs of SigLIP's towers, and where its weights lie."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -50,6 +51,12 @@ def text_config(text: TextShape, head_width: int, positions: int, vocabulary: in
         eos_token_id=last,
         pad_token_id=last,
     )
+
+
+def vision_sizes(fields: Mapping[str, Any]) -> VisionShape:
+    """Read the sizes of a vision tower from the fields of its config."""
+    names = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    return VisionShape(*(fields[name] for name in names))
 
 
 def text_shape(config: Any) -> TextShape:
