@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.forecast.models import Spec
+from lmms_kvtp.vlms.decoding import now
 
 UTILIZATION = 0.4
 """Share of the rate of large matrix products that a whole model reaches; hours are as rough as this number."""
@@ -75,12 +75,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     done, spent = 0, 0.0
     while spent < seconds:
-        begin = time.perf_counter()
+        begin = now(device)
         for _ in range(4):
             left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        spent += time.perf_counter() - begin
+        spent += now(device) - begin
         done += 4 * 2 * side**3
     return done / spent
 
