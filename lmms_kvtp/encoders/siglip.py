@@ -39,20 +39,6 @@ def outputs_of(*modules: nn.Module) -> Iterator[dict[nn.Module, Any]]:
         yield seen
 
 
-def projected_keys(attention: nn.MultiheadAttention, hidden: Float[Tensor, "T P C"]) -> Float[Tensor, "T P C"]:
-    """Project patches to the keys that the pooling head compares with its probe."""
-    _, weight, _ = attention.in_proj_weight.chunk(3)
-    _, bias, _ = attention.in_proj_bias.chunk(3)
-    return nn.functional.linear(hidden, weight, bias)
-
-
-def patches_in_joint_space(head: nn.Module, hidden: Float[Tensor, "T P C"]) -> Float[Tensor, "T P E"]:
-    """Embed each patch as if it were the whole image: run the pooling head over a sequence of one."""
-    alone = hidden.flatten(0, 1)[:, None]  # [T*P, 1, C]
-    embedded: Tensor = head(alone)
-    return embedded.view(*hidden.shape[:2], -1)
-
-
 @dataclass(frozen=True)
 class Siglip(FrameEncoder):
     """One pass of the vision tower gives all features of a frame.
@@ -113,11 +99,14 @@ class Siglip(FrameEncoder):
             features["column_attention"] = mean_column(seen[layer.q_proj], seen[layer.k_proj], layer.num_heads)
         if "layer_keys" in needs:
             features["layer_keys"] = mean_keys(seen[layer.k_proj], layer.num_heads)
-        if "keys" in needs:
-            projected = self.key_source == "projected"
-            features["keys"] = projected_keys(vision.head.attention, hidden) if projected else hidden
-        if "patch_text" in needs:
-            features["patch_text"] = patches_in_joint_space(vision.head, hidden)
+        if "keys" in needs and self.key_source == "head_input":
+            features["keys"] = hidden
+        elif "keys" in needs:  # what the pooling head compares with its probe
+            pooling = vision.head.attention
+            weight, bias = (part.chunk(3)[1] for part in (pooling.in_proj_weight, pooling.in_proj_bias))
+            features["keys"] = nn.functional.linear(hidden, weight, bias)
+        if "patch_text" in needs:  # each patch as if it were the whole image: the head over a sequence of one
+            features["patch_text"] = vision.head(hidden.flatten(0, 1)[:, None]).view(*hidden.shape[:2], -1)
         return features
 
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:

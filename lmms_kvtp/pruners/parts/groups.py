@@ -170,7 +170,8 @@ def enrich(
     for part in chunks(tokens.embeds):
         kept = slice(ends[part.start], ends[part.stop])
         frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
-        cosines = _cosines(keys[part], frame, patch)
+        unit = F.normalize(keys[part].float(), dim=-1)
+        cosines = (unit @ unit.transpose(1, 2))[frame, patch]  # [K, N]
         broken[packed.frame[kept], patch] = torch.isnan(cosines).any(dim=1)
         cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
         near = cosines.topk(min(neighbours, tokens.capacity - 1), dim=1).indices
@@ -179,11 +180,6 @@ def enrich(
         owner[part] = _owners(owner[part], near, frame, patch, apart[patch].gather(1, near), kept.start)
     refuse(broken, "keys")  # once, behind the loop: a GPU is waited for
     return replace(packed, owner=owner)
-
-
-def _cosines(keys: Float[Tensor, "F N C"], frame: Int[Tensor, " K"], patch: Int[Tensor, " K"]) -> Float[Tensor, "K N"]:
-    unit = F.normalize(keys.float(), dim=-1)
-    return (unit @ unit.transpose(1, 2))[frame, patch]
 
 
 def _enriched(

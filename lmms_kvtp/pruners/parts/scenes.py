@@ -40,10 +40,6 @@ class ScenePruner(TokenPruner):
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
         """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
-    def cut(self, frames: Float[Tensor, "T E"]) -> list[int]:
-        """Cut frames into scenes by the settings; raises as the function does."""
-        return cut(frames, self.scenes, self.scene_threshold)
-
 
 @dataclass(frozen=True)
 class StillPruner(TokenPruner):
