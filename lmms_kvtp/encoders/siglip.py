@@ -68,11 +68,7 @@ class Siglip(FrameEncoder):
     release: KVTP's published behaviour, tokens cut every 64 and never padded."""
 
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
-        """Compute the fields in `needs`, per-patch ones on the grid of `pool`.
-
-        Raises:
-            ValueError: `needs` holds something that is no feature of frames.
-        """
+        """Compute the fields in `needs`, on the grid of `pool`; ValueError where one is no feature of frames."""
         self.check(needs)
         if not needs:
             return FrameFeatures(times=frames.times)
@@ -167,8 +163,7 @@ class Siglip(FrameEncoder):
     def model(self) -> Any:
         """The two towers, loaded on first use.
 
-        Raises:
-            ValueError: there is no checkpoint, or it is no fixed-resolution SigLIP, or lacks weights.
+        ValueError where there is no checkpoint, or it is no fixed-resolution SigLIP, or lacks weights.
         """
         try:
             config = AutoConfig.from_pretrained(self._source, revision=self.revision)

@@ -16,13 +16,9 @@ SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 11
 
 
 def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> SiglipConfig:
-    """Make the config of both towers from their sizes.
+    """Make the config of both towers from their sizes; heads of the text tower are as wide as the vision tower's.
 
-    Args:
-        vision: sizes of the vision tower.
-        text: sizes of the text tower; its heads are as wide as the vision tower's.
-        positions: tokens of a padded text.
-        vocabulary: tokens of the tokenizer, the last of which stands for beginning, end and padding.
+    A padded text has `positions` tokens. The last of the `vocabulary` stands for beginning, end and padding.
     """
     tower = SiglipVisionConfig(
         image_size=vision.image_size,

@@ -118,10 +118,8 @@ def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
 def cut(frames: Float[Tensor, "T E"], at_least: int, threshold: float) -> list[int]:
     """Cut frames into scenes that end where the cosine of consecutive frames is below a threshold; return lengths.
 
-    Where that gives fewer than `at_least` scenes, they also end at the least similar of the other frames.
-
-    Raises:
-        ValueError: a frame is NaN.
+    Where that gives fewer than `at_least` scenes, they also end at the least similar of the other frames. ValueError
+    where a frame is NaN.
     """
     cosines = F.cosine_similarity(frames[1:].float(), frames[:-1].float(), dim=1).cpu()
     if torch.isnan(cosines).any():
@@ -163,13 +161,9 @@ def _runs(labels: Sequence[L]) -> list[tuple[L, int]]:
 
 
 def affordable(scores: Float[Tensor, "S N"], threshold: float, lengths: list[int], spare: int) -> Bool[Tensor, "S N"]:
-    """Mark positions above a threshold, the highest first, as long as at most `spare` tokens are merged away.
+    """Mark positions as static whose score exceeds a threshold, the highest first, while at most `spare` tokens go.
 
-    Args:
-        scores: how still each position of each scene is.
-        threshold: that a static position exceeds.
-        lengths: frames of each scene; a static position leaves one token of these.
-        spare: tokens that may go, so that enough remain for the budget.
+    A static position leaves one token of the frames of its scene, whose numbers are `lengths`.
     """
     saved = torch.tensor(lengths, device=scores.device)[:, None].expand_as(scores).flatten() - 1
     order = scores.flatten().argsort(descending=True, stable=True)

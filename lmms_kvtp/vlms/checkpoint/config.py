@@ -145,10 +145,7 @@ class Network(nn.Module):
 def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
     """Build a network without weights: its parameters are on the meta device.
 
-    Args:
-        config: the checkpoint's config.
-        vocabulary: rows of the embeddings and of the head, at most those of the checkpoint.
-        attention: transformers' name of the attention implementation.
+    Embeddings and head have `vocabulary` rows, at most those of the checkpoint; `attention` is transformers' name.
     """
     vision = SiglipVisionConfig(
         **config.vision

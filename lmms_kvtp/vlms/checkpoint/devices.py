@@ -36,8 +36,7 @@ class Placement:
     def onto(self, network: Network) -> Iterator[Put]:
         """Give a function that puts a tensor where it belongs; behind the block the network is ready to run.
 
-        Raises:
-            ValueError: there is too little memory, or `max_memory` cannot be read.
+        ValueError where there is too little memory, or `max_memory` cannot be read.
         """
         tied = bool(network.llm.config.tie_word_embeddings)
         if self.strategy is None:
@@ -112,8 +111,7 @@ def _device_of(name: str, devices: Mapping[str, str | int]) -> str | int:
 def read_memory(text: str | None) -> dict[str | int, int] | None:
     """Read the bytes of each device from text like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free.
 
-    Raises:
-        ValueError: it is not of that form.
+    ValueError where it is not of that form.
     """
     if text is None:
         return None

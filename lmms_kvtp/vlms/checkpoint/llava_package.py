@@ -74,10 +74,9 @@ def load_package(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
 
 
 def mend(model: Any) -> None:
-    """Fill in tower positions, and let towers and pixels of other sizes than 384 / 14 through the package's own path.
+    """Fill in tower positions of a model as the package's loader made it.
 
-    Args:
-        model: as the package's loader made it.
+    Towers and pixels of other sizes than 384 / 14 may then pass the package's own path.
     """
     tower = model.get_vision_tower()
     embeddings = tower.vision_tower.vision_model.embeddings
@@ -126,8 +125,7 @@ def _memory(placement: Placement) -> dict[str | int, int] | None:
 def llava_package(config: LlavaConfig) -> Iterator[Any]:
     """Import the package's loader, which can load while the block lasts; nothing is fetched from the hub.
 
-    Raises:
-        ValueError: the package is not installed.
+    ValueError where the package is not installed.
     """
     with patch.object(constants, "HF_HUB_OFFLINE", True), _imported() as (builder, siglip), _fitted(siglip, config):
         yield builder

@@ -41,8 +41,7 @@ ORIGINAL = TensorNames(
 def read_original(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     """Read the parsed config.json, and vision_config.json where a checkpoint has a tower of other sizes.
 
-    Raises:
-        CheckpointError: it is of another family, or a variant that is not supported; the message names it.
+    CheckpointError names a family that is another, or a variant that is not supported.
     """
     _check_family(config, folder)
     for field, values in SUPPORTED.items():
