@@ -8,7 +8,6 @@ from typing import Any
 
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
 from lmms_kvtp.rendering import first_few
@@ -166,7 +165,8 @@ def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
         for file in files:
             with _opened(file) as shard:
                 for key in filter(names.__contains__, shard.keys()):
-                    put(names[key], _read(shard, key, vocabulary if names[key] in (EMBEDDINGS, HEAD) else None))
+                    cut = names[key] in (EMBEDDINGS, HEAD)
+                    put(names[key], shard.get_slice(key)[:vocabulary] if cut else shard.get_tensor(key))
     return network
 
 
@@ -231,8 +231,3 @@ def _opened(file: Path) -> Iterator[Any]:
             yield shard
     except SafetensorError as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
-
-
-def _read(shard: Any, key: str, rows: int | None) -> Tensor:
-    tensor: Tensor = shard.get_tensor(key) if rows is None else shard.get_slice(key)[:rows]
-    return tensor
