@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def load_footage(folder: Path, num_videos: int, side: int) -> Footage:
         folder.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            jobs = pool.map(_film_train, range(num_videos), [side] * num_videos, chunksize=4)
+            scripts_of = (write_script(seed, "train") for seed in range(num_videos))
+            jobs = pool.map(film, scripts_of, repeat(side), chunksize=4)
             parts = list(tqdm(jobs, "render and encode", num_videos, unit="video"))
         for name in parts[0]:
             np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
@@ -96,10 +98,6 @@ def decode(content: bytes, wanted: list[int]) -> Iterator[npt.NDArray[np.uint8]]
             if index == following:
                 yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
                 following = next(left)
-
-
-def _film_train(seed: int, side: int) -> dict[str, Array]:
-    return film(write_script(seed, "train"), side)
 
 
 def _patches(shapes: npt.NDArray[np.int8], colors: npt.NDArray[np.int8], side: int) -> tuple[Array, Array, Array]:
