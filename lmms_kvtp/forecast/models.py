@@ -10,8 +10,9 @@ from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms.checkpoint.config import VISION, LlavaConfig, llm_shape, read_json, vision_shape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, read_json, vision_shape
 from lmms_kvtp.vlms.checkpoint.load import read_config
+from lmms_kvtp.vlms.checkpoint.original import RELEASED, read_original
 from lmms_kvtp.vlms.layout import Newlines
 
 SIGLIP = "google/siglip-so400m-patch14-384"
@@ -63,24 +64,9 @@ class Spec:
         return tower + v.hidden * m.hidden + m.hidden**2 + layers + 2 * m.hidden * m.vocabulary
 
 
-def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> LlavaConfig:
-    llm = {
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "vocab_size": 152064,
-        "tie_word_embeddings": False,
-    }
-    return LlavaConfig(llm, dict(VISION), "bilinear", "grid", "spatial_unpad", 32768, 151645)
-
-
 KNOWN = {"llava-video-7b": (3584, 18944, 28, 28, 4), "llava-video-72b": (8192, 29568, 80, 64, 8)}
-"""Released models, with the sizes of Qwen2-7B-Instruct and Qwen2-72B-Instruct, as `_qwen2` reads them."""
+"""Released models, with the SIZES of Qwen2-7B-Instruct and Qwen2-72B-Instruct."""
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 HUB = {"lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b", "lmms-lab/LLaVA-Video-72B-Qwen2": "llava-video-72b"}
 
 
@@ -91,7 +77,8 @@ def find_spec(name: str) -> Spec:
     """
     short = HUB.get(name, name)
     if short in KNOWN:
-        return Spec(name, _qwen2(*KNOWN[short]), QWEN2_TOKENS)
+        sizes = dict(zip(SIZES, KNOWN[short], strict=True))
+        return Spec(name, read_original(read_json(RELEASED) | sizes, RELEASED.parent), QWEN2_TOKENS)
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not folder.is_dir():
         raise LookupError(f"no sizes of model {name!r}; {near(name, [*KNOWN, *HUB, 'tiny'])}, or give a folder")

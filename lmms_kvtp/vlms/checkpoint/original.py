@@ -17,6 +17,8 @@ from lmms_kvtp.vlms.tiles import read_tiling
 
 TOWER = "siglip-so400m-patch14-384"
 """The tower whose sizes config.json leaves out."""
+RELEASED = Path(__file__).with_name("released.json")
+"""Fields of config.json that the released checkpoints of LLaVA-Video share."""
 MM_FIELDS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),
