@@ -1,10 +1,10 @@
 """What a machine has, and what a run would need of it."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from lmms_kvtp.cost.sample import SampleCost
@@ -87,11 +87,7 @@ def device_memory(device: torch.device) -> int:
     """Free bytes of a GPU, or else of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    told = Path("/proc/meminfo")
-    if told.is_file():  # counts pages that only cache files as free
-        lines = dict(line.split(":", 1) for line in told.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)  # counts pages that only cache files as free
 
 
 def free_disk(path: Path) -> int:
