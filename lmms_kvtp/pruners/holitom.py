@@ -99,9 +99,8 @@ class HoliTom(TokenPruner):
 def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
     """Find where windows begin, and where the last one ends: the cuts that let still positions save most tokens.
 
-    Args:
-        alike: cosine of each token with the one at the same position of the frame before; the first row is not read.
-        threshold: that all cosines of a still position exceed.
+    All cosines of a still position exceed the threshold. `alike` is the cosine of each token with the one at the same
+    position of the frame before; its first row is not read.
     """
     frames = len(alike)
     row = torch.arange(frames, device=alike.device)[:, None]
