@@ -89,6 +89,13 @@ def test_a_folder_of_another_recipe_is_refused(run):
         train_predictor(fresh(), videos(12, 2), videos(4, 3), replace(RECIPE, seed=1), run[1])
 
 
+def test_an_epoch_with_older_names_of_parameters_is_refused(tmp_path):
+    (tmp_path / "epochs" / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE.plain()))
+    with pytest.raises(ValueError, match="holds a run of another recipe"):
+        last_checkpoint(tmp_path, RECIPE)
+
+
 def test_head_only_training_leaves_both_towers_alone_and_names_lost_videos(tmp_path):
     recipe = replace(RECIPE, parts="head", epochs=1, head=FusionHead(clip_size=4))
     lost, slim_folder = ["v9.mp4: no frame decodes"], tmp_path / "slim"
