@@ -74,7 +74,7 @@ class TrainedPredictor:
     def check_frames(self, weights: Iterable[Path], encoder: str) -> None:
         """Make sure that it was trained on what `weights` make of frames; ValueError where it was trained on others.
 
-        These are the files of the encoder, or of the model whose tower it shares, with the name `encoder`.
+        `weights` are the files of the encoder, or of the model whose tower it shares; `encoder` is its name.
         """
         wanted, found = self.training.get("frames_read_by"), frames_key(weights)
         if self.form != "siglip" and wanted and found and wanted != found:

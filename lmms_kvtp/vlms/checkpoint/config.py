@@ -145,7 +145,7 @@ class Network(nn.Module):
 def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
     """Build a network without weights: its parameters are on the meta device.
 
-    Embeddings and head have `vocabulary` rows, at most those of the checkpoint; `attention` is transformers' name.
+    Embeddings and head have `vocabulary` rows, at most those of the checkpoint; `attention` is a name of transformers.
     """
     vision = SiglipVisionConfig(
         **config.vision

@@ -42,8 +42,7 @@ def read_hugging_face(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     """Read the parsed config.json.
 
     Newlines stand as in transformers' class, one behind the video, unless `mm_newline_position` is among the fields:
-    the layout has no field of its own for them. CheckpointError names a family that is another, or a variant that is
-    not supported.
+    the layout has no field of its own for them. CheckpointError names a family or variant that is not supported.
     """
     where = f"{folder}/config.json"
     if config.get("model_type") != "llava_onevision":

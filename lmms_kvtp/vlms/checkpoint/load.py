@@ -171,7 +171,7 @@ def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
 
 
 def expected_shapes(network: Network, names: Mapping[str, str], rows: int) -> dict[str, Shape]:
-    """Find the shapes that a checkpoint of `network` has, by name; its vocabulary may have more `rows`.
+    """Find the shapes that a checkpoint of `network` has, whose vocabulary of `rows` entries may be larger.
 
     `names` are those in the network, by those in the checkpoint.
     """

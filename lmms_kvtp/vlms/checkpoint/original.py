@@ -43,7 +43,7 @@ ORIGINAL = TensorNames(
 def read_original(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     """Read the parsed config.json, and vision_config.json where a checkpoint has a tower of other sizes.
 
-    CheckpointError names a family that is another, or a variant that is not supported.
+    CheckpointError names a family or variant that is not supported.
     """
     _check_family(config, folder)
     for field, values in SUPPORTED.items():
