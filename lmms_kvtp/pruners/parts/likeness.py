@@ -28,11 +28,9 @@ class LikenessSettings:
 
 
 def steady(embeds: Float[Tensor, "T N D"], share: float) -> Int[Tensor, " c"]:
-    """Find the channels of lowest variance over the video, in order; sums are taken chunk by chunk around the mean.
+    """Find the `share` in (0, 1] of channels, at least one, that vary least over the video, in order.
 
-    Args:
-        embeds: tokens.
-        share: part of the channels, in (0, 1]; at least one is returned.
+    Sums are taken chunk by chunk around the mean.
     """
     count = embeds.shape[0] * embeds.shape[1]
     parts = list(chunks(embeds))
