@@ -1,14 +1,13 @@
 """AKS: whole frames, spread over the video unless relevance peaks."""
 
 from dataclasses import dataclass
-from math import ceil
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lmms_kvtp.allocators.base import HalvingAllocator, check, halved, largest_remainder, scaled, whole_frames
+from lmms_kvtp.allocators.base import HalvingAllocator, largest_remainder, whole_frames
 
 
 @dataclass(frozen=True)
@@ -25,17 +24,11 @@ class AdaptiveKeyframes(HalvingAllocator):
 
     paper: ClassVar[str] = "AKS, arXiv 2502.21271"
 
-    def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
-        """Choose frames by parts of the video; ties go to the earlier frame."""
-        check(relevance, total, capacity)
-        count = ceil(total / capacity)
-        if not count:
-            return torch.zeros(len(relevance), dtype=torch.int64)
-        scores = scaled(relevance)
-        parts = halved(scores, count, self.threshold, self.depth, lambda n, h: n == 1 or count < 2 ** (h + 1))
+    def choose(self, scores: Float[Tensor, " T"], count: int) -> Bool[Tensor, " T"]:
+        """Mark each part's share of the frames."""
+        parts = self.parts(scores, count, lambda n, h: n == 1 or count < 2 ** (h + 1))
         weights = torch.tensor([0.5**halvings for _, _, halvings in parts])
         lengths = torch.tensor([stop - start for start, stop, _ in parts])
         shares = largest_remainder(weights, count, lengths).tolist()
         chosen = [whole_frames(scores[a:b], share, 1) for (a, b, _), share in zip(parts, shares, strict=True)]
-        kept = torch.cat(chosen) > 0
-        return whole_frames(scores.masked_fill(~kept, -1), total, capacity)
+        return torch.cat(chosen) > 0

@@ -1,14 +1,13 @@
 """AKS as its authors released it, with the frames that it loses."""
 
 from dataclasses import dataclass
-from math import ceil
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lmms_kvtp.allocators.base import HalvingAllocator, check, halved, scaled, whole_frames
+from lmms_kvtp.allocators.base import HalvingAllocator, whole_frames
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,8 @@ class AdaptiveKeyframesRelease(HalvingAllocator):
     exact: ClassVar[bool] = False
     paper: ClassVar[str] = "AKS, arXiv 2502.21271 (released code)"
 
-    def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
-        """Choose frames by parts of the video; ties go to the earlier frame."""
-        check(relevance, total, capacity)
-        count = ceil(total / capacity)
-        if not count:
-            return torch.zeros(len(relevance), dtype=torch.int64)
-        scores, kept = scaled(relevance), torch.zeros(len(relevance), dtype=torch.bool)
-        for start, stop, halvings in halved(scores, count, self.threshold, self.depth, lambda *_: False):
-            share = min(count // 2**halvings, stop - start)
-            kept[start:stop] = whole_frames(scores[start:stop], share, 1) > 0
-        return whole_frames(scores.masked_fill(~kept, -1), min(total, int(kept.sum()) * capacity), capacity)
+    def choose(self, scores: Float[Tensor, " T"], count: int) -> Bool[Tensor, " T"]:
+        """Mark what each part's share gives."""
+        parts = self.parts(scores, count, lambda *_: False)
+        shares = [min(count // 2**halvings, stop - start) for start, stop, halvings in parts]
+        return torch.cat([whole_frames(scores[a:b], n, 1) for (a, b, _), n in zip(parts, shares, strict=True)]) > 0

@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from math import ceil
+from typing import ClassVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -44,7 +45,7 @@ class BudgetAllocator(ABC):
 
 @dataclass(frozen=True)
 class HalvingAllocator(BudgetAllocator):
-    """Keeps whole frames of the parts into which `halved` cuts a video; the two forms of AKS differ in shares."""
+    """Keeps whole frames of the parts into which it halves a video; the two forms of AKS differ in their shares."""
 
     temporal: ClassVar[bool] = True
 
@@ -57,6 +58,44 @@ class HalvingAllocator(BudgetAllocator):
         """Refuse a negative depth."""
         if self.depth < 0:
             raise ValueError(f"depth={self.depth} must be >= 0 halvings")
+
+    @abstractmethod
+    def choose(self, scores: Float[Tensor, " T"], count: int) -> Bool[Tensor, " T"]:
+        """Mark at most `count` > 0 frames by their scores in [0, 1]."""
+
+    @final
+    def allocate(self, relevance: Float[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:
+        """Choose frames by parts of the video; ties go to the earlier frame."""
+        check(relevance, total, capacity)
+        count = ceil(total / capacity)
+        if not count:
+            return torch.zeros(len(relevance), dtype=torch.int64)
+        above = relevance.double().cpu() - relevance.double().min().cpu()
+        scores = above / (float(above.max()) or 1.0)  # zeros where all frames are alike
+        kept = self.choose(scores, count)
+        return whole_frames(scores.masked_fill(~kept, -1), min(total, int(kept.sum()) * capacity), capacity)
+
+    @final
+    def parts(
+        self,
+        scores: Float[Tensor, " T"],
+        count: int,
+        small: Callable[[int, int], bool],
+        start: int = 0,
+        halvings: int = 0,
+    ) -> list[tuple[int, int, int]]:
+        """Halve a video until relevance peaks in a part; list start, stop and number of halvings of each, in order.
+
+        A part stays whole where `small` says so of its numbers of frames and halvings. `scores` begin at frame `start`.
+        """
+        peak = float(scores.topk(min(count, len(scores))).values.mean() - scores.mean())
+        if peak > self.threshold or halvings == self.depth or small(len(scores), halvings):
+            return [(start, start + len(scores), halvings)]
+        middle = len(scores) // 2
+        return [
+            *self.parts(scores[:middle], count, small, start, halvings + 1),
+            *self.parts(scores[middle:], count, small, start + middle, halvings + 1),
+        ]
 
 
 def check(relevance: Float[Tensor, " T"], total: int, capacity: int) -> None:
@@ -147,42 +186,3 @@ def _water_fill(weights: np.ndarray, total: int, caps: np.ndarray, floors: np.nd
         rest -= shares[frames].sum()
         moving[frames] = False
     return shares
-
-
-def scaled(relevance: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """Relevance in [0, 1] over the video, in float64 on the CPU; zeros where all frames are alike."""
-    above = relevance.double().cpu() - relevance.double().min().cpu()
-    return above / (float(above.max()) or 1.0)
-
-
-def halved(
-    scores: Float[Tensor, " T"],
-    count: int,
-    threshold: float,
-    depth: int,
-    small: Callable[[int, int], bool],
-    start: int = 0,
-    halvings: int = 0,
-) -> list[tuple[int, int, int]]:
-    """Halve a video until relevance peaks in a part (AKS, arXiv 2502.21271, section 3).
-
-    Args:
-        scores: of the frames, in [0, 1].
-        count: frames to keep in the whole video.
-        threshold: excess of a part's `count` top frames over its mean, above which it stays whole.
-        depth: largest number of halvings.
-        small: whether a part of so many frames and halvings stays whole in any case.
-        start: first frame of `scores` in the video.
-        halvings: so far.
-
-    Returns:
-        Start, stop and number of halvings of each part, in order.
-    """
-    peak = float(scores.topk(min(count, len(scores))).values.mean() - scores.mean())
-    if peak > threshold or halvings == depth or small(len(scores), halvings):
-        return [(start, start + len(scores), halvings)]
-    middle = len(scores) // 2
-    return [
-        *halved(scores[:middle], count, threshold, depth, small, start, halvings + 1),
-        *halved(scores[middle:], count, threshold, depth, small, start + middle, halvings + 1),
-    ]

@@ -2,10 +2,8 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +17,7 @@ from lmms_kvtp.types import GenerationOptions, Timing
 from lmms_kvtp.video.frames import Frames, Video
 from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
 from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.decoding import now
 
 QUESTION = Question(
     prompt="\n".join(["What color is the star?", "A. red", "B. green", "C. blue", "D. yellow", *["Answer."] * 32]),
@@ -70,30 +69,11 @@ def first_tokens(
     for number in range(warm + rounds):
         for name in list(methods)[:: -1 if number % 2 else 1]:
             methods[name].encoder.forget_texts()
-            with clock(vlm.device) as spent:
-                made = answer(vlm, methods[name], [video], QUESTION, GenerationOptions(max_new_tokens=1))
+            begin = now(vlm.device)
+            made = answer(vlm, methods[name], [video], QUESTION, GenerationOptions(max_new_tokens=1))
             if number >= warm:
-                found[name].append(FirstToken(spent[0], made.cost))
+                found[name].append(FirstToken(now(vlm.device) - begin, made.cost))
     return found
-
-
-@contextmanager
-def clock(device: torch.device) -> Iterator[list[float]]:
-    """Append the seconds of the block to the list, measured by CUDA events on a GPU."""
-    spent: list[float] = []
-    if device.type != "cuda":
-        begin = time.perf_counter()
-        yield spent
-        spent.append(time.perf_counter() - begin)
-        return
-    event: Any = torch.cuda.Event
-    start, end = (event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize(device)
-    start.record()
-    yield spent
-    end.record()
-    torch.cuda.synchronize(device)
-    spent.append(start.elapsed_time(end) / 1000)
 
 
 def median_cost(runs: Sequence[FirstToken]) -> SampleCost:

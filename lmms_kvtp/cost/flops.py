@@ -24,9 +24,14 @@ class VisionShape:
     heads: int
 
     @property
+    def side(self) -> int:
+        """Patches along a side of the frame; pixels beyond the last whole patch are dropped."""
+        return self.image_size // self.patch_size
+
+    @property
     def patches(self) -> int:
-        """Patches of a frame; pixels beyond the last whole patch are dropped."""
-        return (self.image_size // self.patch_size) ** 2
+        """Patches of a frame."""
+        return self.side**2
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,8 @@ def encoder_layer_flops(positions: int, hidden: int, intermediate: int) -> int:
 def pooling_head_flops(shape: VisionShape, frames: int, patches: int | None = None) -> int:
     """SigLIP's attention pooling: one probe attends to all patches, then an MLP on the pooled vector.
 
-    Keys and values of P patches 4 P d^2, query and output 4 d^2, scores and mixing 4 P d, MLP 4 d m.
-
-    Args:
-        shape: sizes of the tower.
-        frames: number of times that the head runs.
-        patches: P; all of a frame by default, 1 where each patch is pooled alone.
+    Keys and values of P patches 4 P d^2, query and output 4 d^2, scores and mixing 4 P d, MLP 4 d m, each `frames`
+    times. P is `patches`: all of a frame by default, 1 where each patch is pooled alone.
     """
     p, d, m = shape.patches if patches is None else patches, shape.hidden, shape.intermediate
     return frames * (4 * p * d * d + 4 * d * d + 4 * p * d + 4 * d * m)
@@ -173,11 +174,9 @@ def projector_flops(vision: VisionShape, llm: LLMShape, frames: int) -> int:
 def prefill_flops(shape: LLMShape, layer_lengths: Sequence[int], causal: bool = False, reused: int = 0) -> int:
     """Prompt through all layers, and the head at the last position.
 
-    Args:
-        shape: sizes of the language model.
-        layer_lengths: positions that each layer processes; they differ when tokens are pruned between layers.
-        causal: count only the n (n + 1) / 2 pairs that a causal mask leaves, instead of all n^2.
-        reused: earlier positions, whose keys and values are there already.
+    Layers process `layer_lengths` positions, which differ when tokens are pruned between them, behind `reused` ones
+    whose keys and values are there already. `causal` counts only the n (n + 1) / 2 pairs that a causal mask leaves,
+    instead of all n^2.
     """
     pairs = [n * reused + (n * (n + 1) // 2 if causal else n * n) for n in layer_lengths]
     layers = sum(_layer(shape, n, seen) for n, seen in zip(layer_lengths, pairs, strict=True))
@@ -185,12 +184,9 @@ def prefill_flops(shape: LLMShape, layer_lengths: Sequence[int], causal: bool = 
 
 
 def decode_flops(shape: LLMShape, layer_lengths: Sequence[int], new_tokens: int) -> int:
-    """All answer tokens after the first, each against a cache that grows by one.
+    """All of `new_tokens` answer tokens but the first, which comes out of prefill, each against a growing cache.
 
-    Args:
-        shape: sizes of the language model.
-        layer_lengths: cached prompt positions of each layer.
-        new_tokens: tokens of the answer; the first one comes out of prefill.
+    The cache of each layer begins with `layer_lengths` positions of the prompt.
     """
     steps = range(1, new_tokens)
     layers = sum(_layer(shape, 1, n + step) for n in layer_lengths for step in steps)

@@ -1,7 +1,5 @@
 """Questions of a split as flat documents, balanced over kinds and answer letters."""
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from zlib import crc32
@@ -102,13 +100,3 @@ def _document(script: Script, split: str, question: ScriptQuestion) -> Document:
         "spans": [[*span, MOST_RELEVANT] for span in question.spans],
         "duration": script.duration,
     }
-
-
-def main() -> None:
-    """Print the pins of a split, test unless another is named, one JSON object a line."""
-    split = sys.argv[1] if len(sys.argv) > 1 else "test"
-    sys.stdout.writelines(json.dumps(pin) + "\n" for pin in pins(split, NUM_VIDEOS[split]))
-
-
-if __name__ == "__main__":
-    main()

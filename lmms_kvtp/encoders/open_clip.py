@@ -40,13 +40,7 @@ class CroppedPixels:
         """Resize and crop frames; `fast` changes nothing here."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        settings = PreprocessCfg(
-            size=self.size,
-            mean=self.mean,
-            std=self.std,
-            interpolation=self.interpolation,
-            resize_mode=self.resize_mode,
-        )
+        settings = PreprocessCfg(**vars(self))
         *steps, _, _ = image_transform_v2(settings, is_train=False).transforms  # the last two normalise
         resized = torch.empty(len(rgb), *self.size, 3, dtype=torch.uint8)
         for frame, small in zip(rgb, resized, strict=True):
@@ -158,8 +152,7 @@ class OpenClip(FrameEncoder):
     def pixel_spec(self) -> ResizedPixels | CroppedPixels:
         """The model's own preprocessing."""
         stored = self.model.visual.preprocess_cfg
-        size = stored["size"] if isinstance(stored["size"], (tuple, list)) else (stored["size"], stored["size"])
-        height, width = size
+        height, width = stored["size"] if isinstance(stored["size"], (tuple, list)) else [stored["size"]] * 2
         mean, std = tuple(stored["mean"]), tuple(stored["std"])
         if stored["resize_mode"] == "squash":
             return ResizedPixels((height, width), mean, std, Image.Resampling[stored["interpolation"].upper()].value)

@@ -31,8 +31,7 @@ class OwnTower(FrameEncoder):
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
         """Compute the fields in `needs`, on the grid of `pool`.
 
-        Raises:
-            ValueError: `needs` holds something else, or the frames have not been through the model's tower.
+        ValueError where `needs` holds something else, or the frames have not been through the model's tower.
         """
         self.check(needs)
         if not needs:

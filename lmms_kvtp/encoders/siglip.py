@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder, mean_column, mean_keys, pool_patches
-from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape
+from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape, vision_sizes
 from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces, scaled_cosines
 from lmms_kvtp.types import FEATURES, FrameFeatures, GridPool
 from lmms_kvtp.video.frames import Frames
@@ -37,20 +37,6 @@ def outputs_of(*modules: nn.Module) -> Iterator[dict[nn.Module, Any]]:
         for module in modules:
             stack.callback(module.register_forward_hook(keep).remove)
         yield seen
-
-
-def projected_keys(attention: nn.MultiheadAttention, hidden: Float[Tensor, "T P C"]) -> Float[Tensor, "T P C"]:
-    """Project patches to the keys that the pooling head compares with its probe."""
-    _, weight, _ = attention.in_proj_weight.chunk(3)
-    _, bias, _ = attention.in_proj_bias.chunk(3)
-    return nn.functional.linear(hidden, weight, bias)
-
-
-def patches_in_joint_space(head: nn.Module, hidden: Float[Tensor, "T P C"]) -> Float[Tensor, "T P E"]:
-    """Embed each patch as if it were the whole image: run the pooling head over a sequence of one."""
-    alone = hidden.flatten(0, 1)[:, None]  # [T*P, 1, C]
-    embedded: Tensor = head(alone)
-    return embedded.view(*hidden.shape[:2], -1)
 
 
 @dataclass(frozen=True)
@@ -82,11 +68,7 @@ class Siglip(FrameEncoder):
     release: KVTP's published behaviour, tokens cut every 64 and never padded."""
 
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
-        """Compute the fields in `needs`, per-patch ones on the grid of `pool`.
-
-        Raises:
-            ValueError: `needs` holds something that is no feature of frames.
-        """
+        """Compute the fields in `needs`, on the grid of `pool`; ValueError where one is no feature of frames."""
         self.check(needs)
         if not needs:
             return FrameFeatures(times=frames.times)
@@ -113,11 +95,14 @@ class Siglip(FrameEncoder):
             features["column_attention"] = mean_column(seen[layer.q_proj], seen[layer.k_proj], layer.num_heads)
         if "layer_keys" in needs:
             features["layer_keys"] = mean_keys(seen[layer.k_proj], layer.num_heads)
-        if "keys" in needs:
-            projected = self.key_source == "projected"
-            features["keys"] = projected_keys(vision.head.attention, hidden) if projected else hidden
-        if "patch_text" in needs:
-            features["patch_text"] = patches_in_joint_space(vision.head, hidden)
+        if "keys" in needs and self.key_source == "head_input":
+            features["keys"] = hidden
+        elif "keys" in needs:  # what the pooling head compares with its probe
+            pooling = vision.head.attention
+            weight, bias = (part.chunk(3)[1] for part in (pooling.in_proj_weight, pooling.in_proj_bias))
+            features["keys"] = nn.functional.linear(hidden, weight, bias)
+        if "patch_text" in needs:  # each patch as if it were the whole image: the head over a sequence of one
+            features["patch_text"] = vision.head(hidden.flatten(0, 1)[:, None]).view(*hidden.shape[:2], -1)
         return features
 
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
@@ -167,15 +152,7 @@ class Siglip(FrameEncoder):
     @property
     def vision(self) -> VisionShape:
         """Sizes of the vision tower."""
-        config = self.model.config.vision_config
-        return VisionShape(
-            config.image_size,
-            config.patch_size,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_hidden_layers,
-            config.num_attention_heads,
-        )
+        return vision_sizes(self.model.config.vision_config.to_dict())
 
     def companion(self, name: str) -> Path | None:
         """Find a file beside the weights, in the folder or on the hub."""
@@ -186,8 +163,7 @@ class Siglip(FrameEncoder):
     def model(self) -> Any:
         """The two towers, loaded on first use.
 
-        Raises:
-            ValueError: there is no checkpoint, or it is no fixed-resolution SigLIP, or lacks weights.
+        ValueError where there is no checkpoint, or it is no fixed-resolution SigLIP, or lacks weights.
         """
         try:
             config = AutoConfig.from_pretrained(self._source, revision=self.revision)
@@ -228,9 +204,7 @@ class Siglip(FrameEncoder):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the tower's patches."""
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
-        return side, side
+        return self.vision.side, self.vision.side
 
     @cached_property
     def pixel_spec(self) -> ResizedPixels:

@@ -41,9 +41,8 @@ class TowerEncoder(FrameEncoder):
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
         """Compute the fields in `needs` from `frames.tower`.
 
-        Raises:
-            ValueError: `needs` holds something else, the frames have not been through the model's tower, or the
-                checkpoint is missing or of another model.
+        ValueError where `needs` holds something else, the frames have not been through the model's tower, or the
+        checkpoint is missing or of another model.
         """
         self.check(needs)
         if not needs:

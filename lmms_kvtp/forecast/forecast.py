@@ -76,18 +76,10 @@ def forecast(
 
     All frames count as equally relevant, with differences just large enough for allocators that drop frames. Budgets
     that differ from frame to frame would change the number of newlines a little. Layer pruners that divide tokens by
-    group are assumed to lose none to rounding.
+    group are assumed to lose none to rounding. The prompt has `text_tokens` positions beside the video, and the answer
+    `output_tokens`, the end token included; without `pool`, patches are pooled as the checkpoint was trained.
 
-    Args:
-        spec: the model.
-        method: what is kept.
-        num_frames: T.
-        pool: how patches are pooled; None: as the checkpoint was trained.
-        text_tokens: prompt positions beside the video.
-        output_tokens: tokens of the answer, the end token included.
-
-    Raises:
-        ValueError: the method leaves nothing of so few frames.
+    ValueError where the method leaves nothing of so few frames.
     """
     pool = pool or spec.pool()
     rows, columns = pool.grid

@@ -1,15 +1,15 @@
 """What a machine has, and what a run would need of it."""
 
-import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.forecast.models import Spec
+from lmms_kvtp.vlms.decoding import now
 
 UTILIZATION = 0.4
 """Share of the rate of large matrix products that a whole model reaches; hours are as rough as this number."""
@@ -75,12 +75,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     done, spent = 0, 0.0
     while spent < seconds:
-        begin = time.perf_counter()
+        begin = now(device)
         for _ in range(4):
             left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        spent += time.perf_counter() - begin
+        spent += now(device) - begin
         done += 4 * 2 * side**3
     return done / spent
 
@@ -89,11 +87,7 @@ def device_memory(device: torch.device) -> int:
     """Free bytes of a GPU, or else of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    told = Path("/proc/meminfo")
-    if told.is_file():  # counts pages that only cache files as free
-        lines = dict(line.split(":", 1) for line in told.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)  # counts pages that only cache files as free
 
 
 def free_disk(path: Path) -> int:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
-from lmms_kvtp.encoders.parts.siglip_config import SO400M
+from lmms_kvtp.encoders.parts.siglip_config import SO400M, text_shape, vision_sizes
 from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms.checkpoint.config import VISION, LlavaConfig, llm_shape, read_json, vision_shape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, read_json, vision_shape
 from lmms_kvtp.vlms.checkpoint.load import read_config
+from lmms_kvtp.vlms.checkpoint.original import RELEASED, read_original
 from lmms_kvtp.vlms.layout import Newlines
 
 SIGLIP = "google/siglip-so400m-patch14-384"
@@ -46,8 +47,7 @@ class Spec:
 
     def pool(self, mode: str | None = None) -> GridPool:
         """Pooling of patches by `mode`, or as the checkpoint was trained if that is None."""
-        side = self.vision.image_size // self.vision.patch_size
-        return GridPool(mode or self.config.pool_mode, (side, side))
+        return GridPool(mode or self.config.pool_mode, (self.vision.side, self.vision.side))
 
     @property
     def pixel_spec(self) -> ResizedPixels:
@@ -64,24 +64,9 @@ class Spec:
         return tower + v.hidden * m.hidden + m.hidden**2 + layers + 2 * m.hidden * m.vocabulary
 
 
-def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> LlavaConfig:
-    llm = {
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "vocab_size": 152064,
-        "tie_word_embeddings": False,
-    }
-    return LlavaConfig(llm, dict(VISION), "bilinear", "grid", "spatial_unpad", 32768, 151645)
-
-
 KNOWN = {"llava-video-7b": (3584, 18944, 28, 28, 4), "llava-video-72b": (8192, 29568, 80, 64, 8)}
-"""Released models, with the sizes of Qwen2-7B-Instruct and Qwen2-72B-Instruct, as `_qwen2` reads them."""
+"""Released models, with the SIZES of Qwen2-7B-Instruct and Qwen2-72B-Instruct."""
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 HUB = {"lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b", "lmms-lab/LLaVA-Video-72B-Qwen2": "llava-video-72b"}
 
 
@@ -92,7 +77,8 @@ def find_spec(name: str) -> Spec:
     """
     short = HUB.get(name, name)
     if short in KNOWN:
-        return Spec(name, _qwen2(*KNOWN[short]), QWEN2_TOKENS)
+        sizes = dict(zip(SIZES, KNOWN[short], strict=True))
+        return Spec(name, read_original(read_json(RELEASED) | sizes, RELEASED.parent), QWEN2_TOKENS)
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not folder.is_dir():
         raise LookupError(f"no sizes of model {name!r}; {near(name, [*KNOWN, *HUB, 'tiny'])}, or give a folder")
@@ -130,18 +116,6 @@ def find_encoder(pretrained: str) -> Encoder | None:
         return None
     from transformers import SiglipConfig
 
-    config = SiglipConfig(**read_json(Path(pretrained) / "config.json"))
-    vision: Any = config.vision_config
-    text: Any = config.text_config
-    return Encoder(
-        VisionShape(
-            vision.image_size,
-            vision.patch_size,
-            vision.hidden_size,
-            vision.intermediate_size,
-            vision.num_hidden_layers,
-            vision.num_attention_heads,
-        ),
-        TextShape(text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.projection_size),
-        text.max_position_embeddings,
-    )
+    config: Any = SiglipConfig(**read_json(Path(pretrained) / "config.json"))
+    vision, text = config.vision_config.to_dict(), config.text_config
+    return Encoder(vision_sizes(vision), text_shape(text), text.max_position_embeddings)

@@ -145,11 +145,7 @@ def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: 
 
 
 def check_stages(stages: Sequence[Stage], num_layers: int) -> None:
-    """Refuse stages that a model of `num_layers` layers does not have, or that overlap.
-
-    Raises:
-        ValueError: the message names the stage and the model's layers.
-    """
+    """Refuse stages that a model of so many layers does not have, or that overlap; the ValueError names them."""
     for stage in stages:
         if not 0 <= stage.reads <= stage.layer < num_layers:
             raise ValueError(

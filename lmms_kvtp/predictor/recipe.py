@@ -89,7 +89,7 @@ def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
     ValueError where the folder holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
-    note, wanted = out / RECIPE, recipe.plain()
+    note, wanted = out / RECIPE, {**recipe.plain(), "names": 2}  # of parameters: their version
     last = get_last_checkpoint(str(out / "epochs")) if (out / "epochs").is_dir() else None  # type: ignore[no-untyped-call]
     if last is not None and json.loads(note.read_text(encoding="utf-8")) != wanted:
         raise ValueError(f"{out} holds a run of another recipe; give another folder, or delete {out / 'epochs'}")

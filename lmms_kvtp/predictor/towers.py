@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, final
+from typing import Literal, cast, final
 
 import torch
 from jaxtyping import Float, Int
@@ -20,27 +20,24 @@ Parts = Literal["head", "text", "all"]
 
 
 class Towers(nn.Module, ABC):
-    """A frame side and a text side that meet in one space."""
+    """A frame side and a text side that meet in one space; training changes the encoder's own weights."""
 
     name: str
     """Checkpoint that training started from."""
-    encoder: Siglip
-    """SigLIP whose text side this is."""
-    parts: Parts
-    """Parts that are trained."""
     viewer: Viewer
     """View of the frames that `see` reads."""
     text_model: nn.Module
-    logit_scale: nn.Parameter
-    logit_bias: nn.Parameter
+
+    def __init__(self, encoder: Siglip, parts: Parts) -> None:
+        """Share scale and bias of a SigLIP, whose text tower is the text side."""
+        super().__init__()
+        self.encoder, self.parts = encoder, parts
+        self.logit_scale: nn.Parameter = encoder.model.logit_scale  # logarithm of the factor on cosines
+        self.logit_bias: nn.Parameter = encoder.model.logit_bias
 
     @abstractmethod
     def see(self, seen: Float[Tensor, "T *seen"]) -> Float[Tensor, "T E"]:
         """Embed frames, without normalizing."""
-
-    @abstractmethod
-    def trained(self) -> Sequence[str]:
-        """List how the names of the parameters begin that `parts` stands for."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -49,6 +46,12 @@ class Towers(nn.Module, ABC):
     @abstractmethod
     def save_slim(self, folder: Path) -> None:
         """Write only what training can have changed, in float16."""
+
+    @final
+    def trained(self) -> Sequence[str]:
+        """List how the names of the parameters begin that `parts` stands for."""
+        names = ("logit_", "head.", "text_model.", "vision_model.")
+        return names[: {"head": 2, "text": 3, "all": 4}[self.parts]]
 
     @final
     def token_ids(self, text: str) -> Int[Tensor, "p l"]:
@@ -79,42 +82,22 @@ class SiglipTowers(Towers):
     """A SigLIP whose vision tower is frozen, or trained from pixels."""
 
     def __init__(self, encoder: Siglip, parts: Parts = "text") -> None:
-        """Share the encoder's model; training changes it."""
-        super().__init__()
-        self.name, self.encoder, self.parts = encoder.pretrained, encoder, parts
+        """Share both of the encoder's towers."""
+        super().__init__(encoder, parts)
+        self.name = encoder.pretrained
         self.viewer = pixels(encoder) if parts == "all" else embeddings(encoder)
-        self.siglip: Any = encoder.model
-
-    @property
-    def text_model(self) -> nn.Module:  # type: ignore[override]
-        """The text tower."""
-        return cast(nn.Module, self.siglip.text_model)
-
-    @property
-    def logit_scale(self) -> nn.Parameter:  # type: ignore[override]
-        """Logarithm of the factor on cosines."""
-        return cast(nn.Parameter, self.siglip.logit_scale)
-
-    @property
-    def logit_bias(self) -> nn.Parameter:  # type: ignore[override]
-        """Offset of logits."""
-        return cast(nn.Parameter, self.siglip.logit_bias)
+        self.text_model, self.vision_model = encoder.model.text_model, encoder.model.vision_model
 
     def see(self, seen: Float[Tensor, "T *seen"]) -> Float[Tensor, "T E"]:
         """Take embeddings from the cache, or from the vision tower as it is now."""
         if self.parts != "all":
             return seen.float()
-        output = self.siglip.vision_model(pixel_values=seen.to(self.logit_scale.dtype))
+        output = self.vision_model(pixel_values=seen.to(self.logit_scale.dtype))
         return cast(Tensor, output.pooler_output.float())
-
-    def trained(self) -> Sequence[str]:
-        """List beginnings of names in the SigLIP; the fusion head is not part of it."""
-        names = {"head": ("siglip.logit_",), "text": ("siglip.logit_", "siglip.text_model."), "all": ("siglip.",)}
-        return names[self.parts]
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that plain `AutoModel` loads, too."""
-        self.siglip.save_pretrained(folder)
+        self.encoder.model.save_pretrained(folder)
         save_tokenizer(folder, self.encoder.tokenizer)
         processor = self.encoder.companion("preprocessor_config.json")
         if processor is not None:
@@ -135,31 +118,23 @@ class SharedTowers(Towers):
 
         ValueError where the model's own tower is to be trained.
         """
-        super().__init__()
+        super().__init__(encoder, parts)
         if parts == "all":
             raise ValueError("parts=all with a shared tower: that tower is the model's own and stays; use text")
         self.name = f"tower of {vlm.name}, text side of {encoder.pretrained}"
-        self.encoder, self.parts = encoder, parts
         self.viewer = patches(vlm)
-        siglip: Any = encoder.model
-        vision, sizes = siglip.config.vision_config, vlm.vision
-        inner, heads = sizes.intermediate, sizes.heads
-        if fits := vision.hidden_size == sizes.hidden:
-            inner, heads = vision.intermediate_size, vision.num_attention_heads
-        shape = HeadShape(sizes.hidden, inner, heads, siglip.config.text_config.projection_size)
-        self.head = TowerHead(shape).to(siglip.device)
+        fits = encoder.vision.hidden == vlm.vision.hidden
+        sizes = encoder.vision if fits else vlm.vision
+        embed = encoder.model.config.text_config.projection_size
+        self.head = TowerHead(HeadShape(sizes.hidden, sizes.intermediate, sizes.heads, embed))
+        self.head.to(encoder.model.device)
         if fits:
-            self.head.start_from(siglip.vision_model)
-        self.text_model = siglip.text_model
-        self.logit_scale, self.logit_bias = siglip.logit_scale, siglip.logit_bias
+            self.head.start_from(encoder.model.vision_model)
+        self.text_model = encoder.model.text_model
 
     def see(self, seen: Float[Tensor, "T *seen"]) -> Float[Tensor, "T E"]:
         """Embed pooled patches by the head."""
         return cast(Tensor, self.head(seen.float()))
-
-    def trained(self) -> Sequence[str]:
-        """List beginnings of names in the head and the text side."""
-        return ("logit_", "head.", *(("text_model.",) if self.parts == "text" else ()))
 
     def save(self, folder: Path) -> None:
         """Write the folder that `encoder=tower` reads."""

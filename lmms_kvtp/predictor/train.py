@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import lmms_kvtp
 from lmms_kvtp.encoders.parts.predictor import REPORT, frames_key
@@ -197,10 +197,9 @@ def add_adapters(towers: Towers, recipe: Recipe) -> Any:
     return adapters
 
 
-def checkpoint_layers(towers: torch.nn.Module) -> None:
+def checkpoint_layers(towers: Towers) -> None:
     """Switch gradient checkpointing on in every transformer of the towers."""
-    for module in towers.children():
-        if isinstance(module, PreTrainedModel):
-            name = "activation_checkpointing_enable"
-            enable = getattr(module, name, module.gradient_checkpointing_enable)  # transformers < 5 has the latter only
-            enable({"use_reentrant": False})
+    model = towers.encoder.model
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name, model.gradient_checkpointing_enable)  # transformers < 5 has the latter only
+    enable({"use_reentrant": False})

@@ -42,11 +42,7 @@ class CDPruner(TokenPruner):
     a text least where it applies. similar: as the paper says."""
 
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
-        """Keep `budgets[t]` tokens of frame t.
-
-        Raises:
-            ValueError: the question's text is missing, or something is NaN.
-        """
+        """Keep `budgets[t]` tokens of frame t; ValueError where the question's text is missing, or something is NaN."""
         check(tokens, budgets)
         patches, text = read(features, "patch_text", tokens), read(features, "text", tokens)
         weights = self._weights(torch.cat([_alike(patches[part], text) for part in chunks(patches)]))

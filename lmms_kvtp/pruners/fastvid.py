@@ -14,7 +14,7 @@ from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.parts.density_peaks import peak_scores
 from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, numbered
 from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, top
-from lmms_kvtp.pruners.parts.scenes import ScenePruner, join
+from lmms_kvtp.pruners.parts.scenes import ScenePruner, cut, join
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -55,7 +55,7 @@ class FastVid(ScenePruner):
         """Keep as many tokens of each scene as its frames have budgets."""
         check(tokens, budgets)
         attention, embeds = read(features, "probe_attention", tokens).float(), tokens.embeds
-        lengths = self.cut(read(features, "image", tokens))
+        lengths = cut(read(features, "image", tokens), self.scenes, self.scene_threshold)
         shares = [self._share(part, tokens.capacity) for part in torch.split(budgets, lengths)]
         salient = top(attention, torch.cat([share for share, _ in shares]))
         anchors = self._anchors(embeds, salient, torch.cat([count for _, count in shares]))

@@ -59,8 +59,9 @@ class HoliTom(TokenPruner):
         alike = 1 - change(tokens.embeds, (torch.arange(tokens.num_frames) - 1).clamp_min(0))
         refuse_nan(alike, "tokens")
         scenes = [slice(start, stop) for start, stop in pairwise(windows(alike, self.threshold))]
-        scores = torch.stack([_stillness(alike[scene]) for scene in scenes])
         lengths = [scene.stop - scene.start for scene in scenes]
+        alone = torch.full_like(alike[:1], -torch.inf)  # nothing of a single frame is still
+        scores = torch.stack([(alike[scene][1:] if len(alike[scene]) > 1 else alone).amin(dim=0) for scene in scenes])
         static = affordable(scores, self.threshold, lengths, spare=count - total)
         groups, weights = still_and_moving(scenes, static, budgets)
         owner = torch.full((count,), DROPPED, device=attention.device)
@@ -98,9 +99,8 @@ class HoliTom(TokenPruner):
 def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
     """Find where windows begin, and where the last one ends: the cuts that let still positions save most tokens.
 
-    Args:
-        alike: cosine of each token with the one at the same position of the frame before; the first row is not read.
-        threshold: that all cosines of a still position exceed.
+    All cosines of a still position exceed the threshold. `alike` is the cosine of each token with the one at the same
+    position of the frame before; its first row is not read.
     """
     frames = len(alike)
     row = torch.arange(frames, device=alike.device)[:, None]
@@ -117,10 +117,3 @@ def windows(alike: Float[Tensor, "T N"], threshold: float) -> list[int]:
     while cuts[0]:
         cuts.insert(0, int(begins[cuts[0]]))
     return cuts
-
-
-def _stillness(alike: Float[Tensor, "W N"]) -> Float[Tensor, " N"]:
-    """Find the least cosine of consecutive frames of a window, at each position; -inf for a single frame."""
-    if len(alike) == 1:
-        return torch.full_like(alike[0], -torch.inf)
-    return alike[1:].amin(dim=0)

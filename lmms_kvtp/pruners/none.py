@@ -19,11 +19,7 @@ class Unpruned(TokenPruner):
     conserves_mass: ClassVar[bool] = True
 
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
-        """Keep the frames whose budget is all of their tokens.
-
-        Raises:
-            ValueError: a budget is neither 0 nor a whole frame.
-        """
+        """Keep the frames whose budget is all of their tokens; ValueError where one is between 0 and that."""
         check(tokens, budgets)
         partial = torch.nonzero((budgets > 0) & (budgets < tokens.capacity)).flatten().tolist()
         if partial:

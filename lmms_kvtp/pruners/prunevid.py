@@ -1,21 +1,18 @@
 """PruneVid's first stage: static patches merged over time, dynamic ones within their frame."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
-from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.packing import check
-from lmms_kvtp.pruners.parts.scenes import affordable, cluster_groups, still_and_moving, still_scenes
-from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
+from lmms_kvtp.pruners.parts.scenes import StillPruner
 
 
 @dataclass(frozen=True)
-class PruneVid(TokenPruner):
+class PruneVid(StillPruner):
     """Cuts the video into scenes, averages patches that stay the same in a scene, and clusters what is left.
 
     A patch position whose tokens have a mean pairwise cosine above `threshold` in its scene is static. The averages of
@@ -29,26 +26,9 @@ class PruneVid(TokenPruner):
     release divides by zero, here all of it is dynamic.
     """
 
-    scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "PruneVid, arXiv 2412.16117"
 
-    threshold: float = 0.8
-    """Least similarity of a static position."""
-    scenes: float = 0.25
-    """Clusters of frames, as a part of their number; scenes are runs of frames, and may be fewer."""
-    neighbours: int = 7
-    """Neighbors that count for density in density-peak clustering."""
-
-    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
-        """Keep as many tokens as all budgets together."""
-        check(tokens, budgets)
-        total = int(budgets.sum())
-        scenes, scores = still_scenes(tokens.embeds, self.scenes, self.neighbours)
-        lengths = [scene.stop - scene.start for scene in scenes]
-        static = affordable(scores, self.threshold, lengths, spare=tokens.num_frames * tokens.capacity - total)
-        groups, weights = still_and_moving(scenes, static, budgets)
-        shares = largest_remainder(weights, total, torch.tensor([g.shape[1] for g in groups]), floor=1)
-        return cluster_groups(tokens, groups, shares.tolist(), self.neighbours)
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
-        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
+    def shares(self, sizes: list[int], weights: Float[Tensor, " G"], total: int) -> list[int]:
+        """Share the total by weights, a token for each group at least."""
+        shared: list[int] = largest_remainder(weights, total, torch.tensor(sizes), floor=1).tolist()
+        return shared

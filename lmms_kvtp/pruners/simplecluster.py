@@ -74,11 +74,7 @@ class SimpleCluster(TokenPruner):
 
 
 def directions(tokens: FrameTokens, base: float) -> Float[Tensor, "M D"]:
-    """Rotate the tokens of all frames to unit vectors, in the precision of the tokens.
-
-    Raises:
-        ValueError: a token is NaN.
-    """
+    """Rotate the tokens of all frames to unit vectors, in their own precision; ValueError where one is NaN."""
     unit = torch.empty_like(tokens.embeds)
     for part in chunks(tokens.embeds):
         rotated = rotate(tokens.embeds[part].float(), tokens.grid, base, part.start)

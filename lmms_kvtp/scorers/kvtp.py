@@ -1,5 +1,6 @@
 """KVTP's relevance predictor: similarity of frame and question, with the context of clip and video."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.encoders.base import FrameEncoder
-from lmms_kvtp.encoders.parts.predictor import predictor_folder
-from lmms_kvtp.encoders.parts.text_side import WEIGHTS as TEXT_WEIGHTS
+from lmms_kvtp.encoders.parts.predictor import FUSION, TEXT_SIDE, predictor_folder
 from lmms_kvtp.encoders.parts.text_side import TextSide, load_text_side
 from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.scorers.base import FrameScorer
-from lmms_kvtp.scorers.parts.fusion import SETTINGS, WEIGHTS, FusionHead, head_beside, in_context
+from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.types import FrameFeatures
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class KVTP(FrameScorer):
         text = reader.encode_text([question_text(question)])
         if not self.fusion:
             return reader.logits(features.image, text).amax(dim=0)
-        return in_context(features.image, text, reader.logits, self.head(encoder))
+        head = self.head(encoder)
+        return head.mix([reader.logits(view, text) for view in head.views(features.image)]).amax(dim=0)
 
     def flops(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> int | None:
         """Count text tower and cosines, with the head for three views of each frame."""
@@ -75,17 +78,23 @@ class KVTP(FrameScorer):
         return self.text_side or encoder
 
     def head(self, encoder: FrameEncoder) -> FusionHead:
-        """Read the fusion head that goes with `encoder`, once."""
+        """Read the fusion head that goes with `encoder`, once; where none was trained, make one as before training."""
         if encoder not in self._heads:
+            settings, weights = (self.folder / name if self.folder else encoder.companion(name) for name in FUSION)
+            if settings is None or weights is None:
+                logger.info("no trained fusion head beside the encoder; using the head as it is before training")
+                found = FusionHead()
+            else:
+                found = FusionHead.load(settings, weights)
             names = ("clip_size", "queries", "local_weight", "global_weight")
             asked: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-            self._heads[encoder] = replace(self._trained(encoder), **asked)
+            self._heads[encoder] = replace(found, **asked)
         return self._heads[encoder]
 
     @cached_property
     def text_side(self) -> TextSide | None:
         """Text side that reads questions in place of the encoder, if the checkpoint has one; loaded on first use."""
-        if self.folder is None or not (self.folder / TEXT_WEIGHTS).is_file():
+        if self.folder is None or not (self.folder / TEXT_SIDE[1]).is_file():
             return None
         return load_text_side(self.folder)
 
@@ -97,8 +106,3 @@ class KVTP(FrameScorer):
     @cached_property
     def _heads(self) -> dict[FrameEncoder, FusionHead]:
         return {}
-
-    def _trained(self, encoder: FrameEncoder) -> FusionHead:
-        if self.folder is not None:
-            return FusionHead.load(self.folder / SETTINGS, self.folder / WEIGHTS)
-        return head_beside(encoder)

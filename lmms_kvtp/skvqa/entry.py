@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from lmms_kvtp.questions import MOST_RELEVANT
 
@@ -187,14 +187,9 @@ def sparsity_of(rates: Sequence[float], alpha: float = ALPHA) -> float:
     return max(rates) / alpha
 
 
-KINDS: Mapping[str, type] = {
-    **dict.fromkeys(["dataset", "split", "question_id", "video_id", "video", "question", "refined"], str),
-    **dict.fromkeys(["captions_hash", "prompts"], str),
-    **dict.fromkeys(["num_frames", "clip_size"], int),
-    **dict.fromkeys(["duration", "alpha", "temperature", "sparsity"], float),
-    **dict.fromkeys(["options", "clip_scores", "rates"], list),
-    "models": dict,
-}
+IN_JSON = {Literal: str, tuple: list, Mapping: dict}
+"""Types of fields, where those of the values in JSON are others."""
+KINDS: dict[str, Any] = {f.name: IN_JSON.get(get_origin(f.type), f.type) for f in fields(Entry) if f.name != "edges"}
 
 
 def _field(found: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -19,11 +19,7 @@ SHOWN = 20
 
 
 class LayoutError(ValueError):
-    """Annotations or videos are not where they are wanted; the message has the expected layout."""
-
-
-class TableError(ValueError):
-    """An annotation file cannot be read; the message names it, its row, and the cause."""
+    """Annotations or videos are missing or cannot be read; the message has file and row, or the expected layout."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,9 @@ class SourceQuestion:
 
 
 def read_questions(dataset: str, annotations: Path) -> list[SourceQuestion]:
-    """Read all questions of a data set; TableError where a file cannot be read.
+    """Read all questions of a data set.
 
-    LayoutError where a field is missing or empty, a question occurs twice, or there is none.
+    LayoutError where a file cannot be read, a field is missing or empty, a question occurs twice, or there is none.
     """
     read, found = LAYOUTS[dataset], []
     for file, number, row in read_rows(annotations):
@@ -148,23 +144,23 @@ number in the file."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[Path, int, Row]]:
-    """Yield file, number and content of each annotation row, files in order of their names; TableError for a lost one.
+    """Yield file, number and content of each annotation row, files in order of their names; LayoutError for a lost one.
 
     A JSON file holds a list of objects, or one object whose values are objects: their names become the field "_key".
     """
     if not path.exists():
-        raise TableError(f"no annotations at {path}")
+        raise LayoutError(f"no annotations at {path}")
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
     if not files:
-        raise TableError(f"no annotations in {path}: wanted files ending in {', '.join(SUFFIXES)}")
+        raise LayoutError(f"no annotations in {path}: wanted files ending in {', '.join(SUFFIXES)}")
     for file in files:
         try:
             for number, row in enumerate(_read(file), start=1):
                 if not isinstance(row, Mapping):
-                    raise TableError(f"{file}, row {number} is a {type(row).__name__}, not an object")
+                    raise LayoutError(f"{file}, row {number} is a {type(row).__name__}, not an object")
                 yield file, number, row
         except (ValueError, OSError) as error:
-            raise error if isinstance(error, TableError) else TableError(f"cannot read {file}: {error}") from error
+            raise error if isinstance(error, LayoutError) else LayoutError(f"cannot read {file}: {error}") from error
 
 
 def _read(file: Path) -> Iterator[Any]:
@@ -183,5 +179,5 @@ def _read(file: Path) -> Iterator[Any]:
         if isinstance(found, dict):
             found = [{"_key": key, **value} if isinstance(value, dict) else value for key, value in found.items()]
         if not isinstance(found, list):
-            raise TableError(f"{file} holds a {type(found).__name__}, not a list of questions")
+            raise LayoutError(f"{file} holds a {type(found).__name__}, not a list of questions")
         yield from found

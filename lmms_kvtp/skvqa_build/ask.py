@@ -173,10 +173,8 @@ def caption_clips(chat: ChatModel, store: Store, videos: Mapping[str, Clips]) ->
 
     Raises as `ask_all` does.
     """
-    text, subjects = (
-        prompt("caption"),
-        {name: [f"{name}#{n}" for n in range(len(c.bounds))] for name, c in videos.items()},
-    )
+    text = prompt("caption")
+    subjects = {name: [f"{name}#{n}" for n in range(len(clips.bounds))] for name, clips in videos.items()}
     requests = (
         ChatRequest("caption", text, subject, partial(clips.frames, clip), f"{clips.key}:{clip}", max_new_tokens=256)
         for name, clips in videos.items()

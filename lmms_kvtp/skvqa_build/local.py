@@ -9,7 +9,7 @@ from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.skvqa_build.chat import ChatModel, ChatReply, ChatRequest, Then
 from lmms_kvtp.skvqa_build.prompts import prompt
 from lmms_kvtp.skvqa_build.store import weights_of
-from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
+from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM, load_vlm
 
@@ -66,22 +66,17 @@ class LocalModel(ChatModel):
         turns = [text for turn in request.turns for text in (turn.answer, turn.complaint)]
         text = "\n\n".join([request.text, *filter(None, turns)])
         visuals = [] if request.frames is None else [self.vlm.encode(request.frames()).whole()]
-        assembled = self._fitting(visuals, text, request)
-        [generation] = self.vlm.generate([assembled], GenerationOptions(max_new_tokens=request.max_new_tokens))
-        return ChatReply(generation.text, assembled.length, generation.num_tokens)
-
-    def _fitting(self, visuals: list[PackedTokens], text: str, request: ChatRequest) -> Prompt:
-        """Lay out the prompt, and refuse one that leaves no room for the longest answer."""
         try:
             length = (assembled := self.vlm.assemble(visuals, text)).length
         except PromptTooLongError as error:
             length = error.length
-        if length + request.max_new_tokens > self.vlm.limit:
+        if length + request.max_new_tokens > self.vlm.limit:  # no room for the longest answer
             raise _TooLongError(
                 f"the prompt has {length} positions and its answer up to {request.max_new_tokens}, the limit of "
                 f"{self.name} is {self.vlm.limit}; {WAYS_OUT.get(request.step, 'choose another model')}"
             )
-        return assembled
+        [generation] = self.vlm.generate([assembled], GenerationOptions(max_new_tokens=request.max_new_tokens))
+        return ChatReply(generation.text, length, generation.num_tokens)
 
     def rate(self, caption: str, question: str) -> float:
         """Rate a clip by the digit from 0 to 5 that the language model finds most likely as an answer.

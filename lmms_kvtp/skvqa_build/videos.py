@@ -164,15 +164,11 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def _extract(archive: Path, into: Path, sizes: Mapping[str, int], extract: Callable[[str, Path], Any]) -> None:
-    _check_members(archive, list(sizes))
+    for name in sizes:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+            raise ArchiveError(f"{archive} has the member {name!r}, which lies outside of the folder; nothing unpacked")
     for name, size in sizes.items():
         there = into / name
         if not (there.is_file() and there.stat().st_size == size):
             extract(name, into)
-
-
-def _check_members(archive: Path, names: list[str]) -> None:
-    for name in names:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-            raise ArchiveError(f"{archive} has the member {name!r}, which lies outside of the folder; nothing unpacked")

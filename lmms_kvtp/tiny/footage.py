@@ -3,9 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -67,7 +67,8 @@ def load_footage(folder: Path, num_videos: int, side: int) -> Footage:
         folder.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            jobs = pool.map(_film_train, range(num_videos), [side] * num_videos, chunksize=4)
+            scripts_of = (write_script(seed, "train") for seed in range(num_videos))
+            jobs = pool.map(film, scripts_of, repeat(side), chunksize=4)
             parts = list(tqdm(jobs, "render and encode", num_videos, unit="video"))
         for name in parts[0]:
             np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
@@ -79,27 +80,15 @@ def load_footage(folder: Path, num_videos: int, side: int) -> Footage:
 def film(script: Script, side: int) -> dict[str, Array]:
     """Make one video's frames and labels."""
     times = sampled_times(script)
-    rgb = np.stack(list(decode(encode_bytes(script), [round(time * script.fps) for time in times])))
+    sampled = {round(time * script.fps) for time in times}
+    with av.open(io.BytesIO(encode_bytes(script)), "r") as container:
+        shown = [frame for index, frame in enumerate(container.decode(video=0)) if index in sampled]
+        rgb = np.stack([frame.to_ndarray(format="rgb24") for frame in shown])
     shots = [script.shot_at(time) for time in times]
     marks = [_patches(*labels(shot, time), side) for shot, time in zip(shots, times, strict=True)]
     shapes, colors, weights = (np.stack(parts) for parts in zip(*marks, strict=True))
     places = np.array([PLACES.index(shot.place) for shot in shots], np.int8)
     return {"rgb": rgb, "shapes": shapes, "colors": colors, "weights": weights, "places": places}
-
-
-def decode(content: bytes, wanted: list[int]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Decode the frames numbered `wanted` (ascending) of an mp4 file, [H, W, 3]."""
-    left = iter([*wanted, -1])
-    following = next(left)
-    with av.open(io.BytesIO(content), "r") as container:
-        for index, frame in enumerate(container.decode(video=0)):
-            if index == following:
-                yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-                following = next(left)
-
-
-def _film_train(seed: int, side: int) -> dict[str, Array]:
-    return film(write_script(seed, "train"), side)
 
 
 def _patches(shapes: npt.NDArray[np.int8], colors: npt.NDArray[np.int8], side: int) -> tuple[Array, Array, Array]:

@@ -26,14 +26,13 @@ from lmms_kvtp.encoders.parts.text_side import save_tokenizer
 from lmms_kvtp.run.source import tree
 from lmms_kvtp.shipped import write_manifest
 from lmms_kvtp.tiny.footage import film, load_bank, load_footage, tower_features
-from lmms_kvtp.tiny.language import PREFIX, SUFFIX, answer_logits, pack
+from lmms_kvtp.tiny.language import PREFIX, SUFFIX, answer_logits, language_tokenizer, pack, text_tokenizer
 from lmms_kvtp.tiny.lessons import all_phrases, right_letters
 from lmms_kvtp.tiny.loop import Log
 from lmms_kvtp.tiny.stage_soft import SOFT_STAGES, SoftStage, train_soft
 from lmms_kvtp.tiny.stage_tower import TowerStage, train_tower
 from lmms_kvtp.tiny.stage_video import VIDEO_STAGES, AlignStage, VideoStage, train_align, train_video
 from lmms_kvtp.tiny.student import Classroom, Geometry, Student
-from lmms_kvtp.tiny.tokenizer import language_tokenizer, text_tokenizer
 from lmms_kvtp.vlms.checkpoint.save import save_original
 
 WORK = "work"

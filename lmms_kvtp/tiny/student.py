@@ -41,11 +41,6 @@ class Geometry:
         """Number of patches along an edge before pooling."""
         return self.image_size // self.patch_size
 
-    @property
-    def head_dim(self) -> int:
-        """Width of an attention head of the language model."""
-        return self.llm_width // self.llm_heads
-
     def siglip(self, vocab_size: int) -> SiglipConfig:
         """Configure the image-text model; text is padded with its end token, the last of the vocabulary."""
         width, mlp = self.vision_width, self.vision_mlp
@@ -126,7 +121,7 @@ def _initialise(llm: Qwen2ForCausalLM, geometry: Geometry) -> None:
     The latter is a prior for matching contents; without it the model answers with any event's color for hundreds of
     steps.
     """
-    width, head_dim = geometry.llm_width, geometry.head_dim
+    width, head_dim = geometry.llm_width, geometry.llm_width // geometry.llm_heads
     group = geometry.llm_heads // geometry.llm_kv_heads
     depth_scale = (2 * geometry.llm_layers) ** -0.5
     with torch.no_grad():

@@ -119,7 +119,7 @@ def read_index(path: str) -> VideoIndex:
         and (np.diff(decoded) > 0).all(),
     }
     if doubt := next((reason for reason, holds in doubts.items() if holds), ""):
-        found = _decoded_stamps(path, doubt, len(key_stamps) > 0, _kept(path))
+        found = decoded_stamps(path, doubt, len(key_stamps) > 0, _kept(path))
         rises = (np.diff(found) > 0).all() and len(key_stamps) and key_stamps[0] <= found[0]
         is_seekable, clean, shown = bool(rises) and not is_listed, clean and np.array_equal(found, shown), found
     beats = (shown, len(shown)) if is_seekable else (times, len(clock))
@@ -140,7 +140,7 @@ def read_index(path: str) -> VideoIndex:
 def shows_others(index: VideoIndex) -> bool:
     """Decode a file that did not show a frame of its index; whether it has others, which its next index then tells."""
     doubt = "a frame that its packets announce does not come"
-    found = _decoded_stamps(index.path, doubt, len(index.key_stamps) > 0, _kept(index.path))
+    found = decoded_stamps(index.path, doubt, len(index.key_stamps) > 0, _kept(index.path))
     return not np.array_equal(found, index.stamps if index.stamps is not None else found)
 
 
@@ -152,7 +152,7 @@ def _kept(path: str) -> Path:
 
 
 @lru_cache(maxsize=128)
-def _decoded_stamps(path: str, doubt: str, has_keys: bool, kept: Path) -> NDArray[np.int64]:
+def decoded_stamps(path: str, doubt: str, has_keys: bool, kept: Path) -> NDArray[np.int64]:
     """Decode a file once, and list the stamps of its frames as they come, unless they are kept."""
     with suppress(OSError, ValueError):
         return np.frombuffer(kept.read_bytes(), dtype=np.int64)

@@ -80,7 +80,7 @@ def test_a_long_question_is_measured_as_the_scorer_reads_it(model):
 )
 def test_only_the_parts_asked_for_are_given_to_the_optimizer(parts, towers):
     made = Predictor(fresh(parts), RECIPE.head, RECIPE.objective)
-    learned = {name.removeprefix("towers.siglip.") for name, each in made.named_parameters() if each.requires_grad}
+    learned = {name.removeprefix("towers.") for name, each in made.named_parameters() if each.requires_grad}
     assert {name.split(".")[0] for name in learned} == {"log_tau", "logit_scale", "logit_bias"} | towers
 
 

@@ -67,7 +67,7 @@ def test_adapters_change_nothing_at_first_and_are_merged_into_plain_weights(tmp_
     names = set(made.state_dict())
     train_predictor(made, videos(8, 2, looks(32)), videos(3, 3, looks(32)), recipe, tmp_path)
     assert set(made.state_dict()) == names  # no adapter is left
-    before, after = towers().siglip.state_dict(), AutoModel.from_pretrained(tmp_path).state_dict()
+    before, after = towers().encoder.model.state_dict(), AutoModel.from_pretrained(tmp_path).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     matrices = {name for name in changed if not name.startswith("logit_")}
     assert matrices and all(name.startswith("text_model.encoder.layers.") for name in matrices)
@@ -93,10 +93,10 @@ def test_adapters_leave_the_logits_as_they_were_until_they_learn():
 def test_the_vision_tower_learns_from_pixels(tmp_path):
     recipe = replace(RECIPE, parts="all", epochs=2, lr=1e-3, videos_per_step=2, gradient_checkpointing=True)
     made, passes = towers("all"), []
-    layer = made.siglip.text_model.encoder.layers[0].mlp
+    layer = made.text_model.encoder.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     train_predictor(made, videos(4, 2, looks(3, 42, 42)), videos(2, 3, looks(3, 42, 42)), recipe, tmp_path)
-    before, after = towers().siglip.state_dict(), AutoModel.from_pretrained(tmp_path).state_dict()
+    before, after = towers().encoder.model.state_dict(), AutoModel.from_pretrained(tmp_path).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"text_model", "vision_model", "logit_scale", "logit_bias"}
     assert sum(passes) == 2 * 2 * 4  # every activation is made twice
@@ -121,7 +121,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_from_twice_the_passes()
         if saving:
             checkpoint_layers(made)
         passes: list[int] = []
-        layer = made.siglip.text_model.encoder.layers[0].mlp
+        layer = made.text_model.encoder.layers[0].mlp
         layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
         model([lesson(video, made)])["loss"].backward()
         found.append((len(passes), [parameter.grad for parameter in model.parameters()]))

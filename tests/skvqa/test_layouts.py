@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from helpers.skvqa_lookalikes import WRITERS, nextqa_rows, videomme_rows, write_frames, write_json, write_parquet
 
-from lmms_kvtp.skvqa.layouts import LAYOUTS, LayoutError, TableError, read_questions
+from lmms_kvtp.skvqa.layouts import LAYOUTS, LayoutError, read_questions
 from lmms_kvtp.skvqa_build.videos import ArchiveError, scan, unpack
 
 COUNTS = {
@@ -76,11 +76,11 @@ def test_unreadable_annotations_are_named(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "broken.parquet").write_text("no parquet")
     for name in ("broken.json", "broken.parquet"):
-        with pytest.raises(TableError, match=f"cannot read .*{name}"):
+        with pytest.raises(LayoutError, match=f"cannot read .*{name}"):
             read_questions("videomme", tmp_path / name)
-    with pytest.raises(TableError, match="no annotations at"):
+    with pytest.raises(LayoutError, match="no annotations at"):
         read_questions("videomme", tmp_path / "nowhere")
-    with pytest.raises(TableError, match="not an object"):
+    with pytest.raises(LayoutError, match="not an object"):
         read_questions("videomme", write_json(tmp_path / "list.json", [1]))
 
 

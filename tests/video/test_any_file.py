@@ -42,7 +42,7 @@ from lmms_kvtp.skvqa_build.videos import sample_clips, scan
 from lmms_kvtp.video import FrameOptions, VideoError, image_files, load_video, reader
 from lmms_kvtp.video.cache import FrameCache
 from lmms_kvtp.video.frames import StaleIndexError
-from lmms_kvtp.video.index import SHOWN, _decoded_stamps, read_index
+from lmms_kvtp.video.index import SHOWN, decoded_stamps, read_index
 from lmms_kvtp.video.load import is_video, to_videos
 from lmms_kvtp.video.pixels import ResizedPixels
 from lmms_kvtp.visualize.picture import WIDTH, small_frames
@@ -146,7 +146,7 @@ def test_a_file_is_decoded_once_for_its_index_and_the_log_says_why(clip, caplog,
     assert said == f"{path}: it begins inside a group of pictures, so that its frames are found by decoding it once"
     load_video(clip())
     assert len(caplog.records) == 1
-    _decoded_stamps.cache_clear()  # another process
+    decoded_stamps.cache_clear()  # another process
     load_video(path)
     assert len(caplog.records) == 1
     shutil.copy(path, path.with_name("copy.mkv"))

@@ -72,14 +72,9 @@ class TrainedPredictor:
         return any(name.lower().replace("-", "") in task.lower().replace("-", "") for name in self.evaluation)
 
     def check_frames(self, weights: Iterable[Path], encoder: str) -> None:
-        """Make sure that it was trained on what these weights make of frames.
+        """Make sure that it was trained on what `weights` make of frames; ValueError where it was trained on others.
 
-        Args:
-            weights: files of the encoder, or of the model whose tower it shares.
-            encoder: their name.
-
-        Raises:
-            ValueError: it was trained on others.
+        `weights` are the files of the encoder, or of the model whose tower it shares; `encoder` is its name.
         """
         wanted, found = self.training.get("frames_read_by"), frames_key(weights)
         if self.form != "siglip" and wanted and found and wanted != found:
@@ -101,14 +96,10 @@ def shipped_predictors() -> list[str]:
 
 
 def find_predictor(name: str, setting: str = "predictor") -> TrainedPredictor:
-    """Find a trained predictor: a shipped one by its name, a folder, or a model on the hub.
+    """Find a trained predictor: one of `shipped_predictors`, a folder (`./tiny` for one of a shipped name) or a hub id.
 
-    Args:
-        name: one of `shipped_predictors`, a folder (`./tiny` for one of a shipped name) or a hub id.
-        setting: the setting that holds the name, for messages.
-
-    Raises:
-        ValueError: there is none, it is still being written, or it is an image-text model that nobody trained.
+    Messages name the `setting` that holds the name. ValueError where there is none, it is still being written, or it is
+    an image-text model that nobody trained.
     """
     folder = predictor_folder(name, setting)
     training = _read(folder / REPORT) if (folder / REPORT).is_file() else {}

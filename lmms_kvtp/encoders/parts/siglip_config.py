@@ -1,5 +1,6 @@
 """Sizes and configs of SigLIP's towers, and where its weights lie."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -15,13 +16,9 @@ SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 11
 
 
 def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> SiglipConfig:
-    """Make the config of both towers from their sizes.
+    """Make the config of both towers from their sizes; heads of the text tower are as wide as the vision tower's.
 
-    Args:
-        vision: sizes of the vision tower.
-        text: sizes of the text tower; its heads are as wide as the vision tower's.
-        positions: tokens of a padded text.
-        vocabulary: tokens of the tokenizer, the last of which stands for beginning, end and padding.
+    A padded text has `positions` tokens. The last of the `vocabulary` stands for beginning, end and padding.
     """
     tower = SiglipVisionConfig(
         image_size=vision.image_size,
@@ -50,6 +47,12 @@ def text_config(text: TextShape, head_width: int, positions: int, vocabulary: in
         eos_token_id=last,
         pad_token_id=last,
     )
+
+
+def vision_sizes(fields: Mapping[str, Any]) -> VisionShape:
+    """Read the sizes of a vision tower from the fields of its config."""
+    names = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    return VisionShape(*(fields[name] for name in names))
 
 
 def text_shape(config: Any) -> TextShape:

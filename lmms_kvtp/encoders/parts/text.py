@@ -50,14 +50,8 @@ def scaled_cosines(
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Cut a text into pieces that fit: after sentences, else between words, else within a word.
 
-    Neighbours that fit together stay together; how many do is found by halving, for to ask is to split into tokens.
-
-    Args:
-        text: may be empty, which is one empty piece.
-        fits: a piece is short enough; so is then whatever it begins with.
-
-    Raises:
-        ValueError: not even a single character fits.
+    Neighbours that fit together stay together; how many do is found by halving, for to ask is to split into tokens. Of
+    what fits, every beginning does; an empty text is one empty piece. ValueError where not even one character fits.
     """
     if fits(text):
         return [text]

@@ -53,11 +53,7 @@ class TextSide(RemembersTexts):
         return lru_cache(REMEMBERED)(partial(padded_pieces, tokenizer=self.tokenizer, limit=limit))
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q F"]) -> Float[Tensor, "q T"]:
-        """Compute cosines with the learned scale and bias.
-
-        Raises:
-            ValueError: text and frames are of different widths.
-        """
+        """Compute cosines with the learned scale and bias; ValueError where text and frames differ in width."""
         if image.shape[1] != text.shape[1]:
             raise ValueError(
                 f"a text side of width {text.shape[1]} cannot be compared with frames of width {image.shape[1]}; "
@@ -89,11 +85,7 @@ def save_text_side(
 def save_untuned_text_side(folder: Path, pretrained: str, scale: float, bias: float) -> None:
     """Write a text side of which only scale and bias were trained; `load_text_side` reads it.
 
-    Args:
-        folder: where the predictor lies.
-        pretrained: folder or hub id of the SigLIP with the text tower, or tiny.
-        scale: logarithm of the factor on cosines.
-        bias: shift of the logits.
+    `pretrained` is the folder or hub id of the SigLIP with the text tower, or tiny.
     """
     _write(folder, {UNTUNED: pretrained}, {}, scale, bias)
 
@@ -121,8 +113,7 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
 def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide:
     """Read what `save_text_side` or `save_untuned_text_side` wrote, in float32.
 
-    Raises:
-        ValueError: a file is missing, damaged or of other shapes; the message names the folder and the reason.
+    ValueError where a file is missing, damaged or of other shapes; the message names the folder and the reason.
     """
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -113,8 +113,7 @@ class TowerHead(nn.Module):
 def load_tower_head(folder: Path) -> TowerHead:
     """Read what `TowerHead.save` wrote, in float32.
 
-    Raises:
-        ValueError: a file is missing, damaged or of other shapes; the message names the folder and the reason.
+    ValueError where a file is missing, damaged or of other shapes; the message names the folder and the reason.
     """
     try:
         head = TowerHead(HeadShape(**json.loads((folder / SETTINGS).read_text(encoding="utf-8"))))

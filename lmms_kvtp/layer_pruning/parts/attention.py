@@ -68,11 +68,7 @@ def unrotated_attention(inputs: StageInput, rows: Int[Tensor, " R"]) -> Float[Te
 
 
 def highest(scores: Float[Tensor, " K"], among: Bool[Tensor, " K"], count: int) -> Bool[Tensor, " K"]:
-    """Mark the `count` highest scores of those `among`; ties go to the earlier position.
-
-    Raises:
-        ValueError: a score is NaN; such scores have no order.
-    """
+    """Mark the `count` highest scores of those `among`; ties go to the earlier position. ValueError for NaN."""
     check_scores(scores)
     order = scores.masked_fill(~among, -torch.inf).argsort(descending=True, stable=True)
     marks = torch.zeros_like(among)
@@ -81,13 +77,13 @@ def highest(scores: Float[Tensor, " K"], among: Bool[Tensor, " K"], count: int) 
 
 
 def check_scores(scores: Float[Tensor, " K"]) -> None:
-    """Refuse scores that are NaN. Raises ValueError if a score is NaN."""
+    """Refuse scores that are NaN, by ValueError."""
     if bool(torch.isnan(scores).any()):
         raise ValueError("attention scores hold NaN; look at the vision tokens and at the model's dtype")
 
 
 def check_ratio(name: str, ratio: float) -> None:
-    """Refuse a ratio outside (0, 1]. Raises ValueError if it is outside (0, 1]."""
+    """Refuse a ratio outside (0, 1], by ValueError."""
     if not 0 < ratio <= 1:
         raise ValueError(f"{name}={ratio} is outside (0, 1]; it is the fraction of vision tokens kept")
 

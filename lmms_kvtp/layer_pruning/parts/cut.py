@@ -35,12 +35,8 @@ def cut_inputs(inputs: Inputs, kept: Int[Tensor, " K"], length: int) -> Inputs:
 def cut_keys(inputs: Inputs, first: Int[Tensor, " F"], own: Int[Tensor, " K"], past: int, new: int) -> Inputs:
     """Fit the mask of a decoding step, whose columns are the cache of the first layer, to the cache of another.
 
-    Args:
-        inputs: keyword arguments of a layer.
-        first: prompt positions in the first layer's cache.
-        own: those in this layer's cache, some of `first`.
-        past: entries in this layer's cache: `own` and what was decoded.
-        new: positions of this step.
+    `first` are the prompt positions in the first layer's cache, `own` those in this one, which has `past` entries with
+    what was decoded; `new` is the number of positions of this step.
     """
     decoded = past - len(own) + new
     mask = _mask(inputs, len(first) + decoded)
@@ -60,8 +56,7 @@ def cut_cache(cache: Any, layer: int, entries: Int[Tensor, " K"]) -> None:
 def _mask(inputs: Inputs, keys: int) -> Tensor | None:
     """Read the mask, if there is one: [1, keys] with flash attention, [1, 1, queries, keys] otherwise.
 
-    Raises:
-        ValueError: it is of another kind, or made for another number of keys.
+    ValueError where it is of another kind, or made for another number of keys.
     """
     mask = inputs.get("attention_mask")
     if mask is None:

@@ -33,12 +33,9 @@ class Groups:
 
 
 def group(owner: Int[Tensor, "f N"], num_groups: int, frames: Int[Tensor, " f"]) -> Groups:
-    """Group the rows of some frames by the number of the group that owns them.
+    """Group the rows of some frames by the number of the group that owns them, in [0, num_groups).
 
-    Args:
-        owner: group of each row, in [0, num_groups).
-        num_groups: groups of one frame.
-        frames: which of the frames of the rows these are.
+    `frames` are the numbers of these frames among those that rows are counted over.
     """
     count, capacity = owner.shape
     local = torch.arange(count, device=owner.device)[:, None]
@@ -71,12 +68,9 @@ DROPPED = -1
 
 
 def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"], weights: Float[Tensor, "T N"] | None = None) -> PackedTokens:
-    """Average the tokens of each frame that share an owner, or sum them by weights.
+    """Average the tokens of each frame that share an owner, or sum them with `weights` as factors.
 
-    Args:
-        tokens: never changed.
-        owner: the patch at which each token's average stands, which owns itself; or DROPPED.
-        weights: factor of each token in a sum that replaces the average.
+    An owner is the patch at which the average stands, which owns itself; or DROPPED.
     """
     frame, patch = torch.nonzero(owner == torch.arange(owner.shape[1], device=owner.device), as_tuple=True)
     embeds, size = tokens.embeds.new_empty(len(frame), tokens.embeds.shape[2]), torch.zeros(len(frame)).to(frame.device)
@@ -91,13 +85,7 @@ def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"], weights: Float[Tensor,
 def merge_video(
     tokens: FrameTokens, owner: Int[Tensor, " M"], weights: Float[Tensor, " M"] | None = None
 ) -> PackedTokens:
-    """Average tokens over all frames, or sum them by weights.
-
-    Args:
-        tokens: never changed.
-        owner: as in `merge`, with tokens counted through the video, frame by frame.
-        weights: factor of each token in a sum that replaces the average.
-    """
+    """Average or sum tokens over all frames as `merge` does, with owners counted through the video, frame by frame."""
     cells, width = tokens.num_frames * tokens.capacity, tokens.embeds.shape[2]
     rows, size = means(tokens.embeds.reshape(1, cells, width), owner[None], None if weights is None else weights[None])
     where = torch.nonzero(owner == torch.arange(cells, device=owner.device)).flatten()
@@ -158,8 +146,7 @@ def enrich(
 ) -> PackedTokens:
     """Add to each kept token the `neighbours` tokens of most similar keys, weighted by their attention.
 
-    Raises:
-        ValueError: keys hold NaN.
+    ValueError where keys hold NaN.
     """
     packed = pack(tokens, tokens.embeds, keep)
     ends = [0, *packed.counts().cumsum(0).tolist()]
@@ -170,7 +157,8 @@ def enrich(
     for part in chunks(tokens.embeds):
         kept = slice(ends[part.start], ends[part.stop])
         frame, patch = packed.frame[kept] - part.start, packed.patch[kept]
-        cosines = _cosines(keys[part], frame, patch)
+        unit = F.normalize(keys[part].float(), dim=-1)
+        cosines = (unit @ unit.transpose(1, 2))[frame, patch]  # [K, N]
         broken[packed.frame[kept], patch] = torch.isnan(cosines).any(dim=1)
         cosines.scatter_(1, patch[:, None], -torch.inf)  # a token is not its own neighbour
         near = cosines.topk(min(neighbours, tokens.capacity - 1), dim=1).indices
@@ -179,11 +167,6 @@ def enrich(
         owner[part] = _owners(owner[part], near, frame, patch, apart[patch].gather(1, near), kept.start)
     refuse(broken, "keys")  # once, behind the loop: a GPU is waited for
     return replace(packed, owner=owner)
-
-
-def _cosines(keys: Float[Tensor, "F N C"], frame: Int[Tensor, " K"], patch: Int[Tensor, " K"]) -> Float[Tensor, "K N"]:
-    unit = F.normalize(keys.float(), dim=-1)
-    return (unit @ unit.transpose(1, 2))[frame, patch]
 
 
 def _enriched(

@@ -28,11 +28,9 @@ class LikenessSettings:
 
 
 def steady(embeds: Float[Tensor, "T N D"], share: float) -> Float[Tensor, " D"]:
-    """Mark the channels of lowest variance over the video with 1; sums are taken chunk by chunk around the mean.
+    """Mark with 1 the `share` in (0, 1] of channels, at least one, that vary least over the video.
 
-    Args:
-        embeds: tokens.
-        share: part of the channels, in (0, 1]; at least one is marked.
+    Sums are taken chunk by chunk around the mean.
     """
     count = embeds.shape[0] * embeds.shape[1]
     mean = torch.stack([_total(rows) for _, rows in _copies(embeds)]).sum(dim=0) / count
@@ -63,7 +61,8 @@ class Directions:
         """Sum exp(-distance^2 / (2 a)) over the widths a, for the distance to the video's mean, or to each frame's."""
         means = self.means.mean(dim=0, keepdim=True).expand_as(self.means) if to_video else self.means
         dots = [(means[part][:, None] @ self.embeds[part].float().mT)[:, 0] for part in chunks(self.embeds)]
-        distances = self.lengths.gt(1e-12) + means.square().sum(dim=1, keepdim=True) - 2 * torch.cat(dots) / self.lengths
+        squares = self.lengths.gt(1e-12) + means.square().sum(dim=1, keepdim=True)
+        distances = squares - 2 * torch.cat(dots) / self.lengths
         return torch.stack([torch.exp(-distances / (2 * width)) for width in widths]).sum(dim=0)
 
 

@@ -16,11 +16,7 @@ AXES = {"image": 1, "text": 0}
 
 
 def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
-    """Refuse budgets that the frames cannot hold.
-
-    Raises:
-        ValueError: not one budget per frame, or a budget outside [0, N].
-    """
+    """Refuse budgets that the frames cannot hold; ValueError for one outside [0, N], or not one per frame."""
     frames, capacity = tokens.num_frames, tokens.capacity
     if len(budgets) != frames:
         raise ValueError(f"{len(budgets)} budgets for {frames} frames; give each frame one")
@@ -32,8 +28,7 @@ def check(tokens: FrameTokens, budgets: Int[Tensor, " b"]) -> None:
 def refuse_broken(tokens: FrameTokens) -> None:
     """Refuse tokens that are NaN or infinite, whether a pruner would read them or not.
 
-    Raises:
-        ValueError: the message names the first frames that hold one.
+    The ValueError names the first frames that hold one.
     """
     broken = ~torch.isfinite(tokens.embeds.sum(dim=(1, 2), dtype=torch.float32))
     if broken.any():
@@ -44,11 +39,7 @@ def refuse_broken(tokens: FrameTokens) -> None:
 
 
 def read(features: FrameFeatures, name: str, tokens: FrameTokens) -> Float[Tensor, "..."]:
-    """Take a feature that a pruner needs.
-
-    Raises:
-        ValueError: nobody computed it, or its frames or patches are not those of the tokens.
-    """
+    """Take a feature that a pruner needs; ValueError where it is missing, or of other frames or patches than tokens."""
     feature: Tensor | None = getattr(features, name)
     if feature is None:
         raise ValueError(f"this pruner reads {name}, which the features lack; choose an encoder that provides it")
@@ -68,11 +59,7 @@ def chunks(values: Shaped[Tensor, "T N *rest"]) -> Iterator[slice]:
 
 
 def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
-    """Refuse NaN, which has no order.
-
-    Raises:
-        ValueError: one is NaN; the message names the first frames that hold one.
-    """
+    """Refuse NaN, which has no order; the ValueError names the first frames that hold one."""
     refuse(torch.isnan(scores), what)
 
 
@@ -89,11 +76,7 @@ def _first(frames: Bool[Tensor, " T"]) -> list[int]:
 
 
 def top(scores: Float[Tensor, "T N"], budgets: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:
-    """Mark the `budgets[t]` highest scores of row t; ties go to the earlier column.
-
-    Raises:
-        ValueError: a score is NaN; such a row has no order.
-    """
+    """Mark the `budgets[t]` highest scores of row t; ties go to the earlier column. ValueError where a score is NaN."""
     refuse_nan(scores, "scores")
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return ranks < budgets.to(scores.device)[:, None]

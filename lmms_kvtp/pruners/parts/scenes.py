@@ -1,9 +1,10 @@
 """Scenes of a video, and what stays still in them."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
-from lmms_kvtp.pruners.parts.packing import chunks
+from lmms_kvtp.pruners.parts.packing import check, chunks
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 L = TypeVar("L")
@@ -39,9 +40,55 @@ class ScenePruner(TokenPruner):
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
         """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
-    def cut(self, frames: Float[Tensor, "T E"]) -> list[int]:
-        """Cut frames into scenes by the settings; raises as the function does."""
-        return cut(frames, self.scenes, self.scene_threshold)
+
+@dataclass(frozen=True)
+class StillPruner(TokenPruner):
+    """Averages what stays still in a scene, and clusters it, and what moves in a frame; what is clustered is a segment.
+
+    Pruners differ in the number of clusters. Those that keep exact budgets do not merge the least similar positions
+    where too few tokens would be left.
+    """
+
+    scope: ClassVar[Literal["frame", "video"]] = "video"
+
+    threshold: float = 0.8
+    """Least similarity of a static position."""
+    scenes: float = 0.25
+    """Clusters of frames, as a part of their number; scenes are runs of frames, and may be fewer."""
+    neighbours: int = 7
+    """Neighbors that count for density in density-peak clustering."""
+
+    @abstractmethod
+    def shares(self, sizes: list[int], weights: Float[Tensor, " G"], total: int) -> list[int]:
+        """Tell how many clusters each group of tokens becomes: the weights share the total by the budgets."""
+
+    @final
+    def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
+        """Merge what is static over a scene, and cluster."""
+        check(tokens, budgets)
+        embeds, flat, frames = tokens.embeds, tokens.embeds.flatten(0, 1), tokens.num_frames
+        lengths = segment(mean_tokens(embeds), int(self.scenes * frames), self.neighbours)
+        starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
+        scenes = [slice(start, stop) for start, stop in pairwise(starts)]
+        scores = torch.stack([stillness(embeds[scene]) for scene in scenes])
+        total = int(budgets.sum())
+        static = affordable(scores, self.threshold, lengths, spare=len(flat) - (total if self.exact else 0))
+        groups, weights = still_and_moving(scenes, static, budgets)
+        shares = self.shares([group.shape[1] for group in groups], weights, total)
+        owner = torch.full((len(flat),), DROPPED, device=flat.device)
+        segment_of, flops = torch.zeros_like(owner), pairs_flops(frames, frames, flat.shape[1])
+        for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
+            segment_of[group] = number
+            if share:
+                points = averages(flat, group)
+                owner[group] = group[0][density_peaks(points, share, self.neighbours)]
+                flops += pairs_flops(len(points), len(points), flat.shape[1])
+        packed = merge_video(tokens, owner)
+        return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
+
+    @final
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
+        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
 
 def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
@@ -71,10 +118,8 @@ def stillness(scene: Float[Tensor, "W N D"]) -> Float[Tensor, " N"]:
 def cut(frames: Float[Tensor, "T E"], at_least: int, threshold: float) -> list[int]:
     """Cut frames into scenes that end where the cosine of consecutive frames is below a threshold; return lengths.
 
-    Where that gives fewer than `at_least` scenes, they also end at the least similar of the other frames.
-
-    Raises:
-        ValueError: a frame is NaN.
+    Where that gives fewer than `at_least` scenes, they also end at the least similar of the other frames. ValueError
+    where a frame is NaN.
     """
     cosines = F.cosine_similarity(frames[1:].float(), frames[:-1].float(), dim=1).cpu()
     if torch.isnan(cosines).any():
@@ -92,16 +137,6 @@ def segment(frames: Float[Tensor, "T D"], num_clusters: int, neighbours: int) ->
     """
     labels = density_peaks(frames, max(num_clusters, 1), neighbours)
     return [length for _, length in _runs(refine(labels.tolist()))]
-
-
-def still_scenes(
-    embeds: Float[Tensor, "T N D"], share: float, neighbours: int
-) -> tuple[list[slice], Float[Tensor, "S N"]]:
-    """Cut a video into at most `share` times as many scenes as it has frames, and say how still each position is."""
-    lengths = segment(mean_tokens(embeds), int(share * len(embeds)), neighbours)
-    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
-    scenes = [slice(start, stop) for start, stop in pairwise(starts)]
-    return scenes, torch.stack([stillness(embeds[scene]) for scene in scenes])
 
 
 def refine(labels: list[int]) -> list[int]:
@@ -126,13 +161,9 @@ def _runs(labels: Sequence[L]) -> list[tuple[L, int]]:
 
 
 def affordable(scores: Float[Tensor, "S N"], threshold: float, lengths: list[int], spare: int) -> Bool[Tensor, "S N"]:
-    """Mark positions above a threshold, the highest first, as long as at most `spare` tokens are merged away.
+    """Mark positions as static whose score exceeds a threshold, the highest first, while at most `spare` tokens go.
 
-    Args:
-        scores: how still each position of each scene is.
-        threshold: that a static position exceeds.
-        lengths: frames of each scene; a static position leaves one token of these.
-        spare: tokens that may go, so that enough remain for the budget.
+    A static position leaves one token of the frames of its scene, whose numbers are `lengths`.
     """
     saved = torch.tensor(lengths, device=scores.device)[:, None].expand_as(scores).flatten() - 1
     order = scores.flatten().argsort(descending=True, stable=True)
@@ -161,23 +192,6 @@ def still_and_moving(
                 groups.append(group)
                 weights.append(weight * group.shape[1])
     return groups, torch.tensor(weights)
-
-
-def cluster_groups(
-    tokens: FrameTokens, groups: list[Int[Tensor, "_ _"]], shares: Sequence[int], neighbours: int
-) -> PackedTokens:
-    """Cluster the columns of each group, averaged over its rows, down to its share; a group is a segment."""
-    flat, frames = tokens.embeds.flatten(0, 1), len(tokens.embeds)
-    owner = torch.full((len(flat),), DROPPED, device=flat.device)
-    segment_of, flops = torch.zeros_like(owner), pairs_flops(frames, frames, flat.shape[1])
-    for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
-        segment_of[group] = number
-        if share:
-            points = averages(flat, group)
-            owner[group] = group[0][density_peaks(points, share, neighbours)]
-            flops += pairs_flops(len(points), len(points), flat.shape[1])
-    packed = merge_video(tokens, owner)
-    return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
 
 
 def averages(flat: Float[Tensor, "M D"], group: Int[Tensor, "W n"]) -> Float[Tensor, "n D"]:

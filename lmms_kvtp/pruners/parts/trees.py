@@ -13,7 +13,7 @@ from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks
 from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, means
 from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
-from lmms_kvtp.pruners.parts.scenes import ScenePruner, join, mean_tokens
+from lmms_kvtp.pruners.parts.scenes import ScenePruner, cut, join, mean_tokens
 from lmms_kvtp.pruners.parts.spread import distances, farthest
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -52,7 +52,7 @@ class TreePruner(ScenePruner):
         refuse_nan(attention, "attention")
         frames, capacity, width = embeds.shape
         averages = mean_tokens(embeds)
-        lengths = self.cut(averages)
+        lengths = cut(averages, self.scenes, self.scene_threshold)
         num_salient = (budgets * self.salient).double().round(decimals=9).ceil().long()
         picked = self._select(embeds, attention, averages, lengths, num_salient)
         salient = torch.zeros_like(attention, dtype=torch.bool)

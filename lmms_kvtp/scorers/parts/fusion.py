@@ -1,8 +1,7 @@
 """KVTP's context fusion head: what a frame shows, what its clip shows, and what the whole video shows."""
 
 import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.predictor import FUSION
-
-logger = logging.getLogger(__name__)
 
 SETTINGS, WEIGHTS = FUSION
 
@@ -135,25 +131,3 @@ def pool_clips(
         return torch.amax(by_clip, dim=-1)
     weighted = by_clip.softmax(dim=-1) * by_clip.masked_fill(by_clip == -torch.inf, 0.0)
     return torch.sum(weighted, dim=-1)
-
-
-Logits = Callable[[Float[Tensor, "T E"], Float[Tensor, "q F"]], Float[Tensor, "q T"]]
-
-
-def in_context(
-    image: Float[Tensor, "T E"], text: Float[Tensor, "q F"], logits: Logits, head: FusionHead
-) -> Float[Tensor, " T"]:
-    """Mix the logits of frame, clip and video (eq. 10 of KVTP); of a question in several pieces, the best counts."""
-    return head.mix([logits(view, text) for view in head.views(image)]).amax(dim=0)
-
-
-def head_beside(encoder: FrameEncoder) -> FusionHead:
-    """Read the fusion head that was trained with the encoder's weights; where there is none, make an untrained one.
-
-    ValueError where its files are damaged.
-    """
-    settings, weights = encoder.companion(SETTINGS), encoder.companion(WEIGHTS)
-    if settings is None or weights is None:
-        logger.info("no trained fusion head beside the encoder; using the head as it is before training")
-        return FusionHead()
-    return FusionHead.load(settings, weights)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
-from lmms_kvtp.encoders.parts.siglip_config import SO400M
+from lmms_kvtp.encoders.parts.siglip_config import SO400M, vision_sizes
 from lmms_kvtp.vlms.tiles import Tiling
 
 SIZES, _ = SO400M
@@ -145,10 +145,7 @@ class Network(nn.Module):
 def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
     """Build a network without weights: its parameters are on the meta device.
 
-    Args:
-        config: the checkpoint's config.
-        vocabulary: rows of the embeddings and of the head, at most those of the checkpoint.
-        attention: transformers' name of the attention implementation.
+    Embeddings and head have `vocabulary` rows, at most those of the checkpoint; `attention` is a name of transformers.
     """
     vision = SiglipVisionConfig(
         **config.vision
@@ -165,14 +162,7 @@ def build(config: LlavaConfig, vocabulary: int, attention: str) -> Network:
 
 def vision_shape(config: LlavaConfig) -> VisionShape:
     """Read the sizes of the tower, for cost formulas."""
-    return VisionShape(
-        image_size=config.vision["image_size"],
-        patch_size=config.vision["patch_size"],
-        hidden=config.vision["hidden_size"],
-        intermediate=config.vision["intermediate_size"],
-        layers=config.vision_layers,
-        heads=config.vision["num_attention_heads"],
-    )
+    return replace(vision_sizes(config.vision), layers=config.vision_layers)
 
 
 def llm_shape(config: LlavaConfig, vocabulary: int) -> LLMShape:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,8 +35,7 @@ class Placement:
     def onto(self, network: Network) -> Iterator[Put]:
         """Give a function that puts a tensor where it belongs; behind the block the network is ready to run.
 
-        Raises:
-            ValueError: there is too little memory, or `max_memory` cannot be read.
+        ValueError where there is too little memory, or `max_memory` cannot be read.
         """
         tied = bool(network.llm.config.tie_word_embeddings)
         if self.strategy is None:
@@ -48,7 +46,14 @@ class Placement:
             return
         devices = self._plan(network)
         folder, index = self._folder(devices), dict[str, object]()
-        yield partial(self._put, network, devices, folder, index)
+
+        def put(name: str, tensor: Tensor) -> None:
+            if (device := _device_of(name, devices)) == "disk":
+                offload_weight(tensor.to(self.dtype), name, str(folder), index)
+                device = "meta"  # what is fetched later gets the type of what stands here
+            _put(network, name, tensor.to(device, self.dtype))
+
+        yield put
         if tied:
             network.llm.tie_weights()
         if folder is not None:
@@ -79,23 +84,6 @@ class Placement:
         Path(self.offload_folder).mkdir(parents=True, exist_ok=True)
         return Path(self.offload_folder)
 
-    def _put(
-        self,
-        network: Network,
-        devices: Mapping[str, str | int],
-        folder: Path | None,
-        index: dict[str, object],
-        name: str,
-        tensor: Tensor,
-    ) -> None:
-        device = _device_of(name, devices)
-        if device == "disk":
-            offload_weight(tensor.to(self.dtype), name, str(folder), index)
-            # what is fetched later gets the type of what stands here
-            _put(network, name, torch.empty_like(tensor, dtype=self.dtype, device="meta"))
-        else:
-            _put(network, name, tensor.to(device, self.dtype))
-
 
 def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
     owner, _, last = name.rpartition(".")
@@ -112,8 +100,7 @@ def _device_of(name: str, devices: Mapping[str, str | int]) -> str | int:
 def read_memory(text: str | None) -> dict[str | int, int] | None:
     """Read the bytes of each device from text like `0=40GiB;1=40GiB;cpu=100GiB`; None for what is free.
 
-    Raises:
-        ValueError: it is not of that form.
+    ValueError where it is not of that form.
     """
     if text is None:
         return None

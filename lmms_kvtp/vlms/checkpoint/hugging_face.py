@@ -42,10 +42,7 @@ def read_hugging_face(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     """Read the parsed config.json.
 
     Newlines stand as in transformers' class, one behind the video, unless `mm_newline_position` is among the fields:
-    the layout has no field of its own for them.
-
-    Raises:
-        CheckpointError: it is of another family, or a variant that is not supported; the message names it.
+    the layout has no field of its own for them. CheckpointError names a family or variant that is not supported.
     """
     where = f"{folder}/config.json"
     if config.get("model_type") != "llava_onevision":
@@ -98,8 +95,7 @@ def _layers_that_run(config: Mapping[str, Any], layers: int, where: str) -> int:
 def _filled(config: Qwen2Config, where: str) -> dict[str, Any]:
     """Give all fields, also those that a file leaves out.
 
-    Raises:
-        CheckpointError: positions are scaled, or a window slides: no released checkpoint of the family has either.
+    CheckpointError where positions are scaled, or a window slides: no released checkpoint of the family has either.
     """
     values = config.to_dict()
     rope = cast(Mapping[str, Any], values.get("rope_parameters") or values)  # transformers < 5 has rope_theta alone

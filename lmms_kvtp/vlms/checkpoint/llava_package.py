@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch  # attributes that are others while a block lasts
 
 import torch
 from accelerate import init_empty_weights
@@ -73,10 +74,9 @@ def load_package(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
 
 
 def mend(model: Any) -> None:
-    """Fill in tower positions, and let towers and pixels of other sizes than 384 / 14 through the package's own path.
+    """Fill in tower positions of a model as the package's loader made it.
 
-    Args:
-        model: as the package's loader made it.
+    Towers and pixels of other sizes than 384 / 14 may then pass the package's own path.
     """
     tower = model.get_vision_tower()
     embeddings = tower.vision_tower.vision_model.embeddings
@@ -125,20 +125,16 @@ def _memory(placement: Placement) -> dict[str | int, int] | None:
 def llava_package(config: LlavaConfig) -> Iterator[Any]:
     """Import the package's loader, which can load while the block lasts; nothing is fetched from the hub.
 
-    Raises:
-        ValueError: the package is not installed.
+    ValueError where the package is not installed.
     """
-    with _with(constants, "HF_HUB_OFFLINE", True), _imported() as (builder, siglip), _fitted(siglip, config):
+    with patch.object(constants, "HF_HUB_OFFLINE", True), _imported() as (builder, siglip), _fitted(siglip, config):
         yield builder
 
 
 @contextmanager
 def _imported() -> Iterator[tuple[Any, Any]]:
     """Import the modules of the package's loader and of its tower."""
-    with ExitStack() as stack:
-        for name in MOVED:
-            moved = vars(pytorch_utils).get(name)
-            stack.enter_context(_with(modeling_utils, name, moved))
+    with patch.multiple(modeling_utils, create=True, **{name: vars(pytorch_utils).get(name) for name in MOVED}):
         try:
             from llava.model import builder
             from llava.model.multimodal_encoder import siglip_encoder
@@ -161,23 +157,8 @@ def _fitted(siglip: Any, config: LlavaConfig) -> Iterator[None]:
     # its model sets rope_scaling to None, by which transformers 5 forgets the base of the rotary embedding
     kept = property(lambda own: own.rope_parameters, lambda own, value: None)
     with ExitStack() as stack:
-        stack.enter_context(_with(siglip, "SigLipVisionConfig", sized))
-        stack.enter_context(_with(siglip.SigLipVisionModel, "from_pretrained", staticmethod(without_weights)))
+        stack.enter_context(patch.object(siglip, "SigLipVisionConfig", sized))
+        stack.enter_context(patch.object(siglip.SigLipVisionModel, "from_pretrained", staticmethod(without_weights)))
         if "rope_parameters" in Qwen2Config().to_dict():
-            stack.enter_context(_with(LlavaQwenConfig, "rope_scaling", kept))
+            stack.enter_context(patch.object(LlavaQwenConfig, "rope_scaling", kept, create=True))
         yield
-
-
-@contextmanager
-def _with(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Give a module or class another attribute while the block lasts."""
-    absent = object()
-    before = vars(owner).get(name, absent)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is absent:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)

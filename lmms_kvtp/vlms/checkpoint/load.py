@@ -8,7 +8,6 @@ from typing import Any
 
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
 from lmms_kvtp.rendering import first_few
@@ -58,8 +57,7 @@ Shape = tuple[int, ...]
 def find_folder(pretrained: str, revision: str | None = None) -> Path:
     """Find the folder of a checkpoint: the embedded model, a path, or a download from the Hugging Face hub.
 
-    Raises:
-        CheckpointError: neither is there.
+    CheckpointError where neither is there.
     """
     if pretrained == TINY:
         try:
@@ -83,8 +81,7 @@ def find_folder(pretrained: str, revision: str | None = None) -> Path:
 def family_of(folder: Path) -> str:
     """Tell which back end reads a checkpoint, by `model_type` in its config.json.
 
-    Raises:
-        CheckpointError: the family is known not to be supported; the message says why.
+    CheckpointError where the family is known not to be supported; the message says why.
     """
     path = folder / "config.json"
     kind = str(read_json(path).get("model_type", "")) if path.is_file() else ""
@@ -111,8 +108,7 @@ def family_named(pretrained: str, revision: str | None) -> str | None:
 def read_config(folder: Path) -> LlavaConfig:
     """Read config.json in whichever layout it is written.
 
-    Raises:
-        CheckpointError: the folder holds something else, or a variant that is not supported; the message names it.
+    CheckpointError names what else the folder holds, or a variant that is not supported.
     """
     if not (folder / "config.json").is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
@@ -151,8 +147,7 @@ def load_generation_config(folder: Path) -> GenerationConfig:
 def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: str, placement: Placement) -> Network:
     """Read all weights, one tensor at a time, straight to where they belong.
 
-    Raises:
-        CheckpointError: a shard is missing or broken, or keys or shapes are not those of the layout.
+    CheckpointError where a shard is missing or broken, or keys or shapes are not those of the layout.
     """
     rows = int(config.llm["vocab_size"])
     if vocabulary > rows:
@@ -170,17 +165,15 @@ def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
         for file in files:
             with _opened(file) as shard:
                 for key in filter(names.__contains__, shard.keys()):
-                    put(names[key], _read(shard, key, vocabulary if names[key] in (EMBEDDINGS, HEAD) else None))
+                    cut = names[key] in (EMBEDDINGS, HEAD)
+                    put(names[key], shard.get_slice(key)[:vocabulary] if cut else shard.get_tensor(key))
     return network
 
 
 def expected_shapes(network: Network, names: Mapping[str, str], rows: int) -> dict[str, Shape]:
-    """Find the shapes that a checkpoint of `network` has, which may have more rows of vocabulary.
+    """Find the shapes that a checkpoint of `network` has, whose vocabulary of `rows` entries may be larger.
 
-    Args:
-        network: as `build` made it.
-        names: names in the network, by those in the checkpoint.
-        rows: entries of the checkpoint's vocabulary.
+    `names` are those in the network, by those in the checkpoint.
     """
     own = network.state_dict()
     shapes = {key: tuple(own[name].shape) for key, name in names.items()}
@@ -190,8 +183,7 @@ def expected_shapes(network: Network, names: Mapping[str, str], rows: int) -> di
 def check_layout(expected: Mapping[str, Shape], found: Mapping[str, Shape], unused: set[str], where: Path) -> None:
     """Hold a checkpoint's tensors against the layout: each is read or known to be unused, none is missing.
 
-    Raises:
-        CheckpointError: with the names of missing, unexpected and misshaped tensors.
+    CheckpointError names the missing, unexpected and misshaped ones.
     """
     problems = {
         "missing": sorted(set(expected) - set(found)),
@@ -210,11 +202,7 @@ def check_layout(expected: Mapping[str, Shape], found: Mapping[str, Shape], unus
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the files that hold a checkpoint's tensors.
-
-    Raises:
-        CheckpointError: there are none, or some are missing.
-    """
+    """List the files that hold a checkpoint's tensors; CheckpointError where there are none, or some are missing."""
     if not (folder / INDEX).is_file():
         if not (folder / SINGLE).is_file():
             found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
@@ -243,8 +231,3 @@ def _opened(file: Path) -> Iterator[Any]:
             yield shard
     except SafetensorError as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
-
-
-def _read(shard: Any, key: str, rows: int | None) -> Tensor:
-    tensor: Tensor = shard.get_tensor(key) if rows is None else shard.get_slice(key)[:rows]
-    return tensor

@@ -17,6 +17,8 @@ from lmms_kvtp.vlms.tiles import read_tiling
 
 TOWER = "siglip-so400m-patch14-384"
 """The tower whose sizes config.json leaves out."""
+RELEASED = Path(__file__).with_name("released.json")
+"""Fields of config.json that the released checkpoints of LLaVA-Video share."""
 MM_FIELDS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),
@@ -41,8 +43,7 @@ ORIGINAL = TensorNames(
 def read_original(config: Mapping[str, Any], folder: Path) -> LlavaConfig:
     """Read the parsed config.json, and vision_config.json where a checkpoint has a tower of other sizes.
 
-    Raises:
-        CheckpointError: it is of another family, or a variant that is not supported; the message names it.
+    CheckpointError names a family or variant that is not supported.
     """
     _check_family(config, folder)
     for field, values in SUPPORTED.items():

@@ -11,22 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
-from lmms_kvtp.vlms.checkpoint.config import HEAD, LLM_FIELDS, VISION, Network, VisionTower
-from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
-
-RELEASED = {
-    "architectures": ["LlavaQwenForCausalLM"],
-    "model_type": "llava_qwen",
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_tower": "google/siglip-so400m-patch14-384",
-    "mm_vision_select_layer": -2,
-    "mm_patch_merge_type": "spatial_unpad",
-    "mm_newline_position": "grid",
-    "mm_spatial_pool_mode": "bilinear",
-    "mm_spatial_pool_stride": 2,
-    "use_sliding_window": False,
-}
-"""Fields of config.json as in the released checkpoints. The tower's sizes stand in vision_config.json."""
+from lmms_kvtp.vlms.checkpoint.config import HEAD, LLM_FIELDS, VISION, Network, VisionTower, read_json
+from lmms_kvtp.vlms.checkpoint.original import ORIGINAL, RELEASED
 
 
 def save_original(
@@ -63,7 +49,7 @@ def save_original(
         "mm_hidden_size": vision.hidden_size,
         "tokenizer_model_max_length": tokenizer.model_max_length,
     }
-    _write(folder / "config.json", RELEASED | own | dict(fields or {}))
+    _write(folder / "config.json", read_json(RELEASED) | own | dict(fields or {}))
     _write(folder / "vision_config.json", {name: vision.to_dict()[name] for name in VISION})
     if generation is not None:
         _write(folder / "generation_config.json", generation)
