@@ -47,17 +47,22 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.unlink(temporary)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that a command was asked for, whole or not at all.
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file that a command was asked for, whole or not at all; what UTF-8 cannot hold of a text becomes `?`.
 
     Raises:
         OSError: the folder is full or cannot be written; the message names the file and the way out.
     """
     try:
-        write_atomically(path, content)
+        write_atomically(path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
     except OSError as error:
         reason = f"{error.strerror or error}; free some space there or choose another --out"
         raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file; raises as `write_whole` does."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

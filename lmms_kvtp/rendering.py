@@ -1,19 +1,69 @@
-"""How results are shown: lists and tables as text, HTML pages, and figures."""
+"""How results are shown: lists and tables as text, HTML pages, and figures.
+
+What models and files say is data. Each output has one function here that makes a text stand for itself: `visible` for
+terminals, `as_markdown`, `as_csv`, `as_latex`, and `page` for HTML.
+"""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lmms_kvtp.files import write_whole
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that command a terminal, turn the direction of writing, or are none."""
+MARKUP = re.compile(r"[\\`*~|<>\[\]]|&(?=[#\w])|(?<!\w)_|_(?!\w)|^(?=(?:#+|[+-])\s)")
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "\n": " ",
+}
+"""Characters that LaTeX reads as markup -> what prints them."""
+
+
+class Code(str):
+    """A cell of a table that is shown as code."""
+
+
+def visible(text: str) -> str:
+    """Write control characters as Python writes them in strings, all but tabs and line breaks."""
+    return UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def as_markdown(text: str) -> str:
+    """Write one line of Markdown that shows the text: no tag, link, image or code in it works, and nobody is called."""
+    line = visible(" ".join(text.split()))
+    if isinstance(text, Code):
+        fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+        space = " " if "`" in line else ""
+        return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
+    return MARKUP.sub(r"\\\g<0>", line).replace("@", "@\u200b").replace("://", ":\u200b//")
+
+
+def as_csv(text: str) -> str:
+    """Quote a cell that a spreadsheet would run, whatever stands before its first sign."""
+    return f"'{text}" if re.match(r"[\s\x00-\x20\ufeff]*[=+\-@＝＋－＠]", text) else text  # noqa: RUF001
+
+
+def as_latex(text: str) -> str:
+    """Make every character stand for itself."""
+    return "".join(LATEX.get(character, character) for character in visible(text))
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table, padded so that it also reads well in a terminal; `|` and line breaks in cells are escaped."""
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
+    """Write a table, padded so that it also reads well in a terminal; cells are texts, or `Code`."""
+    cells = [[as_markdown(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
@@ -43,7 +93,7 @@ def between(file: Path, marker: str) -> tuple[str, str, str]:
 def write_between(file: Path, text: str, marker: str) -> None:
     """Replace what stands between the markers of a page; raises as `between` does."""
     before, _, after = between(file, marker)
-    file.write_text(f"{before}{text}\n{after}", encoding="utf-8")
+    write_whole(file, f"{before}{text}\n{after}")
 
 
 def page(template: Path, **values: Any) -> str:

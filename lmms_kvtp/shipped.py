@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import lmms_kvtp
+from lmms_kvtp.files import write_json
 
 TINY = "tiny"
 """Name of the shipped checkpoint in settings; a folder of that name is given as `./tiny`."""
@@ -57,7 +58,7 @@ def write_manifest(folder: Path, leave_out: str = "") -> None:
     files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     shipped = {name: path for name, path in files.items() if name.parts[0] not in (leave_out, MANIFEST)}
     digests = {name.as_posix(): _sha256(path) for name, path in shipped.items()}
-    (folder / MANIFEST).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, digests)
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.rendering import first_few, markdown
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         shown = first_few([f"missing: {path}" for path in missing], SHOWN, "\n")
         sys.stdout.write(shown + ("; --missing FILE writes them all\n" if len(missing) > SHOWN else "\n"))
     if arguments.missing:
-        arguments.missing.write_text("".join(f"{path}\n" for path in missing), encoding="utf-8")
+        write_whole(arguments.missing, "".join(f"{path}\n" for path in missing))
     if spec is None:
         sys.stdout.write(f"memory, disk and time: not forecast for {model} yet; try --limit 2 first\n")
     enough = spec is None or _machine(spec, settings, method, found, arguments.output_path)

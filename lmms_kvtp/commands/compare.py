@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one, not_negative, ratios
+from lmms_kvtp.files import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +56,8 @@ def main(arguments: argparse.Namespace) -> int:
             file.write(json.dumps({key: value for key, value in line.items() if key != "asked"}, default=str) + "\n")
     found = summarize(outcomes)
     advice, table = recommend(found, arguments.agreement), markdown(HEADER, rows(found))
-    (arguments.out / "compare.md").write_text(f"{advice}\n\n{table}\n", encoding="utf-8")
+    write_whole(arguments.out / "compare.md", f"{advice}\n\n{table}\n")
     page = to_html(found, worst.cases, advice, arguments.data.name, model.vlm.name, model.vlm.toy)
-    (arguments.out / "index.html").write_text(page, encoding="utf-8")
+    write_whole(arguments.out / "index.html", page)
     sys.stdout.write(f"{table}\n\n{advice}\n{arguments.out / 'index.html'}\n")
     return 0

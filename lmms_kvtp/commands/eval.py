@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from lmms_kvtp.files import write_whole
+
 ABLATIONS = {
     "temperature": "the allocation's temperature, 0.5 to 16 (figure 7 of the paper)",
     "fusion": "weights of clip and video in the fusion head",
@@ -59,5 +61,5 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         names = ("checkpoint", "shared", "index", "synthetic", "split", "pretrained", "ablate")
         written = {name: getattr(arguments, name) for name in names} | {"tables": tables}
-        arguments.out.write_text(json.dumps(written, indent=1, default=str) + "\n", encoding="utf-8")
+        write_whole(arguments.out, json.dumps(written, indent=1, default=str) + "\n")
     return 0

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from lmms_kvtp.files import write_whole
+
 FACETS = ("tasks", "selection", "questions", "frames", "model", "versions", "dirty", "gates")
 
 
@@ -41,9 +43,8 @@ def main(arguments: argparse.Namespace) -> int:
         "leaderboard.json": to_json(board),
         "index.html": to_html(board, published, judged),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
-        (arguments.out / name).write_text(text, encoding="utf-8")
+        write_whole(arguments.out / name, text)
     worse = regressions(board, arguments.against) if arguments.against else []
     if arguments.results:
         write_results(board, arguments.results)

@@ -1,7 +1,6 @@
 """`lmms-kvtp sweep`: many methods and ratios in one pass over the videos, each cell in the harness's own format."""
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 import lmms_kvtp.tasks
 from lmms_kvtp.commands.arguments import at_least_one, ratios
+from lmms_kvtp.files import write_json
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.presets import DEPTH, FULL, PRESETS, RECIPES, settings_of
 
@@ -144,7 +144,7 @@ def sweep(
         making.append(f"{given},journal={journal}{resumed}")
         step = {"model": model, "model_args": f"{given},journal=none,resume={journal}"}
         reading.append({**step, "tasks": tasks, "output_path": str(out / cell.folder), "log_samples": True, **limits})
-    (out / "cells.json").write_text(json.dumps(making, indent=1))
+    write_json(out / "cells.json", making)
     together = "kvtp_sweep" if model == "llava_video_kvtp" else f"{model}_sweep"
     first = {"model": together, "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
     before = _count_answers(out)
@@ -181,7 +181,7 @@ def _count_answers(out: Path) -> int:
 
 def _harness(file: Path, steps: Sequence[Mapping[str, object]], bar: "tqdm[Any]") -> None:
     """Run the harness; where the bar is shown, its messages go to a file, and the bar counts the journals' lines."""
-    file.write_text(json.dumps(steps, indent=1))  # JSON is YAML
+    write_json(file, steps)  # JSON is YAML
     command = [sys.executable, "-m", "lmms_eval", "--config", str(file), "--verbosity", "ERROR"]
     if bar.disable:
         subprocess.run(command, check=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
+from lmms_kvtp.files import write_whole
 
 if TYPE_CHECKING:
     from lmms_kvtp.method import Method
@@ -63,7 +64,6 @@ def write_pictures(
 
     found = pictures(vlm, methods, video, Question(question, refined=refine(question)))
     frames, shown = small_frames(video).of_steps(len(found[0].kept)), most_telling(found, show)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(to_html(found, frames, shown, name, question, vlm.toy), encoding="utf-8")
-    (out / "frames.png").write_bytes(sheet(found, frames, shown, question))
+    write_whole(out / "index.html", to_html(found, frames, shown, name, question, vlm.toy))
+    write_whole(out / "frames.png", sheet(found, frames, shown, question))
     return found

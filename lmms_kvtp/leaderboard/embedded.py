@@ -12,6 +12,7 @@ import torch
 
 from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.leaderboard.stats import MISSING, Estimate, accuracy, difference
 from lmms_kvtp.predictor.measure import sparsity
@@ -98,8 +99,7 @@ def _plot(file: Path, xlabel: str) -> Iterator[Any]:
         axes.set_ylabel("accuracy (%)")
         yield axes
         axes.legend(fontsize=8, ncols=2)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(to_svg(figure), encoding="utf-8")
+        write_whole(file, to_svg(figure))
 
 
 def _line(axes: Any, x: Sequence[float], y: Sequence[Estimate], name: str) -> None:

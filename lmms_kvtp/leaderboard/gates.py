@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.files import write_json
 from lmms_kvtp.method import Method
 
 PATTERN = "*gates*.json"
@@ -46,8 +47,7 @@ def write_record(path: Path, method: Method, model: str, gates: Sequence[Gate]) 
     """Write what was examined, on which model, and what every gate found; the folder is made if it is not there."""
     described: dict[str, Any] = json.loads(json.dumps(method.describe(), default=str))
     content = {"method": described, "model": model, "gates": [asdict(gate) for gate in gates]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path, content)
 
 
 def find_records(folders: Sequence[Path]) -> list[Path]:

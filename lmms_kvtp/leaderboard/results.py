@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp.files import write_json
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore
+from lmms_kvtp.rendering import as_csv
 
 SIGMAS = 2.0
 """Standard errors of the stored accuracy by which a row must fall to count as worse."""
@@ -70,8 +72,7 @@ def to_csv(board: Board) -> str:
     writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     for line in lines:
-        formulas = [name for name, value in line.items() if isinstance(value, str) and value[:1] in tuple("=+-@\t")]
-        writer.writerow(line | {name: f"'{line[name]}" for name in formulas})
+        writer.writerow({name: as_csv(value) if isinstance(value, str) else value for name, value in line.items()})
     return buffer.getvalue()
 
 
@@ -88,11 +89,9 @@ def _csv_line(row: Row, found: TaskScore) -> dict[str, Any]:
 
 def write_results(board: Board, folder: Path) -> None:
     """Write each row and task into its own file, over an older one of that name."""
-    folder.mkdir(parents=True, exist_ok=True)
     for row in board.rows:
         for found in row.scores.values():
-            text = json.dumps(row_json(row, found), indent=1) + "\n"
-            (folder / file_name(row, found)).write_text(text, encoding="utf-8")
+            write_json(folder / file_name(row, found), row_json(row, found))
 
 
 def file_name(row: Row, found: TaskScore) -> str:

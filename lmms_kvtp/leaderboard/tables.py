@@ -10,17 +10,7 @@ from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.runs import MeanCost, Run
 from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
-from lmms_kvtp.rendering import markdown
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "\n": " ",
-}
-"""Characters that LaTeX reads as markup -> what prints them."""
+from lmms_kvtp.rendering import Code, as_latex, as_markdown, markdown
 
 
 def percent(ratio: float | None) -> str:
@@ -40,10 +30,10 @@ def to_markdown(board: Board, published: Sequence[Reported], judged: Mapping[str
     rows = [_markdown_row(row, board.tasks) for row in board.rows]
     notes = [*board.notes, *(f"left out: {item.what}: {item.why}" for item in board.left)]
     parts = ["# Leaderboard", markdown(header, rows), "Accuracy in %, ± standard error clustered by video."]
-    parts += ["\n".join(f"- {_plain(note)}" for note in notes)] if notes else []
+    parts += ["\n".join(f"- {as_markdown(note)}" for note in notes)] if notes else []
     for task, comparisons in judged.items():
-        parts += [f"## Against all tokens: {_plain(task)}", verdict_table(comparisons)]
-    commands = [[row.name, f"`{command}`"] for row in board.rows for command in row.commands]
+        parts += [f"## Against all tokens: {as_markdown(task)}", verdict_table(comparisons)]
+    commands = [[row.name, Code(command)] for row in board.rows for command in row.commands]
     parts += ["## Commands", markdown(["method", "command"], commands)]
     parts += ["## Reported by papers, not measured here", _markdown_reported(published)]
     return "\n\n".join(parts) + "\n"
@@ -86,10 +76,6 @@ def _markdown_reported(published: Sequence[Reported]) -> str:
     return markdown(header, rows)
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("<", "&lt;")
-
-
 def to_latex(board: Board) -> str:
     """A booktabs table: rows by ratio, columns by benchmark, mean relative accuracy with its standard error."""
     lines = [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * (len(board.tasks) + 2)}}}", r"\toprule"]
@@ -99,19 +85,14 @@ def to_latex(board: Board) -> str:
         if row.provenance.keep_ratio != ratio:
             ratio = row.provenance.keep_ratio
             title = f"asked to keep {percent(ratio)}" if isinstance(ratio, float | int) else "ratio not recorded"
-            heading = rf"\multicolumn{{{len(board.tasks) + 3}}}{{l}}{{\textit{{{escape_latex(title)}}}}} \\"
+            heading = rf"\multicolumn{{{len(board.tasks) + 3}}}{{l}}{{\textit{{{as_latex(title)}}}}} \\"
             lines += [r"\midrule", heading]
         lines.append(_latex([row.name, percent(row.keep_ratio), *_accuracies(row, board.tasks), shown(row.relative)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _latex(cells: Sequence[str]) -> str:
-    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
-
-
-def escape_latex(text: str) -> str:
-    """Make every character stand for itself."""
-    return "".join(LATEX.get(character, character) for character in text)
+    return " & ".join(as_latex(cell) for cell in cells) + r" \\"
 
 
 def summary(runs: Sequence[Run]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from transformers.trainer_utils import get_last_checkpoint
 
 from lmms_kvtp.encoders.parts.predictor import RECIPE
-from lmms_kvtp.files import write_whole
+from lmms_kvtp.files import write_json
 from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.predictor.towers import Parts
 from lmms_kvtp.scorers.parts.fusion import FusionHead
@@ -93,5 +93,5 @@ def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
     last = get_last_checkpoint(str(out / "epochs")) if (out / "epochs").is_dir() else None  # type: ignore[no-untyped-call]
     if last is not None and json.loads(note.read_text(encoding="utf-8")) != wanted:
         raise ValueError(f"{out} holds a run of another recipe; give another folder, or delete {out / 'epochs'}")
-    write_whole(note, f"{json.dumps(wanted, indent=1)}\n".encode())  # other processes of the run read and write it, too
+    write_json(note, wanted)  # other processes of the run read and write it, too
     return str(last) if last is not None else None

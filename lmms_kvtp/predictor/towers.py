@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lmms_kvtp.encoders.parts.text_side import save_text_side, save_tokenizer, save_untuned_text_side
 from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.predictor.features import Viewer, embeddings, patches, pixels
 from lmms_kvtp.vlms.llava_video import LlavaVideo
 
@@ -101,7 +102,7 @@ class SiglipTowers(Towers):
         save_tokenizer(folder, self.encoder.tokenizer)
         processor = self.encoder.companion("preprocessor_config.json")
         if processor is not None:
-            (folder / processor.name).write_bytes(processor.read_bytes())
+            write_whole(folder / processor.name, processor.read_bytes())
 
     def save_slim(self, folder: Path) -> None:
         """Write the text side, for `scorer.checkpoint`; ValueError where the vision tower was trained, too."""

@@ -1,6 +1,5 @@
 """A training run, from lessons to the checkpoint and its report."""
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 import lmms_kvtp
 from lmms_kvtp.encoders.parts.predictor import REPORT, frames_key
+from lmms_kvtp.files import write_json
 from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.measure import mean_by_video, measure_scores
 from lmms_kvtp.predictor.model import Lesson, Predictor, lesson
@@ -88,10 +88,10 @@ def train_predictor(
     }
     if trainer.is_world_process_zero():
         model.save(out, slim)
-        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(out / REPORT, report)
         if slim is not None:
             brief = {name: value for name, value in report.items() if name != "log"}
-            (slim / REPORT).write_text(json.dumps(brief, indent=1) + "\n", encoding="utf-8")
+            write_json(slim / REPORT, brief)
             write_manifest(slim)
     if broken is not None:
         raise broken

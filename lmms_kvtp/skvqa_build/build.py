@@ -112,7 +112,7 @@ def save_index(built: BuiltIndex, dataset: str, out: Path) -> Path:
     """Write the index, and beside it what failed; returns its path. OSError where the folder cannot be written."""
     path = out / f"{dataset}.jsonl"
     lost = "".join(json.dumps(vars(failure)) + "\n" for failure in built.failures)
-    write_whole(out / f"{dataset}.failures.jsonl", lost.encode())
+    write_whole(out / f"{dataset}.failures.jsonl", lost)
     if built.entries:
         write_entries(path, built.entries)
     return path

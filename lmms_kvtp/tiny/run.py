@@ -23,6 +23,7 @@ from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.questions import ask, words
 from lmms_kvtp.embedded.script import SIZE, write_script
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.files import write_json
 from lmms_kvtp.run.source import tree
 from lmms_kvtp.shipped import write_manifest
 from lmms_kvtp.tiny.footage import film, load_bank, load_footage, tower_features
@@ -101,7 +102,7 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
         "accuracy_on_val": accuracy,
         "log": log.lines,
     }
-    (out / "training_log.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "training_log.json", report)
     write_manifest(out, leave_out=WORK)
     return report
 
@@ -120,7 +121,7 @@ class Stages:
                 f"{folder} holds stages of a run with another {' and '.join(differing)}; "
                 "give another --out, or delete that folder"
             )
-        note.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
+        write_json(note, stamp)
 
     def run(self, name: str, model: nn.Module, lesson: Callable[[], None]) -> None:
         """Bring `model` to the end of a stage: read it from disk, or run `lesson` and keep its result."""

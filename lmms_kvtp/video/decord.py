@@ -1,6 +1,8 @@
 """decord, with which LLaVA-Video reads videos; it also reads damaged frames, without complaint."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 
 from jaxtyping import UInt8
@@ -14,6 +16,13 @@ from lmms_kvtp.video.reader import Reader
 CONTAINERS = ("mp4", "matroska")
 NO_DUPLICATES = "0.0000001"
 """decord's fault_tol: the share of frames that it may replace by copies of others; for 0 it sets no limit."""
+TRIAL = """
+import sys
+sys.path[:] = {path!r}
+import av, decord
+decord.VideoReader(sys.argv[1], num_threads={threads}, fault_tol={tolerance!r}).get_batch({indices})
+"""
+TRIAL_SECONDS = 600.0
 
 
 class DecordError(VideoError):
@@ -39,15 +48,16 @@ def objection(index: VideoIndex) -> str | None:
 class DecordReader(Reader):
     """Reads a file whose frames decord gets right."""
 
-    def __init__(self, index: VideoIndex, num_threads: int) -> None:
+    def __init__(self, index: VideoIndex, num_threads: int, trial: Sequence[int] = ()) -> None:
         """Open the file.
 
         Args:
             index: the file's index.
             num_threads: threads that decode; 0 for as many as there are cores.
+            trial: frames of a damaged file that another process reads first, since damage can make decord abort.
 
         Raises:
-            DecordError: decord is not installed, has an `objection`, or cannot open the file.
+            DecordError: decord is not installed, has an `objection`, fails in the trial, or cannot open the file.
         """
         reason = objection(index)
         if reason:
@@ -57,6 +67,8 @@ class DecordReader(Reader):
             import decord  # after PyAV, whose codec libraries decord's older ones would replace; the index needed it
         except (ImportError, OSError) as error:
             raise _error(index.path, "it is not installed here", error) from error
+        if trial:
+            _try(index.path, num_threads, trial)
         with open_video(index.path) as (container, stream):
             frame = next(decode(container, stream, False), None)
             self._flip = None if frame is None else mirror_axis(frame)  # decord turns frames and does not mirror them
@@ -84,6 +96,17 @@ class DecordReader(Reader):
     def close(self) -> None:
         """Close the file and end the threads."""
         del self._reader
+
+
+def _try(path: str, num_threads: int, indices: Sequence[int]) -> None:
+    program = TRIAL.format(path=sys.path, threads=num_threads, tolerance=NO_DUPLICATES, indices=list(indices))
+    command = [sys.executable, "-c", program, os.path.abspath(path)]
+    try:
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_SECONDS).returncode
+    except subprocess.TimeoutExpired as error:
+        raise _error(path, f"it takes longer than {TRIAL_SECONDS:g} s") from error
+    if code < 0:  # an error of Python's comes again here, and is told better
+        raise _error(path, f"it ends its process (signal {-code})")
 
 
 def _error(path: str, reason: str, detail: object = "") -> DecordError:

@@ -23,7 +23,7 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
     """
     pyav = functools.partial(PyAVReader, index, wanted, options.num_threads)
     decord = functools.partial(DecordReader, index, options.num_threads)
-    auto = functools.partial(AutoReader, pyav, decord)
+    auto = functools.partial(AutoReader, pyav, functools.partial(decord, trial=wanted))
     openers: dict[str, Callable[[], Reader]] = {"auto": auto, "decord": decord, "pyav": pyav}
     return openers[options.backend]()
 

@@ -15,8 +15,9 @@ from lmms_kvtp.leaderboard.page import AXES, Point, draw, mark, pareto, points, 
 from lmms_kvtp.leaderboard.provenance import reported
 from lmms_kvtp.leaderboard.results import to_csv, to_json
 from lmms_kvtp.leaderboard.stats import Estimate, shown
-from lmms_kvtp.leaderboard.tables import escape_latex, to_latex, to_markdown
+from lmms_kvtp.leaderboard.tables import to_latex, to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
+from lmms_kvtp.rendering import as_latex
 
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}$x_y$|`"
 
@@ -64,7 +65,7 @@ def test_the_latex_table_has_a_block_for_each_ratio(board):
 
 
 def test_latex_reads_every_character_as_itself():
-    assert escape_latex(r"a_b & 5% \x{y}") == r"a\_b \& 5\% \textbackslash{}x\{y\}"
+    assert as_latex(r"a_b & 5% \x{y}") == r"a\_b \& 5\% \textbackslash{}x\{y\}"
 
 
 def test_numbers_in_csv_are_in_full(board):

@@ -239,6 +239,25 @@ def test_a_damaged_file_is_an_error_where_decord_is_not_installed(damaged, monke
         read(path, EVERY)
 
 
+ABORTS = """
+import os
+
+
+class VideoReader:
+    def __init__(self, *_, **__):
+        os.abort()
+"""
+
+
+def test_a_damaged_file_on_which_decord_aborts_is_an_error(damaged, warnings, monkeypatch, tmp_path):
+    path = damaged()
+    (tmp_path / "decord.py").write_text(ABORTS)  # for new processes: this one has the real decord
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DamagedError, match="damaged"):
+        read(path, EVERY)
+    assert "it ends its process (signal 6)" in warnings(logging.INFO)[-1]
+
+
 def test_decord_says_that_it_fails(clip):
     path = clip(**REFUSED_BY_DECORD["narrow"])
     assert objection(read_index(str(path))) is None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
 
@@ -19,6 +19,7 @@ from lmms_kvtp.cost.flops import relevance_flops
 from lmms_kvtp.encoders.parts.predictor import TEXT_SIDE
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_source, text_shape
 from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pieces, scaled_cosines
+from lmms_kvtp.files import write_json, write_whole
 
 CONFIG, WEIGHTS = TEXT_SIDE
 SCALE, BIAS = "logit_scale", "logit_bias"
@@ -91,9 +92,8 @@ def save_untuned_text_side(folder: Path, pretrained: str, scale: float, bias: fl
 
 
 def _write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], scale: float, bias: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    save_file({**tensors, SCALE: torch.tensor(scale), BIAS: torch.tensor(bias)}, folder / WEIGHTS)
+    write_json(folder / CONFIG, settings)
+    write_whole(folder / WEIGHTS, save({**tensors, SCALE: torch.tensor(scale), BIAS: torch.tensor(bias)}))
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:
@@ -107,7 +107,7 @@ def save_tokenizer(folder: Path, tokenizer: Any) -> None:
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     for name in ("is_local", "local_files_only"):  # of the process that wrote it
         settings.pop(name, None)
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(path, settings)
 
 
 def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide:

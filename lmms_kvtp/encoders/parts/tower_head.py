@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops
 from lmms_kvtp.encoders.parts.predictor import TOWER_HEAD
+from lmms_kvtp.files import write_json, write_whole
 
 SETTINGS, WEIGHTS = TOWER_HEAD
 
@@ -104,10 +105,9 @@ class TowerHead(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write tower_head.json and tower_head.safetensors into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SETTINGS).write_text(json.dumps(asdict(self.shape), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / SETTINGS, asdict(self.shape))
         tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS)
+        write_whole(folder / WEIGHTS, save(tensors))
 
 
 def load_tower_head(folder: Path) -> TowerHead:

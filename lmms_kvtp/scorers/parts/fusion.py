@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lmms_kvtp.encoders.parts.predictor import FUSION
+from lmms_kvtp.files import write_json, write_whole
 
 SETTINGS, WEIGHTS = FUSION
 
@@ -80,8 +81,9 @@ class FusionHead:
         """Write the head's two files into `folder`."""
         learned = {"log_tau": self.log_tau, "offsets": self.offsets} if len(self.offsets) else {"log_tau": self.log_tau}
         settings = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        save_file({name: part.detach().float().cpu().contiguous() for name, part in learned.items()}, folder / WEIGHTS)
+        write_json(folder / SETTINGS, settings)
+        tensors = {name: part.detach().float().cpu().contiguous() for name, part in learned.items()}
+        write_whole(folder / WEIGHTS, save(tensors))
 
     @staticmethod
     def load(settings: Path, weights: Path) -> "FusionHead":

@@ -1,12 +1,16 @@
 """Our end of the pipe to a process that decodes ahead; it outlives processes that a video hangs or crashes."""
 
+import os
 import pickle
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
@@ -14,6 +18,12 @@ from lmms_kvtp.video.ahead.worker import Failed, Finished, Jobs, Message
 from lmms_kvtp.video.pixels import PixelSpec
 
 START = "import sys; sys.path[:] = {path!r}; from lmms_kvtp.video.ahead.worker import main; main()"
+TRIES = 2
+"""Processes that may die at their start, or on one sample: a lack of memory, or a person, ends sound ones, too."""
+START_SECONDS, AGAIN_SECONDS = 5.0, 60.0
+"""What a first start may take beyond the time of a sample's videos, and a second start at least."""
+END_SECONDS = 5.0
+"""Time in which a killed process ends; one that waits for a dead disk does not, and is left to the system."""
 
 
 class Feed:
@@ -39,6 +49,9 @@ class Feed:
         self.peak = 0
         """Largest number of bytes that ever waited."""
         self._closed = False
+        self._starts = self._deaths = self._told = 0
+        """Failed starts in a row; of the sample that is next, processes that died on it, and messages handed on."""
+        self._left = seconds
         self._connection: Connection | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="decode-ahead", daemon=True)
@@ -67,8 +80,7 @@ class Feed:
         """End process and thread."""
         with self._changed:
             self._closed = True
-            if self.process:
-                self.process.kill()
+            self._kill()
             self._changed.notify_all()
         self._thread.join()
         self._waiting.clear()
@@ -97,43 +109,88 @@ class Feed:
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
                 )  # a session of its own: Ctrl-C is for us, and closing the pipe ends it
                 self._connection, specs = ours, self._specs
+            late = max(self._seconds, AGAIN_SECONDS) if self._starts else self._seconds + START_SECONDS
             try:
-                ours.send(self._announce(self._jobs[number:], specs=specs))
-                ours.recv_bytes()  # it is ready; loading its libraries is no video's fault
-            except (EOFError, OSError):
-                code = self.process.wait()
-                return self._fail_from(number, f"the process that decodes ahead ends at its start (exit code {code})")
+                with self._limited(late):
+                    ours.send(self._announce(self._jobs[number:], specs=specs))
+                    ours.recv_bytes()  # it is ready; loading its libraries is no video's fault
+            except (EOFError, OSError) as error:
+                self._starts += 1
+                if self._starts < TRIES:
+                    return number
+                how = f"is not ready after {late:g} s" if isinstance(error, TimeoutError) else "ends at its start"
+                reason = f"the process that decodes ahead {how} (exit code {self._exit_code()}), twice"
+                return self._fail_from(number, reason)
             else:
+                self._starts = 0
                 return self._take_in(ours, number)
             finally:
                 with self._changed:
+                    self._kill()
                     self._connection = None
-                self.process.kill()
-                self.process.wait()
+                self._exit_code()
 
     def _take_in(self, connection: Connection, number: int) -> int:
-        left = self._seconds
+        received = 0  # messages of this sample; a second process repeats those of the first
         try:
             while number < len(self._jobs):
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed or self._held < self._limit)
                 start = time.monotonic()
-                if not connection.poll(max(0.0, left)):
-                    return self._give_up(number, f"it takes longer than video_seconds={self._seconds:g}")
-                data = connection.recv_bytes()
-                left -= time.monotonic() - start
-                message = pickle.loads(data)
-                self._put(number, message, len(data))
+                with self._limited(max(0.0, self._left)):
+                    data = connection.recv_bytes()
+                self._left -= time.monotonic() - start
+                message, received = pickle.loads(data), received + 1
+                if received > self._told:
+                    self._put(number, message, len(data))
+                    self._told = received
                 if isinstance(message, Finished | Failed):
-                    number, left = number + 1, self._seconds
+                    number, received = self._after(number), 0
+        except TimeoutError:
+            return self._give_up(number, f"it takes longer than video_seconds={self._seconds:g}")
         except (EOFError, OSError):
-            assert self.process
-            return self._give_up(number, f"it ends the decoder's process (exit code {self.process.wait()})")
+            self._deaths += 1
+            if self._deaths == TRIES:
+                return self._give_up(number, f"it ends the decoder's process (exit code {self._exit_code()}), twice")
         return number
+
+    @contextmanager
+    def _limited(self, seconds: float) -> Iterator[None]:
+        """Give the process some time; TimeoutError where it keeps us waiting longer, even inside a message."""
+        late = time.monotonic() + seconds
+        watchdog = threading.Timer(seconds, self._kill)
+        watchdog.start()
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            if time.monotonic() >= late:
+                raise TimeoutError from error
+            raise
+        finally:
+            watchdog.cancel()
+
+    def _kill(self) -> None:
+        """End the process and its children, and our wait for them, whether they can be ended or not."""
+        if self.process and self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        if self._connection:
+            with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
+                ours.shutdown(socket.SHUT_RDWR)
+
+    def _exit_code(self) -> int | None:
+        assert self.process
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_SECONDS)
+        return self.process.returncode
 
     def _give_up(self, number: int, reason: str) -> int:
         text = f"cannot read video {' '.join(self._jobs[number])}: {reason}; replace the file, or leave it out"
         self._put(number, Failed("VideoError", text), 0)
+        return self._after(number)
+
+    def _after(self, number: int) -> int:
+        self._deaths, self._told, self._left = 0, 0, self._seconds
         return number + 1
 
     def _fail_from(self, number: int, reason: str) -> int:

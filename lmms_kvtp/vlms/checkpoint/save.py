@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.vlms.checkpoint.config import HEAD, LLM_FIELDS, VISION, Network, VisionTower, read_json
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL, RELEASED
 
@@ -85,4 +86,4 @@ def _llm_fields(config: Qwen2Config) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

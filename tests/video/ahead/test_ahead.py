@@ -33,7 +33,31 @@ import time
 
 import lmms_kvtp.video.load as video
 
-read_index = video.read_index
+read_index, chunks, folder = video.read_index, video.SampledVideo.chunks, os.path.dirname(__file__)
+
+
+def once(name):
+    # whether this is to happen here, and has not happened yet
+    try:
+        os.unlink(os.path.join(folder, name))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def fall(self):
+    for number, frames in enumerate(chunks(self)):
+        if number == 1 and once("killed_inside"):
+            os.kill(os.getpid(), 9)
+        yield frames
+
+
+if once("killed_at_start"):
+    os.kill(os.getpid(), 9)
+if once("stopped_at_start"):
+    os.fork() or time.sleep(3600)  # a child that outlives the process, and has its end of the pipe
+    time.sleep(3600)
+video.SampledVideo.chunks = fall
 
 
 def planted(path):
@@ -166,9 +190,44 @@ def test_a_decoder_that_hangs_or_dies_fails_its_video_alone(paths, ahead, plante
     with pytest.raises(VideoError, match=r"cannot read video .*hangs\.mp4: it takes longer than video_seconds=6;"):
         one.videos((hangs,))
     assert len(everything(one.videos((paths[0],))[0])[0]) == 7
-    with pytest.raises(VideoError, match=r"crashes\.mp4: it ends the decoder's process \(exit code -11\)"):
+    with pytest.raises(VideoError, match=r"crashes\.mp4: it ends the decoder's process \(exit code -11\), twice"):
         one.videos((crashes,))
     assert len(everything(one.videos((paths[1],))[0])[0]) == 7
+
+
+@pytest.mark.parametrize("fault", ["killed_at_start", "stopped_at_start", "killed_inside"])
+def test_a_decoder_that_somebody_ends_is_replaced_and_loses_nothing(paths, ahead, planted, fault):
+    (planted / fault).touch()
+    one = ahead(paths, seconds=8.0)
+    for path in paths:
+        [video] = one.videos((path,))
+        for found, wanted in zip(everything(video), everything(load_video(path, FRAMES)), strict=True):
+            assert torch.equal(found, wanted)
+    assert not (planted / fault).exists()
+
+
+def test_decoders_that_die_at_their_start_are_an_error_with_a_way_out(paths, ahead, monkeypatch):
+    monkeypatch.setattr("lmms_kvtp.video.ahead.feed.START", "import sys; {path}; sys.exit(3)")
+    one = ahead(paths)
+    for path in paths[:2]:
+        with pytest.raises(RuntimeError, match=r"ends at its start \(exit code 3\), twice; set decode_ahead_mib=0"):
+            one.videos((path,))
+
+
+def test_a_decoder_that_stops_inside_a_message_fails_its_video_alone(clip, paths, ahead):
+    big = str(clip(size=(640, 480), num_frames=12))
+    one = ahead([big, paths[0]], limit_bytes=1, seconds=8.0)
+    [video] = one.videos((big,))
+    stream = video.chunks()
+    assert len(next(stream).rgb) == 3
+    time.sleep(1)  # the next chunk fills the pipe, which holds a part of it
+    [decoder] = [child for child in psutil.Process().children() if "video.ahead" in " ".join(child.cmdline())]
+    decoder.suspend()
+    start = time.monotonic()
+    with pytest.raises(VideoError, match=r"it takes longer than video_seconds=8;"):
+        list(stream)
+    assert time.monotonic() - start < 18
+    assert len(everything(one.videos((paths[0],))[0])[0]) == 7
 
 
 def test_process_and_thread_end_with_it_and_with_the_last_video(paths, ahead):
