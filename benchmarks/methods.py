@@ -17,7 +17,7 @@ from lmms_kvtp import __version__
 from lmms_kvtp.harness.plugin import MODELS
 from lmms_kvtp.method import names_of
 from lmms_kvtp.presets import RECIPES
-from lmms_kvtp.rendering import markdown, write_between
+from lmms_kvtp.rendering import Written, markdown, write_between
 
 TASK = "skvqa_synth_quick"
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -116,7 +116,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for found in rows:
         kept, budget, before = (sum(found[key]) for key in ("kept", "budget", "before"))
         last = sum(found["last_layer"]) / len(found["last_layer"])
-        settings = f"`{found['model']}` `{found['model_args']}`"
+        settings = Written(f"`{found['model']}` `{found['model_args']}`")
         cells.append([found["method"], settings, str(kept), str(budget), f"{kept / before:.1%}", f"{last:.0%}"])
     return markdown(header, cells)
 

@@ -26,7 +26,7 @@ from pruning import cpu_name, spread, status, tree_of
 from lmms_kvtp.allocators.softmax import Softmax
 from lmms_kvtp.method import build_part, names_of
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.rendering import markdown, write_between
+from lmms_kvtp.rendering import as_code, markdown, write_between
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
 FRAMES, GRID, WIDTH, KEY_WIDTH, RATIO = 128, (14, 14), 3584, 1152, 0.2
@@ -140,7 +140,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         header,
         [
             [
-                f"`{row['pruner']}`",
+                as_code(row["pruner"]),
                 f"{row['seconds']['median']:.2f}" if "seconds" in row else "not measured",
                 f"{row['seconds']['min']:.2f} to {row['seconds']['max']:.2f}" if "seconds" in row else "-",
                 *(_of_tokens(row, dtype) for dtype in ("float32", "bfloat16")),

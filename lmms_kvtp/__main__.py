@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from lmms_kvtp import __version__
+from lmms_kvtp.rendering import visible
 
 COMMANDS = {
     "list": ("lmms_kvtp.commands.list", "show every component with its paper and what it reads"),
@@ -56,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == chosen:  # only the chosen command is imported: `lmms-kvtp list` loads no training code
             importlib.import_module(module).add_arguments(subparser)
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # in the C locale, ± is better lost than the table
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         code = int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
@@ -66,9 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         file = error.filename and f"{error.filename}: {error.strerror}; check this path, or give another"
-        parser.exit(2, f"lmms-kvtp {options.command}: {file or error}\n")
+        if not os.stat(os.curdir).st_nlink:
+            file = "the working folder is gone; go to another"
+        parser.exit(2, visible(f"lmms-kvtp {options.command}: {file or error}\n"))
     except (ValueError, LookupError) as error:
-        parser.exit(2, f"lmms-kvtp {options.command}: {error}\n")
+        parser.exit(2, visible(f"lmms-kvtp {options.command}: {error}\n"))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import orjson
 
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 PART = ".part"
@@ -20,11 +22,17 @@ WEIGHT_SPOTS = 64
 
 
 def home() -> Path:
-    """Name the folder for what outlives a run: $LMMS_KVTP_HOME, else lmms_kvtp in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Name the folder for what outlives a run: $LMMS_KVTP_HOME, else lmms_kvtp in $XDG_CACHE_HOME, else in ~/.cache.
+
+    OSError where the user has no home.
+    """
     given = os.environ.get(HOME_VARIABLE)
     if given:
         return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmms_kvtp"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmms_kvtp"
+    except RuntimeError as error:  # a user without an entry in the system, as in containers
+        raise OSError(f"there is no home folder here; set {HOME_VARIABLE} to a writable folder") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -63,6 +71,28 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file; raises as `write_whole` does."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def from_json(data: bytes | str) -> Any:
+    """Read JSON; NaN, which JSON does not have, becomes None, and half a surrogate, which no file can hold, `?`.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(data, parse_constant=lambda _: None)
+            return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path stays below its folder, on any system."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not (path.is_absolute() or ".." in path.parts or name[1:2] == ":" or "\0" in name)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -32,8 +32,8 @@ LATEX = {
 """Characters that LaTeX reads as markup -> what prints them."""
 
 
-class Code(str):
-    """A cell of a table that is shown as code."""
+class Written(str):
+    """A cell that is Markdown already, such as a text of this package."""
 
 
 def visible(text: str) -> str:
@@ -44,11 +44,16 @@ def visible(text: str) -> str:
 def as_markdown(text: str) -> str:
     """Write one line of Markdown that shows the text: no tag, link, image or code in it works, and nobody is called."""
     line = visible(" ".join(text.split()))
-    if isinstance(text, Code):
-        fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-        space = " " if "`" in line else ""
-        return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
+    if isinstance(text, Written):
+        return line.replace("|", "\\|")
     return MARKUP.sub(r"\\\g<0>", line).replace("@", "@\u200b").replace("://", ":\u200b//")
+
+
+def as_code(text: str) -> Written:
+    """Write Markdown that shows the text as code, however many backticks it has."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return Written(f"{fence}{space}{text}{space}{fence}")
 
 
 def as_csv(text: str) -> str:
@@ -62,7 +67,7 @@ def as_latex(text: str) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table, padded so that it also reads well in a terminal; cells are texts, or `Code`."""
+    """Write a table, padded so that it also reads well in a terminal; cells are texts, or `Written`."""
     cells = [[as_markdown(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]

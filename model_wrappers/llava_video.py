@@ -211,7 +211,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
             logger.warning(f"{task}: {note}")
         try:
             yield self.session
-        except (SampleError, KeyboardInterrupt):
+        except (SampleError, KeyboardInterrupt, OSError):
             if journal:
                 logger.error(f"all answers so far are in {journal.path}; go on with resume={journal.path}")
             raise

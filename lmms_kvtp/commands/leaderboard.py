@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lmms_kvtp.files import write_whole
@@ -33,7 +34,9 @@ def main(arguments: argparse.Namespace) -> int:
         from lmms_kvtp.leaderboard.tables import to_latex, to_markdown
         from lmms_kvtp.leaderboard.verdicts import judge
 
-        board = build(runs, read_records([*find_records(arguments.runs), *arguments.gates]), arguments.allow)
+        gates, left = find_records(arguments.runs)
+        runs = replace(runs, left=[*runs.left, *left])
+        board = build(runs, [*gates, *read_records(arguments.gates)], arguments.allow)
     published = reported()
     judged = judge(board)
     pages = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from lmms_kvtp.method import PARTS, class_of, names_of
 from lmms_kvtp.presets import WORDS
-from lmms_kvtp.rendering import Code, markdown, write_between
+from lmms_kvtp.rendering import Written, as_code, markdown, write_between
 from lmms_kvtp.settings import meanings
 
 MARKER = "components"
@@ -95,7 +95,7 @@ def components() -> str:
 
 def components_table(part: str) -> str:
     """Write the table of one part's components in Markdown."""
-    return markdown(HEADER, [[Code(name), *_row(part, name)] for name in names_of(part)])
+    return markdown(HEADER, [[as_code(name), *map(Written, _row(part, name))] for name in names_of(part)])
 
 
 def _row(part: str, name: str) -> list[str]:

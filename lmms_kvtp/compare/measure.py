@@ -1,6 +1,5 @@
 """Answers of several methods to each question, and how far they are from those with all tokens."""
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.doctor.exam import divergence
-from lmms_kvtp.files import text_lines
+from lmms_kvtp.files import from_json, text_lines
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, Prepared
@@ -51,9 +50,9 @@ def read(path: Path) -> list[FileQuestion]:
     asked = []
     for number, line in text_lines(path):
         try:
-            row = json.loads(line)
+            row = from_json(line)
             video, question, answer = row["video"], row["question"], row.get("answer")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}:{number} is no object with video and question: {error!r}") from error
         if not (isinstance(video, str) and isinstance(question, str) and question.strip()):
             raise ValueError(f"{path}:{number}: video and question must be texts, and the question not empty")

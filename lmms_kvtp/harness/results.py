@@ -16,7 +16,7 @@ from lmms_kvtp.files import home
 from lmms_kvtp.harness.plugin import run_folder
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer
-from lmms_kvtp.rendering import first_few
+from lmms_kvtp.rendering import first_few, visible
 from lmms_kvtp.run.journal import Journal, Session, read
 from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.run.source import of_encoder
@@ -34,7 +34,11 @@ def open_session(run: RunOptions, setup: Mapping[str, Any], command: Namespace |
     Raises:
         FileNotFoundError: there is nothing to resume from.
         OSError: the journal's folder cannot be written.
+        ValueError: the name of the output folder is no text.
     """
+    out = str(run_folder(command) or "")
+    if out != visible(out):  # the harness would leave an empty file, and exit with 0
+        raise ValueError(f"--output_path {visible(out)} has characters that are no text; choose another folder")
     earlier = read(Path(run.resume)) if run.resume else None
     folder = journal_folder(run.journal, command)
     if folder is None:

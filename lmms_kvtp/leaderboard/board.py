@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lmms_kvtp.leaderboard import provenance
-from lmms_kvtp.leaderboard.discover import FoundRun, LeftOut, PendingRuns
+from lmms_kvtp.leaderboard.discover import FoundRun, LeftOut, PendingRuns, fault
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, record_of
 from lmms_kvtp.leaderboard.provenance import Provenance, names
-from lmms_kvtp.leaderboard.runs import SWEPT_MARK, MeanCost
+from lmms_kvtp.leaderboard.runs import DAMAGE, SWEPT_MARK, MeanCost
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore, against, average, task_score
 
@@ -83,8 +83,9 @@ def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection
     for run, task, summary in runs.files:
         try:
             scored.append(ScoredRun(run, task_score(summary())))
-        except ValueError as error:
-            unread.append(LeftOut(f"{run.provenance.label}, {task}", str(error)))
+            assert scored[-1].facets  # made here, where what is wrong in them is of one run
+        except DAMAGE as error:
+            unread.append(LeftOut(f"{run.provenance.label}, {task}", fault(error)))
     for task in sorted({one.score.task for one in scored}):
         column, out = comparable([one for one in scored if one.score.task == task], gates, allow)
         placed = [((one.facets["model"], one.facets["frames"]), one) for one in column]

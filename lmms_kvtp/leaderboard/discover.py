@@ -7,15 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from lmms_kvtp.files import from_json
 from lmms_kvtp.leaderboard.provenance import Provenance, provenance
-from lmms_kvtp.leaderboard.runs import RESULTS, SAMPLES, MeanCost, Run, mean_cost, read_samples
+from lmms_kvtp.leaderboard.runs import DAMAGE, RESULTS, SAMPLES, MeanCost, Run, mean_cost, read_samples
 
 JOURNAL = "_journal_rank"
+SAID = 200
+"""Most letters that are shown of what is wrong with a file: it may be all of it."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,10 @@ def discover(folders: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
     for path in files:  # names begin with the time, so that the newest comes last
         try:
             run = _read_results(path)
-        except ValueError as error:
-            left.append(LeftOut(str(path), str(error)))
+            key = (str(path.parent), run.provenance.command, json.dumps(run.provenance.method, sort_keys=True))
+        except DAMAGE as error:
+            left.append(LeftOut(str(path), fault(error)))
             continue
-        key = (str(path.parent), run.provenance.command, json.dumps(run.provenance.method, sort_keys=True))
         if key in found:
             left.append(LeftOut(str(found[key].path), f"superseded by {path.name}, the same command"))
         found[key] = run
@@ -69,17 +75,28 @@ def discover(folders: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
 
 def _read_results(path: Path) -> FoundRun:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        results = from_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(results, dict):
-        raise ValueError("not a results file of the harness: no JSON object")
+    wrong = best_match(_schema().iter_errors(results))
+    if wrong is not None:
+        raise ValueError(f"not a results file of the harness: {wrong.json_path}: {wrong.message[-SAID:]}")
     stamp = path.name.removesuffix(RESULTS)
     samples = {file.stem.split(SAMPLES, 1)[1]: file for file in sorted(path.parent.glob(f"{stamp}{SAMPLES}*.jsonl"))}
     origin = provenance(results)
     if not samples:
         raise ValueError("no sample files beside it; run the harness with --log_samples")
     return FoundRun(path, results, origin, samples)
+
+
+@cache
+def _schema() -> Any:
+    return Draft202012Validator(json.loads((Path(__file__).parent / "results_schema.json").read_text(encoding="utf-8")))
+
+
+def fault(error: Exception) -> str:
+    """Say in one line what is wrong with a file."""
+    return str(error) if isinstance(error, ValueError) else f"damaged: {error!r}"
 
 
 def _interrupted(folders: Sequence[Path]) -> Iterator[LeftOut]:

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.files import write_json
+from lmms_kvtp.files import from_json, write_json
+from lmms_kvtp.leaderboard.discover import LeftOut
+from lmms_kvtp.leaderboard.runs import DAMAGE
 from lmms_kvtp.method import Method
 
 PATTERN = "*gates*.json"
@@ -50,9 +52,15 @@ def write_record(path: Path, method: Method, model: str, gates: Sequence[Gate]) 
     write_json(path, content)
 
 
-def find_records(folders: Sequence[Path]) -> list[Path]:
-    """Files of records that lie among the runs."""
-    return sorted({path for folder in folders for path in folder.rglob(PATTERN)})
+def find_records(folders: Sequence[Path]) -> tuple[list[GateRecord], list[LeftOut]]:
+    """Read the records that lie among the runs; files that are none are left out."""
+    found, left = list[GateRecord](), list[LeftOut]()
+    for path in sorted({path for folder in folders for path in folder.rglob(PATTERN)}):
+        try:
+            found += read_records([path])
+        except ValueError as error:
+            left.append(LeftOut(str(path), str(error)))
+    return found, left
 
 
 def read_records(paths: Iterable[Path]) -> list[GateRecord]:
@@ -60,12 +68,12 @@ def read_records(paths: Iterable[Path]) -> list[GateRecord]:
     found = []
     for path in paths:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = from_json(path.read_bytes())
             for entry in content if isinstance(content, list) else [content]:
                 ran = [(str(gate["name"]), gate["passed"]) for gate in entry["gates"] if gate["passed"] is not None]
                 failed = tuple(name for name, passed in ran if not passed)
                 found.append(GateRecord(entry["method"], failed, len(ran), str(path)))
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGE as error:
             raise ValueError(f"{path} is no record of lmms-kvtp doctor: {error!r}") from error
     return found
 

@@ -61,13 +61,8 @@ class Provenance:
 
 
 def provenance(results: Mapping[str, Any]) -> Provenance:
-    """Read a results file; a run of a model that is not ours is labeled by its id and arguments.
-
-    ValueError where the file is not a results file of the harness.
-    """
-    config = results.get("config")
-    if not isinstance(config, Mapping) or not isinstance(results.get("results"), Mapping):
-        raise ValueError("not a results file of the harness: it lacks config and results")
+    """Read a file that keeps to results_schema.json; a model that is not ours is labeled by its id and arguments."""
+    config = results["config"]
     ours = record_of(results)
     method = ours.get("method") or {}
     versions = {"lmms_eval": str(results.get("lmms_eval_version", "")), **(ours.get("versions") or {})}

@@ -1,21 +1,27 @@
 """Reads what a harness run wrote: one scored answer per question, with its cost."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import orjson
-
 from lmms_kvtp.cost.sample import SampleCost, timed
+from lmms_kvtp.files import from_json
 from lmms_kvtp.leaderboard.provenance import record_of, row_name
 
 RESULTS, SAMPLES = "_results.json", "_samples_"
 """Parts of the harness's file names that follow the time of the run."""
 SWEPT_MARK = "shared"
 """Word beside seconds that were measured in a sweep."""
+
+
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What comes of reading a damaged file: each place where that is caught names the file, and leaves out no other."""
+
+
+TOO_MUCH = 1e30
+"""What no cost of an answer reaches."""
 
 
 class ScoredAnswer(NamedTuple):
@@ -81,7 +87,7 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
             f"no finished run below {folder} ({len(results)} results files, {len(samples)} sample files); "
             "run the harness with --log_samples, and with --verbosity DEBUG to see why it failed"
         )
-    config = json.loads(results[-1].read_text())
+    config = from_json(results[-1].read_bytes())
     newest = {path.stem.split(SAMPLES, 1)[1]: path for path in samples}
     return [read_samples(path, name or folder.name, task, config) for task, path in sorted(newest.items())]
 
@@ -96,12 +102,8 @@ def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Ru
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                try:
-                    row = orjson.loads(line)
-                except orjson.JSONDecodeError:  # the harness writes NaN and lone surrogates, which JSON does not have
-                    row = json.loads(line)
-                answer = _scored(row, fields)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                answer = _scored(from_json(line), fields)
+            except DAMAGE as error:
                 raise ValueError(f"{path}:{number} is not a sample with a score: {error!r}") from error
             if answer.question in answers:
                 raise ValueError(f"{path}:{number} has question {answer.question!r} again; two runs share this file")
@@ -226,7 +228,7 @@ class MeanCost:
 
 
 def mean_cost(costs: Sequence[SampleCost]) -> MeanCost | None:
-    """Average costs; None where there are none."""
+    """Average costs; None where there are none. Raises one of DAMAGE where they are no numbers, or senseless ones."""
     if not costs:
         return None
     count = len(costs)
@@ -237,4 +239,6 @@ def mean_cost(costs: Sequence[SampleCost]) -> MeanCost | None:
     operations = sum(flops) / count if all(flops) else None
     seconds, peak = fmean([cost.seconds_total for cost in timed(costs)]), max(peaks, default=None)
     swept = any(cost.swept for cost in costs)
+    if not all(0 <= (value or 0) < TOO_MUCH for value in (before, kept, structural, prompt, operations, seconds, peak)):
+        raise ValueError("the costs of its answers are no costs: they are negative, or of no end")
     return MeanCost(count, before, kept, structural, prompt, operations, seconds, peak, swept)

@@ -10,7 +10,7 @@ from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.runs import MeanCost, Run
 from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
-from lmms_kvtp.rendering import Code, as_latex, as_markdown, markdown
+from lmms_kvtp.rendering import as_code, as_latex, as_markdown, markdown
 
 
 def percent(ratio: float | None) -> str:
@@ -33,7 +33,7 @@ def to_markdown(board: Board, published: Sequence[Reported], judged: Mapping[str
     parts += ["\n".join(f"- {as_markdown(note)}" for note in notes)] if notes else []
     for task, comparisons in judged.items():
         parts += [f"## Against all tokens: {as_markdown(task)}", verdict_table(comparisons)]
-    commands = [[row.name, Code(command)] for row in board.rows for command in row.commands]
+    commands = [[row.name, as_code(command)] for row in board.rows for command in row.commands]
     parts += ["## Commands", markdown(["method", "command"], commands)]
     parts += ["## Reported by papers, not measured here", _markdown_reported(published)]
     return "\n\n".join(parts) + "\n"

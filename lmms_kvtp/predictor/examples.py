@@ -1,6 +1,5 @@
 """Examples that the predictor learns from: videos, questions on them, and how relevant each frame is."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 from lmms_kvtp.embedded import cache
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import write_script
-from lmms_kvtp.files import text_lines
+from lmms_kvtp.files import from_json, is_inside, text_lines
 from lmms_kvtp.questions import MOST_RELEVANT, Question, Refiner, check_scale, refine
 from lmms_kvtp.scorers.oracle import span_scores
 from lmms_kvtp.video.sampling import FrameOptions
@@ -97,11 +96,13 @@ def read_examples(
     scores: list[float] = []
     for number, line in text_lines(path):
         try:
-            entry = json.loads(line)
+            entry = from_json(line)
             if not isinstance(entry, dict):
                 raise ValueError(f"it holds a {type(entry).__name__}, wanted an object")
             if check is not None:
                 check(entry)
+            if not is_inside(entry["video"]) and videos != Path("/"):
+                raise ValueError(f"the video {entry['video']!r} is not below {videos}; name it from there")
             options, text = tuple(map(str, entry.get("options", ()))), entry["question"]
             refined = entry.get("refined") or refiner(text, options)
             question = Question(text, text, options, refined, f"{path.name}:{number}", _spans(entry))
@@ -112,7 +113,7 @@ def read_examples(
                 evaluated[str(videos / entry["video"])].add(str(entry.get("dataset", "")))
         except KeyError as error:
             raise ValueError(f"{path}, line {number}: it has no {error}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
     check_scale(scores, path)
     found = []

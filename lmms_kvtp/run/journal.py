@@ -45,15 +45,21 @@ class Journal:
         return journal
 
     def write(self, key: str, document: str, answer: Answer) -> None:
-        """Append an answer; it is on disk when this returns."""
+        """Append an answer; it is on disk when this returns. OSError names the journal, which then ends as before."""
         line = {"key": key, "document": document, "text": answer.text, "cost": answer.cost.to_dict()}
         self._append(line | ({} if answer.error is None else {"error": answer.error}))
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        end = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            os.truncate(self.path, end)  # a torn line, and what is written behind it, would be no answer
+            way = f"free some space there, and go on with resume={self.path}"
+            raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}; {way}") from error
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_origin
 
+from lmms_kvtp.files import from_json, is_inside
 from lmms_kvtp.questions import MOST_RELEVANT
 
 SCHEMA = 1
@@ -18,6 +19,9 @@ WEIGHTS = "scorer_weights"
 """Key of a scorer's fingerprint among the models."""
 DIGITS = 6
 """Decimals of numbers in the file."""
+
+TOO_MUCH = 1e15
+"""What no number of a line reaches."""
 
 CLIP_SIZE = 8
 """Frames of a clip (section 3 of the paper)."""
@@ -125,7 +129,7 @@ def from_line(line: str) -> Entry:
     EntryError where it is no JSON, of another schema, or a field is missing, wrong, or does not follow from the others.
     """
     try:
-        found = json.loads(line)
+        found = from_json(line)
     except ValueError as error:
         raise EntryError(f"is not JSON ({error})") from error
     if not isinstance(found, dict):
@@ -170,9 +174,10 @@ def clip_rates(
     The frames of a clip share its score. Rates are not cut at 1: the mean over frames is `alpha` exactly. EntryError
     where there are other clips than scores, or a setting is not above 0.
     """
+    clips = -(-num_frames // clip_size)
+    if len(scores) != clips:  # before anything is made of a number of frames that a file may have wrong
+        raise EntryError(f"has {len(scores)} scores for {clips} clips of {num_frames} frames")
     bounds = clip_bounds(num_frames, clip_size)
-    if len(scores) != len(bounds):
-        raise EntryError(f"{len(scores)} scores for the {len(bounds)} clips of {num_frames} frames")
     if not (temperature > 0 and alpha > 0):
         raise EntryError(f"temperature={temperature} and alpha={alpha} must be above 0")
     top = max(scores)
@@ -196,17 +201,20 @@ def _field(found: Mapping[str, Any], name: str, kind: type) -> Any:
     if name not in found:
         raise EntryError(f"lacks the field {name!r}")
     value = found[name]
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
+    try:
+        if kind in (int, float):
+            return kind(_number(value, (int,) if kind is int else (int, float)))
+    except ValueError as error:
+        raise EntryError(f"has {name}={value!r}, wanted {'a finite number' if kind is float else 'int'}") from error
     if type(value) is not kind:
-        raise EntryError(f"has {name}={value!r}, wanted {'a finite number' if kind is float else kind.__name__}")
+        raise EntryError(f"has {name}={value!r}, wanted {kind.__name__}")
     return value
 
 
-def _number(value: object) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+def _number(value: Any, kinds: tuple[type, ...] = (int, float)) -> float:
+    if type(value) not in kinds or not abs(value) < TOO_MUCH:
         raise ValueError(f"{value!r} is not a finite number")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def _check(entry: Entry) -> None:
@@ -218,7 +226,9 @@ def _check(entry: Entry) -> None:
         raise EntryError("has an empty question_id or video_id")
     if entry.num_frames < 1 or entry.clip_size < 1 or not (entry.alpha > 0 and entry.temperature > 0):
         raise EntryError("needs num_frames, clip_size, alpha and temperature above 0")
-    clips = len(clip_bounds(entry.num_frames, entry.clip_size))
+    if not is_inside(entry.video):
+        raise EntryError(f"has the video {entry.video!r}, which is not below the videos' folder; name it from there")
+    clips = -(-entry.num_frames // entry.clip_size)
     for name in ("clip_scores", "rates"):
         if len(getattr(entry, name)) != clips:
             raise EntryError(f"has {len(getattr(entry, name))} {name} for {clips} clips of {entry.num_frames} frames")

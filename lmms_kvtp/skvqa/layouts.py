@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.files import text_lines
+from lmms_kvtp.files import from_json, text_lines
 from lmms_kvtp.rendering import first_few
 
 Row = Mapping[str, Any]
@@ -173,9 +173,9 @@ def _read(file: Path) -> Iterator[Any]:
         with file.open(encoding="utf-8", newline="") as handle:
             yield from csv.DictReader(handle)
     elif file.suffix == ".jsonl":
-        yield from (json.loads(line) for _, line in text_lines(file))
+        yield from (from_json(line) for _, line in text_lines(file))
     else:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = from_json(file.read_bytes())
         if isinstance(found, dict):
             found = [{"_key": key, **value} if isinstance(value, dict) else value for key, value in found.items()]
         if not isinstance(found, list):

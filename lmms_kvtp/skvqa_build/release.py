@@ -6,7 +6,6 @@ release reads it. Literals are parsed, nothing is evaluated.
 """
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lmms_kvtp.files import from_json
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, TEMPERATURE, Entry, EntryError, clip_bounds, make_entry
 from lmms_kvtp.skvqa.layouts import SourceQuestion
@@ -58,8 +58,8 @@ class Imported:
 def read_release(path: Path) -> tuple[list[Item], list[str]]:
     """Read a file's items, and what is wrong with the unreadable ones; ReleaseError where it is no object of JSON."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        found = from_json(path.read_bytes())
+    except ValueError as error:
         raise ReleaseError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ReleaseError(f"{path} holds a {type(found).__name__}, wanted an object of questions")

@@ -4,15 +4,17 @@ import json
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
-from lmms_kvtp.files import content_key, fingerprint
+from lmms_kvtp.files import content_key, fingerprint, is_inside
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, clip_bounds
 from lmms_kvtp.skvqa.layouts import LayoutError, missing_message
 from lmms_kvtp.skvqa_build.store import Store
@@ -95,6 +97,10 @@ def _opened(path: Path, key: str, options: FrameOptions) -> SampledVideo:
     return load_video(path, options)
 
 
+MOST_GROWTH, LEAST_LIMIT = 20, 2**26
+"""Most bytes that a byte of an archive may become, where all are more than LEAST_LIMIT: videos hardly shrink."""
+
+
 class ArchiveError(ValueError):
     """An archive is damaged, or has a member that would leave the folder."""
 
@@ -159,15 +165,20 @@ def unpack(archive: Path, into: Path) -> None:
                 _extract(archive, into, sizes, partial(opened.extract, filter="data"))
         else:
             raise ArchiveError(f"{archive} is neither a zip nor a tar file")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ArchiveError(f"cannot unpack {archive}: {error}; download it again") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, RuntimeError, OSError) as error:
+        raise ArchiveError(f"cannot unpack {archive}: {error}; download it again, or unpack it by hand") from error
 
 
 def _extract(archive: Path, into: Path, sizes: Mapping[str, int], extract: Callable[[str, Path], Any]) -> None:
     for name in sizes:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+        if not is_inside(name):
             raise ArchiveError(f"{archive} has the member {name!r}, which lies outside of the folder; nothing unpacked")
+    most = max(LEAST_LIMIT, MOST_GROWTH * archive.stat().st_size)
+    if sum(sizes.values()) > most:
+        raise ArchiveError(
+            f"{archive} unpacks to {sum(sizes.values())} bytes, where so small a file of videos has at most {most}; "
+            "nothing unpacked; do it by hand if it is right"
+        )
     for name, size in sizes.items():
         there = into / name
         if not (there.is_file() and there.stat().st_size == size):

@@ -112,7 +112,7 @@ class FrameCache:
         if self._is_writable:
             self._is_writable = False
             log.warning(
-                "the frame cache keeps no more frames in this run: %s; free some space in %s, or name another folder",
+                "the frame cache keeps no more frames in this run: %s; free space in %s, or name a folder that is yours",
                 error,
                 self.folder,
             )
@@ -215,6 +215,8 @@ def _version(name: str) -> str:
 def _locked(path: Path) -> Iterator[BinaryIO]:
     """Open a file for one process at a time; where the system has no such locks, for any number."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        with suppress(PermissionError):  # whoever may write in the folder takes turns; it is another user's file
+            os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)
         try:
             import fcntl
         except ImportError:

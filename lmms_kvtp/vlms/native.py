@@ -19,7 +19,7 @@ from lmms_kvtp.device import check_dtype, place, told
 from lmms_kvtp.types import MARKUP, TEXT, VISION, GridPool, PackedTokens, Positions, Prompt, Timing
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import CheckpointError
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError, reading
 from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, weight_files
 from lmms_kvtp.vlms.layout import Chat
 
@@ -116,17 +116,14 @@ class NativeVLM(VideoVLM):
         check_dtype(device, dtype)
         folder = find_folder(pretrained, options.revision)
         files = weight_files(folder)
-        with told(f"loading {pretrained} in {dtype}", "choose dtype=bfloat16, or device_map=auto"):
-            try:
-                model: Any = AutoModelForImageTextToText.from_pretrained(
-                    folder,
-                    dtype=dtype,
-                    attn_implementation=options.attn_implementation,
-                    device_map=options.device_map or str(device),
-                )
-                processor = cast(Any, AutoProcessor).from_pretrained(folder)
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                raise CheckpointError(f"{folder} is no {cls.family} that transformers can read: {error}") from error
+        with reading(folder), told(f"loading {pretrained} in {dtype}", "choose dtype=bfloat16, or device_map=auto"):
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=options.attn_implementation,
+                device_map=options.device_map or str(device),
+            )
+            processor = cast(Any, AutoProcessor).from_pretrained(folder)
         if type(model).__name__ != cls.class_name:
             raise CheckpointError(f"{folder} holds a {type(model).__name__}, {cls.family} wants {cls.class_name}")
         model.generation_config = load_generation_config(folder)

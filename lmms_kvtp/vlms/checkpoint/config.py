@@ -1,7 +1,7 @@
 """What config.json of a LLaVA checkpoint says, whatever its layout, and the modules of transformers that it means."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
+from lmms_kvtp.device import OutOfMemoryError
 from lmms_kvtp.encoders.parts.siglip_config import SO400M, vision_sizes
+from lmms_kvtp.files import from_json
 from lmms_kvtp.vlms.tiles import Tiling
 
 SIZES, _ = SO400M
@@ -44,6 +46,12 @@ WANTED = (
     "wanted a LLaVA-Video or LLaVA-OneVision checkpoint on Qwen2, in its original layout (LlavaQwenForCausalLM) or "
     "Hugging Face's (LlavaOnevisionForConditionalGeneration)"
 )
+
+
+LARGEST = {"num_hidden_layers": 1000, "hidden_size": 2**17, "intermediate_size": 2**20, "image_size": 2**13}
+"""Sizes of a config.json that no model comes near to; of others 2**24."""
+MOST_SAID = 400
+"""Letters of a library's message that are shown."""
 
 
 class CheckpointError(ValueError):
@@ -98,17 +106,36 @@ class LlavaConfig:
             entries -= 1
         return entries
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that nobody can have meant, before anything is made of them."""
+        for name, value in {**self.llm, **self.vision}.items():
+            most = LARGEST.get(name, 2**24)
+            if type(value) in (int, float) and not 0 <= value <= most:
+                raise CheckpointError(f"the config has {name}={value}; known are sizes up to {most}")
+
     @property
     def vision_layers(self) -> int:
         """Number of tower layers that run: the model was trained on the output of the last but one."""
         return int(self.vision["num_hidden_layers"]) - 1
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what odd values in the files of a checkpoint make libraries raise into one error that names the folder."""
+    try:
+        yield
+    except (CheckpointError, MemoryError, OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers and tokenizers have no kinds of their own for this
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_SAID]
+        raise CheckpointError(f"{folder} is no checkpoint that can be read: {cause}; {WANTED}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError if the file holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = from_json(path.read_bytes())
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, wanted an object")

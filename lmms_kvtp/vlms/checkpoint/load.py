@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
 
+from lmms_kvtp.files import is_inside
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.shipped import TINY, ShippedError, checked, tiny_folder
 from lmms_kvtp.vlms.checkpoint.config import (
@@ -22,6 +23,7 @@ from lmms_kvtp.vlms.checkpoint.config import (
     TensorNames,
     build,
     read_json,
+    reading,
 )
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.hugging_face import read_hugging_face
@@ -64,14 +66,16 @@ def find_folder(pretrained: str, revision: str | None = None) -> Path:
             return checked(tiny_folder(), "embedded model", "pretrained")
         except ShippedError as error:
             raise CheckpointError(str(error)) from error
-    path = Path(pretrained).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError(f"{pretrained} is a file; {WANTED}: give its folder")
     try:
+        path = Path(pretrained).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise CheckpointError(f"{pretrained} is a file; {WANTED}: give its folder")
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=PATTERNS))
-    except (OSError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a name may be too long, or of a user that is not here
         at = f" at revision {revision}" if revision else ""
         raise CheckpointError(
             f"{pretrained!r} is no folder here, and the hub gave no model of that name{at}: {error}"
@@ -93,8 +97,12 @@ def family_of(folder: Path) -> str:
 
 def family_named(pretrained: str, revision: str | None) -> str | None:
     """Tell the same before a download, by what lies on this machine; None where nothing does; raises as `family_of`."""
-    folder = Path(pretrained).expanduser()
-    if pretrained != TINY and not folder.is_dir():
+    try:
+        folder = Path(pretrained).expanduser()
+        there = pretrained == TINY or folder.is_dir()
+    except (OSError, RuntimeError):  # the name is too long, or of a user that is not here
+        there = False
+    if not there:
         try:
             cached = try_to_load_from_cache(pretrained, "config.json", revision=revision)
         except ValueError:  # no name of the hub's
@@ -114,24 +122,24 @@ def read_config(folder: Path) -> LlavaConfig:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{folder} has no config.json, found {found}; {WANTED}")
     config = read_json(folder / "config.json")
-    return (read_hugging_face if "text_config" in config else read_original)(config, folder)
+    with reading(folder):
+        return (read_hugging_face if "text_config" in config else read_original)(config, folder)
 
 
 def layers_in(folder: Path) -> int:
     """Count the layers of the language model, by config.json; raises as `read_config` and `family_of` do."""
     if family_of(folder) == "llava_video":
         return int(read_config(folder).llm["num_hidden_layers"])
-    return int(read_json(folder / "config.json")["text_config"]["num_hidden_layers"])
+    with reading(folder):
+        return int(read_json(folder / "config.json")["text_config"]["num_hidden_layers"])
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint. Raises CheckpointError if there is none, or it lacks the chat markers."""
-    try:
+    with reading(folder):
         # a config is given because the folder's own has a model_type that transformers does not know
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder} has no tokenizer that transformers can read: {error}") from error
-    missing = [marker for marker in ("<|im_start|>", "<|im_end|>") if marker not in tokenizer.get_vocab()]
+        missing = [marker for marker in ("<|im_start|>", "<|im_end|>") if marker not in tokenizer.get_vocab()]
     if missing:
         raise CheckpointError(f"the tokenizer of {folder} lacks {', '.join(missing)}; {WANTED}")
     return tokenizer
@@ -140,7 +148,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_generation_config(folder: Path) -> GenerationConfig:
     """Load the decoding defaults of a checkpoint; transformers' own where it has none."""
     if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder)
+        with reading(folder):
+            return GenerationConfig.from_pretrained(folder)
     return GenerationConfig.from_dict({})
 
 
@@ -152,7 +161,8 @@ def load_network(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
     rows = int(config.llm["vocab_size"])
     if vocabulary > rows:
         raise CheckpointError(f"the tokenizer of {folder} has {vocabulary} entries, config.json says {rows}")
-    network = build(config, vocabulary, attention)
+    with reading(folder):
+        network = build(config, vocabulary, attention)
     files = weight_files(folder)
     found, own = _shapes(files), list(network.state_dict())
     chosen = choose(config.tensor_names, own, found)
@@ -208,8 +218,9 @@ def weight_files(folder: Path) -> list[Path]:
             found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
             raise CheckpointError(f"{folder} has neither {INDEX} nor {SINGLE}, found {found}; {WANTED}")
         return [folder / SINGLE]
-    files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-    missing = [name for name in files if not (folder / name).is_file()]
+    with reading(folder):
+        files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        missing = [name for name in files if not (is_inside(name) and (folder / name).is_file())]
     if missing:
         shown = first_few(missing, 6)
         raise CheckpointError(f"{folder} lacks {len(missing)} of {len(files)} shards of {INDEX}: {shown}")
