@@ -176,7 +176,7 @@ def clip_rates(
     """
     clips = -(-num_frames // clip_size)
     if len(scores) != clips:  # before anything is made of a number of frames that a file may have wrong
-        raise EntryError(f"has {len(scores)} scores for {clips} clips of {num_frames} frames")
+        raise EntryError(f"{len(scores)} scores for the {clips} clips of {num_frames} frames")
     bounds = clip_bounds(num_frames, clip_size)
     if not (temperature > 0 and alpha > 0):
         raise EntryError(f"temperature={temperature} and alpha={alpha} must be above 0")

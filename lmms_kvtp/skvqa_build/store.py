@@ -77,7 +77,7 @@ class Store:
 
     def _explained(self, error: Exception) -> StoreError:
         return StoreError(
-            f"cannot use the store {self.path}: {error}; free space there, or choose another --out. "
+            f"cannot use the store {self.path}: {error}; free some space there, or choose another --out. "
             "Finished calls in it are kept"
         )
 

@@ -112,7 +112,7 @@ class FrameCache:
         if self._is_writable:
             self._is_writable = False
             log.warning(
-                "the frame cache keeps no more frames in this run: %s; free space in %s, or name a folder that is yours",
+                "the frame cache keeps no more frames in this run: %s; free space in %s, or name a folder of yours",
                 error,
                 self.folder,
             )

@@ -18,7 +18,7 @@ from lmms_kvtp.types import FrameTokens, GridPool, PackedTokens, Positions, Prom
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
 from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, Network, llm_shape, vision_shape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, Network, llm_shape, reading, vision_shape
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
 from lmms_kvtp.vlms.checkpoint.load import (
@@ -195,17 +195,18 @@ def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> Lla
         load = load_package if options.backend == "llava" else load_network
         network = load(folder, config, rows, options.attn_implementation, placement)
     toy = folder.resolve() == tiny_folder().resolve()
-    return LlavaVideo(
-        name=pretrained,
-        config=config,
-        network=network,
-        tokenizer=tokenizer,
-        defaults=defaults,
-        options=options,
-        default_encoder=TINY if toy else _encoder(folder),
-        toy=toy,
-        files=weight_files(folder),
-    )
+    with reading(folder):
+        return LlavaVideo(
+            name=pretrained,
+            config=config,
+            network=network,
+            tokenizer=tokenizer,
+            defaults=defaults,
+            options=options,
+            default_encoder=TINY if toy else _encoder(folder),
+            toy=toy,
+            files=weight_files(folder),
+        )
 
 
 def _encoder(folder: Path) -> str:

@@ -150,10 +150,10 @@ def test_bad_files_are_listed_and_do_not_stop_the_table(tmp_path):
     reasons = {Path(item.what.rpartition(": ")[2]).name: item.why for item in board.left}
     assert names(board) == ["all tokens", "random"]
     assert reasons["notes_results.json"].startswith("not JSON")
-    assert reasons["list_results.json"] == "not a results file of the harness: no JSON object"
-    assert reasons["foreign_results.json"] == "not a results file of the harness: it lacks config and results"
+    assert reasons["list_results.json"] == "not a results file of the harness: $: [1] is not of type 'object'"
+    assert reasons["foreign_results.json"].endswith("$: 'config' is a required property")
     assert reasons["20260101_000000_journal_rank0.jsonl"].startswith("interrupted after 2 answers")
-    assert any("score nan is not within 0 and 1" in item.why for item in board.left)
+    assert any("'no score; looked for score" in item.why for item in board.left)
     assert any("holds no sample" in item.why for item in board.left)
     assert (board.refused, len(board.left)) == (2, 6)
 

@@ -111,7 +111,7 @@ class LlavaConfig:
         for name, value in {**self.llm, **self.vision}.items():
             most = LARGEST.get(name, 2**24)
             if type(value) in (int, float) and not 0 <= value <= most:
-                raise CheckpointError(f"the config has {name}={value}; known are sizes up to {most}")
+                raise ValueError(f"its config has {name}={value}; known are sizes up to {most}")
 
     @property
     def vision_layers(self) -> int:
