@@ -20,16 +20,9 @@ if TYPE_CHECKING:
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that command a terminal, turn the direction of writing, or are none."""
-MARKUP = re.compile(r"[\\`*~|<>\[\]]|&(?=[#\w])|(?<!\w)_|_(?!\w)|^(?=(?:#+|[+-])\s)")
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "\n": " ",
-}
-"""Characters that LaTeX reads as markup -> what prints them."""
+MARKUP = re.compile(r"[\\`*~|<>\[\]]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|^(?=(?:#+|[+-])\s)")
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "\n": " "}
+"""Characters that LaTeX reads as markup, and that no backslash alone prints -> what does."""
 
 
 class Written(str):
@@ -63,7 +56,7 @@ def as_csv(text: str) -> str:
 
 def as_latex(text: str) -> str:
     """Make every character stand for itself."""
-    return "".join(LATEX.get(character, character) for character in visible(text))
+    return "".join(LATEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in visible(text))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.files import PIECE, content_key, fingerprint, home, text_lines, write_atomically, write_whole
+from lmms_kvtp.files import (
+    PIECE,
+    content_key,
+    fingerprint,
+    from_json,
+    home,
+    is_inside,
+    text_lines,
+    write_atomically,
+    write_whole,
+)
 
 
 def refuse(source: str, target: object) -> None:
@@ -76,3 +86,21 @@ def test_json_lines_end_at_newlines_alone(tmp_path):
     path.write_bytes(b"{}\n\xe9\n")
     with pytest.raises(ValueError, match=r"lines\.jsonl, line 2 is not UTF-8 .*; convert the file first"):
         list(text_lines(path))
+
+
+@pytest.mark.parametrize("name", ["/a", "../a", "a/../../b", "..\\a", "C:/a", "c:a", "\\a", "a\0b"])
+def test_a_path_that_leaves_its_folder_is_known(name):
+    assert not is_inside(name)
+    assert is_inside("a/b..mp4") and is_inside("a") and is_inside("ä/…/c d.mp4")
+
+
+def test_json_of_the_harness_is_read_and_other_json_is_one_kind_of_error():
+    assert from_json('{"a": NaN, "b": "\\ud800x", "c": [1e999]}') == {"a": None, "b": "?x", "c": [float("inf")]}
+    for text in ("[" * 100_000, "", "\xff", "{"):
+        with pytest.raises(ValueError):
+            from_json(text.encode("latin-1"))
+
+
+def test_a_text_that_is_no_unicode_is_written_all_the_same(tmp_path):
+    write_whole(tmp_path / "a.html", "a\ud800b")
+    assert (tmp_path / "a.html").read_text() == "a?b"

@@ -1,9 +1,12 @@
 """The command line."""
 
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
+from helpers.harness_files import write_pair
 
 import lmms_kvtp
 from lmms_kvtp.__main__ import COMMANDS, main
@@ -56,3 +59,34 @@ def test_an_unknown_command_is_refused(capsys):
         main(["lst"])
     assert stopped.value.code == 2
     assert "list" in capsys.readouterr().err
+
+
+def in_place(folder, *arguments, **environment):
+    """Run a command in a folder, which `rm` in the environment removes before it starts."""
+    command = f'{environment.pop("before", ":")}; exec "$0" -P -m lmms_kvtp "$@"'
+    return subprocess.run(
+        ["bash", "-c", command, sys.executable, *map(str, arguments)],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_c_locale_loses_signs_and_not_the_table(tmp_path):
+    write_pair(tmp_path)
+    run = in_place(tmp_path, "leaderboard", ".", "--out", "page", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert b"| random " in run.stdout and b" ? " in run.stdout
+    assert "±" in (tmp_path / "page" / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_a_deleted_working_folder_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+    run = in_place(tmp_path / "gone", "leaderboard", "runs", "--out", "page", before="rmdir ../gone")
+    assert run.returncode == 2
+    assert run.stderr.decode().splitlines() == ["lmms-kvtp leaderboard: the working folder is gone; go to another"]
+
+
+def test_messages_command_no_terminal(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["leaderboard", str(tmp_path / "\x1b]0;title\x07"), "--out", str(tmp_path)])
+    assert "\x1b" not in (told := capsys.readouterr().err)
+    assert r"\x1b]0;title\x07" in told

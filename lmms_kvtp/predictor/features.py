@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
 from lmms_kvtp.encoders.siglip import Siglip
+from lmms_kvtp.files import write_whole
 from lmms_kvtp.predictor.examples import Example, FrameCountError, labels_of
 from lmms_kvtp.types import GridPool
 from lmms_kvtp.video.frames import Frames, VideoError
@@ -114,10 +114,7 @@ class FeatureCache:
                 image.append(self.viewer.view(frames).cpu())
                 times.append(frames.times.float())
             stored = {"image": torch.cat(image).contiguous(), "times": torch.cat(times)}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}")
-            save_file(stored, part)
-            part.replace(path)
+            write_whole(path, save(stored))
         return CachedVideo(example, stored["image"], stored["times"])
 
     def _digest(self, example: Example) -> str:

@@ -200,19 +200,16 @@ KINDS: dict[str, Any] = {f.name: IN_JSON.get(get_origin(f.type), f.type) for f i
 def _field(found: Mapping[str, Any], name: str, kind: type) -> Any:
     if name not in found:
         raise EntryError(f"lacks the field {name!r}")
-    value = found[name]
-    try:
-        if kind in (int, float):
-            return kind(_number(value, (int,) if kind is int else (int, float)))
-    except ValueError as error:
-        raise EntryError(f"has {name}={value!r}, wanted {'a finite number' if kind is float else 'int'}") from error
-    if type(value) is not kind:
-        raise EntryError(f"has {name}={value!r}, wanted {kind.__name__}")
+    value: Any = found[name]
+    if kind is float and type(value) is int:
+        value = _number(value) if abs(value) < TOO_MUCH else value
+    if type(value) is not kind or (kind in (int, float) and not abs(value) < TOO_MUCH):
+        raise EntryError(f"has {name}={value!r}, wanted {'a finite number' if kind is float else kind.__name__}")
     return value
 
 
-def _number(value: Any, kinds: tuple[type, ...] = (int, float)) -> float:
-    if type(value) not in kinds or not abs(value) < TOO_MUCH:
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) < TOO_MUCH:
         raise ValueError(f"{value!r} is not a finite number")
     return float(value)
 

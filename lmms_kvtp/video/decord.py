@@ -16,12 +16,8 @@ from lmms_kvtp.video.reader import Reader
 CONTAINERS = ("mp4", "matroska")
 NO_DUPLICATES = "0.0000001"
 """decord's fault_tol: the share of frames that it may replace by copies of others; for 0 it sets no limit."""
-TRIAL = """
-import sys
-sys.path[:] = {path!r}
-import av, decord
-decord.VideoReader(sys.argv[1], num_threads={threads}, fault_tol={tolerance!r}).get_batch({indices})
-"""
+TRIAL = """import sys; sys.path[:] = {}; import av, decord
+decord.VideoReader({!r}, num_threads={}, fault_tol={!r}).get_batch({})"""
 TRIAL_SECONDS = 600.0
 
 
@@ -99,10 +95,9 @@ class DecordReader(Reader):
 
 
 def _try(path: str, num_threads: int, indices: Sequence[int]) -> None:
-    program = TRIAL.format(path=sys.path, threads=num_threads, tolerance=NO_DUPLICATES, indices=list(indices))
-    command = [sys.executable, "-c", program, os.path.abspath(path)]
+    program = TRIAL.format(sys.path, os.path.abspath(path), num_threads, NO_DUPLICATES, list(indices))
     try:
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_SECONDS).returncode
+        code = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=TRIAL_SECONDS).returncode
     except subprocess.TimeoutExpired as error:
         raise _error(path, f"it takes longer than {TRIAL_SECONDS:g} s") from error
     if code < 0:  # an error of Python's comes again here, and is told better

@@ -1,16 +1,19 @@
 """The cost of an answer reaches the harness's sample files, and what a run says of its own scores."""
 
+from argparse import Namespace
 from shutil import copytree
 
 import huggingface_hub
+import pytest
 from lmms_eval.api.instance import unwrap_generation_output
 from lmms_eval.models.model_utils.gen_metrics import reset_logged_metrics, summarize_logged_metrics
 
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.harness.results import CIRCULAR, notes_on, report, result
+from lmms_kvtp.harness.results import CIRCULAR, notes_on, open_session, report, result
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.run.source import of_encoder
 from lmms_kvtp.shipped import tiny_folder
 
@@ -70,3 +73,9 @@ def test_the_harness_s_summary_counts_samples_that_could_not_be_read():
     report([Answer("A", cost), Answer("", SampleCost(), "VideoError: gone")], ["v1: gone"], toy=False)
     told = summarize_logged_metrics()
     assert told["avg_samples_that_could_not_be_read"] == 1 and told["avg_vision_tokens_kept"] == 4
+
+
+def test_an_output_folder_whose_name_is_no_text_is_refused(tmp_path):
+    command = Namespace(output_path=f"{tmp_path}/\udcff", model_args="pretrained=tiny")
+    with pytest.raises(ValueError, match=r"--output_path .*/\\udcff/.* no text; choose another folder"):
+        open_session(RunOptions(), {}, command, 0)

@@ -11,6 +11,8 @@ from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.leaderboard import discover as module
 from lmms_kvtp.leaderboard.discover import pending_summaries
+from lmms_kvtp.leaderboard.gates import find_records
+from lmms_kvtp.leaderboard.page import to_html
 from lmms_kvtp.leaderboard.results import to_json
 
 
@@ -64,3 +66,78 @@ def test_nobody_who_reads_looks_for_cycles(runs):
     assert gc.isenabled()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=module.become_reader) as pool:
         assert not pool.submit(gc.isenabled).result()
+
+
+DAMAGED = {
+    "arguments": lambda found: found["config"].update(resolved_cli_args="x"),
+    "resumed": lambda found: ours(found).update(resumed=[1]),
+    "ratio": lambda found: ours(found)["method"].update(keep_ratio=7),
+    "class": lambda found: ours(found)["method"].update(pruner=["x"]),
+    "deep method": lambda found: ours(found)["method"]["pruner"].update(seed=deep(400)),
+    "configs": lambda found: found.update(configs="text"),
+    "huge seed": lambda found: ours(found).update(seed=10**400),
+    "extensions": lambda found: ours(found)["method"].update(predictor={"extensions": 1}),
+}
+
+
+def ours(found):
+    return found["config"]["resolved_cli_args"]["lmms_kvtp"]
+
+
+def deep(levels):
+    value = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_run_whose_results_are_damaged_is_named_and_left_out(tmp_path, what):
+    write_base(tmp_path / "full", [1, 1, 0])
+    write_run(tmp_path / "bad", samples([1, 0, 0]))
+    [path] = (tmp_path / "bad").rglob("*_results.json")
+    found = json.loads(path.read_text())
+    DAMAGED[what](found)
+    path.write_text(json.dumps(found))
+    board = read_board(tmp_path)
+    assert [row.name for row in board.rows] == ["all tokens"]
+    [left] = board.left
+    assert left.what == str(path)
+    assert left.why.startswith("not a results file of the harness: $.con") and len(left.why) < 300
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "\xff", '{"a": \x00}', "", '"\\ud800"'])
+def test_a_results_file_that_is_none_is_named_and_left_out(tmp_path, text):
+    write_base(tmp_path / "full", [1, 1, 0])
+    (tmp_path / "1_results.json").write_bytes(text.encode("latin-1"))
+    [left] = read_board(tmp_path).left
+    assert "1_results.json" in left.what and left.why.startswith("not ")
+
+
+ODD_COSTS = [{"tokens_kept": "x"}, {"flops": [1]}, {"tokens_kept": 10**400}, {"seconds": {"a": -1}}]
+
+
+@pytest.mark.parametrize("cost", ODD_COSTS)
+def test_a_run_whose_costs_are_none_is_named_and_left_out(tmp_path, cost):
+    write_base(tmp_path / "full", [1, 1, 0])
+    write_run(tmp_path / "bad", samples([1, 0, 0], cost={"tokens_before": 9, "tokens_kept": 3, **cost}))
+    board = read_board(tmp_path)
+    assert [row.name for row in board.rows] == ["all tokens"]
+    assert [left.what for left in board.left] == ["random, skvqa_synth"] and board.refused == 1
+
+
+def test_surrogates_in_names_do_not_stop_the_pages(tmp_path):
+    write_base(tmp_path / "full", [1, 1, 0])
+    rows = [{**row, "kind": "\ud800"} for row in samples([1, 0, 0])]
+    write_run(tmp_path / "odd", rows, parts={"pruner": {"class": "a:\ud800"}})
+    board = read_board(tmp_path)
+    assert sorted(row.name for row in board.rows) == ["?", "all tokens"]
+    to_html(board, [], {}).encode()
+
+
+def test_a_damaged_record_of_gates_is_named_and_the_others_count(tmp_path):
+    (tmp_path / "gates.json").write_text("[" * 5000)
+    (tmp_path / "x_gates.json").write_text(json.dumps({"method": {}, "gates": [{"name": "a", "passed": True}]}))
+    [record], [left] = find_records([tmp_path])
+    assert record.count == 1
+    assert left.what == str(tmp_path / "gates.json") and "no record of lmms-kvtp doctor" in left.why

@@ -1,6 +1,8 @@
 """The journal survives the death of its process, and only whole lines count."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -148,3 +150,31 @@ def test_failures_are_remembered_with_their_subject(ask):
 def test_the_same_question_is_counted(ask):
     session = Session(SETUP, None, None)
     assert [session.count(ask), session.count(ask), session.count(replace(ask, task="other"))] == [0, 1, 0]
+
+
+FULL = """
+import pathlib, resource, signal, sys
+from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.pipeline import Answer
+from lmms_kvtp.run.journal import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal.create(pathlib.Path(sys.argv[1]), "now", 0, {})
+for number in range(3):
+    journal.write(str(number), "d", Answer("A", SampleCost()))
+resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 100, resource.RLIM_INFINITY))
+try:
+    journal.write("torn", "d", Answer("x" * 1000, SampleCost()))
+except OSError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+journal.write("later", "d", Answer("B", SampleCost()))
+"""
+
+
+def test_a_full_disk_is_named_with_the_way_on_and_leaves_no_torn_line(tmp_path):
+    run = subprocess.run([sys.executable, "-P", "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    path = tmp_path / "now_journal_rank0.jsonl"
+    assert run.stdout == (
+        f"[Errno 27] cannot write {path}: File too large; free some space there, and go on with resume={path}\n"
+    )
+    assert list(read(path).answers) == ["0", "1", "2", "later"]

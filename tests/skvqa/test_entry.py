@@ -1,12 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.skvqa_entries import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmms_kvtp.predictor.examples import read_examples
 from lmms_kvtp.skvqa.entry import EntryError, clip_rates, from_line, sparsity_of, to_line
 
 
@@ -46,8 +48,6 @@ def test_a_line_has_the_fields_that_the_predictor_trains_on():
 
 
 def test_the_predictor_trains_on_an_index(tmp_path):
-    from lmms_kvtp.predictor.examples import read_examples
-
     (tmp_path / "videomme.jsonl").write_text(to_line(entry()))
     [example] = read_examples(tmp_path / "videomme.jsonl", tmp_path)
     assert example.source == str(tmp_path / "data/clip_1.mp4")
@@ -111,3 +111,35 @@ def test_spans_are_unknown_without_seconds():
     assert replace(entry(), edges=()).spans is None
     assert from_line(to_line(entry(edges=()))).spans is None
     assert json.loads(to_line(entry(edges=())))["spans"] is None  # [] would say: the whole video
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 10**9, "clip_size": 1}, "3 clip_scores for 1000000000 clips"),
+        ({"num_frames": 10**400}, "num_frames=1000"),
+        ({"duration": 10**400}, "wanted a finite number"),
+        ({"alpha": float("inf")}, "wanted a finite number"),
+        ({"video": "../../etc/passwd"}, "not below the videos' folder"),
+        ({"video": "/etc/passwd"}, "not below the videos' folder"),
+        ({"video": "C:\\x.mp4"}, "not below the videos' folder"),
+        ({"video": "a\\..\\..\\x.mp4"}, "not below the videos' folder"),
+    ],
+)
+def test_what_would_cost_a_machine_its_memory_or_leave_the_folder_is_refused(change, message):
+    with pytest.raises(EntryError, match=message):
+        from_line(json.dumps({**json.loads(to_line(entry())), **change}))
+
+
+def test_a_line_of_many_brackets_is_no_json():
+    with pytest.raises(EntryError, match="is not JSON"):
+        from_line("[" * 100_000)
+
+
+def test_the_predictor_trains_on_no_video_outside_of_the_folder(tmp_path):
+    line = json.loads(to_line(entry())) | {"video": "/etc/passwd"}
+    (tmp_path / "videomme.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"line 1: .*'/etc/passwd' is not below"):
+        read_examples(tmp_path / "videomme.jsonl", tmp_path)
+    [example] = read_examples(tmp_path / "videomme.jsonl", Path("/"))
+    assert example.source == "/etc/passwd"

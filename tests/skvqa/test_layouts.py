@@ -159,3 +159,22 @@ def test_a_damaged_archive_is_named(tmp_path):
     (tmp_path / "text").write_text(json.dumps({}))
     with pytest.raises(ArchiveError, match="neither a zip nor a tar"):
         unpack(tmp_path / "text", tmp_path / "out")
+
+
+def test_an_archive_that_unpacks_to_far_more_than_videos_can_unpacks_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mp4", bytes(80_000_000))
+    with pytest.raises(ArchiveError, match=r"unpacks to 80000000 bytes, .* has at most 67108864; nothing unpacked"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("at", [6, 8])  # flags: encrypted; an unknown method
+def test_an_archive_that_python_cannot_read_is_named(tmp_path, at):
+    archive = zipped(tmp_path / "videos.zip", ["a.mp4"])
+    data = bytearray(archive.read_bytes())
+    for head, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+        data[data.index(head) + offset] = 1 if at == 6 else 99
+    archive.write_bytes(bytes(data))
+    with pytest.raises(ArchiveError, match=r"cannot unpack .*videos.zip: .*unpack it by hand"):
+        unpack(archive, tmp_path / "out")

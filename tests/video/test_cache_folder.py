@@ -226,3 +226,11 @@ def test_recipes_of_one_name_in_two_modules_are_two(clip, folder):
 
 def test_a_video_that_is_not_kept_is_opened_once_as_soon_as_it_is_known_what_is_read(clip, folder):
     assert keep(clip(), FrameCache(folder, 2**20), chunk_size=1)[1] == 1
+
+
+@pytest.mark.parametrize(("rights", "lock"), [(0o2770, 0o660), (0o777, 0o666), (0o755, 0o644)])
+def test_whoever_may_write_in_the_folder_may_take_its_lock(folder, rights, lock):
+    folder.mkdir()
+    folder.chmod(rights)
+    FrameCache(folder, 2**20).put("a.frames", FRAMES)
+    assert (folder / ".lock").stat().st_mode & 0o777 == lock

@@ -4,13 +4,14 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
@@ -82,7 +83,7 @@ class Feed:
             self._closed = True
             self._kill()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(END_SECONDS)
         self._waiting.clear()
 
     def _run(self) -> None:
@@ -111,14 +112,14 @@ class Feed:
                 self._connection, specs = ours, self._specs
             late = max(self._seconds, AGAIN_SECONDS) if self._starts else self._seconds + START_SECONDS
             try:
-                with self._limited(late):
-                    ours.send(self._announce(self._jobs[number:], specs=specs))
-                    ours.recv_bytes()  # it is ready; loading its libraries is no video's fault
+                limit(ours, late)
+                ours.send(self._announce(self._jobs[number:], specs=specs))
+                ours.recv_bytes()  # it is ready; loading its libraries is no video's fault
             except (EOFError, OSError) as error:
                 self._starts += 1
                 if self._starts < TRIES:
                     return number
-                how = f"is not ready after {late:g} s" if isinstance(error, TimeoutError) else "ends at its start"
+                how = f"is not ready after {late:g} s" if isinstance(error, BlockingIOError) else "ends at its start"
                 reason = f"the process that decodes ahead {how} (exit code {self._exit_code()}), twice"
                 return self._fail_from(number, reason)
             else:
@@ -126,8 +127,8 @@ class Feed:
                 return self._take_in(ours, number)
             finally:
                 with self._changed:
-                    self._kill()
                     self._connection = None
+                self._kill()
                 self._exit_code()
 
     def _take_in(self, connection: Connection, number: int) -> int:
@@ -137,8 +138,8 @@ class Feed:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed or self._held < self._limit)
                 start = time.monotonic()
-                with self._limited(max(0.0, self._left)):
-                    data = connection.recv_bytes()
+                limit(connection, self._left)
+                data = connection.recv_bytes()
                 self._left -= time.monotonic() - start
                 message, received = pickle.loads(data), received + 1
                 if received > self._told:
@@ -146,7 +147,7 @@ class Feed:
                     self._told = received
                 if isinstance(message, Finished | Failed):
                     number, received = self._after(number), 0
-        except TimeoutError:
+        except BlockingIOError:
             return self._give_up(number, f"it takes longer than video_seconds={self._seconds:g}")
         except (EOFError, OSError):
             self._deaths += 1
@@ -154,29 +155,11 @@ class Feed:
                 return self._give_up(number, f"it ends the decoder's process (exit code {self._exit_code()}), twice")
         return number
 
-    @contextmanager
-    def _limited(self, seconds: float) -> Iterator[None]:
-        """Give the process some time; TimeoutError where it keeps us waiting longer, even inside a message."""
-        late = time.monotonic() + seconds
-        watchdog = threading.Timer(seconds, self._kill)
-        watchdog.start()
-        try:
-            yield
-        except (EOFError, OSError) as error:
-            if time.monotonic() >= late:
-                raise TimeoutError from error
-            raise
-        finally:
-            watchdog.cancel()
-
     def _kill(self) -> None:
-        """End the process and its children, and our wait for them, whether they can be ended or not."""
+        """End the process and its children."""
         if self.process and self.process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        if self._connection:
-            with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
-                ours.shutdown(socket.SHUT_RDWR)
 
     def _exit_code(self) -> int | None:
         assert self.process
@@ -204,3 +187,11 @@ class Feed:
             self._held += size
             self.peak = max(self.peak, self._held)
             self._changed.notify_all()
+
+
+def limit(connection: Connection, seconds: float) -> None:
+    """Have each wait for the other end raise BlockingIOError after some seconds, also inside a message."""
+    time_left = struct.pack("@ll", *divmod(max(1, int(1e6 * seconds)), 10**6))
+    with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
+        for way in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            pipe.setsockopt(socket.SOL_SOCKET, way, time_left)

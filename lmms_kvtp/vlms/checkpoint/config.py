@@ -48,8 +48,10 @@ WANTED = (
 )
 
 
-LARGEST = {"num_hidden_layers": 1000, "hidden_size": 2**17, "intermediate_size": 2**20, "image_size": 2**13}
+LARGEST = {"num_hidden_layers": 1000, "hidden_size": 2**17, "image_size": 2**13, "rope_theta": 10**12}
 """Sizes of a config.json that no model comes near to; of others 2**24."""
+NO_SIZES = ("hidden_act", "tie_word_embeddings")
+"""Fields that are no sizes."""
 MOST_SAID = 400
 """Letters of a library's message that are shown."""
 
@@ -108,10 +110,10 @@ class LlavaConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that nobody can have meant, before anything is made of them."""
-        for name, value in {**self.llm, **self.vision}.items():
+        for name, value in (*self.llm.items(), *self.vision.items()):
             most = LARGEST.get(name, 2**24)
-            if type(value) in (int, float) and not 0 <= value <= most:
-                raise ValueError(f"its config has {name}={value}; known are sizes up to {most}")
+            if name not in NO_SIZES and (type(value) not in (int, float) or not 0 <= value <= most):
+                raise ValueError(f"its config has {name}={value!r}, wanted a number up to {most}")
 
     @property
     def vision_layers(self) -> int:

@@ -1,5 +1,6 @@
 """Checkpoints of LLaVA-Video: folder or hub id -> a network with all its weights."""
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -66,16 +67,14 @@ def find_folder(pretrained: str, revision: str | None = None) -> Path:
             return checked(tiny_folder(), "embedded model", "pretrained")
         except ShippedError as error:
             raise CheckpointError(str(error)) from error
+    path = os.path.expanduser(pretrained)
+    if os.path.isdir(path):
+        return Path(path)
+    if os.path.exists(path):
+        raise CheckpointError(f"{pretrained} is a file; {WANTED}: give its folder")
     try:
-        path = Path(pretrained).expanduser()
-        if path.is_dir():
-            return path
-        if path.exists():
-            raise CheckpointError(f"{pretrained} is a file; {WANTED}: give its folder")
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=PATTERNS))
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # a name may be too long, or of a user that is not here
+    except (OSError, ValueError) as error:
         at = f" at revision {revision}" if revision else ""
         raise CheckpointError(
             f"{pretrained!r} is no folder here, and the hub gave no model of that name{at}: {error}"
@@ -97,12 +96,8 @@ def family_of(folder: Path) -> str:
 
 def family_named(pretrained: str, revision: str | None) -> str | None:
     """Tell the same before a download, by what lies on this machine; None where nothing does; raises as `family_of`."""
-    try:
-        folder = Path(pretrained).expanduser()
-        there = pretrained == TINY or folder.is_dir()
-    except (OSError, RuntimeError):  # the name is too long, or of a user that is not here
-        there = False
-    if not there:
+    folder = Path(os.path.expanduser(pretrained))
+    if pretrained != TINY and not os.path.isdir(folder):  # which is false for a name that can be none, too
         try:
             cached = try_to_load_from_cache(pretrained, "config.json", revision=revision)
         except ValueError:  # no name of the hub's

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
-from lmms_kvtp.vlms.checkpoint.load import find_folder, load_tokenizer
+from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, load_tokenizer
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
@@ -239,3 +239,44 @@ def test_a_model_of_the_hub_is_found_by_name_and_revision(
 
 def test_the_golden_tokenizer_of_the_reference_loads() -> None:
     assert len(load_tokenizer(GOLDEN)) == 483
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 65536}, "num_hidden_layers=65536, wanted a number up to 1000"),
+        ({"hidden_size": -1}, "hidden_size=-1"),
+        ({"num_attention_heads": "x"}, "no checkpoint that can be read"),
+        ({"vocab_size": []}, "no checkpoint that can be read"),
+        ({"architectures": 1}, "no checkpoint that can be read"),
+        ({"image_grid_pinpoints": {"a": 1}}, "no checkpoint that can be read|is not supported"),
+        ({"mm_spatial_pool_mode": False}, "no checkpoint that can be read: ValueError: unknown pooling False"),
+    ],
+)
+def test_odd_values_in_a_config_are_one_error_that_names_the_folder(folder, changes, message):
+    edit(folder, **changes)
+    refused(folder, rf"{folder}.*({message})")
+
+
+@pytest.mark.parametrize("weight_map", [None, 7, [1], {"a": 1}, {"a": "../x.safetensors"}, {"a": None, "b": "x"}])
+def test_an_odd_index_of_shards_is_one_error_that_names_the_folder(folder, weight_map):
+    shutil.copy(folder / "model.safetensors", folder.parent / "x.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    refused(folder, str(folder))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"])
+@pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, '{"model": {"type": 3}}', "\x00\xff"])
+def test_a_broken_file_is_one_error_that_names_the_folder(folder, name, text):
+    (folder / name).write_bytes(text.encode("latin-1"))
+    if name in ("tokenizer_config.json", "generation_config.json") and text.startswith("{"):
+        return  # which is sound
+    refused(folder, str(folder))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody_of_that_name/x", "a\0b"])
+def test_a_name_that_can_be_no_folder_is_refused(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="is no folder here"):
+        find_folder(name)
+    assert family_named(name, None) is None
