@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SECONDS = 5.0
+SECONDS = 30.0
 """video_seconds of the runs whose decoders are stopped."""
 BEYOND = 10.0
 """Seconds after video_seconds in which a run must have gone on."""

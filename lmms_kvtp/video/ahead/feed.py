@@ -119,9 +119,9 @@ class Feed:
                 self._starts += 1
                 if self._starts < TRIES:
                     return number
-                how = f"is not ready after {late:g} s" if isinstance(error, BlockingIOError) else "ends at its start"
-                reason = f"the process that decodes ahead {how} (exit code {self._exit_code()}), twice"
-                return self._fail_from(number, reason)
+                slow = isinstance(error, BlockingIOError)
+                how = f"is not ready after {late:g} s" if slow else f"ends at its start (exit code {self._exit_code()})"
+                return self._fail_from(number, f"the process that decodes ahead {how}, twice")
             else:
                 self._starts = 0
                 return self._take_in(ours, number)

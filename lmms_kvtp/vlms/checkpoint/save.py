@@ -45,7 +45,6 @@ def save_original(
         dtype: number type of the weights in the files.
         shard_size: largest weights file, in bytes or as text like "5GB".
     """
-    folder.mkdir(parents=True, exist_ok=True)
     own = _llm_fields(llm.config) | {
         "mm_hidden_size": vision.hidden_size,
         "tokenizer_model_max_length": tokenizer.model_max_length,
