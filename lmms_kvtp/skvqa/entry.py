@@ -200,10 +200,11 @@ KINDS: dict[str, Any] = {f.name: IN_JSON.get(get_origin(f.type), f.type) for f i
 def _field(found: Mapping[str, Any], name: str, kind: type) -> Any:
     if name not in found:
         raise EntryError(f"lacks the field {name!r}")
-    value: Any = found[name]
-    if kind is float and type(value) is int:
-        value = _number(value) if abs(value) < TOO_MUCH else value
-    if type(value) is not kind or (kind in (int, float) and not abs(value) < TOO_MUCH):
+    value = found[name]
+    if kind is float and type(value) is int and abs(value) < TOO_MUCH:
+        value = float(value)
+    fits = type(value) is kind
+    if not fits or (kind in (int, float) and not abs(value) < TOO_MUCH):
         raise EntryError(f"has {name}={value!r}, wanted {'a finite number' if kind is float else kind.__name__}")
     return value
 
