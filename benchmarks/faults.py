@@ -115,22 +115,22 @@ def serve_run(folder: Path) -> None:
     (folder / "texts.json").write_text(json.dumps(texts))
 
 
-def lines_in(folder: Path) -> int:
-    """Answers in all journals, those that were taken over counted again."""
-    return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in folder.rglob("*_journal_rank*.jsonl"))
+def answered_in(folder: Path) -> int:
+    """Count the answers in all journals, those that were taken over once."""
+    return len({key for keys in keys_in(folder) for key in keys})
 
 
 def kill_until_done(command: list[str], folder: Path, done: Callable[[], bool], dice: random.Random) -> int:
-    """Start a command again and again, and kill it and its children a little after it begins to answer."""
+    """Start a command again and again, and kill it and its children when it has given some more answers."""
     kills = 0
     while not done():
-        before = lines_in(folder)
+        wanted = answered_in(folder) + dice.randint(1, 12)
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(command, start_new_session=True, **quiet) as process:  # type: ignore[call-overload]
-            while process.poll() is None and lines_in(folder) == before:
-                time.sleep(0.01)
+            while process.poll() is None and answered_in(folder) < wanted:
+                time.sleep(0.05)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0.0, 1.5))
+                process.wait(dice.uniform(0.0, 0.2))
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1
