@@ -134,6 +134,7 @@ def sweep(
 
     check(cells, tasks, common, include_path)
     model = model_id(pairs(common)) or "llava_video_kvtp"
+    out.mkdir(parents=True, exist_ok=True)
     making, reading = [], []
     limits = {name: value for name, value in (("limit", limit), ("include_path", include_path)) if value}
     for cell in cells:

@@ -114,6 +114,7 @@ class Stages:
         """Claim `folder` for the run that `stamp` describes; ValueError where it holds another run."""
         self.folder, self.stamp, self.log = folder, stamp, log
         note = folder / "run.json"
+        folder.mkdir(parents=True, exist_ok=True)
         if note.exists() and (held := json.loads(note.read_text(encoding="utf-8"))) != stamp:
             differing = [key for key in stamp if held.get(key) != stamp[key]]
             raise ValueError(
