@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-FACETS = ("tasks", "selection", "questions", "frames", "model", "versions", "gates")
+FACETS = ("tasks", "selection", "questions", "frames", "model", "versions", "dirty", "gates")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,8 +24,8 @@ FACETS = {
     "versions": "software versions",
 }
 """What must be equal within a column, unless it is allowed to differ."""
-ALLOW = (*FACETS, "gates")
-"""Everything that a user can allow."""
+ALLOW = (*FACETS, "dirty", "gates")
+"""Everything that a user can allow; dirty is of earlier commands, and changes nothing: such rows have a badge."""
 
 
 @dataclass(frozen=True)
