@@ -161,7 +161,7 @@ def sample_script(board: Board) -> str:
     files = []
     for task in board.tasks:
         rows = [(row.title, file) for row in board.rows if task in row.scores and (file := row.scores[task].file)]
-        files += [(path, title, *rest) for title, (path, _, *rest) in rows if len(rows) <= MOST_SAMPLED]
+        files += [(path, title, task, told) for title, (path, _, _, told) in rows if len(rows) <= MOST_SAMPLED]
     if not files:
         return ""
     found = frame(files)
