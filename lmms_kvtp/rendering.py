@@ -140,6 +140,13 @@ def to_svg(figure: "Figure") -> str:
     return "<svg" + buffer.getvalue().partition("<svg")[2]
 
 
+def to_pdf(figure: "Figure") -> bytes:
+    """Write a figure as PDF, equal figures as equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return buffer.getvalue()
+
+
 def to_png(figure: "Figure", dpi: int = 110) -> bytes:
     """Write a figure as PNG."""
     buffer = io.BytesIO()

@@ -224,6 +224,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
                 "failed": len(ended.failures) + ended.failed_elsewhere,
                 "batch_size": run.batch_size,
                 "share_prefix": run.share_prefix,
+                "verdicts": run.verdicts,
                 "notes": notes,
             }
             publish(command, {**self.built.setup, **told})

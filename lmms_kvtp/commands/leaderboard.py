@@ -26,31 +26,37 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.discover import pending_runs
 
     with pending_runs(arguments.runs, os.cpu_count() or 1) as runs:  # while this process loads the harness: seconds
+        from lmms_kvtp.leaderboard import results
         from lmms_kvtp.leaderboard.board import build
         from lmms_kvtp.leaderboard.gates import find_records, read_records
-        from lmms_kvtp.leaderboard.page import to_html
+        from lmms_kvtp.leaderboard.page import SAMPLES, plots, to_html
         from lmms_kvtp.leaderboard.provenance import reported
-        from lmms_kvtp.leaderboard.results import regressions, to_csv, to_json, write_results
         from lmms_kvtp.leaderboard.tables import to_latex, to_markdown
         from lmms_kvtp.leaderboard.verdicts import judge
+        from lmms_kvtp.rendering import page
 
         gates, left = find_records(arguments.runs)
         runs = replace(runs, left=[*runs.left, *left])
         board = build(runs, [*gates, *read_records(arguments.gates)], arguments.allow)
-    published = reported()
-    judged = judge(board)
+    published, judged, drawn = reported(), judge(board), plots(board)
+    stored = results.bands(board, arguments.against) if arguments.against else {}
+    script = results.sample_script(board)
     pages = {
-        "leaderboard.md": to_markdown(board, published, judged),
+        "leaderboard.md": to_markdown(board, judged),
         "leaderboard.tex": to_latex(board),
-        "leaderboard.csv": to_csv(board),
-        "leaderboard.json": to_json(board),
-        "index.html": to_html(board, published, judged),
+        "leaderboard.csv": results.to_csv(board),
+        "leaderboard.json": results.to_json(board),
+        "index.html": to_html(board, published, judged, drawn, stored, bool(script)),
+        **({"samples.html": page(SAMPLES), "samples.js": script} if script else {}),
     }
     for name, text in pages.items():
         write_whole(arguments.out / name, text)
-    worse = regressions(board, arguments.against) if arguments.against else []
+    for task, by_axis in drawn.items():
+        for axis, (_, pdf) in by_axis.items():
+            write_whole(arguments.out / "plots" / f"{results.plain(task)}_{results.plain(axis)}.pdf", pdf)
+    worse = results.regressions(board, stored)
     if arguments.results:
-        write_results(board, arguments.results)
+        results.write_results(board, arguments.results)
     table = pages["leaderboard.md"].partition("## Commands")[0]
     sys.stdout.write(f"{table}{''.join(f'! {line}' + chr(10) for line in worse)}\n{arguments.out / 'index.html'}\n")
     return 1 if board.refused or worse else 0

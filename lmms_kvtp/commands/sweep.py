@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_args", default="pretrained=tiny", help="for all cells (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="one folder per cell; a killed sweep goes on there")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
+    parser.add_argument("--margin", type=float, help="points within which a board may call two rows equal")
+    parser.add_argument(
+        "--contrasts", default="", help="`A vs B,C vs full`: what a board compares, in place of all rows"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
     cells = plan(arguments.methods.split(","), arguments.ratios, arguments.model_args)
+    cells = with_verdicts(cells, arguments.margin, arguments.contrasts)
+    sys.stdout.write("".join(f"! {line}\n" for line in beforehand(cells, arguments.margin)))
     limits = {"limit": arguments.limit, "include_path": arguments.include_path}
     runs = sweep(cells, arguments.tasks, arguments.model_args, arguments.out, **limits)
     sys.stdout.write(tables(runs))
     return 0
+
+
+def with_verdicts(cells: Sequence[Variant], margin: float | None, contrasts: str = "") -> list[Variant]:
+    """Write into each cell's settings what a board will judge it by: its name, the margin, and what it is held against.
+
+    Pairs are of one ratio, or with all tokens. LookupError names a contrast whose rows are not among the cells.
+    """
+    against: dict[str, list[str]] = {}
+    for pair in filter(None, contrasts.split(",")):
+        ours, _, theirs = (part.strip() for part in pair.partition(" vs "))
+        both = [(a, b) for a in cells for b in cells if (a.method, b.method) == (ours, theirs)]
+        found = [(a.name, b.name) for a, b in both if theirs == FULL or a.keep_ratio == b.keep_ratio]
+        if not found:
+            raise LookupError(f"contrast {pair.strip()!r}: both must be among --methods, as in 'kvtp+tome vs tome'")
+        for this, that in found:
+            against.setdefault(this, []).append(that)
+    fixed = {} if margin is None else {"margin": f"{margin:g}"}
+    if against:
+        fixed["against"] = "none"
+    own = [{"against": ";".join(against[cell.name])} if cell.name in against else {} for cell in cells]
+    told = [{"row": cell.name, **fixed, **more} if fixed else {} for cell, more in zip(cells, own, strict=True)]
+    return [replace(cell, settings={**cell.settings, **more}) for cell, more in zip(cells, told, strict=True)]
+
+
+def beforehand(cells: Sequence[Variant], margin: float | None) -> list[str]:
+    """What a board will say of these rows, before they run."""
+    from lmms_kvtp.run.source import tree
+
+    said = {
+        "the code has changes that no commit holds: a board marks every row with that": tree().get("dirty"),
+        f"{FULL} is not among the methods: a board holds no row against all tokens": all(
+            c.method != FULL for c in cells
+        ),
+        "no --margin: a board calls no two rows equal": margin is None,
+    }
+    return [line for line, holds in said.items() if holds]
 
 
 def tables(runs: Sequence[Run]) -> str:
@@ -144,6 +186,7 @@ def sweep(
         making.append(f"{given},journal={journal}{resumed}")
         step = {"model": model, "model_args": f"{given},journal=none,resume={journal}"}
         reading.append({**step, "tasks": tasks, "output_path": str(out / cell.folder), "log_samples": True, **limits})
+    _keep_verdicts(out / "cells.json", making)
     write_json(out / "cells.json", making)
     together = "kvtp_sweep" if model == "llava_video_kvtp" else f"{model}_sweep"
     first = {"model": together, "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
@@ -156,6 +199,20 @@ def sweep(
     _harness(out / "cells.yaml", reading, bar)
     bar.close()
     return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
+
+
+def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
+    """Refuse another margin or other contrasts than a sweep began with: its answers may have been looked at."""
+    from lmms_kvtp.settings import pairs
+
+    begun = [pairs(text) for text in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+    for now in map(pairs, making):
+        for before in [cell for cell in begun if cell["journal"] == now["journal"]]:
+            if [before.get(name) for name in ("margin", "against")] != [
+                now.get(name) for name in ("margin", "against")
+            ]:
+                told = f"margin={before.get('margin', 'none')}, against={before.get('against', 'all tokens')}"
+                raise ValueError(f"{now['journal']} was begun with {told}; go on with these, or choose another --out")
 
 
 def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str | None = None) -> None:

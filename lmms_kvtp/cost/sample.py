@@ -10,6 +10,8 @@ from typing import Any
 STAGES = ("decode", "preprocess", "vision", "encoder", "scorer", "pruner", "prefill", "generate", "waiting")
 SHARED = ("decode", "preprocess", "vision", "encoder")
 """Stages that the questions on one video share."""
+SHARED_FLOPS = ("vision", "projector", "encoder")
+"""Operations that the questions on one video share."""
 WAITING = "waiting"
 """Stage in which the model waits for a process that decodes ahead, whose work counts as decode and preprocess."""
 NOT_OWN = frozenset({*SHARED, WAITING})
@@ -34,6 +36,10 @@ class SampleCost:
     output_tokens: int = 0
     keep_ratio: float = 1.0
     """Share of vision tokens that was asked for."""
+    kept_by_frame: tuple[int, ...] = ()
+    """Vision tokens that entered, of each frame or step of all visuals."""
+    kept_probe: str = ""
+    """Which of 256 patches, drawn alike for all methods, entered: `<all patches>:<a bit each, in hex>`."""
     layer_lengths: tuple[int, ...] = ()
     """Prompt positions that each layer processed."""
     reused_tokens: int = 0
@@ -91,7 +97,7 @@ class SampleCost:
     def from_dict(values: dict[str, Any]) -> "SampleCost":
         """Read what `to_dict` gives."""
         known = {name: value for name, value in values.items() if name in _DEFAULTS}
-        known["layer_lengths"] = tuple(known.get("layer_lengths", ()))
+        known |= {name: tuple(known.get(name, ())) for name in ("layer_lengths", "kept_by_frame")}
         cost = object.__new__(SampleCost)  # a leaderboard reads a million; the constructor takes twice as long
         vars(cost).update(_DEFAULTS, **known)
         return cost

@@ -25,7 +25,7 @@ FACETS = {
 }
 """What must be equal within a column, unless it is allowed to differ."""
 ALLOW = (*FACETS, "dirty", "gates")
-"""Everything that a user can allow."""
+"""Everything that a user can allow; dirty is of earlier commands, and changes nothing: such rows have a badge."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,24 @@ def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection
 
     `allow` has names in ALLOW. ValueError where no run is left.
     """
-    scored, unread, kept, refused = [], [], [], []
+    scored, unread, kept, refused, earlier = [], [], [], [], []
     for run, task, summary in runs.files:
         try:
-            scored.append(ScoredRun(run, task_score(summary())))
+            file = run.samples[task], run.provenance.label, task, run.results
+            scored.append(ScoredRun(run, replace(task_score(summary()), file=file)))
             assert scored[-1].facets  # made here, where what is wrong in them is of one run
         except DAMAGE as error:
             unread.append(LeftOut(f"{run.provenance.label}, {task}", fault(error)))
     for task in sorted({one.score.task for one in scored}):
-        column, out = comparable([one for one in scored if one.score.task == task], gates, allow)
+        column, floors = _with_floors([one for one in scored if one.score.task == task])
+        column, out = comparable(column, gates, allow)
+        column, older = _newest(column)
+        earlier += [*floors, *older]
         placed = [((one.facets["model"], one.facets["frames"]), one) for one in column]
         bases = {place: one.score for place, one in reversed(placed) if one.provenance.unpruned}  # the first counts
         kept += [replace(one, score=against(one.score, bases[p])) if p in bases else one for p, one in placed]
         refused += out
-    left_out = (*refused, *unread, *runs.left)
+    left_out = (*refused, *unread, *earlier, *runs.left)
     if not kept:
         reasons = "".join(f"\n  {item.what}: {item.why}" for item in left_out)
         raise ValueError(f"no run is left to show:{reasons}")
@@ -158,25 +162,49 @@ def comparable(
             refused.append(LeftOut(one.title, reason))
     for one in list(kept):
         record = record_of(one.provenance.method, gates)
-        if one.provenance.dirty and "dirty" not in allow:
-            reason = f"its tree had changes beside commit {one.provenance.commit}; commit them, or allow dirty"
-        elif record is not None and record.failed and "gates" not in allow:
+        if record is not None and record.failed and "gates" not in allow:
+            kept.remove(one)
             reason = f"gates {record.status} ({record.source}); mend the method, or allow gates"
-        else:
-            continue
-        kept.remove(one)
-        refused.append(LeftOut(one.title, reason))
+            refused.append(LeftOut(one.title, reason))
     return kept, refused
+
+
+def _with_floors(column: Sequence[ScoredRun]) -> tuple[list[ScoredRun], list[LeftOut]]:
+    """Set aside unpruned runs that differ in batch size or phase from one with those of most methods."""
+    unpruned = [one for one in column if one.provenance.unpruned]
+    methods = [one for one in column if not one.provenance.unpruned] or column
+    usual = Counter(one.provenance.place for one in methods).most_common(1)[0][0]
+    bases = [one for one in unpruned if one.provenance.place == usual]
+    floors = [one for one in unpruned if one not in bases and any(_differs_in_place(one, base) for base in bases)]
+    rest = [one for one in column if one not in floors]
+    for number, one in enumerate(rest):
+        if one in bases:
+            runs = [other.score.run for other in (one, *floors) if other is one or _differs_in_place(other, one)]
+            rest[number] = replace(one, score=replace(one.score, again=tuple(run for run in runs if run)))
+    why = "all tokens with another batch size or phase: the floor of changed answers, no row"
+    return rest, [LeftOut(one.title, why) for one in floors]
+
+
+def _differs_in_place(one: ScoredRun, base: ScoredRun) -> bool:
+    frames = [{**run.provenance.frames, "phase": 0} for run in (one, base)]
+    return frames[0] == frames[1] and all(one.facets[name] == base.facets[name] for name in FACETS if name != "frames")
+
+
+def _newest(column: Sequence[ScoredRun]) -> tuple[list[ScoredRun], list[LeftOut]]:
+    """The last run of each method, by the time in its files' names, and the earlier ones."""
+    last: dict[str, ScoredRun] = {}
+    for one in sorted(column, key=lambda one: one.found.path.name):
+        last[one.provenance.key] = one
+    told = "an earlier run of a method that ran again; the row is the newest run, {}"
+    older = [one for one in column if one is not last[one.provenance.key]]
+    newest = [one for one in column if one is last[one.provenance.key]]
+    return newest, [LeftOut(o.title, told.format(last[o.provenance.key].found.path)) for o in older]
 
 
 def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:
     groups: dict[str, list[ScoredRun]] = {}
     for one in kept:
-        origin = one.provenance
-        key = json.dumps([origin.label, origin.model, origin.method, origin.frames, origin.seed], sort_keys=True)
-        while any(other.score.task == one.score.task for other in groups.get(key, [])):
-            key += "+"  # one method twice on one task: two rows
-        groups.setdefault(key, []).append(one)
+        groups.setdefault(one.provenance.key, []).append(one)
     rows = []
     for name, group in zip(names([group[0].provenance for group in groups.values()]), groups.values(), strict=True):
         scores = {one.score.task: one.score for one in group}

@@ -119,7 +119,8 @@ class RunSummary:
     """What a leaderboard needs of a sample file."""
 
     run: Run
-    """Questions and scores, without costs, which take most of the memory, and without the harness's record."""
+    """Questions, scores and answers, without costs and prompts, which take most of the memory, and without the
+    harness's record."""
     cost: MeanCost | None
     """Mean cost; None where no answer has its cost."""
     costless: int
@@ -131,7 +132,7 @@ def summarize(file: SampleFile) -> RunSummary:
     run = read_samples(*file)
     if not run.answers:
         raise ValueError(f"{file[0]} holds no sample")
-    light = tuple(answer._replace(cost=None) for answer in run.answers)
+    light = tuple(answer._replace(cost=None, prompt="", right="") for answer in run.answers)
     costless = sum(answer.cost is None and answer.error is None for answer in run.answers)
     return RunSummary(replace(run, answers=light, config={}), mean_cost(run.costs), costless)
 

@@ -10,40 +10,62 @@ from markupsafe import Markup
 
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.provenance import Reported
+from lmms_kvtp.leaderboard.results import Band
 from lmms_kvtp.leaderboard.runs import MeanCost
-from lmms_kvtp.leaderboard.stats import MISSING, Estimate, shown
+from lmms_kvtp.leaderboard.stats import MISSING, Estimate, overlap, shown
 from lmms_kvtp.leaderboard.tables import commit, percent
 from lmms_kvtp.leaderboard.verdicts import Comparison
-from lmms_kvtp.rendering import drawing, page, to_svg
+from lmms_kvtp.rendering import drawing, page, to_pdf, to_svg
 
-TEMPLATE = Path(__file__).parent / "page.html"
+TEMPLATE, SAMPLES = (Path(__file__).parent / f"{name}.html" for name in ("page", "samples"))
 Breakdown = tuple[str, str, list[str], list[tuple[str, list[Estimate | None]]]]
 """Title, task, names of the columns, and the lines of a table: a row's title and its accuracies."""
 AXES: Mapping[str, Callable[[MeanCost], float | None]] = {
-    "vision tokens that entered the language model": lambda cost: cost.tokens_kept,
-    "TFLOPs per question": lambda cost: None if cost.flops is None else cost.flops / 1e12,
+    "vision tokens kept (%)": lambda cost: 100 * cost.keep_ratio,
+    "TFLOPs, 1 question a video": lambda cost: cost.tera_flops(1),
+    "TFLOPs a question, 4 on a video": lambda cost: cost.tera_flops(4),
     "seconds per question": lambda cost: None if cost.swept else cost.seconds,
+    "peak memory (GiB)": lambda cost: None if cost.peak_bytes is None else cost.peak_bytes / 2**30,
 }
 """Label of a plot's horizontal axis -> the cost that it shows."""
 LISTED = 24
 """Most rows for which a legend has room."""
 LABEL = 36
 """Most characters of a row's name in a legend of two columns."""
-NEAR = 0.01
-"""Share of the axis below which costs count as equal."""
-APART, WIDEST = 7.0, 42.0
-"""Points of print between rows of equal cost, and from the first to the last of them."""
+Drawing = tuple[str, bytes]
+"""A plot as SVG text, to stand inside a page, and as PDF."""
 
 
-def to_html(board: Board, published: Sequence[Reported], judged: Mapping[str, Sequence[Comparison]]) -> str:
-    """Render the board, with the verdicts by task and, apart from it, the rows that papers report."""
+def to_html(
+    board: Board,
+    published: Sequence[Reported],
+    judged: Mapping[str, Sequence[Comparison]],
+    drawn: Mapping[str, Mapping[str, Drawing]] | None = None,
+    bands: Mapping[tuple[str, str], Band] | None = None,
+    samples: bool = False,
+) -> str:
+    """Render the board; apart from it, where it is no toy, the rows that papers report.
+
+    Args:
+        board: the rows.
+        published: what papers report.
+        judged: verdicts by task.
+        drawn: what `plots` made of the board, where it was called before.
+        bands: what `results.bands` found of stored results, by title of a row and task.
+        samples: whether a page of single questions lies beside this one.
+    """
     return page(
         TEMPLATE,
         board=board,
-        toy=any(row.provenance.toy for row in board.rows),
+        toy=toy(board),
+        bands=bands or {},
+        samples=samples,
+        fixed=Markup(" data-fixed" if toy(board) else ""),
+        titles=[row.title for row in board.rows],
+        verdicts={(task, one.name): one for task, found in judged.items() for one in found},
         ratios=list(dict.fromkeys(percent(row.provenance.keep_ratio) for row in board.rows)),
         costs=[next(iter(row.costs), None) for row in board.rows],
-        plots=plots(board),  # matplotlib escapes the texts in its SVG
+        plots=plots(board) if drawn is None else drawn,  # matplotlib escapes the texts in its SVG
         breakdowns=_breakdowns(board),
         judged=judged,
         published=published,
@@ -54,13 +76,19 @@ def to_html(board: Board, published: Sequence[Reported], judged: Mapping[str, Se
     )
 
 
-def _estimate(estimate: Estimate | None, signed: bool = False) -> Markup:
+def toy(board: Board) -> bool:
+    """Whether a board shows how the code behaves, and no method's worth: a row of it is of the embedded model."""
+    return any(row.provenance.toy for row in board.rows)
+
+
+def _estimate(estimate: Estimate | None, signed: bool = False, kind: str = "") -> Markup:
     text = shown(estimate)
+    cell = Markup('<td class="{}" data-value="{}">' if kind else '<td{} data-value="{}">')
     if estimate is None or text == MISSING:
-        return Markup('<td data-value="">-</td>')
+        return cell.format(kind, "") + Markup("-</td>")
     mean, _, error = text.partition(" ± ")
     sign = "+" if signed and estimate.mean > 0 else ""
-    return Markup('<td data-value="{}">{}{} <span class="se">± {}</span></td>').format(estimate.mean, sign, mean, error)
+    return cell.format(kind, estimate.mean) + Markup('{}{} <span class="se">± {}</span></td>').format(sign, mean, error)
 
 
 def _breakdowns(board: Board) -> list[Breakdown]:
@@ -75,18 +103,13 @@ def _breakdowns(board: Board) -> list[Breakdown]:
             if names:
                 lines = [(row, [found.get(name) for name in names]) for row, found in groups]
                 tables.append((title, task, names, lines))
+        kept = [(row.title, run) for row in board.rows if task in row.scores and (run := row.scores[task].run)]
+        kept = [] if len(kept) > LISTED else [(name, run) for name, run in kept if any(a.kept for a in run.answers)]
+        pairs = [(name, [overlap(run, other) for _, other in kept]) for name, run in kept]
+        if pairs:
+            title = "tokens that two rows both keep, in % of those of the one that keeps fewer"
+            tables.append((title, task, [name for name, _ in kept], pairs))
     return tables
-
-
-def plots(board: Board) -> dict[str, dict[str, str]]:
-    """SVG text by task and axis; axes with nothing to show are left out."""
-    drawn: dict[str, dict[str, str]] = {}
-    for task in board.tasks:
-        for axis in AXES:
-            visible = points(board.rows, task, axis)
-            if visible:
-                drawn.setdefault(task, {})[axis] = draw(visible, axis, task)
-    return drawn
 
 
 @dataclass(frozen=True)
@@ -97,42 +120,87 @@ class Point:
     x: float
     y: float
     error: float
-    number: int = 0
-    """Number of its row on the board, which gives it one color in all plots."""
+    method: str = ""
+    """Rows of one method, at several ratios, have one line."""
+    color: Any = "C0"
+    """That of the method, in all plots of a board."""
+    shape: str = "o"
+    """That of the ratio, in all plots of a board."""
+    unpruned: bool = False
+
+
+def plots(board: Board) -> dict[str, dict[str, Drawing]]:
+    """Plots by task and axis; axes with nothing to show are left out."""
+    drawn: dict[str, dict[str, Drawing]] = {}
+    for task in board.tasks:
+        for axis in AXES:
+            visible = points(board.rows, task, axis)
+            if visible:
+                drawn.setdefault(task, {})[axis] = draw(visible, axis, task, toy(board))
+    return drawn
 
 
 def points(rows: Sequence[Row], task: str, axis: str) -> list[Point]:
     """Rows that can be drawn for a task: those with an accuracy, and with the cost that the axis shows."""
+    from matplotlib import colormaps
+
+    methods = list(dict.fromkeys(row.name for row in rows))
+    ratios = list(dict.fromkeys(row.provenance.keep_ratio for row in rows))
     found = []
-    for number, row in enumerate(rows):
-        score = row.scores.get(task)
+    for row in rows:
+        score, number = row.scores.get(task), methods.index(row.name)
         value = AXES[axis](score.cost) if score is not None and score.cost is not None else None
         if score is not None and value is not None and not math.isnan(score.accuracy.mean):
             error = 0.0 if math.isnan(score.accuracy.stderr) else score.accuracy.stderr
-            found.append(Point(row.title, float(value), score.accuracy.mean, error, number))
+            color = f"C{number}" if len(methods) <= 10 else colormaps["turbo"]((number + 0.5) / len(methods))
+            look = row.name, color, "osD^v<>P*X"[ratios.index(row.provenance.keep_ratio) % 10], row.provenance.unpruned
+            found.append(Point(row.title, float(value), score.accuracy.mean, error, *look))
     return found
 
 
-def draw(shown: Sequence[Point], axis: str, task: str) -> str:
-    """One plot as SVG without the XML head, to stand inside a page."""
-    listed = len(shown) <= LISTED
-    with drawing(5.6, 3.4 + (0.2 * math.ceil((len(shown) + 1) / 2) if listed else 0)) as figure:
+def draw(visible: Sequence[Point], axis: str, task: str, plain: bool = False) -> Drawing:
+    """One plot; the title of each mark is what the pointer shows over it."""
+    listed = len(visible) <= LISTED
+    with drawing(5.6, 3.4 + (0.2 * math.ceil((len(visible) + 1) / 2) if listed else 0)) as figure:
         axes = figure.subplots()
-        front = pareto(shown)
-        steps = [p.x for p in front], [p.y for p in front]
-        axes.step(*steps, where="post", color="#888888", lw=1, ls="--", label="Pareto front")
-        for point, right in zip(shown, side_by_side(shown), strict=True):
-            best = any(point is other for other in front)
-            mark(axes, point, f"C{point.number % 10}", "os^Dv<>P*X"[point.number // 10 % 10], best, right)
+        plot(axes, visible, axis, plain)
         axes.set_xlabel(axis)
         axes.set_ylabel(f"accuracy on {task} (%)")
-        axes.margins(x=0.08)
-        # matplotlib does not make room for marks that were moved aside
-        axes.update_datalim([(p.x, p.y + sign * p.error) for p in shown for sign in (-1, 1)])
-        axes.autoscale_view()
         if listed:
             figure.legend(fontsize=8, loc="outside lower center", ncols=2)
-        return to_svg(figure)
+        svg, pdf = to_svg(figure), to_pdf(figure)
+    for number, point in enumerate(visible):
+        told = point.name, shown(Estimate(point.y, point.error, 0)), point.x
+        title = Markup("<title>{}: {} % at {:.4g}</title>").format(*told)
+        svg = svg.replace(f'<g id="point-{number}">', f"<g>{title}", 1)
+    return svg, pdf
+
+
+def plot(axes: Any, shown: Sequence[Point], axis: str, plain: bool = False) -> None:
+    """Draw rows at their values, each with a bar of one standard error.
+
+    Over the share of tokens, the rows of a method are joined by a line with a band of one standard error, and all
+    tokens are a level; over a cost, a front joins what nothing cheaper beats, unless the plot is to be `plain`.
+    """
+    for method in dict.fromkeys(p.method for p in shown) if axis == next(iter(AXES)) else ():
+        own = sorted((p for p in shown if p.method == method), key=lambda p: p.x)
+        if own[0].unpruned:
+            axes.axhline(own[0].y, color=own[0].color, lw=1, ls="--")
+            axes.axhspan(own[0].y - own[0].error, own[0].y + own[0].error, color=own[0].color, alpha=0.08, lw=0)
+        elif len(own) > 1:
+            x, low, high = [p.x for p in own], [p.y - p.error for p in own], [p.y + p.error for p in own]
+            axes.plot(x, [p.y for p in own], color=own[0].color, lw=1)
+            axes.fill_between(x, low, high, color=own[0].color, alpha=0.12, lw=0)
+    front = [] if plain or axis == next(iter(AXES)) else pareto(shown)
+    if front:
+        axes.step([p.x for p in front], [p.y for p in front], where="post", color="#888888", lw=1, label="Pareto front")
+    for number, point in enumerate(shown):
+        label = point.name if len(point.name) <= LABEL else f"{point.name[: LABEL - 1]}…"
+        bars = axes.errorbar(
+            [point.x], [point.y], yerr=[point.error], fmt=point.shape, ms=6, color=point.color, capsize=2, lw=1,
+            markerfacecolor="none", label=label,
+        )  # fmt: skip
+        bars.lines[0].set_gid(f"point-{number}")
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -142,32 +210,3 @@ def pareto(points: Sequence[Point]) -> list[Point]:
         if not front or point.y > front[-1].y or (point.x, point.y) == (front[-1].x, front[-1].y):
             front.append(point)
     return front
-
-
-def side_by_side(shown: Sequence[Point]) -> list[float]:
-    """Shift of each mark to the right, in points of print, without which rows of equal cost would hide each other."""
-    near = NEAR * (max(point.x for point in shown) - min(point.x for point in shown))
-    groups: list[list[int]] = []
-    for place in sorted(range(len(shown)), key=lambda place: shown[place].x):
-        if groups and shown[place].x - shown[groups[-1][0]].x <= near:
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-    moved = [0.0] * len(shown)
-    for group in groups:
-        step = min(APART, WIDEST / len(group))
-        for number, place in enumerate(group):
-            moved[place] = step * (number - (len(group) - 1) / 2)
-    return moved
-
-
-def mark(axes: Any, point: Point, color: str, marker: str, best: bool, right: float) -> None:
-    """Draw a row with a bar of one standard error, `right` points of print beside its place; filled if `best`."""
-    from matplotlib.transforms import ScaledTranslation
-
-    label = point.name if len(point.name) <= LABEL else f"{point.name[: LABEL - 1]}…"
-    moved = axes.transData + ScaledTranslation(right / 72, 0, axes.figure.dpi_scale_trans)
-    axes.errorbar(
-        [point.x], [point.y], yerr=[point.error], fmt=marker, ms=7 if best else 5, color=color, capsize=2, lw=1,
-        markerfacecolor=color if best else "none", label=label, transform=moved,
-    )  # fmt: skip

@@ -50,8 +50,19 @@ class Provenance:
     """Whether the tree had changes that no commit holds; None where that was not recorded."""
     toy: bool = False
     seed: int | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    """What else answers depend on, where it is not as usual: prompts, decoding, images, limits."""
+    place: tuple[str, str] = ("", "")
+    """Batch size, and phase of the frame rule: by these an unpruned run is no other method, but a floor of noise."""
+    verdicts: dict[str, Any] = field(default_factory=dict)
+    """Margin, contrasts and the row's own name in them, as its configuration fixed them."""
     resumed: int = 0
     """Answers taken over from an earlier run."""
+
+    @property
+    def key(self) -> str:
+        """What runs of one method share, however often it ran."""
+        return json.dumps([self.label, self.model, self.method, self.frames, self.seed, self.options], sort_keys=True)
 
     @property
     def unpruned(self) -> bool:
@@ -67,6 +78,7 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
     method = ours.get("method") or {}
     versions = {"lmms_eval": str(results.get("lmms_eval_version", "")), **(ours.get("versions") or {})}
     tree = ours.get("tree") or {}
+    frames = {name: value for name, value in (ours.get("frames") or {}).items() if name not in NOT_IN_ANSWERS}
     model = ours.get("model") or {}
     pretrained = str(model.get("pretrained") or config.get("model") or "")
     weights = str((ours.get("weights") or {}).get(pretrained, ""))
@@ -75,7 +87,7 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
         method=method,
         keep_ratio=method.get("keep_ratio"),
         model=" ".join(part for part in (pretrained, weights[:12], model.get("dtype") or "") if part),
-        frames={name: value for name, value in (ours.get("frames") or {}).items() if name not in NOT_IN_ANSWERS},
+        frames=frames if frames.get("phase") else {name: frames[name] for name in frames if name != "phase"},
         versions={name: str(value) for name, value in versions.items()},
         task_versions={name: str(value) for name, value in (results.get("versions") or {}).items()},
         command=command(config),
@@ -83,8 +95,18 @@ def provenance(results: Mapping[str, Any]) -> Provenance:
         dirty=tree.get("dirty"),
         toy=bool(ours.get("toy", False)),
         seed=ours.get("seed"),
+        options=_options(config, ours),
+        place=(str(ours.get("batch_size") or 1), f"{frames.get('phase') or 0:g}"),
+        verdicts=dict(ours.get("verdicts") or {}),
         resumed=int(ours.get("resumed") or 0),
     )
+
+
+def _options(config: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
+    usual = {"too_long": "error", "images": "frames", "settings": "default", "gen_kwargs": "", "num_fewshot": "0"}
+    arguments = config.get("resolved_cli_args") or {}
+    found = {name: str({**arguments, **ours}.get(name) or value) for name, value in usual.items()}
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def record_of(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,8 +195,9 @@ def names(origins: Sequence[Provenance]) -> list[str]:
         same = [other for other in origins if (other.label, other.keep_ratio) == (origin.label, origin.keep_ratio)]
         flat = [_flat(other) for other in same]
         told = [key for key in sorted(set().union(*flat)) if len({str(one.get(key)) for one in flat}) > 1]
-        mine = _flat(origin)
-        found.append(origin.label + (f" ({', '.join(f'{key}={mine.get(key)}' for key in told)})" if told else ""))
+        told = [key for key in told if key != "seed"] or told  # parts that draw have the run's seed
+        mine = dict.fromkeys(told, "default") | _flat(origin)
+        found.append(origin.label + (f" ({', '.join(f'{key}={mine[key]}' for key in told)})" if told else ""))
     return found
 
 
@@ -182,7 +205,8 @@ def _flat(origin: Provenance) -> dict[str, str]:
     nested = {part: values for part, values in origin.method.items() if isinstance(values, Mapping)}
     flat = {f"{part}.{key}": str(value) for part, values in nested.items() for key, value in values.items()}
     places = {"positions": str(origin.method.get("positions", "renumbered"))}
-    return flat | places | {"model": origin.model, "frames": json.dumps(origin.frames)}
+    rest = {"model": origin.model, "frames": json.dumps(origin.frames), "seed": str(origin.seed), **origin.options}
+    return flat | places | rest
 
 
 REPORTED = Path(__file__).parent / "reported.json"

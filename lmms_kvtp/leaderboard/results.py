@@ -5,10 +5,12 @@ import io
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmms_kvtp.files import write_json
+from lmms_kvtp.leaderboard import frame
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore
@@ -16,6 +18,8 @@ from lmms_kvtp.rendering import as_csv
 
 SIGMAS = 2.0
 """Standard errors of the stored accuracy by which a row must fall to count as worse."""
+MOST_SAMPLED = 24
+"""Rows of a task of which single samples are shown at most; each is read once more for that."""
 COSTS = (
     *("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens"),
     *("flops", "seconds", "swept", "peak_bytes"),
@@ -88,7 +92,13 @@ def _csv_line(row: Row, found: TaskScore) -> dict[str, Any]:
 
 
 def write_results(board: Board, folder: Path) -> None:
-    """Write each row and task into its own file, over an older one of that name."""
+    """Write each row and task into its own file, over an older one of that name.
+
+    ValueError where a row's code had changes that no commit holds.
+    """
+    changed = [row.title for row in board.rows if row.provenance.dirty]
+    if changed:
+        raise ValueError(f"{changed[0]} is of uncommitted changes, so nobody could repeat it; commit, run again, store")
     for row in board.rows:
         for found in row.scores.values():
             write_json(folder / file_name(row, found), row_json(row, found))
@@ -97,31 +107,69 @@ def write_results(board: Board, folder: Path) -> None:
 def file_name(row: Row, found: TaskScore) -> str:
     """Letters, digits and underscores of task and method, and the ratio: `skvqa_synth__kvtp_prumerge__0.2.json`."""
     ratio = row.provenance.keep_ratio
-    return f"{_plain(found.task)}__{_plain(row.name)}__{'none' if ratio is None else f'{ratio:g}'}.json"
+    return f"{plain(found.task)}__{plain(row.name)}__{'none' if ratio is None else f'{ratio:g}'}.json"
 
 
-def regressions(board: Board, folder: Path) -> list[str]:
-    """Rows that are worse than what `folder` holds of them, each in one line; ValueError names a damaged file.
+class Band(NamedTuple):
+    """What a stored result allows a row to be."""
+
+    text: str
+    below: bool
+    file: str
+
+
+def bands(board: Board, folder: Path) -> dict[tuple[str, str], Band]:
+    """Bands of two standard errors to either side of what `folder` holds, by title of a row and task.
 
     Both times the same questions were answered, so the stored standard error is an upper bound for the paired noise.
+    Rows that are not stored, or on another number of questions, are left out. ValueError names a file that is damaged,
+    or of another model.
     """
-    worse = []
-    for row in board.rows:
-        for found in row.scores.values():
-            path = folder / file_name(row, found)
-            if not path.is_file():
-                continue
-            try:
-                stored = json.loads(path.read_text(encoding="utf-8"))
-                before, questions = float(stored["accuracy"]["mean"]), int(stored["questions"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is no stored result: {error!r}") from error
-            limit = SIGMAS * (stored["accuracy"]["stderr"] or 0.0)
-            if found.accuracy.count == questions and found.accuracy.mean < before - limit:
-                now = f"{found.accuracy.mean:.1f} % now"
-                worse.append(f"{row.name}, {found.task}: {now}, {before:.1f} % in {path.name}")
-    return worse
+    found = {}
+    for row, score in [(line, score) for line in board.rows for score in line.scores.values()]:
+        path = folder / file_name(row, score)
+        if not path.is_file():
+            continue
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            before, questions = float(stored["accuracy"]["mean"]), int(stored["questions"])
+            limit, model = SIGMAS * (stored["accuracy"]["stderr"] or 0.0), str(stored["model"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no stored result: {error!r}") from error
+        if model != row.provenance.model:
+            renew = "renew it with `lmms-kvtp leaderboard RUNS --out OUT --results` and its folder"
+            raise ValueError(f"{path} is of the model {model}, and the row of {row.provenance.model}; {renew}")
+        if score.accuracy.count == questions:
+            text = f"{max(0.0, before - limit):.1f} to {min(100.0, before + limit):.1f}"
+            found[row.title, score.task] = Band(text, score.accuracy.mean < before - limit, path.name)
+    return found
 
 
-def _plain(text: str) -> str:
+def regressions(board: Board, found: Mapping[tuple[str, str], Band]) -> list[str]:
+    """Rows that are below their bands, each in one line."""
+    return [
+        f"{row.name}, {task}: {score.accuracy.mean:.1f} % now, {band.text} in {band.file}"
+        for row in board.rows
+        for task, score in row.scores.items()
+        if (band := found.get((row.title, task))) and band.below
+    ]
+
+
+def sample_script(board: Board) -> str:
+    """All answers as a script that hands them to `samples`; none of tasks with more than MOST_SAMPLED rows."""
+    files = []
+    for task in board.tasks:
+        rows = [(row.title, file) for row in board.rows if task in row.scores and (file := row.scores[task].file)]
+        files += [(path, title, task, told) for title, (path, _, _, told) in rows if len(rows) <= MOST_SAMPLED]
+    if not files:
+        return ""
+    found = frame(files)
+    found.loc[found.duplicated(["task", "question"]), ["prompt", "right", "video", "kind"]] = ""
+    wanted = ["task", "method", "question", "video", "kind", "prompt", "right", "given", "error", "score"]
+    costs = [name for name in ("tokens_before", "kept_by_frame") if name in found]
+    return f"samples({found[wanted + costs].to_json(orient='split', index=False)});\n".replace("<", "\\u003c")
+
+
+def plain(text: str) -> str:
+    """A name for a file: small letters, digits and underscores."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:80] or "unnamed"

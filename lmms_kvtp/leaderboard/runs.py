@@ -1,12 +1,14 @@
 """Reads what a harness run wrote: one scored answer per question, with its cost."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from lmms_kvtp.cost.sample import SampleCost, timed
+from lmms_kvtp.cost.sample import SHARED_FLOPS, SampleCost, timed
 from lmms_kvtp.files import from_json
 from lmms_kvtp.leaderboard.provenance import record_of, row_name
 
@@ -42,6 +44,14 @@ class ScoredAnswer(NamedTuple):
     """Largest over mean relevance of the video's frames, where the task knows it."""
     stock: float | None = None
     """Score by the stock task's own parser, where the task has it beside its own."""
+    given: str = ""
+    """Content of the chosen option, or else the answer as text."""
+    kept: str = ""
+    """`SampleCost.kept_probe`, since a board drops costs when they are averaged."""
+    prompt: str = ""
+    """What was asked, options included."""
+    right: str = ""
+    """Content of the right option."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,11 @@ class Run:
     def by_stock(self) -> "Run":
         """Scored as the stock task would, where the task says it."""
         return replace(self, answers=tuple(a if a.stock is None else a._replace(score=a.stock) for a in self.answers))
+
+    @property
+    def questions(self) -> list[str]:
+        """Ids of what was answered, in their order."""
+        return [answer.question for answer in self.answers]
 
     @property
     def costs(self) -> list[SampleCost]:
@@ -113,6 +128,8 @@ def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Ru
 
 PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"))
 """Fields of a metric's item that hold the given answer and the right one."""
+CHOSEN = ("chosen", *(pair[0] for pair in PAIRS))
+"""Fields that hold the option that a task's parser read."""
 VIDEOS = ("video_id", "videoID", "video_idx", "video", "video_name")
 """Fields that name the video."""
 KINDS = ("kind", "task_category", "task_type", "question_type", "type")
@@ -141,6 +158,8 @@ def _scored(row: dict[str, Any], fields: SampleFields) -> ScoredAnswer:
     counts = (row.get("token_counts") or [None])[0] or {}
     question = first_of(row, ("question_id",), fields)
     question = str(row["doc_id"] if question is None else question)
+    prompt, told = str(row.get("input") or ""), first_of(row, CHOSEN, fields)
+    given = row.get("filtered_resps", "") if told is None else told
     video = first_of(row, (fields.cluster_key, *VIDEOS), fields)
     sparsity = row.get("sparsity")
     return ScoredAnswer(
@@ -152,7 +171,26 @@ def _scored(row: dict[str, Any], fields: SampleFields) -> ScoredAnswer:
         error=counts.get("error"),
         sparsity=None if sparsity is None else float(sparsity),
         stock=(row.get("stock_acc") or {}).get("score"),
+        given=content(str(given[0] if isinstance(given, list) and given else given), prompt),
+        kept=str(counts.get("kept_probe") or ""),
+        prompt=prompt,
+        right=content(str(row.get("target", "")), prompt),
     )
+
+
+@lru_cache(16384)
+def content(answer: str, prompt: str) -> str:
+    """The option of a prompt that an answer names by its letter, or by letter and text; other answers as they are.
+
+    Options stand in a line each, as `A. red` or `(A) red`.
+    """
+    text = " ".join(answer.split())
+    named = re.fullmatch(r"\(?([A-Z])\)?[.:]?(?: (.*))?", text)
+    if not named:
+        return text
+    listed = re.findall(r"^\s*\(?([A-Z])[.):]\s*(\S.*?)\s*$", prompt, re.MULTILINE)
+    option = " ".join(dict(listed).get(named[1], "").split())
+    return option if option and named[2] in (None, option) else text
 
 
 def first_of(row: Mapping[str, Any], names: Sequence[str], fields: SampleFields) -> Any:
@@ -213,8 +251,15 @@ class MeanCost:
     """Seconds with shared stages divided among the questions on a video, without each process's warm-up video."""
     peak_bytes: int | None
     """Largest peak of memory; None on a CPU."""
+    flops_shared: float | None = None
+    """What of `flops` the questions on a video share; None where it is not known."""
     swept: bool = False
     """Whether seconds come from a sweep, whose methods share encoders: they do not measure this method alone."""
+
+    def tera_flops(self, questions: int) -> float | None:
+        """Operations of an answer, in 10**12, where so many questions share a video's encoding."""
+        shared = self.flops_shared if questions > 1 else 0.0
+        return None if self.flops is None or shared is None else (self.flops - shared * (1 - 1 / questions)) / 1e12
 
     @property
     def seconds_text(self) -> str:
@@ -237,8 +282,9 @@ def mean_cost(costs: Sequence[SampleCost]) -> MeanCost | None:
     counted = ("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens")
     before, kept, structural, prompt = (sum(getattr(cost, name) for cost in costs) / count for name in counted)
     operations = sum(flops) / count if all(flops) else None
+    shared = sum([cost.flops.get(stage, 0) for cost in costs for stage in SHARED_FLOPS]) / count
     seconds, peak = fmean([cost.seconds_total for cost in timed(costs)]), max(peaks, default=None)
     swept = any(cost.swept for cost in costs)
     if not all(0 <= (value or 0) < TOO_MUCH for value in (before, kept, structural, prompt, operations, seconds, peak)):
         raise ValueError("the costs of its answers are no costs: they are negative, or of no end")
-    return MeanCost(count, before, kept, structural, prompt, operations, seconds, peak, swept)
+    return MeanCost(count, before, kept, structural, prompt, operations, seconds, peak, shared, swept)

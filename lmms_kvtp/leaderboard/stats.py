@@ -1,12 +1,14 @@
 """Means and paired differences with errors clustered by video, by the harness's own functions and scipy."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import scipy.stats
-from lmms_eval.api.metrics import clustered_stderr, power_analysis
+from lmms_eval.api.metrics import clustered_stderr
 
 from lmms_kvtp.leaderboard.runs import Run
 
@@ -121,12 +123,69 @@ def flips(run: Run, baseline: Run) -> Flips | None:
 
 
 def p_value(gap: Estimate, videos: int) -> float:
-    """Two-sided p-value of a difference by its clustered standard error, with videos - 1 degrees of freedom."""
+    """Two-sided p-value of a difference by its clustered standard error, with videos - 1 degrees of freedom.
+
+    Where every video shows the same gain, there is no error to divide by, and videos are counted as equal signs.
+    """
     if videos < 2 or math.isnan(gap.stderr):
         return math.nan
     if gap.stderr == 0:
-        return 1.0 if gap.mean == 0 else 0.0
+        return 1.0 if gap.mean == 0 else 2 * 0.5**videos
     return 2 * float(scipy.stats.t.sf(abs(gap.mean) / gap.stderr, videos - 1))
+
+
+def equality(run: Run, baseline: Run, margin: float) -> tuple[float, float]:
+    """Two one-sided tests of a difference beyond `margin` points, and the margin that so many questions resolve.
+
+    The error is the larger one of the clustered standard error and that which a true difference of `margin` would have,
+    since few changes, all in one direction, look more certain than they are. Where few videos changed, nothing tells
+    how alike the questions on one are; then they count as nearly one question.
+
+    Returns:
+        The p-value; and the least margin, in points, at which equal rows pass in 4 of 5 cases. NaN below two videos.
+        Raises as `difference` does.
+    """
+    changes, videos = deltas(run, baseline), [answer.video for answer in run.answers]
+    gap, count, sizes = estimate(changes, videos), len(changes), Counter(videos)
+    if len(sizes) < 2:
+        return math.nan, math.nan
+    alone = estimate(changes, [answer.question for answer in run.answers]).stderr
+    together = sum(size**2 for size in sizes.values()) / count  # design effect, if a video's questions change at once
+    moved = len({video for video, change in zip(videos, changes, strict=True) if change})
+    effect = (moved * max(1.0, (gap.stderr / alone) ** 2 if alone else 1.0) + together) / (moved + 1)
+    points, mean, error = margin / 100, abs(gap.mean) / 100, gap.stderr / 100
+    spread = fmean([change**2 for change in changes]) + max(0.0, points - mean) - points**2
+    error_at_margin = max(error, math.sqrt(max(0.0, spread) * effect / count), 1e-12)
+    student = scipy.stats.t(len(sizes) - 1)
+    needed = student.isf(0.05) + student.isf(0.1)
+    a, c = needed**2 * effect / count, (needed * error) ** 2  # margin**2 * (1 + a) = a * margin + c
+    least = (a + math.sqrt(a**2 + 4 * (1 + a) * c)) / (2 * (1 + a))
+    return float(student.sf((points - mean) / error_at_margin)), 100 * float(least)
+
+
+def changed(run: Run, baseline: Run) -> Estimate | None:
+    """Share of questions, in %, that the two answered with another content; None where samples tell no answers."""
+    if not any(answer.given for r in (run, baseline) for answer in r.answers):
+        return None
+    deltas(run, baseline)  # raises where the questions are others
+    pairs = zip(run.answers, baseline.answers, strict=True)
+    return estimate([float(a.given != b.given) for a, b in pairs], [answer.video for answer in run.answers])
+
+
+def overlap(run: Run, other: Run) -> Estimate | None:
+    """Tokens that both keep, in % of those of the one that keeps fewer; None where samples do not tell.
+
+    Each question counts alike. It is read off 256 patches of each question, see `SampleCost.kept_probe`.
+    """
+    shares, videos = [], []
+    for a, b in zip(run.answers, other.answers, strict=False):
+        (total, _, ours), (same, _, theirs) = a.kept.partition(":"), b.kept.partition(":")
+        if a.question == b.question and total and total == same:
+            left, right = int(ours, 16), int(theirs, 16)
+            if fewer := min(left.bit_count(), right.bit_count()):
+                shares.append((left & right).bit_count() / fewer)
+                videos.append(a.video)
+    return estimate(shares, videos) if shares else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -144,25 +203,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def detectable(gap: Estimate, power: float = 0.8) -> float:
     """The smallest difference, in points, that as many questions would show with this power at the 5 % level."""
-    if not gap.count or math.isnan(gap.stderr):
-        return math.nan
-    spread = _spread(gap)
-    if not spread:
-        return 0.0
-    found = power_analysis(effect_size=spread, std_a=spread, power=power, current_n=gap.count)
-    return 100 * float(found["min_detectable_effect"])
+    return float(scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(power)) * gap.stderr
 
 
 def questions_needed(gap: Estimate, power: float = 0.8) -> int | None:
     """Number of questions that would show a difference as large as this one; None where there is none to show."""
     if math.isnan(gap.stderr) or not gap.stderr or not gap.mean:
         return None
-    return int(power_analysis(effect_size=abs(gap.mean) / 100, std_a=_spread(gap), power=power)["min_n"])
-
-
-def _spread(gap: Estimate) -> float:
-    """Standard deviation of one question's difference that would give this error, were questions independent.
-
-    Given for both runs, at the default correlation of 1/2, `power_analysis` takes it for that of the difference.
-    """
-    return gap.stderr / 100 * math.sqrt(gap.count)
+    return math.ceil(gap.count * (detectable(gap, power) / gap.mean) ** 2)

@@ -1,12 +1,12 @@
 """A board as Markdown and LaTeX, and the short table of a few runs that sweeps and the demo print."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, mean
 
 from lmms_kvtp.cost.sample import timed
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.runs import MeanCost, Run
 from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
@@ -24,18 +24,17 @@ def commit(row: Row) -> str:
     return f"{row.provenance.commit[:10]}{changed}" or MISSING
 
 
-def to_markdown(board: Board, published: Sequence[Reported], judged: Mapping[str, Sequence[Comparison]]) -> str:
-    """The table, what is left out, notes, verdicts, the exact commands, and published rows in a table of their own."""
+def to_markdown(board: Board, judged: Mapping[str, Sequence[Comparison]]) -> str:
+    """The table, what is left out, notes, verdicts and the exact commands."""
     header = ["method", "asked", "kept", *board.tasks, "relative", "TFLOPs", "seconds", "gates", "commit"]
     rows = [_markdown_row(row, board.tasks) for row in board.rows]
     notes = [*board.notes, *(f"left out: {item.what}: {item.why}" for item in board.left)]
     parts = ["# Leaderboard", markdown(header, rows), "Accuracy in %, ± standard error clustered by video."]
     parts += ["\n".join(f"- {as_markdown(note)}" for note in notes)] if notes else []
     for task, comparisons in judged.items():
-        parts += [f"## Against all tokens: {as_markdown(task)}", verdict_table(comparisons)]
+        parts += [f"## Verdicts: {as_markdown(task)}", verdict_table(comparisons)]
     commands = [[row.name, as_code(command)] for row in board.rows for command in row.commands]
     parts += ["## Commands", markdown(["method", "command"], commands)]
-    parts += ["## Reported by papers, not measured here", _markdown_reported(published)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,21 +63,13 @@ def _seconds(costs: Sequence[MeanCost]) -> str:
     return replace(costs[0], seconds=seconds, swept=swept).seconds_text
 
 
-def _markdown_reported(published: Sequence[Reported]) -> str:
-    benchmarks = list(dict.fromkeys(name for row in published for name in row.scores))
-    header = ["model", "method", "keep", *benchmarks, "relative", "FLOPs %", "source"]
-    rows = [
-        [row.model, row.method, percent(row.keep_ratio), *(f"{row.scores.get(name, MISSING)}" for name in benchmarks)]
-        + [f"{MISSING if value is None else value}" for value in (row.relative, row.relative_flops)]
-        + [f"reported: {row.source}" + (f"; {row.note}" if row.note else "")]
-        for row in published
-    ]
-    return markdown(header, rows)
-
-
 def to_latex(board: Board) -> str:
     """A booktabs table: rows by ratio, columns by benchmark, mean relative accuracy with its standard error."""
-    lines = [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * (len(board.tasks) + 2)}}}", r"\toprule"]
+    told = "Accuracy in \\%, with standard errors clustered by video"
+    toy = " (TOY: an embedded model on synthetic videos)" if any(row.provenance.toy for row in board.rows) else ""
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{told}{toy}.}}"]
+    label = re.sub("[^a-z0-9]+", "-", "-".join(board.tasks).lower()).strip("-")
+    lines += [rf"\label{{tab:{label}}}", rf"\begin{{tabular}}{{l{'r' * (len(board.tasks) + 2)}}}", r"\toprule"]
     lines.append(_latex(["Method", "Kept", *board.tasks, "Rel. avg. (%)"]))
     ratio: object = ""
     for row in board.rows:
@@ -88,7 +79,7 @@ def to_latex(board: Board) -> str:
             heading = rf"\multicolumn{{{len(board.tasks) + 3}}}{{l}}{{\textit{{{as_latex(title)}}}}} \\"
             lines += [r"\midrule", heading]
         lines.append(_latex([row.name, percent(row.keep_ratio), *_accuracies(row, board.tasks), shown(row.relative)]))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 def _latex(cells: Sequence[str]) -> str:

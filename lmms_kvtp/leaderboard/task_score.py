@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lmms_kvtp.leaderboard.discover import RunSummary
+from lmms_kvtp.leaderboard.discover import RunSummary, SampleFile
 from lmms_kvtp.leaderboard.runs import MeanCost, Run, ScoredAnswer
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference, estimate
 
@@ -33,6 +33,10 @@ class TaskScore:
     """Accuracy in % of the unpruned model's."""
     run: Run | None = field(default=None, repr=False, compare=False)
     """Questions and scores, without costs."""
+    file: SampleFile | None = field(default=None, repr=False, compare=False)
+    """Where the samples lie."""
+    again: tuple[Run, ...] = field(default=(), repr=False, compare=False)
+    """This run and others of the unpruned model that differ in batch size or phase alone; none for a method."""
 
 
 def task_score(summary: RunSummary) -> TaskScore:

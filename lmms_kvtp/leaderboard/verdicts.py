@@ -38,21 +38,38 @@ class Comparison:
     """Smallest difference, in points, that so many questions show in 4 of 5 cases."""
     needed: int | None
     """Questions that would show a difference as large as the one found, in 4 of 5 cases."""
+    margin: float | None = None
+    """Points within which the run's configuration calls two rows equal; None where it fixed none."""
+    p_equal: float = math.nan
+    """p-value of two one-sided tests of a difference beyond the margin, corrected like that of a difference."""
+    resolvable: float = math.nan
+    """Least margin, in points, at which equal rows are found so in 4 of 5 cases on so many questions."""
+    changed: Estimate | None = None
+    """Questions with another answer, in %; None where samples tell no answers."""
+    floor: float | None = None
+    """Questions, in %, on which all tokens answer otherwise with another batch size or phase of the frame rule."""
+    overlap: Estimate | None = None
+    """Tokens that both keep, in % of those of the one that keeps fewer; None where samples do not tell."""
 
     @property
-    def verdict(self) -> Literal["better", "worse", "can't tell"]:
-        """The verdict in a word or two."""
-        if not self.p_corrected < LEVEL:  # NaN too
-            return "can't tell"
-        return "better" if self.difference.mean > 0 else "worse"
+    def verdict(self) -> Literal["better", "worse", "equal", "can't tell"]:
+        """The verdict in a word or two; a difference that was found stays one, however small."""
+        if self.p_corrected < LEVEL:  # never NaN
+            return "better" if self.difference.mean > 0 else "worse"
+        return "equal" if self.p_equal < LEVEL else "can't tell"
 
     @property
     def words(self) -> str:
         """The verdict in a sentence: what was found, and what it would take to find more."""
         gap, count = self.difference, self.difference.count
-        found = f"{gap.mean:+.1f} ± {gap.stderr:.1f} points on {count} questions"
+        found, within = f"{gap.mean:+.1f} ± {gap.stderr:.1f} points on {count} questions", f"{self.margin} points"
+        if not count:
+            return "can't tell: no such row here answered the same questions"
+        if self.verdict == "equal":
+            return f"equal within {within}: {found}, p = {self.p_equal:.2g} after correction"
         if self.verdict != "can't tell":
-            return f"{self.verdict}: {found}, p = {self.p_corrected:.2g} after correction"
+            small = f", but within {within}" if self.p_equal < LEVEL else ""
+            return f"{self.verdict}{small}: {found}, p = {self.p_corrected:.2g} after correction"
         if math.isnan(self.p_value):
             return f"can't tell: {count} questions on {self.videos} videos are too few for an error"
         if not gap.stderr and not gap.mean:
@@ -63,27 +80,58 @@ class Comparison:
             return f"can't tell: {found}, p = {self.p_corrected:.2g} after correction for several methods"
         return f"can't tell: {found}; as large a difference would take about {self.needed} questions to show"
 
+    @property
+    def change(self) -> str:
+        """Changed answers and their floor, such as `12.0 ± 1.5 %, 9.0 beyond the difference; floor 2.0 %`."""
+        if self.changed is None:
+            return stats.MISSING
+        beyond = max(0.0, self.changed.mean - abs(self.difference.mean))
+        floor = "floor not run" if self.floor is None else f"floor {self.floor:.1f} %"
+        return f"{stats.shown(self.changed)} %, {beyond:.1f} beyond the difference; {floor}"
 
-def compare(runs: Sequence[Run], baseline: Run) -> list[Comparison]:
-    """Compare runs with a baseline, correcting for their number; raises as `difference` does."""
-    found = []
-    for run in runs:
-        gap, changes = stats.difference(run, baseline), stats.flips(run, baseline)
-        videos = len({answer.video for answer in run.answers})
-        p = stats.p_value(gap, videos)
-        if changes is not None and not math.isnan(p):
-            p = max(p, changes.p_value)
-        interval, least = stats.bootstrap_interval(run, baseline), stats.detectable(gap)
-        needed = stats.questions_needed(gap)
-        found.append(Comparison(run.title, gap, interval, videos, changes, p, p, least, needed))
-    corrected = stats.holm([comparison.p_value for comparison in found])
-    return [replace(comparison, p_corrected=p) for comparison, p in zip(found, corrected, strict=True)]
+
+NONE = Estimate(math.nan, math.nan, 0)
+
+
+def compare(
+    runs: Sequence[Run], baseline: Run | Sequence[Run | None], margin: float | None = None, again: Sequence[Run] = ()
+) -> list[Comparison]:
+    """Compare runs with a baseline, correcting for their number; raises as `difference` does.
+
+    Args:
+        runs: methods.
+        baseline: what each is held against, or a list of as many; None where there is no such run, which still counts
+            in the correction.
+        margin: points within which two count as equal, fixed before they ran.
+        again: the unpruned model and further runs of it, whose changes are the floor of those of the methods.
+    """
+    bases = [baseline] * len(runs) if isinstance(baseline, Run) else baseline
+    floors = [found.mean for other in again[1:] if (found := stats.changed(other, again[0]))]
+    compared = [_compare(*pair, margin, max(floors, default=None)) for pair in zip(runs, bases, strict=True)]
+    differ, same = (stats.holm([getattr(one, name) for one in compared]) for name in ("p_value", "p_equal"))
+    return [replace(one, p_corrected=p, p_equal=q) for one, p, q in zip(compared, differ, same, strict=True)]
+
+
+def _compare(run: Run, base: Run | None, margin: float | None, floor: float | None) -> Comparison:
+    videos = len({answer.video for answer in run.answers})
+    if base is None:
+        return Comparison(run.title, NONE, (math.nan, math.nan), videos, None, 1.0, 1.0, math.nan, None, margin, 1.0)
+    gap, changes = stats.difference(run, base), stats.flips(run, base)
+    p = stats.p_value(gap, videos)
+    if changes is not None and not math.isnan(p):
+        p = max(p, changes.p_value)
+    interval, least, needed = stats.bootstrap_interval(run, base), stats.detectable(gap), stats.questions_needed(gap)
+    p_equal, resolvable = stats.equality(run, base, math.nan if margin is None else margin)
+    alike = stats.changed(run, base), floor, stats.overlap(run, base)
+    return Comparison(
+        run.title, gap, interval, videos, changes, p, p, least, needed, margin, p_equal, resolvable, *alike
+    )
 
 
 def verdict_table(comparisons: Sequence[Comparison]) -> str:
     """A Markdown table of comparisons."""
-    header = ["method", "difference", "95 %", "gained / lost", "McNemar p", "p, corrected", "detectable", "verdict"]
-    return markdown(header, [_row(comparison) for comparison in comparisons])
+    header = ["method", "difference", "95 %", "gained / lost", "McNemar p", "p, corrected", "detectable", "resolvable"]
+    return markdown([*header, "answers changed", "kept alike %", "verdict"], [_row(one) for one in comparisons])
 
 
 def _row(comparison: Comparison) -> list[str]:
@@ -97,32 +145,56 @@ def _row(comparison: Comparison) -> list[str]:
         f"{changes.p_value:.2g}" if changes else "-",
         f"{comparison.p_corrected:.2g}",
         f"{comparison.detectable:.1f}",
+        f"{comparison.resolvable:.1f}",
+        comparison.change,
+        stats.shown(comparison.overlap),
         comparison.words,
     ]
 
 
 def judge(board: Board) -> dict[str, list[Comparison]]:
-    """Compare the rows of each task with its unpruned model, corrected for their number; by task.
+    """Make the comparisons that the runs' own configurations name, corrected for their number; by task.
 
-    Tasks without an unpruned model, or with more than MOST rows, are left out.
+    A run is held against all tokens of its model unless its configuration says otherwise. Tasks without any pair, or
+    with more than MOST, are left out. Rows count as equal within the margin that all of them fixed.
     """
     judged = {}
     for task in board.tasks:
-        bases = [row for row in board.rows if row.provenance.unpruned and task in row.scores]
-        if not bases:
-            continue
-        base, run = bases[0], _run(bases[0], task)
-        others = [row for row in board.rows if task in row.scores and row.scores[task].difference is not None]
-        same = [row for row in others if _model(row) == _model(base)]
-        if 0 < len(same) <= MOST and run is not None:
-            runs = [other for row in same if (other := _run(row, task)) is not None]
-            judged[task] = compare(runs, run)
+        rows = [row for row in board.rows if task in row.scores]
+        pairs = [pair for row in rows for pair in _contrasts(row, rows, task)]
+        if 0 < len(pairs) <= MOST:
+            margins = {row.provenance.verdicts.get("margin") for row, _, _ in pairs}
+            margin = margins.pop() if len(margins) == 1 else None
+            runs = [_run(row, task, against) for row, _, against in pairs]
+            bases = [_run(base, task) if base else None for _, base, _ in pairs]
+            again = next((row.scores[task].again for row in rows if row.scores[task].again), ())
+            judged[task] = compare(runs, bases, margin, again)
     return judged
 
 
-def _run(row: Row, task: str) -> Run | None:
+def _contrasts(row: Row, rows: Sequence[Row], task: str) -> list[tuple[Row, Row | None, str]]:
+    """A row, each one that it is held against, and what to add to its name."""
+    wanted = str(row.provenance.verdicts.get("against") or "")
+    near = [other for other in rows if other is not row and _model(other) == _model(row)]
+    same = [other for other in near if _questions(other, task) == _questions(row, task)]
+    if not wanted:
+        bases = [other for other in same if other.provenance.unpruned]
+        return [] if row.provenance.unpruned or not bases else [(row, bases[0], "")]
+    pairs = []
+    for name in wanted.split(";") if wanted != "none" else ():
+        named = [other for other in same if other.provenance.verdicts.get("row") == name]
+        pairs.append((row, named[0] if len(named) == 1 else None, f" against {name}"))
+    return pairs
+
+
+def _run(row: Row, task: str, added: str = "") -> Run:
     run = row.scores[task].run
-    return None if run is None else replace(run, name=row.title)
+    assert run is not None
+    return replace(run, name=row.title + added)
+
+
+def _questions(row: Row, task: str) -> list[str]:
+    return [answer.question for answer in _run(row, task).answers]
 
 
 def _model(row: Row) -> tuple[str, str]:

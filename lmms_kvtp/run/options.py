@@ -68,6 +68,12 @@ class RunOptions:
     """A journal, or a folder of them, whose answers are used where nothing that they depend on has changed."""
     journal: str = "auto"
     """Folder for this run's journal, or none. auto: beside the results, or where there are none the cache folder."""
+    row: str = ""
+    """Name by which another run's `against` means this one."""
+    against: str = ""
+    """Rows that a board holds this one against, by their `row`, parted by semicolons, or none; all tokens if empty."""
+    margin: float | None = None
+    """Points within which two accuracies count as equal; no board calls them so where none was fixed before the run."""
 
     def __post_init__(self) -> None:
         """Refuse an empty batch, and limits under which nothing can be read."""
@@ -78,6 +84,8 @@ class RunOptions:
         if self.decode_ahead_processes != "auto" and self.decode_ahead_processes < 1:
             given = f"decode_ahead_processes={self.decode_ahead_processes}"
             raise ValueError(f"{given} is below 1; decode_ahead_mib=0 decodes nothing ahead")
+        if self.margin is not None and not 0 < self.margin < 100:
+            raise ValueError(f"margin={self.margin:g} is not above 0 and below 100; give points of accuracy, such as 2")
         if not 0 < self.frame_cache_gib < math.inf:
             raise ValueError(
                 f"frame_cache_gib={self.frame_cache_gib:g} is not above 0 and finite; give what the disk can hold, or "
@@ -88,6 +96,11 @@ class RunOptions:
                 f"video_seconds={self.video_seconds:g} is not above 0 and at most {MOST_SECONDS:g}; give seconds, 600 "
                 "unless told"
             )
+
+    @property
+    def verdicts(self) -> dict[str, Any]:
+        """What a board judges by, as the run's record holds it."""
+        return {"row": self.row, "against": self.against, "margin": self.margin}
 
     @property
     def cache(self) -> FrameCache | None:

@@ -24,6 +24,9 @@ class FrameOptions:
     which LLaVA-Video's rule has no word for."""
     force_sample: bool = False
     """Always take `max_frames_num` frames, evenly; a shorter video repeats some."""
+    phase: float = 0.0
+    """Where between two sampled frames the first one lies, in [0, 1); LLaVA-Video's own rule begins with frame 0.
+    Another phase asks how far answers hang on which of nearly equal frames are seen; a last frame stays the last."""
     add_time_instruction: bool = False
     """Tell the model the length of the video and the second of each frame."""
     rule: Literal["llava_video", "qwen2_5_vl", "qwen3_vl", "internvl"] = "llava_video"
@@ -46,11 +49,13 @@ class FrameOptions:
             raise ValueError(f"num_threads={self.num_threads} is below 0; give a number of threads, or 0 for all cores")
         if self.fps is not None and not (self.fps > 0 and math.isfinite(self.fps)):
             raise ValueError(f"fps={self.fps} is not a positive number; give frames per second of video, such as 1")
+        if not 0 <= self.phase < 1:
+            raise ValueError(f"phase={self.phase:g} is not in [0, 1); give a share of the step from frame to frame")
         if self.rule == "llava_video":
             if self.fps is None:
                 raise ValueError("fps=none: LLaVA-Video's rule wants frames per second of video, such as 1")
-        elif self.force_sample or self.add_time_instruction:
-            raise ValueError(f"force_sample and add_time_instruction are LLaVA-Video's; {self.rule} has neither")
+        elif self.force_sample or self.add_time_instruction or self.phase:
+            raise ValueError(f"force_sample, add_time_instruction and phase are LLaVA-Video's; {self.rule} has none")
         elif self.rule == "internvl" and self.fps is not None:
             raise ValueError(f"fps={self.fps}: the stock wrapper of InternVL ignores it; set max_frames_num alone")
 
@@ -86,16 +91,16 @@ def sample(num_frames: int, avg_fps: float, options: FrameOptions) -> tuple[Int[
         return indices, indices.double() / avg_fps
     assert options.fps is not None
     if options.force_sample:
-        return _spread(num_frames, avg_fps, options.max_frames_num)
+        return _spread(num_frames, avg_fps, options)
     stride = round(avg_fps / options.fps)
     if stride == 0:
         raise VideoError(
             f"{avg_fps:g} frames per second are too few to take fps={options.fps:g} of them: the stride, "
             f"{avg_fps:g} / {options.fps:g}, rounds to 0; set force_sample=true, or fps below {2 * avg_fps:g}"
         )
-    indices = torch.arange(0, num_frames, stride)
-    if len(indices) > options.max_frames_num:
-        return _spread(num_frames, avg_fps, options.max_frames_num)
+    if len(range(0, num_frames, stride)) > options.max_frames_num:
+        return _spread(num_frames, avg_fps, options)
+    indices = torch.arange(min(int(options.phase * stride), num_frames - 1), num_frames, stride)
     return indices, indices.double() / stride
 
 
@@ -125,6 +130,8 @@ def time_instruction(times: Sequence[float], duration: float) -> str:
     )
 
 
-def _spread(num_frames: int, avg_fps: float, count: int) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"]]:
-    indices = torch.from_numpy(np.linspace(0, num_frames - 1, count).astype(np.int64))  # rounded down
+def _spread(num_frames: int, avg_fps: float, options: FrameOptions) -> tuple[Int[Tensor, " T"], Float[Tensor, " T"]]:
+    count, last = options.max_frames_num, num_frames - 1
+    shift = options.phase * last / max(1, count - 1)
+    indices = torch.from_numpy(np.minimum(np.linspace(0, last, count) + shift, last).astype(np.int64))  # rounded down
     return indices, indices.double() / avg_fps

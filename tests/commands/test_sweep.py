@@ -1,15 +1,18 @@
 """What a sweep runs; that its answers are those of separate runs is shown in tests/e2e."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.commands.sweep import SweepError, Variant, plan, sweep, tables
+from lmms_kvtp.commands.sweep import SweepError, Variant, beforehand, plan, sweep, tables, with_verdicts
 from lmms_kvtp.commands.table import row_alone
 from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
+from lmms_kvtp.run.options import RunOptions, parse_arguments
+from lmms_kvtp.settings import pairs
 
 
 def test_the_plan_has_every_method_at_every_ratio_and_the_unpruned_model_once_and_first() -> None:
@@ -91,3 +94,48 @@ def test_a_pass_that_makes_no_answers_is_an_error_and_the_next_goes_on_from_what
     with pytest.raises(SweepError):
         sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path)
     assert json.loads((tmp_path / "cells.json").read_text()) == [f"{given},resume={journal}"]
+
+
+def test_margin_and_contrasts_stand_in_the_cells_settings() -> None:
+    cells = plan(["full", "tome", "kvtp+tome"], [0.1, 0.2])
+    assert with_verdicts(cells, None) == cells
+    told = {cell.name: cell.settings for cell in with_verdicts(cells, 3.0, "kvtp+tome vs tome, kvtp+tome vs full")}
+    assert {name: (of["row"], of["against"], of["margin"]) for name, of in told.items()} == {
+        "full": ("full", "none", "3"),
+        "tome 10%": ("tome 10%", "none", "3"),
+        "tome 20%": ("tome 20%", "none", "3"),
+        "kvtp+tome 10%": ("kvtp+tome 10%", "tome 10%;full", "3"),
+        "kvtp+tome 20%": ("kvtp+tome 20%", "tome 20%;full", "3"),
+    }
+    for cell in with_verdicts(cells, 3.0, "kvtp+tome vs tome"):
+        read = parse_arguments(pairs("pretrained=tiny," + ",".join(f"{k}={v}" for k, v in cell.settings.items()))).run
+        assert read.verdicts == {"row": cell.name, "against": cell.settings["against"], "margin": 3.0}
+
+
+@pytest.mark.parametrize("contrast", ["kvtp+tome vs random", "random vs tome", "tome"])
+def test_a_contrast_of_rows_that_do_not_run_is_refused(contrast: str) -> None:
+    with pytest.raises(LookupError, match=f"contrast {re.escape(repr(contrast))}: both must be among --methods"):
+        with_verdicts(plan(["full", "tome", "kvtp+tome"], [0.1]), None, contrast)
+
+
+@pytest.mark.parametrize("margin", [0.0, 100.0, float("nan")])
+def test_a_margin_out_of_range_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match=r"margin=\S+ is not above 0 and below 100; give points"):
+        RunOptions(margin=margin)
+
+
+def test_a_sweep_says_what_a_board_will_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmms_kvtp.run.source.tree", lambda: {"dirty": True})
+    dirty, full, margin = beforehand(plan(["random"], [0.2]), None)
+    assert "no commit holds" in dirty and "full is not among the methods" in full and "no --margin" in margin
+    monkeypatch.setattr("lmms_kvtp.run.source.tree", lambda: {"dirty": False})
+    assert beforehand(plan(["full", "random"], [0.2]), 3.0) == []
+
+
+def test_a_sweep_keeps_the_margin_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    cells = plan(["random"], [0.2])
+    with pytest.raises(SweepError):
+        sweep(with_verdicts(cells, 3.0), "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+    with pytest.raises(ValueError, match=r"was begun with margin=3, against=all tokens; go on with these"):
+        sweep(with_verdicts(cells, 5.0), "skvqa_synth_quick", "pretrained=tiny", tmp_path)

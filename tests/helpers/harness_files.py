@@ -46,9 +46,15 @@ def results(task: str, parts=None, keep_ratio: float = 0.25, **changes) -> dict:
         "toy": changes.get("toy", True),
         "method": method,
         "model": {"pretrained": changes.get("model", "tiny"), "dtype": "float32"},
-        "frames": {"max_frames_num": changes.get("frames", 16), "chunk_size": changes.get("chunk_size", 16)},
+        "frames": {
+            "max_frames_num": changes.get("frames", 16),
+            "chunk_size": changes.get("chunk_size", 16),
+            "phase": changes.get("phase", 0.0),
+        },
         "weights": {"tiny": "abcdef0123456789"},
         "seed": changes.get("seed", 0),
+        "batch_size": changes.get("batch_size", 1),
+        "verdicts": changes.get("verdicts", {}),
         "notes": changes.get("notes", {}),
         "source": "5a",
         "versions": {"lmms_kvtp": changes.get("version", "0.1.0"), "torch": "2.15.0"},
@@ -82,7 +88,10 @@ def write_run(
 def write_base(folder: Path, scores, task: str = "skvqa_synth", **changes) -> Path:
     """A run of the unpruned model."""
     cost = {**COST, "tokens_kept": 100, "keep_ratio": 1.0}
-    return write_run(folder, samples(scores, cost=cost), task, ALL, 1.0, **changes)
+    rows = samples(scores, cost=cost)
+    for row, letter in zip(rows, changes.pop("told_answers", ""), strict=False):
+        row["filtered_resps"] = [letter]
+    return write_run(folder, rows, task, ALL, 1.0, **changes)
 
 
 def write_pair(folder: Path, **changes) -> Path:

@@ -76,7 +76,7 @@ def test_a_row_over_tasks_counts_questions_and_names_every_command(tmp_path):
     [row] = board.rows
     assert row.keep_ratio == pytest.approx((6 * 25 + 4 * 150) / (6 * 100 + 4 * 200))
     assert [line.split("--tasks ")[1].split()[0] for line in row.commands] == ["other", "skvqa_synth"]
-    assert "| 6e-06  | 1.31 " in to_markdown(board, [], {})  # means of 4 and 8 million operations, of 2 and 0.625 s
+    assert "| 6e-06  | 1.31 " in to_markdown(board, {})  # means of 4 and 8 million operations, of 2 and 0.625 s
     assert any("no row is the unpruned model" in note for note in board.notes)
 
 
@@ -87,12 +87,15 @@ def test_runs_of_one_method_but_other_settings_are_no_row_over_tasks(tmp_path, c
     assert sorted(list(row.scores) for row in read_board(tmp_path).rows) == [["other"], ["skvqa_synth"]]
 
 
-def test_one_method_run_twice_is_two_rows(tmp_path):
+@pytest.mark.parametrize("name", ["gen_kwargs", "num_fewshot"])
+def test_a_method_that_decodes_otherwise_is_a_row_of_its_own(tmp_path, name):
     write_run(tmp_path / "one", samples(OURS))
     write_run(tmp_path / "two", samples(BASE))
-    board = read_board(tmp_path)
-    assert [round(row.scores["skvqa_synth"].accuracy.mean) for row in board.rows] == [50, 83]
-    assert board.left == ()
+    path = next((tmp_path / "two").rglob("*_results.json"))
+    content = json.loads(path.read_text())
+    content["config"]["resolved_cli_args"][name] = 3
+    path.write_text(json.dumps(content))
+    assert names(read_board(tmp_path)) == [f"random ({name}=3)", f"random ({name}=default)"]
 
 
 def test_a_breakdown_is_clustered_by_video_too(tmp_path):
@@ -131,7 +134,7 @@ def test_a_row_on_an_index_of_its_own_encoder_is_called_circular(tmp_path):
     write_run(tmp_path / "random", samples(OURS), notes={"skvqa_synth": note, "other": "of no row here"})
     board, told = read_board(tmp_path), f"random, skvqa_synth: {note}"
     assert board.notes[1:] == (told,)
-    assert told in to_markdown(board, [], {}) and told in to_html(board, [], {})
+    assert told in to_markdown(board, {}) and told in to_html(board, [], {})
     assert [row_json(row, row.scores["skvqa_synth"])["note"] for row in board.rows] == ["", note]
 
 
@@ -220,7 +223,7 @@ def test_seconds_leave_out_the_warm_up_and_say_that_they_are_of_a_sweep(tmp_path
     assert any("seconds marked shared (all tokens) are of a sweep" in note for note in board.notes)
     axis = "seconds per question"
     assert [point.name for point in points(board.rows, "skvqa_synth", axis)] == ["random, 25%"]
-    table = " ".join(to_markdown(board, [], {}).split())
+    table = " ".join(to_markdown(board, {}).split())
     assert "| 0.62 shared |" in table and "| 0.62 |" in table
     page = to_html(board, [], {})
     assert page.count('title="of a sweep') == 1
@@ -237,5 +240,5 @@ def test_one_method_at_two_ratios_is_two_rows_everywhere(tmp_path):
     page = to_html(board, [], judged)
     for title in ("all tokens", "random, 50%", "random, 25%"):
         assert page.count(f"<tr><td>{title}</td>") == 1 + (title != "all tokens")  # kinds, and the verdicts
-    numbers = {point.name: point.number for point in points(board.rows, "skvqa_synth", "TFLOPs per question")}
-    assert numbers == {"all tokens": 0, "random, 50%": 1, "random, 25%": 2}
+    methods = {point.name: point.method for point in points(board.rows, "skvqa_synth", "TFLOPs, 1 question a video")}
+    assert methods == {"all tokens": "all tokens", "random, 50%": "random", "random, 25%": "random"}

@@ -1,14 +1,17 @@
 """The page in a real browser, where there is one: it sorts, filters, logs no error and fits a phone."""
 
+import html
 import re
 import shutil
 import subprocess
 
 import pytest
-from helpers.harness_files import read_board, samples, write_base, write_run
+from helpers.harness_files import COST, read_board, samples, write_base, write_run
 
-from lmms_kvtp.leaderboard.page import to_html
+from lmms_kvtp.leaderboard.page import SAMPLES, to_html
 from lmms_kvtp.leaderboard.provenance import reported
+from lmms_kvtp.leaderboard.results import sample_script
+from lmms_kvtp.rendering import page as page_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
@@ -63,4 +66,37 @@ def test_the_page_sorts_filters_and_fits(page, width):
         "ratio: random",
         "wider than the window: false",
     ]
+    assert not [line for line in run.stderr.splitlines() if "CONSOLE" in line]
+
+
+HOSTILE = "</script><img src=x onerror=document.title='run'>"
+LOOK = """<script>(() => {
+const log = [by("count").textContent, document.title, String(document.querySelectorAll("img").length)];
+const choose = value => { by("which").value = value; by("which").dispatchEvent(new Event("change")); };
+choose("differ"); log.push(by("count").textContent, by("list").textContent);
+log.push("wider than the window: " + (document.documentElement.scrollWidth > window.innerWidth));
+document.body.replaceChildren(...log.map(text => Object.assign(document.createElement("p"), {textContent: text})));
+})()</script></body>"""
+
+
+@pytest.mark.parametrize("width", [1300, 500])
+def test_the_page_of_single_questions_opens_from_disk_and_runs_no_text_of_a_question(tmp_path, width):
+    write_base(tmp_path / "full", [1, 1, 0, 1])
+    rows = samples([1, 0, 0, 1], cost={**COST, "kept_by_frame": [0, 14, 25]})
+    rows[1]["filtered_resps"] = [HOSTILE]
+    write_run(tmp_path / "random", rows)
+    (tmp_path / "samples.js").write_text(sample_script(read_board(tmp_path)))
+    (tmp_path / "samples.html").write_text(page_of(SAMPLES).replace("</body>", LOOK))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
+    run = subprocess.run(
+        [*command, "--enable-logging=stderr", f"file://{tmp_path / 'samples.html'}"], capture_output=True, text=True
+    )
+    shown = [html.unescape(text) for text in re.findall("<p>(.*?)</p>", run.stdout, re.DOTALL)]
+    assert shown[:4] == [
+        "4 of 4 questions",
+        "Vision-token pruning: single questions",
+        "0",
+        "1 of 4 questions",
+    ]
+    assert "question 1" in shown[4] and f"{HOSTILE} ✗·" in shown[4] and shown[5] == "wider than the window: false"
     assert not [line for line in run.stderr.splitlines() if "CONSOLE" in line]

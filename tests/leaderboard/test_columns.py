@@ -9,6 +9,7 @@ from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_
 
 from lmms_kvtp.leaderboard.board import ALLOW
 from lmms_kvtp.leaderboard.gates import read_records, record_of
+from lmms_kvtp.leaderboard.page import to_html
 from lmms_kvtp.leaderboard.verdicts import judge
 
 
@@ -31,7 +32,6 @@ def test_runs_in_one_folder_keep_their_samples_apart(tmp_path):
         ("model", {"model": "other"}),
         ("versions", {"harness": "0.7.2"}),
         ("versions", {"version": "0.2.0"}),
-        ("dirty", {"dirty": True}),
     ],
 )
 def test_a_run_that_cannot_be_compared_is_refused_unless_told(tmp_path, facet, changes):
@@ -86,18 +86,52 @@ def test_a_run_is_judged_against_the_baseline_of_its_own_model_and_frames(tmp_pa
     board = read_board(tmp_path, allow=[facet])
     gaps = [row.scores["skvqa_synth"].difference for row in board.rows]
     assert [gap and round(gap.mean) for gap in gaps] == [None, None, -33, 33]
-    [judged] = judge(board)["skvqa_synth"]
-    assert round(judged.difference.mean) == -33
+    assert [round(one.difference.mean) for one in judge(board)["skvqa_synth"]] == [-33, 33]
 
 
 def test_of_two_unpruned_runs_the_first_is_the_baseline_of_table_and_verdicts(tmp_path):
     write_base(tmp_path / "a", BASE)
-    write_base(tmp_path / "b", [0, 0, 0, 0, 0, 1])
+    write_base(tmp_path / "b", [0, 0, 0, 0, 0, 1], seed=1)
     write_run(tmp_path / "random", samples(OURS))
     board = read_board(tmp_path)
     [_, again, random] = [row.scores["skvqa_synth"].difference for row in board.rows]
+    assert names(board) == ["all tokens (seed=0)", "all tokens (seed=1)", "random"]
     assert (round(again.mean), round(random.mean)) == (-67, -33)
-    assert [one.difference for one in judge(board)["skvqa_synth"]] == [again, random]
+    assert [one.difference for one in judge(board)["skvqa_synth"]] == [random]
+
+
+def test_a_method_that_ran_again_is_one_row_and_one_comparison(tmp_path):
+    write_base(tmp_path / "full", BASE)
+    write_run(tmp_path / "b", samples([0] * 6), stamp="20260101_000000")
+    write_run(tmp_path / "a", samples(OURS), stamp="20260102_000000")
+    board = read_board(tmp_path)
+    assert names(board) == ["all tokens", "random"] and board.refused == 0
+    [left], [one] = board.left, judge(board)["skvqa_synth"]
+    assert "/b/" in left.what and "an earlier run" in left.why and "/a/" in left.why
+    assert round(one.difference.mean) == -33 and one.p_corrected == one.p_value
+
+
+def test_uncommitted_changes_are_a_badge_and_no_reason_to_leave_a_row_out(tmp_path):
+    board = read_board(write_pair(tmp_path, dirty=True))
+    assert (names(board), board.refused) == (["all tokens", "random"], 0)
+    assert to_html(board, [], {}).count(">uncommitted changes</span>") == 1
+
+
+def test_all_tokens_in_another_phase_or_batch_are_a_floor_and_no_row(tmp_path):
+    write_base(tmp_path / "full", BASE)
+    write_base(tmp_path / "phase", BASE, told_answers="BBAAAA", phase=0.5)
+    write_base(tmp_path / "batch", BASE, told_answers="BAAAAA", batch_size=4)
+    write_base(tmp_path / "other", BASE, told_answers="BBBBBB", batch_size=4, frames=8)
+    write_run(tmp_path / "random", samples(OURS))
+    board = read_board(tmp_path)
+    assert names(board) == ["all tokens", "random"]
+    assert sorted(item.why.partition(":")[0] for item in board.left) == [
+        *["all tokens with another batch size or phase"] * 2,
+        "another frame settings",
+    ]
+    [one] = judge(board)["skvqa_synth"]
+    assert one.floor == pytest.approx(100 * 2 / 6)
+    assert one.changed.mean == 0 and one.change.endswith("floor 33.3 %")
 
 
 def test_failed_gates_refuse_a_row_and_missing_ones_are_shown(tmp_path):
@@ -183,8 +217,8 @@ def test_a_folder_without_runs_says_why(tmp_path):
 
 
 def test_where_every_run_is_refused_the_reasons_stand_in_the_message(tmp_path):
-    write_run(tmp_path, samples(OURS), dirty=True)
-    with pytest.raises(ValueError, match=r"no run is left to show:\n  random.*its tree had changes"):
+    write_run(tmp_path, samples([2.0]))
+    with pytest.raises(ValueError, match=r"no run is left to show:\n  random.*score 2 is not within"):
         read_board(tmp_path)
 
 

@@ -7,11 +7,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
+from helpers.harness_files import BASE, COST, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
 from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.page import AXES, Point, draw, mark, pareto, points, side_by_side, to_html
+from lmms_kvtp.leaderboard.page import AXES, Point, draw, pareto, plot, points, to_html
 from lmms_kvtp.leaderboard.provenance import reported
 from lmms_kvtp.leaderboard.results import to_csv, to_json
 from lmms_kvtp.leaderboard.stats import Estimate, shown
@@ -56,7 +56,15 @@ class Tags(HTMLParser):
 
 def test_the_latex_table_has_a_block_for_each_ratio(board):
     lines = to_latex(board).splitlines()
-    assert lines[1] == r"\begin{tabular}{lrrr}"
+    assert lines[1:6] == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{Accuracy in \%, with standard errors clustered by video"
+        " (TOY: an embedded model on synthetic videos).}",
+        r"\label{tab:skvqa-synth}",
+        r"\begin{tabular}{lrrr}",
+    ]
+    assert lines[-2:] == [r"\end{tabular}", r"\end{table}"]
     assert r"all tokens & 100.0\% & 83.3 $\pm$ 15.2 & 100.0 $\pm$ 0.0 \\" in lines
     assert lines[lines.index(r"\multicolumn{4}{l}{\textit{asked to keep 25.0\%}} \\") + 1].startswith(
         r"random & 25.0\%"
@@ -96,18 +104,25 @@ def test_a_spreadsheet_runs_no_cell(tmp_path):
     assert row["method"] == "'=cmd()"
 
 
+def test_commands_in_names_are_text_in_latex(tmp_path):
+    task, pruner = "t}\\input{x}", {"class": "evil:\\write18{rm}%"}
+    board = read_board(write_run(tmp_path, samples(OURS), task.replace("\\", "_"), parts={"pruner": pruner}))
+    text = to_latex(board)
+    assert r"\textbackslash{}write18\{rm\}\%" in text and r"\label{tab:t-input-x}" in text
+    assert r"t\}\_input\{x\}" in text
+
+
 def test_json_tells_what_was_left_out(board):
     content = json.loads(to_json(board))
     assert [row["method"] for row in content["rows"]] == ["all tokens", "random"]
     assert content["rows"][1]["kinds"]["end"]["mean"] == pytest.approx(200 / 3)
 
 
-def test_published_rows_are_marked_and_stand_apart(board):
-    text = to_markdown(board, reported(), judge(board))
-    assert text.index("| random ") < text.index("## Reported by papers, not measured here") < text.index("| FlashVID ")
-    ours, _, theirs = text.partition("## Reported by papers")
-    assert "reported:" not in ours
-    assert all("reported: " in line for line in theirs.splitlines()[4:] if line.startswith("|"))
+def test_published_rows_are_folded_and_stand_apart(many):
+    page = to_html(many, reported(), judge(many))
+    ours, _, theirs = page.partition("<h2>Reported by papers, not measured here</h2>")
+    assert "FlashVID" not in ours and theirs.count('<span class="tag">reported</span>') == len(reported())
+    assert theirs.index("<details><summary>") < theirs.index("<table")
 
 
 def test_published_rows_are_the_papers():
@@ -131,7 +146,7 @@ def test_nothing_hostile_becomes_a_tag_on_the_page(hostile, board):
 
 
 def test_nothing_hostile_leaves_its_cell_in_markdown(hostile):
-    table = to_markdown(hostile, [], judge(hostile)).splitlines()
+    table = to_markdown(hostile, judge(hostile)).splitlines()
     line = next(line for line in table if line.startswith("| ") and "img src" in line)
     assert len(re.findall(r"(?<!\\)\|", line)) == 10
 
@@ -162,8 +177,9 @@ def test_a_kind_that_a_run_lacks_leaves_its_place_empty(tmp_path):
 
 def test_the_page_has_a_plot_for_each_cost(board):
     page = Tags(to_html(board, reported(), judge(board)))
-    assert page.tags.count("figure") == 3
-    assert "reported" in page.text
+    assert page.tags.count("figure") == 4  # no peak memory on a CPU
+    titles = [f"{name}: " for name in ("all tokens", "random, 25%")]
+    assert page.tags.count("title") == 1 + 4 * 2 and all(page.text.count(title) == 4 for title in titles)
 
 
 def test_every_row_is_judged_against_all_tokens(board):
@@ -171,7 +187,7 @@ def test_every_row_is_judged_against_all_tokens(board):
     [one] = judged["skvqa_synth"]
     assert (one.name, one.flips.gained, one.flips.lost) == ("random, 25%", 0, 2)
     assert one.words in Tags(to_html(board, [], judged)).text
-    assert one.words in to_markdown(board, [], judged)
+    assert one.words in to_markdown(board, judged)
 
 
 def test_without_all_tokens_or_with_too_many_rows_nothing_is_judged(tmp_path, monkeypatch):
@@ -196,37 +212,108 @@ def test_the_front_holds_what_nothing_beats():
 
 
 def test_plots_show_measured_costs(board):
-    tokens, flops, seconds = (points(board.rows, "skvqa_synth", axis) for axis in AXES)
-    assert [(p.name, p.x, round(p.y, 1)) for p in tokens] == [("all tokens", 100.0, 83.3), ("random, 25%", 25.0, 50.0)]
-    assert [p.x for p in flops] == [8e-6, 8e-6]
+    share, alone, four, seconds = (points(board.rows, "skvqa_synth", axis) for axis in list(AXES)[:4])
+    assert [(p.name, p.x, round(p.y, 1)) for p in share] == [("all tokens", 100.0, 83.3), ("random, 25%", 25.0, 50.0)]
+    assert [p.x for p in alone] == [8e-6, 8e-6]
+    assert [p.x for p in four] == [pytest.approx((8 - 3 * 3 / 4) * 1e-6)] * 2
     assert [p.x for p in seconds] == [0.625, 0.625]
-    assert [p.error for p in tokens] == [row.scores["skvqa_synth"].accuracy.stderr for row in board.rows]
+    assert [p.error for p in share] == [row.scores["skvqa_synth"].accuracy.stderr for row in board.rows]
 
 
-def test_rows_of_equal_cost_stand_side_by_side():
-    dots = [Point(str(i), x, 50.0, 0.0) for i, x in enumerate([100.0, 20.0, 20.0, 20.5, 22.0])]
-    assert side_by_side(dots) == [0.0, -7.0, 0.0, 7.0, 0.0]
-    assert side_by_side(dots[:1]) == [0.0]
-    many = side_by_side([Point("", 1.0, 50.0, 0.0)] * 100)
-    assert 40 < max(many) - min(many) < 42
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Three methods at two ratios each, of one cost, and all tokens: marks that would hide each other."""
+    folder = tmp_path_factory.mktemp("many")
+    write_base(folder / "full", BASE, toy=False)
+    for place, pruner in enumerate(("random:RandomTokens", "grid:Grid", "tome:ToMe")):
+        for ratio in (0.25, 0.5):
+            cost = {**COST, "tokens_kept": 100 * ratio, "peak_bytes": 2**30 * (place + 1), "keep_ratio": ratio}
+            rows = samples([1] * (place + 2) + [0] * (4 - place), cost=cost)
+            parts = {"pruner": {"class": f"lmms_kvtp.pruners.{pruner}"}}
+            write_run(folder / f"{place}{ratio}", rows, parts=parts, keep_ratio=ratio, toy=False)
+    return read_board(folder)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_mark_stands_at_the_values_of_its_row(many, axis):
+    shown = points(many.rows, "skvqa_synth", axis)
+    axes = Figure().subplots()
+    plot(axes, shown, axis)
+    marks = {tuple(bars.lines[0].get_xydata()[0]) for bars in axes.containers}
+    value = AXES[axis]
+    wanted = {
+        (value(score.cost), score.accuracy.mean)
+        for score in (row.scores["skvqa_synth"] for row in many.rows)
+        if value(score.cost) is not None
+    }
+    assert marks == wanted and len(axes.containers) == len(shown)
+    assert all(bars.lines[0].get_transform() is axes.transData for bars in axes.containers)
+    rows = {(point.x, point.y): point for point in shown}
+    for line in [line for line in axes.lines if len(line.get_xdata()) > 2]:  # the front, or a method through its ratios
+        assert all(tuple(place) in rows for place in line.get_xydata())
+
+
+def test_a_method_is_a_line_of_one_color_with_its_band_and_all_tokens_are_a_level(many):
+    axis = next(iter(AXES))
+    shown = points(many.rows, "skvqa_synth", axis)
+    axes = Figure().subplots()
+    plot(axes, shown, axis)
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+    joined = {tuple(map(tuple, line.get_xydata())): line.get_color() for line in lines if line.get_marker() == "None"}
+    for method in ("random", "Grid", "ToMe"):
+        own = sorted((point.x, point.y) for point in shown if point.method == method)
+        colors = {
+            bars.lines[0].get_color() for bars, p in zip(axes.containers, shown, strict=True) if p.method == method
+        }
+        assert colors == {joined[tuple(own)]}
+    [level] = [line for line in axes.lines if line.get_linestyle() == "--"]
+    base = next(point for point in shown if point.unpruned)
+    assert list(level.get_ydata()) == [base.y, base.y]
+    random = sorted((p for p in shown if p.method == "random"), key=lambda p: p.x)
+    bands = [one for one in axes.collections if "FillBetween" in type(one).__name__]
+    corners = {tuple(round(float(v), 6) for v in place) for one in bands for place in one.get_paths()[0].vertices}
+    assert {(round(p.x, 6), round(p.y + sign * p.error, 6)) for p in random for sign in (-1, 1)} <= corners
+
+
+def test_shapes_are_those_of_ratios(many):
+    axis = next(iter(AXES))
+    shown = points(many.rows, "skvqa_synth", axis)
+    axes = Figure().subplots()
+    plot(axes, shown, axis)
+    shapes = {(point.x, bars.lines[0].get_marker()) for bars, point in zip(axes.containers, shown, strict=True)}
+    assert len(shapes) == len({share for share, _ in shapes}) == len({shape for _, shape in shapes}) == 3
+
+
+def test_a_method_has_one_color_in_all_plots(many):
+    colors = {(p.method, p.color) for axis in AXES for p in points(many.rows, "skvqa_synth", axis)}
+    assert len(colors) == len({method for method, _ in colors}) == len({color for _, color in colors}) == 4
+
+
+def test_a_toy_has_no_front_and_no_winner(board, many):
+    toy, real = to_html(board, reported(), judge(board)), to_html(many, reported(), judge(many))
+    assert "Pareto front" in real and "Pareto front" not in toy
+    assert "regression board" in toy and "Reported by papers" not in toy
+    assert "<details><summary>" in real.partition("Reported by papers")[2]
+    assert "<th data-fixed>skvqa_synth</th>" in toy and "<th>skvqa_synth</th>" in real
 
 
 def test_axes_reach_to_rows_that_others_beat():
-    assert ">40<" in draw([Point("good", 1.0, 80.0, 0.0), Point("bad", 1.0, 40.0, 1.0)], "seconds", "task")
+    drawn, _ = draw([Point("good", 1.0, 80.0, 0.0), Point("bad", 1.0, 40.0, 1.0)], "seconds", "task")
+    assert ">40<" in drawn
 
 
 def test_the_same_plot_is_the_same_file():
     dots = [Point("a<b>", 1.0, 50.0, 2.0), Point("$c_d$", 2.0, 60.0, 0.0)]
-    drawn = draw(dots, "seconds", "task")
-    assert drawn == draw(dots, "seconds", "task")
-    assert drawn.startswith("<svg")
-    assert "a&lt;b&gt;" in drawn
+    drawn, printed = draw(dots, "seconds", "task")
+    assert (drawn, printed) == draw(dots, "seconds", "task")
+    assert drawn.startswith("<svg") and printed.startswith(b"%PDF")
+    assert "<g><title>a&lt;b&gt;: 50.0 ± 2.0 % at 1</title>" in drawn
     assert "$c_d$" in drawn
 
 
 def test_a_bar_reaches_one_standard_error_to_either_side():
     axes = Figure().subplots()
-    mark(axes, Point("x", 1.0, 50.0, 5.0), "C0", "o", best=True, right=0.0)
+    plot(axes, [Point("x", 1.0, 50.0, 5.0)], "seconds")
     [[segment]] = [lines.get_segments() for lines in axes.containers[0].lines[2]]
     assert segment.tolist() == [[1.0, 45.0], [1.0, 55.0]]
 
@@ -243,11 +330,25 @@ def test_the_command_writes_all_pages_and_fails_on_refused_runs(tmp_path, capsys
     assert main(command) == 0
     assert "| all tokens |" in capsys.readouterr().out
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"index.html", *(f"leaderboard.{kind}" for kind in ("md", "tex", "csv", "json"))}
-    write_run(tmp_path / "runs" / "random", samples(OURS), dirty=True)
+    pages = {"index.html", "samples.html", "samples.js", "plots"}
+    assert written == pages | {f"leaderboard.{kind}" for kind in ("md", "tex", "csv", "json")}
+    assert {path.name for path in (tmp_path / "out" / "plots").iterdir()} == {
+        "skvqa_synth_vision_tokens_kept.pdf",
+        *(f"skvqa_synth_tflops_{how}.pdf" for how in ("1_question_a_video", "a_question_4_on_a_video")),
+        "skvqa_synth_seconds_per_question.pdf",
+    }
+    write_run(tmp_path / "runs" / "random", samples(OURS), dirty=True, version="0.2.0")
     assert main(command) == 1
-    assert main([*command, "--allow", "dirty"]) == 0
+    assert main([*command, "--allow", "versions"]) == 0
     assert "| 0123456789 + changes |" in capsys.readouterr().out
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    write_base(tmp_path / "runs", BASE)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit):
+        main(["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    assert str(tmp_path / "out") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -261,5 +362,5 @@ def test_gates_are_found_among_the_runs_and_where_they_are_said_to_be(tmp_path, 
 
 
 def test_a_long_name_is_cut_in_the_legend():
-    drawn = draw([Point("x" * 300, 1.0, 50.0, 2.0)], "seconds", "task")
-    assert "x" * 35 + "…" in drawn and "x" * 36 not in drawn
+    drawn, _ = draw([Point("x" * 300, 1.0, 50.0, 2.0)], "seconds", "task")
+    assert "x" * 35 + "…" in drawn and "x" * 36 not in drawn.replace(f"<title>{'x' * 300}", "")

@@ -9,7 +9,8 @@ import pytest
 from helpers.harness_files import read_board, samples, write_base, write_run
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.results import regressions, write_results
+from lmms_kvtp.leaderboard.page import to_html
+from lmms_kvtp.leaderboard.results import bands, regressions, write_results
 
 FOLDER = Path(__file__).parents[2] / "leaderboard"
 SCHEMA = json.loads((FOLDER / "schema.json").read_text())
@@ -54,12 +55,16 @@ def test_the_schema_refuses_a_row_without_command():
         jsonschema.validate({"method": "x"}, SCHEMA)
 
 
+def worse(board, folder: Path) -> list[str]:
+    return regressions(board, bands(board, folder))
+
+
 def test_a_fall_beyond_the_noise_is_a_regression(tmp_path, capsys):
     folder = stored(tmp_path, BASE)
-    assert regressions(read_board(tmp_path / "runs"), folder) == []
+    assert worse(read_board(tmp_path / "runs"), folder) == []
     write_run(tmp_path / "runs" / "random", samples([0] * 8))
-    [line] = regressions(read_board(tmp_path / "runs"), folder)
-    assert line == "random, skvqa_synth: 0.0 % now, 87.5 % in skvqa_synth__random__0.25.json"
+    [line] = worse(read_board(tmp_path / "runs"), folder)
+    assert line == "random, skvqa_synth: 0.0 % now, 64.1 to 100.0 in skvqa_synth__random__0.25.json"
     command = ["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--against", str(folder)]
     assert main(command) == 1
     assert f"! {line}" in capsys.readouterr().out
@@ -71,19 +76,44 @@ def test_a_fall_beyond_the_noise_is_a_regression(tmp_path, capsys):
 def test_a_rise_is_no_regression(tmp_path):
     folder = stored(tmp_path, [0] * 8)
     write_run(tmp_path / "runs" / "random", samples(BASE))
-    assert regressions(read_board(tmp_path / "runs"), folder) == []
+    assert worse(read_board(tmp_path / "runs"), folder) == []
 
 
 def test_a_fall_within_the_noise_and_other_questions_are_none(tmp_path):
     folder = stored(tmp_path, OURS)
     write_run(tmp_path / "runs" / "random", samples([1, 1, 0, 0, 0, 0, 1, 0]))
-    assert regressions(read_board(tmp_path / "runs"), folder) == []
+    assert worse(read_board(tmp_path / "runs"), folder) == []
     write_run(tmp_path / "runs" / "random", samples([0] * 6))
-    assert regressions(read_board(tmp_path / "runs", allow=["questions"]), folder) == []
+    assert worse(read_board(tmp_path / "runs", allow=["questions"]), folder) == []
 
 
 def test_a_damaged_result_is_named(tmp_path):
     folder = stored(tmp_path, OURS)
     (folder / "skvqa_synth__random__0.25.json").write_text("{}")
     with pytest.raises(ValueError, match=r"random__0.25.json is no stored result: KeyError\('accuracy'\)"):
-        regressions(read_board(tmp_path / "runs"), folder)
+        worse(read_board(tmp_path / "runs"), folder)
+
+
+def test_a_band_is_two_errors_to_either_side_of_what_is_stored(tmp_path):
+    folder, board = stored(tmp_path, OURS), read_board(tmp_path / "runs")
+    found = bands(board, folder)
+    score = board.rows[1].scores["skvqa_synth"].accuracy
+    low, high = max(0, score.mean - 2 * score.stderr), min(100, score.mean + 2 * score.stderr)
+    assert found["random, 25%", "skvqa_synth"].text == f"{low:.1f} to {high:.1f}"
+    assert f">{low:.1f} to {high:.1f}</span>" in to_html(board, [], {}, bands=found)
+
+
+def test_a_result_of_another_model_is_refused(tmp_path):
+    folder = stored(tmp_path, OURS)
+    path = folder / "skvqa_synth__random__0.25.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": "tiny 0000"}))
+    with pytest.raises(
+        ValueError, match=r"0.25.json is of the model tiny 0000, and the row of tiny abcdef.*renew it with"
+    ):
+        bands(read_board(tmp_path / "runs"), folder)
+
+
+def test_uncommitted_changes_are_not_stored(tmp_path):
+    write_run(tmp_path, samples(OURS), dirty=True)
+    with pytest.raises(ValueError, match="random, 25% is of uncommitted changes, so nobody could repeat it"):
+        write_results(read_board(tmp_path), tmp_path / "results")

@@ -68,7 +68,7 @@ def test_every_form_of_a_board_says_it(tmp_path):
     write_run(tmp_path / "kvtp", samples(OURS), parts=build_method({"pruner": "random"}, KVTP).describe())
     board = read_board(tmp_path)
     assert [row.name for row in board.rows] == ["all tokens", "KVTP, untuned + random"]
-    measured, *_ = to_markdown(board, [], judge(board)).split("## Commands")
+    measured, *_ = to_markdown(board, judge(board)).split("## Commands")
     for text in (measured, to_csv(board), to_json(board), to_latex(board)):
         assert "untuned" in text and honest(re.sub(r"[^\n]*lmms-eval[^\n]*", "", text))
     assert "KVTP, untuned + random" in to_html(board, [], judge(board))

@@ -5,20 +5,24 @@ import random
 
 import pytest
 import scipy.stats
+from helpers.harness_files import BASE, OURS, read_board, samples, write_base, write_run
 
-from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
+from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer, content
 from lmms_kvtp.leaderboard.stats import (
     Estimate,
     Flips,
     bootstrap_interval,
+    changed,
     detectable,
     difference,
+    equality,
     flips,
     holm,
+    overlap,
     p_value,
     questions_needed,
 )
-from lmms_kvtp.leaderboard.verdicts import Comparison, compare, verdict_table
+from lmms_kvtp.leaderboard.verdicts import Comparison, compare, judge, verdict_table
 
 
 def run(name: str, scores: list, per_video: int = 2, task: str = "a") -> Run:
@@ -164,7 +168,9 @@ def test_the_table_has_a_line_for_each_method():
 
 def test_every_cell_of_the_table_is_under_its_title():
     words = "worse: -6.0 ± 2.0 points on 100 questions, p = 0.012 after correction"
-    found = Comparison("x", Estimate(-6.0, 2.0, 100), (-10.5, -1.5), 50, Flips(2, 8, 0.11), 0.004, 0.012, 5.6, 80)
+    more = {"resolvable": 3.2, "changed": Estimate(12.0, 1.0, 100), "floor": 2.0, "overlap": Estimate(40.0, 2.0, 100)}
+    numbers = (Estimate(-6.0, 2.0, 100), (-10.5, -1.5), 50, Flips(2, 8, 0.11), 0.004, 0.012, 5.6, 80)
+    found = Comparison("x", *numbers, **more)
     head, _, row = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in verdict_table([found]).splitlines()
     )
@@ -176,5 +182,141 @@ def test_every_cell_of_the_table_is_under_its_title():
         "McNemar p": "0.11",
         "p, corrected": "0.012",
         "detectable": "5.6",
+        "resolvable": "3.2",
+        "answers changed": "12.0 ± 1.0 %, 6.0 beyond the difference; floor 2.0 %",
+        "kept alike %": "40.0 ± 2.0",
         "verdict": words,
     }
+
+
+def planted(lost: int, gained: int, videos: int = 150, per_video: int = 3, together: bool = False) -> tuple[Run, Run]:
+    """A run that loses and gains so many questions, spread over videos, or all questions of a video at once."""
+    count = videos * per_video
+    step = 1 if together else count // (lost + gained)
+    ours = [1.0] * (count // 2) + [0.0] * (count - count // 2)
+    base = list(ours)
+    for number in range(lost + gained):
+        place = number * step
+        base[place], ours[place] = (1.0, 0.0) if number < lost else (0.0, 1.0)
+    return run("x", ours, per_video), run("y", base, per_video)
+
+
+def test_few_changes_on_many_questions_are_equal_within_a_margin_and_never_without_one():
+    ours, base = planted(5, 5)
+    [equal], [open_] = compare([ours], base, 3.0), compare([ours], base)
+    assert equal.verdict == "equal" and equal.words.startswith("equal within 3.0 points: +0.0 ± 0.7 points on 450")
+    assert open_.verdict == "can't tell" and math.isnan(open_.p_equal)
+    assert 0.0001 < equal.p_equal < 0.01
+
+
+def test_a_difference_at_the_margin_or_beyond_is_not_equal():
+    for lost, gained in ((14, 0), (30, 10), (0, 14), (9, 0)):
+        [found] = compare([planted(lost, gained)[0]], planted(lost, gained)[1], 3.0)
+        assert found.verdict != "equal", (lost, gained)
+
+
+def test_a_small_difference_that_is_found_stays_one_and_says_that_it_is_within_the_margin():
+    [found] = compare(*(lambda ours, base: ([ours], base))(*planted(15, 0, videos=600, per_video=2)), 5.0)
+    assert found.verdict == "worse" and found.words.startswith("worse, but within 5.0 points: -1.2")
+
+
+def test_no_change_on_few_videos_is_not_equal():
+    """Twelve questions without a change say little of the next thousand; on 300 videos they say it within 2 points."""
+    base = [1.0, 0.0] * 6
+    assert compare([run("x", base)], run("y", base), 3.0)[0].verdict == "can't tell"
+    many = [1.0, 0.0] * 300
+    assert compare([run("x", many)], run("y", many), 2.0)[0].verdict == "equal"
+
+
+def test_changes_of_whole_videos_are_less_sure_than_spread_ones():
+    spread, together = (equality(*planted(6, 6, together=t), 3.0) for t in (False, True))
+    assert spread[0] < together[0] and spread[1] < together[1]
+
+
+def test_what_can_be_resolved_is_2_93_errors_on_many_questions():
+    ours, base = planted(600, 600, videos=10_000)
+    gap = difference(ours, base)
+    assert 2.93 * gap.stderr < equality(ours, base, 2.0)[1] < 1.06 * 2.93 * gap.stderr
+
+
+def test_equality_is_corrected_for_the_number_of_rows():
+    pairs = [planted(5, 5), planted(6, 6)]
+    found = compare([ours for ours, _ in pairs], [base for _, base in pairs], 3.0)
+    alone = [equality(*pair, 3.0)[0] for pair in pairs]
+    assert [one.p_equal for one in found] == pytest.approx([2 * alone[0], max(2 * alone[0], alone[1])])
+
+
+def test_a_row_that_is_not_there_counts_in_the_correction():
+    ours, base = run("x", [1.0] * 7 + [0.0] * 33, 1), run("y", [0.0] * 40, 1)
+    alone, with_gap = compare([ours], base), compare([ours, ours], [base, None])
+    assert with_gap[0].p_corrected == pytest.approx(2 * alone[0].p_corrected)
+    assert (with_gap[1].verdict, with_gap[1].words) == (
+        "can't tell",
+        "can't tell: no such row here answered the same questions",
+    )
+
+
+def test_videos_that_all_show_the_same_gain_are_as_many_signs():
+    """Their standard error is 0, which is no certainty."""
+    ours, base = run("x", [0.5] * 4), run("y", [0.0] * 4)
+    [found] = compare([ours], base)
+    assert (found.p_value, found.verdict) == (0.5, "can't tell")
+
+
+def answered(name: str, given: list[str], kept: list[str] | None = None) -> Run:
+    kept = kept or [""] * len(given)
+    records = [
+        ScoredAnswer(f"q{i}", f"v{i // 2}", "", 1.0, None, None, given=g, kept=kept[i]) for i, g in enumerate(given)
+    ]
+    return Run(name, "a", tuple(records), {})
+
+
+def test_answers_change_by_content():
+    ours, base = answered("x", ["red", "blue", "a", "b"]), answered("y", ["red", "green", "a", "c"])
+    assert changed(ours, base).mean == 50
+    assert changed(answered("x", ["", ""]), answered("y", ["", ""])) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "meant"),
+    [
+        *(
+            ("B", "dark red"),
+            ("(B)", "dark red"),
+            ("B.", "dark red"),
+            ("B. dark red", "dark red"),
+            ("B. blue", "B. blue"),
+        ),
+        *(("E", "E"), ("a red one", "a red one"), ("", ""), ("C", "</script>")),
+    ],
+)
+def test_a_letter_stands_for_its_option(answer, meant):
+    assert content(answer, "What?\nA. blue\n(B) dark  red\n C. </script>\nAnswer with A. or B.") == meant
+
+
+def test_what_two_rows_keep_alike_is_a_share_of_the_smaller_one():
+    ours = answered("x", ["a"] * 4, ["8:f0", "8:0f", "8:0", "8:ff"])
+    theirs = answered("y", ["a"] * 4, ["8:c0", "8:f0", "8:1", "9:ff"])
+    found = overlap(ours, theirs)
+    assert (found.mean, found.count) == (50, 2)  # whole, nothing; one kept none; one has other patches
+
+
+def test_a_run_is_held_against_the_rows_that_its_configuration_names(tmp_path):
+    write_base(tmp_path / "full", BASE, verdicts={"row": "full", "against": "none", "margin": 3.0})
+    plan = {"row": "random", "against": "half;gone", "margin": 3.0}
+    write_run(tmp_path / "random", samples(OURS), verdicts=plan)
+    half = {"row": "half", "against": "none", "margin": 3.0}
+    write_run(tmp_path / "half", samples(BASE), keep_ratio=0.5, verdicts=half)
+    one, gone = judge(read_board(tmp_path))["skvqa_synth"]
+    assert (one.name, gone.name) == ("random, 25% against half", "random, 25% against gone")
+    assert round(one.difference.mean) == -33 and one.margin == 3.0
+    assert gone.difference.count == 0
+
+
+@pytest.mark.parametrize(("margins", "expected"), [((2.0, 2.0), 2.0), ((2.0, 3.0), None), ((2.0, None), None)])
+def test_a_margin_counts_where_all_rows_fixed_the_same_one(tmp_path, margins, expected):
+    write_base(tmp_path / "full", BASE)
+    for ratio, margin in zip((0.25, 0.5), margins, strict=True):
+        plan = {"row": "", "against": "", "margin": margin}
+        write_run(tmp_path / str(ratio), samples(OURS), keep_ratio=ratio, verdicts=plan)
+    assert {one.margin for one in judge(read_board(tmp_path))["skvqa_synth"]} == {expected}

@@ -10,16 +10,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.harness_files import BASE, read_board, samples, write_base, write_run
 
 from lmms_kvtp.__main__ import COMMANDS
+from lmms_kvtp.leaderboard.results import write_results
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / ".github" / "workflows"
-RUNS, COMMENT = (yaml.safe_load((WORKFLOWS / f"leaderboard{name}.yml").read_text()) for name in ("", "_comment"))
-STEPS, LATER = ([step for job in flow["jobs"].values() for step in job["steps"]] for flow in (RUNS, COMMENT))
+NAMES = ("", "_comment", "_pages")
+RUNS, COMMENT, PAGES = (yaml.safe_load((WORKFLOWS / f"leaderboard{name}.yml").read_text()) for name in NAMES)
+STEPS, LATER, PUBLISH = (
+    [step for job in flow["jobs"].values() for step in job["steps"]] for flow in (RUNS, COMMENT, PAGES)
+)
 CALLS = [
     call.removesuffix(" || failed=1")
-    for step in STEPS
+    for step in [*STEPS, *PUBLISH]
     for call in re.findall(r"^\s*(lmms-kvtp .*)$", step.get("run", ""), re.MULTILINE)
 ]
 
@@ -33,12 +38,12 @@ def test_every_call_is_understood(call):
 
 
 def test_gates_runs_and_table_are_all_there():
-    assert [shlex.split(call)[1] for call in CALLS] == ["doctor", "sweep", "leaderboard"]
+    assert [shlex.split(call)[1] for call in CALLS] == ["doctor", *["sweep", "leaderboard"] * 2]
 
 
 def test_no_expression_stands_inside_a_script():
     """A branch's name or a file's could hold shell commands; they come in through the environment."""
-    assert not [step for step in [*STEPS, *LATER] if "${{" in step.get("run", "")]
+    assert not [step for step in [*STEPS, *LATER, *PUBLISH] if "${{" in step.get("run", "")]
 
 
 def test_a_contributors_code_runs_without_write_permission_and_without_credentials():
@@ -48,6 +53,30 @@ def test_a_contributors_code_runs_without_write_permission_and_without_credentia
     assert not [step for step in STEPS if "token" in str(step.get("env", "")).lower()]
     assert not [step for step in LATER if step.get("uses", "").startswith("actions/checkout")]
     assert COMMENT[True]["workflow_run"]["workflows"] == [RUNS["name"]]  # YAML reads `on` as a truth value
+
+
+def test_the_board_that_is_published_is_the_stored_rows_and_only_its_own_job_may_publish():
+    assert PAGES["permissions"] == {"contents": "read"} and "permissions" not in PAGES["jobs"]["board"]
+    assert PAGES["jobs"]["publish"]["needs"] == "board"
+    assert PAGES[True]["push"] == {"branches": ["main"], "paths": ["leaderboard/results/**"]}
+    [sweep] = [call for call in CALLS if call.startswith("lmms-kvtp sweep --ratios")]
+    page = (ROOT / "docs" / "leaderboard.md").read_text()
+    assert sweep.split()[-1] in page, "the page tells the command by which the stored rows were made"
+
+
+def test_a_planted_regression_fails_the_table_and_the_comment_is_written_still(tmp_path):
+    write_base(tmp_path / "runs" / "full", BASE)
+    write_run(tmp_path / "runs" / "random", samples(BASE))
+    stored = tmp_path / "leaderboard" / "results"
+    write_results(read_board(tmp_path / "runs"), stored)
+    call = shlex.split(next(call for call in CALLS if "--against" in call).removeprefix("lmms-kvtp "))
+    run = [sys.executable, "-m", "lmms_kvtp", *call]
+    assert subprocess.run(run, cwd=tmp_path, capture_output=True).returncode == 0
+    write_run(tmp_path / "runs" / "random", samples([0] * 6))
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "! random, skvqa_synth: 0.0 % now" in done.stdout
+    assert run_script("Summary", tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "summary")) == 0
+    assert "| random " in (tmp_path / "board" / "comment.md").read_text()
 
 
 def test_a_comment_holds_nothing_that_is_read_as_html_or_reaches_anybody(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,9 +125,41 @@ def test_internvl_sees_the_frames_of_its_own_processor(num_frames, most):
 def test_what_another_rule_has_no_word_for_is_refused():
     with pytest.raises(ValueError, match="fps=none: LLaVA-Video's rule"):
         FrameOptions(fps=None)
-    with pytest.raises(ValueError, match="qwen3_vl has neither"):
+    with pytest.raises(ValueError, match="qwen3_vl has none"):
         FrameOptions(rule="qwen3_vl", force_sample=True)
     with pytest.raises(ValueError, match=r"fps=1\.0: the stock wrapper of InternVL ignores it"):
         FrameOptions(rule="internvl")
     with pytest.raises(VideoError, match="1 frame, and a step of this model is 2"):
         sample(1, 25.0, FrameOptions(rule="qwen3_vl", fps=None))
+
+
+@given(
+    num_frames=st.integers(1, 3000),
+    avg_fps=RATES,
+    limit=st.integers(1, 200),
+    phase=st.floats(0, 0.999),
+    force=st.booleans(),
+)
+def test_a_phase_moves_every_frame_by_its_share_of_the_step(num_frames, avg_fps, limit, phase, force):
+    plain = FrameOptions(max_frames_num=limit, fps=0.1, force_sample=force)
+    first, _ = sample(num_frames, avg_fps, plain)
+    moved, times = sample(num_frames, avg_fps, replace(plain, phase=phase))
+    assert 0 < len(moved) <= len(first) and moved.max() < num_frames and (moved.diff() >= 0).all()
+    stride = round(avg_fps / 0.1)
+    strided = not force and len(range(0, num_frames, stride)) <= limit
+    step = stride if strided else (num_frames - 1) / max(1, limit - 1)
+    for number, index in enumerate(moved.tolist()):
+        place = number * step + (int(phase * stride) if strided else phase * step)
+        assert index == min(num_frames - 1, place) or abs(index - place) <= 1
+    assert float(times[0]) == int(moved[0]) / (stride if strided else avg_fps)
+
+
+@pytest.mark.parametrize("phase", [-0.1, 1.0, float("nan")])
+def test_a_phase_outside_a_step_is_refused(phase):
+    with pytest.raises(ValueError, match=r"phase=\S+ is not in \[0, 1\); give a share of the step"):
+        FrameOptions(phase=phase)
+
+
+def test_other_rules_have_no_phase():
+    with pytest.raises(ValueError, match="phase are LLaVA-Video's; qwen3_vl has none"):
+        FrameOptions(rule="qwen3_vl", phase=0.5)
