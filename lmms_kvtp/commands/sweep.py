@@ -1,6 +1,7 @@
 """`lmms-kvtp sweep`: many methods and ratios in one pass over the videos, each cell in the harness's own format."""
 
 import argparse
+import json
 import re
 import subprocess
 import sys
