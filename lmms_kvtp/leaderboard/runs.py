@@ -109,7 +109,7 @@ def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Ru
     return Run(name, task, tuple(answers[question] for question in sorted(answers)), config)
 
 
-PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"))
+PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"), ("parsed_pred", "answer"))
 """Fields of a metric's item that hold the given answer and the right one."""
 VIDEOS = ("video_id", "videoID", "video_idx", "video", "video_name")
 """Fields that name the video."""
