@@ -74,7 +74,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
         count += len(frames.times)
         times.append(frames.times)
         steps = -(-len(frames.times) // vlm.frames_per_step)
-        flops_of = partial(encoder_flops, pool=pool, width=vlm.tower_width, steps=steps)
+        flops_of = partial(encoder_flops, pool=pool, width=vlm.vision.hidden, steps=steps)
         tower, projector = vlm.vision_flops(pool, steps)
         with meter.stage("vision", tower):
             with vlm.watch_tower() if own_tower else nullcontext([]) as inside:
@@ -92,7 +92,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     # an encoder may have a device of its own; pruners hold features against tokens
     described = {encoder: FrameFeatures.cat(parts).to(joined.embeds.device) for encoder, parts in features.items()}
     assert pool is not None, "a video has frames"
-    flops_of = partial(encoder_flops, pool=pool, width=vlm.tower_width, steps=joined.num_frames)
+    flops_of = partial(encoder_flops, pool=pool, width=vlm.vision.hidden, steps=joined.num_frames)
     visuals = []
     for method in methods:
         spent, seconds, flops = own[method.encoder], dict(meter.seconds), dict(meter.flops)

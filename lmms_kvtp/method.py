@@ -77,9 +77,9 @@ class Method:
                 f"{type(self.scorer).__name__} and {type(self.pruner).__name__} need {', '.join(sorted(missing))}, "
                 f"which encoder {type(self.encoder).__name__} does not provide; choose another encoder"
             )
-        if self.positions == "kept" and any(stage.renumber for stage in self.layer_pruning.stages()):
+        if self.positions != "renumbered" and any(stage.renumber for stage in self.layer_pruning.stages()):
             raise ValueError(
-                f"positions=kept, and {type(self.layer_pruning).__name__} numbers them anew; set "
+                f"positions={self.positions}, and {type(self.layer_pruning).__name__} numbers them anew; set "
                 "layer_pruning.positions=kept too, or leave both out"
             )
 

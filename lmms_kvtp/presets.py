@@ -124,7 +124,7 @@ _EQUAL, _ALL = PRESETS["uniform"], {**PRESETS["uniform"], "pruner": "none"}
 RECIPES = {
     "vidcom2": MethodRecipe({"scorer": "vidcom2", "allocator": "vidcom2", "pruner": "vidcom2"}),
     "vcast": MethodRecipe({"scorer": "vcast", "allocator": "vcast", "pruner": "vcast", "positions": "kept"}),
-    "evs": MethodRecipe({**_EQUAL, "pruner": "evs", "positions": "kept"}),
+    "evs": MethodRecipe({**_EQUAL, "pruner": "evs", "positions": "evs"}),
     "fastvid": MethodRecipe({**_EQUAL, "pruner": "fastvid", "positions": "kept"}),
     "flashvid": MethodRecipe(
         {**_EQUAL, "pruner": "flashvid", "layer_pruning": "fastv", "layer_pruning.ratio": "0.3"},

@@ -15,8 +15,9 @@ from torch import Tensor
 
 TEXT, VISION, NEWLINE, MARKUP = 0, 1, 2, 3
 """Values of `Prompt.role`; MARKUP is text that belongs to a video, such as the second of a frame."""
-Positions = Literal["renumbered", "kept"]
-"""Rotary positions of a pruned prompt. renumbered: 0, 1, 2, ...; kept: each place has that of the unpruned prompt."""
+Positions = Literal["renumbered", "kept", "evs"]
+"""Rotary positions of a pruned prompt. renumbered: 0, 1, 2, ...; kept: each place has that of the unpruned prompt; evs:
+likewise, but on several axes text goes on behind the columns of a video, be it the taller one."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def random_llava(spec: Spec, options: LoadOptions) -> LlavaVideo:
         tokenizer=load_tokenizer(tiny_folder()),
         defaults=GenerationConfig.from_dict({"eos_token_id": spec.config.eos_token_id}),
         options=options,
-        default_encoder=spec.encoder,
+        default_encoder=spec.default_encoder,
         toy=False,
     )
 

@@ -13,7 +13,7 @@ from lmms_kvtp.rendering import first_few, markdown
 
 if TYPE_CHECKING:
     from lmms_kvtp.forecast.forecast import Forecast
-    from lmms_kvtp.forecast.models import Spec
+    from lmms_kvtp.forecast.models import Sizes
     from lmms_kvtp.harness.preflight import Media
     from lmms_kvtp.method import Method
     from lmms_kvtp.run.options import Arguments
@@ -37,20 +37,19 @@ def main(arguments: argparse.Namespace) -> int:
     """Print what was found; 1 where anything is missing that a task needs, or memory or disk does not suffice."""
     from loguru import logger
 
-    from lmms_kvtp.forecast.models import find_spec
+    from lmms_kvtp.forecast.models import find_sizes
     from lmms_kvtp.harness.preflight import examine
     from lmms_kvtp.method import KVTP, build_method
-    from lmms_kvtp.run.options import model_id, parse_arguments
+    from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.settings import pairs
     from lmms_kvtp.vlms.checkpoint.load import weight_files
 
     logger.disable("lmms_eval")  # it reports every file of other tasks that is none
     settings = parse_arguments(pairs(arguments.model_args))
-    model = model_id(pairs(arguments.model_args))
-    spec = find_spec(settings.run.pretrained) if model in (None, "llava_video_kvtp") else None
+    spec = find_sizes(settings.run.pretrained, options=settings.load)
     if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
         weight_files(folder)
-    method = build_method(settings.method, {**KVTP, **({"encoder.pretrained": spec.encoder} if spec else {})})
+    method = build_method(settings.method, {**KVTP, "encoder.pretrained": spec.default_encoder})
     found, problems = examine(arguments.tasks, arguments.limit, arguments.include_path)
     missing = list(dict.fromkeys(path for media in found for path in media.missing))
     rows = [[m.task, str(m.questions), str(len(m.present)), str(len(m.missing))] for m in found]
@@ -63,25 +62,24 @@ def main(arguments: argparse.Namespace) -> int:
         sys.stdout.write(shown + ("; --missing FILE writes them all\n" if len(missing) > SHOWN else "\n"))
     if arguments.missing:
         write_whole(arguments.missing, "".join(f"{path}\n" for path in missing))
-    if spec is None:
-        sys.stdout.write(f"memory, disk and time: not forecast for {model} yet; try --limit 2 first\n")
-    enough = spec is None or _machine(spec, settings, method, found, arguments.output_path)
+    enough = _machine(spec, settings, method, found, arguments.output_path)
     return int(bool(missing or problems) or not enough)
 
 
-def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:
+def _machine(spec: "Sizes", settings: "Arguments", method: "Method", found: Sequence["Media"], output: Path) -> bool:
     """Print memory, disk and hours, and tell whether they suffice."""
     from lmms_kvtp.device import place
     from lmms_kvtp.forecast.forecast import forecast
     from lmms_kvtp.forecast.machine import device_memory, free_disk, hours, matrix_rate, memory
-    from lmms_kvtp.forecast.models import find_encoder
+    from lmms_kvtp.forecast.models import find_encoder, pool_of
 
     device, dtype = place(settings.load.device, settings.load.dtype)
     answers = max([media.output_tokens or settings.run.max_new_tokens for media in found], default=1)
-    pool, frames = spec.pool(settings.load.mm_spatial_pool_mode), settings.frames.max_frames_num
+    frames = settings.frames.max_frames_num
+    pool = pool_of(spec, settings.load.mm_spatial_pool_mode, frames)
     expected = forecast(spec, method, frames, pool, output_tokens=answers)
     encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
-    needed = memory(spec, expected.cost, dtype.itemsize, encoder.parameters if encoder else 0)
+    needed = memory(spec, pool, expected.cost, dtype.itemsize, encoder.parameters if encoder else 0)
     there, free = device_memory(device), free_disk(output)
     questions, videos = sum(m.questions for m in found), sum(len(m.present) for m in found)
     results = questions * 4000  # a sample with its cost, and the journal's line
@@ -97,11 +95,11 @@ def _machine(spec: "Spec", settings: "Arguments", method: "Method", found: Seque
         "a rough figure from operations and this device's matrix products",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-    return needed.total <= there and results <= free and expected.cost.prompt_tokens <= spec.config.limit
+    return needed.total <= there and results <= free and expected.cost.prompt_tokens <= spec.limit
 
 
-def _lengths(expected: "Forecast", spec: "Spec") -> str:
-    cost, limit = expected.cost, spec.config.limit
+def _lengths(expected: "Forecast", spec: "Sizes") -> str:
+    cost, limit = expected.cost, spec.limit
     fits = cost.prompt_tokens <= limit
     said = "" if fits else f": MORE THAN THE LIMIT OF {limit}; lower keep_ratio or max_frames_num"
     return (

@@ -36,12 +36,12 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.commands.predictor_data import examples, untuned
     from lmms_kvtp.predictor import compare
     from lmms_kvtp.rendering import markdown
-    from lmms_kvtp.vlms.llava_video import load_llava_video
+    from lmms_kvtp.vlms.base import load_vlm
 
     folder = arguments.features or Path("features")
     found = examples(arguments, arguments.split, folder)
     plain = untuned(arguments)
-    vlm = load_llava_video(arguments.shared) if arguments.shared else None
+    vlm = load_vlm(arguments.shared) if arguments.shared else None
     candidates = compare.baselines(plain)
     for checkpoint in arguments.checkpoint:
         for label, settings in compare.variants(arguments.ablate).items():

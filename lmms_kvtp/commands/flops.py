@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one, not_negative
 from lmms_kvtp.forecast.forecast import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
-from lmms_kvtp.forecast.models import Spec, find_encoder, find_spec
+from lmms_kvtp.forecast.models import FRAME, Sizes, Spec, find_encoder, find_sizes, find_spec, pool_of
 from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
 from lmms_kvtp.leaderboard.provenance import paper_rows
 from lmms_kvtp.method import KVTP, Method, build_method
@@ -24,13 +24,14 @@ EXPLANATION = Path(__file__).with_suffix(".txt")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add model, frames, method, and how to count."""
-    parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, or a folder")
-    paper = "frames of the video (default 128, the paper's)"
-    parser.add_argument("--frames", type=at_least_one, default=128, help=paper)
+    parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, or a checkpoint")
+    parser.add_argument("--frames", type=at_least_one, default=128, help="of the video (default 128, the paper's)")
+    size = f"height and width of a frame, for families that keep its shape (default {FRAME[0]} {FRAME[1]})"
+    parser.add_argument("--size", type=at_least_one, nargs=2, default=FRAME, help=size)
     parser.add_argument("--method", help=f"{METHOD_HELP}; without it the paper's rows are shown")
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
-    pool = "of patches; average (default) as in the paper's evaluation, bilinear as the models were trained"
-    parser.add_argument("--pool", default="average", choices=["bilinear", "average", "max"], help=pool)
+    pool = "of LLaVA-Video; average (default) as in the paper's evaluation, bilinear as the models were trained"
+    parser.add_argument("--pool", choices=["bilinear", "average", "max"], help=pool)
     text = "prompt positions beside the video (default %(default)s)"
     parser.add_argument("--text-tokens", type=not_negative, default=TEXT_TOKENS, help=text)
     parser.add_argument("--into", type=Path, help="put the paper's rows into this page, between markers")
@@ -39,30 +40,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
-    spec = find_spec(arguments.model)
-    if arguments.method is None and arguments.keep_ratio is None and arguments.model in TABLES:
-        table, text = paper_table(spec, arguments.frames, arguments.pool, arguments.text_tokens)
+    spec = find_sizes(arguments.model)
+    frames, mode = arguments.frames, arguments.pool or ("average" if isinstance(spec, Spec) else None)
+    if arguments.method is None and arguments.keep_ratio is None and isinstance(spec, Spec) and spec.name in TABLES:
+        table, text = paper_table(spec, frames, mode, arguments.text_tokens)
         if arguments.into:
             write_between(arguments.into, table, spec.name)
         else:
-            head = f"{spec.name}, {arguments.frames} frames, in % of the unpruned model"
+            head = f"{spec.name}, {frames} frames, in % of the unpruned model"
             sys.stdout.write(f"{head}\n\n{table}\n{text}\n{MISSES}.\n")
         return 0
     if arguments.into:
         models = " and ".join(TABLES)
         raise ValueError(f"--into is for the paper's rows of {models}; leave out --method and --keep-ratio")
-    defaults = {**KVTP, "encoder.pretrained": spec.encoder}
+    defaults = {**KVTP, "encoder.pretrained": spec.default_encoder}
     method = build_method(method_settings(arguments.method or "", arguments.keep_ratio, spec.llm.layers), defaults)
-    found = forecast(spec, method, arguments.frames, spec.pool(arguments.pool), text_tokens=arguments.text_tokens)
+    pool = pool_of(spec, mode, frames, arguments.size)
+    found = forecast(spec, method, frames, pool, arguments.text_tokens)
     sys.stdout.write(method_tables(spec, method, found, arguments.profiler))
     return 0
 
 
-def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profiler | None) -> str:
+def method_tables(spec: Sizes, method: Method, found: Forecast, profiler: Profiler | None) -> str:
     """Write the stages of one method, and its total by each convention."""
     cost, whole = found.cost, found.cost.flops_total
     encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
-    seen = Profiled(spec, profiler).stages(cost, encoder) if profiler else {}
+    if profiler and not isinstance(spec, Spec):
+        raise ValueError(f"--profiler {profiler} runs LLaVA-Video's modules; leave it out with {spec.name}")
+    seen = Profiled(spec, profiler).stages(cost, encoder) if profiler and isinstance(spec, Spec) else {}
     rows = []
     for stage in [*cost.flops, *found.unknown]:
         flops = cost.flops.get(stage)
@@ -73,7 +78,7 @@ def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profile
     told = [[name, f"{value / TERA:.4g}", MEANING[name]] for name, value in conventions(cost, spec.llm).items()]
     parts = [
         f"{spec.name}, {cost.num_frames} frames: {cost.tokens_kept} of {cost.tokens_before} vision tokens, "
-        f"{cost.tokens_structural} newlines, {cost.prompt_tokens} positions in all",
+        f"{cost.tokens_structural} newlines or places of text between them, {cost.prompt_tokens} positions in all",
         markdown(["stage", "TFLOP", "share", *seen_by], rows),
         markdown(["convention", "T", "what it counts"], told),
         *([f"{MISSES}."] if profiler == "thop" else []),
@@ -81,7 +86,7 @@ def method_tables(spec: Spec, method: Method, found: Forecast, profiler: Profile
     return "\n\n".join(parts) + "\n"
 
 
-def paper_table(spec: Spec, frames: int, pool: str, text_tokens: int) -> tuple[str, str]:
+def paper_table(spec: Spec, frames: int, pool: str | None, text_tokens: int) -> tuple[str, str]:
     """Write every row of the paper's table for a model, by all conventions and as reported, and why they differ."""
     rows: list[list[str]] = []
     base: dict[str, float] = {}

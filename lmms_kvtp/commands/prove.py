@@ -88,7 +88,9 @@ def _about(arguments: argparse.Namespace, clip: Path | None) -> Found:
 
     from lmms_kvtp.device import find_device
     from lmms_kvtp.run.source import tree
+    from lmms_kvtp.vlms.checkpoint.load import LLAVA, family_named
 
+    spread = family_named(arguments.pretrained, None) in (None, LLAVA)
     device, packages = find_device(None), ("lmms_kvtp", "lmms_eval", "torch", "transformers")
     given = {name.replace("_", "-"): str(value) for name, value in vars(arguments).items() if value is not None}
     words = [word for name, value in given.items() if name != "command" for word in (f"--{name}", value)]
@@ -105,7 +107,7 @@ def _about(arguments: argparse.Namespace, clip: Path | None) -> Found:
             "cuda": torch.version.cuda if gpu else None,
             "threads": torch.get_num_threads(),
         },
-        "frames": {"max_frames_num": arguments.max_frames, "fps": arguments.fps, "force_sample": True},
+        "frames": {"max_frames_num": arguments.max_frames, "fps": arguments.fps, "force_sample": spread},
         "clip": clip and {"name": clip.name, "fingerprint": fingerprint(clip), "known": arguments.clip is None},
     }
 

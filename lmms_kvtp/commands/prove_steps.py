@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from lmms_kvtp.questions import Question
 from lmms_kvtp.run.source import of_weights
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms.checkpoint.load import find_folder, read_config
+from lmms_kvtp.vlms.base import VideoVLM
+from lmms_kvtp.vlms.checkpoint.load import LLAVA, family_of, find_folder, read_config
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 from lmms_kvtp.vlms.decoding import text_of
-from lmms_kvtp.vlms.llava_video import LlavaVideo
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 QUESTIONS = (
@@ -73,11 +73,9 @@ class Desk:
         return self.loaded
 
     @property
-    def vlm(self) -> LlavaVideo:
+    def vlm(self) -> VideoVLM:
         """The model's back end."""
-        found = self.model.vlm
-        assert isinstance(found, LlavaVideo)
-        return found
+        return self.model.vlm
 
     @property
     def video(self) -> Path:
@@ -92,23 +90,30 @@ class Desk:
         return list(QUESTIONS if self.arguments.clip is None else QUESTIONS[-1:])
 
     def frames(self, most: int | None = None) -> FrameOptions:
-        """Frames of the clip, which is too short to fill a prompt at one a second."""
-        return FrameOptions(most or self.arguments.max_frames, self.arguments.fps, force_sample=True)
+        """Frames of the clip, which for LLaVA-Video is too short to fill a prompt at one a second."""
+        own = self.vlm.frames_of(most or self.arguments.max_frames, self.arguments.fps)
+        return replace(own, force_sample=own.rule == LLAVA)
 
     def load(self) -> tuple[Found, str]:
         """Load the weights."""
         folder = find_folder(self.arguments.pretrained)
         self.loaded = load(self.arguments.pretrained, dtype=self.arguments.dtype)
-        vlm, layout = self.vlm, read_config(folder).tensor_names
+        vlm = self.vlm
         return {
             "pretrained": self.arguments.pretrained,
             "weights": of_weights(folder),
-            "layout": "original" if layout == (ORIGINAL,) else "hugging_face",
+            "layout": "original" if self.original else "hugging_face",
             "parameters": sum(weight.numel() for weight in vlm.network.parameters()),
             "dtype": str(vlm.dtype).removeprefix("torch."),
             "device": vlm.device.type,
             "toy": vlm.toy,
         }, ""
+
+    @property
+    def original(self) -> bool:
+        """Whether the checkpoint is in the layout of LLaVA-NeXT."""
+        folder = find_folder(self.arguments.pretrained)
+        return family_of(folder) == LLAVA and read_config(folder).tensor_names == (ORIGINAL,)
 
     def published_logits(self) -> tuple[Found, str]:
         """Compare with the logits that the family's conversion script records, where they are known."""
@@ -180,10 +185,10 @@ class Desk:
 
         folder, device, dtype = find_folder(self.vlm.name), self.vlm.device, self.vlm.dtype
         allowed, questions = 2 * reference.tolerance(dtype), self.questions[: len(self.spoken)]
+        if not self.original:
+            raise NotRunError("llava_vid reads LLaVA-Video's original layout, this checkpoint is in Hugging Face's")
         if find_spec("llava") is None:
             raise NotRunError("LLaVA-NeXT's package is not installed; docs/models.md says how")
-        if read_config(folder).tensor_names != (ORIGINAL,):
-            raise NotRunError("llava_vid reads the original layout, this checkpoint is in Hugging Face's")
         if dtype == torch.float32:
             raise NotRunError("llava_vid computes in half precision; give --dtype float16")
         if not questions:
@@ -212,6 +217,7 @@ class Desk:
             raise NotRunError("--tasks none")
         shared = {"torch_dtype": given.dtype, "max_frames_num": str(given.max_frames), **self.own}
         folder, settings = find_folder(given.pretrained), ",".join(f"{key}={value}" for key, value in shared.items())
+        rate = f",fps={given.fps:g}" if family_of(folder) == LLAVA else ""
         self.release()
         out.mkdir(parents=True, exist_ok=True)
         asked = ["--tasks", given.tasks, "--limit", str(given.limit), "--model_args"]
@@ -221,7 +227,7 @@ class Desk:
             wanting = [line for line in told if "missing: " in line or "NOT ENOUGH" in line] or told[-1:]
             raise NotRunError(f"lmms-kvtp check --tasks {given.tasks}, offline: {'; '.join(wanting[:2])}")
         sweep = ["sweep", "--methods", f"{FULL},{given.methods}", "--ratios", f"{given.ratio:g}", "--out", str(out)]
-        sweep += [*asked, f"pretrained={given.pretrained},{settings},fps={given.fps:g},on_error=skip"]
+        sweep += [*asked, f"pretrained={given.pretrained},{settings}{rate},on_error=skip"]
         code, told = self.command(sweep, out / "sweep.log", {})
         if code:
             raise RuntimeError(f"lmms-kvtp sweep ended with {code}: {' '.join(told[-1:])}")

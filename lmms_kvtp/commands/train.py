@@ -23,7 +23,7 @@ from lmms_kvtp.rendering import markdown
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.tiny.loop import no_denormals
 from lmms_kvtp.tiny.run import train as train_tiny
-from lmms_kvtp.vlms.llava_video import load_llava_video
+from lmms_kvtp.vlms.base import load_vlm
 
 FIELDS: dict[type[Any], tuple[str, ...]] = {
     Recipe: (
@@ -70,7 +70,7 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
     parser.add_argument("--slim", type=Path, help="also write there, in float16, only what training changed")
-    parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this LLaVA-Video instead")
+    parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this model instead")
     lines = "train on evaluation lines of an index as well, and on lines that miss the paper's criteria"
     parser.add_argument("--any-lines", action="store_true", default=False, help=lines)
     recipe = "the paper's training, eq. 4 to 11 as printed, in one word; flags behind it change it"
@@ -102,7 +102,7 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     training, validation = held_out(found, arguments.validation, arguments.seed)
     set_seed(arguments.seed)  # a shared tower's head may start at random
     encoder, parts, model = untuned(arguments), arguments.parts, arguments.shared
-    towers = SharedTowers(load_llava_video(model), encoder, parts) if model else SiglipTowers(encoder, parts)
+    towers = SharedTowers(load_vlm(model), encoder, parts) if model else SiglipTowers(encoder, parts)
     cache = FeatureCache(towers.viewer, features)
     (learned, unusable), (checked, unchecked) = cache.encode(training), cache.encode(validation)
     try:

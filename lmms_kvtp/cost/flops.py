@@ -53,6 +53,7 @@ class MergedShape:
     hidden: int
     intermediate: int
     layers: int
+    heads: int
     outer: int
     """Width of the language model."""
     frames: int = 1

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
-    RepetitionPenaltyLogitsProcessor,
     SiglipVisionConfig,
 )
 
@@ -231,18 +230,18 @@ class Spoken:
     """Logits that each token was chosen by, the repetition penalty included."""
 
 
-def speak(vlm: LlavaVideo, prompt: Prompt, new_tokens: int) -> Spoken:
+def speak(vlm: VideoVLM, prompt: Prompt, new_tokens: int) -> Spoken:
     """Answer a prompt greedily by at most `new_tokens`, and read the logits that each token was chosen by."""
-    options, llm = GenerationOptions(max_new_tokens=new_tokens), vlm.network.llm
-    config = decoding.settings(vlm.defaults, vlm.chat.end, vlm.chat.pad, options)
-    with torch.inference_mode():
-        [made] = decoding.decode(llm, vlm.tokenizer, [prompt], config, options)
-        ids = torch.tensor(made.ids)
-        embeds = torch.cat([prompt.embeds, llm.get_input_embeddings()(ids[:-1].to(vlm.device))])
-        logits = llm(inputs_embeds=embeds[None], logits_to_keep=len(ids)).logits[0].float().cpu()
-    penalty = RepetitionPenaltyLogitsProcessor(config.repetition_penalty or 1.0)
-    rows = [penalty(ids[None, :place], logits[place : place + 1]) for place in range(len(ids))]
-    return Spoken(made.ids, torch.cat(rows))
+    options, scores = GenerationOptions(max_new_tokens=new_tokens), list[Tensor]()
+
+    def note(ids: Tensor, logits: Tensor) -> Tensor:
+        scores.append(logits[0].float().cpu())
+        return logits
+
+    with torch.inference_mode(), decoding.reading(vlm, [prompt], ()):
+        config = vlm.settings(options)
+        [made] = decoding.decode(vlm.decoder, vlm.tokenizer, [prompt], config, options, axes=vlm.axes, watch=note)
+    return Spoken(made.ids, torch.stack(scores))
 
 
 def against(own: Spoken, theirs: list[int]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ ATTENTION = frozenset({"probe_attention", "column_attention"})
 class OwnTower(FrameEncoder):
     """Reads queries and keys of the last layer that the model's own tower runs, as question-free pruners' authors do.
 
-    The tower has neither class token nor pooling head, so no probe: the attention that a patch receives from all of its
-    frame, averaged over heads, stands for both kinds of attention. Without a text side it scores no frames.
+    The tower has no pooling head, so no probe: the attention that a patch receives from the patches of its frame,
+    averaged over heads, stands for both kinds of attention. Without a text side it scores no frames.
     """
 
     provides: ClassVar[frozenset[str]] = ATTENTION | {"keys", "layer_keys"}

@@ -1,5 +1,6 @@
 """The cost of one answer before anything runs, by our own convention and by others."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -12,14 +13,13 @@ from lmms_kvtp.cost import flops
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.own import OwnTower, encoder_flops
-from lmms_kvtp.forecast.models import Encoder, Spec, find_encoder
+from lmms_kvtp.forecast.models import Encoder, Sizes, find_encoder, pool_of
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import text_flops
 from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, FrameTokens, GridPool
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.vlms.layout import lay_out
 
 TEXT_TOKENS = 120
 """Prompt positions beside the video: chat template, question, four options and the instruction."""
@@ -65,7 +65,7 @@ class Sized(FrameEncoder):
 
 
 def forecast(
-    spec: Spec,
+    spec: Sizes,
     method: Method,
     num_frames: int,
     pool: GridPool | None = None,
@@ -81,34 +81,33 @@ def forecast(
 
     ValueError where the method leaves nothing of so few frames.
     """
-    pool = pool or spec.pool()
-    rows, columns = pool.grid
-    capacity = rows * columns
-    budgets = method.budgets(torch.linspace(1, 1 + 1e-6, num_frames), capacity)
-    tokens = FrameTokens(torch.empty(num_frames, capacity, 1), pool.grid)
+    pool, steps = pool or pool_of(spec, None, num_frames), -(-num_frames // spec.frames_per_step)
+    capacity = math.prod(pool.grid)
+    budgets = method.budgets(torch.linspace(1, 1 + 1e-6, steps), capacity)
+    tokens = FrameTokens(torch.empty(steps, capacity, 1), pool.grid)
     packed = pack(tokens, tokens.embeds, torch.arange(capacity) < budgets[:, None])
-    lines = lay_out(packed, torch.zeros(1), spec.newlines)
-    kept = int((lines.role == VISION).sum())
-    prompt = lines.length + text_tokens
+    roles = spec.roles(packed)
+    kept = int((roles == VISION).sum())
+    prompt = len(roles) + text_tokens
     lengths = [prompt] * spec.llm.layers
     for layer, left in method.layer_pruning.kept(kept):
         lengths[layer:] = [prompt - kept + left] * (len(lengths) - layer)
-    role = torch.cat([lines.role, torch.full((text_tokens,), TEXT)])  # the question stands behind the video
-    helpers = _helpers(method, budgets, pool, spec)
+    role = torch.cat([roles, torch.full((text_tokens,), TEXT)])  # the question stands behind the video
+    helpers, (tower, projector) = _helpers(method, budgets, pool, spec, num_frames), spec.vision_flops(pool, steps)
     if kept:
         helpers["layer_pruning"] = method.layer_pruning.flops(spec.llm, lengths, role)
     operations = {
-        "vision": flops.vision_flops(spec.vision, num_frames),
-        "projector": flops.projector_flops(spec.vision, spec.llm, num_frames),
+        "vision": tower,
+        "projector": projector,
         **{stage: found for stage, found in helpers.items() if found},
         "prefill": flops.prefill_flops(spec.llm, lengths),
         "generate": flops.decode_flops(spec.llm, lengths, output_tokens),
     }
     cost = SampleCost(
         num_frames=num_frames,
-        tokens_before=num_frames * capacity,
+        tokens_before=steps * capacity,
         tokens_kept=kept,
-        tokens_structural=lines.length - kept,
+        tokens_structural=len(roles) - kept,
         prompt_tokens=prompt,
         output_tokens=output_tokens,
         keep_ratio=method.keep_ratio,
@@ -120,10 +119,9 @@ def forecast(
     return Forecast(cost, unknown)
 
 
-def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Spec) -> dict[str, int | None]:
+def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Sizes, count: int) -> dict[str, int | None]:
     """Operations of encoder, scorer and pruner; None where they are not known before they run."""
-    rows, columns = pool.grid
-    tokens = FrameTokens(torch.empty(len(budgets), rows * columns, spec.llm.hidden, device="meta"), pool.grid)
+    tokens = FrameTokens(torch.empty(len(budgets), math.prod(pool.grid), spec.llm.hidden, device="meta"), pool.grid)
     frames, needs = tokens.num_frames, method.needs
     sizes = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if needs else None
     own = isinstance(method.encoder, OwnTower)
@@ -145,7 +143,7 @@ def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Spec) -> dic
     scoring = method.scorer.flops(features, question, encoder)
     own_tower = {"width": spec.vision.hidden, "steps": frames}
     return {
-        "encoder": encoder_flops(encoder, frames, needs, pool=pool, **own_tower) if needs else 0,
+        "encoder": encoder_flops(encoder, count, needs, pool=pool, **own_tower) if needs else 0,
         "scorer": None if embedding is None or scoring is None else embedding + scoring,
         "pruner": method.pruner.flops(tokens, features, budgets),
     }

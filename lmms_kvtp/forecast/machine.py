@@ -1,5 +1,6 @@
 """What a machine has, and what a run would need of it."""
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from lmms_kvtp.cost.flops import MergedShape
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.forecast.models import Spec
+from lmms_kvtp.forecast.models import Sizes
+from lmms_kvtp.types import GridPool
 from lmms_kvtp.vlms.decoding import now
 
 UTILIZATION = 0.4
@@ -40,19 +43,20 @@ class Memory:
         return self.weights + self.encoder + self.visual + self.cache + self.work
 
 
-def memory(spec: Spec, cost: SampleCost, element: int, encoder_parameters: int = 0) -> Memory:
+def memory(spec: Sizes, pool: GridPool, cost: SampleCost, element: int, encoder_parameters: int = 0) -> Memory:
     """Bytes that a run holds at its peak, with SDPA or flash attention.
 
-    `cost` is a forecast of the longest prompt, `element` the bytes of a number, and `encoder_parameters` the number of
-    weights of the image-text model.
+    `pool` is that of its patches, `cost` a forecast of the longest prompt, `element` the bytes of a number, and
+    `encoder_parameters` the number of weights of the image-text model.
     """
     llm, n = spec.llm, cost.prompt_tokens + cost.output_tokens
-    patches = VISION_BATCH * spec.vision.patches
+    copies = spec.vision.mergers if isinstance(spec.vision, MergedShape) else 1
+    patches = VISION_BATCH // spec.frames_per_step * math.prod(pool.patches)
     tower = 3 * patches * max(spec.vision.intermediate, llm.hidden) * element
     return Memory(
         weights=spec.parameters * element,
         encoder=encoder_parameters * element,
-        visual=2 * cost.tokens_before * llm.hidden * element,
+        visual=2 * cost.tokens_before * copies * llm.hidden * element,
         cache=2 * llm.layers * llm.kv_heads * llm.head_dim * n * element,
         work=max(tower, 3 * n * llm.intermediate * element),
     )

@@ -1,20 +1,29 @@
 """Sizes of models, without their weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeAlias, cast
 
-from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape, projector_flops, vision_flops
 from lmms_kvtp.encoders.parts.siglip_config import SO400M, text_shape, vision_sizes
 from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
-from lmms_kvtp.types import GridPool
-from lmms_kvtp.video.pixels import ResizedPixels
+from lmms_kvtp.types import GridPool, PackedTokens
+from lmms_kvtp.video.pixels import ProcessorPixels, ResizedPixels
+from lmms_kvtp.vlms.base import LoadOptions, back_end
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, read_json, vision_shape
-from lmms_kvtp.vlms.checkpoint.load import read_config
+from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, read_config
 from lmms_kvtp.vlms.checkpoint.original import RELEASED, read_original
-from lmms_kvtp.vlms.layout import Newlines
+from lmms_kvtp.vlms.layout import Newlines, lay_out
+from lmms_kvtp.vlms.native import NativeVLM
 
+FRAME = (720, 1280)
+"""Height and width of a frame where nobody says another."""
 SIGLIP = "google/siglip-so400m-patch14-384"
 QWEN2_TOKENS = 151646
 """Entries of Qwen2's tokenizer; further rows of embeddings and head are dropped."""
@@ -22,13 +31,14 @@ QWEN2_TOKENS = 151646
 
 @dataclass(frozen=True)
 class Spec:
-    """What costs depend on in a vision-language model."""
+    """What costs depend on in a LLaVA-Video."""
 
     name: str
     config: LlavaConfig
     vocabulary: int
-    encoder: str = SIGLIP
+    default_encoder: str = SIGLIP
     """Image-text model that is used with it."""
+    frames_per_step: ClassVar[int] = 1
 
     @property
     def vision(self) -> VisionShape:
@@ -45,6 +55,11 @@ class Spec:
         """Newlines as the checkpoint was trained."""
         return Newlines(self.config.newline_position, "auto", self.config.merge_type)
 
+    @property
+    def limit(self) -> int:
+        """Positions of the longest prompt."""
+        return self.config.limit
+
     def pool(self, mode: str | None = None) -> GridPool:
         """Pooling of patches by `mode`, or as the checkpoint was trained if that is None."""
         return GridPool(mode or self.config.pool_mode, (self.vision.side, self.vision.side))
@@ -53,6 +68,14 @@ class Spec:
     def pixel_spec(self) -> ResizedPixels:
         """Pixels that the tower reads."""
         return ResizedPixels((self.vision.image_size, self.vision.image_size))
+
+    def vision_flops(self, pool: GridPool, steps: int) -> tuple[int, int]:
+        """Count the operations of tower and projector."""
+        return vision_flops(self.vision, steps), projector_flops(self.vision, self.llm, steps)
+
+    def roles(self, packed: PackedTokens) -> Int[Tensor, " L"]:
+        """Kinds of the places that stand for a video: its tokens, and newlines."""
+        return lay_out(packed, torch.zeros(1), self.newlines).role
 
     @property
     def parameters(self) -> int:
@@ -64,14 +87,39 @@ class Spec:
         return tower + v.hidden * m.hidden + m.hidden**2 + layers + 2 * m.hidden * m.vocabulary
 
 
+Sizes: TypeAlias = Spec | NativeVLM
+"""Sizes of a LLaVA-Video, or a model that transformers has a class for: itself, without weights."""
+
+
+def pool_of(sizes: Sizes, mode: str | None, num_frames: int, size: Sequence[int] = FRAME) -> GridPool:
+    """Say how patches become tokens: by `mode`, LLaVA-Video's alone (else ValueError), or in frames of `size`."""
+    if isinstance(sizes, Spec):
+        return sizes.pool(mode)
+    if mode is not None:
+        raise ValueError(f"pooling {mode} is LLaVA-Video's; {sizes.family} merges neighbours: leave it out")
+    return sizes.pooling(*cast(ProcessorPixels, sizes.spec(num_frames)).target(*size))
+
+
 KNOWN = {"llava-video-7b": (3584, 18944, 28, 28, 4), "llava-video-72b": (8192, 29568, 80, 64, 8)}
 """Released models, with the SIZES of Qwen2-7B-Instruct and Qwen2-72B-Instruct."""
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 HUB = {"lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b", "lmms-lab/LLaVA-Video-72B-Qwen2": "llava-video-72b"}
 
 
+def find_sizes(name: str, options: LoadOptions | None = None) -> Sizes:
+    """Sizes of a model of any family; raises as `find_spec` does."""
+    options = options or LoadOptions()
+    family = family_named(name, options.revision) if name not in (*KNOWN, *HUB) else None
+    if family in (None, "llava_video"):
+        return find_spec(name)
+    chosen = back_end(str(family))
+    if not issubclass(chosen, NativeVLM):
+        raise LookupError(f"no sizes of model {name!r}, which is of {family}; give one of a family of this package")
+    return chosen.sized(find_folder(name, options.revision), options)
+
+
 def find_spec(name: str) -> Spec:
-    """Sizes of a released model by short name or hub id, of a checkpoint's folder, or of `tiny`, the embedded model.
+    """Sizes of a released LLaVA-Video by short name or hub id, of a folder, or of `tiny`, the embedded model.
 
     LookupError has near matches of a name that is none of these, CheckpointError is of another kind of model.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from lmms_kvtp.cost.flops import LLMShape, selection_flops
 from lmms_kvtp.layer_pruning.base import LayerPruner, Stage, StageInput
 from lmms_kvtp.layer_pruning.parts.attention import check_ratio, highest, last_query_attention
-from lmms_kvtp.types import Positions
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class PyramidDrop(LayerPruner):
     """Layers, counted from 0, before which tokens are dropped; ascending."""
     ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
     """Vision tokens left from each of `layers` on, over those that entered the model; not ascending."""
-    positions: Positions = "renumbered"
+    positions: Literal["renumbered", "kept"] = "renumbered"
     """Rotary positions behind a stage: from 0 on without gaps, or those of the whole prompt."""
 
     def __post_init__(self) -> None:

@@ -126,7 +126,7 @@ def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Ru
     return Run(name, task, tuple(answers[question] for question in sorted(answers)), config)
 
 
-PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"))
+PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"), ("parsed_pred", "answer"))
 """Fields of a metric's item that hold the given answer and the right one."""
 CHOSEN = ("chosen", *(pair[0] for pair in PAIRS))
 """Fields that hold the option that a task's parser read."""

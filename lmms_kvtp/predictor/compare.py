@@ -15,14 +15,14 @@ from lmms_kvtp.encoders.parts.predictor import find_predictor
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.encoders.tower import TowerEncoder
 from lmms_kvtp.predictor.examples import Example
-from lmms_kvtp.predictor.features import IMAGE, CachedVideo, FeatureCache, Viewer, embeddings, patches
+from lmms_kvtp.predictor.features import IMAGE, WHOLE, CachedVideo, FeatureCache, Viewer, embeddings, patches
 from lmms_kvtp.predictor.measure import MEASURES, Array, mean_by_video, measure_scores, paired_bootstrap, sparsity
 from lmms_kvtp.questions import Question
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.scorers.kvtp import KVTP
 from lmms_kvtp.scorers.uniform import SameRelevance
-from lmms_kvtp.types import FrameFeatures
-from lmms_kvtp.vlms.llava_video import LlavaVideo
+from lmms_kvtp.types import FrameFeatures, GridPool
+from lmms_kvtp.vlms.base import VideoVLM
 
 UNTUNED = "untuned"
 """Row that the others are compared with."""
@@ -57,13 +57,14 @@ class Candidate:
         """Score the frames."""
         return labels if self.scorer is None else self.scorer.score(features, question, self.encoder).cpu()
 
-    def gigaflops(self, features: FrameFeatures, question: Question, questions_on_video: int) -> float:
-        """Count 10^9 operations for one question; those on frames are shared by the questions on a video."""
+    def gigaflops(self, video: CachedVideo, features: FrameFeatures, question: Question, sharing: int) -> float:
+        """Count 10^9 operations for one question; `sharing` questions on a video share those on frames."""
         if self.scorer is None or not self.scorer.needs:
             return 0.0
         own = self.scorer.flops(features, question, self.encoder) or 0
-        of_frames = self.encoder.flops(len(features.times), IMAGE, self.viewer.pool) or 0
-        return (own + of_frames / questions_on_video) / 1e9
+        pool = WHOLE if self.tower is None else GridPool("average", (1, video.image.shape[1]), 1)
+        of_frames = self.encoder.flops(len(features.times), IMAGE, pool) or 0
+        return (own + of_frames / sharing) / 1e9
 
 
 def baselines(untuned: Siglip) -> dict[str, Candidate]:
@@ -77,7 +78,7 @@ def oracle(untuned: Siglip) -> Candidate:
     return Candidate(embeddings(untuned), untuned, None)
 
 
-def trained(checkpoint: str, untuned: Siglip, vlm: LlavaVideo | None, settings: Mapping[str, Any]) -> Candidate:
+def trained(checkpoint: str, untuned: Siglip, vlm: VideoVLM | None, settings: Mapping[str, Any]) -> Candidate:
     """Load a predictor that `lmms-kvtp train predictor` wrote, in any of its forms, by what `predictor=` takes.
 
     `untuned` reads frames for a slim predictor, the tower of `vlm` for a shared one. `settings` are fields of `KVTP`
@@ -137,7 +138,7 @@ def measure_candidates(
             features, questions = candidate.features(video), video.example.questions
             for number, (question, labels) in enumerate(zip(questions, video.labels(), strict=True)):
                 scores = candidate.score(features, question, labels)
-                gigaflops = candidate.gigaflops(features, question, len(questions))
+                gigaflops = candidate.gigaflops(video, features, question, len(questions))
                 for temperature, outcome in own.items():
                     if (labels != labels[0]).any():
                         outcome.key.append((video.example.source, measure_scores(scores, labels, temperature)))

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.predictor.examples import Example, FrameCountError, labels_of
-from lmms_kvtp.types import GridPool
+from lmms_kvtp.types import GridPool, step_means
 from lmms_kvtp.video.frames import Frames, VideoError
 from lmms_kvtp.video.load import load_video
-from lmms_kvtp.vlms.llava_video import LlavaVideo
+from lmms_kvtp.vlms.base import VideoVLM
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +36,14 @@ class Viewer:
     """Text of all settings that decide what `view` returns."""
     files: Sequence[Path]
     """Files of the weights that decide what `view` returns."""
-    view: Callable[[Frames], Float[Tensor, "T *seen"]]
-    """Function that encodes some frames into what is kept of them."""
-    pool: GridPool = WHOLE
-    """Pooling of a frame's patches."""
+    view: Callable[[Frames, int], Float[Tensor, "S *seen"]]
+    """Function that encodes some frames, of a video with so many, into what is kept of them or of their steps."""
 
 
 def embeddings(encoder: Siglip) -> Viewer:
     """Image embeddings of a SigLIP: 4 kB a frame of so400m."""
 
-    def view(frames: Frames) -> Float[Tensor, "T E"]:
+    def view(frames: Frames, count: int) -> Float[Tensor, "T E"]:
         image = encoder.encode(frames, IMAGE, WHOLE).image
         assert image is not None
         return image
@@ -57,12 +55,17 @@ def embeddings(encoder: Siglip) -> Viewer:
 def pixels(encoder: Siglip) -> Viewer:
     """Resized frames in half precision, for training of the vision tower itself: 0.9 MB a frame of 384 x 384."""
     spec = encoder.pixel_spec
-    return Viewer(repr(spec), [], lambda frames: frames.pixels(spec).half())
+    return Viewer(repr(spec), [], lambda frames, count: frames.pixels(spec).half())
 
 
-def patches(vlm: LlavaVideo) -> Viewer:
+def patches(vlm: VideoVLM) -> Viewer:
     """Output of a vision-language model's own tower, pooled to the grid of its tokens: 0.45 MB a frame at 7B."""
-    return Viewer(repr(vlm.describe()), vlm.files, lambda frames: vlm.pool(vlm.see(frames).float()).half(), vlm.pool)
+
+    def view(frames: Frames, count: int) -> Float[Tensor, "S N C"]:
+        spec = vlm.spec(count)
+        return vlm.pooling(*frames.pixels(spec, vlm.device).shape[-2:])(vlm.look(frames, spec)[1].float()).half()
+
+    return Viewer(repr(vlm.describe()), vlm.files, view)
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,19 @@ class CachedVideo:
     """An example with its encoded frames."""
 
     example: Example
-    image: Float[Tensor, "T *seen"]
-    """View of each frame; pages of a file that are read when they are needed."""
-    times: Float[Tensor, " T"]
+    image: Float[Tensor, "S *seen"]
+    """View of each frame, or step of frames; pages of a file that are read when they are needed."""
+    sampled: Float[Tensor, " T"]
     """Seconds of the frames."""
 
-    def labels(self) -> Float[Tensor, "q T"]:
-        """Relevance of each frame to each question; raises as `labels_of` does."""
-        return labels_of(self.example, self.times)
+    @property
+    def times(self) -> Float[Tensor, " S"]:
+        """Seconds of what was seen: of frames, or the middle of steps."""
+        return step_means(self.sampled, len(self.image))
+
+    def labels(self) -> Float[Tensor, "q S"]:
+        """Relevance of each frame, or the mean of a step, to each question; raises as `labels_of` does."""
+        return step_means(labels_of(self.example, self.sampled).T, len(self.image)).T
 
 
 @dataclass(frozen=True)
@@ -110,8 +118,9 @@ class FeatureCache:
             stored = load_file(path)
         except (SafetensorError, OSError):  # not there yet, or half-written by a killed process
             image, times = [], []
-            for frames in load_video(example.source, example.frames).chunks():
-                image.append(self.viewer.view(frames).cpu())
+            sampled = load_video(example.source, example.frames)
+            for frames in sampled.chunks():
+                image.append(self.viewer.view(frames, len(sampled.timing.indices)).cpu())
                 times.append(frames.times.float())
             stored = {"image": torch.cat(image).contiguous(), "times": torch.cat(times)}
             write_whole(path, save(stored))

@@ -14,7 +14,7 @@ from lmms_kvtp.encoders.parts.tower_head import HeadShape, TowerHead
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.predictor.features import Viewer, embeddings, patches, pixels
-from lmms_kvtp.vlms.llava_video import LlavaVideo
+from lmms_kvtp.vlms.base import VideoVLM
 
 Parts = Literal["head", "text", "all"]
 """Parts that are trained: head, what comes after the towers; text, the text tower, too; all, both towers, too."""
@@ -114,7 +114,7 @@ class SiglipTowers(Towers):
 class SharedTowers(Towers):
     """A light head on the tower of a vision-language model, which is frozen, and the text tower of a SigLIP."""
 
-    def __init__(self, vlm: LlavaVideo, encoder: Siglip, parts: Parts = "text") -> None:
+    def __init__(self, vlm: VideoVLM, encoder: Siglip, parts: Parts = "text") -> None:
         """Start from the SigLIP's text tower, and from its pooling head where that is of the tower's width.
 
         ValueError where the model's own tower is to be trained.

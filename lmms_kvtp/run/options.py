@@ -142,6 +142,7 @@ RENAMED = {
     "backend": ("load", "backend"),
     "video_fps": ("frames", "fps"),
     "max_num_frames": ("frames", "max_frames_num"),
+    "num_frames": ("frames", "max_frames_num"),
     "video_decode_backend": ("frames", "backend"),
 }
 """Other names for settings, from the stock wrapper or the documentation -> group and field that they set."""
@@ -154,13 +155,15 @@ ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "use_cache": ((True,), "without key-value cache answers are the same and take longer"),
     "add_faster_video": ((False,), "the released models do not use slow and fast frames"),
     "token_strategy": (("single",), "a video stands once in the prompt"),
+    "interleave_visuals": ((False,), "videos stand before the text, as in the stock chat wrappers"),
+    "trust_remote_code": ((False,), "no code of a checkpoint is run"),
     "customized_config": ((None, "none", "None"), "the checkpoint's config.json is read; pass single settings"),
 }
 """Stock arguments that may only have certain values, and why."""
 
 WITHOUT_EFFECT = (
     *("truncation", "mm_spatial_pool_out_channels", "mm_resampler_location", "delay_load", "tie_weights"),
-    *("faster_token_stride", "max_batch_size", "model_name"),
+    *("faster_token_stride", "max_batch_size", "model_name", "low_cpu_mem_usage", "min_patches", "max_patches"),
 )
 """Stock arguments that have no effect on answers in the stock wrapper either."""
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmms_kvtp.cost.flops import LLMShape
+from lmms_kvtp.cost.flops import LLMShape, MergedShape, VisionShape
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.resolve import resolve
 from lmms_kvtp.types import (
@@ -43,7 +43,7 @@ ALIASES = {"torch_dtype": "dtype", "newline": "newlines"}
 FAMILY_OPTIONS = frozenset(
     {
         *("backend", "mm_spatial_pool_mode", "mm_newline_position", "newlines", "max_memory", "offload_folder"),
-        *("min_pixels", "max_pixels", "total_pixels", "system_prompt"),
+        *("min_pixels", "max_pixels", "total_pixels", "system_prompt", "reasoning_prompt", "enable_thinking", "empty"),
     }
 )
 """Options that not every family has."""
@@ -78,13 +78,19 @@ class LoadOptions:
     vision_batch: int = 16
     """Frames that the tower sees at once. It bounds the memory, and changes no result beyond rounding."""
     min_pixels: int | None = None
-    """Qwen-VL: pixels that a frame has at least, as the stock wrapper counts them; None is that wrapper's default."""
+    """Pixels that a frame of Qwen-VL has at least, as the stock wrapper counts them; None is that wrapper's default."""
     max_pixels: int | None = None
-    """Qwen-VL: pixels that a frame has at most; None is the stock wrapper's default."""
+    """Pixels that a frame of Qwen-VL has at most; None is the stock wrapper's default."""
     total_pixels: int | None = None
-    """Qwen3-VL: pixels of all steps of a video at most, in place of `max_pixels`."""
+    """Pixels of all steps of a video of Qwen3-VL at most, in place of `max_pixels`."""
     system_prompt: str | None = None
-    """Qwen3-VL: the system's turn; None is the stock wrapper's."""
+    """The system's turn for Qwen-VL; None is that of the stock chat wrapper."""
+    reasoning_prompt: str | None = None
+    """Text right behind each question to Qwen-VL, such as a request to think first; a backslash and n end a line."""
+    enable_thinking: bool | None = None
+    """What the chat template of Qwen3-VL is told. True: an answer is what stands behind the thoughts."""
+    empty: Literal["keep", "drop"] = "keep"
+    """The text of a step, such as its second, in Qwen3-VL and InternVL: does it stay where all its tokens have gone?"""
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together.
@@ -126,7 +132,7 @@ class VideoVLM(ABC):
     """Fields of `LoadOptions` that this family reads, of those that not all do."""
     run_defaults: ClassVar[Mapping[str, Any]] = {}
     """Arguments of a run where the family's stock wrapper has other defaults than LLaVA-Video's."""
-    positions: ClassVar[tuple[Positions, ...]] = ("renumbered", "kept")
+    positions: ClassVar[tuple[Positions, ...]] = ("renumbered", "kept", "evs")
     """Rotary positions that a pruned prompt may have, the default first."""
     axes: ClassVar[int] = 1
     """Axes of a rotary position."""
@@ -138,6 +144,8 @@ class VideoVLM(ABC):
     device: torch.device
     dtype: torch.dtype
     options: LoadOptions
+    network: nn.Module
+    """All modules with weights."""
     decoder: Any
     """The language model with its head, whose `generate` decodes."""
     layers: Sequence[nn.Module]
@@ -150,8 +158,8 @@ class VideoVLM(ABC):
     defaults: "GenerationConfig"
     """The checkpoint's decoding settings."""
     llm: LLMShape
-    tower_width: int
-    """Width of a patch in the tower."""
+    vision: VisionShape | MergedShape
+    """Sizes of the tower."""
     default_encoder: str
     """Checkpoint of the image-text encoder that belongs to this model."""
     toy: bool = False

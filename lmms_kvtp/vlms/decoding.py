@@ -176,6 +176,7 @@ def decode(
     options: GenerationOptions,
     prefix: PrefixCache | None = None,
     axes: int = 1,
+    watch: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[Decoded]:
     """Decode an answer to each prompt, all in one batch; the global random state stays as it was.
 
@@ -187,6 +188,7 @@ def decode(
         options: strings that end an answer, and the seed, which `config` does not hold.
         prefix: keys and values of the prompt before, for one prompt without beams; afterwards those of this one.
         axes: of the model's rotary positions; with several it is told to count along all of them, see `placed`.
+        watch: called with the ids so far and the scores that the next is chosen by, which it returns.
     """
     until = [stop for stop in options.until if stop]
     home = prompts[0].embeds.device
@@ -211,7 +213,7 @@ def decode(
             attention_mask=mask,
             past_key_values=cache,
             generation_config=settled,
-            logits_processor=LogitsProcessorList(penalties),
+            logits_processor=LogitsProcessorList([*penalties, *([watch] if watch else [])]),
             stopping_criteria=StoppingCriteriaList([first, *([texts] if texts else []), *heard]),
         )
     total = now(embeds.device) - first.start
@@ -230,9 +232,10 @@ def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
     return made[: ends[0] + 1] if ends else made
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str]) -> str:
-    """Decode an answer, without special tokens, cut before the first of `until`, without space around it."""
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], until: Sequence[str], thinks: bool = False) -> str:
+    """Decode an answer, without special tokens and thoughts, cut before the first of `until`, without space around."""
     text = cast(str, tokenizer.decode(ids, skip_special_tokens=True))
+    text = text.partition("</think>")[2] if thinks else text
     for stop in until:
         text = text.split(stop)[0] if stop else text
     return text.strip()
@@ -252,12 +255,12 @@ def generate(
     for group in [[prompt] for prompt in prompts] if alone else [list(prompts)] * bool(prompts):
         longest = max(group, key=lambda prompt: prompt.length)
         doing = f"reading {len(group)} x {longest.length} positions ({longest.num_frames} frames)"
-        with told(doing, lower), _reading(vlm, group, stages) as trace:
+        with told(doing, lower), reading(vlm, group, stages) as trace:
             answers = decode(vlm.decoder, vlm.tokenizer, group, config, options, shared, vlm.axes)
         for prompt, decoded in zip(group, answers, strict=True):
             lengths = (prompt.length,) * len(vlm.layers)
             generation = Generation(
-                text=text_of(vlm.tokenizer, decoded.ids, options.until),
+                text=text_of(vlm.tokenizer, decoded.ids, options.until, bool(vlm.options.enable_thinking)),
                 num_tokens=len(decoded.ids),
                 layer_lengths=trace.layer_lengths if stages else tuple(n - decoded.reused for n in lengths),
                 cache_lengths=trace.cache_lengths if stages else lengths,
@@ -270,7 +273,7 @@ def generate(
 
 
 @contextmanager
-def _reading(vlm: "VideoVLM", prompts: Sequence[Prompt], stages: Sequence[Stage]) -> Iterator[PruningTrace]:
+def reading(vlm: "VideoVLM", prompts: Sequence[Prompt], stages: Sequence[Stage]) -> Iterator[PruningTrace]:
     """Have the model read prompts with their positions, stages, and what they add, inside this block."""
     layers, places = vlm.layers, placed(vlm.rotary, prompts)
     with places, layer_pruning(layers, stages, prompts[0]) as trace, deepened(layers, prompts, trace.processed):
@@ -280,6 +283,6 @@ def _reading(vlm: "VideoVLM", prompts: Sequence[Prompt], stages: Sequence[Stage]
 def next_token_logits(vlm: "VideoVLM", prompt: Prompt, stages: Sequence[Stage]) -> Float[Tensor, " V"]:
     """Compute the logits of the first answer token; the head runs at the last position only."""
     places = counted(torch.ones(1, prompt.length, dtype=torch.long, device=vlm.device), vlm.axes)
-    with _reading(vlm, [prompt], stages):
+    with reading(vlm, [prompt], stages):
         output = vlm.decoder(inputs_embeds=prompt.embeds[None], logits_to_keep=1, use_cache=False, **places)
     return cast(Tensor, output.logits[0, -1].float())

@@ -1,6 +1,7 @@
 """InternVL3 and InternVL3.5 on transformers' own class, in the layout of checkpoints that end in -hf."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 from lmms_kvtp.cost.flops import MergedShape
 from lmms_kvtp.device import told
 from lmms_kvtp.types import FrameTokens
-from lmms_kvtp.video.frames import Frames
+from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ProcessorPixels
 from lmms_kvtp.vlms.native import NativeVLM
+from lmms_kvtp.vlms.reading import outputs_of
 
 
 class InternVL(NativeVLM):
@@ -25,6 +27,7 @@ class InternVL(NativeVLM):
     family: ClassVar[str] = "internvl"
     class_name: ClassVar[str] = "InternVLForConditionalGeneration"
     placeholder: ClassVar[str] = "image_token_id"
+    own_options: ClassVar[frozenset[str]] = frozenset({"empty"})
     run_defaults: ClassVar[Mapping[str, Any]] = {"rule": "internvl", "max_frames_num": 32, "fps": None}
 
     def tower_shape(self, vision: Any) -> MergedShape:
@@ -35,6 +38,7 @@ class InternVL(NativeVLM):
             hidden=vision.hidden_size,
             intermediate=vision.intermediate_size,
             layers=vision.num_hidden_layers,
+            heads=vision.num_attention_heads,
             outer=outer,
             class_token=True,
             inner=outer,
@@ -61,3 +65,11 @@ class InternVL(NativeVLM):
                 tokens.append(made.pooler_output)
                 patches.append(made.last_hidden_state[:, 1:])
         return FrameTokens(torch.cat(tokens), grid), torch.cat(patches)
+
+    @contextmanager
+    def watch_tower(self) -> Iterator[list[TowerInside]]:
+        """Collect queries and keys of the last layer of the tower, of its patches: the class token has no cell."""
+        last, seen = self.model.model.vision_tower.encoder.layer[-1].attention, list[TowerInside]()
+        with outputs_of([last.q_norm, last.k_norm]) as found:
+            yield seen
+        seen += [TowerInside(query[:, 1:], key[:, 1:], last.num_heads) for query, key in zip(*found, strict=True)]

@@ -1,7 +1,7 @@
 """LLaVA-Video and LLaVA-OneVision on transformers' own SigLIP and Qwen2."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from lmms_kvtp.cost.flops import projector_flops, vision_flops
+from lmms_kvtp.cost.flops import VisionShape, projector_flops, vision_flops
 from lmms_kvtp.device import check_dtype, place, told
 from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.types import FrameTokens, GridPool, PackedTokens, Positions, Prompt
@@ -30,6 +30,7 @@ from lmms_kvtp.vlms.checkpoint.load import (
     weight_files,
 )
 from lmms_kvtp.vlms.layout import Chat, Newlines, join, lay_out, text_run
+from lmms_kvtp.vlms.reading import outputs_of
 
 
 class LlavaVideo(VideoVLM):
@@ -44,6 +45,9 @@ class LlavaVideo(VideoVLM):
     own_options: ClassVar[frozenset[str]] = frozenset(
         ["backend", "mm_spatial_pool_mode", "mm_newline_position", "newlines", "max_memory", "offload_folder"]
     )
+
+    network: Network
+    vision: VisionShape
 
     def __init__(
         self,
@@ -68,8 +72,8 @@ class LlavaVideo(VideoVLM):
         self.pixel_spec = ResizedPixels((self.vision.image_size, self.vision.image_size))
         self.pool = GridPool(options.mm_spatial_pool_mode or config.pool_mode, (side, side))
         position = options.mm_newline_position or config.newline_position
-        self.tower_width, self.decoder = self.vision.hidden, network.llm
-        self.layers, self.rotary = list(network.llm.model.layers), network.llm.model.rotary_emb
+        self.decoder, self.layers = network.llm, list(network.llm.model.layers)
+        self.rotary = network.llm.model.rotary_emb
         self.newlines = Newlines(position, options.newlines, config.merge_type)
         self.limit, self.tiling = config.limit, config.tiling
 
@@ -108,14 +112,10 @@ class LlavaVideo(VideoVLM):
     def watch_tower(self) -> Iterator[list[TowerInside]]:
         """Collect queries and keys of the last layer of the tower; those of each batch stand in the list at the end."""
         last = [module for name, module in self.network.tower.named_modules() if name.endswith("self_attn")][-1]
-        found: dict[str, list[Tensor]] = {"q_proj": [], "k_proj": []}
         seen: list[TowerInside] = []
-        with ExitStack() as stack:
-            for name, outputs in found.items():
-                hook = last.get_submodule(name).register_forward_hook(lambda *given, to=outputs: to.append(given[-1]))
-                stack.callback(hook.remove)
+        with outputs_of([last.get_submodule(name) for name in ("q_proj", "k_proj")]) as found:
             yield seen
-        seen += [TowerInside(query, key, self.vision.heads) for query, key in zip(*found.values(), strict=True)]
+        seen += [TowerInside(query, key, self.vision.heads) for query, key in zip(*found, strict=True)]
 
     @torch.inference_mode()
     def see(self, frames: Frames) -> Float[Tensor, "T P C"]:

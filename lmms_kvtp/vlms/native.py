@@ -1,18 +1,21 @@
 """What the back ends share that stand on a family's own classes of transformers: loading, prompts, decoding."""
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 import transformers
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from lmms_kvtp.cost.flops import LLMShape, MergedShape, merged_flops
 from lmms_kvtp.device import check_dtype, place, told
@@ -60,7 +63,7 @@ class NativeVLM(VideoVLM):
     stride: ClassVar[int] = 2
     """Patches along a side of what becomes a token."""
 
-    tower: MergedShape
+    vision: MergedShape
 
     def __init__(self, name: str, model: Any, processor: Any, options: LoadOptions, files: Sequence[Path] = ()) -> None:
         """Join a model and its processor, loaded by transformers in whatever way.
@@ -83,9 +86,9 @@ class NativeVLM(VideoVLM):
         self.defaults, self.model.generation_config = copy.copy(model.generation_config), GenerationConfig.from_dict({})
         # as the stock wrappers: one end, whatever others the checkpoint names
         self.defaults.eos_token_id = self.tokenizer.eos_token_id
-        self.decoder, self.layers = self.model, list(model.model.language_model.layers)
-        self.rotary = model.model.language_model.rotary_emb
-        self.device, self.dtype = model.device, model.dtype
+        self.network = self.decoder = self.model
+        self.layers, self.rotary = list(model.model.language_model.layers), model.model.language_model.rotary_emb
+        self.device, self.dtype, self.parameters = model.device, model.dtype, int(model.num_parameters())
         text = model.config.get_text_config()
         heads = text.num_attention_heads
         self.llm = LLMShape(
@@ -99,8 +102,7 @@ class NativeVLM(VideoVLM):
         )
         self.limit, self.default_encoder = text.max_position_embeddings, "google/siglip-so400m-patch14-384"
         self.chat, self._frame = Chat(self.tokenizer), lru_cache(4)(self._made_frame)
-        self.tower = self.tower_shape(model.config.vision_config)
-        self.tower_width = self.tower.hidden
+        self.vision = self.tower_shape(model.config.vision_config)
         self._pad: int = getattr(model.config, self.placeholder)
 
     @classmethod
@@ -110,23 +112,22 @@ class NativeVLM(VideoVLM):
         Raises:
             CheckpointError: transformers cannot read it, or is too old.
         """
-        if int(transformers.__version__.split(".")[0]) < 5:
-            raise CheckpointError(f"{cls.family} wants transformers 5 or newer, this is {transformers.__version__}")
         device, dtype = place(options.device, options.dtype)
         check_dtype(device, dtype)
         folder = find_folder(pretrained, options.revision)
         files = weight_files(folder)
         with reading(folder), told(f"loading {pretrained} in {dtype}", "choose dtype=bfloat16, or device_map=auto"):
-            model: Any = AutoModelForImageTextToText.from_pretrained(
+            model = cls._read(
                 folder,
+                AutoModelForImageTextToText,
                 dtype=dtype,
                 attn_implementation=options.attn_implementation,
                 device_map=options.device_map or str(device),
             )
-            processor = cast(Any, AutoProcessor).from_pretrained(folder)
         if type(model).__name__ != cls.class_name:
             raise CheckpointError(f"{folder} holds a {type(model).__name__}, {cls.family} wants {cls.class_name}")
         model.generation_config = load_generation_config(folder)
+        processor = cls._read(folder, AutoProcessor)
         return cls(pretrained, model.eval().requires_grad_(False), processor, options, files)
 
     @classmethod
@@ -136,6 +137,23 @@ class NativeVLM(VideoVLM):
             given = f"a {type(model).__name__} with a {type(processor).__name__}"
             raise ValueError(f"{given}: {cls.family} wants a {cls.class_name} and, as processor=, its processor")
         return cls(str(model.name_or_path), model, processor, options)
+
+    @classmethod
+    def sized(cls, folder: Path, options: LoadOptions) -> "NativeVLM":
+        """Make a checkpoint's model without weights, for forecasts; raises as `load`."""
+        config, kind = cls._read(folder, AutoConfig), cast(Any, AutoModelForImageTextToText)
+        with torch.device("meta"):
+            return cls(str(folder), kind.from_config(config), cls._read(folder, AutoProcessor), options)
+
+    @classmethod
+    def _read(cls, folder: Path, kind: Any, **settings: Any) -> Any:
+        if int(transformers.__version__.split(".")[0]) < 5:
+            raise CheckpointError(f"{cls.family} wants transformers 5 or newer, this is {transformers.__version__}")
+        try:
+            return kind.from_pretrained(folder, trust_remote_code=False, **settings)
+        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+            told = " ".join(str(error).split())
+            raise CheckpointError(f"{folder} is no {cls.family} that transformers can read: {told}") from error
 
     @abstractmethod
     def tower_shape(self, vision: Any) -> MergedShape:
@@ -156,12 +174,12 @@ class NativeVLM(VideoVLM):
 
     def pooling(self, height: int, width: int) -> GridPool:
         """Say how patches become tokens: neighbours are merged."""
-        side = self.tower.patch_size
+        side = self.vision.patch_size
         return GridPool("average", (height // side, width // side), self.stride)
 
     def vision_flops(self, pool: GridPool, steps: int) -> tuple[int, int]:
         """Count the operations of tower and mergers on so many steps."""
-        return merged_flops(self.tower, pool.patches, steps)
+        return merged_flops(self.vision, pool.patches, steps)
 
     def system(self) -> list[dict[str, Any]]:
         """Turns before the user's."""
@@ -169,7 +187,7 @@ class NativeVLM(VideoVLM):
 
     @torch.inference_mode()
     def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
-        """Lay out the processor's prompt, and leave out the tokens that are not kept; markup of a step stays.
+        """Lay out the processor's prompt, and leave out the tokens that are not kept; `empty` tells about their text.
 
         Raises:
             PromptTooLongError: the prompt does not fit in the context.
@@ -177,12 +195,13 @@ class NativeVLM(VideoVLM):
         """
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
+        if self.options.reasoning_prompt:
+            text = text.strip() + self.options.reasoning_prompt.replace("\\n", "\n")
         frame = self._frame(tuple((visual.timing, visual.grid) for visual in visuals if visual.timing))
         ids = torch.tensor([*frame.before, *self.chat.plain(frame.head + text + frame.tail), *frame.behind])
-        role = torch.full_like(ids, TEXT)
-        role[: len(frame.before)] = torch.tensor(frame.roles)
-        others, cells = torch.nonzero(role != VISION).flatten(), torch.nonzero(role == VISION).flatten()
+        role = F.pad(torch.tensor(frame.roles), (0, len(ids) - len(frame.roles)), value=TEXT)
         kept, frames, segments = _joined(visuals)
+        others, cells = self._text_left(ids, role, visuals), torch.nonzero(role == VISION).flatten()
         places, order = torch.cat([others, cells[kept]]).sort(stable=True)  # merged tokens may share a place
         at = torch.nonzero(order >= len(others)).flatten()  # of the kept tokens in the prompt
         token = order[at] - len(others)
@@ -194,8 +213,10 @@ class NativeVLM(VideoVLM):
                 added = torch.cat([visual.deep.to(embeds) for visual in visuals if visual.deep is not None])[token]
                 deep = embeds.new_zeros(added.shape[1], *embeds.shape)
                 deep[:, at.to(self.device)] = added.transpose(0, 1)
-            if (positions or self.positions[0]) == "kept":
+            if (positions or self.positions[0]) != "renumbered":
                 held = self.all_positions(ids, role == VISION, frame.inputs)
+            if positions == "evs" and held is not None and held.ndim > 1:
+                held = _behind_columns(held, role == VISION)
         where = [torch.full_like(places, -1).index_copy(0, at, label[token]) for label in (frames, segments)]
         prompt = Prompt(
             embeds,
@@ -204,13 +225,37 @@ class NativeVLM(VideoVLM):
             where[1].to(self.device) if any(visual.segment is not None for visual in visuals) else None,
             sum(visual.num_frames for visual in visuals),
             None if held is None else held[..., places].to(self.device),
-            None if held is None else int(held[..., -1].max()) + 1,
+            None if held is None else int((held[..., places] if positions == "evs" else held[..., -1]).max()) + 1,
             ids[places].to(self.device),
             deep,
         )
         if max(prompt.end, prompt.length) > self.limit:
             raise PromptTooLongError(max(prompt.end, prompt.length), self.limit, len(others))
         return prompt
+
+    def _text_left(self, ids: Int[Tensor, " L"], role: Int[Tensor, " L"], visuals: Sequence[PackedTokens]) -> Tensor:
+        """Find the places of text, with empty=drop but for those of steps that have lost all their tokens."""
+        text, cells = torch.nonzero(role != VISION).flatten(), torch.nonzero(role == VISION).flatten()
+        if self.options.empty == "keep" or not visuals:
+            return text
+        filled = torch.cat(
+            [(visual.counts() > 0).cpu().repeat_interleave(math.prod(visual.grid)) for visual in visuals]
+        )
+        ends = role[text - 1] == VISION  # the mark behind a step; what else belongs to a step stands before it
+        step = (torch.searchsorted(cells, text) - ends.long()).clamp(max=len(cells) - 1)
+        text = text[(role[text] != MARKUP) | filled[step]]
+        first = text[role[text] == MARKUP][:1]
+        divides = not str(self.tokenizer.decode(ids[first])).strip()  # with nothing before it
+        return text[text != first] if divides else text
+
+    def roles(self, packed: PackedTokens) -> Int[Tensor, " l"]:
+        """Kinds of the places that stand for a video with a frame each second: its tokens, and text of its steps."""
+        count = packed.num_frames * self.frames_per_step
+        frame = self._frame(((Timing(tuple(range(count)), count, 1.0), packed.grid),))
+        ids, role = torch.tensor(frame.before), torch.tensor(frame.roles)
+        kept = torch.nonzero(role == VISION).flatten()[_joined([packed])[0]]
+        left = role[torch.cat([self._text_left(ids, role, [packed]), kept]).sort().values]
+        return left[left != TEXT]
 
     def stock_inputs(self, frames: Frames, timing: Timing, text: str) -> Any:
         """Let the processor prepare a question on a whole video, for comparisons with the stock class."""
@@ -220,7 +265,9 @@ class NativeVLM(VideoVLM):
     def _rendered(self, videos: int, text: str) -> str:
         content = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": text}]
         turns = [*self.system(), {"role": "user", "content": content}]
-        return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        thinking = self.options.enable_thinking
+        more = {} if thinking is None else {"enable_thinking": thinking}
+        return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **more))
 
     def _processed(self, rendered: str, videos: Sequence[Tensor], timings: Sequence[Timing]) -> Any:
         told = [{"fps": t.fps, "frames_indices": list(t.indices), "total_num_frames": t.total} for t in timings]
@@ -239,7 +286,7 @@ class NativeVLM(VideoVLM):
 
     def _made_frame(self, shown: Shown) -> PromptFrame:
         """Have the processor lay out a prompt around a question of one special token; kept for the next questions."""
-        mark, side = self.tokenizer.pad_token_id, self.tower.patch_size * self.stride
+        mark, side = self.tokenizer.pad_token_id, self.vision.patch_size * self.stride
         least = [torch.zeros(len(timing.indices), 3, side, side, dtype=torch.uint8) for timing, _ in shown]
         rendered = self._rendered(len(shown), self.tokenizer.pad_token)
         inputs = self._processed(rendered, least, [timing for timing, _ in shown])
@@ -259,7 +306,8 @@ class NativeVLM(VideoVLM):
         )
         whole: list[tuple[int, int]] = []
         for number, token in enumerate(ids[:left]):
-            role = MARKUP if start <= number < stop else TEXT
+            inside = token not in special or self._pad in (ids[number - 1], ids[number + 1])  # not between two videos
+            role = MARKUP if start <= number < stop and inside else TEXT
             whole += [(token, VISION)] * next(sizes) if token == self._pad else [(token, role)]
         if "video_grid_thw" in inputs:
             inputs["video_grid_thw"][:, 1:] = torch.tensor([grid for _, grid in shown]) * self.stride
@@ -267,10 +315,21 @@ class NativeVLM(VideoVLM):
         return PromptFrame([token for token, _ in whole], [role for _, role in whole], head, tail, ids[right:], inputs)
 
 
+def _behind_columns(held: Int[Tensor, "A L"], vision: Bool[Tensor, " L"]) -> Int[Tensor, "A L"]:
+    """Let text behind each run of vision tokens go on at the position behind the run's last column.
+
+    Source: Efficient Video Sampling (arXiv 2510.14624) as released in vLLM.
+    """
+    moved = held.clone()
+    edges = torch.nonzero(vision[1:] != vision[:-1]).flatten() + 1
+    for first, behind in edges.view(-1, 2).tolist():  # text stands on both sides of a run
+        moved[:, behind:] += moved[-1, first:behind].max() + 1 - moved[0, behind]
+    return moved
+
+
 def _alike(one: list[int], other: list[int]) -> int:
     """Count the equal entries at the beginning of both."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _joined(visuals: Sequence[PackedTokens]) -> Int[Tensor, "3 K"]:

@@ -20,7 +20,6 @@ class Qwen25VL(QwenVLM):
 
     family: ClassVar[str] = "qwen2_5_vl"
     class_name: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
-    own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels"})
     run_defaults: ClassVar[Mapping[str, Any]] = {**QwenVLM.run_defaults, "rule": "qwen2_5_vl"}
 
     def tower_shape(self, vision: Any) -> MergedShape:
@@ -31,7 +30,7 @@ class Qwen25VL(QwenVLM):
     def raster(self, patches: Float[Tensor, "R C"], grid: Int[Tensor, "1 3"]) -> Float[Tensor, "R C"]:
         """Bring patches of some steps from windows of blocks into rows."""
         steps, rows, columns = grid[0].tolist()
-        side = self.tower.window // 2 if self.tower.window else 1  # blocks along a side of a window
+        side = self.vision.window // 2 if self.vision.window else 1  # blocks along a side of a window
         high, wide = rows // 2, columns // 2
         at = torch.arange(steps * high * wide, device=patches.device).view(steps, high, wide)
         windows = [part.flatten(1) for band in torch.split(at, side, dim=1) for part in torch.split(band, side, dim=2)]

@@ -17,13 +17,9 @@ class Qwen3VL(QwenVLM):
 
     family: ClassVar[str] = "qwen3_vl"
     class_name: ClassVar[str] = "Qwen3VLForConditionalGeneration"
-    own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels", "total_pixels", "system_prompt"})
+    own_options: ClassVar[frozenset[str]] = QwenVLM.own_options | {"total_pixels", "enable_thinking", "empty"}
+    system_turn: ClassVar[str | None] = "You are a helpful assistant."
     run_defaults: ClassVar[Mapping[str, Any]] = {**QwenVLM.run_defaults, "rule": "qwen3_vl"}
-
-    def system(self) -> list[dict[str, Any]]:
-        """Begin with the stock wrapper's system turn."""
-        told = "You are a helpful assistant." if self.options.system_prompt is None else self.options.system_prompt
-        return [{"role": "system", "content": [{"type": "text", "text": told}]}]
 
     def tower_shape(self, vision: Any) -> MergedShape:
         """Read the sizes of the tower from its config."""

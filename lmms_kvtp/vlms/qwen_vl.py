@@ -23,11 +23,19 @@ MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 1605632
 class QwenVLM(NativeVLM):
     """What Qwen2.5-VL and Qwen3-VL share: steps of two frames, patches in blocks of 2 x 2, positions on three axes."""
 
-    positions: ClassVar[tuple[Positions, ...]] = ("kept",)
+    positions: ClassVar[tuple[Positions, ...]] = ("kept", "evs")
     axes: ClassVar[int] = 3
     frames_per_step: ClassVar[int] = 2
+    own_options: ClassVar[frozenset[str]] = frozenset({"min_pixels", "max_pixels", "system_prompt", "reasoning_prompt"})
     placeholder: ClassVar[str] = "video_token_id"
+    system_turn: ClassVar[str | None] = None
+    """The system's turn where `system_prompt` says none; None: the template's own."""
     run_defaults: ClassVar[Mapping[str, Any]] = {"max_frames_num": 32, "fps": None, "max_new_tokens": 128}
+
+    def system(self) -> list[dict[str, Any]]:
+        """Begin with the system's turn."""
+        told = self.system_turn if self.options.system_prompt is None else self.options.system_prompt
+        return [] if told is None else [{"role": "system", "content": [{"type": "text", "text": told}]}]
 
     def tower_shape(self, vision: Any) -> MergedShape:
         """Read the sizes of the tower from its config."""
@@ -36,13 +44,14 @@ class QwenVLM(NativeVLM):
             hidden=vision.hidden_size,
             intermediate=vision.intermediate_size,
             layers=vision.depth,
+            heads=vision.num_heads,
             outer=vision.out_hidden_size,
             frames=vision.temporal_patch_size,
         )
 
     def spec(self, num_frames: int) -> ProcessorPixels:
         """Say what the tower wants of each frame: its own shape in whole tokens, within qwen-vl-utils' limits."""
-        own, given, factor = self.processor.video_processor, self.options, self.tower.patch_size * self.stride
+        own, given, factor = self.processor.video_processor, self.options, self.vision.patch_size * self.stride
         least = MIN_PIXELS if given.min_pixels is None else given.min_pixels
         total = given.total_pixels or 128_000 * 0.9 * factor**2
         most = max(min(768.0 * factor**2, total / max(1, num_frames) * 2), int(least * 1.05))
@@ -55,11 +64,8 @@ class QwenVLM(NativeVLM):
     @torch.inference_mode()
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
         """Run tower and mergers on one chunk of frames: tokens, and the tower's patches, row by row."""
-        pixels, p, batch = (
-            frames.pixels(spec, self.device),
-            self.tower.patch_size,
-            max(1, self.options.vision_batch // 2),
-        )
+        pixels, p = frames.pixels(spec, self.device), self.vision.patch_size
+        batch = max(1, self.options.vision_batch // 2)
         if len(pixels) % 2:  # as the processor does
             pixels = torch.cat([pixels, pixels[-1:]])
         rows, columns = pixels.shape[2] // p, pixels.shape[3] // p

@@ -69,6 +69,17 @@ def _crop(cache: Any, length: int) -> None:
         layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
 
 
+@contextmanager
+def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
+    """Collect what each module returns, call by call, inside this block."""
+    found: list[list[Tensor]] = [[] for _ in modules]
+    with ExitStack() as stack:
+        for module, outputs in zip(modules, found, strict=True):
+            hook = module.register_forward_hook(lambda *given, to=outputs: to.append(given[-1]))
+            stack.callback(hook.remove)
+        yield found
+
+
 def pad_left(prompts: list[Tensor]) -> tuple[Float[Tensor, "B L D"], Tensor]:
     """Make one batch of prompts of several lengths; returns it, and a mask that is 1 where there is no padding."""
     longest = max(map(len, prompts))
@@ -96,10 +107,8 @@ def placed(rotary: nn.Module, prompts: Sequence[Prompt]) -> Iterator[None]:
         yield
         return
     axes = max(1 if p.positions is None or p.positions.ndim == 1 else len(p.positions) for p in prompts)
-    table, ends = (
-        torch.zeros(axes, len(prompts), longest, dtype=torch.long),
-        torch.tensor([[p.length, p.end] for p in prompts]),
-    )
+    table = torch.zeros(axes, len(prompts), longest, dtype=torch.long)
+    ends = torch.tensor([[p.length, p.end] for p in prompts])
     for row, prompt in enumerate(prompts):
         table[:, row, : prompt.length] = torch.arange(prompt.length) if prompt.positions is None else prompt.positions
 

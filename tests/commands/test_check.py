@@ -69,14 +69,14 @@ def test_weights_of_the_released_sizes_are_as_large_as_their_files():
 
 def test_caches_are_those_of_grouped_queries():
     spec, cost = cost_of("full")
-    needed = memory(spec, cost, element=2)
+    needed = memory(spec, spec.pool(), cost, element=2)
     assert needed.cache == 2 * 28 * 4 * 128 * (cost.prompt_tokens + cost.output_tokens) * 2
     assert needed.total > needed.weights + needed.cache
 
 
 def test_pruning_saves_memory_and_time():
     (spec, full), (_, pruned) = cost_of("full"), cost_of("random")
-    assert memory(spec, pruned, 2).cache < 0.25 * memory(spec, full, 2).cache
+    assert memory(spec, spec.pool(), pruned, 2).cache < 0.25 * memory(spec, spec.pool(), full, 2).cache
     assert hours(pruned, 10, 100, 1e14, 1.0) < hours(full, 10, 100, 1e14, 1.0)
 
 
@@ -95,7 +95,7 @@ def test_a_matrix_rate_is_measured():
 
 def test_the_embedded_model_comes_with_its_own_encoder():
     spec = find_spec("tiny")
-    assert spec.encoder.endswith("siglip") and spec.parameters < 1e7
+    assert spec.default_encoder.endswith("siglip") and spec.parameters < 1e7
 
 
 def problems_of(capsys, tasks: str, *more: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Back ends on classes of transformers: all tokens kept is the stock class, pruned is the masked one, and so on."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from helpers.native_checkpoints import FAMILIES, write_native
 from torch import Tensor
 
 from lmms_kvtp.cost.meter import Meter, counting
+from lmms_kvtp.doctor.reference import speak
 from lmms_kvtp.encode import encode
 from lmms_kvtp.layer_pruning.base import Stage, StageInput
 from lmms_kvtp.layer_pruning.parts.attention import last_query_attention
@@ -81,6 +83,15 @@ def test_all_tokens_kept_is_the_stock_class(case: Case) -> None:
     assert vlm.generate([prompt], TEXT)[0].text == made
 
 
+def test_an_answer_comes_with_the_scores_that_chose_it(case: Case) -> None:
+    vlm, limits = case.vlm, {"max_new_tokens": 5, "do_sample": False, "repetition_penalty": 1.3}
+    told: dict[str, Any] = {**limits, "output_scores": True, "return_dict_in_generate": True}
+    made = speak(vlm, case.prompt(**FULL), 5)
+    theirs = vlm.model.generate(**case.inputs, **told, eos_token_id=vlm.chat.end, pad_token_id=vlm.chat.pad)
+    assert made.ids == theirs.sequences[0, case.inputs["input_ids"].shape[1] :].tolist()
+    torch.testing.assert_close(made.scores, torch.cat(theirs.scores), atol=1e-4, rtol=1e-4)
+
+
 def kept_of(case: Case, prompt: Prompt) -> Tensor:
     """Places of the prompt of all tokens that a pruned prompt has kept, by the stock class's own vision features."""
     whole = case.prompt(**FULL)
@@ -122,6 +133,71 @@ def test_pruned_is_the_stock_class_that_sees_nothing_of_what_was_dropped(case: C
     pruned = vlm.next_token_logits(prompt)
     torch.testing.assert_close(pruned, masked(case, kept), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(pruned, case.stock().logits[0, -1], atol=0.1)
+
+
+def emptied(case: Case, *steps: int) -> PackedTokens:
+    """Some tokens of each step but of these."""
+    whole = encode(case.vlm, case.method(), clip(case.vlm)).tokens.whole()
+    kept = ~torch.isin(whole.frame, torch.tensor(steps)) & (whole.patch % 3 == 0)
+    parts = {name: getattr(whole, name)[kept] for name in ("embeds", "frame", "patch", "size")}
+    return replace(whole, **parts, deep=None if whole.deep is None else whole.deep[kept])
+
+
+def with_options(case: Case, **options: Any) -> NativeVLM:
+    """The back end on the same model, with other options."""
+    vlm = case.vlm
+    return type(vlm)(vlm.name, vlm.model, vlm.processor, replace(vlm.options, **options))
+
+
+@pytest.mark.parametrize("steps", [(0, 1), (2,), (1, 4, 9)])
+def test_the_text_of_emptied_steps_goes_where_that_is_asked(case: Case, steps: tuple[int, ...]) -> None:
+    if case.vlm.family == "qwen2_5_vl":
+        pytest.skip("its steps have no text")
+    packed, vlm = emptied(case, *steps), with_options(case, empty="drop")
+    kept, dropped = (each.assemble([packed], "Who?", "kept") for each in (case.vlm, vlm))
+    assert kept.ids is not None and dropped.ids is not None
+    told, left = (case.vlm.tokenizer.decode(prompt.ids) for prompt in (kept, dropped))
+    if case.vlm.family == "internvl":
+        blocks = [f"Frame{step + 1}: <img></img>" for step in steps if step < packed.num_frames]
+        rest = re.sub(r"(<IMG_CONTEXT>)+", "", told)
+        shown = [block for block in re.findall(r"Frame\d+: <img></img>", rest) if block not in blocks]
+        head, tail = rest.partition("Frame1")[0], rest.rpartition("</img>")[2]
+        assert re.sub(r"(<IMG_CONTEXT>)+", "", left) == head + "\n".join(shown) + tail
+    else:
+        assert "seconds><|vision_start|><|vision_end|>" in told
+        assert left == re.sub(r"<[\d.]+ seconds><\|vision_start\|><\|vision_end\|>", "", told)
+    assert kept.positions is not None and dropped.positions is not None
+    columns = [tuple(column) for column in dropped.positions.view(-1, dropped.length).T.tolist()]
+    before = [tuple(column) for column in kept.positions.view(-1, kept.length).T.tolist()]
+    assert set(columns) < set(before) and columns == [column for column in before if column in set(columns)]
+    assert dropped.end == kept.end and int((dropped.role == MARKUP).sum()) < int((kept.role == MARKUP).sum())
+    assert torch.equal(dropped.frame[dropped.role == VISION], kept.frame[kept.role == VISION])
+
+
+def test_text_goes_on_behind_the_columns_of_a_video_by_the_rule_of_evs(case: Case) -> None:
+    vlm = case.vlm
+    rgb = torch.randint(0, 256, (6, 320, 160, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    tall = encode(vlm, case.method(**FULL), video_from_frames(rgb, "tall", 2.0, options=vlm.frames)).tokens.whole()
+    for packed in (tall, encode(vlm, case.method(**FULL), clip(vlm)).tokens.whole()):
+        kept, evs = (vlm.assemble([packed], "Who?", rule) for rule in ("kept", "evs"))
+        assert kept.positions is not None and evs.positions is not None
+        if vlm.axes == 1:
+            assert torch.equal(kept.positions, evs.positions) and kept.end == evs.end
+            continue
+        vision, place, first = evs.role == VISION, -1, 0
+        for at, column in enumerate(evs.positions.T.tolist()):
+            if not vision[at]:
+                place += 1
+                assert column == [place] * 3
+                continue
+            first = place + 1 if not vision[at - 1] else first
+            if not vision[at - 1]:
+                place += packed.grid[1]
+            cell = int(torch.nonzero(torch.nonzero(vision).flatten() == at)) % (packed.grid[0] * packed.grid[1])
+            row, across = divmod(cell, packed.grid[1])
+            assert column[1:] == [first + row, first + across]
+        assert evs.end == int(evs.positions.max()) + 1
+        assert torch.equal(kept.positions, evs.positions) == (packed is not tall)
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])

@@ -1,6 +1,6 @@
 """Short videos: files of moving blocks in H.264, and noise in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -20,6 +20,18 @@ def write_video(path: Path, seconds: int = 7, rate: int = 5, seed: int = 0) -> P
             blocks = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
             for _ in range(rate):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(blocks), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_colors(path: Path, colors: Sequence[tuple[int, int, int]]) -> Path:
+    """A plain frame of each color, one a second, 96 x 64."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for color in colors:
+            plain = np.full((64, 96, 3), color, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(plain, format="rgb24")))
         container.mux(stream.encode())
     return path
 

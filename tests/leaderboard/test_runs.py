@@ -118,6 +118,7 @@ def test_the_score_at_the_top_counts_before_any_item():
         ({"score": 1.0}, 1.0),
         ({"pred_answer": "B", "answer": "b"}, 1.0),
         ({"pred": "1", "ground_truth": 2}, 0.0),
+        ({"parsed_pred": "B", "answer": "B"}, 1.0),
         (True, 1.0),
         (0.5, 0.5),
     ],

@@ -1,12 +1,15 @@
 """The harness models of families in transformers, called as the harness calls them, beside its own wrappers."""
 
 import importlib
+import json
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.native_checkpoints import write_native
+from helpers.native_checkpoints import native_tokenizer, write_native
 from helpers.small_videos import write_video
 from lmms_eval.api.instance import Instance
 from PIL import Image
@@ -16,13 +19,16 @@ from transformers.video_utils import load_video
 from lmms_kvtp.harness.requests import read_turn
 from lmms_kvtp.model_wrappers.baselines import ChatKvtp, InternVLKvtp, Qwen3VLKvtp, Qwen25VLKvtp
 from lmms_kvtp.run.options import parse_arguments
+from lmms_kvtp.vlms.base import LoadOptions, load_vlm
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
+from lmms_kvtp.vlms.decoding import text_of
 
 OURS: dict[str, type[ChatKvtp]] = {"qwen2_5_vl": Qwen25VLKvtp, "qwen3_vl": Qwen3VLKvtp, "internvl": InternVLKvtp}
 STOCK = {"qwen2_5_vl": "qwen2_5_vl.Qwen2_5_VL", "qwen3_vl": "qwen3_vl.Qwen3_VL", "internvl": "internvl_hf.InternVLHf"}
 FULL = {"keep_ratio": 1, "scorer": "uniform", "allocator": "uniform", "pruner": "none"}
 QUESTIONS = ("What color is the star?\nA. red\nB. blue", "Where is it?", "How does the video end?")
 SETTINGS = {"max_new_tokens": 10, "until": ["\n\n"]}
+TOLD = {"task": "clips", "doc_id": 0, "repeats": 1}
 SMALL = {"min_pixels": 4096, "max_pixels": 30000}
 
 
@@ -49,11 +55,10 @@ def messages(doc: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def asked(docs: list[dict[str, str]], to_messages: Any = messages, **settings: Any) -> list[Instance]:
-    told = {"task": "clips", "doc_id": 0, "repeats": 1}
     arguments = [
         (doc["question"], to_messages, {**SETTINGS, **settings}, n, "clips", "test") for n, doc in enumerate(docs)
     ]
-    return [Instance("generate_until", given, n, told) for n, given in enumerate(arguments)]
+    return [Instance("generate_until", given, n, TOLD) for n, given in enumerate(arguments)]
 
 
 def ours(checkpoint: Path, docs: Any, tmp_path: Path, **settings: Any) -> Any:
@@ -145,7 +150,7 @@ def test_arguments_of_another_family_are_refused_by_name(checkpoint: Path, docs:
     with pytest.raises(ValueError, match="mm_spatial_pool_mode=average is not of"):
         ours(checkpoint, docs, tmp_path, mm_spatial_pool_mode="average")
     if checkpoint.name != "internvl":
-        with pytest.raises(ValueError, match=r"positions=renumbered is not of .*, which has kept"):
+        with pytest.raises(ValueError, match=r"positions=renumbered is not of .*, which has kept, evs"):
             ours(checkpoint, docs, tmp_path, positions="renumbered")
     with pytest.raises(ValueError, match="force_sample and add_time_instruction are LLaVA-Video's"):
         parse_arguments({"pretrained": str(checkpoint), "force_sample": True})
@@ -159,6 +164,103 @@ def test_a_folder_of_frames_is_a_video(checkpoint: Path, tmp_path: Path) -> None
     docs = [{"question": QUESTIONS[0], "video": str(frames)}]
     [made] = ours(checkpoint, docs, tmp_path).generate_until(asked(docs))
     assert made.token_counts.to_dict()["num_frames"] == (9 if checkpoint.name == "internvl" else 8)
+
+
+def test_prompts_of_system_and_reasoning_are_those_of_the_simple_wrapper(
+    checkpoint: Path, docs: list[dict[str, str]], tmp_path: Path
+) -> None:
+    told = {"system_prompt": "Be brief.", "reasoning_prompt": "\\nThink first."}
+    if checkpoint.name == "internvl":
+        with pytest.raises(ValueError, match=r"system_prompt=Be brief\. is not of internvl, which has empty"):
+            ours(checkpoint, docs, tmp_path, system_prompt="Be brief.")
+        return
+    if checkpoint.name == "qwen2_5_vl":  # the simple wrapper tells the processor other times than the chat wrapper does
+        vlm = ours(checkpoint, docs, tmp_path, **told).built.vlm
+        text = vlm.tokenizer.decode(vlm.assemble([], " Who? ").ids)
+        assert text.startswith(
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?\nThink first.<|im_end|>"
+        )
+        return
+    wrapper = importlib.import_module("lmms_eval.models.simple.qwen3_vl").Qwen3_VL
+    model = wrapper(
+        str(checkpoint), device="cpu", device_map="cpu", max_num_frames=8, enable_thinking=False, **SMALL, **told
+    )
+    model.task_dict = {"clips": {"test": docs}}
+    mine = asked(docs[2:])
+    theirs = []
+    for number, one in enumerate(mine):
+        text, _, settings, *where = one.args
+        given = (text, settings, lambda doc: [doc["video"]], number + 2, *where[1:])
+        theirs += [answer.strip() for answer in model.generate_until([Instance("generate_until", given, number, TOLD)])]
+    own = ours(checkpoint, docs[2:], tmp_path, max_num_frames=8, enable_thinking=False, **told)
+    assert [made.text for made in own.generate_until(mine)] == theirs
+
+
+def test_thoughts_are_no_part_of_an_answer(checkpoint: Path) -> None:
+    tokenizer = native_tokenizer(checkpoint.name)
+    said, endless = (tokenizer(text).input_ids for text in ("so it is\n</think>\n\nB. blue", "endless"))
+    assert text_of(tokenizer, said, (), thinks=True) == "B. blue" and text_of(tokenizer, endless, (), thinks=True) == ""
+    assert text_of(tokenizer, said, ()) == "so it is\n</think>\n\nB. blue"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"trust_remote_code": True},
+            "True is not possible, only trust_remote_code=False: no code of a checkpoint is",
+        ),
+        (
+            {"interleave_visuals": True},
+            "True is not possible, only interleave_visuals=False: videos stand before",
+        ),
+        ({"empty": "some"}, "empty='some' is not one of keep, drop"),
+        ({"positions": "gaps"}, "positions='gaps' is not one of renumbered, kept, evs"),
+    ],
+)
+def test_what_no_stock_wrapper_means_is_refused_by_name(checkpoint: Path, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        OURS[checkpoint.name](pretrained=str(checkpoint), **settings)
+
+
+def test_bad_videos_are_refused_in_one_line_and_nothing_else_is_needed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("qwen_vl_utils", "torchcodec", "decord"):
+        monkeypatch.setitem(sys.modules, package, None)
+    folders = {"one": (1, (64, 48)), "thin": (4, (804, 4))}
+    for name, (count, size) in folders.items():
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.new("RGB", size, (25 * number, 90, 40)).save(tmp_path / name / f"{number}.png")
+    docs = [{"question": QUESTIONS[0], "video": str(tmp_path / name)} for name in folders]
+    model = ours(checkpoint, docs, tmp_path / "out", on_error="skip")
+    found = model.generate_until(asked(docs))
+    errors = [made.token_counts.to_dict().get("error") for made in found]
+    if checkpoint.name == "internvl":
+        assert errors == [None, None]  # it makes a square of any frame
+        return
+    assert "1 frame, and a step of this model is 2; leave the video out" in errors[0]
+    assert "frames of 804 x 4 pixels: a side is more than 200 times the other; crop the video" in errors[1]
+    assert all("\n" not in error for error in errors)
+
+
+def test_old_releases_of_transformers_and_foreign_processors_are_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    file = copied / "config.json"
+    config = json.loads(file.read_text())
+    config["auto_map"] = {"AutoModelForImageTextToText": "theirs.Model", "AutoConfig": "theirs.Config"}
+    file.write_text(json.dumps(config))
+    (copied / "theirs.py").write_text("raise SystemExit('ran')")
+    assert (
+        type(load_vlm(str(copied), LoadOptions(device="cpu"))).__name__
+        == type(load_vlm(str(checkpoint), LoadOptions(device="cpu"))).__name__
+    ), "the class is transformers' own"
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    with pytest.raises(CheckpointError, match=rf"{checkpoint.name} wants transformers 5 or newer, this is 4\.57\.6"):
+        load_vlm(str(checkpoint), LoadOptions(device="cpu"))
 
 
 def test_conversations_are_refused(checkpoint: Path, docs: Any, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_shared_predictor_needs_its_model_and_costs_its_head_alone(tmp_path):
     assert row.score(row.features(video), QUESTION, LABELS).shape == (7,)
     head = pooling_head_flops(VisionShape(0, 1, 24, 40, 0, 3), 7, patches=cells)
     own = row.scorer.flops(row.features(video), QUESTION, row.encoder)
-    assert row.gigaflops(row.features(video), QUESTION, 2) == pytest.approx((own + head / 2) / 1e9)
+    assert row.gigaflops(video, row.features(video), QUESTION, 2) == pytest.approx((own + head / 2) / 1e9)
 
 
 def test_frames_are_paid_for_once_per_video_and_the_oracle_is_free(untuned):
@@ -76,8 +76,10 @@ def test_frames_are_paid_for_once_per_video_and_the_oracle_is_free(untuned):
     seen = FrameFeatures(torch.arange(7.0))
     frames = vision_flops(shape, 7) + pooling_head_flops(shape, 7)
     text = rows["untuned"].scorer.flops(seen, QUESTION, untuned)
-    assert rows["untuned"].gigaflops(seen, QUESTION, 4) == pytest.approx((text + frames / 4) / 1e9)
-    assert rows["uniform"].gigaflops(seen, QUESTION, 4) == oracle(untuned).gigaflops(seen, QUESTION, 4) == 0
+    assert rows["untuned"].gigaflops(VIDEO, seen, QUESTION, 4) == pytest.approx((text + frames / 4) / 1e9)
+    assert (
+        rows["uniform"].gigaflops(VIDEO, seen, QUESTION, 4) == oracle(untuned).gigaflops(VIDEO, seen, QUESTION, 4) == 0
+    )
     assert torch.equal(oracle(untuned).score(oracle(untuned).features(VIDEO), QUESTION, LABELS), LABELS)
 
 

@@ -105,8 +105,8 @@ def test_the_vision_tower_learns_from_pixels(tmp_path):
 def test_pixels_give_the_embeddings_that_the_encoder_gives():
     noise = np.random.default_rng(7).integers(0, 256, (4, 13, 17, 3), dtype=np.uint8)
     frames, from_pixels = Frames(torch.from_numpy(noise), torch.arange(4.0)), towers("all")
-    embedded = towers().viewer.view(frames)
-    seen = from_pixels.viewer.view(frames)
+    embedded = towers().viewer.view(frames, 4)
+    seen = from_pixels.viewer.view(frames, 4)
     assert seen.shape == (4, 3, 42, 42) and seen.dtype == torch.float16
     torch.testing.assert_close(from_pixels.see(seen), embedded, atol=0.02, rtol=0.01)
     assert torch.equal(towers().see(embedded), embedded)
@@ -134,7 +134,7 @@ def test_a_shared_towers_head_learns_and_serves_through_the_scorer(vlm, folder, 
     encoder = Siglip(str(folder / "siglip"), device="cpu")
     made = SharedTowers(vlm, encoder)
     frames = Frames(torch.randint(0, 256, (2, 20, 20, 3), dtype=torch.uint8), torch.arange(2.0))
-    seen = made.viewer.view(frames)
+    seen = made.viewer.view(frames, 4)
     assert seen.shape == (2, vlm.pool.grid[0] * vlm.pool.grid[1], 24) and seen.dtype == torch.float16
     torch.testing.assert_close(seen.float(), vlm.pool(vlm.see(frames)), atol=0.01, rtol=0.01)
     training, validation = videos(10, 2, looks(5, 24)), videos(4, 3, looks(5, 24))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.checkpoints import write_answering, write_tiny
+from helpers.native_checkpoints import write_native
 from helpers.skvqa_lookalikes import write_dataset, write_frames, write_json, write_video
 from PIL import ImageFile
 
@@ -119,8 +120,10 @@ def test_a_local_models_answer_that_cannot_be_used_is_asked_for_again_once_and_c
     assert {used.step: used.calls for used in Store(tmp_path / "calls.sqlite").usage()}["score"] == 2
 
 
-def test_a_local_model_scores_one_caption_at_a_time_if_told_to(data, tmp_path):
-    checkpoint = str(write_tiny(tmp_path / "random"))
+@pytest.mark.parametrize("family", ["llava_video", "qwen3_vl"])
+def test_a_local_model_scores_one_caption_at_a_time_if_told_to(data, tmp_path, family):
+    folder = tmp_path / "random"
+    checkpoint = str(write_tiny(folder) if family == "llava_video" else write_native(family, folder))
     command = local_arguments(data, tmp_path, checkpoint, "--one-by-one")
     assert main(command) == 0
     [entry] = read_entries(tmp_path / "egoschema.jsonl")

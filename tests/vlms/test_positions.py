@@ -43,6 +43,8 @@ def test_every_place_has_the_position_that_it_has_where_all_is_kept(vlm, monkeyp
     assert torch.equal(whole.role[pruned.positions], pruned.role)
     newlines = pruned.positions[pruned.role == NEWLINE]
     assert torch.equal(whole.frame[newlines], pruned.frame[pruned.role == NEWLINE])
+    evs = vlm.assemble([packed(KEPT), packed(KEPT[2:])], "What is it?", "evs")
+    assert torch.equal(evs.positions, pruned.positions) and evs.end == pruned.end  # on one axis there are no columns
 
 
 def steps(vlm: LlavaVideo, prompt: Prompt, count: int) -> tuple[list[int], list[torch.Tensor]]:
@@ -119,7 +121,7 @@ def test_positions_that_contradict_or_do_not_fit_are_refused(vlm, monkeypatch):
     with pytest.raises(ValueError, match=r"PyramidDrop numbers them anew; set layer_pruning.positions=kept too"):
         build_method({**plain, "positions": "kept"}, {"encoder": "siglip"})
     build_method({**plain, "positions": "kept", "layer_pruning.positions": "kept"}, {"encoder": "siglip"})
-    with pytest.raises(ValueError, match="positions='gaps' is not one of renumbered, kept"):
+    with pytest.raises(ValueError, match="positions='gaps' is not one of renumbered, kept, evs"):
         build_method({**plain, "positions": "gaps"}, {"encoder": "siglip"})
     end = vlm.assemble([packed(KEPT)], "What?", "kept").end
     monkeypatch.setattr(vlm, "limit", end - 1)

@@ -39,6 +39,7 @@ def choose(ways: Sequence[TensorNames], own: Collection[str], found: Collection[
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 
+LLAVA = "llava_video"
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
 """Values of `model_type` that have a back end of that name here; others are LLaVA's, or of a user's package."""
 REFUSED = {
@@ -91,7 +92,7 @@ def family_of(folder: Path) -> str:
     if kind in REFUSED:
         raise CheckpointError(f"{folder} is of the family {kind}, which has no back end here: {REFUSED[kind]}")
     theirs = {entry.name for entry in entry_points(group="lmms_kvtp.vlms")}
-    return kind if kind in FAMILIES or kind in theirs else "llava_video"
+    return kind if kind in FAMILIES or kind in theirs else LLAVA
 
 
 def family_named(pretrained: str, revision: str | None) -> str | None:
@@ -105,7 +106,7 @@ def family_named(pretrained: str, revision: str | None) -> str | None:
         if not isinstance(cached, str):
             return None
         folder = Path(cached).parent
-    return "llava_video" if pretrained == TINY else family_of(folder)
+    return LLAVA if pretrained == TINY else family_of(folder)
 
 
 def read_config(folder: Path) -> LlavaConfig:
@@ -123,7 +124,7 @@ def read_config(folder: Path) -> LlavaConfig:
 
 def layers_in(folder: Path) -> int:
     """Count the layers of the language model, by config.json; raises as `read_config` and `family_of` do."""
-    if family_of(folder) == "llava_video":
+    if family_of(folder) == LLAVA:
         return int(read_config(folder).llm["num_hidden_layers"])
     with reading(folder):
         return int(read_json(folder / "config.json")["text_config"]["num_hidden_layers"])

@@ -1,0 +1,70 @@
+"""Forecasts of models that transformers has a class for, without weights, against runs with them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.native_checkpoints import FAMILIES, write_native
+
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.encode import encode
+from lmms_kvtp.forecast.forecast import forecast
+from lmms_kvtp.forecast.models import find_sizes, pool_of
+from lmms_kvtp.method import build_method, defaults_of
+from lmms_kvtp.pipeline import finish, prepare
+from lmms_kvtp.presets import settings_of
+from lmms_kvtp.questions import Question
+from lmms_kvtp.types import TEXT, GenerationOptions
+from lmms_kvtp.video.load import video_from_frames
+from lmms_kvtp.vlms.base import LoadOptions, load_vlm
+
+HEIGHT, WIDTH, FRAMES = 200, 330, 9
+METHODS = {"all tokens": ("full", 1.0), "tome": ("tome", 0.4), "fastv": ("fastv", 0.5), "maxmin": ("maxmin", 0.2)}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_native(request.param, tmp_path_factory.mktemp(request.param) / request.param)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_forecast_is_the_cost_of_the_run(folder: Path, name: str) -> None:
+    least = {} if folder.name == "internvl" else {"min_pixels": 4096, "max_pixels": 40000}
+    options = LoadOptions(device="cpu", **least)
+    vlm, sizes = load_vlm(str(folder), options), find_sizes(str(folder), options)
+    method = build_method(settings_of(*METHODS[name], 5), {**defaults_of(vlm), "encoder": "siglip"})
+    rgb = torch.randint(0, 256, (FRAMES, HEIGHT, WIDTH, 3), generator=torch.manual_seed(0), dtype=torch.uint8)
+    video = video_from_frames(rgb, "clip", 1.0, options=replace(vlm.frames, max_frames_num=FRAMES, chunk_size=4))
+    ready = prepare(vlm, method, [encode(vlm, method, video)], Question("What is it?"))
+    [answer] = finish(vlm, method, [ready], GenerationOptions(3))
+    ran, text = answer.cost, int((ready.prompt.role == TEXT).sum())
+    pool = pool_of(sizes, None, ran.num_frames, (HEIGHT, WIDTH))
+    told = forecast(sizes, method, ran.num_frames, pool, text_tokens=text, output_tokens=ran.output_tokens)
+    names = ("num_frames", "tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens", "layer_lengths")
+    assert {n: getattr(told.cost, n) for n in names} == {n: getattr(ran, n) for n in names}
+    assert told.cost.flops == {stage: count for stage, count in ran.flops.items() if count}
+    assert told.cost.prefill_flops_causal == ran.prefill_flops_causal
+    assert sizes.parameters == sum(p.numel() for p in vlm.model.parameters())
+    assert sizes.limit == vlm.limit and not told.unknown
+
+
+def test_the_command_counts_them_and_refuses_what_is_llava_videos(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["flops", "--model", str(folder), "--method", "vidcom2", "--keep-ratio", "0.25"]
+    assert main([*given, "--frames", "16", "--size", "360", "640"]) == 0
+    shown = capsys.readouterr().out
+    tokens = {"qwen2_5_vl": 8 * 13 * 23, "qwen3_vl": 8 * 11 * 20, "internvl": 16 * 16}[folder.name]
+    between = {"qwen2_5_vl": 0, "qwen3_vl": 8 * 15 + 3, "internvl": 9 * 10 + 7 * 11 + 15}[folder.name]
+    assert (
+        f"16 frames: {tokens // 4} of {tokens} vision tokens, {between} newlines or places of text between them"
+        in shown
+    )
+    for more, told in (
+        (["--pool", "average"], "pooling average"),
+        (["--profiler", "thop"], "thop runs LLaVA"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*given, *more])
+        assert told in capsys.readouterr().err
