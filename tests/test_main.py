@@ -7,7 +7,8 @@ import pytest
 
 import lmms_kvtp
 from lmms_kvtp.__main__ import COMMANDS, main
-from lmms_kvtp.method import PARTS, names_of
+from lmms_kvtp.method import PARTS
+from lmms_kvtp.presets import names_of
 
 
 def test_list_shows_every_component_with_its_paper(capsys):

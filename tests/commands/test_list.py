@@ -6,7 +6,8 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.list import HEADER, components, components_table, details
-from lmms_kvtp.method import PARTS, names_of
+from lmms_kvtp.method import PARTS
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.rendering import between
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
