@@ -70,10 +70,8 @@ def add_fields(parser: argparse.ArgumentParser, cls: str, names: Sequence[str]) 
     file, _, name = cls.partition(":")
     tree = ast.parse((Path(lmms_kvtp.__file__).parent / file).read_text(encoding="utf-8"))
     body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    told, found = (
-        field_docs(body),
-        {ast.unparse(one.target): one for one in body.body if isinstance(one, ast.AnnAssign)},
-    )
+    found = {ast.unparse(one.target): one for one in body.body if isinstance(one, ast.AnnAssign)}
+    told = field_docs(body)
     for name in names:
         kind, default = ast.unparse(found[name].annotation), found[name].value
         flag, value, meaning = f"--{name.replace('_', '-')}", default and ast.literal_eval(default), told[name]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one, model_settings, not_negative, ratios
 from lmms_kvtp.commands.sweep import add_methods, arguments_of, plan
+from lmms_kvtp.settings import pairs
 
 if TYPE_CHECKING:
     from lmms_kvtp.compare.measure import FileQuestion, MethodOutcome
@@ -68,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _outcomes(
     given: Mapping[str, str], asked: "Sequence[FileQuestion]", file: Path, worst: "Worst", max_new_tokens: int
 ) -> "tuple[list[MethodOutcome], VideoVLM]":
-    """Answer with the `--model_args` of every row; outcomes go to `file` as they come, and those there are taken over."""
+    """Answer with the `--model_args` of every row; outcomes go to `file` as they come, those there are taken over."""
     from lmms_kvtp.compare.measure import measure, read_outcomes
     from lmms_kvtp.device import find_device
     from lmms_kvtp.files import write_whole
@@ -77,7 +78,6 @@ def _outcomes(
     from lmms_kvtp.run.build import build
     from lmms_kvtp.run.journal import Session
     from lmms_kvtp.run.options import parse_arguments
-    from lmms_kvtp.settings import pairs
 
     lanes = {}
     for name, text in given.items():

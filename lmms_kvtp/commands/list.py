@@ -52,7 +52,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.into:
         write_between(arguments.into, components(), MARKER)
         known = {part: {name: read_facts(part, name) for name in names_of(part)} for part in PACKAGES}
-        TABLE.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if known != facts_table():
+            TABLE.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return 0
     width = shutil.get_terminal_size((100, 24)).columns
     if arguments.name:
@@ -104,7 +105,7 @@ def components_table(part: str) -> str:
 
 def find_facts(part: str, name: str) -> dict[str, Any]:
     """Look a component of this package up in TABLE if its file is as it was then; read any other from its class."""
-    found = _table().get(part, {}).get(name)
+    found = facts_table().get(part, {}).get(name)
     foreign = found and entry_points(group=PACKAGES[part], name=name)
     return found if found and not foreign and found["source"] == _source(part, name) else read_facts(part, name)
 
@@ -133,7 +134,8 @@ def read_facts(part: str, name: str) -> dict[str, Any]:
 
 
 @cache
-def _table() -> dict[str, Any]:
+def facts_table() -> dict[str, Any]:
+    """Read TABLE; empty where there is none."""
     return dict(json.loads(TABLE.read_text(encoding="utf-8"))) if TABLE.is_file() else {}
 
 

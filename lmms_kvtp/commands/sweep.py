@@ -21,6 +21,7 @@ from tqdm import tqdm
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.presets import DEPTH, FULL, IDS, METHOD_HELP, RECIPES, method_settings, settings_of, split_method
+from lmms_kvtp.settings import pairs, parse
 
 LOG = "harness.log"
 """File in a sweep's folder with messages and tables of the harness and of libraries; a bar is shown in their place."""
@@ -138,10 +139,19 @@ def plan(methods: Sequence[str], ratios: Sequence[float], model_args: str = "") 
     return sorted(found.values(), key=lambda cell: cell.method != FULL)
 
 
+def only(method: str, keep_ratio: float | None, common: str) -> str:
+    """Join `--model_args` with one method, at its own ratio, `keep_ratio` or 0.2; raises as `plan` does."""
+    if keep_ratio is not None and "keep_ratio" in split_method(method)[1]:
+        raise ValueError(f"--method {method} has a keep_ratio, and --keep-ratio {keep_ratio:g} is another; give one")
+    cells = plan([method], [0.2 if keep_ratio is None else keep_ratio], common)
+    if len(cells) > 1:
+        raise ValueError(f"--method {method} names {len(cells)} methods; give one")
+    return arguments_of(common, cells[0])
+
+
 def _values(key: str, value: str, settings: Mapping[str, str]) -> list[str]:
     """Split the value of a setting that takes a number or a word, not `a:b`, into those that it names."""
     from lmms_kvtp.method import KVTP, class_of
-    from lmms_kvtp.settings import parse
 
     part, _, field = key.partition(".")
     if ":" not in value or not (field or key == "keep_ratio"):
@@ -182,7 +192,6 @@ def sweep(
         FileNotFoundError: a cell left no results; the harness's messages stand in `out/harness.log`.
     """
     from lmms_kvtp.run.options import model_id
-    from lmms_kvtp.settings import pairs
 
     check(cells, tasks, common, include_path)
     model = model_id(pairs(common)) or "llava_video_kvtp"
@@ -228,7 +237,6 @@ def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str |
 def arguments_of(common: str, cell: Variant) -> str:
     """Join `--model_args` of all cells and of one; ValueError where they contradict each other."""
     from lmms_kvtp.run.options import chooses_method
-    from lmms_kvtp.settings import pairs
 
     shared = {k: v for k, v in pairs(common).items() if cell.method != FULL or not chooses_method(k)}
     for name, value in shared.items():
@@ -245,13 +253,12 @@ def _depends_on(steps: Sequence[Mapping[str, Any]], common: str) -> str:
     from lmms_kvtp.files import content_key, fingerprint
     from lmms_kvtp.run.options import parse_arguments
     from lmms_kvtp.run.source import of_settings, of_source, of_weights
-    from lmms_kvtp.settings import pairs
     from lmms_kvtp.vlms.checkpoint.load import find_folder
 
     model, cells = parse_arguments(pairs(common)), [pairs(step["model_args"]) for step in steps]
     values = {value for cell in cells for name, value in cell.items() if name not in ("journal", "resume")}
     folders = [*lmms_kvtp.__path__[:1], *lmms_kvtp.tasks.__path__, *lmms_kvtp.model_wrappers.__path__]
-    folders += [str(steps[0]["include_path"])] if "include_path" in steps[0] else []
+    folders += [folder for folder in [str(steps[0].get("include_path", ""))] if Path(folder).is_dir() and folder]
     code = [fingerprint(Path(folder), counts=lambda file: file.suffix in (".py", ".yaml")) for folder in folders]
     weights = of_weights(find_folder(model.run.pretrained, model.load.revision)), of_settings(sorted(values), True)
     versions = [version(name) for name in ("torch", "transformers", "lmms_eval")]
