@@ -31,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table of gates, or of references; 1 when one of them failed."""
-    given = pairs(arguments.model_args)
+    from lmms_kvtp.vlms.base import ALIASES, load_vlm
+
+    names = {field: alias for alias, field in ALIASES.items()}  # as load_options of the Python interface takes them
+    given = {names.get(key, key): value for key, value in pairs(arguments.model_args).items()}
     name = given.setdefault("pretrained", arguments.model)
     if arguments.model not in (name, "tiny"):
-        raise ValueError(
-            f"--model {arguments.model} and --model_args pretrained={name} contradict each other; give one"
-        )
+        raise ValueError(f"--model {arguments.model} contradicts --model_args pretrained={name}; give one of them")
     if arguments.reference:
         return _compare(given)
     if arguments.method is None:
@@ -49,7 +50,6 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.gates import write_record
     from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.run.options import parse_arguments
-    from lmms_kvtp.vlms.base import load_vlm
 
     settings = parse_arguments(pairs(only(arguments.method, arguments.keep_ratio, common)))
     model = Model(load_vlm(settings.run.pretrained, settings.load))

@@ -80,9 +80,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
     methods = [name for name in arguments.methods.split(",") if name] + arguments.method
     if not methods:
-        raise ValueError(
-            "no method is named; give --methods full,random or --method kvtp+tome,allocator.temperature=1:2"
-        )
+        raise ValueError("no method is named; give --methods full,random or --method kvtp+tome,allocator.floor=0:1")
     if int(os.environ.get("RANK", 0)) > 0:
         return 0  # under torchrun the first process starts the others anew, below the harness
     cells = plan(methods, arguments.ratios, arguments.model_args)
@@ -156,7 +154,8 @@ def _values(key: str, value: str, settings: Mapping[str, str]) -> list[str]:
     part, _, field = key.partition(".")
     if ":" not in value or not (field or key == "keep_ratio"):
         return [value]
-    kind = float if key == "keep_ratio" else get_type_hints(class_of(part, settings.get(part, KVTP[part]))).get(field)
+    owner = class_of(part, settings.get(part, KVTP.get(part, "none"))) if field else None
+    kind = get_type_hints(owner).get(field) if owner else float
     try:
         parse(kind, value, key)
         return [value]
@@ -262,7 +261,8 @@ def _depends_on(steps: Sequence[Mapping[str, Any]], common: str) -> str:
     code = [fingerprint(Path(folder), counts=lambda file: file.suffix in (".py", ".yaml")) for folder in folders]
     weights = of_weights(find_folder(model.run.pretrained, model.load.revision)), of_settings(sorted(values), True)
     versions = [version(name) for name in ("torch", "transformers", "lmms_eval")]
-    return content_key(steps, weights, code, of_source(value.partition(":")[0] for value in values), versions)
+    foreign = of_source(value.partition(":")[0] for value in values if ":" in value)  # package.module:Class
+    return content_key(steps, weights, code, foreign, versions)
 
 
 @contextmanager
@@ -300,9 +300,8 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             bar.set_description("scoring")
             _harness(out / "cells.yaml", reading, lock)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"{_count_answers(out)} answers are in {out}; the same command goes on there"
-            ) from None
+            made = f"{_count_answers(out)} answers are in {out}"
+            raise KeyboardInterrupt(f"{made}; the same command goes on there") from None
 
 
 def _count_answers(out: Path) -> int:
@@ -327,10 +326,10 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.5)
                 told.seek(max(start, told.seek(0, os.SEEK_END) - 4096))
-                for done, wanted in PROGRESS.findall(told.read().decode(errors="replace"))[-1:]:
-                    if bar is not None:
-                        bar.total = int(wanted)
-                        bar.update(int(done) - bar.n)
+                seen = PROGRESS.findall(told.read().decode(errors="replace"))
+                if bar is not None and seen:
+                    done, bar.total = map(int, seen[-1])
+                    bar.update(done - bar.n)
         finally:
             process.terminate()
             process.wait()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one, model_settings
 from lmms_kvtp.commands.sweep import arguments_of, plan
-from lmms_kvtp.presets import METHOD_HELP
+from lmms_kvtp.presets import FULL, METHOD_HELP
 from lmms_kvtp.settings import pairs
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.vlms.base import load_vlm
 
     common = model_settings(arguments)
-    given = {c.name: arguments_of(common, c) for c in plan(arguments.method or METHODS, [arguments.ratio], common)}
+    cells = plan(arguments.method or METHODS, [arguments.ratio], common)
+    given = {"all tokens" if cell.method == FULL else cell.name: arguments_of(common, cell) for cell in cells}
     check_arguments(list(given.values()))  # before the model loads
     settings = {name: parse_arguments(pairs(text)) for name, text in given.items()}
     first = next(iter(settings.values()))

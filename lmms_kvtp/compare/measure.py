@@ -137,7 +137,7 @@ class MethodOutcome:
         """Read what `to_row` gives."""
         asked = {field.name: row[field.name] for field in fields(FileQuestion)} | {"video": Path(row["video"])}
         own = {field.name: row[field.name] for field in fields(MethodOutcome) if field.name != "asked"}
-        return MethodOutcome(asked=FileQuestion(**asked), **own)
+        return MethodOutcome(asked=FileQuestion(**asked), **own | {"pictures": tuple(map(tuple, row["pictures"]))})
 
     @property
     def agrees(self) -> bool:

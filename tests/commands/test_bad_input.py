@@ -140,6 +140,7 @@ def test_a_path_that_cannot_be_used_is_named(tmp_path, capsys):
         ("eval predictor", "give either --index FILE"),
     ],
 )
+@pytest.mark.filterwarnings("default")  # the harness warns of its own affairs
 def test_a_mistake_ends_in_one_line(command, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
