@@ -288,7 +288,7 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
     """Answer, then score, behind one bar; raises as `sweep` does."""
     log.info("messages and tables of the harness: %s", out / LOG)
     before = _count_answers(out)
-    with tqdm(desc="answering", unit="answer") as bar:
+    with tqdm(desc="answering", unit=" answers") as bar:
         try:
             told = _harness(out / "sweep.yaml", [first], lock, bar)
             done, wanted = (PROGRESS.findall(told) or [("0", "0")])[-1]

@@ -20,6 +20,7 @@ from lmms_kvtp.pipeline import Answer, prepare
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.questions import Question
 from lmms_kvtp.run.answerer import Lane, unrecorded
+from lmms_kvtp.run.journal import Session
 from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.load import load_video
@@ -64,7 +65,9 @@ def measured(model: Model, video: Path, questions: int, **methods: Method) -> li
 def lanes(model: Model, on_error: str = "raise", **methods: Method) -> dict[str, Lane]:
     """Lanes of all tokens and of `methods`."""
     run = RunOptions(share_prefix=False, on_error=on_error)
-    return {name: unrecorded(model.vlm, method, run) for name, method in {**methods, FULL: model.method(ALL)}.items()}
+    every = {**methods, FULL: model.method(ALL)}
+    sessions = {name: Session(method.describe(), None, None) for name, method in every.items()}
+    return {name: replace(unrecorded(model.vlm, every[name], run), session=sessions[name]) for name in every}
 
 
 def test_what_loads_on_first_use_is_in_no_reported_time(model, video):
