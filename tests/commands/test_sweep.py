@@ -1,5 +1,6 @@
 """What a sweep runs; that its answers are those of separate runs is shown in tests/e2e."""
 
+import fcntl
 import json
 import shutil
 import sys
@@ -88,6 +89,21 @@ def test_under_torchrun_one_process_sweeps_and_several_machines_are_refused(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(SweepError, match="a sweep runs on one machine, not on 2"):
         sweep(plan(["random"], [0.2]), "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+
+
+def test_a_second_sweep_on_a_folder_is_refused_and_a_lock_of_a_process_that_died_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    cells = plan(["random"], [0.2])
+    with (tmp_path / ".lock").open("w") as other:
+        other.write("77")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(SweepError, match=rf"another sweep \(process 77\) is at work in {tmp_path}; wait until it"):
+            sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+    with pytest.raises(SweepError, match="made no answers"):
+        sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.5, -0.2, float("nan")])
