@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
 
 
-def add_methods(parser: argparse.ArgumentParser, default: str = "") -> None:
+def add_methods(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Add the two ways to name methods."""
     names = f" (default {default})" if default else ""
     parser.add_argument("--methods", default=default, help=f"comma-separated names, each as in --method{names}")
@@ -78,7 +78,7 @@ def add_methods(parser: argparse.ArgumentParser, default: str = "") -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
-    methods = [name for name in arguments.methods.split(",") if name] + arguments.method
+    methods = [name for name in (arguments.methods or "").split(",") if name] + arguments.method
     if not methods:
         raise ValueError("no method is named; give --methods full,random or --method kvtp+tome,allocator.floor=0:1")
     if int(os.environ.get("RANK", 0)) > 0:
