@@ -3,6 +3,7 @@
 import argparse
 import ast
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,18 @@ FLAGS: Sequence[tuple[Any, ...]] = (
     ("fps", 1.0, "fps", "video_fps"),
 )
 """Flags for some of `--model_args`: default, and names there."""
+ALWAYS = ("pretrained", "max_frames")
+"""Those whose default holds; of the others that of the model's family does."""
 
 
-def at_least_one(text: str) -> int:
-    """Read a number of things; ArgumentTypeError where it is no whole number, or below 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
+def not_negative(text: str, least: int = 0) -> int:
+    """Read a number of things; ArgumentTypeError where it is no whole number, or below `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least {least}")
     return int(text)
 
 
-def not_negative(text: str) -> int:
-    """Read a number of things that may be 0; ArgumentTypeError where it is no whole number, or below 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 0")
-    return int(text)
+at_least_one = partial(not_negative, least=1)
 
 
 def ratios(text: str) -> list[float]:
@@ -57,7 +56,7 @@ def model_settings(arguments: argparse.Namespace) -> str:
         if told := [name for name in names if name in given and value not in (default, given[name])]:
             twice = f"--{flag.replace('_', '-')} {value} and --model_args {told[0]}={given[told[0]]}"
             raise ValueError(f"{twice} contradict each other; give one")
-        if not any(name in given for name in names):
+        if not any(name in given for name in names) and (value != default or flag in ALWAYS):
             given[names[0]] = str(value)
     return ",".join(f"{name}={value}" for name, value in given.items())
 

@@ -15,15 +15,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.device import find_device
 from lmms_kvtp.doctor.exam import divergence
-from lmms_kvtp.files import text_lines
+from lmms_kvtp.files import text_lines, write_whole
 from lmms_kvtp.layer_pruning.base import Stage
+from lmms_kvtp.leaderboard.provenance import row_name
 from lmms_kvtp.pipeline import Answer, Prepared
 from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.resolve import near
 from lmms_kvtp.run.answerer import Answerer, Lane, plain_errors
 from lmms_kvtp.run.asks import Ask
+from lmms_kvtp.run.build import build
+from lmms_kvtp.run.journal import Session
+from lmms_kvtp.run.options import parse_arguments
+from lmms_kvtp.settings import pairs
 from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video
@@ -214,6 +220,36 @@ def measure(
                 outcome = outcome_of(questions[number], order[lane], answer, kl, text, keys[number][lane])
                 yield outcome, None if packed is None else Kept(opened(), packed)
                 _forget(answerer)
+
+
+def outcomes_of(
+    given: Mapping[str, str],
+    asked: Sequence[FileQuestion],
+    file: Path,
+    draw: Callable[[MethodOutcome, Kept | None], Sequence[Picture]],
+    max_new_tokens: int,
+) -> tuple[list[MethodOutcome], VideoVLM]:
+    """Answer with the `--model_args` of every row; outcomes go to `file` as they come, those there are taken over.
+
+    `draw` makes the pictures of an outcome. KeyboardInterrupt says how to go on; raises as `measure` does, too.
+    """
+    lanes = {}
+    for name, text in given.items():
+        settings = parse_arguments(pairs(text))
+        built = build(settings, find_device(settings.load.device), {})
+        run = replace(settings.run, share_prefix=False)  # each answer's time is that of a question asked alone
+        lanes[row_name(name, built.method.describe())] = Lane(built, run, Session(built.setup, None, None))
+    made, known = [], read_outcomes(file)
+    try:
+        with file.open("a", encoding="utf-8") as lines:
+            for outcome, kept in measure(lanes, asked, settings.frames, max_new_tokens, known):
+                made.append(replace(outcome, pictures=draw(outcome, kept)))
+                lines.write(json.dumps(made[-1].to_row(), allow_nan=False) + "\n")
+                lines.flush()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{len(made)} outcomes are in {file}; the same command goes on there") from None
+    write_whole(file, "".join(json.dumps(one.to_row(), allow_nan=False) + "\n" for one in made).encode())
+    return made, built.vlm
 
 
 def _ask(one: FileQuestion, opened: Callable[[], Video], options: GenerationOptions) -> Ask:

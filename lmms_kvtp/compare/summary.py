@@ -10,7 +10,7 @@ import torch
 
 from lmms_kvtp.compare.measure import FULL, Kept, MethodOutcome, Picture
 from lmms_kvtp.leaderboard.stats import MISSING, Estimate, estimate, shown
-from lmms_kvtp.rendering import first_few, page
+from lmms_kvtp.rendering import first_few
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.visualize.page import jpeg
@@ -224,32 +224,4 @@ def _frames(packed: PackedTokens, frames: SmallFrames) -> list[Picture]:
 
 
 TEMPLATE = Path(__file__).parent / "page.html"
-
-
-def to_html(
-    found: Sequence[Summary],
-    cases: Sequence[Case],
-    advice: str,
-    data: str,
-    model: str,
-    toy: bool,
-    notes: Sequence[str] = (),
-) -> str:
-    """Render the page: summaries, all tokens first, the worst cases and the recommendation.
-
-    `data` is the name of the file of questions, `model` that of the checkpoint; `toy` says that it is the embedded one,
-    `notes` what a reader must know besides.
-    """
-    return page(
-        TEMPLATE,
-        header=HEADER,
-        rows=rows(found),
-        questions=found[0].agreement.count,
-        videos=found[0].videos,
-        cases=cases,
-        advice=advice,
-        data=data,
-        model=model,
-        toy=toy,
-        notes=notes,
-    )
+"""Page with the summaries, all tokens first, the worst cases and the recommendation."""
