@@ -306,7 +306,8 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
 
 def _count_answers(out: Path) -> int:
     """Count the lines of all journals but their first ones; answers that were taken over are among them."""
-    return sum(len(file.read_text(encoding="utf-8").splitlines()) - 1 for file in out.glob("*/journal/*.jsonl"))
+    files = out.glob("*/journal/*.jsonl")
+    return sum(max(0, len(file.read_text(encoding="utf-8").splitlines()) - 1) for file in files)
 
 
 def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: "tqdm[Any] | None" = None) -> str:

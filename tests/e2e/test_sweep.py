@@ -34,12 +34,14 @@ def swept(folder: Path, stopped: tuple[int, str]) -> list[Run]:
 def stopped(folder: Path) -> tuple[int, str]:
     """A sweep that SIGTERM ends behind its first answer: its exit status and what it said."""
     command = [sys.executable, "-P", "-m", "lmms_kvtp", "sweep", "--methods", "random,kvtp+prumerge,full", *OTHERS]
-    process = subprocess.Popen([*command, "--out", str(folder / "swept")], stderr=subprocess.PIPE, text=True)
-    while _answers(folder / "swept") == 0:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    return process.wait(), process.stderr.read() if process.stderr else ""
+    command += ["--out", str(folder / "swept")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while _answers(folder / "swept") < 1:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate()
+    return process.returncode, told
 
 
 def _answers(folder: Path) -> int:
