@@ -15,8 +15,7 @@ from typing import Any
 
 from lmms_kvtp import __version__
 from lmms_kvtp.harness.plugin import MODELS
-from lmms_kvtp.method import names_of
-from lmms_kvtp.presets import RECIPES
+from lmms_kvtp.presets import RECIPES, names_of
 from lmms_kvtp.rendering import Written, markdown, write_between
 
 TASK = "skvqa_synth_quick"

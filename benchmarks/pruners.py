@@ -24,7 +24,8 @@ import torch
 from pruning import cpu_name, spread, status, tree_of
 
 from lmms_kvtp.allocators.softmax import Softmax
-from lmms_kvtp.method import build_part, names_of
+from lmms_kvtp.method import build_part
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.rendering import as_code, markdown, write_between
 from lmms_kvtp.types import FrameFeatures, FrameTokens

@@ -61,11 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # in the C locale, ± is better lost than the table
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lmms_kvtp").setLevel(logging.INFO)  # not of libraries
     try:
         code = int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
         sys.stdout.flush()
         return code
+    except KeyboardInterrupt as stopped:
+        parser.exit(130, f"\nlmms-kvtp {options.command}: stopped\n{stopped or 'start it again: nothing was kept'}\n")
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

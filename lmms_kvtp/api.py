@@ -21,7 +21,7 @@ from lmms_kvtp.questions import Question
 from lmms_kvtp.resolve import near
 from lmms_kvtp.run.answerer import Answerer, plain_errors, unrecorded
 from lmms_kvtp.run.asks import Ask, name_visuals
-from lmms_kvtp.settings import pairs, parse
+from lmms_kvtp.settings import parse
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video, video_from_frames
@@ -179,7 +179,7 @@ class Model:
         """Build the method that `settings` describe; raises as `answers` does."""
         if isinstance(settings, Method):
             return self._with_encoder(settings)
-        chosen = _settings(settings, self.vlm.llm.layers) if isinstance(settings, str) else settings
+        chosen = method_settings(settings, layers=self.vlm.llm.layers) if isinstance(settings, str) else settings
         method = build_method(chosen, defaults_of(self.vlm))
         check_predictor(method, self.vlm, str(chosen.get("scorer", KVTP["scorer"])))
         self.vlm.check(method.positions)
@@ -190,16 +190,6 @@ class Model:
         if not same:
             self._encoders.append(method.encoder)
         return replace(method, encoder=(same or [method.encoder])[0])
-
-
-def _settings(text: str, layers: int) -> Mapping[str, Any]:
-    """Read `kvtp+tome`, `kvtp+tome,keep_ratio=0.1`, or settings alone."""
-    name, _, rest = text.strip().partition(",")
-    if not name or "=" in name:
-        return pairs(text)
-    given = pairs(rest)
-    ratio = given.pop("keep_ratio", None)
-    return {**method_settings(name, parse(float, ratio, "keep_ratio") if ratio else None, layers), **given}
 
 
 def _options(options: GenerationOptions | None, generation: Mapping[str, Any]) -> GenerationOptions:

@@ -16,9 +16,9 @@ from lmms_kvtp.encoders.own import OwnTower
 from lmms_kvtp.encoders.parts.predictor import TINY_SHARED, TrainedPredictor, find_predictor, is_predictor
 from lmms_kvtp.layer_pruning.base import LayerPruner
 from lmms_kvtp.layer_pruning.none import NoLayerPruning
-from lmms_kvtp.presets import SHARED, WORDS
+from lmms_kvtp.presets import PACKAGES, SHARED, WORDS
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.resolve import available, near, resolve
+from lmms_kvtp.resolve import near, resolve
 from lmms_kvtp.scorers.base import FrameScorer
 from lmms_kvtp.settings import parse
 from lmms_kvtp.shipped import TINY
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PARTS: dict[str, tuple[str, type[Any]]] = {
-    "encoder": ("lmms_kvtp.encoders", FrameEncoder),
-    "scorer": ("lmms_kvtp.scorers", FrameScorer),
-    "allocator": ("lmms_kvtp.allocators", BudgetAllocator),
-    "pruner": ("lmms_kvtp.pruners", TokenPruner),
-    "layer_pruning": ("lmms_kvtp.layer_pruning", LayerPruner),
+    part: (PACKAGES[part], base)
+    for part, base in {
+        "encoder": FrameEncoder,
+        "scorer": FrameScorer,
+        "allocator": BudgetAllocator,
+        "pruner": TokenPruner,
+        "layer_pruning": LayerPruner,
+    }.items()
 }
 """Package of the components and their interface, by part."""
 
@@ -250,11 +253,6 @@ def check_predictor(method: Method, vlm: "VideoVLM", scorer: str) -> None:
 def warn(message: str) -> None:
     """Warn once in a process: a sweep builds many methods."""
     logger.warning(message)
-
-
-def names_of(part: str) -> list[str]:
-    """List the short names of a part: components, here and in installed packages, and words for them."""
-    return sorted({*available(PARTS[part][0]), *WORDS.get(part, {})})
 
 
 def class_of(part: str, name: str) -> type[Any]:

@@ -1,11 +1,11 @@
 """Short names: words for a component with settings, and whole methods: `random`, `kvtp+prumerge`, `oracle/aks+grid`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmms_kvtp.resolve import near
-from lmms_kvtp.settings import pairs
+from lmms_kvtp.resolve import available, near
+from lmms_kvtp.settings import pairs, parse
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,14 @@ class Word:
     """Attributes of the component's class that read otherwise with these settings."""
 
 
+PACKAGES = {
+    "encoder": "lmms_kvtp.encoders",
+    "scorer": "lmms_kvtp.scorers",
+    "allocator": "lmms_kvtp.allocators",
+    "pruner": "lmms_kvtp.pruners",
+    "layer_pruning": "lmms_kvtp.layer_pruning",
+}
+"""Package of the components of each part of a method, and entry-point group of those of other packages."""
 SHARED = "shared"
 
 WORDS = {
@@ -44,6 +52,11 @@ WORDS = {
     },
 }
 """Words that stand for a component wherever one is named, by part."""
+
+
+def names_of(part: str) -> list[str]:
+    """List the short names of a part: components, here and in installed packages, and words for them."""
+    return sorted({*available(PACKAGES[part]), *WORDS.get(part, {})})
 
 
 def word_of(part: str, method: Mapping[str, Any]) -> str:
@@ -157,14 +170,37 @@ def recipe_of(method: Mapping[str, Any]) -> str | None:
     return next(fits, None)
 
 
+IDS = {
+    "llava_video": FULL,
+    "llava_video_random": "random",
+    "llava_video_tome": "tome",
+    "llava_video_prumerge": "prumerge",
+    "llava_video_fastv": "fastv",
+    "llava_video_keyvideollm": "hard+grid",
+    "llava_video_prunevid": "prunevid",
+    **dict.fromkeys(("llava_video_kvtp", "llava_vid_kvtp", "llava_onevision_kvtp"), "kvtp+prumerge"),
+    **dict.fromkeys(("qwen2_5_vl_kvtp", "qwen3_vl_kvtp", "internvl_kvtp"), "kvtp+prumerge"),
+}
+"""Short names of the methods that the harness's model ids run; at a command's own share of tokens."""
+
 METHOD_HELP = (
-    f"full, a published method ({', '.join(RECIPES)}, or a pruner's name), kvtp+prumerge and the like, or "
-    "name=value,... as in --model_args"
+    f"full, a published method ({', '.join(RECIPES)}, or a pruner's name), kvtp+prumerge, scorer/allocator+pruner "
+    f"({', '.join(PRESETS)} before the +), a model id such as llava_video_tome; further settings behind a comma "
+    "(kvtp+tome,allocator.temperature=1), or settings alone, as in --model_args"
 )
 
 
+def split_method(text: str) -> tuple[str, dict[str, str]]:
+    """Split `NAME,setting=value` or `name=NAME,setting=value`; without name it is empty. ValueError for other forms."""
+    first, _, rest = text.strip().partition(",")
+    if first and "=" not in first:
+        return first.strip(), pairs(rest)
+    given = pairs(text)
+    return given.pop("name", ""), given
+
+
 def method_settings(text: str, keep_ratio: float | None = None, layers: int = DEPTH) -> dict[str, str]:
-    """Read one argument of the command line: a short name, or settings.
+    """Read one argument of the command line or of the Python interface: a short name, settings, or both.
 
     Args:
         text: as METHOD_HELP says; empty for the wrapper's defaults.
@@ -173,19 +209,27 @@ def method_settings(text: str, keep_ratio: float | None = None, layers: int = DE
 
     Raises:
         LookupError: there is no such preset.
-        ValueError: settings that are no pairs.
+        ValueError: settings that are no pairs, or that say again what the name and its share of tokens say.
     """
-    if text and "=" not in text:
-        return settings_of(text, 0.2 if keep_ratio is None else keep_ratio, layers)
-    return pairs(text) | ({} if keep_ratio is None else {"keep_ratio": f"{keep_ratio:g}"})
+    name, given = split_method(text)
+    share = given.pop("keep_ratio", None)
+    ratio = keep_ratio if share is None or keep_ratio is not None else parse(float, share, "keep_ratio")
+    if not name:
+        return given | ({} if ratio is None else {"keep_ratio": f"{ratio:g}"})
+    own, name = settings_of(name, 0.2 if ratio is None else ratio, layers), IDS.get(name, name)
+    if name == FULL and (given or share):
+        raise ValueError(f"method {text!r}: {FULL} keeps all tokens and has no settings; name another method")
+    if name in RECIPES and (key := RECIPES[name].ratio) in given:
+        raise ValueError(f"method {text!r}: {key}={own[key]} follows from the share of tokens; give that, not {key}")
+    return {**own, **given}
 
 
 def settings_of(name: str, keep_ratio: float, layers: int = DEPTH) -> dict[str, str]:
     """Translate the short name of a method into `--model_args`.
 
     Args:
-        name: `full`; a recipe; a pruner, with equal budgets; `preset+pruner`; or `scorer/allocator+pruner`. A part is a
-            component's name, or `package.module:Class`.
+        name: `full`; a recipe; a pruner, with equal budgets; `preset+pruner`; `scorer/allocator+pruner`; or a model id
+            of IDS. A part is a component's name, or `package.module:Class`.
         keep_ratio: share of vision tokens kept, as RECIPES says.
         layers: of the language model.
 
@@ -193,6 +237,7 @@ def settings_of(name: str, keep_ratio: float, layers: int = DEPTH) -> dict[str, 
         LookupError: there is no such preset.
         ValueError: a recipe cannot keep as much.
     """
+    name = IDS.get(name, name)
     if name == FULL:
         return {**_ALL, "keep_ratio": "1"}
     if name in RECIPES:
@@ -208,30 +253,3 @@ def settings_of(name: str, keep_ratio: float, layers: int = DEPTH) -> dict[str, 
     if preset not in PRESETS:
         raise LookupError(f"method {name!r}: no preset named {preset!r} before the +; {near(preset, list(PRESETS))}")
     return {**PRESETS[preset], "pruner": pruner, "keep_ratio": f"{keep_ratio:g}"}
-
-
-def typed(texts: Sequence[str], ratios: Sequence[float], layers: int = DEPTH) -> dict[str, dict[str, str]]:
-    """Read methods as typed in a command: the `--model_args` of each, by the name of its row.
-
-    Args:
-        texts: each `kvtp+prumerge`, as in `lmms-kvtp sweep`, which is taken at every ratio; or settings with their own
-            ratio, `pruner=tome,keep_ratio=0.1`.
-        ratios: shares of vision tokens kept.
-        layers: of the language model.
-
-    Raises:
-        LookupError: a short name is unknown.
-        ValueError: a ratio is outside (0, 1], or settings are no pairs.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for ratio in ratios:
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio {ratio} is outside (0, 1]; it is the share of vision tokens kept")
-    for text in texts:
-        if "=" in text:
-            found[text] = method_settings(text)
-            continue
-        for ratio in ratios:
-            name = "all tokens" if text == FULL else f"{text} {100 * ratio:g}%"
-            found[name] = method_settings(text, ratio, layers)
-    return found

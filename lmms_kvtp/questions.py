@@ -27,6 +27,8 @@ class Question:
     """Ground-truth relevance as (start s, end s, score of 0 to 5), where the task has it; () means the whole video."""
 
 
+RULE = "rule"
+"""Name of the refiner that needs no model: `refine`."""
 MAX_WORDS = 40
 """Words of a refined question: about what fits in the 64 text tokens of SigLIP."""
 

@@ -6,6 +6,7 @@ import pkgutil
 from collections.abc import Collection
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -79,7 +80,10 @@ def _module(module_name: str, name: str, base: type[C]) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except Exception as error:  # foreign code: anything may come of its import
-        raise LookupError(f"no {base.__name__} at {name!r}: {type(error).__name__}: {error}") from error
+        here = [file for file in (module_name.split(".")[0], f"{module_name}.py") if Path(file).exists()]
+        hint = f"; {here[0]} lies in the working directory: set PYTHONPATH=. to have it searched" if here else ""
+        cause = f"{type(error).__name__}: {error}{hint if isinstance(error, ModuleNotFoundError) else ''}"
+        raise LookupError(f"no {base.__name__} at {name!r}: {cause}") from error
 
 
 def _checked(found: object, name: str, base: type[C]) -> type[C]:

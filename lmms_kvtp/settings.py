@@ -53,11 +53,17 @@ def meanings(cls: type[Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for owner in reversed([base for base in cls.__mro__ if is_dataclass(base)]):
         tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
-        body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
-        for field, text in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+        found |= field_docs(next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)))
     return found
+
+
+def field_docs(cls: ast.ClassDef) -> dict[str, str]:
+    """Collect the string under each field of a class's source."""
+    return {
+        ast.unparse(field.target): " ".join(str(text.value.value).split())
+        for field, text in pairwise(cls.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 def _parse_union(choices: tuple[Any, ...], value: Any, name: str) -> Any:

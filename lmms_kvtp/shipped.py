@@ -9,6 +9,7 @@ from lmms_kvtp.files import write_json
 
 TINY = "tiny"
 """Name of the shipped checkpoint in settings; a folder of that name is given as `./tiny`."""
+TOY = "TOY: the embedded model made these answers; they show how methods work and fail, and reproduce no paper's number"
 MANIFEST = "sha256.json"
 """File in a shipped folder with the digest of every other file."""
 

@@ -10,7 +10,8 @@ from helpers.harness_files import write_pair
 
 import lmms_kvtp
 from lmms_kvtp.__main__ import COMMANDS, main
-from lmms_kvtp.method import PARTS, names_of
+from lmms_kvtp.method import PARTS
+from lmms_kvtp.presets import names_of
 
 
 def test_list_shows_every_component_with_its_paper(capsys):
@@ -44,6 +45,34 @@ def test_every_command_has_help(name, capsys):
         main([name, "--help"])
     assert stopped.value.code == 0
     assert COMMANDS[name][1] in " ".join(capsys.readouterr().out.split())
+
+
+def test_no_help_and_no_listing_of_shipped_components_imports_torch():
+    code = """
+import argparse, importlib, sys
+from lmms_kvtp.__main__ import COMMANDS, main
+for module, _ in COMMANDS.values():
+    importlib.import_module(module).add_arguments(argparse.ArgumentParser())
+    assert "torch" not in sys.modules, module
+main(["list"])
+main(["list", "pruner", "tome"])
+assert "torch" not in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "pruner.protected=" in run.stdout or "pruner=tome" in run.stdout
+
+
+def test_ctrl_c_ends_in_two_lines(capsys, monkeypatch):
+    def stopped(arguments):
+        raise KeyboardInterrupt("3 answers are in runs; the same command goes on there")
+
+    monkeypatch.setattr("lmms_kvtp.commands.reproduce.main", stopped)
+    with pytest.raises(SystemExit) as left:
+        main(["reproduce", "table2"])
+    assert left.value.code == 130
+    told = "lmms-kvtp reproduce: stopped\n3 answers are in runs; the same command goes on there"
+    assert capsys.readouterr().err.strip() == told
 
 
 def test_versions_are_told(capsys):

@@ -1,5 +1,8 @@
 """Short names of methods stand for settings that build."""
 
+import importlib
+import re
+
 import pytest
 
 from lmms_kvtp.layer_pruning.base import check_stages
@@ -8,7 +11,7 @@ from lmms_kvtp.layer_pruning.holitom import HoliTomLayers
 from lmms_kvtp.layer_pruning.prunevid import PruneVidLayers
 from lmms_kvtp.layer_pruning.pyramiddrop import PyramidDrop
 from lmms_kvtp.method import KVTP, build_method
-from lmms_kvtp.presets import PRESETS, RECIPES, WORDS, method_settings, recipe_of, settings_of, typed, word_of
+from lmms_kvtp.presets import IDS, PRESETS, RECIPES, WORDS, method_settings, recipe_of, settings_of, word_of
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -61,6 +64,37 @@ def test_one_argument_is_a_short_name_or_settings_and_a_ratio_beside_it_counts()
     assert method_settings("pruner=tome,keep_ratio=0.1") == {"pruner": "tome", "keep_ratio": "0.1"}
     assert method_settings("pruner=tome,keep_ratio=0.1", 0.35) == {"pruner": "tome", "keep_ratio": "0.35"}
     assert method_settings("") == {}
+    assert method_settings("name=tome,keep_ratio=0.1,encoder=siglip") == {
+        **settings_of("tome", 0.1),
+        "encoder": "siglip",
+    }
+    assert method_settings("vidcom2,layer_pruning=fastv") == {**settings_of("vidcom2", 0.2), "layer_pruning": "fastv"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("full,layer_pruning=fastv", "full keeps all tokens and has no settings"),
+        ("llava_video,keep_ratio=0.5", "full keeps all tokens and has no settings"),
+        ("fastv,layer_pruning.ratio=0.3", "layer_pruning.ratio=0.2 follows from the share of tokens; give that"),
+        ("tome,encoder", "'encoder' in method 'encoder' is not of the form name=value"),
+    ],
+)
+def test_a_setting_that_the_name_fixes_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        method_settings(text)
+
+
+def test_a_model_id_is_the_method_that_its_row_runs() -> None:
+    from lmms_kvtp.harness.plugin import CHAT, MODELS
+
+    paths = {alias: path for name, (path, others) in {**MODELS, **CHAT}.items() for alias in (name, *others)}
+    assert set(IDS) == {name for name in paths if not name.endswith("sweep")}
+    for name in IDS:
+        module, _, cls = paths[name].rpartition(".")
+        own = build_method({}, {**KVTP, **getattr(importlib.import_module(module), cls).defaults})
+        share = 0.5 if name == "llava_video_fastv" else 0.2
+        assert build_method(settings_of(name, share), KVTP) == own
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -91,7 +125,7 @@ def test_a_part_of_a_recipe_alone_is_named_behind_a_plus() -> None:
     assert settings_of("uniform+vidcom2", 0.2)["scorer"] == "uniform"
     assert "layer_pruning" not in settings_of("uniform+prunevid", 0.2)
     assert "positions" not in settings_of("uniform+fastvid", 0.2)
-    assert typed(["prunevid", "uniform+prunevid"], [0.2], 6)["prunevid 20%"]["layer_pruning.layer"] == "2"
+    assert method_settings("prunevid", 0.2, 6)["layer_pruning.layer"] == "2"
 
 
 def test_a_recipe_that_cannot_keep_as_much_says_what_it_can() -> None:

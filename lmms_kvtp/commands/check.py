@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import at_least_one
+from lmms_kvtp.commands.sweep import only
 from lmms_kvtp.files import write_whole
+from lmms_kvtp.presets import METHOD_HELP
 from lmms_kvtp.rendering import first_few, markdown
+from lmms_kvtp.settings import pairs
 
 if TYPE_CHECKING:
     from lmms_kvtp.forecast.forecast import Forecast
@@ -27,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the run that is to be checked."""
     parser.add_argument("--tasks", required=True, help="comma-separated, as of lmms-eval")
     parser.add_argument("--model_args", default="", help="as of lmms-eval")
+    parser.add_argument("--method", help=f"{METHOD_HELP} (default: what --model_args say)")
+    parser.add_argument("--keep-ratio", type=float, help="with --method: share of vision tokens kept (default 0.2)")
     parser.add_argument("--include_path", help="folder with tasks of your own, as of lmms-eval")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
     parser.add_argument("--output_path", type=Path, default=Path(), help="where results will go (default: here)")
@@ -41,11 +46,11 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.harness.preflight import examine
     from lmms_kvtp.method import KVTP, build_method
     from lmms_kvtp.run.options import parse_arguments
-    from lmms_kvtp.settings import pairs
     from lmms_kvtp.vlms.checkpoint.load import weight_files
 
     logger.disable("lmms_eval")  # it reports every file of other tasks that is none
-    settings = parse_arguments(pairs(arguments.model_args))
+    chosen = only(arguments.method, arguments.keep_ratio, arguments.model_args) if arguments.method else None
+    settings = parse_arguments(pairs(arguments.model_args if chosen is None else chosen))
     spec = find_sizes(settings.run.pretrained, options=settings.load)
     if (folder := Path(settings.run.pretrained).expanduser()).is_dir():
         weight_files(folder)

@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one
-from lmms_kvtp.commands.sweep import LOG, plan, sweep
-from lmms_kvtp.files import home, write_whole
+from lmms_kvtp.commands.sweep import plan, sweep
+from lmms_kvtp.files import home
 from lmms_kvtp.rendering import write_between
 
 METHODS = ("full", "random", "prumerge", "hard+grid", "kvtp+prumerge", "shared+prumerge")
@@ -23,30 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="the whole test split, not the quick subset")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")
     parser.add_argument("--into", type=Path, help="also put the table into this file, between its demo markers")
-    parser.add_argument("--out", type=Path, help="keep the harness's files here (default: a temporary folder)")
+    parser.add_argument(
+        "--out", type=Path, help="the harness's files, where a stopped demo goes on (default: below the cache folder)"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Sweep over the methods, and write the table; a run of the harness is seen as a bar, and told in a file."""
-    from lmms_kvtp.embedded.dataset import NUM_VIDEOS, QUESTIONS_PER_VIDEO, QUICK_VIDEOS
+    """Sweep over the methods, and write the table."""
     from lmms_kvtp.leaderboard.tables import problems, summary
 
-    task = "skvqa_synth" if arguments.full else "skvqa_synth_quick"
-    questions = QUESTIONS_PER_VIDEO * (NUM_VIDEOS["test"] if arguments.full else QUICK_VIDEOS)
-    questions = min(arguments.limit or questions, questions)
-    cells = plan(METHODS, [arguments.keep_ratio])
-    with tempfile.TemporaryDirectory() as scratch:
-        out = arguments.out or Path(scratch)
-        log = out / LOG if arguments.out else home() / "demo.log"
-        sys.stdout.write(f"the harness's own messages and tables: {log}\n")
-        sys.stdout.flush()
-        try:
-            runs = sweep(cells, task, "pretrained=tiny", out, arguments.limit, questions * len(cells))
-        finally:
-            if log.parent != out and (out / LOG).is_file():
-                write_whole(log, (out / LOG).read_bytes())
-        table = summary(runs)
-        sys.stdout.write("\n".join(["", table, "", NOTE, *(f"! {line}" for line in problems(runs)), ""]))
+    task, cells = "skvqa_synth" if arguments.full else "skvqa_synth_quick", plan(METHODS, [arguments.keep_ratio])
+    runs = sweep(cells, task, "pretrained=tiny", arguments.out or home() / "demo" / task, arguments.limit)
+    table = summary(runs)
+    sys.stdout.write("\n".join(["", table, "", NOTE, *(f"! {line}" for line in problems(runs)), ""]))
     if arguments.into:
         write_between(arguments.into, table, "demo")
     return 0

@@ -5,15 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from lmms_kvtp.commands.arguments import add_numbers
+from lmms_kvtp.questions import RULE
 from lmms_kvtp.shipped import TINY
-from lmms_kvtp.skvqa_build.ask import RULE
-from lmms_kvtp.skvqa_build.chat import ChatModel
-from lmms_kvtp.skvqa_build.endpoint import Endpoint, Prices, Spent
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.video.sampling import FrameOptions
 
 if TYPE_CHECKING:
     from lmms_kvtp.skvqa_build.build import IndexSettings
+    from lmms_kvtp.skvqa_build.chat import ChatModel
+    from lmms_kvtp.skvqa_build.endpoint import Endpoint, Prices, Spent
     from lmms_kvtp.skvqa_build.scorers import ClipScorer
 
 ENDPOINT = "endpoint:"
@@ -35,11 +34,13 @@ def add_endpoint_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, help=f"{budget} are still paid for (default: no limit)")
 
 
-Opener: TypeAlias = Callable[[str], Endpoint]
+Opener: TypeAlias = "Callable[[str], Endpoint]"
 """Opens `endpoint:MODEL`; the endpoints of one build share their account."""
 
 
 def _opener(arguments: Namespace, names: Sequence[str], store: Store) -> Opener:
+    from lmms_kvtp.skvqa_build.endpoint import Endpoint
+
     spent = spent_so_far(names, store)
 
     def open_endpoint(name: str) -> Endpoint:
@@ -55,6 +56,7 @@ def _opener(arguments: Namespace, names: Sequence[str], store: Store) -> Opener:
 def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
     """Read the settings of `skvqa build`, and load nothing; ValueError where a name is unknown or parts do not fit."""
     from lmms_kvtp.skvqa_build.build import IndexSettings
+    from lmms_kvtp.video.sampling import FrameOptions
 
     opener = _opener(arguments, [arguments.captioner, arguments.scorer, arguments.refiner], store)
     captioner = _captioner(arguments.captioner, opener)
@@ -64,12 +66,12 @@ def choose_settings(arguments: Namespace, store: Store) -> "IndexSettings":
     return IndexSettings(scorer, captioner, refiner, frames, **numbers)
 
 
-def choose_refiner(arguments: Namespace, store: Store) -> ChatModel | None:
+def choose_refiner(arguments: Namespace, store: Store) -> "ChatModel | None":
     """Open what --refiner names, on an account of its own; None for fixed rules. ValueError where it is unknown."""
     return _refiner(arguments.refiner, _opener(arguments, [arguments.refiner], store))
 
 
-def _refiner(name: str, opener: Opener) -> ChatModel | None:
+def _refiner(name: str, opener: Opener) -> "ChatModel | None":
     if name == RULE:
         return None
     if not name.startswith(ENDPOINT):
@@ -77,7 +79,7 @@ def _refiner(name: str, opener: Opener) -> ChatModel | None:
     return opener(name)
 
 
-def _captioner(name: str, opener: Opener) -> ChatModel | None:
+def _captioner(name: str, opener: Opener) -> "ChatModel | None":
     from lmms_kvtp.skvqa_build.local import LocalModel
 
     if name == "none":
@@ -90,7 +92,7 @@ def _captioner(name: str, opener: Opener) -> ChatModel | None:
     return opener(name) if name.startswith(ENDPOINT) else LocalModel(name)
 
 
-def _scorer(name: str, captioner: ChatModel | None, opener: Opener, one_by_one: bool) -> "ClipScorer":
+def _scorer(name: str, captioner: "ChatModel | None", opener: Opener, one_by_one: bool) -> "ClipScorer":
     from lmms_kvtp.encoders.siglip import Siglip
     from lmms_kvtp.skvqa_build.local import LocalModel
     from lmms_kvtp.skvqa_build.scorers import ChatScorer, image_similarity, language_model, text_similarity
@@ -113,13 +115,17 @@ def _scorer(name: str, captioner: ChatModel | None, opener: Opener, one_by_one: 
     return ChatScorer(captioner)
 
 
-def prices_of(arguments: Namespace) -> Prices:
+def prices_of(arguments: Namespace) -> "Prices":
     """Read prices and budget; ValueError where there is a budget and no price."""
+    from lmms_kvtp.skvqa_build.endpoint import Prices
+
     return Prices(arguments.price_input, arguments.price_output, arguments.budget)
 
 
-def spent_so_far(names: Sequence[str], store: Store) -> Spent:
+def spent_so_far(names: Sequence[str], store: Store) -> "Spent":
     """Sum up what all starts so far spent at the endpoints among the names of models."""
+    from lmms_kvtp.skvqa_build.endpoint import Spent
+
     paid = {name.removeprefix(ENDPOINT) for name in names if name.startswith(ENDPOINT)}
     usage = [used for used in store.usage() if used.model in paid]
     return Spent(sum(used.input_tokens for used in usage), sum(used.output_tokens for used in usage))

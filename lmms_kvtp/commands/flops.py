@@ -3,16 +3,20 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import at_least_one, not_negative
-from lmms_kvtp.forecast.forecast import FULL, MEANING, TEXT_TOKENS, Forecast, conventions, forecast
-from lmms_kvtp.forecast.models import FRAME, Sizes, Spec, find_encoder, find_sizes, find_spec, pool_of
-from lmms_kvtp.forecast.profilers import MISSES, Profiled, Profiler
+from lmms_kvtp.cost.flops import FRAME, TEXT_TOKENS
 from lmms_kvtp.leaderboard.provenance import paper_rows
-from lmms_kvtp.method import KVTP, Method, build_method
 from lmms_kvtp.presets import METHOD_HELP, method_settings
 from lmms_kvtp.rendering import markdown, write_between
 from lmms_kvtp.settings import pairs
+
+if TYPE_CHECKING:
+    from lmms_kvtp.forecast.forecast import Forecast
+    from lmms_kvtp.forecast.models import Sizes, Spec
+    from lmms_kvtp.forecast.profilers import Profiler
+    from lmms_kvtp.method import Method
 
 TERA = 1e12
 TABLES = {"llava-video-7b": 2, "llava-video-72b": 3}
@@ -40,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
+    from lmms_kvtp.forecast.forecast import forecast
+    from lmms_kvtp.forecast.models import Spec, find_sizes, pool_of
+    from lmms_kvtp.forecast.profilers import MISSES
+    from lmms_kvtp.method import KVTP, build_method
+
     spec = find_sizes(arguments.model)
     frames, mode = arguments.frames, arguments.pool or ("average" if isinstance(spec, Spec) else None)
     if arguments.method is None and arguments.keep_ratio is None and isinstance(spec, Spec) and spec.name in TABLES:
@@ -61,8 +70,12 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def method_tables(spec: Sizes, method: Method, found: Forecast, profiler: Profiler | None) -> str:
+def method_tables(spec: "Sizes", method: "Method", found: "Forecast", profiler: "Profiler | None") -> str:
     """Write the stages of one method, and its total by each convention."""
+    from lmms_kvtp.forecast.forecast import MEANING, conventions
+    from lmms_kvtp.forecast.models import Spec, find_encoder
+    from lmms_kvtp.forecast.profilers import MISSES, Profiled
+
     cost, whole = found.cost, found.cost.flops_total
     encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
     if profiler and not isinstance(spec, Spec):
@@ -86,8 +99,13 @@ def method_tables(spec: Sizes, method: Method, found: Forecast, profiler: Profil
     return "\n\n".join(parts) + "\n"
 
 
-def paper_table(spec: Spec, frames: int, pool: str | None, text_tokens: int) -> tuple[str, str]:
+def paper_table(spec: "Spec", frames: int, pool: str | None, text_tokens: int) -> tuple[str, str]:
     """Write every row of the paper's table for a model, by all conventions and as reported, and why they differ."""
+    from lmms_kvtp.forecast.forecast import FULL, conventions, forecast
+    from lmms_kvtp.forecast.models import find_encoder, find_spec
+    from lmms_kvtp.forecast.profilers import Profiled
+    from lmms_kvtp.method import KVTP, build_method
+
     rows: list[list[str]] = []
     base: dict[str, float] = {}
     shares: dict[str, float] = {}

@@ -3,19 +3,20 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import add_fields, at_least_one
 from lmms_kvtp.commands.endpoints import add_endpoint_arguments, choose_refiner
-from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.predictor.examples import Example, read_examples, synthetic
-from lmms_kvtp.questions import Refiner, Remembered, refine
+from lmms_kvtp.questions import RULE, Refiner, Remembered, refine
 from lmms_kvtp.skvqa.stats import Criteria
-from lmms_kvtp.skvqa_build.ask import RULE, remember
-from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.video.sampling import FrameOptions
+
+if TYPE_CHECKING:
+    from lmms_kvtp.encoders.siglip import Siglip
+    from lmms_kvtp.predictor.examples import Example
+
+SIGLIP = "google/siglip-so400m-patch14-384"
+"""Default of the encoder `siglip`."""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,23 +27,25 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     made = "so many videos of the embedded benchmark instead of an index"
     parser.add_argument("--synthetic", type=at_least_one, help=made)
     start = "the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)"
-    parser.add_argument("--pretrained", default=Siglip().pretrained, help=start)
+    parser.add_argument("--pretrained", default=SIGLIP, help=start)
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
     parser.add_argument("--features", type=Path, help=f"cached image features, and a model's refinements {place}")
-    add_fields(parser, FrameOptions, ("max_frames_num", "fps"))
+    add_fields(parser, "video/sampling.py:FrameOptions", ("max_frames_num", "fps"))
     add_endpoint_arguments(parser)
     parser.set_defaults(any_lines=True)  # of an index; training has a flag for it
 
 
-def untuned(args: argparse.Namespace) -> Siglip:
+def untuned(args: argparse.Namespace) -> "Siglip":
     """Load the SigLIP that training starts from, and predictors are compared with.
 
     It is in float32 for both, so that one feature cache serves both; mixed precision keeps its weights so, too.
     """
+    from lmms_kvtp.encoders.siglip import Siglip
+
     return Siglip(args.pretrained, dtype="float32")
 
 
-def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example]:
+def examples(args: argparse.Namespace, split: str, folder: Path) -> "list[Example]":
     """Read all videos that the arguments name, with questions as scorers read them.
 
     `split` is that of synthetic videos, and `folder` keeps a model's refinements. ValueError where not one of --index
@@ -50,6 +53,9 @@ def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example
     """
     if (args.index is None) == (args.synthetic is None):
         raise ValueError("give either --index FILE, or --synthetic NUMBER for videos of the embedded benchmark")
+    from lmms_kvtp.skvqa_build.ask import remember
+    from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
+
     if args.refiner == RULE:
         return _read(args, split, refine)
     unknown: list[tuple[str, tuple[str, ...]]] = []
@@ -67,8 +73,11 @@ def examples(args: argparse.Namespace, split: str, folder: Path) -> list[Example
         raise ValueError(str(error)) from error
 
 
-def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Example]:
+def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> "list[Example]":
     """Read the examples; `refiner` refines the questions that --refined does not have."""
+    from lmms_kvtp.predictor.examples import read_examples, synthetic
+    from lmms_kvtp.video.sampling import FrameOptions
+
     frames = FrameOptions(max_frames_num=args.max_frames_num, fps=args.fps)
     known = refiner if args.refined is None else Remembered.load(args.refined, refiner)
     if args.index is not None:
@@ -77,7 +86,7 @@ def _read(args: argparse.Namespace, split: str, refiner: Refiner) -> list[Exampl
     return synthetic(split, range(args.synthetic), frames, known)
 
 
-def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def held_out(found: "list[Example]", share: float, seed: int) -> "tuple[list[Example], list[Example]]":
     """Split by video into the larger part and `share` of the videos, at least one.
 
     ValueError where there are fewer than two videos, or `share` is not one.
@@ -86,6 +95,8 @@ def held_out(found: list[Example], share: float, seed: int) -> tuple[list[Exampl
         raise ValueError(f"validation={share} is outside (0, 1); it is the share of the videos, such as 0.1")
     if len(found) < 2:
         raise ValueError(f"{len(found)} videos cannot be split into training and validation; give at least 2")
+    import numpy as np
+
     order = np.random.default_rng(seed).permutation(len(found))
     count = min(max(1, round(share * len(found))), len(found) - 1)
     return [found[i] for i in sorted(order[count:])], [found[i] for i in sorted(order[:count])]

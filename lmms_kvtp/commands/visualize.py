@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
+from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one, model_settings
+from lmms_kvtp.commands.sweep import arguments_of, plan
 from lmms_kvtp.files import write_whole
+from lmms_kvtp.presets import FULL, METHOD_HELP
+from lmms_kvtp.settings import pairs
 
 if TYPE_CHECKING:
     from lmms_kvtp.method import Method
@@ -22,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the question, the video and the methods."""
     parser.add_argument("video", type=Path, help="a file, or a folder of image files")
     parser.add_argument("question", help="all of the text that the model gets, options included")
-    names = f"repeatable: kvtp+prumerge and the like, or settings as in --model_args (default {', '.join(METHODS)})"
+    names = f"repeatable: {METHOD_HELP} (default {', '.join(METHODS)})"
     parser.add_argument("--method", action="append", help=names)
     parser.add_argument("--ratio", type=float, default=0.2, help="share kept by methods given by name (default 0.2)")
     add_model_arguments(parser)
@@ -32,17 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write OUT/index.html and OUT/frames.png, and print the answers."""
-    from lmms_kvtp.api import load
+    from lmms_kvtp.api import Model
     from lmms_kvtp.leaderboard.provenance import row_name
-    from lmms_kvtp.presets import typed
     from lmms_kvtp.rendering import markdown
+    from lmms_kvtp.run.options import check_arguments, parse_arguments
     from lmms_kvtp.video.load import load_video
+    from lmms_kvtp.vlms.base import load_vlm
 
-    typed(arguments.method or METHODS, [arguments.ratio])  # refused before the model loads
-    model = load(arguments.pretrained, dtype=arguments.dtype)
-    video = load_video(arguments.video, model.vlm.frames_of(arguments.max_frames, arguments.fps))
-    settings = typed(arguments.method or METHODS, [arguments.ratio], len(model.vlm.layers))
-    built = {name: model.method(text) for name, text in settings.items()}
+    common = model_settings(arguments)
+    cells = plan(arguments.method or METHODS, [arguments.ratio], common)
+    given = {"all tokens" if cell.method == FULL else cell.name: arguments_of(common, cell) for cell in cells}
+    check_arguments(list(given.values()))  # before the model loads
+    settings = {name: parse_arguments(pairs(text)) for name, text in given.items()}
+    first = next(iter(settings.values()))
+    model = Model(load_vlm(first.run.pretrained, first.load))
+    video = load_video(arguments.video, first.frames)
+    built = {name: model.method(one.method) for name, one in settings.items()}
     methods = {row_name(name, method.describe()): method for name, method in built.items()}
     name = arguments.video.name
     found = write_pictures(model.vlm, methods, video, name, arguments.question, arguments.out, arguments.show)

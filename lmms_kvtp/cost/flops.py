@@ -9,6 +9,11 @@ the counter's figure exactly. Published figures follow other conventions; see do
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
+FRAME = (720, 1280)
+"""Height and width of a frame where nobody says another."""
+TEXT_TOKENS = 120
+"""Prompt positions beside the video: chat template, question, four options and the instruction."""
+
 
 @dataclass(frozen=True)
 class VisionShape:

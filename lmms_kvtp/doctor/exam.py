@@ -191,7 +191,8 @@ def synthetic_exam(vlm: VideoVLM, method: Method, videos: int, frames: int, expe
         asked.setdefault(key, []).append(_asked(doc))
         if key not in loaded:
             path = cache.video(str(doc["split"]), cast(int, doc["seed"]))
-            loaded[key] = load_video(str(path), vlm.frames_of(frames, fps=1.0))
+            rate = None if vlm.frames.fps is None else 1.0
+            loaded[key] = load_video(str(path), replace(vlm.frames, max_frames_num=frames, fps=rate))
     return Exam(vlm, method, list(loaded.values()), [asked[key] for key in loaded], expected)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmms_kvtp.cost import flops
+from lmms_kvtp.cost.flops import TEXT_TOKENS
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.own import OwnTower, encoder_flops
@@ -20,9 +21,6 @@ from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import FEATURES, TEXT, VISION, FrameFeatures, FrameTokens, GridPool
 from lmms_kvtp.video.frames import Frames
-
-TEXT_TOKENS = 120
-"""Prompt positions beside the video: chat template, question, four options and the instruction."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.cost.flops import LLMShape, TextShape, VisionShape, projector_flops, vision_flops
+from lmms_kvtp.cost.flops import FRAME, LLMShape, TextShape, VisionShape, projector_flops, vision_flops
 from lmms_kvtp.encoders.parts.siglip_config import SO400M, text_shape, vision_sizes
 from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
@@ -22,8 +22,6 @@ from lmms_kvtp.vlms.checkpoint.original import RELEASED, read_original
 from lmms_kvtp.vlms.layout import Newlines, lay_out
 from lmms_kvtp.vlms.native import NativeVLM
 
-FRAME = (720, 1280)
-"""Height and width of a frame where nobody says another."""
 SIGLIP = "google/siglip-so400m-patch14-384"
 QWEN2_TOKENS = 151646
 """Entries of Qwen2's tokenizer; further rows of embeddings and head are dropped."""

@@ -20,6 +20,7 @@ from lmms_kvtp.rendering import first_few, visible
 from lmms_kvtp.run.journal import Journal, Session, read
 from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.run.source import of_encoder
+from lmms_kvtp.shipped import TOY
 
 
 def open_session(run: RunOptions, setup: Mapping[str, Any], command: Namespace | None, rank: int) -> Session:
@@ -126,9 +127,6 @@ def notes_on(method: Method, tasks: Mapping[str, Iterable[Sequence[str] | None]]
         for task, encoders in listed.items()
         if any(weights == own if weights and own else other == name for other, weights in encoders)
     }
-
-
-TOY = "TOY: the embedded model made these answers; they show how methods work and fail, and reproduce no paper's number"
 
 
 def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> None:

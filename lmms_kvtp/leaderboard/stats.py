@@ -27,8 +27,8 @@ class Estimate:
     count: int
 
     def __str__(self) -> str:
-        """`77.1 ± 1.4`."""
-        return f"{self.mean:.1f} ± {self.stderr:.1f}"
+        """`77.1 ± 1.4`; a dash for what is not known."""
+        return shown(self)
 
 
 def shown(estimate: Estimate | None, digits: int = 1, divisor: int = 1) -> str:

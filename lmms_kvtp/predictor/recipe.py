@@ -13,7 +13,6 @@ from transformers.trainer_utils import get_last_checkpoint
 from lmms_kvtp.encoders.parts.predictor import RECIPE
 from lmms_kvtp.files import write_json
 from lmms_kvtp.predictor.model import Objective
-from lmms_kvtp.predictor.towers import Parts
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 
 REPORTERS = {"none": None, "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
@@ -31,7 +30,7 @@ epochs, batch, weights) is the release's."""
 class Recipe:
     """Settings of a run. These are for small models and few videos; PAPER has the paper's."""
 
-    parts: Parts = "text"
+    parts: Literal["head", "text", "all"] = "text"
     """Parts that are trained. head: temperatures, scale and bias. text: the text tower, too. all: both towers."""
     epochs: int = 10
     """Passes over the training videos, at most."""

@@ -168,6 +168,11 @@ WITHOUT_EFFECT = (
 """Stock arguments that have no effect on answers in the stock wrapper either."""
 
 
+def chooses_method(name: str) -> bool:
+    """Tell whether an argument is a setting of the method, not of model, frames or run."""
+    return name.split(".")[0] in PARTS or name in METHOD
+
+
 def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> Arguments:
     """Read what the harness passes on from `--model_args`, `--device` and `--batch_size`.
 
@@ -185,7 +190,7 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
     values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     method: dict[str, Any] = {}
     for key, value in settings.items():
-        if key.split(".")[0] in PARTS or key in METHOD:
+        if chooses_method(key):
             method[key] = value
         elif key in ONLY:
             possible, reason = ONLY[key]

@@ -22,8 +22,6 @@ from lmms_kvtp.skvqa_build.videos import Clips
 
 log = logging.getLogger(__name__)
 
-RULE = "rule"
-"""Name of the refiner that needs no model: `lmms_kvtp.questions`."""
 A = TypeVar("A")
 REPAIRS = 1
 TELL_EVERY = 200

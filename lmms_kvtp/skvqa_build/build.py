@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from lmms_kvtp.files import write_whole
+from lmms_kvtp.questions import RULE
 from lmms_kvtp.skvqa.entry import ALPHA, CLIP_SIZE, DIGITS, TEMPERATURE, WEIGHTS, Entry, make_entry
 from lmms_kvtp.skvqa.index import write_entries
 from lmms_kvtp.skvqa.layouts import SourceQuestion
-from lmms_kvtp.skvqa_build.ask import RULE, Failure, caption_clips, captions_hash, refine_questions
+from lmms_kvtp.skvqa_build.ask import Failure, caption_clips, captions_hash, refine_questions
 from lmms_kvtp.skvqa_build.chat import ChatModel
 from lmms_kvtp.skvqa_build.prompts import VERSION
 from lmms_kvtp.skvqa_build.scorers import ClipScorer, Scoreable

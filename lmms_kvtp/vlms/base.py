@@ -177,10 +177,6 @@ class VideoVLM(ABC):
         known = {option.name for option in fields(FrameOptions)}
         return FrameOptions(**{name: value for name, value in self.run_defaults.items() if name in known})
 
-    def frames_of(self, most: int, fps: float) -> FrameOptions:
-        """Which frames it sees where they are so many at most, at a rate where its family has one by default."""
-        return replace(self.frames, max_frames_num=most, fps=None if self.frames.fps is None else fps)
-
     def check(self, positions: Positions) -> None:
         """Refuse rotary positions that the model cannot have.
 

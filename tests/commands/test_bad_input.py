@@ -89,6 +89,68 @@ def test_a_path_that_cannot_be_used_is_named(tmp_path, capsys):
     assert "none.jsonl: No such file or directory; check this path, or give another" in said
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("list prunr", "invalid choice: 'prunr'"),
+        ("list pruner tom", "did you mean tome"),
+        ("list --into nowhere.md", "nowhere.md: No such file"),
+        ("demo --keep-ratio 2", "ratio 2.0 is outside (0, 1]"),
+        ("skvqa validate nowhere", "nowhere"),
+        ("leaderboard nowhere --out x", "nowhere"),
+        ("visualize nowhere.mp4 ? --method tom", "did you mean tome"),
+        ("visualize nowhere.mp4 ? --method random", "nowhere.mp4"),
+        (
+            "visualize nowhere.mp4 ? --model_args pretraind=tiny",
+            "unknown argument 'pretraind'; did you mean pretrained",
+        ),
+        ("compare --data {data} --method tom", "did you mean tome"),
+        (
+            "compare --data {data} --pretrained a --model_args pretrained=b",
+            "--pretrained a and --model_args pretrained=b",
+        ),
+        (
+            "compare --data {data} --method fastv,layer_pruning.ratio=0.1",
+            "layer_pruning.ratio=0.5 follows from the share",
+        ),
+        ("sweep --out x", "no method is named"),
+        ("sweep --out x --method kvtp+tome,allocator.temprature=1", "did you mean temperature"),
+        ("sweep --out x --method random --model_args scorer=oracle", "scorer=oracle contradicts method 'random 20%'"),
+        ("sweep --out x --method flashvid,keep_ratio=0.9", "give at most 0.8"),
+        ("sweep --out x --method full,scorer=kvtp", "full keeps all tokens and has no settings"),
+        ("table --out x --methods tom", "did you mean tome"),
+        ("check --tasks x --method prunmerge --model_args pretrained=tiny", "did you mean prumerge"),
+        ("doctor --method tom", "did you mean tome"),
+        (
+            "doctor --method random --model x --model_args pretrained=y",
+            "--model x contradicts --model_args pretrained=y",
+        ),
+        ("doctor --method random --model_args attention=eager", "unknown argument 'attention'"),
+        ("doctor --method random --model nosuch/nosuch", "nosuch"),
+        ("bench e2e", "nothing given; name one of"),
+        ("bench e2e nowhere", "nowhere"),
+        ("bench e2e --random-weights nosuch", "no sizes of model 'nosuch'"),
+        ("flops --model nosuch", "no sizes of model 'nosuch'"),
+        ("flops --method kvpt+tome", "did you mean kvtp"),
+        ("prove --methods tom", "did you mean tome"),
+        ("prove --clip nowhere", "--clip nowhere is no file"),
+        ("reproduce table9", "invalid choice: 'table9'"),
+        ("train predictor --out x", "give either --index FILE"),
+        ("train predictor --out x --index nowhere.jsonl", "nowhere.jsonl"),
+        ("eval predictor", "give either --index FILE"),
+    ],
+)
+@pytest.mark.filterwarnings("default")  # the harness warns of its own affairs
+def test_a_mistake_ends_in_one_line(command, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "data.jsonl").write_text('{"video": "a.mp4", "question": "What?"}')
+    said = refusal(capsys, *command.format(data=tmp_path / "data.jsonl").split())
+    assert message in said
+
+
 @pytest.mark.filterwarnings("default")  # the harness warns of its own affairs
 @pytest.mark.parametrize(
     ("wrong", "message"),

@@ -41,7 +41,7 @@ def test_settings_reach_the_model(folder, capsys):
     assert "ok   transformers' LlavaOnevision with average pooling: " in capsys.readouterr().out
     with pytest.raises(SystemExit):
         doctor(folder, "attention=eager")
-    assert "unknown option 'attention'" in capsys.readouterr().err
+    assert "unknown argument 'attention'" in capsys.readouterr().err
 
 
 def test_without_method_and_reference_both_are_named(capsys):

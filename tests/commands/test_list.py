@@ -1,12 +1,14 @@
 """`lmms-kvtp list` and the page that it fills."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.commands.list import HEADER, components, components_table, details
-from lmms_kvtp.method import PARTS, names_of
+from lmms_kvtp.commands.list import HEADER, TABLE, components, components_table, details, facts_table, read_facts
+from lmms_kvtp.method import PARTS
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.rendering import between
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -27,6 +29,25 @@ def test_the_command_renews_a_page(tmp_path, capsys):
     assert main(["list", "--into", str(page)]) == 0
     assert page.read_text() == f"above\n<!-- components -->\n{components()}\n<!-- /components -->\nbelow\n"
     assert capsys.readouterr().out == ""
+
+
+def test_the_table_of_facts_is_what_the_classes_say():
+    known = {part: {name: read_facts(part, name) for name in names_of(part)} for part in PARTS}
+    assert json.loads(TABLE.read_text()) == known, "run: lmms-kvtp list --into docs/methods.md"
+
+
+def test_a_component_whose_file_has_changed_is_read_anew(tmp_path, monkeypatch):
+    known = json.loads(TABLE.read_text())
+    known["pruner"]["grid"] |= {"source": "of old", "doc": "Something else."}
+    known["pruner"]["tome"]["doc"] = "As it stands in the table."
+    (tmp_path / "list.json").write_text(json.dumps(known))
+    monkeypatch.setattr("lmms_kvtp.commands.list.TABLE", tmp_path / "list.json")
+    facts_table.cache_clear()
+    try:
+        assert "Something else." not in details("pruner", "grid", 80)
+        assert "As it stands in the table." in details("pruner", "tome", 80)
+    finally:
+        facts_table.cache_clear()
 
 
 @pytest.mark.parametrize("width", [60, 100])

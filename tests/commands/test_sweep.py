@@ -1,5 +1,6 @@
 """What a sweep runs; that its answers are those of separate runs is shown in tests/e2e."""
 
+import fcntl
 import json
 import re
 import shutil
@@ -8,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from lmms_kvtp.commands.sweep import SweepError, Variant, beforehand, plan, sweep, tables, with_verdicts
+from lmms_kvtp.__main__ import main
+from lmms_kvtp.commands.sweep import (
+    SweepError,
+    Variant,
+    arguments_of,
+    beforehand,
+    only,
+    plan,
+    sweep,
+    tables,
+    with_verdicts,
+)
 from lmms_kvtp.commands.table import row_alone
 from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 from lmms_kvtp.run.options import RunOptions, parse_arguments
@@ -36,6 +48,75 @@ def test_a_recipe_s_layers_are_in_proportion_to_the_depth_of_the_model_that_is_n
 def test_what_is_named_twice_is_one_cell() -> None:
     cells = plan(["full", "random", "random", "full"], [0.2, 0.2])
     assert [cell.name for cell in cells] == ["full", "random 20%"]
+
+
+def test_settings_behind_a_name_are_axes_where_they_take_one_value() -> None:
+    cells = plan(["kvtp+tome,allocator.temperature=0.5:1:2,encoder.pretrained=tiny"], [0.2, 0.1])
+    assert [cell.settings["allocator.temperature"] for cell in cells] == ["0.5"] * 2 + ["1.0"] * 2 + ["2.0"] * 2
+    assert cells[0].name == "kvtp+tome,allocator.temperature=0.5,encoder.pretrained=tiny 20%"
+    assert {cell.settings["scorer"] for cell in cells} == {"kvtp"} and len({cell.folder for cell in cells}) == 6
+    own = plan(["name=grid,keep_ratio=0.3:0.4", "pruner=my_pkg.parts:Mine,scorer=uniform"], [0.2])
+    assert [cell.name for cell in own] == ["grid 30%", "grid 40%", "pruner=my_pkg.parts:Mine,scorer=uniform 20%"]
+
+
+def test_a_setting_that_takes_several_values_is_none() -> None:
+    given = "pruner=none,layer_pruning=pyramiddrop,layer_pruning.layers=1:2:3,layer_pruning.ratios=0.9:0.8:0.7"
+    [cell] = plan([given], [1.0])
+    assert cell.settings["layer_pruning.layers"] == "1:2:3"
+
+
+def test_a_value_that_is_no_number_names_the_setting() -> None:
+    with pytest.raises(ValueError, match=r"allocator\.temperature='a' is not a number"):
+        plan(["kvtp+tome,allocator.temperature=1:a"], [0.2])
+
+
+def test_the_unpruned_model_takes_no_method_from_the_arguments_of_all_cells() -> None:
+    full, random = plan(["llava_video", "random"], [0.2])
+    common = "pretrained=tiny,layer_pruning=fastv,max_frames_num=8"
+    assert "layer_pruning" not in arguments_of(common, full) and "max_frames_num=8" in arguments_of(common, full)
+    assert "layer_pruning=fastv" in arguments_of(common, random)
+
+
+def test_an_argument_that_a_method_overrides_is_an_error() -> None:
+    [cell] = plan(["random"], [0.2])
+    assert arguments_of("scorer=uniform", cell).count("scorer=") == 1
+    with pytest.raises(ValueError, match=r"scorer=oracle contradicts method 'random 20%', which sets scorer=uniform"):
+        arguments_of("pretrained=tiny,scorer=oracle", cell)
+
+
+def test_one_method_is_one() -> None:
+    assert "keep_ratio=0.3" in only("random", 0.3, "pretrained=tiny")
+    with pytest.raises(ValueError, match="names 2 methods; give one"):
+        only("kvtp+tome,allocator.temperature=1:2", None, "pretrained=tiny")
+    with pytest.raises(ValueError, match=r"has a keep_ratio, and --keep-ratio 0\.3 is another"):
+        only("tome,keep_ratio=0.2", 0.3, "pretrained=tiny")
+
+
+def test_under_torchrun_one_process_sweeps_and_several_machines_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["sweep", "--methods", "random", "--out", str(tmp_path / "none")]) == 0
+    assert capsys.readouterr().out == "" and not (tmp_path / "none").exists()
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(SweepError, match="a sweep runs on one machine, not on 2"):
+        sweep(plan(["random"], [0.2]), "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+
+
+def test_a_second_sweep_on_a_folder_is_refused_and_a_lock_of_a_process_that_died_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    cells = plan(["random"], [0.2])
+    with (tmp_path / ".lock").open("w") as other:
+        other.write("77")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(SweepError, match=rf"another sweep \(process 77\) is at work in {tmp_path}; wait until it"):
+            sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+    with pytest.raises(SweepError, match="made no answers"):
+        sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.5, -0.2, float("nan")])

@@ -1,5 +1,6 @@
 """What is measured of each method on a video that all of them share."""
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import Answer, prepare
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.questions import Question
+from lmms_kvtp.run.answerer import Lane, unrecorded
+from lmms_kvtp.run.journal import Session
+from lmms_kvtp.run.options import RunOptions
+from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
@@ -53,8 +58,16 @@ def video(tmp_path_factory) -> Path:
 def measured(model: Model, video: Path, questions: int, **methods: Method) -> list[MethodOutcome]:
     """Outcomes of so many questions on one video, by all tokens and then by `methods`."""
     asked = [FileQuestion(n, video, f"Question {n}?", None) for n in range(1, questions + 1)]
-    made = measure(model.vlm, {**methods, FULL: model.method(ALL)}, asked, FRAMES, 2)
+    made = measure(lanes(model, **methods), asked, FRAMES, 2)
     return [outcome for outcome, _ in made]
+
+
+def lanes(model: Model, on_error: str = "raise", **methods: Method) -> dict[str, Lane]:
+    """Lanes of all tokens and of `methods`."""
+    run = RunOptions(share_prefix=False, on_error=on_error)
+    every = {**methods, FULL: model.method(ALL)}
+    sessions = {name: Session(method.describe(), None, None) for name, method in every.items()}
+    return {name: replace(unrecorded(model.vlm, every[name], run), session=sessions[name]) for name in every}
 
 
 def test_what_loads_on_first_use_is_in_no_reported_time(model, video):
@@ -100,17 +113,63 @@ def test_every_method_embeds_the_question_itself(model, video, monkeypatch):
 
 
 def test_questions_on_one_video_share_its_vision(model, video, monkeypatch):
-    project = type(model.vlm).project
+    project, frames = type(model.vlm).project, []
 
-    def slow(vlm, patches):
-        time.sleep(0.5)
+    def counted(vlm, patches):
+        frames.append(len(patches))
         return project(vlm, patches)
 
-    monkeypatch.setattr(type(model.vlm), "project", slow)
-    assert min(outcome.seconds_to_first for outcome in measured(model, video, 4)) < 0.5
+    monkeypatch.setattr(type(model.vlm), "project", counted)
+    measured(model, video, 4)
+    assert sum(frames) == 2 * FRAMES.max_frames_num  # the warm-up, too
 
 
 def test_the_first_token_waits_for_no_other():
     cost = SampleCost(seconds={"vision": 6.0, "prefill": 1.0, "generate": 4.0}, questions_on_video=3)
     asked = FileQuestion(1, Path("a.mp4"), "?", None)
-    assert outcome_of(asked, "m", Answer("a", cost), 0.0, "a").seconds_to_first == 3.0
+    outcome = outcome_of(asked, "m", Answer("a", cost), 0.0, "a")
+    assert (outcome.seconds_to_first, outcome.seconds) == (3.0, 7.0)
+
+
+def test_a_divergence_that_is_no_number_is_not_told():
+    asked = FileQuestion(1, Path("a.mp4"), "?", None)
+    found = [outcome_of(asked, "m", Answer("a", SampleCost()), kl, "a").kl for kl in (float("nan"), float("inf"), 0.5)]
+    assert found == [None, None, 0.5]
+
+
+def test_what_fails_is_told_where_errors_are_skipped_and_the_others_are_answered(model, video, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    asked = [FileQuestion(n, path, "What?", None) for n, path in enumerate((tmp_path / "broken.mp4", video), start=1)]
+    random = replace(model.method(ALL), pruner=RandomTokens(), keep_ratio=0.3)
+    with pytest.raises(VideoError, match=r"broken\.mp4"):
+        list(measure(lanes(model, random=random), asked, FRAMES, 2))
+    made = list(measure(lanes(model, "skip", random=random), asked, FRAMES, 2))
+    assert [(outcome.asked.line, outcome.error is None, kept is None) for outcome, kept in made] == [
+        (1, False, True),
+        (1, False, True),
+        (2, True, False),
+        (2, True, False),
+    ]
+    assert not made[0][0].agrees and made[0][0].kl is None and "broken.mp4" in made[0][0].error
+
+
+def test_a_question_with_all_of_its_outcomes_is_not_asked_again(model, video):
+    random = replace(model.method(ALL), pruner=RandomTokens(), keep_ratio=0.3)
+    asked = [FileQuestion(n, video, f"Question {n}?", None) for n in (1, 2)]
+    first = [outcome for outcome, _ in measure(lanes(model, random=random), asked, FRAMES, 2)]
+    rows = [MethodOutcome.from_row(json.loads(json.dumps(outcome.to_row()))) for outcome in first]
+    assert rows == first
+    known = {outcome.key: outcome for outcome in rows if (outcome.asked.line, outcome.method) != (2, "random")}
+    again = list(measure(lanes(model, other=random), asked, FRAMES, 2, known))
+    assert [outcome.method for outcome, _ in again] == [FULL, "other"] * 2
+    assert [kept is None for _, kept in again] == [True, True, False, False]
+    assert again[0][0].seconds == first[0].seconds and again[3][0].kl == pytest.approx(first[3].kl)
+    longer = list(measure(lanes(model, other=random), asked[:1], FRAMES, 3, known))
+    assert [kept is None for _, kept in longer] == [False, False]
+
+
+def test_the_oracle_reads_the_spans_of_the_file(model, video):
+    asked = [FileQuestion(1, video, "When?", None, ((0.0, 1.0, 5.0),))]
+    oracle = model.method("scorer=oracle,allocator=hard,pruner=random,keep_ratio=0.25,encoder.device=cpu")
+    [_, (_, kept)] = list(measure(lanes(model, oracle=oracle), asked, FRAMES, 2))
+    assert kept.packed.counts().tolist()[0] == max(kept.packed.counts().tolist())

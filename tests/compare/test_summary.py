@@ -12,7 +12,7 @@ from helpers.small_videos import write_video
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.compare.measure import FULL, FileQuestion, Kept, MethodOutcome, plain, read
-from lmms_kvtp.compare.summary import Worst, recommend, rows, summarize
+from lmms_kvtp.compare.summary import Worst, recommend, rows, summarize, without_lost
 from lmms_kvtp.doctor.exam import divergence
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.load import load_video
@@ -63,6 +63,7 @@ def test_paths_start_at_the_file_and_answers_are_optional(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"video": "a.mp4", "question": "x", "answer": 3}\n{"video": "a.mp4", "question": "y"}')
     assert read(path) == [FileQuestion(1, tmp_path / "a.mp4", "x", "3"), FileQuestion(2, tmp_path / "a.mp4", "y", None)]
+    assert len(read(path, limit=1)) == 1
 
 
 def test_divergence_is_that_of_the_distributions():
@@ -103,8 +104,54 @@ def test_errors_are_clustered_by_video():
 
 def test_the_table_has_a_dash_for_what_is_not_known():
     full, pruned = rows(summarize([*BASE, *many("m", 24, seconds=2.0)]))
-    assert full == [FULL, "100 (100.0%)", "-", "-", "-", "4.00 ± 0.00 s", "-", "-"]
-    assert pruned == ["m", "10 (10.0%)", "100.0 ± 0.0", "-", "0.500 ± 0.000", "2.00 ± 0.00 s", "2.00x", "-"]
+    assert full == [FULL, "100 (100.0%)", "-", "-", "-", "4.00 ± 0.00 s", "-", "0.00 ± 0.00 s", "0.00, 0.00 s", "-"]
+    told = ["100.0 ± 0.0", "-", "0.500 ± 0.000", "2.00 ± 0.00 s", "2.00x"]
+    assert pruned == ["m", "10 (10.0%)", *told, "0.00 ± 0.00 s", "0.00, 0.00 s", "-"]
+
+
+def test_the_whole_answer_has_a_mean_a_median_and_a_percentile():
+    [one] = summarize([replace(outcome(i, "m"), seconds=float(i)) for i in range(21)])
+    mean, spread = rows([one])[0][7:9]
+    assert mean.startswith("10.00 ± ") and spread == "10.00, 19.00 s"
+
+
+def test_answers_that_failed_differ_and_are_in_no_mean():
+    failed = [replace(one, error="VideoError: gone", text="a", seconds_to_first=99.0) for one in many("m", 24)[:12]]
+    [_, one] = summarize([*BASE, *failed, *many("m", 24)[12:]])
+    assert (one.agreement.mean, one.seconds.mean, one.kl.count, one.tokens_kept) == (50, 100, 12, 10)
+
+
+def test_a_method_that_answers_nothing_has_dashes_and_no_nan():
+    failed = [replace(one, error="VideoError: gone", kl=None) for one in many("m", 24)]
+    found = summarize([*BASE, *failed])
+    assert rows(found)[1] == ["m", "0 (100.0%)", "0.0 ± 0.0", "-", "-", "-", "-", "-", "-", "-"]
+    assert "nan" not in recommend(found, 95.0) and recommend(found, 95.0).startswith("Keep all tokens")
+
+
+def test_questions_without_an_answer_of_all_tokens_are_left_out_and_counted():
+    lost = replace(outcome(0, FULL), error="VideoError: gone")
+    made = [lost, outcome(0, "m"), outcome(1, FULL), replace(outcome(1, "m"), error="ValueError: long")]
+    left, notes = without_lost(made)
+    assert [one.asked.line for one in left] == [1, 1]
+    assert notes == [
+        f"1 questions have no answer with all tokens and are left out: {FULL}, line 0: VideoError: gone",
+        "1 answers failed and count as ones that differ: m, line 1: ValueError: long",
+    ]
+    with pytest.raises(ValueError, match="1 questions have no answer with all tokens"):
+        without_lost([lost])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"anser": "A"}, r"mine.jsonl:1 has an unknown field 'anser'; did you mean answer"),
+        ({"spans": [[0, 1]]}, r"mine.jsonl:1: spans are lists of begin, end and score, in seconds"),
+    ],
+)
+def test_what_a_line_may_not_hold_is_named(tmp_path, row, message):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"video": "a.mp4", "question": "x", **row}))
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "mine.jsonl")
 
 
 def test_questions_without_answer_are_neither_right_nor_wrong():
@@ -172,6 +219,14 @@ def test_where_none_agrees_enough_the_closest_is_named():
     assert recommend(found, 95.0).endswith("The closest is close with 50.0 ± 14.6 %.")
 
 
+def test_one_question_has_no_standard_error_and_no_nan():
+    found = summarize([outcome(0, FULL), outcome(0, "m", "b")])
+    assert recommend(found, 95.0).endswith(
+        "The closest is m with 0.0 ± - %. With fewer than 10 videos the intervals mean little; add videos."
+    )
+    assert "nan" not in str(rows(found))
+
+
 def test_few_videos_carry_a_caution():
     few = many(FULL, 4, videos=2) + many("m", 4, videos=2)
     assert "With fewer than 10 videos the intervals mean little" in recommend(summarize(few), 95.0)
@@ -205,6 +260,7 @@ def test_the_command_compares_and_recommends(tmp_path, capsys):
     settings = ["--methods", "random", "--ratios", "0.4", "--method", "pruner=none,scorer=uniform,keep_ratio=1"]
     assert main([*command, *settings, "--max-new-tokens", "3", "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
+    assert "nan" not in shown and "TOY" not in shown
     found = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()]
     assert len(found) == 4 * 3
     assert {row["kl"] for row in found if row["method"] == FULL} == {0.0}
@@ -217,3 +273,10 @@ def test_the_command_compares_and_recommends(tmp_path, capsys):
     assert HOSTILE not in page
     assert page.count("<article>") == 2
     assert page.count("data:image/jpeg") == 2 * 4
+    before = (tmp_path / "out" / "outcomes.jsonl").read_text()
+    torn = before.splitlines(keepends=True)
+    (tmp_path / "out" / "outcomes.jsonl").write_text("".join(torn[:-6]) + torn[-6][:40])  # of a run that was killed
+    assert main([*command, *settings, "--max-new-tokens", "3", "--out", str(tmp_path / "out")]) == 0
+    again = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()]
+    assert sum(old["seconds"] == new["seconds"] for old, new in zip(found, again, strict=True)) == 6
+    assert page.count("data:image/jpeg") == (tmp_path / "out" / "index.html").read_text().count("data:image/jpeg")

@@ -12,8 +12,9 @@ from lmms_kvtp.cost.meter import Meter, counting, undeclared_flops
 from lmms_kvtp.encode import Encoded
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import KVTP as DEFAULTS
-from lmms_kvtp.method import build_method, build_part, names_of
+from lmms_kvtp.method import build_method, build_part
 from lmms_kvtp.pipeline import select, weigh
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.pruners.random import RandomTokens
 from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.scorers.kvtp import KVTP

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmms_kvtp.method import build_part, names_of
+from lmms_kvtp.method import build_part
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.pruners.base import ScorePruner, TokenPruner
 from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.none import Unpruned

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.method import build_part, names_of
+from lmms_kvtp.method import build_part
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import ADDED, FEATURES, FrameFeatures
 

@@ -6,8 +6,9 @@ from helpers.checkpoints import write_tiny
 from helpers.small_videos import Clip
 
 from lmms_kvtp.encode import encode
-from lmms_kvtp.method import KVTP, Method, build_method, class_of, names_of
+from lmms_kvtp.method import KVTP, Method, build_method, class_of
 from lmms_kvtp.pipeline import Prepared, prepare
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video

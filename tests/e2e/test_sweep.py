@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from lmms_kvtp.commands.sweep import plan, sweep
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 
 TASK, LIMIT = "skvqa_synth_quick", 5
+OTHERS = ["--ratios", "0.3", "--tasks", TASK, "--limit", str(LIMIT)]
 CELLS = plan(["full", "random", "kvtp+prumerge"], [0.3])
 
 
@@ -22,8 +26,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swept(folder: Path) -> list[Run]:
+def swept(folder: Path, stopped: tuple[int, str]) -> list[Run]:
     return sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
+
+
+@pytest.fixture(scope="module")
+def stopped(folder: Path) -> tuple[int, str]:
+    """A sweep that SIGTERM ends behind its first answer: its exit status and what it said."""
+    command = [sys.executable, "-P", "-m", "lmms_kvtp", "sweep", "--methods", "random,kvtp+prumerge,full", *OTHERS]
+    command += ["--out", str(folder / "swept")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while _answers(folder / "swept") < 1:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate()
+    return process.returncode, told
+
+
+def _answers(folder: Path) -> int:
+    return sum(len(file.read_text().splitlines()) - 1 for file in folder.glob("*/journal/*.jsonl"))
+
+
+def test_sigterm_ends_the_harness_too_and_two_lines_say_how_to_go_on(folder: Path, stopped: tuple[int, str]) -> None:
+    code, told = stopped
+    *_, first, second = told.splitlines()
+    assert (code, first) == (130, "lmms-kvtp sweep: stopped")
+    assert re.fullmatch(r"\d+ answers are in .*swept; the same command goes on there", second)
+    assert "Traceback" not in told and str(folder / "swept" / "harness.log") in told
 
 
 def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list[Run]) -> None:
@@ -56,8 +86,9 @@ def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run], capsys: 
     [journal] = (folder / "swept" / CELLS[1].folder / "journal").glob("*.jsonl")
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:-2]))  # its last two answers are lost
-    command = ["sweep", "--methods", "random,kvtp+prumerge,full", "--ratios", "0.3", "--tasks", TASK]
-    assert main([*command, "--limit", str(LIMIT), "--out", str(folder / "swept")]) == 0
+    (folder / "swept" / "finished.json").unlink()
+    command = ["sweep", "--methods", "random,kvtp+prumerge,full", *OTHERS, "--out", str(folder / "swept")]
+    assert main(command) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in shown if line.startswith("| ")] == [
         "method",
@@ -68,6 +99,10 @@ def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run], capsys: 
     assert [[r.score for r in run.answers] for run in again] == [[r.score for r in run.answers] for run in swept]
     kept = [r.cost.seconds for r in swept[0].answers if r.cost]
     assert [r.cost.seconds for r in again[0].answers if r.cost] == kept, "answers that were there are not made again"
+    told = (folder / "swept" / "harness.log").read_bytes()
+    assert main(command) == 0, "where nothing is left to do the harness is not started"
+    assert (folder / "swept" / "harness.log").read_bytes() == told
+    assert capsys.readouterr().out.splitlines() == shown
 
 
 def texts(folder: Path) -> dict[str, str]:

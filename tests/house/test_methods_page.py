@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from lmms_kvtp.method import names_of
+from lmms_kvtp.presets import names_of
 from lmms_kvtp.rendering import between
 
 ROOT = Path(__file__).parents[2]

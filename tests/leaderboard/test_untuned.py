@@ -19,8 +19,8 @@ from lmms_kvtp.leaderboard.provenance import label, row_name
 from lmms_kvtp.leaderboard.results import to_csv, to_json
 from lmms_kvtp.leaderboard.tables import to_latex, to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
-from lmms_kvtp.method import KVTP, build_method, names_of
-from lmms_kvtp.presets import PRESETS, settings_of
+from lmms_kvtp.method import KVTP, build_method
+from lmms_kvtp.presets import PRESETS, names_of, settings_of
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 
 
