@@ -91,8 +91,9 @@ class Desk:
 
     def frames(self, most: int | None = None) -> FrameOptions:
         """Frames of the clip, which for LLaVA-Video is too short to fill a prompt at one a second."""
-        own = self.vlm.frames_of(most or self.arguments.max_frames, self.arguments.fps)
-        return replace(own, force_sample=own.rule == LLAVA)
+        own, most = self.vlm.frames, most or self.arguments.max_frames
+        fps = None if own.fps is None else self.arguments.fps
+        return replace(own, max_frames_num=most, fps=fps, force_sample=own.rule == LLAVA)
 
     def load(self) -> tuple[Found, str]:
         """Load the weights."""

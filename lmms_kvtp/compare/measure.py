@@ -1,5 +1,6 @@
 """Answers of several methods to each question, and how far they are from those with all tokens."""
 
+import json
 import logging
 import math
 import re
@@ -97,7 +98,7 @@ def read_outcomes(path: Path) -> "dict[str, MethodOutcome]":
     found = {}
     for _, line in text_lines(path) if path.is_file() else ():
         with suppress(ValueError, KeyError, TypeError):
-            outcome = MethodOutcome.from_row(json.loads(line))
+            outcome = MethodOutcome.from_row(from_json(line))
             if outcome.error is None:
                 found[outcome.key] = outcome
     return found
