@@ -21,7 +21,9 @@ lint: $(VENV)/installed
 	# mypy sees the package as it is installed: tasks and model_wrappers inside it
 	rm -rf build/types && mkdir -p build/types
 	cp -r lmms_kvtp build/types && cp -r tasks model_wrappers build/types/lmms_kvtp
-	cd build/types && $(abspath $(BIN))/mypy --config-file ../../setup.cfg --cache-dir ../../.mypy_cache --package lmms_kvtp
+	mkdir build/types/benchmarks && cp -r benchmarks/embedded_model build/types/benchmarks
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../setup.cfg --cache-dir ../../.mypy_cache \
+		--package lmms_kvtp --package benchmarks.embedded_model
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300

@@ -29,7 +29,7 @@ COMMANDS = {
     "flops": ("lmms_kvtp.commands.flops", "count a method's operations from sizes alone, beside the papers' figures"),
     "prove": ("lmms_kvtp.commands.prove", "run on real weights what could not be run here, into one file to send in"),
     "reproduce": ("lmms_kvtp.commands.reproduce", "the commands behind the paper's tables and figures"),
-    "train": ("lmms_kvtp.commands.train", "train the embedded model, or the relevance predictor"),
+    "train": ("lmms_kvtp.commands.train", "train the relevance predictor"),
     "eval": ("lmms_kvtp.commands.eval", "measure relevance predictors without a language model"),
 }
 """Module with `add_arguments(parser)` and `main(arguments)`, and line of help, of each command."""

@@ -10,7 +10,7 @@ from helpers.stub import Stub
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook("lmms_kvtp", "beartype.beartype")
+install_import_hook(["lmms_kvtp", "benchmarks.embedded_model"], "beartype.beartype")
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=False, max_examples=50)
 settings.load_profile("default")
 

@@ -1,12 +1,11 @@
-"""`lmms-kvtp train`: the embedded model from scratch, or the relevance predictor."""
+"""`lmms-kvtp train`: the relevance predictor."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from lmms_kvtp.commands.arguments import add_fields, at_least_one, not_negative
+from lmms_kvtp.commands.arguments import add_fields
 from lmms_kvtp.commands.predictor_data import add_data_arguments, examples, held_out, untuned
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -18,6 +17,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "scorers/parts/fusion.py:FusionHead": ("clip_size", "local_weight", "global_weight", "queries", "anchors"),
 }
 """Settings of `train predictor` that are arguments, by the class that has them."""
+TRAIN_TINY = "python -m benchmarks.embedded_model"
+"""The command that trains the embedded model; it is no part of what is installed."""
 
 
 class PaperRecipe(argparse.Action):
@@ -35,21 +36,17 @@ class PaperRecipe(argparse.Action):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand for each thing that can be trained."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
-    _add_tiny_arguments(targets.add_parser("tiny", help="the embedded LLaVA-Video and its SigLIP"))
     _add_predictor_arguments(targets.add_parser("predictor", help="the query-frame relevance predictor of KVTP"))
+    moved = targets.add_parser("tiny", prefix_chars="+", add_help=False)  # no help, so not listed; no flags of its own
+    moved.add_argument("ignored", nargs="*")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Train what was named; ValueError where an argument does not fit, or a loss was not finite."""
-    {"tiny": _train_tiny, "predictor": _train_predictor}[arguments.target](arguments)
+    if arguments.target == "tiny":
+        raise ValueError(f"tiny is trained in a checkout only, with the same arguments: {TRAIN_TINY}")
+    _train_predictor(arguments)
     return 0
-
-
-def _add_tiny_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
-    parser.add_argument("--seed", type=not_negative, default=0, help="of weights and draws (the shipped model: 0)")
-    parser.add_argument("--device", help="default: the GPU if there is one")
-    parser.add_argument("--threads", type=at_least_one, help="CPU threads; the same number gives the same result")
 
 
 def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,21 +61,6 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
         add_fields(parser, cls, names)
-
-
-def _train_tiny(arguments: argparse.Namespace) -> None:
-    """Train the embedded model, and print its accuracies on held-out videos."""
-    import torch
-
-    from lmms_kvtp.device import find_device
-    from lmms_kvtp.tiny.loop import no_denormals
-    from lmms_kvtp.tiny.run import train as train_tiny
-
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    with no_denormals():
-        report = train_tiny(arguments.seed, arguments.out, find_device(arguments.device))
-    sys.stdout.write(json.dumps(report["accuracy_on_val"], indent=1) + "\n")
 
 
 def _train_predictor(arguments: argparse.Namespace) -> None:

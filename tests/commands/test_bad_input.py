@@ -31,7 +31,6 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ["compare", "--data", "x", "--max-new-tokens", "0"],
         ["visualize", "x", "What?", "--max-frames", "0"],
         ["flops", "--frames", "0"],
-        ["train", "tiny", "--out", "x", "--threads", "0"],
     ],
     ids=" ".join,
 )
@@ -46,7 +45,6 @@ def test_counts_are_at_least_one(arguments, capsys):
     [
         ["compare", "--data", "x", "--worst", "-1"],
         ["flops", "--text-tokens", "-1"],
-        ["train", "tiny", "--out", "x", "--seed", "-1"],
     ],
     ids=" ".join,
 )
@@ -181,10 +179,8 @@ def test_a_folder_without_weights_is_no_checkpoint_to_sweep(tmp_path, capsys):
     assert "has neither model.safetensors.index.json nor model.safetensors" in said
 
 
-@pytest.mark.parametrize(
-    "command", [["doctor", "--method", "random", "--model_args", "device=mars"], ["train", "tiny", "--device", "mars"]]
-)
-def test_a_device_that_is_none_is_named(command, tmp_path, capsys):
+def test_a_device_that_is_none_is_named(tmp_path, capsys):
+    command = ["doctor", "--method", "random", "--model_args", "device=mars"]
     said = refusal(capsys, *command, "--out", str(tmp_path / "x"))
     assert "device=mars is not a torch device; use cpu, cuda or cuda:0, or leave it out" in said
 

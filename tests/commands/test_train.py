@@ -198,6 +198,16 @@ def test_a_shared_towers_head_that_starts_at_random_is_the_same_for_a_seed(home,
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
+@pytest.mark.parametrize("given", [["--out", "x", "--seed", "0"], ["--help"], []])
+def test_what_trains_the_embedded_model_is_named(given, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "tiny", *given])
+    assert ended.value.code == 2
+    command = "python -m benchmarks.embedded_model"
+    said = f"lmms-kvtp train: tiny is trained in a checkout only, with the same arguments: {command}\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize("given", [[], ["--index", "x.jsonl", "--synthetic", "3"]])
 def test_data_must_be_named_once(given, tmp_path, capsys):
     with pytest.raises(SystemExit):

@@ -21,7 +21,7 @@ ROWS = [
     ["vlms"],
     ["method", "encode", "pipeline"],
     ["run", "api"],
-    ["forecast", "bench", "predictor", "tiny", "skvqa", "skvqa_build"],
+    ["forecast", "bench", "predictor", "skvqa", "skvqa_build"],
     ["leaderboard", "doctor", "visualize", "reproduce", "compare"],
     ["harness", "model_wrappers", "tasks", "commands", "__main__"],
 ]
@@ -152,6 +152,11 @@ def test_only_the_harness_side_and_the_statistics_import_the_harness(path):
         assert not {name for name in imported(path) if name.split(".")[0] == "lmms_eval"}
 
 
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_nothing_that_is_installed_imports_benchmarks(path):
+    assert not {name for name in imported(path) if name.split(".")[0] == "benchmarks"}
+
+
 @pytest.mark.parametrize("path", [path for path in sources() if part_of(path) in COMPONENTS], ids=name_of)
 def test_no_concrete_component_imports_another(path):
     for name in imported(path):
@@ -191,7 +196,7 @@ EXAMPLES = {"layer_pruning/mine.py", "lmms_kvtp/pruners/outlier.py", "my_package
 def texts() -> list[tuple[str, str]]:
     """Every page, and every docstring and comment's home: whole sources, since they name modules in strings as well."""
     pages = [ROOT / "README.md", ROOT / "setup.cfg", *(ROOT / "docs").glob("*.md"), *(ROOT / "tasks").rglob("*.md")]
-    return [(name_of(path), path.read_text()) for path in [*pages, *sources(), *(ROOT / "benchmarks").glob("*.py")]]
+    return [(name_of(path), path.read_text()) for path in [*pages, *sources(), *(ROOT / "benchmarks").rglob("*.py")]]
 
 
 @pytest.mark.parametrize(("page", "text"), texts(), ids=[name for name, _ in texts()])

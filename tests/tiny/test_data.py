@@ -5,12 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from benchmarks.embedded_model.footage import BACKGROUND, film, shorten, whole
+from benchmarks.embedded_model.lessons import EMPTY, Coach, Riddler, all_phrases, sketch, symbols
+from benchmarks.embedded_model.stage_soft import SPOKEN, say
 from lmms_kvtp.embedded.draw import SHAPES, draw
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES, Script, sampled_times, write_script
-from lmms_kvtp.tiny.footage import BACKGROUND, film, shorten, whole
-from lmms_kvtp.tiny.lessons import EMPTY, Coach, Riddler, all_phrases, sketch, symbols
-from lmms_kvtp.tiny.stage_soft import SPOKEN, say
 
 
 @pytest.mark.parametrize(("length", "events"), [(11, 3), (17, 4), (64, 4)])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms_kvtp.tiny.language import IGNORE, IM_END, PREFIX, SUFFIX, answer_logits, language_tokenizer, pack
-from lmms_kvtp.tiny.student import Geometry, Student
+from benchmarks.embedded_model.language import IGNORE, IM_END, PREFIX, SUFFIX, answer_logits, language_tokenizer, pack
+from benchmarks.embedded_model.student import Geometry, Student
 
 GEOMETRY = Geometry(vision_width=20, llm_width=48, llm_layers=3, llm_heads=6, llm_kv_heads=2, llm_mlp=40)
 ASKED = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmms_kvtp.tiny.loop import no_denormals
+from benchmarks.embedded_model.loop import no_denormals
 
 SMALL = 1e-40
 

@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import SiglipModel
 
+from benchmarks.embedded_model import run
+from benchmarks.embedded_model.footage import tower_features
+from benchmarks.embedded_model.language import answer_logits, pack
+from benchmarks.embedded_model.stage_soft import SoftStage
+from benchmarks.embedded_model.stage_tower import TowerStage
+from benchmarks.embedded_model.stage_video import AlignStage, Cut, VideoStage
+from benchmarks.embedded_model.student import Geometry, Student
 from lmms_kvtp.embedded.questions import ask
 from lmms_kvtp.embedded.script import write_script
 from lmms_kvtp.shipped import checked
-from lmms_kvtp.tiny import run
-from lmms_kvtp.tiny.footage import tower_features
-from lmms_kvtp.tiny.language import answer_logits, pack
-from lmms_kvtp.tiny.stage_soft import SoftStage
-from lmms_kvtp.tiny.stage_tower import TowerStage
-from lmms_kvtp.tiny.stage_video import AlignStage, Cut, VideoStage
-from lmms_kvtp.tiny.student import Geometry, Student
 from lmms_kvtp.types import PackedTokens
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import load_llava_video

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.embedded_model.language import PREFIX, SUFFIX, word_id
+from benchmarks.embedded_model.run import make_tokenizers
+from benchmarks.embedded_model.student import Geometry
 from lmms_kvtp.embedded.questions import ask, words
 from lmms_kvtp.embedded.script import COLORS, DECOYS, GLYPHS, PLACES, write_script
-from lmms_kvtp.tiny.language import PREFIX, SUFFIX, word_id
-from lmms_kvtp.tiny.run import make_tokenizers
-from lmms_kvtp.tiny.student import Geometry
 
 LETTERS, CAPTIONS = make_tokenizers(Geometry())
 

@@ -18,6 +18,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, SiglipModel, SiglipVisionConfig
 
+from benchmarks.embedded_model.footage import film, load_bank, load_footage, tower_features
+from benchmarks.embedded_model.language import PREFIX, SUFFIX, answer_logits, language_tokenizer, pack, text_tokenizer
+from benchmarks.embedded_model.lessons import all_phrases, right_letters
+from benchmarks.embedded_model.loop import Log
+from benchmarks.embedded_model.stage_soft import SOFT_STAGES, SoftStage, train_soft
+from benchmarks.embedded_model.stage_tower import TowerStage, train_tower
+from benchmarks.embedded_model.stage_video import VIDEO_STAGES, AlignStage, VideoStage, train_align, train_video
+from benchmarks.embedded_model.student import Classroom, Geometry, Student
 from lmms_kvtp import __version__
 from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.questions import ask, words
@@ -26,14 +34,6 @@ from lmms_kvtp.encoders.parts.text_side import save_tokenizer
 from lmms_kvtp.files import write_json
 from lmms_kvtp.run.source import tree
 from lmms_kvtp.shipped import write_manifest
-from lmms_kvtp.tiny.footage import film, load_bank, load_footage, tower_features
-from lmms_kvtp.tiny.language import PREFIX, SUFFIX, answer_logits, language_tokenizer, pack, text_tokenizer
-from lmms_kvtp.tiny.lessons import all_phrases, right_letters
-from lmms_kvtp.tiny.loop import Log
-from lmms_kvtp.tiny.stage_soft import SOFT_STAGES, SoftStage, train_soft
-from lmms_kvtp.tiny.stage_tower import TowerStage, train_tower
-from lmms_kvtp.tiny.stage_video import VIDEO_STAGES, AlignStage, VideoStage, train_align, train_video
-from lmms_kvtp.tiny.student import Classroom, Geometry, Student
 from lmms_kvtp.vlms.checkpoint.save import save_original
 
 WORK = "work"

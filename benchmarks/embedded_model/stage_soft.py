@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from benchmarks.embedded_model.language import SUFFIX, Asked, answer_logits, pack, word_id
+from benchmarks.embedded_model.lessons import Coach, Riddler, Symbols, right_letters, sketch, symbols
+from benchmarks.embedded_model.loop import Optimizer, autocast
+from benchmarks.embedded_model.student import EMBEDDING_STD, Classroom, Student
 from lmms_kvtp.embedded.draw import SHAPES
 from lmms_kvtp.embedded.questions import INSTRUCTION, KINDS, ScriptQuestion
 from lmms_kvtp.embedded.script import COLORS, GLYPHS, PLACES
-from lmms_kvtp.tiny.language import SUFFIX, Asked, answer_logits, pack, word_id
-from lmms_kvtp.tiny.lessons import Coach, Riddler, Symbols, right_letters, sketch, symbols
-from lmms_kvtp.tiny.loop import Optimizer, autocast
-from lmms_kvtp.tiny.student import EMBEDDING_STD, Classroom, Student
 
 ABOUT = re.compile(f"({'|'.join(GLYPHS)}).*")
 PLACE_WEIGHT = 0.7

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from benchmarks.embedded_model.language import Asked
 from lmms_kvtp.embedded.draw import SHAPES
 from lmms_kvtp.embedded.questions import (
     GLOBAL_KINDS,
@@ -21,7 +22,6 @@ from lmms_kvtp.embedded.questions import (
     ask,
 )
 from lmms_kvtp.embedded.script import CAST, COLORS, DECOYS, GLYPHS, PLACES, Script, Shot, Sprite
-from lmms_kvtp.tiny.language import Asked
 
 EMPHASIS = {"color": 2.0, "where": 2.0, "main": 1.5}
 ABOUT_ALL = ("a picture of a place", "a frame of the video", *(WORDING[kind] for kind in GLOBAL_KINDS))

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from benchmarks.embedded_model.footage import Footage, shorten, whole
+from benchmarks.embedded_model.language import answer_logits, pack
+from benchmarks.embedded_model.lessons import Coach, right_letters
+from benchmarks.embedded_model.loop import Optimizer, autocast
+from benchmarks.embedded_model.stage_soft import CHOSEN, LETTERED, PLACE_WEIGHT, SPOKEN, Lexicon, say
+from benchmarks.embedded_model.student import Classroom
 from lmms_kvtp.embedded.dataset import SHIPPED_KINDS
-from lmms_kvtp.tiny.footage import Footage, shorten, whole
-from lmms_kvtp.tiny.language import answer_logits, pack
-from lmms_kvtp.tiny.lessons import Coach, right_letters
-from lmms_kvtp.tiny.loop import Optimizer, autocast
-from lmms_kvtp.tiny.stage_soft import CHOSEN, LETTERED, PLACE_WEIGHT, SPOKEN, Lexicon, say
-from lmms_kvtp.tiny.student import Classroom
 
 OBJECT_WEIGHT = 1.5
 

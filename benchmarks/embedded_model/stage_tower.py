@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, SiglipModel
 
+from benchmarks.embedded_model.footage import BACKGROUND, Footage, normalise
+from benchmarks.embedded_model.lessons import all_phrases
+from benchmarks.embedded_model.loop import FloatAttention, Log, Optimizer, autocast
+from benchmarks.embedded_model.student import Geometry
 from lmms_kvtp.embedded.draw import SHAPES
 from lmms_kvtp.embedded.script import COLORS, PLACES
-from lmms_kvtp.tiny.footage import BACKGROUND, Footage, normalise
-from lmms_kvtp.tiny.lessons import all_phrases
-from lmms_kvtp.tiny.loop import FloatAttention, Log, Optimizer, autocast
-from lmms_kvtp.tiny.student import Geometry
 
 
 @dataclass(frozen=True)

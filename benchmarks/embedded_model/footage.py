@@ -18,10 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import SiglipVisionModel
 
+from benchmarks.embedded_model.loop import FloatAttention, Log
 from lmms_kvtp.embedded import VERSION
 from lmms_kvtp.embedded.draw import SHAPES, encode_bytes, labels
 from lmms_kvtp.embedded.script import PLACES, SIZE, Script, Shot, sampled_times, write_script
-from lmms_kvtp.tiny.loop import FloatAttention, Log
 
 Array = npt.NDArray[np.generic]
 Features = npt.NDArray[np.float16]

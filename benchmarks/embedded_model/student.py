@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipConfig
 
+from benchmarks.embedded_model.footage import Features, Footage
+from benchmarks.embedded_model.language import PREFIX
+from benchmarks.embedded_model.loop import Log
 from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.encoders.parts.siglip_config import siglip_config
-from lmms_kvtp.tiny.footage import Features, Footage
-from lmms_kvtp.tiny.language import PREFIX
-from lmms_kvtp.tiny.loop import Log
 
 
 @dataclass(frozen=True)
