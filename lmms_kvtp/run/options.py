@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from lmms_kvtp.method import KVTP, PARTS, PREDICTOR, build_method
+from lmms_kvtp.presets import DEPTH, IDS, RECIPES, method_settings
 from lmms_kvtp.resolve import near
 from lmms_kvtp.settings import pairs, parse
 from lmms_kvtp.shipped import TINY
@@ -170,7 +171,22 @@ WITHOUT_EFFECT = (
 
 def chooses_method(name: str) -> bool:
     """Tell whether an argument is a setting of the method, not of model, frames or run."""
-    return name.split(".")[0] in PARTS or name in METHOD
+    return name.split(".")[0] in PARTS or name in METHOD or name == "method"
+
+
+def expand(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put the settings of `method=NAME` in its place; raises as `method_settings`, or where another setting differs."""
+    if (named := settings.get("method")) is None:
+        return settings
+    rest = {key: value for key, value in settings.items() if key not in ("method", "keep_ratio")}
+    recipe, ratio = RECIPES.get(IDS.get(named, named)), settings.get("keep_ratio")
+    model = str(settings.get("pretrained", RunOptions.pretrained)), settings.get("revision")
+    layers = layers_in(find_folder(*model)) if recipe and recipe.layers else DEPTH
+    own = method_settings(named, None if ratio is None else parse(float, ratio, "keep_ratio"), layers)
+    for key in own.keys() & rest.keys():
+        if str(rest[key]) != own[key]:
+            raise ValueError(f"{key}={rest[key]} contradicts method={named}, which has {key}={own[key]}; leave one out")
+    return {**own, **rest}
 
 
 def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> Arguments:
@@ -189,7 +205,7 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
     plain = sorted({*owner} - {*ALIASES.values()})
     values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     method: dict[str, Any] = {}
-    for key, value in settings.items():
+    for key, value in expand(settings).items():
         if chooses_method(key):
             method[key] = value
         elif key in ONLY:
@@ -199,7 +215,7 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
         elif key in WITHOUT_EFFECT:
             pass
         elif key not in plain:
-            raise LookupError(f"unknown argument {key!r}; {near(key, [*plain, *ONLY, *PARTS, *METHOD])}")
+            raise LookupError(f"unknown argument {key!r}; {near(key, ['method', *plain, *ONLY, *PARTS, *METHOD])}")
         else:
             one_device = key == "device_map" and str(value).split(":")[0] in ("cuda", "cpu", "mps")
             group, name = owner["device" if one_device else key]

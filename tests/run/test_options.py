@@ -163,3 +163,25 @@ def test_published_command_lines_of_llava_are_understood_and_batch_size_auto_has
     parse_arguments({"conv_template": "qwen_1_5", "model_name": "llava_qwen"})
     with pytest.raises(ValueError, match="batch_size='auto' is not a whole number"):
         parse_arguments({"batch_size": "auto"})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"method": "fastv", "keep_ratio": 0.1}, {"layer_pruning": "fastv", "layer_pruning.ratio": "0.1"}),
+        ({"method": "llava_video_fastv"}, {"layer_pruning.ratio": "0.2", "keep_ratio": "1"}),
+        ({"method": "kvtp+tome", "allocator.floor": 0}, {"pruner": "tome", "keep_ratio": "0.2", "allocator.floor": 0}),
+        ({"method": "vidcom2", "pruner": "vidcom2"}, {"scorer": "vidcom2", "allocator": "vidcom2"}),
+        ({"method": "full"}, {"pruner": "none", "keep_ratio": "1"}),
+    ],
+)
+def test_one_argument_names_a_whole_method(given, expected):
+    found = parse_arguments({"pretrained": "tiny", **given}).method
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_named_method_and_a_setting_that_contradict_each_other_are_refused():
+    with pytest.raises(
+        ValueError, match=r"pruner=random contradicts method=kvtp\+tome, which has pruner=tome; leave one"
+    ):
+        parse_arguments({"pretrained": "tiny", "method": "kvtp+tome", "pruner": "random"})
