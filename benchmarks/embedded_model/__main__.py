@@ -20,7 +20,7 @@ from lmms_kvtp.device import find_device
 def main(argv: Sequence[str] | None = None) -> int:
     """Train it, and print its accuracies on held-out videos; bad input ends in one line."""
     parser = Parser(prog=TRAIN_TINY, description="Train the embedded LLaVA-Video and its SigLIP.")
-    _add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.threads is not None:
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what may be chosen."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
     parser.add_argument("--seed", type=not_negative, default=0, help="of weights and draws (the shipped model: 0)")
     parser.add_argument("--device", help="default: the GPU if there is one")

@@ -58,6 +58,8 @@ METHODS = (
 
 def typed() -> dict[str, Any]:
     """All that is accepted: components and their fields, model arguments, generation settings, ids, presets, flags."""
+    commands = {name: _flags(module) for name, (module, _) in COMMANDS.items()}
+    commands["train"]["tiny"] = _flags("benchmarks.embedded_model.__main__")  # to which `train tiny` sends its caller
     return {
         "components": {part: _components(package, base) for part, (package, base) in PARTS.items()},
         "presets": {name: dict(settings) for name, settings in PRESETS.items()},
@@ -67,7 +69,7 @@ def typed() -> dict[str, Any]:
         "without_effect": sorted(model_args.WITHOUT_EFFECT),
         "generation": sorted(decoding.HONOURED),
         "models": {name: list(aliases) for name, (_, aliases) in MODELS.items()},
-        "commands": {name: _flags(module) for name, (module, _) in COMMANDS.items()},
+        "commands": commands,
     }
 
 
