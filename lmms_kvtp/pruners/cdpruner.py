@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
+from lmms_kvtp.pruners.parts.density_peaks import gram_pairs
 from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, refuse_nan
 from lmms_kvtp.pruners.parts.spread import distances
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -57,7 +58,7 @@ class CDPruner(TokenPruner):
         frames, capacity, width = tokens.embeds.shape
         pieces, joint = read(features, "text", tokens).shape
         steps = int(budgets.max())
-        compared = pairs_flops(capacity, capacity, width) + pairs_flops(capacity, pieces, joint)
+        compared = pairs_flops(1, gram_pairs(capacity), width) + pairs_flops(capacity, pieces, joint)
         return frames * (compared + capacity * steps * (steps - 1))
 
     def _weights(self, cosines: Float[Tensor, "T N"]) -> Float[Tensor, "T N"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.parts.density_peaks import peak_scores
+from lmms_kvtp.pruners.parts.density_peaks import pairs_of, peak_scores
 from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, numbered
 from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, top
 from lmms_kvtp.pruners.parts.scenes import ScenePruner, cut, join
@@ -136,6 +136,6 @@ class FastVid(ScenePruner):
 
 
 def _compared(salient: Int[Tensor, " L"], anchors: Int[Tensor, " L"], capacity: int) -> int:
-    """Count compared pairs of a scene: all but salient tokens in frames with anchors, and all of these with anchors."""
-    free = capacity - salient
-    return int(free[anchors > 0].square().sum()) + int(free.sum()) * int(anchors.sum())
+    """Count compared pairs of a scene: all but salient tokens in frames with anchors, and all tokens with anchors."""
+    free = (capacity - salient)[anchors > 0]
+    return sum(map(pairs_of, free.tolist())) + capacity * len(salient) * int(anchors.sum())

@@ -12,7 +12,7 @@ from torch import Tensor
 from lmms_kvtp.allocators.base import at_one_rate
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.density_peaks import density_peaks
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks, pairs_of
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
 from lmms_kvtp.pruners.parts.packing import check, read, refuse_nan
 from lmms_kvtp.pruners.parts.scenes import affordable, averages, change, still_and_moving
@@ -74,7 +74,7 @@ class HoliTom(TokenPruner):
         for group, share in zip(groups, shares.tolist(), strict=True):
             if len(group) > 1 and share:
                 owner[group], parts[group] = self._cluster(averages(flat, group), group, share)
-                flops += pairs_flops(group.shape[1], group.shape[1], flat.shape[1])
+                flops += pairs_flops(1, pairs_of(group.shape[1]), flat.shape[1])
             elif len(group) == 1:
                 kept = group[0][ranked[group[0]].argsort(descending=True, stable=True)[:share]]
                 owner[kept] = kept

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import ScorePruner
 from lmms_kvtp.pruners.parts.likeness import Directions, LikenessSettings, steady
 from lmms_kvtp.types import FrameFeatures, FrameTokens
@@ -27,3 +28,7 @@ class VidCom2(LikenessSettings, ScorePruner):
         """Score how unlike video and frame each token is."""
         seen = Directions.of(tokens.embeds, steady(tokens.embeds, self.channels))
         return -(seen.likeness(self.widths, to_video=True) + seen.likeness(self.widths, to_video=False))
+
+    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
+        """Count six products of every token: for the mean, the variance, the length, and the means that it is like."""
+        return pairs_flops(6, tokens.num_frames * tokens.capacity, tokens.embeds.shape[2])

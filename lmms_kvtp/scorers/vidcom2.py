@@ -6,6 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.pruners.parts.likeness import Directions, LikenessSettings, steady
 from lmms_kvtp.questions import Question
@@ -29,3 +30,8 @@ class VidCom2Relevance(LikenessSettings, FrameScorer):
         assert features.tokens is not None
         seen = Directions.of(features.tokens, steady(features.tokens, self.channels))
         return -seen.likeness(self.widths, to_video=True).mean(dim=1)
+
+    def flops(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> int:
+        """Count five products of every token: for the mean, the variance, the length, frames' means and the video's."""
+        assert features.tokens is not None
+        return pairs_flops(5, features.tokens.shape[:2].numel(), features.tokens.shape[2])

@@ -85,6 +85,16 @@ def _apart(rows: Float[Tensor, "r C"], columns: Float[Tensor, "m C"]) -> Float[T
     return distances.div_(columns.shape[1] ** 0.5)
 
 
+def pairs_of(count: int) -> int:
+    """Count the pairs of so many points whose products `density_peaks` computes."""
+    return count**2 if count <= FEW or count**2 > PAIRS_AT_ONCE else gram_pairs(count)
+
+
+def gram_pairs(count: int) -> int:
+    """Count the pairs of so many points whose products `gram` computes."""
+    return count * (count // 2) + (count - count // 2) ** 2
+
+
 def gram(points: Float[Tensor, "n C"]) -> Float[Tensor, "n n"]:
     """Compute all products of two points, a quarter of them by symmetry."""
     half = len(points) // 2

@@ -51,7 +51,7 @@ class Directions:
     @classmethod
     def of(cls, embeds: Float[Tensor, "T N D"], channels: Float[Tensor, " D"]) -> "Directions":
         """Measure tokens in the channels marked with 1."""
-        squares = [rows.square_() @ channels for _, rows in _copies(embeds)]
+        squares = [(rows.square_() @ channels[:, None])[..., 0] for _, rows in _copies(embeds)]
         lengths = torch.cat(squares).sqrt().clamp_min(1e-12)
         weights = lengths.reciprocal()[:, None] / embeds.shape[1]
         means = [(weights[part] @ embeds[part].float())[:, 0] for part in chunks(embeds)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.density_peaks import density_peaks
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks, pairs_of
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
 from lmms_kvtp.pruners.parts.packing import check, chunks
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -76,13 +76,13 @@ class StillPruner(TokenPruner):
         groups, weights = still_and_moving(scenes, static, budgets)
         shares = self.shares([group.shape[1] for group in groups], weights, total)
         owner = torch.full((len(flat),), DROPPED, device=flat.device)
-        segment_of, flops = torch.zeros_like(owner), pairs_flops(frames, frames, flat.shape[1])
+        segment_of, flops = torch.zeros_like(owner), pairs_flops(1, pairs_of(frames), flat.shape[1])
         for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
             segment_of[group] = number
             if share:
                 points = averages(flat, group)
                 owner[group] = group[0][density_peaks(points, share, self.neighbours)]
-                flops += pairs_flops(len(points), len(points), flat.shape[1])
+                flops += pairs_flops(1, pairs_of(len(points)), flat.shape[1])
         packed = merge_video(tokens, owner)
         return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
 

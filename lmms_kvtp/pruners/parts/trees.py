@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
-from lmms_kvtp.pruners.parts.density_peaks import density_peaks
+from lmms_kvtp.pruners.parts.density_peaks import density_peaks, gram_pairs, pairs_of
 from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group_sums, means
 from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
 from lmms_kvtp.pruners.parts.scenes import ScenePruner, cut, join, mean_tokens
@@ -73,7 +73,7 @@ class TreePruner(ScenePruner):
             tokens.grid,
             frames,
             owner=into.reshape(frames, capacity),
-            flops=pairs_flops(frames * capacity, capacity, width) + pairs_flops(1, sum(compared), width),
+            flops=pairs_flops(1, frames * gram_pairs(capacity) + sum(compared), width),
         )
 
     def _select(
@@ -147,7 +147,7 @@ class TreePruner(ScenePruner):
             elif num < size - int(barred[part].sum()):
                 found = density_peaks(trees[part], num, min(self.neighbours, num), barred=barred[part])
                 centre[part] = found + start
-                compared += size**2
+                compared += pairs_of(size)
             start += size
         return centre, compared
 
