@@ -205,7 +205,7 @@ def results(folder: Path) -> Try:
         assert "all tokens" in [row.name for row in board.rows], "the healthy run is lost"
         assert len(board.rows) + len(board.left) >= 2, "a run vanished"
         judged = judge(board)
-        for text in (to_markdown(board, reported(), judged), to_latex(board), to_csv(board), to_json(board)):
+        for text in (to_markdown(board, judged), to_latex(board), to_csv(board), to_json(board)):
             text.encode()
         if dice.random() < 0.1:  # plots take a second
             to_html(board, reported(), judged).encode()

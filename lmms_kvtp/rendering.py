@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that command a terminal, turn the direction of writing, or are none."""
-MARKUP = re.compile(r"[\\`*~|<>\[\]]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|^(?=(?:#+|[+-])\s)")
+MARKUP = re.compile(r"[\\`*~|<>]|\](?=[(\[:])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|^(?=(?:#+|[+-])\s)")
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "\n": " "}
 """Characters that LaTeX reads as markup, and that no backslash alone prints -> what does."""
 

@@ -68,7 +68,9 @@ HOSTILE = (
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markdown_shows_hostile_text_as_it_is(text):
     line = as_markdown(text)
-    assert not re.search(r"(?<!\\)(?:\\\\)*[<`\[\]*|]", line)  # no tag, image, link, code, emphasis or cell begins
+    assert not re.search(
+        r"(?<!\\)(?:\\\\)*(?:[<`*|]|\][(\[:])", line
+    )  # no tag, image, link, code, emphasis or cell begins
     assert not re.search(r"@\w|://|[\x00-\x1f\x7f-\x9f\u202e\ud800]|^#", line)
     shown = re.sub(r"\\(.)", r"\1", line).replace("\u200b", "")
     assert shown == re.sub(r"\\(.)", r"\1", as_markdown(shown)).replace("\u200b", "")
@@ -78,7 +80,16 @@ def test_markdown_shows_hostile_text_as_it_is(text):
 
 
 def test_plain_text_stays_readable_in_markdown():
-    for text in ("KVTP + PruMerge, 20%", "skvqa_synth_quick", "-3.0 ± 3.6", "-", "a/b+c", "R&D", "x_y=1 (z)"):
+    for text in (
+        "KVTP + PruMerge, 20%",
+        "skvqa_synth_quick",
+        "-3.0 ± 3.6",
+        "-",
+        "a/b+c",
+        "[-1.5, 2]",
+        "R&D",
+        "x_y=1 (z)",
+    ):
         assert as_markdown(text) == text
 
 

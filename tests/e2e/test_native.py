@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("native")
     write_native("qwen3_vl", folder / "qwen3_vl", penalty=1.1)
     stock.write_tasks(folder / "tasks", folder / "home")
-    small = "max_num_frames=8,min_pixels=4096,max_pixels=30000,keep_ratio=0.3"
+    small = "max_num_frames=8,min_pixels=4096,max_pixels=30000"
     common = f"pretrained={folder / 'qwen3_vl'},{small},encoder.pretrained={SIGLIP}"
     given = ["--tasks", TASKS, "--include_path", "tasks", "--model_args"]
     sweep = ["lmms_kvtp", "sweep", "--methods", ",".join(METHODS), "--ratios", "0.3", "--out", "swept"]

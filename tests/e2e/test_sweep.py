@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swept(folder: Path, stopped: tuple[int, str]) -> list[Run]:
+def swept(folder: Path) -> list[Run]:
     return sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
 
 
@@ -34,9 +34,9 @@ def swept(folder: Path, stopped: tuple[int, str]) -> list[Run]:
 def stopped(folder: Path) -> tuple[int, str]:
     """A sweep that SIGTERM ends behind its first answer: its exit status and what it said."""
     command = [sys.executable, "-P", "-m", "lmms_kvtp", "sweep", "--methods", "random,kvtp+prumerge,full", *OTHERS]
-    command += ["--out", str(folder / "swept")]
+    command += ["--out", str(folder / "stopped")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while _answers(folder / "swept") < 1:
+        while _answers(folder / "stopped") < 1:
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
@@ -52,8 +52,8 @@ def test_sigterm_ends_the_harness_too_and_two_lines_say_how_to_go_on(folder: Pat
     code, told = stopped
     *_, first, second = told.splitlines()
     assert (code, first) == (130, "lmms-kvtp sweep: stopped")
-    assert re.fullmatch(r"\d+ answers are in .*swept; the same command goes on there", second)
-    assert "Traceback" not in told and str(folder / "swept" / "harness.log") in told
+    assert re.fullmatch(r"\d+ answers are in .*stopped; the same command goes on there", second)
+    assert "Traceback" not in told and str(folder / "stopped" / "harness.log") in told
 
 
 def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list[Run]) -> None:

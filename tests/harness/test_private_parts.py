@@ -26,7 +26,7 @@ PATCHED = (
 """What is patched, filled or called though it is private, undocumented or a task's own: module, name, what for."""
 IMPORTED = {
     "lmms_eval.api.instance": {"GenerationResult", "Instance", "TokenCounts"},
-    "lmms_eval.api.metrics": {"clustered_stderr", "power_analysis"},
+    "lmms_eval.api.metrics": {"clustered_stderr"},
     "lmms_eval.api.model": {"lmms"},
     "lmms_eval.api.task": {"ConfigurableTask"},
     "lmms_eval.loggers.evaluation_tracker": {"GeneralConfigTracker"},

@@ -152,7 +152,7 @@ def test_arguments_of_another_family_are_refused_by_name(checkpoint: Path, docs:
     if checkpoint.name != "internvl":
         with pytest.raises(ValueError, match=r"positions=renumbered is not of .*, which has kept, evs"):
             ours(checkpoint, docs, tmp_path, positions="renumbered")
-    with pytest.raises(ValueError, match="force_sample and add_time_instruction are LLaVA-Video's"):
+    with pytest.raises(ValueError, match="force_sample, add_time_instruction and phase are LLaVA-Video's"):
         parse_arguments({"pretrained": str(checkpoint), "force_sample": True})
 
 

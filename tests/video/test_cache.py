@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_costs_one_warning(clip, tmp_path, caplo
     for _ in range(2):
         assert equal(pixels(clip(), cache)[0], wanted)
     assert len(caplog.records) == 1
-    assert "name another folder" in caplog.text
+    assert "name a folder of yours" in caplog.text
     (tmp_path / "file").unlink()
     pixels(clip(), cache)
     assert not cache.folder.exists()  # it has said that nothing more is kept

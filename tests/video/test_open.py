@@ -202,7 +202,7 @@ def test_damage_is_an_error_where_decord_reads_wrong_frames(damaged, warnings):
     with pytest.raises(DamagedError, match="damaged"):
         read(path, EVERY)
     assert warnings(logging.WARNING) == []
-    assert "after a seek in avi" in warnings(logging.INFO)[0]
+    assert any("after a seek in avi" in told for told in warnings(logging.INFO))
 
 
 def test_decord_is_not_asked_for_missing_frames(clip):
