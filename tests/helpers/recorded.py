@@ -1,7 +1,7 @@
 """What must stay as it is while code moves: everything a user types, and the numbers that come of it.
 
-`PYTHONPATH=.:tests python tests/helpers/recorded.py [table]` writes `goldens/recorded/` anew: only to add to it, never to
-make a test pass. The table takes two minutes; the rest, seconds.
+`PYTHONPATH=.:tests python tests/helpers/recorded.py [table]` writes `goldens/recorded/` anew: only to add to it, never
+to make a test pass. The table takes two minutes; the rest, seconds.
 """
 
 import argparse
