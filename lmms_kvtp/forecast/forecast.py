@@ -133,7 +133,7 @@ def _helpers(method: Method, budgets: Tensor, pool: GridPool, spec: Sizes, count
     shapes["layer_keys"] = (*patches, max(1, width // (sizes.vision if sizes else spec.vision).heads))
     read = needs | method.additions - {"tokens"}
     made = {name: torch.empty(shapes.get(name, patches), device="meta") for name in read}
-    features = FrameFeatures(times=torch.empty(frames), **made)
+    features = FrameFeatures(times=torch.empty(frames), tokens=tokens.embeds, **made)
     question = Question(prompt="?", stem="?")
     if needs and sizes is None and not own:
         return {"encoder": None, "scorer": None, "pruner": method.pruner.flops(tokens, features, budgets)}
