@@ -23,11 +23,17 @@ def test_the_page_is_what_the_code_says():
     assert between(PAGE, "components")[1].split() == components().split(), "run: lmms-kvtp list --into docs/methods.md"
 
 
-def test_the_command_renews_a_page(tmp_path, capsys):
+def test_the_command_renews_a_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lmms_kvtp.commands.list.TABLE", tmp_path / "list.json")  # not the package's own
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- components -->\nold\n<!-- /components -->\nbelow\n")
-    assert main(["list", "--into", str(page)]) == 0
+    facts_table.cache_clear()
+    try:
+        assert main(["list", "--into", str(page)]) == 0
+    finally:
+        facts_table.cache_clear()
     assert page.read_text() == f"above\n<!-- components -->\n{components()}\n<!-- /components -->\nbelow\n"
+    assert json.loads((tmp_path / "list.json").read_text()) == json.loads(TABLE.read_text())
     assert capsys.readouterr().out == ""
 
 
