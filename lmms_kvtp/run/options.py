@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from lmms_kvtp.method import KVTP, PARTS, PREDICTOR, build_method
-from lmms_kvtp.presets import DEPTH, IDS, RECIPES, method_settings
+from lmms_kvtp.presets import DEPTH, FULL, IDS, RECIPES, method_settings
 from lmms_kvtp.resolve import near
 from lmms_kvtp.settings import pairs, parse
 from lmms_kvtp.shipped import TINY
@@ -183,6 +183,8 @@ def expand(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     model = str(settings.get("pretrained", RunOptions.pretrained)), settings.get("revision")
     layers = layers_in(find_folder(*model)) if recipe and recipe.layers else DEPTH
     own = method_settings(named, None if ratio is None else parse(float, ratio, "keep_ratio"), layers)
+    if IDS.get(named, named) == FULL and ratio is not None:
+        rest["keep_ratio"] = f"{parse(float, ratio, 'keep_ratio'):g}"  # all tokens are no share of them
     for key in own.keys() & rest.keys():
         if str(rest[key]) != own[key]:
             raise ValueError(f"{key}={rest[key]} contradicts method={named}, which has {key}={own[key]}; leave one out")

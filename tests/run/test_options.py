@@ -185,3 +185,5 @@ def test_a_named_method_and_a_setting_that_contradict_each_other_are_refused():
         ValueError, match=r"pruner=random contradicts method=kvtp\+tome, which has pruner=tome; leave one"
     ):
         parse_arguments({"pretrained": "tiny", "method": "kvtp+tome", "pruner": "random"})
+    with pytest.raises(ValueError, match=r"keep_ratio=0\.2 contradicts method=full, which has keep_ratio=1"):
+        parse_arguments({"pretrained": "tiny", "method": "full", "keep_ratio": 0.2})
