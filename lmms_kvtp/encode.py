@@ -33,6 +33,8 @@ class Encoded:
     flops: dict[str, int] = field(default_factory=dict)
     """Operations by stage."""
     peak_bytes: int | None = None
+    patched: int = 0
+    """Frames that are damaged in their file, and were seen as a codec patches them."""
     whole: PackedTokens | None = None
     """An image in tiles, laid out whole, since no method prunes it; None for videos."""
 
@@ -63,7 +65,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     times: list[Tensor] = []
     features: dict[FrameEncoder, list[FrameFeatures]] = {encoder: [] for encoder in needs}
     spec = vlm.spec(len(video.timing.indices) if video.timing else 0)
-    chunks, count, pool = video.chunks(), 0, None
+    chunks, count, patched, pool = video.chunks(), 0, 0, None
     while (frames := _next(chunks, meter)) is not None:
         if count % vlm.frames_per_step:
             raise ValueError(
@@ -71,7 +73,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             )
         with meter.stage("preprocess"):
             pool = vlm.pooling(*frames.pixels(spec, vlm.device).shape[-2:])
-        count += len(frames.times)
+        count, patched = count + len(frames.times), patched + frames.patched
         times.append(frames.times)
         steps = -(-len(frames.times) // vlm.frames_per_step)
         flops_of = partial(encoder_flops, pool=pool, width=vlm.vision.hidden, steps=steps)
@@ -101,7 +103,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
             seconds |= spent.seconds
             flops["encoder"] = spent.flops.get("encoder", 0) if alone is None else alone
         seen_by = described[method.encoder]
-        visuals.append(Encoded(joined, seen_by, video.instruction, seconds, flops, spent.peak_bytes))
+        visuals.append(Encoded(joined, seen_by, video.instruction, seconds, flops, spent.peak_bytes, patched))
     return visuals
 
 

@@ -52,6 +52,8 @@ class Prepared:
     """What each visual's pruner was given."""
     meter: Meter
     questions_on_video: int
+    patched: int
+    """Damaged frames that were seen as a codec patches them."""
 
 
 def answer(
@@ -103,7 +105,8 @@ def prepare(
     )
     prompt, selected = fit(vlm, method, encoded, question, meter, fewer_frames)
     packed, weighed = [part for part, _ in selected], [given for _, given in selected]
-    return Prepared(prompt, packed, weighed, meter, questions_on_video)
+    patched = sum(visual.patched for visual in encoded)
+    return Prepared(prompt, packed, weighed, meter, questions_on_video, patched)
 
 
 def fit(
@@ -208,6 +211,7 @@ def _cost(vlm: VideoVLM, method: Method, ready: Prepared, generation: Generation
     masks = [visual.kept() for visual in packed]
     return SampleCost(
         num_frames=frames,
+        frames_patched=ready.patched,
         tokens_before=sum(visual.num_frames * visual.grid[0] * visual.grid[1] for visual in packed),
         tokens_kept=kept,
         tokens_structural=structural,

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from lmms_kvtp.cost.meter import Meter
-from lmms_kvtp.cost.sample import SHARED, STAGES, WAITING, SampleCost
+from lmms_kvtp.cost.sample import SHARED, STAGES, WAITING, SampleCost, timed
 from lmms_kvtp.rendering import markdown
 from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.pixels import PixelSpec
 
 DECODER = ("decode", "preprocess")
 """Stages that another process can take over from the model's."""
+SHARES = (50, 90, 99)
+"""Percentiles of the seconds of an answer that are told."""
 
 
 def stage_seconds(costs: Sequence[SampleCost]) -> dict[str, float]:
@@ -69,6 +72,8 @@ def side_by_side(seconds: Mapping[str, float]) -> float:
 def waterfall(costs: Sequence[SampleCost], floors: Mapping[str, float] | None = None) -> str:
     """A table of the stages with their shares of all work and their floors, and of the ideals for the whole run.
 
+    Behind it stand percentiles of the answers' seconds, and a warning where a stage took less than its floor.
+
     Without `floors` there are only the ideals for work that runs at the same time.
     """
     seconds = stage_seconds(costs)
@@ -86,7 +91,29 @@ def waterfall(costs: Sequence[SampleCost], floors: Mapping[str, float] | None = 
         floor = together(least)
         beside = [_least(floor), _times(together(seconds), floor)] if least else []
         rows.append([f"ideal, {name}", f"{together(seconds):.2f}", "", *beside])
-    return markdown(["stage", "seconds", "% of work", *(["floor", "times the floor"] if least else [])], rows)
+    table = markdown(["stage", "seconds", "% of work", *(["floor", "times the floor"] if least else [])], rows)
+    return "\n\n".join([table, *_percentiles(costs), *_below(seconds, least)])
+
+
+def _percentiles(costs: Sequence[SampleCost]) -> list[str]:
+    """Seconds of work on single answers, warm-ups left out, where there are several."""
+    found = [cost.seconds_total for cost in timed(costs)]
+    if len(found) < 2:
+        return []
+    at = np.percentile(found, SHARES)
+    told = ", ".join(f"{share} % within {value:.2f}" for share, value in zip(SHARES, at, strict=True))
+    return [f"seconds of work on each of {len(found)} answers: {told}"]
+
+
+def _below(seconds: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
+    """A warning where stages are faster than can be: the rate was measured while something else took the machine."""
+    below = [stage for stage, spent in seconds.items() if 0 < spent < floors.get(stage, 0.0) and stage not in DECODER]
+    if not below:
+        return []
+    return [
+        f"WARNING: {', '.join(below)} took less than the floor, which no run can: the rate of matrix products was "
+        "measured too low, as on a machine with other work; repeat this on an idle one"
+    ]
 
 
 def _least(floor: float | None) -> str:

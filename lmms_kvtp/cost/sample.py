@@ -25,6 +25,8 @@ class SampleCost:
     """The ledger of one answer. Each question on a video has the shared stages in full, see `questions_on_video`."""
 
     num_frames: int = 0
+    frames_patched: int = 0
+    """Frames of these that are damaged in their file, and were seen as a codec patches them."""
     tokens_before: int = 0
     """Vision tokens without pruning."""
     tokens_kept: int = 0

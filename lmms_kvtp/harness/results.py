@@ -141,6 +141,8 @@ def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> Non
         shown = first_few(failures, 5, "\n  ")
         logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:\n  {shown}")
     costs = [answer.cost for answer in answers if answer.error is None]
+    if patched := [cost.frames_patched for cost in costs if cost.frames_patched]:
+        logger.warning(f"{sum(patched)} frames, of {len(patched)} answers, are damaged; a codec patched them")
     if costs:
         _log_throughput(costs, len(failures))
     if toy:
@@ -153,6 +155,7 @@ def _log_throughput(costs: Sequence[SampleCost], failed: int) -> None:
     means = {
         "num_requests": len(costs),
         "samples_that_could_not_be_read": failed,
+        "frames_that_could_not_be_read": sum(cost.frames_patched for cost in costs),
         "vision_tokens_kept": sum(cost.tokens_kept for cost in costs) / len(costs),
         "keep_ratio_actual": sum(cost.keep_ratio_actual for cost in costs) / len(costs),
     }

@@ -39,6 +39,7 @@ class Frames:
         tower: Float[Tensor, "S P C"] | None = None,
         spent: Mapping[str, float] | None = None,
         shrink: Shrink = resize,
+        patched: int = 0,
     ) -> None:
         """Hold decoded frames, or what decodes them if somebody asks.
 
@@ -49,8 +50,9 @@ class Frames:
                 steps that it makes of the frames.
             spent: seconds of stages that ran in another process, and of the wait for it; none for frames decoded here.
             shrink: how frames are resized for a tower.
+            patched: how many of them are damaged in the file, and shown as a codec patches them.
         """
-        self.times, self.tower, self.spent = times, tower, dict(spent or {})
+        self.times, self.tower, self.spent, self.patched = times, tower, dict(spent or {}), patched
         self.inside: Sequence[TowerInside] = ()
         self._rgb, self._shrink = rgb, shrink
         self._resized: dict[PixelSpec, Tensor] = {}
@@ -64,9 +66,10 @@ class Frames:
         times: Float[Tensor, " T"],
         spent: Mapping[str, float],
         shrink: Shrink,
+        patched: int = 0,
     ) -> "Frames":
         """Hold frames that were resized for some towers already."""
-        frames = cls(rgb, times, spent=spent, shrink=shrink)
+        frames = cls(rgb, times, spent=spent, shrink=shrink, patched=patched)
         frames._resized.update(resized)
         return frames
 
@@ -79,7 +82,7 @@ class Frames:
 
     def seen(self, tower: Float[Tensor, "S P C"], inside: Sequence[TowerInside] = ()) -> "Frames":
         """The frames with what the language model's own vision tower saw of them, and maybe with what it computed."""
-        frames = Frames(self._rgb, self.times, tower, self.spent, self._shrink)
+        frames = Frames(self._rgb, self.times, tower, self.spent, self._shrink, self.patched)
         frames.inside = inside
         frames._resized, frames._pixels = self._resized, self._pixels  # what one makes, the other has
         return frames

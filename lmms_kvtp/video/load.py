@@ -74,9 +74,12 @@ class SampledVideo:
         indices = self.indices[part].tolist()
         if self.shelf is not None and self.shelf.has(indices, self.fast):
             return Frames(partial(self.read, part), self.times[part], shrink=self.shrink(part))
-        rgb = reader().read(indices)
-        part = slice(part.start, part.start + len(rgb))
-        return Frames(rgb, self.times[part], shrink=self.shrink(part))
+        opened = reader()
+        before = opened.patched
+        rgb = opened.read(indices)
+        part, patched = slice(part.start, part.start + len(rgb)), opened.patched - before
+        shrink = partial(resize, fast=self.fast) if patched else self.shrink(part)  # from a cache, none would count
+        return Frames(rgb, self.times[part], shrink=shrink, patched=patched)
 
     def read(self, part: slice) -> UInt8[Tensor, "t H W 3"]:
         """Decode some of the frames with a reader of their own; raises as `chunks`."""

@@ -23,7 +23,7 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
     """
     pyav = functools.partial(PyAVReader, index, wanted, options.num_threads)
     decord = functools.partial(DecordReader, index, options.num_threads)
-    auto = functools.partial(AutoReader, pyav, functools.partial(decord, trial=wanted))
+    auto = functools.partial(AutoReader, index, wanted, options.num_threads, functools.partial(decord, trial=wanted))
     openers: dict[str, Callable[[], Reader]] = {"auto": auto, "decord": decord, "pyav": pyav}
     return openers[options.backend]()
 
@@ -31,26 +31,33 @@ def open_reader(index: VideoIndex, wanted: Sequence[int], options: FrameOptions)
 class AutoReader(Reader):
     """Reads with PyAV until a frame is damaged, and with decord from there on, as far as it reads the file right."""
 
-    def __init__(self, pyav: Callable[[], Reader], decord: Callable[[], Reader]) -> None:
+    def __init__(
+        self, index: VideoIndex, wanted: Sequence[int], num_threads: int, decord: Callable[[], Reader]
+    ) -> None:
         """Open the file with PyAV; VideoError where it cannot be opened."""
         self._decord = decord
-        self._reader = pyav()
+        self._pyav = PyAVReader(index, wanted, num_threads)
+        self._reader: Reader = self._pyav
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"]:
         """Decode frames; VideoError where no decoder can, or where decord might put others in their place."""
         try:
-            return self._reader.read(indices)
+            frames = self._reader.read(indices)
         except DamagedError as error:
-            frames = self._instead(error, indices)
-            if frames is None:
+            instead = self._instead(error, indices)
+            if instead is None:
                 raise
             log.info("%s; decord reads it", error)
             warn_once()
-            return frames
+            frames = instead
+        if self._reader is not self._pyav:
+            self.patched += self._pyav.damaged(indices[: len(frames)])
+        return frames
 
     def close(self) -> None:
         """Close the file and end the threads."""
         self._reader.close()
+        self._pyav.close()
 
     def _instead(self, error: DamagedError, indices: Sequence[int]) -> UInt8[Tensor, "T H W 3"] | None:
         """Let decord read, now and from now on; None where it cannot."""
@@ -65,7 +72,6 @@ class AutoReader(Reader):
             reader.close()
             log.info("%s: %s", error, failure)
             return None
-        self._reader.close()
         self._reader = reader
         return frames
 

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,10 @@ class PyAVReader(Reader):
         """Decode frames; DamagedError where one is damaged, StaleIndexError or VideoError where one is missing."""
         return stacked(map(self._picture, indices))
 
+    def damaged(self, indices: Sequence[int]) -> int:
+        """Count the frames that are damaged, decoded from the last key frame before each; forward as `read`."""
+        return sum(self._is_damaged(index) for index in indices)
+
     def close(self) -> None:
         """Close the file and end the threads."""
         self._frames = iter(())  # it holds this reader, which holds it: the decoder would stay until Python looks
@@ -66,11 +71,20 @@ class PyAVReader(Reader):
             self._at = index
         return self._rgb
 
-    def _find(self, index: int) -> VideoFrame:
+    def _is_damaged(self, index: int) -> bool:
+        try:
+            self._find(index, tries=2)
+        except VideoError:
+            return True
+        finally:
+            self._at = index
+        return False
+
+    def _find(self, index: int, tries: int | None = None) -> VideoFrame:
         import av
 
         cause, kind = "missing", VideoError
-        for start in self._starts(index):
+        for start in islice(self._starts(index), tries):
             try:
                 if start is not None:
                     self._container.seek(start, stream=self._stream)

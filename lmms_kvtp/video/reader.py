@@ -21,6 +21,9 @@ CHUNK_BYTES = 2**28
 class Reader(ABC):
     """An open video, for one thread."""
 
+    patched = 0
+    """Frames read so far that are damaged in the file, and are shown as a codec patches them."""
+
     @abstractmethod
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "t H W 3"]:
         """Decode frames, counted in order of presentation.

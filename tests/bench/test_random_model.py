@@ -93,14 +93,15 @@ def test_methods_take_turns_and_the_warm_rounds_do_not_count(vlm, random_method,
             assert sum(run.cost.seconds.values()) <= run.seconds
 
 
-def test_the_gpu_script_runs_end_to_end_at_a_small_geometry(tmp_path, monkeypatch, capsys):
+def test_the_script_runs_end_to_end_at_a_small_geometry(tmp_path, monkeypatch, capsys):
     out = tmp_path / "rows.json"
-    given = "--model tiny --frames 4 --encoders shared --pruners prumerge --ratios 0.2 --rounds 1 --device cpu --output"
-    monkeypatch.setattr(sys, "argv", ["first_token_gpu.py", *given.split(), str(out)])
-    runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "first_token_gpu.py"), run_name="__main__")
-    full, pruned = json.loads(out.read_text())["rows"]
+    given = "--model tiny --frames 4 --encoders shared --alone --ratios 0.2 --rounds 1 --device cpu"
+    monkeypatch.setattr(sys, "argv", ["first_token.py", *given.split(), "--output", str(out)])
+    runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "first_token.py"), run_name="__main__")
+    full, stock, pruned = json.loads(out.read_text())["rows"]
     assert (full["method"], pruned["method"]) == ("full", "kvtp+prumerge 20%, shared")
     assert full["ratio"] == full["ceiling"] == 1 and pruned["ceiling"] > 1.1
+    assert stock["method"] == "stock" and 1 < stock["ceiling"] < 1.2 and stock["prompt_tokens"] < full["prompt_tokens"]
     assert pruned["prompt_tokens"] < full["prompt_tokens"]
     assert {"vision", "encoder", "scorer", "pruner", "prefill"} <= set(pruned["stages"])
     assert "kvtp+prumerge 20%, shared" in capsys.readouterr().out

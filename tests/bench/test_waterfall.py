@@ -45,8 +45,20 @@ def test_floors_are_operations_over_the_rate_and_what_was_measured_alone():
 
 
 def test_the_table_sets_each_stage_and_both_ideals_beside_their_floors():
-    table = waterfall(COSTS, {"decode": 4.0, "vision": 2.0, "prefill": 7.0})
+    table = waterfall(COSTS, {"decode": 4.0, "vision": 2.0, "prefill": 7.0})  # prefill's seconds are 2.1
     assert "| decode                      | 8.00    | 49.8      | 4.000  | 2.0             |" in table
     assert "| encoder                     | 0.60    | 3.7       |        |                 |" in table
     assert "| ideal, one after the other  | 16.05   |           | 13.000 | 1.2             |" in table
     assert "| ideal, decoder beside model | 9.50    |           | 9.000  | 1.1             |" in table
+    assert "WARNING: prefill took less than the floor" in table
+
+
+def test_decoding_that_beats_its_floor_is_no_warning():
+    assert "WARNING" not in waterfall(COSTS, {"decode": 9.0, "vision": 2.0})
+
+
+def test_percentiles_are_those_of_warm_answers():
+    costs = [SampleCost(seconds={"prefill": second}) for second in range(1, 102)]
+    told = waterfall([*costs, SampleCost(cold=True, seconds={"prefill": 900.0})])
+    assert "each of 101 answers: 50 % within 51.00, 90 % within 91.00, 99 % within 100.00" in told
+    assert "answers" not in waterfall(costs[:1])

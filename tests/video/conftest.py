@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from lmms_kvtp.video.frames import VideoError
+from lmms_kvtp.video.index import read_index
+from lmms_kvtp.video.load import load_video
+from lmms_kvtp.video.pyav import DamagedError
+from lmms_kvtp.video.sampling import FrameOptions
+
 BITS = 7
 
 
@@ -53,6 +59,42 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[what]
 
     return make
+
+
+@pytest.fixture
+def damaged(clip: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Copy a clip of 50 frames, with one wrong bit, which PyAV sees and decord does not."""
+
+    def make(name: str = "clip.mp4") -> Path:
+        whole, path = clip(name).read_bytes(), tmp_path / name
+        for place in range(200, 2000, 20):
+            data = bytearray(whole)
+            data[len(data) * place // 2200] ^= 0x10
+            path.write_bytes(data)
+            try:
+                if read_index(str(path)).num_frames == 50:  # the bit is none of the header's
+                    decode_all(path, "pyav")
+            except DamagedError:
+                if name != "clip.mp4" or decord_reads(path):
+                    return path
+            except VideoError:
+                continue
+        raise AssertionError("no bit does it")
+
+    return make
+
+
+def decode_all(path: Path, backend: str) -> None:
+    for _ in load_video(path, FrameOptions(max_frames_num=50, force_sample=True, backend=backend)).chunks():
+        pass
+
+
+def decord_reads(path: Path) -> bool:
+    try:
+        decode_all(path, "decord")
+    except VideoError:
+        return False
+    return True
 
 
 def encode(

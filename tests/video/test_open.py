@@ -14,6 +14,7 @@ import torch
 from lmms_kvtp.video.decord import objection
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.index import read_index
+from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.open import AutoReader, open_reader, warn_once
 from lmms_kvtp.video.pyav import DamagedError, PyAVReader
 from lmms_kvtp.video.sampling import FrameOptions
@@ -157,37 +158,6 @@ def warnings(caplog):
 EVERY = list(range(50))
 
 
-@pytest.fixture
-def damaged(clip, tmp_path):
-    """A copy of a clip with one wrong bit, which PyAV sees and decord does not."""
-
-    def make(name="clip.mp4"):
-        whole, path = clip(name).read_bytes(), tmp_path / name
-        for place in range(200, 2000, 20):
-            data = bytearray(whole)
-            data[len(data) * place // 2200] ^= 0x10
-            path.write_bytes(data)
-            try:
-                if read_index(str(path)).num_frames == len(EVERY):  # the bit is none of the header's
-                    read(path, EVERY, backend="pyav")
-            except DamagedError:
-                if name != "clip.mp4" or _decord_reads(path):
-                    return path
-            except VideoError:
-                continue
-        raise AssertionError("no bit does it")
-
-    return make
-
-
-def _decord_reads(path):
-    try:
-        read(path, EVERY, backend="decord")
-    except VideoError:
-        return False
-    return True
-
-
 def test_decord_reads_on_where_pyav_finds_damage(damaged, warnings):
     path = damaged()
     for _ in range(3):
@@ -195,6 +165,28 @@ def test_decord_reads_on_where_pyav_finds_damage(damaged, warnings):
     assert len(warnings(logging.WARNING)) == 1
     assert "damaged" in warnings(logging.WARNING)[0]
     assert [message.count(str(path)) for message in warnings(logging.INFO)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("step", [1, 4, 50])
+def test_frames_that_decord_patches_are_counted(damaged, step):
+    path = str(damaged())
+    wrong = sum(_is_damaged(path, number) for number in EVERY)
+    assert 0 < wrong < 50
+    video = load_video(path, FrameOptions(max_frames_num=50, force_sample=True, chunk_size=step))
+    chunks = [(chunk.patched, chunk.seen(torch.zeros(1, 1, 1)).patched) for chunk in video.chunks()]
+    assert sum(patched for patched, _ in chunks) == wrong
+    assert all(patched == seen <= step for patched, seen in chunks)
+
+
+def _is_damaged(path, number):
+    reader = PyAVReader(read_index(path), [number], 1)
+    try:
+        reader.read([number])
+    except DamagedError:
+        return True
+    finally:
+        reader.close()
+    return False
 
 
 def test_damage_is_an_error_where_decord_reads_wrong_frames(damaged, warnings):
@@ -209,7 +201,7 @@ def test_decord_is_not_asked_for_missing_frames(clip):
     def missing(indices):
         raise VideoError("frame 3 is missing")
 
-    reader = AutoReader(lambda: PyAVReader(read_index(str(clip())), [3], 1), lambda: pytest.fail("it was asked"))
+    reader = AutoReader(read_index(str(clip())), [3], 1, lambda: pytest.fail("it was asked"))
     reader._reader.read = missing
     with pytest.raises(VideoError, match="missing"):
         reader.read([3])

@@ -53,6 +53,7 @@ class Chunk:
     rgb: UInt8[NDArray[np.uint8], "T H W 3"] | None
     """Frames as they are in the video, as long as no tower is known."""
     spent: Mapping[str, float]
+    patched: int
 
     def frames(self, video: SampledVideo, first: int, spent: Mapping[str, float]) -> Frames:
         """Make `Frames` of them in the model's process.
@@ -66,7 +67,7 @@ class Chunk:
         total = {stage: self.spent.get(stage, 0.0) + spent.get(stage, 0.0) for stage in {**self.spent, **spent}}
         rgb = partial(video.read, part) if self.rgb is None else torch.from_numpy(self.rgb)
         resized = {spec: torch.from_numpy(frames) for spec, frames in self.resized.items()}
-        return Frames.of_resized(resized, rgb, self.times, total, video.shrink(part))
+        return Frames.of_resized(resized, rgb, self.times, total, video.shrink(part), self.patched)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _chunks(video: SampledVideo, specs: Sequence[PixelSpec]) -> Iterator[Chunk]:
         resized = {spec: frames.resized(spec).numpy() for spec in list(specs)}
         rgb = None if resized else frames.rgb.numpy()
         spent = {"decode": decoded - start, "preprocess": time.perf_counter() - decoded}
-        yield Chunk(frames.times, resized, rgb, spent)
+        yield Chunk(frames.times, resized, rgb, spent, frames.patched)
 
 
 def _listen(connection: Connection, specs: list[PixelSpec]) -> None:
