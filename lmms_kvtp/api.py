@@ -92,7 +92,8 @@ class Model:
             ValueError: a setting has a wrong value, a question is empty, or a prompt too long.
         """
         [opened] = self._opened(video, frames, _name(video))
-        asked = [(opened, question) for question in questions]
+        again = video if isinstance(video, str | PathLike) else opened  # a file may have to be read a second time
+        asked = [(again, question) for question in questions]
         return (one.answer for one in self.batch(asked, [method], frames, options, **generation))
 
     def batch(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def measure(
         by_video.setdefault(one.video, {})[number] = one
     for count, (path, questions) in enumerate(by_video.items(), start=1):
         log.info("%d of %d videos: %s, %d questions", count, len(by_video), path.name, len(questions))
-        opened = cache(partial(load_video, path, frames))
+        opened = partial(load_video, path, frames)
         asks = {number: _ask(one, opened, options) for number, one in questions.items()}
         keys = {number: [lane.session.key(ask) for lane in lanes] for number, ask in asks.items()}
         for number in [number for number in asks if all(key in known for key in keys[number])]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import Encoded, encode_once, encode_still
@@ -200,13 +200,16 @@ class Answerer:
             visuals = ask.load()
             if visuals and all(isinstance(visual, Encoded) for visual in visuals):
                 return [[visual] * len(methods) for visual in visuals]
-            there = all(isinstance(visual, Video) for visual in visuals)
-            videos = visuals if there else to_videos(visuals, " ".join(ask.visuals), self.frames, run.cache)
+            videos = self._videos(ask, visuals)
         try:
             return [encode_once(vlm, methods, video) for video in videos]
         except StaleIndexError:
-            videos = to_videos(ask.load(), " ".join(ask.visuals), self.frames, run.cache)
-            return [encode_once(vlm, methods, video) for video in videos]
+            return [encode_once(vlm, methods, video) for video in self._videos(ask, ask.load())]
+
+    def _videos(self, ask: Ask, visuals: Sequence[Any]) -> Sequence[Video]:
+        if all(isinstance(visual, Video) for visual in visuals):
+            return visuals
+        return to_videos(visuals, " ".join(ask.visuals), self.frames, self.lanes[0].run.cache)
 
 
 def _with_encoder(lane: Lane, same: dict[FrameEncoder, FrameEncoder]) -> Lane:

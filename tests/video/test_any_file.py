@@ -35,8 +35,12 @@ from lmms_eval.api.instance import Instance
 from PIL import Image
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.compare.measure import read
+from lmms_kvtp.api import load
+from lmms_kvtp.compare.measure import FileQuestion, measure, read
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+from lmms_kvtp.presets import FULL
+from lmms_kvtp.run.answerer import unrecorded
+from lmms_kvtp.run.journal import Session
 from lmms_kvtp.skvqa_build.store import Store
 from lmms_kvtp.skvqa_build.videos import sample_clips, scan
 from lmms_kvtp.video import FrameOptions, VideoError, image_files, load_video, reader
@@ -185,6 +189,20 @@ def test_a_run_goes_on_with_a_video_that_lacks_a_frame_of_its_index(announcing_m
         requests.append(Instance("generate_until", arguments, 0, {"task": "look", "doc_id": number, "repeats": 1}))
     counts = [answer.token_counts.to_dict() for answer in model.generate_until(requests)]
     assert [count["num_frames"] for count in counts] == [47, 47]
+
+
+def test_python_goes_on_with_a_video_that_lacks_a_frame_of_its_index(announcing_more, checkpoint):
+    model = load(str(checkpoint), device="cpu")
+    frames = FrameOptions(max_frames_num=47, force_sample=True)
+    [answer] = model.answers(announcing_more, ["Which?"], "random", frames, max_new_tokens=2)
+    assert answer.cost.num_frames == 47 and len(answer.kept[0]) == 47
+    decoded_stamps.cache_clear()
+    shutil.copy(announcing_more, announcing_more.with_name("again.mkv"))
+    asked = FileQuestion(1, announcing_more.with_name("again.mkv"), "Which?", None)
+    lane = unrecorded(model.vlm, model.method(FULL))
+    lanes = {FULL: replace(lane, session=Session(lane.built.method.describe(), None, None))}
+    [(outcome, _)] = measure(lanes, [asked], frames, 2)
+    assert outcome.error is None and outcome.tokens_kept == outcome.tokens_before > 0
 
 
 @pytest.mark.parametrize(
