@@ -78,8 +78,7 @@ class SampledVideo:
         before = opened.patched
         rgb = opened.read(indices)
         part, patched = slice(part.start, part.start + len(rgb)), opened.patched - before
-        shrink = partial(resize, fast=self.fast) if patched else self.shrink(part)  # from a cache, none would count
-        return Frames(rgb, self.times[part], shrink=shrink, patched=patched)
+        return Frames(rgb, self.times[part], shrink=self.shrink(part, patched), patched=patched)
 
     def read(self, part: slice) -> UInt8[Tensor, "t H W 3"]:
         """Decode some of the frames with a reader of their own; raises as `chunks`."""
@@ -91,9 +90,9 @@ class SampledVideo:
             )
         return rgb
 
-    def shrink(self, part: slice) -> Shrink:
-        """How the frames of `part` are resized."""
-        if self.shelf is None:
+    def shrink(self, part: slice, patched: int = 0) -> Shrink:
+        """How the frames of `part` are resized; patched ones are not kept, since in a cache nobody counts them."""
+        if self.shelf is None or patched:
             return partial(resize, fast=self.fast)
         return partial(self.shelf.shrink, indices=self.indices[part].tolist(), fast=self.fast)
 

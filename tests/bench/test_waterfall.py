@@ -58,7 +58,7 @@ def test_decoding_that_beats_its_floor_is_no_warning():
 
 
 def test_percentiles_are_those_of_warm_answers():
-    costs = [SampleCost(seconds={"prefill": second}) for second in range(1, 102)]
+    costs = [SampleCost(seconds={"prefill": float(second)}) for second in range(1, 102)]
     told = waterfall([*costs, SampleCost(cold=True, seconds={"prefill": 900.0})])
     assert "each of 101 answers: 50 % within 51.00, 90 % within 91.00, 99 % within 100.00" in told
     assert "answers" not in waterfall(costs[:1])

@@ -36,6 +36,7 @@ from PIL import Image
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.api import load
+from lmms_kvtp.compare.measure import FULL as ALL_TOKENS
 from lmms_kvtp.compare.measure import FileQuestion, measure, read
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.presets import FULL
@@ -200,7 +201,7 @@ def test_python_goes_on_with_a_video_that_lacks_a_frame_of_its_index(announcing_
     shutil.copy(announcing_more, announcing_more.with_name("again.mkv"))
     asked = FileQuestion(1, announcing_more.with_name("again.mkv"), "Which?", None)
     lane = unrecorded(model.vlm, model.method(FULL))
-    lanes = {FULL: replace(lane, session=Session(lane.built.method.describe(), None, None))}
+    lanes = {ALL_TOKENS: replace(lane, session=Session(lane.built.method.describe(), None, None))}
     [(outcome, _)] = measure(lanes, [asked], frames, 2)
     assert outcome.error is None and outcome.tokens_kept == outcome.tokens_before > 0
 

@@ -67,7 +67,7 @@ class Chunk:
         total = {stage: self.spent.get(stage, 0.0) + spent.get(stage, 0.0) for stage in {**self.spent, **spent}}
         rgb = partial(video.read, part) if self.rgb is None else torch.from_numpy(self.rgb)
         resized = {spec: torch.from_numpy(frames) for spec, frames in self.resized.items()}
-        return Frames.of_resized(resized, rgb, self.times, total, video.shrink(part), self.patched)
+        return Frames.of_resized(resized, rgb, self.times, total, video.shrink(part, self.patched), self.patched)
 
 
 @dataclass(frozen=True)

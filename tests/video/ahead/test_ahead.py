@@ -336,10 +336,11 @@ def test_frames_that_an_earlier_run_kept_are_not_decoded(run, docs, tmp_path, mo
 
 @pytest.mark.parametrize("mib", [0, 64])
 def test_frames_that_a_codec_patched_are_in_the_ledger_on_every_run(run, damaged, tmp_path, mib):
-    path, cache = str(damaged()), str(tmp_path / "cache")
+    path = str(damaged())
+    settings = {"max_frames_num": 50, "force_sample": True, "decode_ahead_mib": mib}
     wrong = sum(chunk.patched for chunk in load.load_video(path, FrameOptions(50, force_sample=True)).chunks())
     for _ in range(2):  # the second finds the others in the cache
-        _, _, costs = run([instance(0, path)], max_frames_num=50, decode_ahead_mib=mib, frame_cache=cache)
+        _, _, costs = run([instance(0, path)], frame_cache=str(tmp_path / "cache"), **settings)
         assert [(cost.num_frames, cost.frames_patched) for cost in costs] == [(50, wrong)] and wrong
 
 
