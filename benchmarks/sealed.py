@@ -18,7 +18,8 @@ from statistics import fmean
 from scipy.stats import t as student
 
 from lmms_kvtp import __version__
-from lmms_kvtp.commands.sweep import Variant, sweep
+from lmms_kvtp.commands.cells import Variant
+from lmms_kvtp.commands.sweep import sweep
 from lmms_kvtp.cost.flops import prefill_flops
 from lmms_kvtp.cost.sample import timed
 from lmms_kvtp.embedded.dataset import SHIPPED_KINDS

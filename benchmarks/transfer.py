@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from lmms_kvtp import __version__
+from lmms_kvtp.commands.cells import Variant
 from lmms_kvtp.commands.predictor_data import held_out
-from lmms_kvtp.commands.sweep import Variant, sweep
+from lmms_kvtp.commands.sweep import sweep
 from lmms_kvtp.embedded.questions import ScriptQuestion, ask
 from lmms_kvtp.embedded.script import GLYPHS, PLACES, write_script
 from lmms_kvtp.encoders.siglip import Siglip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import at_least_one
-from lmms_kvtp.commands.sweep import only
+from lmms_kvtp.commands.cells import only
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.presets import METHOD_HELP
 from lmms_kvtp.rendering import first_few, markdown

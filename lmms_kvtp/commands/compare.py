@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one, model_settings, not_negative, ratios
-from lmms_kvtp.commands.sweep import add_methods, arguments_of, plan
+from lmms_kvtp.commands.cells import add_methods, arguments_of, plan
 from lmms_kvtp.files import write_whole
 
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one
-from lmms_kvtp.commands.sweep import plan, sweep
+from lmms_kvtp.commands.cells import plan
+from lmms_kvtp.commands.sweep import sweep
 from lmms_kvtp.files import home
 from lmms_kvtp.rendering import write_between
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one
-from lmms_kvtp.commands.sweep import only
+from lmms_kvtp.commands.cells import only
 from lmms_kvtp.presets import METHOD_HELP
 from lmms_kvtp.rendering import markdown
 from lmms_kvtp.settings import pairs

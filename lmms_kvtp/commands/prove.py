@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one
-from lmms_kvtp.commands.sweep import plan
+from lmms_kvtp.commands.cells import plan
 from lmms_kvtp.files import fingerprint, write_whole
 from lmms_kvtp.presets import FULL, METHOD_HELP
 from lmms_kvtp.rendering import markdown

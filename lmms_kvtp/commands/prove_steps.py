@@ -16,8 +16,8 @@ import torch
 
 from lmms_kvtp.api import Model, load
 from lmms_kvtp.bench.first_token import first_tokens, median_cost
+from lmms_kvtp.commands.cells import Variant
 from lmms_kvtp.commands.prove import Found, NotRunError
-from lmms_kvtp.commands.sweep import Variant
 from lmms_kvtp.commands.visualize import write_pictures
 from lmms_kvtp.compare.measure import plain
 from lmms_kvtp.doctor import reference

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lmms_kvtp.commands.arguments import at_least_one, ratios
-from lmms_kvtp.commands.sweep import Variant, plan, sweep
+from lmms_kvtp.commands.cells import Variant, plan
+from lmms_kvtp.commands.sweep import sweep
 from lmms_kvtp.leaderboard.runs import Run
 from lmms_kvtp.presets import FULL, RECIPES, settings_of
 from lmms_kvtp.rendering import write_between

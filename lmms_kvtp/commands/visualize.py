@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import add_model_arguments, at_least_one, model_settings
-from lmms_kvtp.commands.sweep import arguments_of, plan
+from lmms_kvtp.commands.cells import arguments_of, plan
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.presets import FULL, METHOD_HELP
 from lmms_kvtp.settings import pairs

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.commands.sweep import plan, sweep
+from lmms_kvtp.commands.cells import plan
+from lmms_kvtp.commands.sweep import sweep
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 
 TASK, LIMIT = "skvqa_synth_quick", 5

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import lmms_kvtp
-from lmms_kvtp.commands.sweep import plan
+from lmms_kvtp.commands.cells import plan
 
 ROOT = Path(__file__).parents[2]
 CLUSTER, VERSIONS = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("cluster", "versions"))
