@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from jaxtyping import UInt8
 from torch import Tensor
 
+from lmms_kvtp.video.container import open_video
 from lmms_kvtp.video.frames import VideoError
-from lmms_kvtp.video.index import VideoIndex, decode, open_video
+from lmms_kvtp.video.index import VideoIndex, decode
 from lmms_kvtp.video.pyav import mirror_axis
 from lmms_kvtp.video.reader import Reader
 

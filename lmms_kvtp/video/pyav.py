@@ -11,8 +11,9 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmms_kvtp.video.container import WAY_OUT, open_video
 from lmms_kvtp.video.frames import StaleIndexError, VideoError
-from lmms_kvtp.video.index import WAY_OUT, VideoIndex, decode, open_video, shows_others
+from lmms_kvtp.video.index import VideoIndex, decode, shows_others
 from lmms_kvtp.video.reader import Reader, stacked
 
 if TYPE_CHECKING:
