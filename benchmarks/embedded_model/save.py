@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM,
 
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
 from lmms_kvtp.files import write_whole
-from lmms_kvtp.vlms.checkpoint.config import HEAD, LLM_FIELDS, VISION, Network, VisionTower, read_json
+from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION, read_json
+from lmms_kvtp.vlms.checkpoint.network import HEAD, Network, VisionTower
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL, RELEASED
 
 

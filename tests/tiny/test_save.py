@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, SiglipModel
 
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
-from lmms_kvtp.vlms.checkpoint.config import VisionTower
+from lmms_kvtp.vlms.checkpoint.network import VisionTower
 from lmms_kvtp.vlms.llava_video import load_llava_video
 
 
