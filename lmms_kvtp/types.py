@@ -135,11 +135,8 @@ class FrameFeatures:
 
     @staticmethod
     def _map(join: Callable[[list[Tensor]], Tensor], parts: "list[FrameFeatures]") -> "FrameFeatures":
-        first, rest = parts[0], {}
-        for name in FEATURES:
-            if getattr(first, name) is not None:
-                rest[name] = join([getattr(part, name) for part in parts])
-        return replace(first, times=join([part.times for part in parts]), **rest)
+        names = ["times", *(name for name in FEATURES if getattr(parts[0], name) is not None)]
+        return replace(parts[0], **{name: join([getattr(part, name) for part in parts]) for name in names})
 
 
 def step_means(frames: Shaped[Tensor, "T *rest"], steps: int) -> Shaped[Tensor, "S *rest"]:
@@ -150,8 +147,6 @@ def step_means(frames: Shaped[Tensor, "T *rest"], steps: int) -> Shaped[Tensor, 
 
 ADDED = frozenset({"text", "tokens"})
 """Features that the pipeline adds for each question, whatever the encoder."""
-
-
 FEATURES = frozenset(f.name for f in fields(FrameFeatures)) - {"times"} - ADDED
 """Features that encoders compute from frames. A component may put these names, and ADDED ones, in its `needs`."""
 

@@ -63,6 +63,19 @@ assert "torch" not in sys.modules
     assert "pruner.protected=" in run.stdout or "pruner=tome" in run.stdout
 
 
+def test_operations_of_a_known_model_are_counted_without_loading_transformers():
+    code = """
+import sys
+from lmms_kvtp.__main__ import main
+for method in ("kvtp+prumerge", "vidcom2", "fastv"):
+    main(["flops", "--method", method])
+print(sorted({"transformers", "accelerate", "huggingface_hub", "scipy", "av"} & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("| prefill ") == 3 and run.stdout.splitlines()[-1] == "[]"
+
+
 def test_ctrl_c_ends_in_two_lines(capsys, monkeypatch):
     def stopped(arguments):
         raise KeyboardInterrupt("3 answers are in runs; the same command goes on there")

@@ -24,6 +24,12 @@ TABLES = {"llava-video-7b": 2, "llava-video-72b": 3}
 
 EXPLANATION = Path(__file__).with_suffix(".txt")
 """Text below the paper's table."""
+MISSES = (
+    "THOP adds up rules of module classes: the multiply-adds of nn.Linear and nn.Conv2d, and 4 operations per element "
+    "of nn.LayerNorm. It has no rule for the products of queries, keys and values, which are calls inside a module, "
+    "nor for RMSNorm and rotary embeddings, nor for the projections inside nn.MultiheadAttention, SigLIP's pooling head"
+)
+"""Operations that the paper's profiler does not count."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,6 @@ def main(arguments: argparse.Namespace) -> int:
     """Write tables in Markdown."""
     from lmms_kvtp.forecast.forecast import forecast
     from lmms_kvtp.forecast.models import Spec, find_sizes, pool_of
-    from lmms_kvtp.forecast.profilers import MISSES
     from lmms_kvtp.method import KVTP, build_method
 
     spec = find_sizes(arguments.model)
@@ -74,13 +79,16 @@ def method_tables(spec: "Sizes", method: "Method", found: "Forecast", profiler: 
     """Write the stages of one method, and its total by each convention."""
     from lmms_kvtp.forecast.forecast import MEANING, conventions
     from lmms_kvtp.forecast.models import Spec, find_encoder
-    from lmms_kvtp.forecast.profilers import MISSES, Profiled
 
     cost, whole = found.cost, found.cost.flops_total
     encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
     if profiler and not isinstance(spec, Spec):
         raise ValueError(f"--profiler {profiler} runs LLaVA-Video's modules; leave it out with {spec.name}")
-    seen = Profiled(spec, profiler).stages(cost, encoder) if profiler and isinstance(spec, Spec) else {}
+    seen: dict[str, float] = {}
+    if profiler and isinstance(spec, Spec):
+        from lmms_kvtp.forecast.profilers import Profiled  # which loads transformers
+
+        seen = Profiled(spec, profiler).stages(cost, encoder)
     rows = []
     for stage in [*cost.flops, *found.unknown]:
         flops = cost.flops.get(stage)

@@ -20,9 +20,9 @@ from lmms_kvtp.types import GenerationOptions, Prompt, Timing
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms import decoding
 from lmms_kvtp.vlms.base import VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import VisionTower
 from lmms_kvtp.vlms.checkpoint.hugging_face import HUGGING_FACE
 from lmms_kvtp.vlms.checkpoint.load import choose, find_folder, read_config
+from lmms_kvtp.vlms.checkpoint.network import VisionTower
 from lmms_kvtp.vlms.llava_video import LlavaVideo, load_llava_video
 from lmms_kvtp.vlms.native import NativeVLM
 

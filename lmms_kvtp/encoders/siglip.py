@@ -12,8 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, SiglipModel
-from transformers.utils.hub import cached_file
 
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
 from lmms_kvtp.device import place
@@ -156,6 +154,8 @@ class Siglip(FrameEncoder):
 
     def companion(self, name: str) -> Path | None:
         """Find a file beside the weights, in the folder or on the hub."""
+        from transformers.utils.hub import cached_file
+
         path = cached_file(self._source, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
 
@@ -165,6 +165,8 @@ class Siglip(FrameEncoder):
 
         ValueError where there is no checkpoint, or it is no fixed-resolution SigLIP, or lacks weights.
         """
+        from transformers import AutoConfig, SiglipModel
+
         try:
             config = AutoConfig.from_pretrained(self._source, revision=self.revision)
         except (OSError, ValueError) as error:
@@ -195,6 +197,8 @@ class Siglip(FrameEncoder):
     @cached_property
     def tokenizer(self) -> Any:
         """Tokenizer of the text tower."""
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(self._source, revision=self.revision)
 
     @property

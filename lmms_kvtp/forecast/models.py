@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import torch
 from jaxtyping import Int
@@ -17,10 +17,11 @@ from lmms_kvtp.types import GridPool, PackedTokens
 from lmms_kvtp.video.pixels import ProcessorPixels, ResizedPixels
 from lmms_kvtp.vlms.base import LoadOptions, back_end
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, read_json, vision_shape
-from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, read_config
 from lmms_kvtp.vlms.checkpoint.original import RELEASED, read_original
 from lmms_kvtp.vlms.layout import Newlines, lay_out
-from lmms_kvtp.vlms.native import NativeVLM
+
+if TYPE_CHECKING:  # which loads transformers
+    from lmms_kvtp.vlms.native import NativeVLM
 
 SIGLIP = "google/siglip-so400m-patch14-384"
 QWEN2_TOKENS = 151646
@@ -85,7 +86,7 @@ class Spec:
         return tower + v.hidden * m.hidden + m.hidden**2 + layers + 2 * m.hidden * m.vocabulary
 
 
-Sizes: TypeAlias = Spec | NativeVLM
+Sizes: TypeAlias = "Spec | NativeVLM"
 """Sizes of a LLaVA-Video, or a model that transformers has a class for: itself, without weights."""
 
 
@@ -106,8 +107,13 @@ HUB = {"lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b", "lmms-lab/LLaVA-Video-
 
 def find_sizes(name: str, options: LoadOptions | None = None) -> Sizes:
     """Sizes of a model of any family; raises as `find_spec` does."""
+    if name in (*KNOWN, *HUB):
+        return find_spec(name)
+    from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder
+    from lmms_kvtp.vlms.native import NativeVLM
+
     options = options or LoadOptions()
-    family = family_named(name, options.revision) if name not in (*KNOWN, *HUB) else None
+    family = family_named(name, options.revision)
     if family in (None, "llava_video"):
         return find_spec(name)
     chosen = back_end(str(family))
@@ -128,6 +134,8 @@ def find_spec(name: str) -> Spec:
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not folder.is_dir():
         raise LookupError(f"no sizes of model {name!r}; {near(name, [*KNOWN, *HUB, 'tiny'])}, or give a folder")
+    from lmms_kvtp.vlms.checkpoint.load import read_config
+
     config = read_config(folder)
     own = folder / "siglip"
     return Spec(name, config, int(config.llm["vocab_size"]), str(own) if own.is_dir() else SIGLIP)

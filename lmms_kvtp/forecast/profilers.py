@@ -16,15 +16,9 @@ from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.parts.siglip_config import siglip_config
 from lmms_kvtp.forecast.models import Encoder, Spec
-from lmms_kvtp.vlms.checkpoint.config import Network, build
+from lmms_kvtp.vlms.checkpoint.network import Network, build
 
 Profiler = Literal["thop", "torch"]
-MISSES = (
-    "THOP adds up rules of module classes: the multiply-adds of nn.Linear and nn.Conv2d, and 4 operations per element "
-    "of nn.LayerNorm. It has no rule for the products of queries, keys and values, which are calls inside a module, "
-    "nor for RMSNorm and rotary embeddings, nor for the projections inside nn.MultiheadAttention, SigLIP's pooling head"
-)
-"""Operations that the paper's profiler does not count."""
 
 
 @dataclass(frozen=True)

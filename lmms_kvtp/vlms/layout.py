@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.resolve import near
 from lmms_kvtp.types import NEWLINE, TEXT, VISION, PackedTokens, Positions, Prompt
+
+if TYPE_CHECKING:  # a layout is needed where nothing runs, too
+    from transformers import PreTrainedTokenizerBase
 
 SYSTEM = "system\nYou are a helpful assistant."
 POSITIONS = ("grid", "frame", "one_token", "no_token")
@@ -23,7 +25,7 @@ MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 class Chat:
     """LLaVA-Video's chat template (qwen_1_5) as token ids; only its own markers become special tokens."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
 
     def around(self, text: str, visuals: bool) -> tuple[list[int], list[int]]:
         """Split the prompt's ids into those before and behind the visuals; without visuals all are before.

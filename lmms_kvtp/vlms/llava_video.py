@@ -18,7 +18,7 @@ from lmms_kvtp.types import FrameTokens, GridPool, PackedTokens, Positions, Prom
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
 from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, Network, llm_shape, reading, vision_shape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, reading, vision_shape
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
 from lmms_kvtp.vlms.checkpoint.load import (
@@ -29,6 +29,7 @@ from lmms_kvtp.vlms.checkpoint.load import (
     read_config,
     weight_files,
 )
+from lmms_kvtp.vlms.checkpoint.network import Network
 from lmms_kvtp.vlms.layout import Chat, Newlines, join, lay_out, text_run
 from lmms_kvtp.vlms.reading import outputs_of
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
-from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, build, llm_shape, vision_shape
+from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, vision_shape
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.load import check_layout, expected_shapes, load_network, read_config
+from lmms_kvtp.vlms.checkpoint.network import build
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
 REAL = {

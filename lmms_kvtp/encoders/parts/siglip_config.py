@@ -1,39 +1,41 @@
 """Sizes and configs of SigLIP's towers, and where its weights lie."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import SiglipConfig, SiglipTextConfig, SiglipTextModel, SiglipVisionConfig
 
 from lmms_kvtp.cost.flops import TextShape, VisionShape
 from lmms_kvtp.shipped import TINY, shipped_folder
 
+if TYPE_CHECKING:  # sizes alone are needed where nothing runs
+    from transformers import SiglipConfig, SiglipTextConfig
+
+FIELDS = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+"""Fields of a vision tower's config, in the order of `VisionShape`."""
 VOCABULARY = 32000
 """Entries of the released SigLIPs' tokenizer."""
 SO400M = (VisionShape(384, 14, 1152, 4304, 27, 16), TextShape(1152, 4304, 27, 1152))
 """Sizes of siglip-so400m-patch14-384."""
 
 
-def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> SiglipConfig:
+def siglip_config(vision: VisionShape, text: TextShape, positions: int, vocabulary: int = VOCABULARY) -> "SiglipConfig":
     """Make the config of both towers from their sizes; heads of the text tower are as wide as the vision tower's.
 
     A padded text has `positions` tokens. The last of the `vocabulary` stands for beginning, end and padding.
     """
-    tower = SiglipVisionConfig(
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
-        hidden_size=vision.hidden,
-        intermediate_size=vision.intermediate,
-        num_hidden_layers=vision.layers,
-        num_attention_heads=vision.heads,
-    )
+    from transformers import SiglipConfig, SiglipVisionConfig
+
+    tower = SiglipVisionConfig(**dict(zip(FIELDS, astuple(vision), strict=True)))
     words = text_config(text, vision.hidden // vision.heads, positions, vocabulary)
     return SiglipConfig(text_config=words.to_dict(), vision_config=tower.to_dict())
 
 
-def text_config(text: TextShape, head_width: int, positions: int, vocabulary: int) -> SiglipTextConfig:
+def text_config(text: TextShape, head_width: int, positions: int, vocabulary: int) -> "SiglipTextConfig":
     """Make the config of the text tower alone; `siglip_config` explains the arguments."""
+    from transformers import SiglipTextConfig
+
     last = vocabulary - 1
     return SiglipTextConfig(
         vocab_size=vocabulary,
@@ -51,8 +53,7 @@ def text_config(text: TextShape, head_width: int, positions: int, vocabulary: in
 
 def vision_sizes(fields: Mapping[str, Any]) -> VisionShape:
     """Read the sizes of a vision tower from the fields of its config."""
-    names = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return VisionShape(*(fields[name] for name in names))
+    return VisionShape(*(fields[name] for name in FIELDS))
 
 
 def text_shape(config: Any) -> TextShape:
@@ -65,7 +66,9 @@ def siglip_source(pretrained: str) -> str:
     return str(shipped_folder(pretrained) / "siglip") if pretrained == TINY else pretrained
 
 
-def build_text_tower(config: SiglipTextConfig) -> nn.Module:
+def build_text_tower(config: "SiglipTextConfig") -> nn.Module:
     """Build a text tower without trained weights, of the kind that `SiglipModel.text_model` is."""
+    from transformers import SiglipTextModel
+
     model = SiglipTextModel(config)
     return dict(model.named_children()).get("text_model", model)  # transformers < 5 has one level more

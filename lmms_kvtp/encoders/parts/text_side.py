@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
 
 from lmms_kvtp.cost.flops import relevance_flops
 from lmms_kvtp.encoders.parts.predictor import TEXT_SIDE
@@ -115,6 +114,8 @@ def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide
 
     ValueError where a file is missing, damaged or of other shapes; the message names the folder and the reason.
     """
+    from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
+
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}

@@ -11,7 +11,7 @@ from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import convert_file_size_to_int, get_balanced_memory, offload_weight, save_offload_index
 from torch import Tensor, nn
 
-from lmms_kvtp.vlms.checkpoint.config import Network
+from lmms_kvtp.vlms.checkpoint.network import Network
 
 Put = Callable[[str, Tensor], None]
 WHOLE = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "SiglipVisionEmbeddings")

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, modeling_utils, pytorch_utils
 
-from lmms_kvtp.vlms.checkpoint.config import CheckpointError, LlavaConfig, Network, read_json
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError, LlavaConfig, read_json
 from lmms_kvtp.vlms.checkpoint.devices import Placement, read_memory
+from lmms_kvtp.vlms.checkpoint.network import Network
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
 HALF = ("bfloat16", "float16")

@@ -14,20 +14,10 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from lmms_kvtp.files import is_inside
 from lmms_kvtp.rendering import first_few
 from lmms_kvtp.shipped import TINY, ShippedError, checked, tiny_folder
-from lmms_kvtp.vlms.checkpoint.config import (
-    EMBEDDINGS,
-    HEAD,
-    WANTED,
-    CheckpointError,
-    LlavaConfig,
-    Network,
-    TensorNames,
-    build,
-    read_json,
-    reading,
-)
+from lmms_kvtp.vlms.checkpoint.config import WANTED, CheckpointError, LlavaConfig, TensorNames, read_json, reading
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.hugging_face import read_hugging_face
+from lmms_kvtp.vlms.checkpoint.network import EMBEDDINGS, HEAD, Network, build
 from lmms_kvtp.vlms.checkpoint.original import read_original
 
 
