@@ -54,6 +54,8 @@ STOCK = {name: "internvl_hf" if name.startswith("internvl") else name.partition(
 """The harness's own model of the family, by whose name tasks choose prompts and settings."""
 BY_MODEL = ("lmms_eval_specific_kwargs", "model_specific_generation_kwargs", "model_specific_target_kwargs")
 """Settings of tasks that are keyed by model ids."""
+PERCENT = ("lmms_kvtp.tasks.skvqa.utils", "percent")
+"""Module and name of the function that makes percentages of our tasks' scores."""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,8 @@ log = logging.getLogger(__name__)
 def manifests() -> "list[ModelManifest]":
     """List our model ids, for the entry-point group `lmms_eval.models`, and make our tasks known. Never raises."""
     try:
-        call_after_import({"lmms_eval.tasks": _add_tasks, "lmms_eval.tui.discovery": _add_tasks_to_ui})
+        hooks = {"lmms_eval.tasks": _add_tasks, "lmms_eval.tui.discovery": _add_tasks_to_ui}
+        call_after_import({**hooks, "lmms_eval.evaluator_utils": _give_errors_in_percent})
     except Exception as error:  # a plug-in that raises here takes all other plug-ins' models down
         report(f"the tasks of lmms_kvtp are missing: {_one_line(error)}")
     return [*register(MODELS), *register(CHAT, chat=True)]
@@ -139,7 +142,7 @@ def _once(patch: Hook) -> Hook:
             try:
                 patch(module)
             except Exception as error:
-                report(f"the tasks of lmms_kvtp are missing from {module.__name__}: {_one_line(error)}")
+                report(f"what lmms_kvtp adds to {module.__name__} is missing: {_one_line(error)}")
 
     return guarded
 
@@ -230,6 +233,24 @@ def _add_tasks_to_ui(discovery: Any) -> None:
         return sorted({**ours, **dict(theirs(include_path))}.items())
 
     discovery.discover_tasks = discover_tasks
+
+
+@_once
+def _give_errors_in_percent(utils: Any) -> None:
+    """Give standard errors of our tasks' percentages in percent, too: the harness computes them of shares."""
+    theirs = utils.TaskOutput.calculate_clt_aggregate_metric
+
+    @wraps(theirs)
+    def calculate(self: Any) -> None:
+        theirs(self)
+        for metric, key in self.sample_metrics:
+            rule = self.task.aggregation().get(metric)
+            if (getattr(rule, "__module__", ""), getattr(rule, "__name__", "")) == PERCENT:
+                for name in (f"{metric}_stderr_{kind},{key}" for kind in ("clt", "clustered")):
+                    if isinstance(self.agg_metrics.get(name), float):
+                        self.agg_metrics[name] *= 100
+
+    utils.TaskOutput.calculate_clt_aggregate_metric = calculate
 
 
 def task_of(request: Any) -> Any | None:

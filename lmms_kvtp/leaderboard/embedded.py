@@ -14,7 +14,7 @@ from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.leaderboard.runs import Run
-from lmms_kvtp.leaderboard.stats import MISSING, Estimate, accuracy, difference
+from lmms_kvtp.leaderboard.stats import MISSING, Estimate, accuracy, difference, shown
 from lmms_kvtp.predictor.measure import sparsity
 from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.rendering import drawing, markdown, to_svg
@@ -35,7 +35,7 @@ def table(runs: Mapping[str, Run], partners: Mapping[str, str], kinds: Sequence[
     for name, run in runs.items():
         against = MISSING if run is full else str(difference(run, full))
         alone = str(difference(run, runs[partners[name]])) if name in partners else MISSING
-        by_kind = [f"{e.mean:.0f} ± {e.stderr:.0f}" for e in (accuracy(run.of_kind(kind)) for kind in kinds)]
+        by_kind = [shown(accuracy(run.of_kind(kind)), 0) for kind in kinds]
         rows.append([run.title, f"{100 * kept(run):.1f} %", str(accuracy(run)), against, alone, *by_kind])
     return markdown(header, rows)
 
@@ -51,7 +51,7 @@ def seeds_table(seeds: Mapping[str, Mapping[str, Run]]) -> str:
         found = [accuracy(runs[name]) for runs in seeds.values()]
         gaps = [difference(runs[name], next(iter(runs.values()))) for runs in seeds.values()]
         spread = max(e.mean for e in found) - min(e.mean for e in found)
-        against = [MISSING] * len(gaps) if name == names[0] else [f"{gap.mean:+.1f} ± {gap.stderr:.1f}" for gap in gaps]
+        against = [MISSING] * len(gaps) if name == names[0] else [shown(gap, sign="+") for gap in gaps]
         rows.append([next(iter(seeds.values()))[name].title, *map(str, found), f"{spread:.1f}", *against])
     header = ["method", *seeds, "spread", *(f"against all tokens, {seed}" for seed in seeds)]
     return markdown(header, rows)

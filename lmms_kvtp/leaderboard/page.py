@@ -12,7 +12,7 @@ from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.results import Band
 from lmms_kvtp.leaderboard.runs import MeanCost
-from lmms_kvtp.leaderboard.stats import MISSING, Estimate, overlap, shown
+from lmms_kvtp.leaderboard.stats import MISSING, Estimate, overlap, shown, told
 from lmms_kvtp.leaderboard.tables import commit, percent
 from lmms_kvtp.leaderboard.verdicts import Comparison
 from lmms_kvtp.rendering import drawing, page, to_pdf, to_svg
@@ -73,6 +73,7 @@ def to_html(
         percent=percent,
         commit=commit,
         estimate=_estimate,
+        told=told,
     )
 
 

@@ -31,12 +31,17 @@ class Estimate:
         return shown(self)
 
 
-def shown(estimate: Estimate | None, digits: int = 1, divisor: int = 1) -> str:
+def shown(estimate: Estimate | None, digits: int = 1, divisor: int = 1, sign: str = "") -> str:
     """`77.1 ± 1.4`, both numbers over `divisor`; a dash for what is not known."""
     if estimate is None or math.isnan(estimate.mean):
         return MISSING
-    error = MISSING if math.isnan(estimate.stderr) else f"{estimate.stderr / divisor:.{digits}f}"
-    return f"{estimate.mean / divisor:.{digits}f} ± {error}"
+    form = f".{digits}f"
+    return f"{told(estimate.mean / divisor, sign + form)} ± {told(estimate.stderr / divisor, form)}"
+
+
+def told(value: float, form: str = ".1f") -> str:
+    """A number in a format; a dash for what is not known."""
+    return MISSING if math.isnan(value) else f"{value:{form}}"
 
 
 def estimate(values: Sequence[float], clusters: Sequence[str]) -> Estimate:

@@ -8,7 +8,7 @@ from statistics import fmean, mean
 from lmms_kvtp.cost.sample import timed
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.runs import MeanCost, Run
-from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown
+from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown, told
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
 from lmms_kvtp.rendering import as_code, as_latex, as_markdown, markdown
 
@@ -101,7 +101,7 @@ def summary(runs: Sequence[Run]) -> str:
             kept, share = f"{entered:.0f}", f"{entered / before:.1%}"
             seconds = f"{mean(cost.seconds_total for cost in timed(costs)):.2f}"
         against = MISSING if run is baseline else str(difference(run, baseline))
-        by_kind = [f"{accuracy(run.of_kind(kind)).mean:.0f}" for kind in kinds]
+        by_kind = [told(accuracy(run.of_kind(kind)).mean, ".0f") for kind in kinds]
         rows.append([run.title, kept, share, str(accuracy(run)), against, seconds, *by_kind])
     header = ["method", "vision tokens kept", "of all", "accuracy", "against all tokens", "seconds", *kinds]
     return markdown(header, rows)

@@ -62,7 +62,7 @@ class Comparison:
     def words(self) -> str:
         """The verdict in a sentence: what was found, and what it would take to find more."""
         gap, count = self.difference, self.difference.count
-        found, within = f"{gap.mean:+.1f} ± {gap.stderr:.1f} points on {count} questions", f"{self.margin} points"
+        found, within = f"{stats.shown(gap, sign='+')} points on {count} questions", f"{self.margin} points"
         if not count:
             return "can't tell: no such row here answered the same questions"
         if self.verdict == "equal":
@@ -139,13 +139,13 @@ def _row(comparison: Comparison) -> list[str]:
     changes = comparison.flips
     return [
         comparison.name,
-        f"{comparison.difference.mean:+.1f} ± {comparison.difference.stderr:.1f}",
-        f"{low:+.1f} to {high:+.1f}",
+        stats.shown(comparison.difference, sign="+"),
+        stats.MISSING if math.isnan(low) else f"{low:+.1f} to {high:+.1f}",
         f"{changes.gained} / {changes.lost}" if changes else "-",
         f"{changes.p_value:.2g}" if changes else "-",
-        f"{comparison.p_corrected:.2g}",
-        f"{comparison.detectable:.1f}",
-        f"{comparison.resolvable:.1f}",
+        stats.told(comparison.p_corrected, ".2g"),
+        stats.told(comparison.detectable),
+        stats.told(comparison.resolvable),
         comparison.change,
         stats.shown(comparison.overlap),
         comparison.words,

@@ -11,6 +11,7 @@ PATCHED = (
     ("lmms_eval.tasks", "TaskManager.initialize_tasks", "our tasks join the index, which is read once in a process"),
     ("lmms_eval.tasks", "TaskManager._get_config", "base_task, checks before a download, prompts of chat models"),
     ("lmms_eval.tasks", "TaskManager._get_task_and_group", "indexes our own folder"),
+    ("lmms_eval.evaluator_utils", "TaskOutput.calculate_clt_aggregate_metric", "errors of our percentages in percent"),
     ("lmms_eval.tui.discovery", "discover_tasks", "our tasks in lmms-eval ui"),
     ("lmms_eval.models", "AVAILABLE_SIMPLE_MODELS", "our ids in lmms-eval models"),
     ("lmms_eval.models", "AVAILABLE_CHAT_TEMPLATE_MODELS", "the same of chat models"),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmms_kvtp.embedded import VERSION, dataset
@@ -158,7 +159,9 @@ def test_the_harness_runs_the_task_from_end_to_end(manager: Any, monkeypatch: py
     results = out["results"]["skvqa_synth_quick"]
     assert results["skvqa_acc,none"] == 75.0
     assert results["unparsable,none"] == 25.0
-    assert results["skvqa_acc_stderr_clustered,none"] > 0
+    points = np.array([100 * sample["score"] for sample in out["samples"]["skvqa_synth_quick"]])
+    assert results["skvqa_acc_stderr_clt,none"] == pytest.approx(points.std(ddof=1) / len(points) ** 0.5)
+    assert results["skvqa_acc_stderr_clustered,none"] > 1, "in percent, as the value is"
     sample = out["samples"]["skvqa_synth_quick"][4]
     assert sample["score"] == 1.0
     assert sample["skvqa_acc"]["question_id"] == sample["question_id"]
