@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,15 @@ from tqdm import tqdm
 
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.commands.cells import Variant, add_methods, arguments_of, beforehand, plan, with_verdicts
-from lmms_kvtp.files import write_json
+from lmms_kvtp.files import write_json, write_whole
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.settings import pairs
 
 LOG = "harness.log"
 """File in a sweep's folder with messages and tables of the harness and of libraries; a bar is shown in their place."""
 LOCK, FINISHED = ".lock", "finished.json"
+LOW = 2**16
+"""Bytes below which a disk is full."""
 TORCHRUN = r"(TORCHELASTIC_.*|(GROUP_|ROLE_|LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
 """Variables of a process that torchrun started."""
 PROGRESS = re.compile(r"Answering: [^\r\n]*?(\d+)/(\d+) \[")
@@ -112,14 +115,15 @@ def sweep(
     model = model_id(pairs(common)) or "llava_video_kvtp"
     out.mkdir(parents=True, exist_ok=True)
     making, reading = [], []
-    limits = {name: value for name, value in (("limit", limit), ("include_path", include_path)) if value}
+    both = {"model": model, "tasks": tasks, "timezone": "UTC", "limit": limit, "include_path": include_path}
+    both = {name: value for name, value in both.items() if value}
     with _alone(out) as lock:
         for cell, given in zip(cells, [arguments_of(common, cell) for cell in cells], strict=True):
             journal = out / cell.folder / "journal"
             resumed = f",resume={journal}" if any(journal.glob("*.jsonl")) else ""
             making.append(f"{given},journal={journal}{resumed}")
-            step = {"model": model, "model_args": f"{given},journal=none,resume={journal}", "tasks": tasks}
-            reading.append({**step, "output_path": str(out / cell.folder), "log_samples": True, **limits})
+            step = {"model_args": f"{given},journal=none,resume={journal}", "output_path": str(out / cell.folder)}
+            reading.append({**both, **step, "log_samples": True})
         _keep_verdicts(out / "cells.json", making)
         depends, finished = _depends_on(reading, common), out / FINISHED
         if finished.is_file() and finished.read_text() == depends:
@@ -128,9 +132,9 @@ def sweep(
             finished.unlink(missing_ok=True)
             write_json(out / "cells.json", making)
             together = "kvtp_sweep" if model == "llava_video_kvtp" else f"{model}_sweep"
-            first = {"model": together, "model_args": f"cells={out / 'cells.json'}", "tasks": tasks, **limits}
+            first = {**both, "model": together, "model_args": f"cells={out / 'cells.json'}"}
             _run(out, first, reading, lock)
-            finished.write_text(depends)
+            write_whole(finished, depends)
         return [run for cell in cells for run in read_runs(out / cell.folder, cell.name)]
 
 
@@ -212,6 +216,8 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             if int(done) < int(wanted) or _count_answers(out) == before:
                 made = f"{done} of {wanted} answers" if int(done) else "no answers"
                 causes = [line.strip() for line in told.splitlines() if re.match(r"(\w+\.)*\w*Error\b", line)]
+                if shutil.disk_usage(out).free < LOW:  # which cuts the messages off, too
+                    causes = ["no space is left there; free some, and start the same command again"]
                 why = "; ".join([f"the harness's messages stand in {out / LOG}", *causes[-1:]])
                 raise SweepError(f"the pass over the videos made {made} in {out}; {why}")
             bar.set_description("scoring")
@@ -233,7 +239,7 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
     count = os.environ.get("WORLD_SIZE", "1") if bar is not None else "1"
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", count, "-m"] if count != "1" else []
     command = [sys.executable, "-m", *launch, "lmms_eval", "--config", str(file), "--verbosity", "ERROR"]
-    own = {name: value for name, value in os.environ.items() if not re.match(TORCHRUN, name)}
+    own = {name: value for name, value in os.environ.items() if not re.match(TORCHRUN, name)} | {"TZ": "UTC"}
     with (file.parent / LOG).open("a+b") as told:
         start, before = told.seek(0, os.SEEK_END), signal.getsignal(signal.SIGTERM)
         with suppress(ValueError):  # another thread than the main one, which alone gets signals

@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.cells import plan
-from lmms_kvtp.commands.sweep import sweep
+from lmms_kvtp.commands.sweep import SweepError, sweep
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 
 TASK, LIMIT = "skvqa_synth_quick", 5
-OTHERS = ["--ratios", "0.3", "--tasks", TASK, "--limit", str(LIMIT)]
+COMMAND = ["sweep", "--methods", "random,kvtp+prumerge,full", "--ratios", "0.3", "--tasks", TASK, "--limit", str(LIMIT)]
 CELLS = plan(["full", "random", "kvtp+prumerge"], [0.3])
 
 
@@ -27,34 +30,57 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swept(folder: Path) -> list[Run]:
-    return sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
-
-
-@pytest.fixture(scope="module")
-def stopped(folder: Path) -> tuple[int, str]:
-    """A sweep that SIGTERM ends behind its first answer: its exit status and what it said."""
-    command = [sys.executable, "-P", "-m", "lmms_kvtp", "sweep", "--methods", "random,kvtp+prumerge,full", *OTHERS]
-    command += ["--out", str(folder / "stopped")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while _answers(folder / "stopped") < 1:
+def stopped(folder: Path) -> tuple[int, str, list[dict[str, Any]]]:
+    """A sweep that SIGTERM ends behind its first answer: its exit status, what it said, and the answers it left."""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "lmms_kvtp", *COMMAND, "--out", str(folder / "swept")],
+        env=os.environ | {"TZ": "Asia/Tokyo"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not answers(folder / "swept"):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate()
-    return process.returncode, told
+    return process.returncode, told, answers(folder / "swept")
 
 
-def _answers(folder: Path) -> int:
-    return sum(len(file.read_text().splitlines()) - 1 for file in folder.glob("*/journal/*.jsonl"))
+@pytest.fixture(scope="module")
+def swept(folder: Path, stopped: tuple[int, str, list[dict[str, Any]]]) -> list[Run]:
+    """What the same sweep gives when it is started again."""
+    return sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
 
 
-def test_sigterm_ends_the_harness_too_and_two_lines_say_how_to_go_on(folder: Path, stopped: tuple[int, str]) -> None:
-    code, told = stopped
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 28 KiB."""
+    (folder / "small").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=28k", "none", str(folder / "small")]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder / "small"
+    subprocess.run(["umount", "-l", str(folder / "small")], check=True)
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    """Answers in all journals of a sweep; each line must be whole."""
+    lines = [file.read_text().split("\n")[1:-1] for file in sorted(folder.glob("*/journal/*.jsonl"))]
+    return [json.loads(line) for of_file in lines for line in of_file]
+
+
+def test_sigterm_ends_the_harness_too_and_two_lines_say_how_to_go_on(
+    folder: Path, stopped: tuple[int, str, list[dict[str, Any]]]
+) -> None:
+    code, told, _ = stopped
     *_, first, second = told.splitlines()
     assert (code, first) == (130, "lmms-kvtp sweep: stopped")
-    assert re.fullmatch(r"\d+ answers are in .*stopped; the same command goes on there", second)
-    assert "Traceback" not in told and str(folder / "stopped" / "harness.log") in told
+    assert re.fullmatch(r"\d+ answers are in .*swept; the same command goes on there", second)
+    assert "Traceback" not in told and str(folder / "swept" / "harness.log") in told
+
+
+def test_a_full_disk_ends_a_sweep_in_words_and_keeps_the_answers(small_disk: Path, swept: list[Run]) -> None:
+    with pytest.raises(SweepError, match=r"made \d+ of 15 answers in .*small; .*no space is left there; free some"):
+        sweep(CELLS, TASK, "pretrained=tiny", small_disk, LIMIT)
+    assert 0 < len(answers(small_disk)) < 3 * LIMIT
 
 
 def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list[Run]) -> None:
@@ -83,27 +109,31 @@ def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list
             assert (ours.cost.swept, theirs.cost.swept) == (True, False)
 
 
-def test_a_sweep_that_broke_off_goes_on(folder: Path, swept: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
-    [journal] = (folder / "swept" / CELLS[1].folder / "journal").glob("*.jsonl")
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:-2]))  # its last two answers are lost
-    (folder / "swept" / "finished.json").unlink()
-    command = ["sweep", "--methods", "random,kvtp+prumerge,full", *OTHERS, "--out", str(folder / "swept")]
-    assert main(command) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1].strip() for line in shown if line.startswith("| ")] == [
-        "method",
-        *(cell.name for cell in CELLS),
-    ]
-    again = [read_runs(folder / "swept" / cell.folder, cell.name)[0] for cell in CELLS]
-    assert [len(run.answers) for run in again] == [LIMIT] * 3
-    assert [[r.score for r in run.answers] for run in again] == [[r.score for r in run.answers] for run in swept]
-    kept = [r.cost.seconds for r in swept[0].answers if r.cost]
-    assert [r.cost.seconds for r in again[0].answers if r.cost] == kept, "answers that were there are not made again"
+def test_a_sweep_that_broke_off_goes_on_and_a_finished_one_shows_its_table_again(
+    folder: Path, stopped: tuple[int, str, list[dict[str, Any]]], swept: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = stopped[2]
+    assert 0 < len(left) < 3 * LIMIT and [len(run.answers) for run in swept] == [LIMIT] * 3
+    made = {json.dumps(cost.seconds, sort_keys=True) for run in swept for cost in run.costs}
+    assert {json.dumps(one["cost"]["seconds"], sort_keys=True) for one in left} <= made, "answers are not made again"
     told = (folder / "swept" / "harness.log").read_bytes()
-    assert main(command) == 0, "where nothing is left to do the harness is not started"
-    assert (folder / "swept" / "harness.log").read_bytes() == told
-    assert capsys.readouterr().out.splitlines() == shown
+    assert main([*COMMAND, "--out", str(folder / "swept")]) == 0
+    assert (folder / "swept" / "harness.log").read_bytes() == told, "the harness is not started"
+    shown = capsys.readouterr().out.splitlines()
+    names = [line.split("|")[1].strip() for line in shown if line.startswith("| ")]
+    assert names == ["method", *(cell.name for cell in CELLS)]
+
+
+def test_every_time_that_a_sweep_tells_is_utc(folder: Path, swept: list[Run]) -> None:
+    begun = datetime.fromtimestamp((folder / "swept" / ".lock").stat().st_ctime, timezone.utc)
+    names = [file.name for kind in ("journal_rank0", "results", "samples_*") for file in found(folder / "swept", kind)]
+    stamps = [datetime.strptime(name[:15], "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc) for name in names]
+    assert len(stamps) == 3 * 2 + 3 + 3
+    assert max(abs(stamp - begun) for stamp in stamps) < timedelta(minutes=59)
+
+
+def found(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder.rglob(f"*_{kind}.json*"))
 
 
 def texts(folder: Path) -> dict[str, str]:
