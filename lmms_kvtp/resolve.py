@@ -81,7 +81,8 @@ def _module(module_name: str, name: str, base: type[C]) -> ModuleType:
         return importlib.import_module(module_name)
     except Exception as error:  # foreign code: anything may come of its import
         here = [file for file in (module_name.split(".")[0], f"{module_name}.py") if Path(file).exists()]
-        hint = f"; {here[0]} lies in the working directory: set PYTHONPATH=. to have it searched" if here else ""
+        there = f"{here[0]} lies in the working directory: set PYTHONPATH=. to have it searched" if here else ""
+        hint = f"; {there or 'install its package, or name another'}"
         cause = f"{type(error).__name__}: {error}{hint if isinstance(error, ModuleNotFoundError) else ''}"
         raise LookupError(f"no {base.__name__} at {name!r}: {cause}") from error
 

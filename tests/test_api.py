@@ -208,6 +208,19 @@ def test_a_batch_is_its_questions_one_by_one_with_one_encoding_of_each_video(mod
         assert one.answer.cost.questions_on_video == (2 if one.question in (0, 3) else 1)
 
 
+def test_who_leaves_a_batch_leaves_the_model_as_it_was(model: Model, video: Path) -> None:
+    asked = [(frames_of(), QUESTION), (video, QUESTION)]
+    for _ in model.batch(asked, ["fastv", "full"], max_new_tokens=4):
+        break
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in model.vlm.network.modules())
+    begun = model.answers(video, [QUESTION, "Where?"], "fastv", max_new_tokens=4)
+    next(begun)
+    with ThreadPoolExecutor(1) as pool:  # a batch that nobody goes on with holds no lock
+        alone = pool.submit(model.answer, frames_of(), QUESTION, "full", max_new_tokens=4).result(timeout=60)
+    assert alone.cost.layer_lengths == (alone.cost.prompt_tokens,) * len(model.vlm.layers)
+    assert next(begun).cost.layer_lengths[-1] < alone.cost.prompt_tokens
+
+
 def test_threads_take_turns(model: Model) -> None:
     """Hooks of a layer pruner must not see another thread's prompt."""
     ask = [(frames_of(count), f"{QUESTION} {count}", "fastv" if count % 2 else "full") for count in range(3, 11)]

@@ -63,6 +63,13 @@ def test_two_components_of_one_name_are_refused_with_both_origins(package):
     assert resolve("lmms_kvtp.pruners", "somebodys_own:Mine", TokenPruner).__name__ == "Mine"
 
 
+def test_an_entry_point_that_its_package_left_behind_is_named_with_the_way_out(package):
+    package({"orphan": "somebodys_gone.parts:Mine"})
+    told = r"no TokenPruner at 'somebodys_gone.parts:Mine': .*No module named 'somebodys_gone'; install its package, or"
+    with pytest.raises(LookupError, match=told):
+        resolve("lmms_kvtp.pruners", "orphan", TokenPruner)
+
+
 def test_a_component_that_does_not_import_is_named_with_its_error_and_the_others_are_listed(package, capsys):
     package(
         {"halfdone": "somebodys_wip:Mine", "fine": "somebodys_good:Mine"}, somebodys_wip="1 / 0", somebodys_good=MINE

@@ -12,6 +12,7 @@ from helpers.small_videos import write_video
 
 from lmms_kvtp.api import Model
 from lmms_kvtp.compare.measure import FULL, FileQuestion, MethodOutcome, measure, outcome_of
+from lmms_kvtp.compare.summary import without_lost
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.doctor.exam import divergence
 from lmms_kvtp.encode import encode_once
@@ -151,6 +152,29 @@ def test_what_fails_is_told_where_errors_are_skipped_and_the_others_are_answered
         (2, True, False),
     ]
     assert not made[0][0].agrees and made[0][0].kl is None and "broken.mp4" in made[0][0].error
+
+
+@dataclass(frozen=True)
+class FailsOnTheSecond(RandomTokens):
+    """Refuses the second prompt that it makes."""
+
+    made: list = field(default_factory=list, compare=False)
+
+    def score(self, tokens, features):
+        self.made.append(tokens.key)
+        if len(self.made) == 3:  # the first one is the warm-up
+            raise ValueError("cannot prune this one")
+        return super().score(tokens, features)
+
+
+def test_what_one_method_fails_on_is_counted_against_it(model, video):
+    fails = replace(model.method(ALL), pruner=FailsOnTheSecond(), keep_ratio=0.3)
+    asked = [FileQuestion(n, video, f"Question {n}?", None) for n in (1, 2, 3)]
+    made = [outcome for outcome, _ in measure(lanes(model, "skip", fails=fails), asked, FRAMES, 2)]
+    assert [(one.method, one.asked.line) for one in made if one.error] == [("fails", 2)]
+    left, notes = without_lost(made)
+    assert len(left) == 6
+    assert notes == ["1 answers failed and count as ones that differ: fails, line 2: ValueError: cannot prune this one"]
 
 
 def test_a_question_with_all_of_its_outcomes_is_not_asked_again(model, video):

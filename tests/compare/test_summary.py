@@ -280,3 +280,20 @@ def test_the_command_compares_and_recommends(tmp_path, capsys):
     again = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()]
     assert sum(old["seconds"] == new["seconds"] for old, new in zip(found, again, strict=True)) == 6
     assert page.count("data:image/jpeg") == (tmp_path / "out" / "index.html").read_text().count("data:image/jpeg")
+
+
+def test_a_video_that_cannot_be_read_is_counted_at_the_end_and_asked_again(tmp_path, checkpoint, capsys):
+    write_video(tmp_path / "good.mp4", seconds=2)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    lines = [{"video": name, "question": "What?"} for name in ("bad.mp4", "good.mp4")]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = f"pretrained={checkpoint},max_frames_num=4,on_error=skip"
+    command = ["compare", "--data", str(tmp_path / "mine.jsonl"), "--methods", "random", "--ratios", "0.4"]
+    command += ["--model_args", given, "--max-new-tokens", "2", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    told = "1 questions have no answer with all tokens and are left out: all tokens, line 1: VideoError: "
+    shown = capsys.readouterr().out
+    assert f"! {told}" in shown and told in (tmp_path / "out" / "compare.md").read_text()
+    assert "1 questions on 1 video" in shown
+    rows = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["error"] is None) for row in rows] == [(1, False), (1, False), (2, True), (2, True)]
