@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmms_kvtp.files import content_key, home, write_atomically
-from lmms_kvtp.video.container import WAY_OUT, InputContainer, VideoStream, check_file, open_video
+from lmms_kvtp.video.container import WAY_OUT, check_file, open_video
 from lmms_kvtp.video.frames import VideoError
 
 if TYPE_CHECKING:
     from av import VideoFrame
+    from av.container import InputContainer
     from av.packet import Packet
+    from av.video.stream import VideoStream
 else:
-    Packet = VideoFrame = Any  # PyAV is imported where it is used
+    InputContainer = Packet = VideoFrame = VideoStream = Any  # PyAV is imported where it is used
 
 log = logging.getLogger(__name__)
 
