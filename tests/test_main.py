@@ -73,7 +73,7 @@ print(sorted({"transformers", "accelerate", "huggingface_hub", "scipy", "av"} & 
 """
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("| prefill ") == 3 and run.stdout.splitlines()[-1] == "[]"
+    assert run.stdout.count("\n| prefill ") == 3 and run.stdout.splitlines()[-1] == "[]"
 
 
 def test_ctrl_c_ends_in_two_lines(capsys, monkeypatch):
