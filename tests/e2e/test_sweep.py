@@ -20,7 +20,9 @@ from lmms_kvtp.commands.sweep import SweepError, sweep
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 
 TASK, LIMIT = "skvqa_synth_quick", 5
+MODEL = "pretrained=tiny,share_prefix=false"  # what is reused depends on what was answered before a stop
 COMMAND = ["sweep", "--methods", "random,kvtp+prumerge,full", "--ratios", "0.3", "--tasks", TASK, "--limit", str(LIMIT)]
+COMMAND += ["--model_args", MODEL]
 CELLS = plan(["full", "random", "kvtp+prumerge"], [0.3])
 
 
@@ -47,7 +49,7 @@ def stopped(folder: Path) -> tuple[int, str, list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def swept(folder: Path, stopped: tuple[int, str, list[dict[str, Any]]]) -> list[Run]:
     """What the same sweep gives when it is started again."""
-    return sweep(CELLS, TASK, "pretrained=tiny", folder / "swept", LIMIT)
+    return sweep(CELLS, TASK, MODEL, folder / "swept", LIMIT)
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list
     steps = [
         {
             "model": "llava_video_kvtp",
-            "model_args": "pretrained=tiny,journal=none," + ",".join(f"{k}={v}" for k, v in cell.settings.items()),
+            "model_args": f"{MODEL},journal=none," + ",".join(f"{k}={v}" for k, v in cell.settings.items()),
             "tasks": TASK,
             "limit": LIMIT,
             "log_samples": True,
