@@ -22,6 +22,7 @@ from benchmarks.embedded_model.footage import film, load_bank, load_footage, tow
 from benchmarks.embedded_model.language import PREFIX, SUFFIX, answer_logits, language_tokenizer, pack, text_tokenizer
 from benchmarks.embedded_model.lessons import all_phrases, right_letters
 from benchmarks.embedded_model.loop import Log
+from benchmarks.embedded_model.save import save_original
 from benchmarks.embedded_model.stage_soft import SOFT_STAGES, SoftStage, train_soft
 from benchmarks.embedded_model.stage_tower import TowerStage, train_tower
 from benchmarks.embedded_model.stage_video import VIDEO_STAGES, AlignStage, VideoStage, train_align, train_video
@@ -34,7 +35,6 @@ from lmms_kvtp.encoders.parts.text_side import save_tokenizer
 from lmms_kvtp.files import write_json
 from lmms_kvtp.run.source import tree
 from lmms_kvtp.shipped import write_manifest
-from lmms_kvtp.vlms.checkpoint.save import save_original
 
 WORK = "work"
 """Folder of the stages' results, beside the checkpoint."""

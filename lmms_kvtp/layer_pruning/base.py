@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.cost.meter import undeclared_flops
-from lmms_kvtp.layer_pruning.parts.cut import Inputs, cut_cache, cut_inputs, cut_keys
+from lmms_kvtp.layer_pruning.parts.cut import Inputs, cut_cache, cut_inputs, cut_keys, joined_axes
 from lmms_kvtp.types import VISION, Prompt
 
 
@@ -214,13 +214,11 @@ class _Run:
 
     def _select(self, stage: Stage, layer: nn.Module, hidden: Tensor, kept: Tensor, inputs: Inputs) -> Tensor:
         prompt, at = self.prompt, kept.to(self.prompt.role.device)
-        cos, sin = inputs["position_embeddings"]
-        if cos.ndim != 3:
-            raise ValueError(f"rotary embeddings of {cos.ndim - 2} axes per position; layer pruners know one axis")
+        cos, sin = (joined_axes(layer, turns)[0].to(hidden.device) for turns in inputs["position_embeddings"])
         seen = StageInput(
             layer=layer,
             hidden=hidden[0],
-            rotary=(cos[0].to(hidden.device), sin[0].to(hidden.device)),
+            rotary=(cos, sin),
             positions=kept,
             role=prompt.role[at].to(hidden.device),
             frame=prompt.frame[at].to(hidden.device),

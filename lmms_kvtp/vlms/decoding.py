@@ -20,6 +20,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
+    __version__,
 )
 
 from lmms_kvtp.device import told
@@ -209,7 +210,7 @@ def decode(
             torch.manual_seed(options.seed)
         output: Tensor = llm.generate(
             inputs_embeds=embeds,
-            **counted(mask, axes),
+            **(counted(mask, axes) if int(__version__.partition(".")[0]) > 4 else {}),  # before, it takes none
             attention_mask=mask,
             past_key_values=cache,
             generation_config=settled,

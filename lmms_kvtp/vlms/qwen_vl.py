@@ -15,6 +15,7 @@ from lmms_kvtp.types import FrameTokens, Positions
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ProcessorPixels
 from lmms_kvtp.vlms.native import NativeVLM
+from lmms_kvtp.vlms.reading import outputs_of
 
 MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 1605632
 """Pixels of a frame in lmms-eval's stock wrappers of both Qwen-VL families."""
@@ -71,17 +72,21 @@ class QwenVLM(NativeVLM):
         rows, columns = pixels.shape[2] // p, pixels.shape[3] // p
         blocks = pixels.view(-1, 2, 3, rows // 2, 2, p, columns // 2, 2, p)
         steps = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(len(blocks), rows * columns, -1)
-        tokens, patches, deep = [], [], list[Tensor]()
-        with told(f"the vision tower on {len(pixels)} frames of {rows} x {columns} patches", "lower vision_batch"):
+        visual, tokens, patches = self.model.model.visual, list[Tensor](), list[Tensor]()
+        mergers = [visual.blocks[-1], *getattr(visual, "deepstack_merger_list", ())]
+        with (
+            told(f"the vision tower on {len(pixels)} frames of {rows} x {columns} patches", "lower vision_batch"),
+            outputs_of(mergers) as (last, *levels),
+        ):
             for part in torch.split(steps, batch):
                 grid = torch.tensor([[len(part), rows, columns]], device=self.device)
-                made = self.model.model.visual(part.flatten(0, 1).to(self.dtype), grid_thw=grid)
-                tokens.append(made.pooler_output.view(len(part), rows * columns // 4, -1))
-                patches.append(self.raster(made.last_hidden_state, grid).view(len(part), rows * columns, -1))
-                if levels := getattr(made, "deepstack_features", None):
-                    deep.append(torch.stack(levels, dim=1).view(len(part), rows * columns // 4, len(levels), -1))
-        joined = torch.cat(deep) if deep else None
-        return FrameTokens(torch.cat(tokens), (rows // 2, columns // 2), deep=joined), torch.cat(patches)
+                made = visual(part.flatten(0, 1).to(self.dtype), grid_thw=grid)
+                pooled = getattr(made, "pooler_output", made[0] if isinstance(made, tuple) else made)
+                tokens.append(pooled.view(len(part), rows * columns // 4, -1))
+                patches.append(self.raster(last.pop(), grid).view(len(part), rows * columns, -1))
+        joined = torch.cat(tokens)
+        deep = torch.stack([torch.cat(level).view_as(joined) for level in levels], dim=2) if levels else None
+        return FrameTokens(joined, (rows // 2, columns // 2), deep=deep), torch.cat(patches)
 
     def raster(self, patches: Float[Tensor, "R C"], grid: Int[Tensor, "1 3"]) -> Float[Tensor, "R C"]:
         """Bring patches of some steps from blocks of 2 x 2 into rows."""
@@ -114,9 +119,10 @@ class QwenVLM(NativeVLM):
     def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
         """Ask the model's class, whose rule differs between releases of transformers."""
         rule = self.model.model.get_rope_index
-        known = {name: inputs[name] for name in inspect.signature(rule).parameters if name in inputs}
-        replaced = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
-        return cast(Tensor, rule(**known | replaced | {"mm_token_type_ids": vision.long()[None] * 2})[0][:, 0])
+        told = {**inputs, "input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+        told["mm_token_type_ids"] = vision.long()[None] * 2
+        known = {name: told[name] for name in inspect.signature(rule).parameters if name in told}
+        return cast(Tensor, rule(**known)[0][:, 0])
 
 
 def _half_turned(heads: Float[Tensor, "R H d"]) -> Float[Tensor, "R H d"]:

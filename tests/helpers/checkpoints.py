@@ -21,8 +21,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from benchmarks.embedded_model.save import save_original
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
-from lmms_kvtp.vlms.checkpoint.save import save_original
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "llava_tiny9"
 """Its tokenizer is used: 483 entries."""
