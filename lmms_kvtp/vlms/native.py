@@ -89,7 +89,7 @@ class NativeVLM(VideoVLM):
         """Load a checkpoint of the layout that transformers writes.
 
         Raises:
-            CheckpointError: transformers cannot read it, or is too old.
+            CheckpointError: transformers cannot read it.
         """
         device, dtype = place(options.device, options.dtype)
         check_dtype(device, dtype)
@@ -180,7 +180,10 @@ class NativeVLM(VideoVLM):
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
         if self.options.reasoning_prompt:
             text = text.strip() + self.options.reasoning_prompt.replace("\\n", "\n")
-        frame = self._frame(tuple((visual.timing, visual.grid) for visual in visuals if visual.timing))
+        shown = tuple((visual.timing, visual.grid) for visual in visuals if visual.timing)
+        if len(shown) < len(visuals):
+            raise ValueError(f"{self.family} lays out videos, and nobody told when a frame of this was; encode a video")
+        frame = self._frame(shown)
         ids = torch.tensor([*frame.before, *self.chat.plain(frame.head + text + frame.tail), *frame.behind])
         role = F.pad(torch.tensor(frame.roles), (0, len(ids) - len(frame.roles)), value=TEXT)
         kept, frames, segments = joined(visuals)

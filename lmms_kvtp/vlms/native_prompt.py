@@ -57,11 +57,20 @@ def around(vlm: "NativeVLM", shown: Shown) -> PromptFrame:
 
     Raises:
         CheckpointError: the chat template does not write the question once.
+        ValueError: the processor takes no videos of these lengths together.
     """
     mark, side, pad = vlm.tokenizer.pad_token_id, vlm.vision.patch_size * vlm.stride, vlm.vision_token
     least = [torch.zeros(len(timing.indices), 3, side, side, dtype=torch.uint8) for timing, _ in shown]
     prompt = rendered(vlm, len(shown), vlm.tokenizer.pad_token)
-    inputs = processed(vlm, prompt, least, [timing for timing, _ in shown])
+    try:
+        inputs = processed(vlm, prompt, least, [timing for timing, _ in shown])
+    except (ValueError, RuntimeError) as error:  # InternVL's stacks all videos of a prompt
+        if len(lengths := {len(timing.indices) for timing, _ in shown}) < 2:
+            raise
+        told = ", ".join(map(str, sorted(lengths)))
+        raise ValueError(
+            f"{vlm.family} takes no videos of {told} frames in one prompt; show as many of each"
+        ) from error
     ids = inputs["input_ids"][0].tolist()
     if ids.count(mark) != 1:
         raise CheckpointError(f"the chat template of {vlm.name} writes a question {ids.count(mark)} times, not once")
