@@ -82,7 +82,7 @@ PUBLISHED = {
     "OpenGVLab/InternVL3-8B-hf": 7.94,
     "OpenGVLab/InternVL3_5-8B-HF": 8.53,
 }
-"""Parameters in billions, as the hub shows them."""
+"""Parameters in billions, of the model cards."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
