@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from lmms_eval.api.instance import Instance
-from transformers.video_processing_utils import VideoProcessorMixin
+from transformers import InternVLVideoProcessor
 from transformers.video_utils import load_video
 
 from lmms_kvtp.harness.requests import STOCK
@@ -48,7 +48,7 @@ def main() -> None:
     module, _, name = STOCK[family].partition(".")
     theirs = getattr(importlib.import_module(f"lmms_eval.models.chat.{module}"), name)
     if arguments.reader == "pyav":
-        VideoProcessorMixin.fetch_videos = by_pyav
+        InternVLVideoProcessor.fetch_videos = by_pyav
     common: dict[str, Any] = {"pretrained": str(arguments.checkpoint), "device": arguments.device}
     own = {"torch_dtype": "bfloat16", "journal": "none", "decode_ahead_mib": 0, **FULL}
     wrappers = {"ours": OURS[family](**common, **own), "stock": theirs(**common, device_map=arguments.device)}

@@ -31,6 +31,8 @@ class QwenVLM(NativeVLM):
     placeholder: ClassVar[str] = "video_token_id"
     system_turn: ClassVar[str | None] = None
     """The system's turn where `system_prompt` says none; None: the template's own."""
+    resizes_again: ClassVar[bool] = False
+    """Whether the stock wrapper has the processor resize what qwen-vl-utils has resized."""
     run_defaults: ClassVar[Mapping[str, Any]] = {"max_frames_num": 32, "fps": None, "max_new_tokens": 128}
 
     def system(self) -> list[dict[str, Any]]:
@@ -60,7 +62,8 @@ class QwenVLM(NativeVLM):
             most = min(most, given.max_pixels or MAX_PIXELS)
         if least > most:
             raise ValueError(f"min_pixels={least} is above the most that a frame may have, {most:g}; lower min_pixels")
-        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most))
+        again = (float(least), float(given.max_pixels or MAX_PIXELS)) if self.resizes_again else None
+        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most), again)
 
     @torch.inference_mode()
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:

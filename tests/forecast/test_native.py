@@ -96,9 +96,7 @@ def test_released_models_have_their_sizes_without_a_download(
     )
     if "7B" in name or "Qwen3-VL-8B" in name:
         assert main(["flops", "--model", name, "--method", "full", "--frames", "32"]) == 0
-        text = {"qwen2_5_vl": 0, "qwen3_vl": 5 * 8 + 11 * 9}[
-            sizes.family
-        ]  # <0.5 seconds>, 10.5 one more; 2 marks
+        text = {"qwen2_5_vl": 0, "qwen3_vl": 5 * 8 + 11 * 9}[sizes.family]  # <0.5 seconds>, 10.5 one more; 2 marks
         assert f"11520 of 11520 vision tokens, {text} newlines or places" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from helpers.native_checkpoints import native_tokenizer, write_native
 from helpers.small_videos import write_video
 from lmms_eval.api.instance import Instance
 from PIL import Image
-from transformers.video_processing_utils import VideoProcessorMixin
+from transformers import InternVLVideoProcessor
 from transformers.video_utils import load_video
 
 from lmms_kvtp import load
@@ -96,7 +96,13 @@ def stock(checkpoint: Path, docs: Any, **settings: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:Passing `min_pixels`:FutureWarning")  # the stock wrapper's
 @pytest.mark.parametrize(
-    ("more", "batch"), [({}, 1), ({"max_num_frames": 12}, 2), ({"fps": 0.5, "max_num_frames": 16}, 1)]
+    ("more", "batch"),
+    [
+        ({}, 1),
+        ({"max_num_frames": 12}, 2),
+        ({"fps": 0.5, "max_num_frames": 16}, 1),
+        ({"max_num_frames": 7, "min_pixels": 20000, "max_pixels": 22000}, 1),  # Qwen2.5-VL's resizes twice
+    ],
 )
 def test_all_tokens_kept_answers_as_the_stock_wrapper(
     checkpoint: Path,
@@ -108,17 +114,20 @@ def test_all_tokens_kept_answers_as_the_stock_wrapper(
 ) -> None:
     if checkpoint.name == "internvl" and "fps" in more:
         pytest.skip("the stock wrapper ignores it, ours refuses it")
-    monkeypatch.setattr(VideoProcessorMixin, "fetch_videos", by_pyav)
+    if checkpoint.name == "internvl":
+        more = {name: value for name, value in more.items() if "pixels" not in name}
+    monkeypatch.setattr(InternVLVideoProcessor, "fetch_videos", by_pyav)
     theirs = [made.text.strip() for made in stock(checkpoint, docs, **more).generate_until(asked(docs))]
     model = ours(checkpoint, docs, tmp_path, **more, batch_size=batch)
     assert [made.text for made in model.generate_until(asked(docs))] == theirs
     assert len(set(theirs)) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Passing `min_pixels`:FutureWarning")  # the stock wrapper's
 def test_prove_holds_the_same_tokens_against_those_of_the_stock_wrapper(
     checkpoint: Path, docs: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(VideoProcessorMixin, "fetch_videos", by_pyav)
+    monkeypatch.setattr(InternVLVideoProcessor, "fetch_videos", by_pyav)
     model = load(str(checkpoint), device="cpu", dtype="bfloat16")
     frames, device = replace(model.vlm.frames, max_frames_num=6), torch.device("cpu")
     theirs = ask_stock(checkpoint, Path(docs[0]["video"]), QUESTIONS[:2], frames, device, "bfloat16", 8)
