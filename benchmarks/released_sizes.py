@@ -96,7 +96,7 @@ def processor(family: str) -> Any:
         image, shown = GotOcr2ImageProcessor(size=side), InternVLVideoProcessor(size=side)
         return InternVLProcessor(image_processor=image, video_processor=shown, image_seq_length=256, **told)
     if family == "qwen2_5_vl":
-        shown = Qwen2VLVideoProcessor()
+        shown = Qwen2VLVideoProcessor(size={"shortest_edge": 3136, "longest_edge": 12845056})
         return Qwen2_5_VLProcessor(image_processor=Qwen2VLImageProcessor(), video_processor=shown, **told)
     image, shown = Qwen2VLImageProcessor(patch_size=16), Qwen3VLVideoProcessor()
     return Qwen3VLProcessor(image_processor=image, video_processor=shown, **told)

@@ -145,7 +145,7 @@ class ProcessorPixels:
         return torch.cat(resized).permute(0, 2, 3, 1).contiguous()
 
     def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 y x"]:
-        """Scale resized frames to 0..1 and normalise, in one step as transformers does; resize them `again` before that."""
+        """Resize frames `again`; scale them to 0..1 and normalise, in one step as transformers does."""
         mean, std = (torch.tensor(values, device=resized.device).mul(1 / (1 / 255)) for values in (self.mean, self.std))
         pixels = resized.permute(0, 3, 1, 2).float()
         if self.again and (size := self._whole(*resized.shape[1:3], *self.again)) != resized.shape[1:3]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import __version__
 
 from lmms_kvtp.cost.flops import MergedShape
 from lmms_kvtp.device import told
@@ -62,7 +63,10 @@ class QwenVLM(NativeVLM):
             most = min(most, given.max_pixels or MAX_PIXELS)
         if least > most:
             raise ValueError(f"min_pixels={least} is above the most that a frame may have, {most:g}; lower min_pixels")
-        again = (float(least), float(given.max_pixels or MAX_PIXELS)) if self.resizes_again else None
+        limits = least, given.max_pixels or MAX_PIXELS
+        if int(__version__.partition(".")[0]) < 5:  # whose processors take other limits from nobody
+            limits = own.size["shortest_edge"], own.size["longest_edge"]
+        again = (float(limits[0]), float(limits[1])) if self.resizes_again else None
         return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most), again)
 
     @torch.inference_mode()

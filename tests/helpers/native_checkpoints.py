@@ -100,7 +100,9 @@ def write_native(family: str, folder: Path, *, seed: int = 0, penalty: float = 1
         model: Any = Qwen2_5_VLForConditionalGeneration(
             Qwen2_5_VLConfig(**marks, vision_config=vision, text_config=own)
         )
-        parts: Any = Qwen2_5_VLProcessor, Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(cap_pixels_per_frame=False)
+        size = {"shortest_edge": 3136, "longest_edge": 12845056}
+        shown = Qwen2VLVideoProcessor(cap_pixels_per_frame=False, size=size)
+        parts: Any = Qwen2_5_VLProcessor, Qwen2VLImageProcessor(), shown
     elif family == "qwen3_vl":
         vision = {**tower, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1, 2]}
         axes = {**rope, "mrope_section": [4, 4, 4], "mrope_interleaved": True}
