@@ -148,7 +148,7 @@ class ProcessorPixels:
         """Resize frames `again`; scale them to 0..1 and normalise, in one step as transformers does."""
         mean, std = (torch.tensor(values, device=resized.device).mul(1 / (1 / 255)) for values in (self.mean, self.std))
         pixels = resized.permute(0, 3, 1, 2).float()
-        if self.again and (size := self._whole(*resized.shape[1:3], *self.again)) != resized.shape[1:3]:
+        if self.again and (size := self._whole(resized.shape[1], resized.shape[2], *self.again)) != resized.shape[1:3]:
             from torchvision.transforms import InterpolationMode, v2
 
             pixels = v2.functional.resize(pixels, list(size), InterpolationMode.BICUBIC, antialias=True)

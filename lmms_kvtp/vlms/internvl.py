@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -66,7 +66,7 @@ class InternVL(NativeVLM):
                     return_dict=True,
                 )
                 tokens.append(getattr(made, "pooler_output", made))  # transformers < 5 returns the tokens alone
-                patches.append(seen.pop().last_hidden_state[:, 1:])
+                patches.append(cast(Any, seen.pop()).last_hidden_state[:, 1:])
         return FrameTokens(torch.cat(tokens), grid), torch.cat(patches)
 
     @contextmanager

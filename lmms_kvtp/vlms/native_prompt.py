@@ -77,7 +77,7 @@ def around(vlm: "NativeVLM", shown: Shown) -> PromptFrame:
     at, special = ids.index(mark), {*vlm.tokenizer.added_tokens_decoder}
     left = max(number for number in range(at) if ids[number] in special) + 1
     right = min(number for number in range(at + 1, len(ids)) if ids[number] in special)
-    marker = vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token)
+    marker: Any = vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token)
     videos = _replaced(vlm.tokenizer(prompt).input_ids, ids, marker)
     steps = [-(-len(timing.indices) // vlm.frames_per_step) for timing, _ in shown]
     each = ids.count(pad) // max(1, sum(steps))  # placeholders of a step of a least video

@@ -88,7 +88,7 @@ class QwenVLM(NativeVLM):
             for part in torch.split(steps, batch):
                 grid = torch.tensor([[len(part), rows, columns]], device=self.device)
                 made = visual(part.flatten(0, 1).to(self.dtype), grid_thw=grid)
-                pooled = getattr(made, "pooler_output", made[0] if isinstance(made, tuple) else made)
+                pooled: Any = getattr(made, "pooler_output", made[0] if isinstance(made, tuple) else made)
                 tokens.append(pooled.view(len(part), rows * columns // 4, -1))
                 patches.append(self.raster(last.pop(), grid).view(len(part), rows * columns, -1))
         joined = torch.cat(tokens)

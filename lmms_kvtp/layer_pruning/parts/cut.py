@@ -62,7 +62,7 @@ def joined_axes(layer: Any, turns: Tensor) -> Tensor:
     """Join cosines or sines [A, B, K, d], of which a layer takes sections by axis (transformers < 5), to [B, K, d]."""
     if turns.ndim == 3:
         return turns
-    parts = turns.split(layer.self_attn.rope_scaling["mrope_section"] * 2, dim=-1)
+    parts = torch.split(turns, layer.self_attn.rope_scaling["mrope_section"] * 2, dim=-1)
     return torch.cat([part[number % len(turns)] for number, part in enumerate(parts)], dim=-1)
 
 
