@@ -27,8 +27,9 @@ from lmms_kvtp.video.frames import Video
 from lmms_kvtp.video.load import load_video, video_from_frames
 from lmms_kvtp.video.reader import Images
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms.base import ALIASES, LoadOptions, VideoVLM, load_vlm
+from lmms_kvtp.vlms.base import VideoVLM, load_vlm
 from lmms_kvtp.vlms.decoding import listening
+from lmms_kvtp.vlms.load_options import ALIASES, LoadOptions
 
 Visual = str | PathLike[str] | Video | Images
 """A file or folder of frames; or frames in memory, one a second: uint8 [T, H, W, 3] RGB, or a list of PIL images."""

@@ -19,11 +19,11 @@ from lmms_kvtp.resolve import near
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.video.pixels import ResizedPixels
-from lmms_kvtp.vlms.base import LoadOptions
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.load import load_tokenizer
 from lmms_kvtp.vlms.checkpoint.network import build
 from lmms_kvtp.vlms.llava_video import LlavaVideo
+from lmms_kvtp.vlms.load_options import LoadOptions
 
 SPREAD = 0.02
 """Standard deviation of the weights, as transformers starts models; bfloat16 stays finite with it."""

@@ -165,7 +165,7 @@ def _random(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.forecast.models import find_spec
     from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.method import KVTP, build_method
-    from lmms_kvtp.vlms.base import LoadOptions
+    from lmms_kvtp.vlms.load_options import LoadOptions
 
     spec = find_spec(arguments.random_weights)
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table of gates, or of references; 1 when one of them failed."""
-    from lmms_kvtp.vlms.base import ALIASES, load_vlm
+    from lmms_kvtp.vlms.base import load_vlm
+    from lmms_kvtp.vlms.load_options import ALIASES
 
     names = {field: alias for alias, field in ALIASES.items()}  # as load_options of the Python interface takes them
     given = {names.get(key, key): value for key, value in pairs(arguments.model_args).items()}

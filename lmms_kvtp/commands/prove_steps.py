@@ -181,16 +181,21 @@ class Desk:
         return {"rounds": 3, "methods": told}, ""
 
     def stock_tokens(self) -> tuple[Found, str]:
-        """Hold the answers of all tokens against those of lmms-eval's `llava_vid`, token by token."""
-        from lmms_kvtp.harness.requests import ask_stock
+        """Hold the answers of all tokens against those of lmms-eval's own wrapper, token by token."""
+        from lmms_kvtp.harness.requests import STOCK, ask_stock
 
         folder, device, dtype = find_folder(self.vlm.name), self.vlm.device, self.vlm.dtype
         allowed, questions = 2 * reference.tolerance(dtype), self.questions[: len(self.spoken)]
-        if not self.original:
+        if self.vlm.family in STOCK:
+            if dtype != torch.bfloat16:
+                raise NotRunError("lmms-eval's wrapper of this family computes in bfloat16; give --dtype bfloat16")
+            if self.vlm.family == "internvl" and find_spec("torchcodec") is None:
+                raise NotRunError("internvl_hf reads videos by torchcodec, which is not installed")
+        elif not self.original:
             raise NotRunError("llava_vid reads LLaVA-Video's original layout, this checkpoint is in Hugging Face's")
-        if find_spec("llava") is None:
+        elif find_spec("llava") is None:
             raise NotRunError("LLaVA-NeXT's package is not installed; docs/models.md says how")
-        if dtype == torch.float32:
+        elif dtype == torch.float32:
             raise NotRunError("llava_vid computes in half precision; give --dtype float16")
         if not questions:
             raise NotRunError("there are no answers to compare with")

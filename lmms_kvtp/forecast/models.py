@@ -15,10 +15,11 @@ from lmms_kvtp.resolve import near
 from lmms_kvtp.shipped import tiny_folder
 from lmms_kvtp.types import GridPool, PackedTokens
 from lmms_kvtp.video.pixels import ProcessorPixels, ResizedPixels
-from lmms_kvtp.vlms.base import LoadOptions, back_end
+from lmms_kvtp.vlms.base import back_end
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, read_json, vision_shape
 from lmms_kvtp.vlms.checkpoint.original import RELEASED, read_original
 from lmms_kvtp.vlms.layout import Newlines, lay_out
+from lmms_kvtp.vlms.load_options import LoadOptions
 
 if TYPE_CHECKING:  # which loads transformers
     from lmms_kvtp.vlms.native import NativeVLM
@@ -100,8 +101,8 @@ def pool_of(sizes: Sizes, mode: str | None, num_frames: int, size: Sequence[int]
 
 
 KNOWN = {"llava-video-7b": (3584, 18944, 28, 28, 4), "llava-video-72b": (8192, 29568, 80, 64, 8)}
-"""Released models, with the SIZES of Qwen2-7B-Instruct and Qwen2-72B-Instruct."""
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+"""Released models, with the COLUMNS of Qwen2-7B-Instruct and Qwen2-72B-Instruct."""
+COLUMNS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 HUB = {"lmms-lab/LLaVA-Video-7B-Qwen2": "llava-video-7b", "lmms-lab/LLaVA-Video-72B-Qwen2": "llava-video-72b"}
 
 
@@ -109,7 +110,7 @@ def find_sizes(name: str, options: LoadOptions | None = None) -> Sizes:
     """Sizes of a model of any family; raises as `find_spec` does."""
     if name in (*KNOWN, *HUB):
         return find_spec(name)
-    from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder
+    from lmms_kvtp.vlms.checkpoint.load import family_named
     from lmms_kvtp.vlms.native import NativeVLM
 
     options = options or LoadOptions()
@@ -119,7 +120,7 @@ def find_sizes(name: str, options: LoadOptions | None = None) -> Sizes:
     chosen = back_end(str(family))
     if not issubclass(chosen, NativeVLM):
         raise LookupError(f"no sizes of model {name!r}, which is of {family}; give one of a family of this package")
-    return chosen.sized(find_folder(name, options.revision), options)
+    return chosen.sized(name, options)
 
 
 def find_spec(name: str) -> Spec:
@@ -129,11 +130,14 @@ def find_spec(name: str) -> Spec:
     """
     short = HUB.get(name, name)
     if short in KNOWN:
-        sizes = dict(zip(SIZES, KNOWN[short], strict=True))
+        sizes = dict(zip(COLUMNS, KNOWN[short], strict=True))
         return Spec(name, read_original(read_json(RELEASED) | sizes, RELEASED.parent), QWEN2_TOKENS)
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not folder.is_dir():
-        raise LookupError(f"no sizes of model {name!r}; {near(name, [*KNOWN, *HUB, 'tiny'])}, or give a folder")
+        from lmms_kvtp.vlms.checkpoint.load import SIZES
+
+        known = [*KNOWN, *HUB, *read_json(SIZES), "tiny"]
+        raise LookupError(f"no sizes of model {name!r}; {near(name, known)}, or give a folder")
     from lmms_kvtp.vlms.checkpoint.load import read_config
 
     config = read_config(folder)

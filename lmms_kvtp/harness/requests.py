@@ -1,6 +1,6 @@
 """Reads a request of the harness: its question, and the generation settings of the task or of `--gen_kwargs`.
 
-Settings are honored, or refused by name. `ask_stock` makes such requests, for the harness's own wrapper.
+Settings are honored, or refused by name. `ask_stock` makes such requests, for the harness's own wrappers.
 """
 
 import gc
@@ -8,13 +8,15 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from lmms_eval.api.instance import Instance
 from transformers import GenerationConfig
 
 from lmms_kvtp.run.asks import Ask, name_visuals, read_question
@@ -23,7 +25,7 @@ from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.checkpoint.llava_package import llava_package, mend
-from lmms_kvtp.vlms.checkpoint.load import read_config
+from lmms_kvtp.vlms.checkpoint.load import family_of, read_config
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
 
 log = logging.getLogger(__name__)
@@ -172,6 +174,10 @@ def _say_unused(name: str, value: str) -> None:
     log.warning("generation setting %s=%s is no setting of decoding; it is not used", name, value)
 
 
+STOCK = {"qwen2_5_vl": "qwen2_5_vl.Qwen2_5_VL", "qwen3_vl": "qwen3_vl.Qwen3_VL", "internvl": "internvl_hf.InternVLHf"}
+"""Module and class of lmms-eval's own chat wrappers, which compute in bfloat16, by family."""
+
+
 def ask_stock(
     folder: Path,
     video: Path,
@@ -181,68 +187,89 @@ def ask_stock(
     dtype: str,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Let lmms-eval's own `llava_vid` wrapper answer questions about a video, greedily and with all tokens.
+    """Let lmms-eval's own wrapper of a family answer questions about a video, greedily and with all tokens.
 
-    Frames, preprocessing, prompt and decoding are the wrapper's and LLaVA-NeXT's; pooling and newlines are the
-    checkpoint's, where the wrapper has defaults of its own.
+    Frames, preprocessing, prompt and decoding are the wrapper's and its model's; of LLaVA-Video, pooling and newlines
+    are the checkpoint's, where the wrapper has defaults of its own.
 
     Args:
-        folder: of a checkpoint in the original layout.
+        folder: of a checkpoint: of a family in `STOCK`, or of LLaVA-Video in the original layout.
         video: the file.
         questions: whole texts.
-        frames: of these the number, the rate and `force_sample` count.
+        frames: of these the number counts, and of LLaVA-Video the rate and `force_sample`.
         device: of the model.
-        dtype: float16 or bfloat16.
+        dtype: float16 or bfloat16, for LLaVA-Video.
         max_new_tokens: most tokens of an answer.
 
     Returns:
         Ids of each answer's tokens.
 
     Raises:
-        CheckpointError: the checkpoint is in Hugging Face's layout.
+        CheckpointError: the checkpoint is in Hugging Face's layout of LLaVA.
         ValueError: LLaVA-NeXT's package is not installed.
         RuntimeError: the wrapper could not read the video.
     """
-    config = read_config(folder)
-    if config.tensor_names != (ORIGINAL,):
-        raise CheckpointError("llava_vid reads the original layout, this checkpoint is in Hugging Face's")
-    made: list[list[int]] = []
-    with tempfile.TemporaryDirectory() as scratch, llava_package(config), redirect_stdout(sys.stderr):
-        from lmms_eval.api.instance import Instance
-        from lmms_eval.models.simple.llava_vid import LlavaVid
-
-        named = Path(scratch) / "llava_qwen"  # the package knows a family by its folder's name
-        named.symlink_to(folder.resolve(), target_is_directory=True)
-        wrapper = LlavaVid(
-            str(named),
-            torch_dtype=dtype,
-            device=str(device),
-            device_map="auto" if device.type == "cpu" else str(device),  # otherwise it wants a GPU
-            conv_template="qwen_1_5",
-            max_frames_num=frames.max_frames_num,
-            video_fps=round(frames.fps or 1),
-            mm_spatial_pool_mode=config.pool_mode,
-            mm_newline_position=config.newline_position,
-            force_sample=frames.force_sample,
-        )
-        mend(wrapper.model)
+    made, family = list[list[int]](), family_of(folder)
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        if family in STOCK:
+            wrapper = _chat_wrapper(family, folder, frames, device)
+        else:
+            wrapper = _llava_vid(stack, folder, frames, device, dtype)
         generate = wrapper.model.generate
 
         def recorded(**settings: Any) -> torch.Tensor:
             ids: torch.Tensor = generate(**settings)
-            made.append(ids[0].tolist())
+            made.append(ids[0, settings["input_ids"].shape[1] if "input_ids" in settings else 0 :].tolist())
             return ids
 
         wrapper.model.generate = recorded
         wrapper.task_dict = {"clip": {"test": [str(video)] * len(questions)}}
         for number, text in enumerate(questions):
-            asked = (text, {"max_new_tokens": max_new_tokens}, lambda path: [path], number, "clip", "test")
+            content = [{"type": "video", "url": str(video)}, {"type": "text", "text": text}]
+            turns, settings = [{"role": "user", "content": content}], {"max_new_tokens": max_new_tokens}
+            shown = (settings, lambda path: [path]) if wrapper.is_simple else (lambda _, turns=turns: turns, settings)
             told = {"task": "clip", "doc_id": number, "repeats": 1}
-            wrapper.generate_until([Instance("generate_until", asked, number, told)])
+            wrapper.generate_until([Instance("generate_until", (text, *shown, number, "clip", "test"), number, told)])
         del wrapper, generate, recorded
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if len(made) < len(questions):
-        raise RuntimeError(f"llava_vid answered {len(made)} of {len(questions)} questions; its messages stand above")
+        raise RuntimeError(
+            f"lmms-eval's own wrapper answered {len(made)} of {len(questions)} questions; its messages stand above"
+        )
     return made
+
+
+def _chat_wrapper(family: str, folder: Path, frames: FrameOptions, device: torch.device) -> Any:
+    module, _, name = STOCK[family].partition(".")
+    wrapper = getattr(import_module(f"lmms_eval.models.chat.{module}"), name)
+    count = {"num_frames" if family == "internvl" else "max_num_frames": frames.max_frames_num}
+    return wrapper(str(folder), device=str(device), device_map=str(device), **count)
+
+
+def _llava_vid(stack: ExitStack, folder: Path, frames: FrameOptions, device: torch.device, dtype: str) -> Any:
+    config = read_config(folder)
+    if config.tensor_names != (ORIGINAL,):
+        raise CheckpointError("llava_vid reads the original layout, this checkpoint is in Hugging Face's")
+    scratch = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.enter_context(llava_package(config))
+    from lmms_eval.models.simple.llava_vid import LlavaVid
+
+    named = Path(scratch) / "llava_qwen"  # the package knows a family by its folder's name
+    named.symlink_to(folder.resolve(), target_is_directory=True)
+    wrapper = LlavaVid(
+        str(named),
+        torch_dtype=dtype,
+        device=str(device),
+        device_map="auto" if device.type == "cpu" else str(device),  # otherwise it wants a GPU
+        conv_template="qwen_1_5",
+        max_frames_num=frames.max_frames_num,
+        video_fps=round(frames.fps or 1),
+        mm_spatial_pool_mode=config.pool_mode,
+        mm_newline_position=config.newline_position,
+        force_sample=frames.force_sample,
+    )
+    mend(wrapper.model)
+    return wrapper

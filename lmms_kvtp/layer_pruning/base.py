@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.cost.meter import undeclared_flops
-from lmms_kvtp.layer_pruning.parts.cut import Inputs, cut_cache, cut_inputs, cut_keys
+from lmms_kvtp.layer_pruning.parts.cut import Inputs, cache_in, cut_cache, cut_inputs, cut_keys, joined_axes
 from lmms_kvtp.types import VISION, Prompt
 
 
@@ -175,7 +175,7 @@ class _Run:
         self, index: int, layer: nn.Module, args: tuple[Any, ...], inputs: Inputs
     ) -> tuple[tuple[Any, ...], Inputs]:
         """Cut the inputs of layer `index` before it runs."""
-        hidden, cache = args[0], inputs.get("past_key_values")  # [B, K, D], equal rows
+        hidden, cache = args[0], cache_in(inputs)  # [B, K, D], equal rows
         past = 0 if cache is None else int(cache.get_seq_length(index))
         if past > 0:
             return args, self._decode(index, past, hidden.shape[1], inputs)
@@ -185,7 +185,7 @@ class _Run:
     def _prefill(self, index: int, layer: nn.Module, hidden: Tensor, inputs: Inputs) -> tuple[Tensor, Inputs]:
         trace, length = self.trace, self.prompt.length
         if index == 0:
-            self._check_prompt(hidden, inputs.get("past_key_values"))
+            self._check_prompt(hidden, cache_in(inputs))
             trace.processed[0] = torch.arange(length, device=hidden.device)
             anew = any(stage.renumber for stage in self.cuts.values())
             self.rotary = inputs["position_embeddings"] if anew else None
@@ -205,7 +205,7 @@ class _Run:
                 inputs = self._numbered(index, 0, cut_inputs(whole, kept, length), len(kept))
         trace.processed[index] = trace.cached[index] = kept
         if stage is not None and stage.compress:
-            self._compress(index, inputs.get("past_key_values"))
+            self._compress(index, cache_in(inputs))
         later = self.reads.get(index)
         if later is not None and later.layer > index:
             self.keep = self._select(later, layer, hidden, kept, inputs)
@@ -214,13 +214,11 @@ class _Run:
 
     def _select(self, stage: Stage, layer: nn.Module, hidden: Tensor, kept: Tensor, inputs: Inputs) -> Tensor:
         prompt, at = self.prompt, kept.to(self.prompt.role.device)
-        cos, sin = inputs["position_embeddings"]
-        if cos.ndim != 3:
-            raise ValueError(f"rotary embeddings of {cos.ndim - 2} axes per position; layer pruners know one axis")
+        cos, sin = (joined_axes(layer, turns)[0].to(hidden.device) for turns in inputs["position_embeddings"])
         seen = StageInput(
             layer=layer,
             hidden=hidden[0],
-            rotary=(cos[0].to(hidden.device), sin[0].to(hidden.device)),
+            rotary=(cos, sin),
             positions=kept,
             role=prompt.role[at].to(hidden.device),
             frame=prompt.frame[at].to(hidden.device),

@@ -20,8 +20,9 @@ from lmms_kvtp.run.options import PAPER, Arguments
 from lmms_kvtp.run.source import of_settings, of_source, of_weights
 from lmms_kvtp.shipped import TINY
 from lmms_kvtp.video.cache import makers
-from lmms_kvtp.vlms.base import LoadOptions, VideoVLM, load_vlm
+from lmms_kvtp.vlms.base import VideoVLM, load_vlm
 from lmms_kvtp.vlms.checkpoint.load import find_folder
+from lmms_kvtp.vlms.load_options import LoadOptions
 
 CODE = (
     *("lmms_kvtp.encode", "lmms_kvtp.pipeline", "lmms_kvtp.run.asks", "lmms_kvtp.harness.requests"),

@@ -14,9 +14,10 @@ from lmms_kvtp.shipped import TINY
 from lmms_kvtp.video.ahead.ahead import AheadOptions
 from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
-from lmms_kvtp.vlms.base import ALIASES, LoadOptions, back_end
+from lmms_kvtp.vlms.base import back_end
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, layers_in, weight_files
+from lmms_kvtp.vlms.load_options import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]
 MOST_SECONDS = 1e6

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -110,6 +110,8 @@ class ProcessorPixels:
     factor: int = 28
     min_pixels: int = 0
     max_pixels: float = math.inf
+    again: tuple[float, float] | None = None
+    """Least and most pixels by which frames are resized once more, where whole tokens have led out of the limits."""
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Find the height and width that a frame gets. Raises ValueError if a side is more than 200 times the other."""
@@ -120,12 +122,16 @@ class ProcessorPixels:
                 f"frames of {width} x {height} pixels: a side is more than 200 times the other; crop the video, or "
                 "leave it out"
             )
+        first = self._whole(height, width, float(self.min_pixels), float(self.max_pixels))
+        return self._whole(*first, *self.again) if self.again else first
+
+    def _whole(self, height: int, width: int, least: float, most: float) -> tuple[int, int]:
         rounded = [max(self.factor, round(side / self.factor) * self.factor) for side in (height, width)]
-        if math.prod(rounded) > self.max_pixels:
-            scale, whole = math.sqrt(height * width / self.max_pixels), math.floor
+        if math.prod(rounded) > most:
+            scale, whole = math.sqrt(height * width / most), math.floor
             rounded = [max(self.factor, whole(side / scale / self.factor) * self.factor) for side in (height, width)]
-        elif math.prod(rounded) < self.min_pixels:
-            scale = math.sqrt(self.min_pixels / (height * width))
+        elif math.prod(rounded) < least:
+            scale = math.sqrt(least / (height * width))
             rounded = [math.ceil(side * scale / self.factor) * self.factor for side in (height, width)]
         return rounded[0], rounded[1]
 
@@ -134,14 +140,18 @@ class ProcessorPixels:
         from torchvision.transforms import InterpolationMode, functional, v2  # costs a second, and LLaVA has no use
 
         filtered = v2.functional.resize if self.size else functional.resize
-        size, columns = list(self.target(*rgb.shape[1:3])), torch.split(rgb.permute(0, 3, 1, 2), 1)
+        size, columns = list(replace(self, again=None).target(*rgb.shape[1:3])), torch.split(rgb.permute(0, 3, 1, 2), 1)
         resized = [filtered(frame, size, InterpolationMode.BICUBIC, antialias=True) for frame in columns]
         return torch.cat(resized).permute(0, 2, 3, 1).contiguous()
 
-    def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 h w"]:
-        """Scale resized frames to 0..1 and normalise, in one step as transformers does."""
+    def normalise(self, resized: UInt8[Tensor, "T h w 3"]) -> Float[Tensor, "T 3 y x"]:
+        """Resize frames `again`; scale them to 0..1 and normalise, in one step as transformers does."""
         mean, std = (torch.tensor(values, device=resized.device).mul(1 / (1 / 255)) for values in (self.mean, self.std))
         pixels = resized.permute(0, 3, 1, 2).float()
+        if self.again and (size := self._whole(resized.shape[1], resized.shape[2], *self.again)) != resized.shape[1:3]:
+            from torchvision.transforms import InterpolationMode, v2
+
+            pixels = v2.functional.resize(pixels, list(size), InterpolationMode.BICUBIC, antialias=True)
         return pixels.sub_(mean[:, None, None]).div_(std[:, None, None]).contiguous()
 
 

@@ -108,7 +108,8 @@ def _pairs(num_frames: int, avg_fps: float, options: FrameOptions) -> Int[Tensor
     """An even number of frames, spread as qwen-vl-utils does; with a rate, from 4 to 768 of Qwen2.5-VL."""
     if num_frames < 2:
         raise VideoError(f"{num_frames} frame, and a step of this model is 2; leave the video out")
-    count = min(options.max_frames_num, num_frames)
+    wanted = options.max_frames_num if options.rule == "qwen2_5_vl" else 2 * round(options.max_frames_num / 2)
+    count = min(wanted, num_frames)
     if options.fps is not None:
         most = min(768 if options.rule == "qwen2_5_vl" else options.max_frames_num, num_frames) // 2 * 2
         count = int(min(max(num_frames / avg_fps * options.fps, 4), most, num_frames))

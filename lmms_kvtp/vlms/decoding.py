@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
+    __version__,
 )
 
 from lmms_kvtp.device import told
@@ -204,14 +206,15 @@ def decode(
     cache, reused = prefix.take(prompts[0]) if prefix else (None, 0)
     if prefix and cache is None:
         cache = DynamicCache()
+    held = "cache" if "cache" in signature(llm.forward).parameters else "past_key_values"  # transformers < 5.24
     with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
         if config.do_sample:
             torch.manual_seed(options.seed)
         output: Tensor = llm.generate(
             inputs_embeds=embeds,
-            **counted(mask, axes),
+            **(counted(mask, axes) if int(__version__.partition(".")[0]) > 4 else {}),  # before, it takes none
             attention_mask=mask,
-            past_key_values=cache,
+            **({} if cache is None else {held: cache}),
             generation_config=settled,
             logits_processor=LogitsProcessorList([*penalties, *([watch] if watch else [])]),
             stopping_criteria=StoppingCriteriaList([first, *([texts] if texts else []), *heard]),

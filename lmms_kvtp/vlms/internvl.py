@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -54,7 +54,10 @@ class InternVL(NativeVLM):
         """Run tower and projector on one chunk of frames: tokens, and the tower's patches, row by row."""
         pixels, grid = frames.pixels(spec, self.device), self.pooling(*frames.pixels(spec).shape[-2:]).grid
         model, tokens, patches = self.model.model, [], []
-        with told(f"the vision tower on {len(pixels)} frames", "lower vision_batch"):
+        with (
+            told(f"the vision tower on {len(pixels)} frames", "lower vision_batch"),
+            outputs_of([model.vision_tower]) as (seen,),
+        ):
             for part in torch.split(pixels, self.options.vision_batch):
                 made = model.get_image_features(
                     part.to(self.dtype),
@@ -62,8 +65,8 @@ class InternVL(NativeVLM):
                     vision_feature_select_strategy=self.model.config.vision_feature_select_strategy,
                     return_dict=True,
                 )
-                tokens.append(made.pooler_output)
-                patches.append(made.last_hidden_state[:, 1:])
+                tokens.append(getattr(made, "pooler_output", made))  # transformers < 5 returns the tokens alone
+                patches.append(cast(Any, seen.pop()).last_hidden_state[:, 1:])
         return FrameTokens(torch.cat(tokens), grid), torch.cat(patches)
 
     @contextmanager

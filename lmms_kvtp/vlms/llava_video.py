@@ -17,7 +17,7 @@ from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.types import FrameTokens, GridPool, PackedTokens, Positions, Prompt
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ResizedPixels
-from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
+from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
 from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, reading, vision_shape
 from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.llava_package import load_package
@@ -31,6 +31,7 @@ from lmms_kvtp.vlms.checkpoint.load import (
 )
 from lmms_kvtp.vlms.checkpoint.network import Network
 from lmms_kvtp.vlms.layout import Chat, Newlines, join, lay_out, text_run
+from lmms_kvtp.vlms.load_options import LoadOptions
 from lmms_kvtp.vlms.reading import outputs_of
 
 
@@ -129,13 +130,8 @@ class LlavaVideo(VideoVLM):
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
         """Run tower, projector and pooling on one chunk of frames: tokens, and the tower's patches, row by row."""
         seen = self.see(frames)
-        return self.project(seen), seen
-
-    @torch.inference_mode()
-    def project(self, patches: Float[Tensor, "T P C"]) -> FrameTokens:
-        """Run projector and pooling on what `see` returned."""
-        parts = torch.split(patches, self.options.vision_batch)
-        return FrameTokens(torch.cat([self.pool(self.network.projector(part)) for part in parts]), self.pool.grid)
+        parts = [self.pool(self.network.projector(part)) for part in torch.split(seen, self.options.vision_batch)]
+        return FrameTokens(torch.cat(parts), self.pool.grid), seen
 
     @torch.inference_mode()
     def unpooled(self, frames: Frames) -> Float[Tensor, "T P D"]:

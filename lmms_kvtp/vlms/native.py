@@ -4,15 +4,13 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from itertools import takewhile
+from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-import transformers
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
@@ -21,31 +19,12 @@ from lmms_kvtp.cost.flops import LLMShape, MergedShape, merged_flops
 from lmms_kvtp.device import check_dtype, place, told
 from lmms_kvtp.types import MARKUP, TEXT, VISION, GridPool, PackedTokens, Positions, Prompt, Timing
 from lmms_kvtp.video.frames import Frames
-from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import CheckpointError, reading
-from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, weight_files
+from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError, read_json, reading
+from lmms_kvtp.vlms.checkpoint.load import SIZES, find_folder, load_generation_config, weight_files
 from lmms_kvtp.vlms.layout import Chat
-
-Shown = tuple[tuple[Timing, tuple[int, int]], ...]
-"""Timing and grid of tokens of each video of a prompt."""
-
-
-@dataclass(frozen=True)
-class PromptFrame:
-    """A prompt of all tokens, but for its question."""
-
-    before: list[int]
-    """Ids before the piece of text that holds the question."""
-    roles: list[int]
-    """Kinds of these places."""
-    head: str
-    """Beginning of that piece."""
-    tail: str
-    """End of that piece."""
-    behind: list[int]
-    """Ids behind it."""
-    inputs: Any
-    """What the processor made."""
+from lmms_kvtp.vlms.load_options import LoadOptions
+from lmms_kvtp.vlms.native_prompt import around, behind_columns, joined, processed, rendered
 
 
 class NativeVLM(VideoVLM):
@@ -101,16 +80,16 @@ class NativeVLM(VideoVLM):
             vocabulary=text.vocab_size,
         )
         self.limit, self.default_encoder = text.max_position_embeddings, "google/siglip-so400m-patch14-384"
-        self.chat, self._frame = Chat(self.tokenizer), lru_cache(4)(self._made_frame)
-        self.vision = self.tower_shape(model.config.vision_config)
-        self._pad: int = getattr(model.config, self.placeholder)
+        self.chat, self.vision = Chat(self.tokenizer), self.tower_shape(model.config.vision_config)
+        self.vision_token: int = getattr(model.config, self.placeholder)
+        self._frame = lru_cache(4)(partial(around, self))  # kept for the next questions
 
     @classmethod
     def load(cls, pretrained: str, options: LoadOptions) -> "NativeVLM":
         """Load a checkpoint of the layout that transformers writes.
 
         Raises:
-            CheckpointError: transformers cannot read it, or is too old.
+            CheckpointError: transformers cannot read it.
         """
         device, dtype = place(options.device, options.dtype)
         check_dtype(device, dtype)
@@ -139,16 +118,20 @@ class NativeVLM(VideoVLM):
         return cls(str(model.name_or_path), model, processor, options)
 
     @classmethod
-    def sized(cls, folder: Path, options: LoadOptions) -> "NativeVLM":
-        """Make a checkpoint's model without weights, for forecasts; raises as `load`."""
-        config, kind = cls._read(folder, AutoConfig), cast(Any, AutoModelForImageTextToText)
+    def sized(cls, name: str, options: LoadOptions) -> "NativeVLM":
+        """Make the model of a folder without its weights, or one that is known by its hub id, for forecasts.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        known, kind = read_json(SIZES).get(name), cast(Any, AutoModelForImageTextToText)
+        folder = SIZES.parent / cls.family if known else find_folder(name, options.revision)
+        config = AutoConfig.for_model(**known) if known else cls._read(folder, AutoConfig)
         with torch.device("meta"):
-            return cls(str(folder), kind.from_config(config), cls._read(folder, AutoProcessor), options)
+            return cls(name, kind.from_config(config), cls._read(folder, AutoProcessor), options)
 
     @classmethod
     def _read(cls, folder: Path, kind: Any, **settings: Any) -> Any:
-        if int(transformers.__version__.split(".")[0]) < 5:
-            raise CheckpointError(f"{cls.family} wants transformers 5 or newer, this is {transformers.__version__}")
         try:
             return kind.from_pretrained(folder, trust_remote_code=False, **settings)
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
@@ -197,10 +180,13 @@ class NativeVLM(VideoVLM):
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
         if self.options.reasoning_prompt:
             text = text.strip() + self.options.reasoning_prompt.replace("\\n", "\n")
-        frame = self._frame(tuple((visual.timing, visual.grid) for visual in visuals if visual.timing))
+        shown = tuple((visual.timing, visual.grid) for visual in visuals if visual.timing)
+        if len(shown) < len(visuals):
+            raise ValueError(f"{self.family} lays out videos, and nobody told when a frame of this was; encode a video")
+        frame = self._frame(shown)
         ids = torch.tensor([*frame.before, *self.chat.plain(frame.head + text + frame.tail), *frame.behind])
         role = F.pad(torch.tensor(frame.roles), (0, len(ids) - len(frame.roles)), value=TEXT)
-        kept, frames, segments = _joined(visuals)
+        kept, frames, segments = joined(visuals)
         others, cells = self._text_left(ids, role, visuals), torch.nonzero(role == VISION).flatten()
         places, order = torch.cat([others, cells[kept]]).sort(stable=True)  # merged tokens may share a place
         at = torch.nonzero(order >= len(others)).flatten()  # of the kept tokens in the prompt
@@ -216,7 +202,7 @@ class NativeVLM(VideoVLM):
             if (positions or self.positions[0]) != "renumbered":
                 held = self.all_positions(ids, role == VISION, frame.inputs)
             if positions == "evs" and held is not None and held.ndim > 1:
-                held = _behind_columns(held, role == VISION)
+                held = behind_columns(held, role == VISION)
         where = [torch.full_like(places, -1).index_copy(0, at, label[token]) for label in (frames, segments)]
         prompt = Prompt(
             embeds,
@@ -253,26 +239,14 @@ class NativeVLM(VideoVLM):
         count = packed.num_frames * self.frames_per_step
         frame = self._frame(((Timing(tuple(range(count)), count, 1.0), packed.grid),))
         ids, role = torch.tensor(frame.before), torch.tensor(frame.roles)
-        kept = torch.nonzero(role == VISION).flatten()[_joined([packed])[0]]
+        kept = torch.nonzero(role == VISION).flatten()[joined([packed])[0]]
         left = role[torch.cat([self._text_left(ids, role, [packed]), kept]).sort().values]
         return left[left != TEXT]
 
     def stock_inputs(self, frames: Frames, timing: Timing, text: str) -> Any:
         """Let the processor prepare a question on a whole video, for comparisons with the stock class."""
         pixels = frames.resized(self.spec(len(frames.times))).permute(0, 3, 1, 2)
-        return self._processed(self._rendered(1, text), [pixels], [timing]).to(self.device)
-
-    def _rendered(self, videos: int, text: str) -> str:
-        content = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": text}]
-        turns = [*self.system(), {"role": "user", "content": content}]
-        thinking = self.options.enable_thinking
-        more = {} if thinking is None else {"enable_thinking": thinking}
-        return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **more))
-
-    def _processed(self, rendered: str, videos: Sequence[Tensor], timings: Sequence[Timing]) -> Any:
-        told = [{"fps": t.fps, "frames_indices": list(t.indices), "total_num_frames": t.total} for t in timings]
-        shown = {"videos": list(videos), "video_metadata": told, "do_sample_frames": False, "do_resize": False}
-        return self.processor(text=[rendered], return_tensors="pt", **(shown if videos else {}))
+        return processed(self, rendered(self, 1, text), [pixels], [timing]).to(self.device)
 
     def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
         """Give every place of the prompt of all tokens its rotary position.
@@ -283,62 +257,3 @@ class NativeVLM(VideoVLM):
             inputs: what the processor made, with the grids of its least videos replaced by the true ones.
         """
         return torch.arange(len(ids))
-
-    def _made_frame(self, shown: Shown) -> PromptFrame:
-        """Have the processor lay out a prompt around a question of one special token; kept for the next questions."""
-        mark, side = self.tokenizer.pad_token_id, self.vision.patch_size * self.stride
-        least = [torch.zeros(len(timing.indices), 3, side, side, dtype=torch.uint8) for timing, _ in shown]
-        rendered = self._rendered(len(shown), self.tokenizer.pad_token)
-        inputs = self._processed(rendered, least, [timing for timing, _ in shown])
-        ids, raw = inputs["input_ids"][0].tolist(), self.tokenizer(rendered).input_ids
-        if ids.count(mark) != 1:
-            raise CheckpointError(
-                f"the chat template of {self.name} writes a question {ids.count(mark)} times, not once"
-            )
-        at, special = ids.index(mark), {*self.tokenizer.added_tokens_decoder}
-        left = max(number for number in range(at) if ids[number] in special) + 1
-        right = min(number for number in range(at + 1, len(ids)) if ids[number] in special)
-        start, stop = _alike(raw, ids), len(ids) - _alike(raw[::-1], ids[::-1])  # what stands for a video's marker
-        steps = [-(-len(timing.indices) // self.frames_per_step) for timing, _ in shown]
-        each = ids.count(self._pad) // max(1, sum(steps))  # placeholders of a step of a least video
-        sizes = iter(
-            [g[0] * g[1] // each for (_, g), count in zip(shown, steps, strict=True) for _ in range(count * each)]
-        )
-        whole: list[tuple[int, int]] = []
-        for number, token in enumerate(ids[:left]):
-            inside = token not in special or self._pad in (ids[number - 1], ids[number + 1])  # not between two videos
-            role = MARKUP if start <= number < stop and inside else TEXT
-            whole += [(token, VISION)] * next(sizes) if token == self._pad else [(token, role)]
-        if "video_grid_thw" in inputs:
-            inputs["video_grid_thw"][:, 1:] = torch.tensor([grid for _, grid in shown]) * self.stride
-        head, tail = (str(self.tokenizer.decode(part)) for part in (ids[left:at], ids[at + 1 : right]))
-        return PromptFrame([token for token, _ in whole], [role for _, role in whole], head, tail, ids[right:], inputs)
-
-
-def _behind_columns(held: Int[Tensor, "A L"], vision: Bool[Tensor, " L"]) -> Int[Tensor, "A L"]:
-    """Let text behind each run of vision tokens go on at the position behind the run's last column.
-
-    Source: Efficient Video Sampling (arXiv 2510.14624) as released in vLLM.
-    """
-    moved = held.clone()
-    edges = torch.nonzero(vision[1:] != vision[:-1]).flatten() + 1
-    for first, behind in edges.view(-1, 2).tolist():  # text stands on both sides of a run
-        moved[:, behind:] += moved[-1, first:behind].max() + 1 - moved[0, behind]
-    return moved
-
-
-def _alike(one: list[int], other: list[int]) -> int:
-    """Count the equal entries at the beginning of both."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-def _joined(visuals: Sequence[PackedTokens]) -> Int[Tensor, "3 K"]:
-    """Count cells, frames and segments of the kept tokens through all videos of a prompt."""
-    parts, first = [torch.zeros(3, 0, dtype=torch.long)], torch.zeros(3, 1, dtype=torch.long)
-    for visual in visuals:
-        size, frame = visual.grid[0] * visual.grid[1], visual.frame.cpu()
-        segment = torch.full_like(frame, -1) if visual.segment is None else visual.segment.cpu() + first[2]
-        parts.append(torch.stack([frame * size + visual.patch.cpu() + first[0], frame + first[1], segment]))
-        groups = segment.max() + 1 - first[2] if visual.segment is not None and len(segment) else 0
-        first = first + torch.tensor([[visual.num_frames * size], [visual.num_frames], [int(groups)]])
-    return torch.cat(parts, dim=1)

@@ -20,6 +20,7 @@ class Qwen25VL(QwenVLM):
 
     family: ClassVar[str] = "qwen2_5_vl"
     class_name: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
+    resizes_again: ClassVar[bool] = True
     run_defaults: ClassVar[Mapping[str, Any]] = {**QwenVLM.run_defaults, "rule": "qwen2_5_vl"}
 
     def tower_shape(self, vision: Any) -> MergedShape:

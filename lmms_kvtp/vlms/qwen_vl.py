@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import __version__
 
 from lmms_kvtp.cost.flops import MergedShape
 from lmms_kvtp.device import told
@@ -15,6 +16,7 @@ from lmms_kvtp.types import FrameTokens, Positions
 from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ProcessorPixels
 from lmms_kvtp.vlms.native import NativeVLM
+from lmms_kvtp.vlms.reading import outputs_of
 
 MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 1605632
 """Pixels of a frame in lmms-eval's stock wrappers of both Qwen-VL families."""
@@ -30,6 +32,8 @@ class QwenVLM(NativeVLM):
     placeholder: ClassVar[str] = "video_token_id"
     system_turn: ClassVar[str | None] = None
     """The system's turn where `system_prompt` says none; None: the template's own."""
+    resizes_again: ClassVar[bool] = False
+    """Whether the stock wrapper has the processor resize what qwen-vl-utils has resized."""
     run_defaults: ClassVar[Mapping[str, Any]] = {"max_frames_num": 32, "fps": None, "max_new_tokens": 128}
 
     def system(self) -> list[dict[str, Any]]:
@@ -59,7 +63,11 @@ class QwenVLM(NativeVLM):
             most = min(most, given.max_pixels or MAX_PIXELS)
         if least > most:
             raise ValueError(f"min_pixels={least} is above the most that a frame may have, {most:g}; lower min_pixels")
-        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most))
+        limits = least, given.max_pixels or MAX_PIXELS
+        if int(__version__.partition(".")[0]) < 5:  # whose processors take other limits from nobody
+            limits = own.size["shortest_edge"], own.size["longest_edge"]
+        again = (float(limits[0]), float(limits[1])) if self.resizes_again else None
+        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most), again)
 
     @torch.inference_mode()
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:
@@ -71,17 +79,21 @@ class QwenVLM(NativeVLM):
         rows, columns = pixels.shape[2] // p, pixels.shape[3] // p
         blocks = pixels.view(-1, 2, 3, rows // 2, 2, p, columns // 2, 2, p)
         steps = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(len(blocks), rows * columns, -1)
-        tokens, patches, deep = [], [], list[Tensor]()
-        with told(f"the vision tower on {len(pixels)} frames of {rows} x {columns} patches", "lower vision_batch"):
+        visual, tokens, patches = self.model.model.visual, list[Tensor](), list[Tensor]()
+        mergers = [visual.blocks[-1], *getattr(visual, "deepstack_merger_list", ())]
+        with (
+            told(f"the vision tower on {len(pixels)} frames of {rows} x {columns} patches", "lower vision_batch"),
+            outputs_of(mergers) as (last, *levels),
+        ):
             for part in torch.split(steps, batch):
                 grid = torch.tensor([[len(part), rows, columns]], device=self.device)
-                made = self.model.model.visual(part.flatten(0, 1).to(self.dtype), grid_thw=grid)
-                tokens.append(made.pooler_output.view(len(part), rows * columns // 4, -1))
-                patches.append(self.raster(made.last_hidden_state, grid).view(len(part), rows * columns, -1))
-                if levels := getattr(made, "deepstack_features", None):
-                    deep.append(torch.stack(levels, dim=1).view(len(part), rows * columns // 4, len(levels), -1))
-        joined = torch.cat(deep) if deep else None
-        return FrameTokens(torch.cat(tokens), (rows // 2, columns // 2), deep=joined), torch.cat(patches)
+                made = visual(part.flatten(0, 1).to(self.dtype), grid_thw=grid)
+                pooled: Any = getattr(made, "pooler_output", made[0] if isinstance(made, tuple) else made)
+                tokens.append(pooled.view(len(part), rows * columns // 4, -1))
+                patches.append(self.raster(last.pop(), grid).view(len(part), rows * columns, -1))
+        joined = torch.cat(tokens)
+        deep = torch.stack([torch.cat(level).view_as(joined) for level in levels], dim=2) if levels else None
+        return FrameTokens(joined, (rows // 2, columns // 2), deep=deep), torch.cat(patches)
 
     def raster(self, patches: Float[Tensor, "R C"], grid: Int[Tensor, "1 3"]) -> Float[Tensor, "R C"]:
         """Bring patches of some steps from blocks of 2 x 2 into rows."""
@@ -114,9 +126,10 @@ class QwenVLM(NativeVLM):
     def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
         """Ask the model's class, whose rule differs between releases of transformers."""
         rule = self.model.model.get_rope_index
-        known = {name: inputs[name] for name in inspect.signature(rule).parameters if name in inputs}
-        replaced = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
-        return cast(Tensor, rule(**known | replaced | {"mm_token_type_ids": vision.long()[None] * 2})[0][:, 0])
+        told = {**inputs, "input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+        told["mm_token_type_ids"] = vision.long()[None] * 2
+        known = {name: told[name] for name in inspect.signature(rule).parameters if name in told}
+        return cast(Tensor, rule(**known)[0][:, 0])
 
 
 def _half_turned(heads: Float[Tensor, "R H d"]) -> Float[Tensor, "R H d"]:

@@ -301,12 +301,21 @@ def test_markup_in_a_question_is_plain_text(case: Case) -> None:
 
 
 def test_two_videos_of_other_sizes_stand_in_one_prompt(case: Case) -> None:
-    if case.vlm.family == "internvl":
-        pytest.skip("its processor takes no two videos of other lengths")
     method, vlm = case.method(**FULL), case.vlm
     tall = video_from_frames(torch.randint(0, 256, (4, 224, 96, 3), dtype=torch.uint8), "tall", 2.0, options=vlm.frames)
     visuals = [encode(vlm, method, video) for video in (clip(vlm), tall)]
+    if vlm.family == "internvl":
+        with pytest.raises(ValueError, match="internvl takes no videos of 4, 10 frames in one prompt; show as many of"):
+            prepare(vlm, method, visuals, QUESTION)
+        visuals[1] = encode(vlm, method, clip(vlm, seed=1))
     prompt = prepare(vlm, method, visuals, QUESTION).prompt
-    assert visuals[0].tokens.grid != visuals[1].tokens.grid
+    assert vlm.family == "internvl" or visuals[0].tokens.grid != visuals[1].tokens.grid
     assert int((prompt.role == VISION).sum()) == sum(visual.tokens.embeds[..., 0].numel() for visual in visuals)
-    assert prompt.frame.max() == 6 and torch.isfinite(vlm.next_token_logits(prompt)).all()
+    steps = sum(visual.tokens.num_frames for visual in visuals)
+    assert prompt.frame.max() == steps - 1 and torch.isfinite(vlm.next_token_logits(prompt)).all()
+
+
+def test_what_is_no_video_is_refused(case: Case) -> None:
+    [packed] = _packed(case)
+    with pytest.raises(ValueError, match="lays out videos, and nobody told when a frame of this was; encode a video"):
+        case.vlm.assemble([replace(packed, timing=None)], "Who?")

@@ -1,5 +1,6 @@
 """Forecasts of models that transformers has a class for, without weights, against runs with them."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from helpers.native_checkpoints import FAMILIES, write_native
 
 from lmms_kvtp.__main__ import main
+from lmms_kvtp.cost.flops import merged_flops
+from lmms_kvtp.cost.meter import counting
 from lmms_kvtp.encode import encode
 from lmms_kvtp.forecast.forecast import forecast
 from lmms_kvtp.forecast.models import find_sizes, pool_of
@@ -18,6 +21,7 @@ from lmms_kvtp.questions import Question
 from lmms_kvtp.types import TEXT, GenerationOptions
 from lmms_kvtp.video.load import video_from_frames
 from lmms_kvtp.vlms.base import LoadOptions, load_vlm
+from lmms_kvtp.vlms.native import NativeVLM
 
 HEIGHT, WIDTH, FRAMES = 200, 330, 9
 METHODS = {"all tokens": ("full", 1.0), "tome": ("tome", 0.4), "fastv": ("fastv", 0.5), "maxmin": ("maxmin", 0.2)}
@@ -68,3 +72,45 @@ def test_the_command_counts_them_and_refuses_what_is_llava_videos(
         with pytest.raises(SystemExit):
             main([*given, *more])
         assert told in capsys.readouterr().err
+
+
+PUBLISHED = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3.75,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8.29,
+    "Qwen/Qwen3-VL-2B-Instruct": 2.13,
+    "Qwen/Qwen3-VL-8B-Instruct": 8.77,
+    "OpenGVLab/InternVL3-8B-hf": 7.94,
+    "OpenGVLab/InternVL3_5-8B-HF": 8.53,
+}
+"""Parameters in billions, of the model cards."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_released_models_have_their_sizes_without_a_download(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    sizes = find_sizes(name)
+    assert isinstance(sizes, NativeVLM) and round(sizes.parameters / 1e9, 2) == pytest.approx(
+        PUBLISHED[name], abs=0.011
+    )
+    if "7B" in name or "Qwen3-VL-8B" in name:
+        assert main(["flops", "--model", name, "--method", "full", "--frames", "32"]) == 0
+        text = {"qwen2_5_vl": 0, "qwen3_vl": 5 * 8 + 11 * 9}[sizes.family]  # <0.5 seconds>, 10.5 one more; 2 marks
+        assert f"11520 of 11520 vision tokens, {text} newlines or places" in capsys.readouterr().out
+
+
+def test_towers_of_released_widths_need_the_operations_that_they_say() -> None:
+    """Four of their layers, of which one sees the whole step."""
+    for name in ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-2B-Instruct"):
+        sizes = find_sizes(name)
+        config = copy.deepcopy(sizes.model.config.vision_config)
+        config.depth, config.fullatt_block_indexes, config._attn_implementation = 4, [3], "eager"
+        config.deepstack_visual_indexes = [0, 1, 2]
+        with torch.device("meta"):
+            tower = type(sizes.model.model.visual)._from_config(config)
+        tower = tower.to_empty(device="cpu")
+        shape, side = replace(sizes.tower_shape(config)), 3 * 2 * sizes.vision.patch_size**2
+        with counting() as found, torch.inference_mode():
+            tower(torch.zeros(12 * 10, side), grid_thw=torch.tensor([[1, 12, 10]]))
+        assert found.flops == sum(merged_flops(shape, (12, 10), 1))

@@ -1,6 +1,8 @@
 """Tiny random checkpoints of Qwen2.5-VL, Qwen3-VL and InternVL, as transformers writes them, with their processors."""
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen2Config,
-    Qwen2Tokenizer,
+    Qwen2TokenizerFast,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
     Qwen3Config,
@@ -51,9 +53,12 @@ def native_tokenizer(family: str) -> Any:
     """Bytes and the family's special tokens."""
     vocab = {character: number for number, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     own = {"extra_special_tokens": INTERN} if family == "internvl" else {}
-    made = Qwen2Tokenizer(vocab=vocab, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>", **own)
+    with TemporaryDirectory() as folder:  # transformers < 5 takes files alone
+        Path(folder, "vocab.json").write_text(json.dumps(vocab))
+        Path(folder, "merges.txt").write_text("")
+        made = Qwen2TokenizerFast.from_pretrained(folder, eos_token="<|im_end|>", pad_token="<|endoftext|>", **own)
     named = CHAT if family == "internvl" else [*CHAT, *QWEN]
-    made.add_special_tokens({"additional_special_tokens": named}, replace_extra_special_tokens=False)
+    made.add_tokens(named, special_tokens=True)
     return made
 
 
@@ -81,24 +86,27 @@ def write_native(family: str, folder: Path, *, seed: int = 0, penalty: float = 1
         "bos_token_id": pad,
         "eos_token_id": end,
         "pad_token_id": pad,
+        "rope_theta": 1e4,
     }
     tower = {"depth": 4, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64}
     names = (("image_token", "image_pad"), ("video_token", "video_pad"))
     names += (("vision_start_token", "vision_start"), ("vision_end_token", "vision_end"))
     marks = {f"{name}_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names}
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
+    rope: dict[str, Any] = {"rope_type": "default"}
     video, more = "<|vision_start|><|video_pad|><|vision_end|>", {}
     if family == "qwen2_5_vl":
         vision = {**tower, "fullatt_block_indexes": [1, 3], "tokens_per_second": 2}
-        own = {**text, "rope_parameters": {**rope, "mrope_section": [2, 3, 3]}}
+        own = {**text, "rope_scaling": {**rope, "mrope_section": [2, 3, 3]}}
         model: Any = Qwen2_5_VLForConditionalGeneration(
             Qwen2_5_VLConfig(**marks, vision_config=vision, text_config=own)
         )
-        parts: Any = Qwen2_5_VLProcessor, Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(cap_pixels_per_frame=False)
+        size = {"shortest_edge": 3136, "longest_edge": 12845056}
+        shown = Qwen2VLVideoProcessor(cap_pixels_per_frame=False, size=size)
+        parts: Any = Qwen2_5_VLProcessor, Qwen2VLImageProcessor(), shown
     elif family == "qwen3_vl":
         vision = {**tower, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1, 2]}
         axes = {**rope, "mrope_section": [4, 4, 4], "mrope_interleaved": True}
-        own = {**text, "head_dim": 24, "rope_parameters": axes}
+        own = {**text, "head_dim": 24, "rope_scaling": axes}
         model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**marks, vision_config=vision, text_config=own))
         size = {"shortest_edge": 4096, "longest_edge": 25165824}
         parts = (

@@ -1,16 +1,21 @@
 """Which back end reads a checkpoint, which families are refused, and how a model that is loaded already is taken."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.native_checkpoints import write_native
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_kvtp import load
+from lmms_kvtp.video.load import video_from_frames
 from lmms_kvtp.vlms.base import LoadOptions, back_end, load_vlm
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
-from lmms_kvtp.vlms.checkpoint.load import REFUSED, family_of
+from lmms_kvtp.vlms.checkpoint.load import REFUSED, family_of, layers_in
 from lmms_kvtp.vlms.qwen3_vl import Qwen3VL
 
 THEIRS = """
@@ -72,3 +77,42 @@ def test_a_checkpoint_without_a_chat_template_or_of_another_class_is_refused(fol
     with pytest.raises(ValueError, match="min_pixels=9000 is above the most that a frame may have, 8000"):
         vlm = load_vlm(str(folder), LoadOptions(device="cpu", min_pixels=9000, max_pixels=8000))
         vlm.spec(8)
+
+
+def test_qwen2_5_vl_is_read_as_it_was_released(tmp_path: Path) -> None:
+    """With the language model's sizes among the others, older names of tensors, and one file for image and video."""
+    now, then = write_native("qwen2_5_vl", tmp_path / "now"), tmp_path / "then"
+    shutil.copytree(now, then)
+    config = json.loads((now / "config.json").read_text())
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters", None) or {**text["rope_scaling"], "rope_theta": text["rope_theta"]}
+    text |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+    }
+    (then / "config.json").write_text(json.dumps({**text, **config, "model_type": "qwen2_5_vl"}))
+    tensors = load_file(now / "model.safetensors")
+    old = {
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensors[name]
+        for name in tensors
+    }
+    assert "visual.patch_embed.proj.weight" in old and "model.embed_tokens.weight" in old
+    save_file(old, then / "model.safetensors", {"format": "pt"})
+    for name in ("processor_config.json", "video_preprocessor_config.json", "chat_template.jinja"):
+        (then / name).unlink(missing_ok=True)
+    mean = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    sizes = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+    kinds = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
+    (then / "preprocessor_config.json").write_text(json.dumps(mean | sizes | kinds))
+    template = AutoProcessor.from_pretrained(now).chat_template
+    (then / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert layers_in(then) == layers_in(now) == 5
+    rgb = torch.randint(0, 256, (6, 96, 128, 3), generator=torch.manual_seed(0), dtype=torch.uint8)
+    said = []
+    for folder in (now, then):
+        vlm = load_vlm(str(folder), LoadOptions(device="cpu", min_pixels=4096))
+        video = video_from_frames(rgb, "clip", 1.0, options=vlm.frames)
+        [frames] = video.chunks()
+        tokens = replace(vlm.encode(frames), timing=video.timing)
+        said.append(vlm.next_token_logits(vlm.assemble([tokens.whole()], "Who is it?")))
+    assert torch.equal(*said)

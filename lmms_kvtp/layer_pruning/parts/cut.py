@@ -53,6 +53,19 @@ def cut_cache(cache: Any, layer: int, entries: Int[Tensor, " K"]) -> None:
     held.keys, held.values = take(held.keys, entries, -2), take(held.values, entries, -2)
 
 
+def cache_in(inputs: Inputs) -> Any:
+    """Find the cache among a layer's keyword arguments, if there is one."""
+    return inputs.get("cache", inputs.get("past_key_values"))  # transformers < 5.24 has the latter
+
+
+def joined_axes(layer: Any, turns: Tensor) -> Tensor:
+    """Join cosines or sines [A, B, K, d], of which a layer takes sections by axis (transformers < 5), to [B, K, d]."""
+    if turns.ndim == 3:
+        return turns
+    parts = torch.split(turns, layer.self_attn.rope_scaling["mrope_section"] * 2, dim=-1)
+    return torch.cat([part[number % len(turns)] for number, part in enumerate(parts)], dim=-1)
+
+
 def _mask(inputs: Inputs, keys: int) -> Tensor | None:
     """Read the mask, if there is one: [1, keys] with flash attention, [1, 1, queries, keys] otherwise.
 

@@ -32,6 +32,8 @@ PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 LLAVA = "llava_video"
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
 """Values of `model_type` that have a back end of that name here; others are LLaVA's, or of a user's package."""
+SIZES = Path(__file__).parent / "native" / "sizes.json"
+"""Configs of released models of these families, as far as costs depend on them, by hub id; processors lie beside it."""
 REFUSED = {
     "qwen2_vl": "its positions and tower are others than Qwen2.5-VL's",
     "qwen3_vl_moe": "the operations of its experts are not counted yet",
@@ -86,7 +88,10 @@ def family_of(folder: Path) -> str:
 
 
 def family_named(pretrained: str, revision: str | None) -> str | None:
-    """Tell the same before a download, by what lies on this machine; None where nothing does; raises as `family_of`."""
+    """Tell the same before a download: by what lies on this machine, or a name in `SIZES`; None for others.
+
+    Raises as `family_of`.
+    """
     folder = Path(os.path.expanduser(pretrained))
     if pretrained != TINY and not os.path.isdir(folder):  # which is false for a name that can be none, too
         try:
@@ -94,7 +99,7 @@ def family_named(pretrained: str, revision: str | None) -> str | None:
         except ValueError:  # no name of the hub's
             cached = None
         if not isinstance(cached, str):
-            return None
+            return str(read_json(SIZES)[pretrained]["model_type"]) if pretrained in read_json(SIZES) else None
         folder = Path(cached).parent
     return LLAVA if pretrained == TINY else family_of(folder)
 
@@ -117,7 +122,8 @@ def layers_in(folder: Path) -> int:
     if family_of(folder) == LLAVA:
         return int(read_config(folder).llm["num_hidden_layers"])
     with reading(folder):
-        return int(read_json(folder / "config.json")["text_config"]["num_hidden_layers"])
+        config = read_json(folder / "config.json")
+        return int(config.get("text_config", config)["num_hidden_layers"])  # Qwen2.5-VL was released without
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
