@@ -4,13 +4,15 @@ import codecs
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
+from safetensors import SafetensorError
 
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 PART = ".part"
@@ -64,8 +66,35 @@ def write_whole(path: Path, content: bytes | str) -> None:
     try:
         write_atomically(path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
     except OSError as error:
-        reason = f"{error.strerror or error}; free some space there or choose another --out"
-        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError | SafetensorError) -> OSError:
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number else error
+    return OSError(number, f"cannot write {path}: {reason}; free some space there or choose another --out")
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; at the end of the block its files, each by a rename, take their places in `folder`.
+
+    After an error, or a kill inside the block, `folder` has its old files. Other files in it stay.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the message names the folder and the way out.
+    """
+    part = folder / f".new{PART}"
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for file in sorted(part.iterdir()):
+            os.replace(file, folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

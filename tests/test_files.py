@@ -14,6 +14,7 @@ from lmms_kvtp.files import (
     text_lines,
     write_atomically,
     write_whole,
+    written_whole,
 )
 
 
@@ -36,6 +37,24 @@ def test_what_a_command_cannot_write_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there or choose another --out"):
         write_whole(tmp_path / "file" / "out", b"")
+
+
+@pytest.mark.parametrize("left", [False, True])  # by a process that was killed inside the block
+def test_files_of_a_folder_are_replaced_together_and_others_stay(left, tmp_path):
+    for name in ("a", "b", "other"):
+        (tmp_path / name).write_text("old")
+    if left:
+        (tmp_path / ".new.part").mkdir()
+        (tmp_path / ".new.part" / "other").write_text("half")
+    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path) as new:
+        (new / "a").write_text("new")
+        raise KeyboardInterrupt
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(("a", "b", "other"), "old")
+    with written_whole(tmp_path) as new:
+        (new / "a").write_text("new")
+        (new / "b").write_text("new")
+        assert (tmp_path / "a").read_text() == "old"
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "new", "b": "new", "other": "old"}
 
 
 def test_the_home_folder_is_the_first_that_is_named(monkeypatch):
