@@ -70,8 +70,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def _unwritten(path: Path, error: OSError | SafetensorError) -> OSError:
-    number = error.errno if isinstance(error, OSError) else None
-    reason = os.strerror(number) if number else error
+    reason = os.strerror(number) if (number := getattr(error, "errno", None)) else error
     return OSError(number, f"cannot write {path}: {reason}; free some space there or choose another --out")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,20 @@ class Journal:
         """Start a new file, `<stamp>_journal_rank<rank>.jsonl`, never one that exists.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written; the message names it with the way out.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         path, number = folder / f"{stamp}_journal_rank{rank}.jsonl", 1
-        while True:
-            try:
-                path.touch(exist_ok=False)
-                break
-            except FileExistsError:  # another run of this second
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                with suppress(FileExistsError):  # another run of this second
+                    path.touch(exist_ok=False)
+                    break
                 number += 1
                 path = folder / f"{stamp}-{number}_journal_rank{rank}.jsonl"
+        except OSError as error:
+            way = "set --output_path to a writable folder, or journal=FOLDER, or journal=none"
+            raise OSError(error.errno, f"cannot write answers to {folder}: {error.strerror}; {way}") from error
         journal = Journal(path)
         journal._append({"journal": FORMAT, "setup": setup})
         return journal
