@@ -6,6 +6,7 @@ import pytest
 
 from lmms_kvtp.files import (
     PIECE,
+    append_line,
     content_key,
     fingerprint,
     from_json,
@@ -35,8 +36,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(write, tmp_path, monke
 
 def test_what_a_command_cannot_write_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there or choose another --out"):
+    with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there, or choose another --out"):
         write_whole(tmp_path / "file" / "out", b"")
+
+
+@pytest.mark.parametrize(("there", "then"), [(None, "c\n"), ("a\n", "a\nc\n"), ('a\n{"b', 'a\n{"b\nc\n')])
+def test_a_line_stands_alone_behind_one_that_was_torn(there, then, tmp_path):
+    if there is not None:
+        (tmp_path / "lines").write_text(there)
+    append_line(tmp_path / "lines", "c", "and go on")
+    assert (tmp_path / "lines").read_text() == then
 
 
 @pytest.mark.parametrize("left", [False, True])  # by a process that was killed inside the block

@@ -1,7 +1,6 @@
 """Answers on disk as they come, a JSON line each, so that a run that dies at 99 % loses nothing."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.files import content_key, fingerprint
+from lmms_kvtp.files import append_line, content_key, fingerprint, writing
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.asks import Ask
 
@@ -33,7 +32,7 @@ class Journal:
             OSError: the folder cannot be written; the message names it with the way out.
         """
         path, number = folder / f"{stamp}_journal_rank{rank}.jsonl", 1
-        try:
+        with writing(folder, "or set --output_path, or journal=FOLDER, or journal=none"):
             folder.mkdir(parents=True, exist_ok=True)
             while True:
                 with suppress(FileExistsError):  # another run of this second
@@ -41,9 +40,6 @@ class Journal:
                     break
                 number += 1
                 path = folder / f"{stamp}-{number}_journal_rank{rank}.jsonl"
-        except OSError as error:
-            way = "set --output_path to a writable folder, or journal=FOLDER, or journal=none"
-            raise OSError(error.errno, f"cannot write answers to {folder}: {error.strerror}; {way}") from error
         journal = Journal(path)
         journal._append({"journal": FORMAT, "setup": setup})
         return journal
@@ -54,16 +50,7 @@ class Journal:
         self._append(line | ({} if answer.error is None else {"error": answer.error}))
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        end = self.path.stat().st_size
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            os.truncate(self.path, end)  # a torn line, and what is written behind it, would be no answer
-            way = f"free some space there, and go on with resume={self.path}"
-            raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}; {way}") from error
+        append_line(self.path, json.dumps(line, ensure_ascii=False), f"and go on with resume={self.path}")
 
 
 @dataclass(frozen=True)

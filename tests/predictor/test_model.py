@@ -109,7 +109,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(model, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes of a file, as if the disk were full then
     try:
-        told = re.escape(f"cannot write {tmp_path / 'out'}: ") + ".*File too large.*; free some space there or"
+        told = re.escape(f"cannot write {tmp_path / 'out'}: ") + ".*File too large.*; free some space there, or"
         with pytest.raises(OSError, match=told):
             model.save(tmp_path / "out", tmp_path / "slim")
     finally:

@@ -173,7 +173,7 @@ journal.write("later", "d", Answer("B", SampleCost()))
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_the_ways_out(tmp_path):
-    told = r"cannot write answers to /proc/self/journals: .*; set --output_path .*, or journal=FOLDER, or journal=none"
+    told = r"cannot write /proc/self/journals: .*, or set --output_path, or journal=FOLDER, or journal=none"
     with pytest.raises(OSError, match=told):
         Journal.create(Path("/proc/self/journals"), "now", 0, {})
 
