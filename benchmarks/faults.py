@@ -26,26 +26,29 @@ from typing import Any
 from kills import build_kills, run_kills, sweep_kills
 
 HERE = Path(__file__).parent
-SECONDS = 10.0
-"""video_seconds of the runs whose decoders are stopped."""
 BEYOND = 10.0
 """Seconds after video_seconds in which a run must have ended, its own work included."""
-LATEST = 6.0
-"""Seconds from a decoder's start in which it is struck: half of them are its start."""
+LATEST, WORK = 5.0, 1.5
+"""Seconds in which a decoder is struck: half of them from its start on, and half from its first frames on."""
 
 
-def worker_fault(paths: list[str], kind: int, dice: random.Random) -> tuple[str, float]:
+def worker_fault(paths: list[str], kind: int, limit: float, dice: random.Random) -> tuple[str, float]:
     """Stop or kill the decoder at a random moment; returns what was lost, and the seconds from there to the end."""
     from lmms_kvtp.video.ahead.ahead import Ahead
     from lmms_kvtp.video.frames import VideoError
     from lmms_kvtp.video.sampling import FrameOptions
 
     options = FrameOptions(max_frames_num=60, force_sample=True, chunk_size=20)
-    ahead = Ahead([(path,) for path in paths], options, 2**20, SECONDS)
+    ahead = Ahead([(path,) for path in paths], options, 2**20, limit)
     struck: list[float] = []
+    at_work = threading.Event()
 
     def strike() -> None:
-        time.sleep(dice.uniform(0.0, LATEST))
+        if dice.random() < 0.5:
+            time.sleep(dice.uniform(0.0, LATEST))
+        else:
+            at_work.wait()
+            time.sleep(dice.uniform(0.0, WORK))
         process = ahead.feeds[0].process
         if process and process.poll() is None:
             struck.append(time.monotonic())
@@ -60,6 +63,7 @@ def worker_fault(paths: list[str], kind: int, dice: random.Random) -> tuple[str,
             [video] = ahead.videos((path,))
             frames = 0
             for chunk in video.chunks():
+                at_work.set()
                 frames += len(chunk.rgb)
                 time.sleep(0.2)  # the model's work
             assert frames == 60, frames
@@ -67,6 +71,7 @@ def worker_fault(paths: list[str], kind: int, dice: random.Random) -> tuple[str,
             assert "video_seconds" in str(error) or "exit code" in str(error), error
             lost += 1
     end = time.monotonic()
+    at_work.set()
     ahead.close()
     thread.join()
     if not struck:
@@ -74,8 +79,8 @@ def worker_fault(paths: list[str], kind: int, dice: random.Random) -> tuple[str,
     return f"{lost} videos lost", end - struck[0]
 
 
-def worker_faults(name: str, kind: int, count: int, seed: int) -> dict[str, Any]:
-    """Strike `count` decoders."""
+def worker_faults(name: str, kind: int, count: int, seed: int, limit: float) -> dict[str, Any]:
+    """Strike `count` decoders of runs with `limit` as video_seconds."""
     from soak import write_videos
 
     found, seconds_after = Counter[str](), []
@@ -83,14 +88,14 @@ def worker_faults(name: str, kind: int, count: int, seed: int) -> dict[str, Any]
         paths = write_videos(Path(folder), 3)
         dice = random.Random(f"{seed} {name}")
         while sum(found.values()) < count:
-            what, seconds = worker_fault(paths, kind, dice)
+            what, seconds = worker_fault(paths, kind, limit, dice)
             if seconds:
                 found[what] += 1
                 seconds_after.append(seconds)
     most = 0 if kind == signal.SIGKILL else 1
     longest = sorted(round(seconds, 1) for seconds in seconds_after)
-    held = all(int(what.split()[0]) <= most for what in found) and longest[-1] < SECONDS + BEYOND
-    told = {"struck": count, "results": dict(found), "video_seconds": SECONDS}
+    held = all(int(what.split()[0]) <= most for what in found) and longest[-1] < limit + BEYOND
+    told = {"struck": count, "results": dict(found), "video_seconds": limit}
     return {**told, "seconds_to_the_end": {"median": longest[count // 2], "longest": longest[-5:]}, "held": held}
 
 
@@ -185,14 +190,17 @@ def main() -> int:
     """Print what was found; 1 where something was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     loops: dict[str, Callable[[int, int], dict[str, Any]]] = {
-        "stops": lambda count, seed: worker_faults("stop", signal.SIGSTOP, count, seed),
-        "kills": lambda count, seed: worker_faults("kill", signal.SIGKILL, count, seed),
+        "stops": lambda count, seed: worker_faults("stop", signal.SIGSTOP, count, seed, given.video_seconds),
+        "kills": lambda count, seed: worker_faults("kill", signal.SIGKILL, count, seed, given.video_seconds),
         "run_kills": run_kills,
         "sweep_kills": sweep_kills,
         "build_kills": build_kills,
     }
     for name in loops:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=0)
+    parser.add_argument(
+        "--video-seconds", type=float, default=10.0, help="of --stops and --kills (default %(default)s)"
+    )
     parser.add_argument("--full", type=Path, help="an empty, small file system")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
