@@ -68,10 +68,7 @@ def writing(path: Path, way: str = "or choose another --out") -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file that a command was asked for, whole or not at all; what UTF-8 cannot hold of a text becomes `?`.
-
-    Raises as `writing` does.
-    """
+    """Write a file, whole or not at all; what UTF-8 cannot hold of a text becomes `?`. Raises as `writing` does."""
     with writing(path):
         write_atomically(path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
 
