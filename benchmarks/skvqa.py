@@ -24,7 +24,7 @@ from lmms_kvtp.skvqa_build.store import Store
 
 DELAY = 1.0
 """Seconds that the stub takes for an answer."""
-STUB = Path(__file__).parents[1] / "tests" / "skvqa" / "stub_server.py"
+STUB = Path(__file__).parents[1] / "tests" / "helpers" / "stub_server.py"
 LIMITS = (1, 4, 16)
 
 

@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         file = error.filename and f"{error.filename}: {error.strerror}; check this path, or give another"
+        if "temporary directory" in str(error.strerror):
+            file = f"{error.strerror}; set TMPDIR to a writable folder"
         if not os.stat(os.curdir).st_nlink:
             file = "the working folder is gone; go to another"
         parser.exit(2, visible(f"lmms-kvtp {options.command}: {file or error}\n"))

@@ -4,13 +4,15 @@ import codecs
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
+from safetensors import SafetensorError
 
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 PART = ".part"
@@ -55,17 +57,56 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.unlink(temporary)
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file that a command was asked for, whole or not at all; what UTF-8 cannot hold of a text becomes `?`.
-
-    Raises:
-        OSError: the folder is full or cannot be written; the message names the file and the way out.
-    """
+@contextmanager
+def writing(path: Path, way: str = "or choose another --out") -> Iterator[None]:
+    """Turn what a full disk, or one that cannot be written, raises into an OSError with file or folder and way out."""
     try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = os.strerror(number) if (number := getattr(error, "errno", None)) else error
+        raise OSError(number, f"cannot write {path}: {reason}; free some space there, {way}") from error
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, whole or not at all; what UTF-8 cannot hold of a text becomes `?`. Raises as `writing` does."""
+    with writing(path):
         write_atomically(path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
-    except OSError as error:
-        reason = f"{error.strerror or error}; free some space there or choose another --out"
-        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; at the end of the block its files, each by a rename, take their places in `folder`.
+
+    After an error, or a kill inside the block, `folder` has its old files. Other files in it stay. Raises as `writing`.
+    """
+    part = folder / f".new{PART}"
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    with writing(folder):
+        try:
+            part.mkdir(parents=True)
+            yield part
+            for file in sorted(part.iterdir()):
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def append_line(path: Path, line: str, way: str) -> None:
+    """Append a line, which is on disk when this returns; what a killed process left of its last line gets one alone.
+
+    Raises as `writing` does; the file then ends as before.
+    """
+    end = path.stat().st_size if path.exists() else 0
+    with writing(path, way):
+        try:
+            with path.open("a+b") as file:
+                file.seek(max(0, end - 1))
+                file.write(b"\n" * (file.read() not in (b"", b"\n")) + line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, end)  # a torn line, and what is written behind it, would be none
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -118,12 +159,9 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
-def is_shown(file: Path) -> bool:
-    """Whether a file's name begins without a dot."""
-    return not file.name.startswith(".")
-
-
-def fingerprint(path: Path, spots: int = 1, counts: Callable[[Path], bool] = is_shown) -> str:
+def fingerprint(
+    path: Path, spots: int = 1, counts: Callable[[Path], bool] = lambda file: not file.name.startswith(".")
+) -> str:
     """Hash a file's size and the bytes at its start, at its end and at `spots` places between.
 
     For a folder, hash the names and fingerprints of the files below it.
@@ -131,7 +169,7 @@ def fingerprint(path: Path, spots: int = 1, counts: Callable[[Path], bool] = is_
     Args:
         path: of the file or folder.
         spots: number of places between both ends.
-        counts: tells which files of a folder count.
+        counts: tells which files of a folder count; by default those that are not hidden.
 
     Raises:
         OSError: a file cannot be read.

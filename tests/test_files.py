@@ -6,6 +6,7 @@ import pytest
 
 from lmms_kvtp.files import (
     PIECE,
+    append_line,
     content_key,
     fingerprint,
     from_json,
@@ -14,6 +15,7 @@ from lmms_kvtp.files import (
     text_lines,
     write_atomically,
     write_whole,
+    written_whole,
 )
 
 
@@ -34,8 +36,34 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(write, tmp_path, monke
 
 def test_what_a_command_cannot_write_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there or choose another --out"):
+    with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there, or choose another --out"):
         write_whole(tmp_path / "file" / "out", b"")
+
+
+@pytest.mark.parametrize(("there", "then"), [(None, "c\n"), ("a\n", "a\nc\n"), ('a\n{"b', 'a\n{"b\nc\n')])
+def test_a_line_stands_alone_behind_one_that_was_torn(there, then, tmp_path):
+    if there is not None:
+        (tmp_path / "lines").write_text(there)
+    append_line(tmp_path / "lines", "c", "and go on")
+    assert (tmp_path / "lines").read_text() == then
+
+
+@pytest.mark.parametrize("left", [False, True])  # by a process that was killed inside the block
+def test_files_of_a_folder_are_replaced_together_and_others_stay(left, tmp_path):
+    for name in ("a", "b", "other"):
+        (tmp_path / name).write_text("old")
+    if left:
+        (tmp_path / ".new.part").mkdir()
+        (tmp_path / ".new.part" / "other").write_text("half")
+    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path) as new:
+        (new / "a").write_text("new")
+        raise KeyboardInterrupt
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(("a", "b", "other"), "old")
+    with written_whole(tmp_path) as new:
+        (new / "a").write_text("new")
+        (new / "b").write_text("new")
+        assert (tmp_path / "a").read_text() == "old"
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "new", "b": "new", "other": "old"}
 
 
 def test_the_home_folder_is_the_first_that_is_named(monkeypatch):

@@ -60,6 +60,7 @@ HOSTILE = (
     "&lt;b&gt; &amp; *bold* _em_ ~~gone~~ \\[z](u)",
     "# heading",
     "\ud800",
+    "\x9b31m\x9d0;title\x9c",
     "</script><script>alert(1)</script>",
     r"\input{/etc/passwd} $x^2$ 5% a_b & #1 {~}",
 )

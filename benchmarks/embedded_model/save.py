@@ -1,6 +1,5 @@
 """The writer of checkpoints in the original LLaVA-Video layout, such as the embedded model's."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 
 from lmms_kvtp.encoders.parts.text_side import save_tokenizer
-from lmms_kvtp.files import write_whole
+from lmms_kvtp.files import write_json
 from lmms_kvtp.vlms.checkpoint.config import LLM_FIELDS, VISION, read_json
 from lmms_kvtp.vlms.checkpoint.network import HEAD, Network, VisionTower
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL, RELEASED
@@ -50,10 +49,10 @@ def save_original(
         "mm_hidden_size": vision.hidden_size,
         "tokenizer_model_max_length": tokenizer.model_max_length,
     }
-    _write(folder / "config.json", read_json(RELEASED) | own | dict(fields or {}))
-    _write(folder / "vision_config.json", {name: vision.to_dict()[name] for name in VISION})
+    write_json(folder / "config.json", read_json(RELEASED) | own | dict(fields or {}))
+    write_json(folder / "vision_config.json", {name: vision.to_dict()[name] for name in VISION})
     if generation is not None:
-        _write(folder / "generation_config.json", generation)
+        write_json(folder / "generation_config.json", generation)
     save_tokenizer(folder, tokenizer)
     weights = _weights(Network(VisionTower(tower), projector, newline, llm), tower, vision.num_hidden_layers - 1)
     if llm.config.tie_word_embeddings:
@@ -83,7 +82,3 @@ def _llm_fields(config: Qwen2Config) -> dict[str, Any]:
     rope = cast(Mapping[str, Any], values.get("rope_parameters") or values)  # transformers < 5 has rope_theta alone
     others = ("bos_token_id", "eos_token_id", "tie_word_embeddings", "hidden_act")
     return {name: values.get(name) for name in LLM_FIELDS + others} | {"rope_theta": rope["rope_theta"]}
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

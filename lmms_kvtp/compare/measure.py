@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmms_kvtp.device import find_device
 from lmms_kvtp.doctor.exam import divergence
-from lmms_kvtp.files import from_json, text_lines, write_whole
+from lmms_kvtp.files import append_line, from_json, text_lines, write_whole
 from lmms_kvtp.layer_pruning.base import Stage
 from lmms_kvtp.leaderboard.provenance import row_name
 from lmms_kvtp.pipeline import Answer, Prepared
@@ -239,15 +239,13 @@ def outcomes_of(
         built = build(settings, find_device(settings.load.device), {})
         run = replace(settings.run, share_prefix=False)  # each answer's time is that of a question asked alone
         lanes[row_name(name, built.method.describe())] = Lane(built, run, Session(built.setup, None, None))
-    made, known = [], read_outcomes(file)
+    made, known, go_on = [], read_outcomes(file), "the same command goes on there"
     try:
-        with file.open("a", encoding="utf-8") as lines:
-            for outcome, kept in measure(lanes, asked, settings.frames, max_new_tokens, known):
-                made.append(replace(outcome, pictures=draw(outcome, kept)))
-                lines.write(json.dumps(made[-1].to_row(), allow_nan=False) + "\n")
-                lines.flush()
+        for outcome, kept in measure(lanes, asked, settings.frames, max_new_tokens, known):
+            made.append(replace(outcome, pictures=draw(outcome, kept)))
+            append_line(file, json.dumps(made[-1].to_row(), allow_nan=False), f"and {go_on}")
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{len(made)} outcomes are in {file}; the same command goes on there") from None
+        raise KeyboardInterrupt(f"{len(made)} outcomes are in {file}; {go_on}") from None
     write_whole(file, "".join(json.dumps(one.to_row(), allow_nan=False) + "\n" for one in made).encode())
     return made, built.vlm
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lmms_kvtp.files import written_whole
 from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.towers import Towers
 from lmms_kvtp.questions import question_text
@@ -134,12 +135,12 @@ class Predictor(nn.Module):
         return replace(self.head, log_tau=self.log_tau, offsets=self.offsets)
 
     def save(self, folder: Path, slim: Path | None = None) -> None:
-        """Write a folder that `encoder.pretrained` takes, and maybe the slim form, both with the fusion head."""
-        self.towers.save(folder)
-        self.trained_head().save(folder)
-        if slim is not None:
-            self.towers.save_slim(slim)
-            self.trained_head().save(slim)
+        """Write a folder that `encoder.pretrained` takes, and maybe the slim form: each whole, with the fusion head."""
+        for place, save in ((folder, self.towers.save), (slim, self.towers.save_slim)):
+            if place is not None:
+                with written_whole(place) as new:
+                    save(new)
+                    self.trained_head().save(new)
 
 
 def _everywhere(fine: Bool[Tensor, ""]) -> bool:

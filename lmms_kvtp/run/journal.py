@@ -1,15 +1,15 @@
 """Answers on disk as they come, a JSON line each, so that a run that dies at 99 % loses nothing."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.files import content_key, fingerprint
+from lmms_kvtp.files import append_line, content_key, fingerprint, writing
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.asks import Ask
 
@@ -29,15 +29,15 @@ class Journal:
         """Start a new file, `<stamp>_journal_rank<rank>.jsonl`, never one that exists.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written; the message names it with the way out.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         path, number = folder / f"{stamp}_journal_rank{rank}.jsonl", 1
-        while True:
-            try:
-                path.touch(exist_ok=False)
-                break
-            except FileExistsError:  # another run of this second
+        with writing(folder, "or set --output_path, or journal=FOLDER, or journal=none"):
+            folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                with suppress(FileExistsError):  # another run of this second
+                    path.touch(exist_ok=False)
+                    break
                 number += 1
                 path = folder / f"{stamp}-{number}_journal_rank{rank}.jsonl"
         journal = Journal(path)
@@ -50,16 +50,7 @@ class Journal:
         self._append(line | ({} if answer.error is None else {"error": answer.error}))
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        end = self.path.stat().st_size
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            os.truncate(self.path, end)  # a torn line, and what is written behind it, would be no answer
-            way = f"free some space there, and go on with resume={self.path}"
-            raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}; {way}") from error
+        append_line(self.path, json.dumps(line, ensure_ascii=False), f"and go on with resume={self.path}")
 
 
 @dataclass(frozen=True)

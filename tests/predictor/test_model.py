@@ -1,6 +1,8 @@
 """The loss against the paper and its release, the lessons that a run learns from, and what decides its steps."""
 
 import json
+import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +101,20 @@ def test_the_learning_rate_falls_in_a_line_to_a_twentieth(model, each, tmp_path)
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
     assert rates == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0.05])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(model, tmp_path):
+    model.save(tmp_path / "out", tmp_path / "slim")
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes of a file, as if the disk were full then
+    try:
+        told = re.escape(f"cannot write {tmp_path / 'out'}: ") + ".*File too large.*; free some space there, or"
+        with pytest.raises(OSError, match=told):
+            model.save(tmp_path / "out", tmp_path / "slim")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == files
 
 
 def test_a_run_can_be_followed_elsewhere(model, each, tmp_path, monkeypatch):

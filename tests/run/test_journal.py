@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +170,12 @@ except OSError as error:
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 journal.write("later", "d", Answer("B", SampleCost()))
 """
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_ways_out(tmp_path):
+    told = r"cannot write /proc/self/journals: .*, or set --output_path, or journal=FOLDER, or journal=none"
+    with pytest.raises(OSError, match=told):
+        Journal.create(Path("/proc/self/journals"), "now", 0, {})
 
 
 def test_a_full_disk_is_named_with_the_way_on_and_leaves_no_torn_line(tmp_path):

@@ -120,6 +120,7 @@ def test_spans_are_unknown_without_seconds():
         ({"num_frames": 10**400}, "num_frames=1000"),
         ({"duration": 10**400}, "wanted a finite number"),
         ({"alpha": float("inf")}, "wanted a finite number"),
+        ({"clip_scores": [10**400, 1, 1]}, "clip_scores, rates and spans must hold finite numbers"),
         ({"video": "../../etc/passwd"}, "not below the videos' folder"),
         ({"video": "/etc/passwd"}, "not below the videos' folder"),
         ({"video": "C:\\x.mp4"}, "not below the videos' folder"),
@@ -129,6 +130,11 @@ def test_spans_are_unknown_without_seconds():
 def test_what_would_cost_a_machine_its_memory_or_leave_the_folder_is_refused(change, message):
     with pytest.raises(EntryError, match=message):
         from_line(json.dumps({**json.loads(to_line(entry())), **change}))
+
+
+def test_rates_of_far_too_many_frames_are_refused_before_clips_are_made():
+    with pytest.raises(EntryError, match="1 scores for the"):
+        clip_rates([1.0], 10**400)
 
 
 def test_a_line_of_many_brackets_is_no_json():

@@ -1,6 +1,7 @@
 """Trained relevance predictors: where the files of one lie, in which form, and what of it the paper lacks."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,16 +135,16 @@ def predictor_folder(name: str, setting: str) -> Path:
     """Find the folder of what `name` names; raises as `find_predictor` does where there is none."""
     if name in shipped_predictors():
         return checked(shipped_folder(SHIPPED) / name, f"embedded predictor {name}", setting)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):  # pathlib raises where a name is too long
+        return Path(folder)
     if name.startswith(UNTUNED):
         raise ValueError(
             f"{setting}={name} is an image-text model as it was released, no trained predictor; name it as "
             "encoder.pretrained, or train one with `lmms-kvtp train predictor`"
         )
     known = f"a folder, a hub id, or one of {', '.join(shipped_predictors())}"
-    if name.count("/") != 1 or folder.exists():
+    if name.count("/") != 1 or os.path.exists(folder):
         raise ValueError(f"{setting}={name}: there is no such folder; give {known}")
     from huggingface_hub import snapshot_download  # with a client that methods without a predictor do not need
 

@@ -21,8 +21,8 @@ from lmms_kvtp.video.pixels import PixelSpec
 START = "import sys; sys.path[:] = {path!r}; from lmms_kvtp.video.ahead.worker import main; main()"
 TRIES = 2
 """Processes that may die at their start, or on one sample: a lack of memory, or a person, ends sound ones, too."""
-START_SECONDS, AGAIN_SECONDS = 5.0, 60.0
-"""What a first start may take beyond the time of a sample's videos, and a second start at least."""
+START_SECONDS, AGAIN_SECONDS = 10.0, 60.0
+"""What two starts may take together beyond the time of a sample's videos, shared evenly, and the second at least."""
 END_SECONDS = 5.0
 """Time in which a killed process ends; one that waits for a dead disk does not, and is left to the system."""
 
@@ -110,7 +110,7 @@ class Feed:
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
                 )  # a session of its own: Ctrl-C is for us, and closing the pipe ends it
                 self._connection, specs = ours, self._specs
-            late = max(self._seconds, AGAIN_SECONDS) if self._starts else self._seconds + START_SECONDS
+            late = max((self._seconds + START_SECONDS) / 2, self._starts * AGAIN_SECONDS)
             try:
                 limit(ours, late)
                 ours.send(self._announce(self._jobs[number:], specs=specs))

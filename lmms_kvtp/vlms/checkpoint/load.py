@@ -65,6 +65,8 @@ def find_folder(pretrained: str, revision: str | None = None) -> Path:
         return Path(path)
     if os.path.exists(path):
         raise CheckpointError(f"{pretrained} is a file; {WANTED}: give its folder")
+    if revision and len(revision) > 255:
+        raise CheckpointError(f"revision={revision[:40]}... is longer than the name of a branch, tag or commit can be")
     try:
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=PATTERNS))
     except (OSError, ValueError) as error:

@@ -84,6 +84,7 @@ def test_nothing_is_mistaken_for_a_predictor(slim, tmp_path):
         "google/siglip-so400m-patch14-384": "as it was released, no trained predictor; name it as encoder.pretrained",
         "nowhere": r"there is no such folder; give a folder, a hub id, or one of tiny",
         str(slim / "text.json"): "there is no such folder",
+        "x" * 300: "there is no such folder",
     }.items():
         with pytest.raises(ValueError, match=message):
             find_predictor(name)

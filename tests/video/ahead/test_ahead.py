@@ -210,12 +210,25 @@ def test_a_decoder_that_somebody_ends_is_replaced_and_loses_nothing(paths, ahead
     assert not any((planted / fault).exists() for fault in faults)
 
 
-def test_decoders_that_die_at_their_start_are_an_error_with_a_way_out(paths, ahead, monkeypatch):
+@pytest.fixture
+def waits(monkeypatch):
+    """The limits of all waits for the other process, in the order in which they are set."""
+    from lmms_kvtp.video.ahead.feed import limit
+
+    found = []
+    noted = lambda connection, seconds: (found.append(seconds), limit(connection, seconds))  # noqa: E731
+    monkeypatch.setattr("lmms_kvtp.video.ahead.feed.limit", noted)
+    return found
+
+
+@pytest.mark.parametrize(("seconds", "share"), [(600.0, [305.0, 305.0]), (4.0, [7.0, 60.0])])
+def test_decoders_that_die_at_their_start_are_an_error_with_a_way_out(paths, ahead, waits, monkeypatch, seconds, share):
     monkeypatch.setattr("lmms_kvtp.video.ahead.feed.START", "import sys; {path}; sys.exit(3)")
-    one = ahead(paths)
+    one = ahead(paths, seconds=seconds)
     for path in paths[:2]:
         with pytest.raises(RuntimeError, match=r"ends at its start \(exit code 3\), twice; set decode_ahead_mib=0"):
             one.videos((path,))
+    assert waits == share  # both together: video_seconds and 10 s, and the second a minute at least
 
 
 def test_a_decoder_that_stops_inside_a_message_fails_its_video_alone(clip, paths, ahead):

@@ -279,3 +279,8 @@ def test_a_name_that_can_be_no_folder_is_refused(name, monkeypatch):
     with pytest.raises(CheckpointError, match="is no folder here"):
         find_folder(name)
     assert family_named(name, None) is None
+
+
+def test_a_revision_that_can_be_none_is_refused():
+    with pytest.raises(CheckpointError, match=r"revision=x{40}\.\.\. is longer than the name of a branch"):
+        find_folder("somebody/model", "x" * 100_000)
