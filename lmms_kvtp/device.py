@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Shaped
+from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Number types that settings may name, beside auto."""
@@ -56,6 +58,14 @@ def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
         raise ValueError(
             f"dtype={name}: this torch cannot compute in it on {device} ({error}); use bfloat16 or float32"
         ) from error
+
+
+def send(values: Shaped[Tensor, "*n"], device: torch.device) -> Shaped[Tensor, "*n"]:
+    """Copy values of the host to a device, and wait neither for the copy nor for the work given to the device before.
+
+    The host's memory may change at once, since it is copied before: it is not pinned.
+    """
+    return values if values.device == device else values.to(device, non_blocking=values.device.type == "cpu")
 
 
 class OutOfMemoryError(RuntimeError):

@@ -30,6 +30,8 @@ class TokenPruner(ABC):
     """Where the method comes from: a name and an arXiv id."""
     training_free: ClassVar[bool] = True
     """Nothing in it was trained for pruning."""
+    waits: ClassVar[bool] = False
+    """The host waits for a GPU inside `prune`, as often as what it finds in the video demands."""
 
     @abstractmethod
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
@@ -64,4 +66,4 @@ class ScorePruner(TokenPruner):
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep the top `budgets[t]` of each frame; ties go to the earlier patch."""
         check(tokens, budgets)
-        return pack(tokens, tokens.embeds, top(self.score(tokens, features), budgets))
+        return pack(tokens, tokens.embeds, top(self.score(tokens, features), budgets), int(budgets.sum()))

@@ -37,6 +37,7 @@ class HoliTom(TokenPruner):
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "HoliTom, arXiv 2505.21334"
+    waits: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least cosine of a still position; the paper lowers it to 0.65 where 10 % are kept."""

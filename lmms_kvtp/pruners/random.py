@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import ScorePruner
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
@@ -26,4 +27,4 @@ class RandomTokens(ScorePruner):
         """Draw a number for each token."""
         generator = torch.Generator().manual_seed(crc32(f"{self.seed}:{tokens.key}".encode()))
         draws = torch.rand(tokens.num_frames, tokens.capacity, generator=generator, dtype=torch.float64)
-        return draws.to(tokens.embeds.device)
+        return send(draws, tokens.embeds.device)

@@ -1,11 +1,15 @@
 """What pruners share: refusing what cannot be pruned, reading features, and packing what is kept."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from lmms_kvtp.device import send
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 TOKENS_AT_ONCE = 16 * 14 * 14
@@ -65,9 +69,46 @@ def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
 
 def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
     """Refuse what is marked as NaN. Raises ValueError if something is marked; the message names the first frames."""
-    frames = broken.flatten(1).any(dim=1)
-    if frames.any():
-        raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
+    frames, later = broken.flatten(1).any(dim=1), _broken.get()
+    if later is not None:
+        later.append((frames, what))
+    elif frames.any():
+        _raise(frames, what)
+
+
+def _raise(frames: Bool[Tensor, " T"], what: str) -> None:
+    raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
+
+
+Broken = list[tuple[Bool[Tensor, " T"], str]]
+_broken: ContextVar[Broken | None] = ContextVar("broken", default=None)
+
+
+@contextmanager
+def refused_later() -> Iterator[Broken]:
+    """Collect what `refuse` marks inside the block, for `land` to look at: nobody waits for a GPU until then."""
+    broken: Broken = []
+    token = _broken.set(broken)
+    try:
+        yield broken
+    finally:
+        _broken.reset(token)
+
+
+def land(packed: PackedTokens, broken: Broken) -> PackedTokens:
+    """Bring to the host, in one copy, what the prompt's layout reads of kept tokens, and what was marked as broken.
+
+    Raises:
+        ValueError: something was marked; the message names the first frames.
+    """
+    kept = [packed.frame, packed.patch, *([] if packed.segment is None else [packed.segment])]
+    parts = [*kept, *(frames.to(packed.frame) for frames, _ in broken)]
+    landed = torch.cat(parts).cpu().split([len(part) for part in parts])
+    for frames, (_, what) in zip(landed[len(kept) :], broken, strict=True):
+        if frames.any():
+            _raise(frames.bool(), what)
+    segment = None if packed.segment is None else landed[2]
+    return replace(packed, frame=landed[0], patch=landed[1], segment=segment)
 
 
 def _first(frames: Bool[Tensor, " T"]) -> list[int]:
@@ -75,27 +116,34 @@ def _first(frames: Bool[Tensor, " T"]) -> list[int]:
     return listed
 
 
+def places(keep: Bool[Tensor, "*n"], count: int | None = None) -> Int[Tensor, "K axes"]:
+    """Find the places that are marked, in order; a GPU is waited for only where nobody tells the `count` of them."""
+    return torch.nonzero(keep) if count is None else torch.nonzero_static(keep, size=count)
+
+
 def top(scores: Float[Tensor, "T N"], budgets: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:
     """Mark the `budgets[t]` highest scores of row t; ties go to the earlier column. ValueError where a score is NaN."""
     refuse_nan(scores, "scores")
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return ranks < budgets.to(scores.device)[:, None]
+    return ranks < send(budgets, scores.device)[:, None]
 
 
 def pack(
     tokens: FrameTokens,
     embeds: Float[Tensor, "T N D"],
     keep: Bool[Tensor, "T N"],
-    size: Float[Tensor, "T N"] | None = None,
+    count: int | None = None,
 ) -> PackedTokens:
-    """Gather the rows of `embeds` that `keep` marks, in raster order; `size` defaults to one original each."""
-    frame, patch = torch.nonzero(keep, as_tuple=True)
-    ones = torch.ones(len(frame), device=embeds.device)
+    """Gather the rows of `embeds` that `keep` marks, in raster order.
+
+    `count` is how many are marked; where nobody tells, a GPU is waited for.
+    """
+    frame, patch = places(keep, count).unbind(dim=1)
     return PackedTokens(
         embeds=embeds[frame, patch],
         frame=frame,
         patch=patch,
-        size=ones if size is None else size[frame, patch],
+        size=torch.ones(len(frame), device=embeds.device),
         grid=tokens.grid,
         num_frames=tokens.num_frames,
     )

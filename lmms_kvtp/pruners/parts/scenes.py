@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks, pairs_of
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
@@ -50,6 +51,7 @@ class StillPruner(TokenPruner):
     """
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
+    waits: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least similarity of a static position."""
@@ -208,4 +210,4 @@ def change(embeds: Float[Tensor, "T N D"], reference: Int[Tensor, " T"]) -> Floa
     place = torch.empty_like(embeds[0], dtype=torch.float32)
     pairs = zip(embeds, (embeds[frame] for frame in reference.tolist()), strict=True)
     products = [torch.mul(frame.float(), other.float(), out=place).sum(dim=1) for frame, other in pairs]
-    return 1 - torch.stack(products) / (lengths * lengths[reference.to(embeds.device)])
+    return 1 - torch.stack(products) / (lengths * lengths[send(reference, embeds.device)])

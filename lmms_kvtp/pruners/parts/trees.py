@@ -23,6 +23,7 @@ class TreePruner(ScenePruner):
     """FlashVID's steps, which pruners/flashvid.py tells: selection in each frame, trees through a scene, clusters."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
+    waits: ClassVar[bool] = True
     twice: ClassVar[bool] = False
     """A selected token can be selected again, and be a cluster's centre in a scene of one frame."""
 
@@ -126,10 +127,11 @@ class TreePruner(ScenePruner):
             trees = scene[0].float()
         barred = salient[0] if length == 1 and not self.twice else torch.zeros_like(roots, dtype=torch.bool)
         centre, compared = self._cluster(trees, roots // capacity, barred, count)
-        rows, _ = means(trees[None], centre[None])
         stands = torch.where(centre == DROPPED, DROPPED, roots[centre])
+        at = torch.unique(stands[stands != DROPPED])
+        rows, _ = means(trees[None], centre[None], len(at))
         owner[rest] = stands[tree]
-        return torch.unique(stands[stands != DROPPED]), rows, owner, compared + (length - 1) * capacity**2
+        return at, rows, owner, compared + (length - 1) * capacity**2
 
     def _cluster(
         self, trees: Float[Tensor, "n D"], frame: Int[Tensor, " n"], barred: Bool[Tensor, " n"], count: int
