@@ -33,7 +33,6 @@ class FastVid(ScenePruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "probe_attention"})
     paper: ClassVar[str] = "FastVID, arXiv 2503.11187"
-    waits: ClassVar[bool] = True
 
     context: float = 0.4
     """Part of a scene's budget, rounded down, that goes to anchors."""

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.packing import check, pack
 from lmms_kvtp.pruners.parts.spread import lattice
@@ -25,4 +24,4 @@ class Grid(TokenPruner):
         check(tokens, budgets)
         lattices = {budget: lattice(budget, *tokens.grid) for budget in set(budgets.tolist())}
         keep = torch.stack([lattices[budget] for budget in budgets.tolist()])
-        return pack(tokens, tokens.embeds, send(keep, tokens.embeds.device), int(budgets.sum()))
+        return pack(tokens, tokens.embeds, keep, int(budgets.sum()))

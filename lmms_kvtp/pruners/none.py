@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.packing import check, pack
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -29,5 +28,5 @@ class Unpruned(TokenPruner):
                 f"{int(budgets[partial[0]])} of {tokens.capacity} tokens; choose a pruner, such as grid or prumerge, "
                 "or keep_ratio=1"
             )
-        keep = send(budgets > 0, tokens.embeds.device)[:, None].expand(-1, tokens.capacity)
+        keep = (budgets > 0)[:, None].expand(-1, tokens.capacity)
         return pack(tokens, tokens.embeds, keep, int(budgets.sum()))

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge
 from lmms_kvtp.pruners.parts.packing import check
@@ -31,4 +30,4 @@ class Pool(TokenPruner):
         cuts = {budget: blocks(budget, *tokens.grid) for budget in set(budgets.tolist())}
         owner = torch.stack([cuts[budget] for budget in budgets.tolist()])
         owner[budgets == 0] = DROPPED
-        return merge(tokens, send(owner, tokens.embeds.device), budgets)
+        return merge(tokens, owner, budgets)

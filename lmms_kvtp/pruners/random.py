@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import ScorePruner
 from lmms_kvtp.types import FrameFeatures, FrameTokens
 
@@ -26,5 +25,4 @@ class RandomTokens(ScorePruner):
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
         """Draw a number for each token."""
         generator = torch.Generator().manual_seed(crc32(f"{self.seed}:{tokens.key}".encode()))
-        draws = torch.rand(tokens.num_frames, tokens.capacity, generator=generator, dtype=torch.float64)
-        return send(draws, tokens.embeds.device)
+        return torch.rand(tokens.num_frames, tokens.capacity, generator=generator, dtype=torch.float64)

@@ -5,8 +5,10 @@ copy between host and device is a wait unless it is sent without blocking, and a
 know, be it only its size, is a wait, too. An operation on tensors of both sides raises, as it would on a GPU.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -32,6 +34,8 @@ PLAIN = {
     "__hash__",
 }
 """Looks at shape and type."""
+ON_HOST = {"times"}
+"""Fields of features that stay on the CPU."""
 DEVICE_OF = Tensor.device.__get__  # type: ignore[attr-defined]
 
 
@@ -91,27 +95,25 @@ class PretendGpu(TorchFunctionMode):
             if not (len(args) > 1 and isinstance(args[1], int)):
                 self.waits.append(name)
         elif name in ("__getitem__", "__setitem__", "index_put_"):
-            indices = args[1] if isinstance(args[1], tuple | list) and not _numbers(args[1]) else (args[1],)
-            masks = [index for index in indices if isinstance(index, Tensor) and index.dtype == torch.bool]
-            filled = name == "__setitem__" and (not isinstance(args[2], Tensor) or args[2].numel() == 1)
-            if masks and not (filled and there(masks[0])):
-                self.waits.append(f"{name} by a mask")
-            elif any(
-                (isinstance(index, Tensor) and index.ndim and not there(index)) or _numbers(index) for index in indices
-            ):
-                self.waits.append(f"{name} by indices of the host")
-            if (
-                name == "__setitem__"
-                and isinstance(args[2], Tensor)
-                and args[2].ndim
-                and there(args[2]) != there(args[0])
-            ):
-                self.waits.append(f"{name} of the other side")
+            self._watch_indices(name, args)
         elif name == "copy_":
             if there(args[0]) != there(args[1]) and not kwargs.get("non_blocking"):
                 self.waits.append(name)
         elif any(tensor.ndim and not there(tensor) for tensor in given):
             raise RuntimeError(f"{name} of tensors on the host and on the device")
+
+    def _watch_indices(self, name: str, args: Any) -> None:
+        at, new = args[1], args[2] if len(args) > 2 else None
+        indices = at if isinstance(at, tuple | list) and not _numbers(at) else (at,)
+        tensors = [index for index in indices if isinstance(index, Tensor) and index.ndim]
+        masks = [index for index in tensors if index.dtype == torch.bool]
+        filled = name == "__setitem__" and (not isinstance(new, Tensor) or new.numel() == 1)
+        if masks and not (filled and there(masks[0])):
+            self.waits.append(f"{name} by a mask")
+        elif any(map(_numbers, indices)) or not all(map(there, tensors)):
+            self.waits.append(f"{name} by indices of the host")
+        if isinstance(new, Tensor) and new.ndim and there(new) != there(args[0]):
+            self.waits.append(f"{name} of the other side")
 
 
 def there(tensor: Any) -> bool:
@@ -128,11 +130,15 @@ def put(made: Any) -> Any:
     if isinstance(made, Tensor):
         made.__dict__["_there"] = True
     elif isinstance(made, nn.Module):
-        put([*made.parameters(), *made.buffers()])
+        put(_weights(made))
     elif isinstance(made, list | tuple):
         for part in made:
             put(part)
     return made
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _lift(made: Tensor) -> Tensor:
@@ -154,22 +160,36 @@ def _tensors(values: Any) -> Iterator[Tensor]:
         yield from _tensors(list(values.values()))
 
 
+def put_all(*values: Any) -> None:
+    """Put the tensors of dataclasses there, but for what they hold on the CPU."""
+    for value in values:
+        for field in fields(value):
+            if field.name not in ON_HOST:
+                put(getattr(value, field.name))
+
+
 @contextmanager
 def pretend_gpu(*held: Any) -> Iterator[list[str]]:
-    """Let tensors, modules and dataclasses of tensors lie on a device inside this block; yields the waits for it."""
-    for each in held:
-        put(
-            [value for value in vars(each).values() if isinstance(value, Tensor)]
-            if hasattr(each, "__dataclass_fields__")
-            else each
-        )
-    mode = PretendGpu()
-    with mode:
-        yield mode.waits
-
-
-def unpretend(*held: Iterable[Tensor]) -> None:
-    """Take the marks off again."""
-    for tensors in held:
-        for tensor in tensors:
+    """Let tensors and modules lie on a device inside this block; yields the waits for it."""
+    put(held)
+    try:
+        with PretendGpu() as mode:
+            yield mode.waits
+    finally:
+        for tensor in _tensors([_weights(each) if isinstance(each, nn.Module) else each for each in held]):
             _lift(tensor)
+
+
+@contextmanager
+def reported_waits() -> Iterator[list[str]]:
+    """Collect what torch reports of waits for a real GPU inside this block."""
+    waits: list[str] = []
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            waits += [str(each.message) for each in told if "synchronizing" in str(each.message)]

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.packing import chunks, pack, places, read, refuse
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -78,7 +79,7 @@ def merge(
     An owner is the patch at which the average stands, which owns itself, and of which frame t has `budgets[t]`; or
     DROPPED.
     """
-    ends = [0, *budgets.cumsum(0).tolist()]
+    owner, ends = send(owner, tokens.embeds.device), [0, *budgets.cumsum(0).tolist()]
     stands = owner == torch.arange(owner.shape[1], device=owner.device)
     frame, patch = places(stands, ends[-1]).unbind(dim=1)
     embeds, size = (
@@ -96,10 +97,7 @@ def merge(
 def merge_video(
     tokens: FrameTokens, owner: Int[Tensor, " M"], weights: Float[Tensor, " M"] | None = None, count: int | None = None
 ) -> PackedTokens:
-    """Average or sum tokens over all frames as `merge` does, with owners counted through the video, frame by frame.
-
-    `count` is the number of owners; where nobody tells, a GPU is waited for.
-    """
+    """Average or sum tokens over all frames as `merge` does, with `count` owners, through the video, frame by frame."""
     cells, width = tokens.num_frames * tokens.capacity, tokens.embeds.shape[2]
     where = places(owner == torch.arange(cells, device=owner.device), count).flatten()
     every, factors = tokens.embeds.reshape(1, cells, width), None if weights is None else weights[None]

@@ -1,6 +1,6 @@
 """What pruners share: refusing what cannot be pruned, reading features, and packing what is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -73,11 +73,7 @@ def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
     if later is not None:
         later.append((frames, what))
     elif frames.any():
-        _raise(frames, what)
-
-
-def _raise(frames: Bool[Tensor, " T"], what: str) -> None:
-    raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
+        raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
 
 
 Broken = list[tuple[Bool[Tensor, " T"], str]]
@@ -95,7 +91,7 @@ def refused_later() -> Iterator[Broken]:
         _broken.reset(token)
 
 
-def land(packed: PackedTokens, broken: Broken) -> PackedTokens:
+def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " T"], str]] = ()) -> PackedTokens:
     """Bring to the host, in one copy, what the prompt's layout reads of kept tokens, and what was marked as broken.
 
     Raises:
@@ -105,8 +101,7 @@ def land(packed: PackedTokens, broken: Broken) -> PackedTokens:
     parts = [*kept, *(frames.to(packed.frame) for frames, _ in broken)]
     landed = torch.cat(parts).cpu().split([len(part) for part in parts])
     for frames, (_, what) in zip(landed[len(kept) :], broken, strict=True):
-        if frames.any():
-            _raise(frames.bool(), what)
+        refuse(frames[:, None] > 0, what)
     segment = None if packed.segment is None else landed[2]
     return replace(packed, frame=landed[0], patch=landed[1], segment=segment)
 
@@ -117,7 +112,7 @@ def _first(frames: Bool[Tensor, " T"]) -> list[int]:
 
 
 def places(keep: Bool[Tensor, "*n"], count: int | None = None) -> Int[Tensor, "K axes"]:
-    """Find the places that are marked, in order; a GPU is waited for only where nobody tells the `count` of them."""
+    """Find the places that are marked, in order; where nobody tells the `count` of them, a GPU is waited for."""
     return torch.nonzero(keep) if count is None else torch.nonzero_static(keep, size=count)
 
 
@@ -134,11 +129,8 @@ def pack(
     keep: Bool[Tensor, "T N"],
     count: int | None = None,
 ) -> PackedTokens:
-    """Gather the rows of `embeds` that `keep` marks, in raster order.
-
-    `count` is how many are marked; where nobody tells, a GPU is waited for.
-    """
-    frame, patch = places(keep, count).unbind(dim=1)
+    """Gather the rows of `embeds` that `keep` marks, in raster order; `count` is as in `places`."""
+    frame, patch = places(send(keep, embeds.device), count).unbind(dim=1)
     return PackedTokens(
         embeds=embeds[frame, patch],
         frame=frame,

@@ -27,6 +27,7 @@ class ScenePruner(TokenPruner):
     """A pruner that cuts the video where frames differ most, and keeps exactly the budgets of each scene's frames."""
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
+    searches: ClassVar[bool] = True
 
     scenes: int = 8
     """Least number of scenes, where there are as many frames."""
@@ -38,9 +39,6 @@ class ScenePruner(TokenPruner):
         if self.scenes < 1:
             raise ValueError(f"scenes={self.scenes} must be at least 1")
 
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
-        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
-
 
 @dataclass(frozen=True)
 class StillPruner(TokenPruner):
@@ -51,7 +49,7 @@ class StillPruner(TokenPruner):
     """
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
-    waits: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least similarity of a static position."""
@@ -87,10 +85,6 @@ class StillPruner(TokenPruner):
                 flops += pairs_flops(1, pairs_of(len(points)), flat.shape[1])
         packed = merge_video(tokens, owner)
         return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
-
-    @final
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
-        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
 
 def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:

@@ -23,7 +23,6 @@ class TreePruner(ScenePruner):
     """FlashVID's steps, which pruners/flashvid.py tells: selection in each frame, trees through a scene, clusters."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
-    waits: ClassVar[bool] = True
     twice: ClassVar[bool] = False
     """A selected token can be selected again, and be a cluster's centre in a scene of one frame."""
 
