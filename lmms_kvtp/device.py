@@ -45,7 +45,7 @@ def place(device: str | None, dtype: str) -> tuple[torch.device, torch.dtype]:
     """
     found = find_device(device)
     if dtype == "auto" and found.type == "cuda" and (slow := _without_bfloat16(found)):
-        _warn(f"dtype=auto is float32 here: {slow}; dtype=float16 takes half the memory, and may overflow")
+        warn(f"dtype=auto is float32 here: {slow}; dtype=float16 takes half the memory, and may overflow")
         return found, torch.float32
     return found, DTYPES.get(dtype, torch.bfloat16 if found.type == "cuda" else torch.float32)
 
@@ -59,7 +59,8 @@ def _without_bfloat16(device: torch.device) -> str:
 
 
 @cache
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Warn once in a process: a sweep builds many methods, and a run asks many times where to compute."""
     logger.warning(message)
 
 
@@ -84,10 +85,7 @@ def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def send(values: Shaped[Tensor, "*n"], device: torch.device) -> Shaped[Tensor, "*n"]:
-    """Copy values of the host to a device, and wait neither for the copy nor for the work given to the device before.
-
-    The host's memory may change at once, since it is copied before: it is not pinned.
-    """
+    """Copy values of the host to a device, and wait neither for the copy nor for what the device works on."""
     return values if values.device == device else values.to(device, non_blocking=values.device.type == "cpu")
 
 

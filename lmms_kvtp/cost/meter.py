@@ -65,7 +65,7 @@ class Meter:
     ) -> None:
         """Start at what was spent before, or at nothing."""
         self.device, self._marks = device, list[tuple[str, Mark, Mark]]()
-        self._seconds = dict(seconds or {})
+        self.added = dict(seconds or {})
         self.flops, self.peak_bytes = dict(flops or {}), peak_bytes
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -76,7 +76,7 @@ class Meter:
         marks, self._marks = self._marks, []
         for name, start, end in marks:
             self.add(name, passed(start, end))
-        return self._seconds
+        return self.added
 
     @contextmanager
     def stage(self, name: str, flops: int | None = 0) -> Iterator[None]:
@@ -101,11 +101,7 @@ class Meter:
         if name not in STAGES:
             raise KeyError(f"no stage {name!r}; stages: {', '.join(STAGES)}")
         if _timing.get() != "off":
-            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-
-    def knows(self, name: str) -> bool:
-        """Tell whether seconds of a stage were added."""
-        return name in self._seconds
+            self.added[name] = self.added.get(name, 0.0) + seconds
 
 
 @dataclass
