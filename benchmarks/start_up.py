@@ -3,8 +3,9 @@
     python benchmarks/start_up.py --rounds 5 --output benchmarks/results/start_up.json
 
 A start is a process that imports the harness, lists its tasks, and makes the stock model `dummy`, which has no weights.
-The same process leaves out the plug-in's entry point where it is to be without. Seconds are those on the clock and those
-that the process had a CPU, children included; one pair that does not count comes first. Medians, lowest to highest.
+The same process leaves out the plug-in's entry point where it is to be without. Seconds are those on the clock, and
+those that the process had a CPU, children included; one pair that does not count comes first. Medians, and lowest to
+highest.
 """
 
 import argparse

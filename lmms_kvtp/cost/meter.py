@@ -90,7 +90,7 @@ class Meter:
             with nullcontext(found) if flops is not None else counting() as found:
                 yield
         finally:
-            self._marks.append((name, start, mark(self.device)))
+            self._marks += [] if _timing.get() == "off" else [(name, start, mark(self.device))]
             if self.device.type == "cuda":
                 self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
         if found.flops:
