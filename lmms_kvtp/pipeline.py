@@ -1,6 +1,7 @@
 """Once per question: score the frames, give each a budget, prune, lay out the prompt, generate, and add up the cost."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -157,7 +158,7 @@ def prune(method: Method, visual: Encoded, weighed: Weighed, meter: Meter) -> Pa
     told = method.pruner.flops(visual.tokens, weighed.features, weighed.budgets)
     told = undeclared_flops(method.pruner) if told is None else told
     with meter.stage("pruner", told):
-        with refused_later() as broken:
+        with nullcontext([]) if method.pruner.searches else refused_later() as broken:
             packed = visual.tokens.fill(method.pruner.prune(visual.tokens, weighed.features, weighed.budgets))
         packed = land(packed, broken)
     if packed.flops and told is not None:  # else they were counted

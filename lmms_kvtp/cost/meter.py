@@ -34,15 +34,13 @@ def timed_as(timing: Timing) -> Iterator[None]:
 
 def mark(device: torch.device) -> Mark:
     """Mark this moment in the work of a device, as the block around says."""
-    timing = _timing.get()
-    if device.type != "cuda" or timing == "off":
-        return time.perf_counter()
-    if timing == "stages":
+    if device.type == "cuda" and _timing.get() in ("auto", "total"):
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
+    if device.type == "cuda" and _timing.get() == "stages":
         torch.cuda.synchronize(device)
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
+    return time.perf_counter()
 
 
 def passed(start: Mark, end: Mark) -> float:

@@ -138,9 +138,9 @@ def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: 
     with ExitStack() as hooks:
         entered = int((prompt.role == VISION).sum()) if stages else 0
         if entered:
-            there = [send(part, prompt.embeds.device) for part in (prompt.role, prompt.frame)]
-            segment = None if prompt.segment is None else send(prompt.segment, prompt.embeds.device)
-            prompt = replace(prompt, role=there[0], frame=there[1], segment=segment)
+            labels = {name: getattr(prompt, name) for name in ("role", "frame", "segment")}
+            there = {name: send(label, whole.device) for name, label in labels.items() if label is not None}
+            prompt = replace(prompt, **there)
             cuts, reads = {stage.layer: stage for stage in stages}, {stage.reads: stage for stage in stages}
             run = _Run(prompt, entered, trace, cuts, reads)
             for index, layer in enumerate(layers):

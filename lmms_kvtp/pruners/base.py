@@ -32,8 +32,7 @@ class TokenPruner(ABC):
     training_free: ClassVar[bool] = True
     """Nothing in it was trained for pruning."""
     searches: ClassVar[bool] = False
-    """What it does hangs on scenes and groups that it finds: `PackedTokens.flops` tells its operations, and the host
-    waits for a GPU many times in `prune`. Others never wait there."""
+    """It finds scenes or groups: only `PackedTokens.flops` tells its operations, and the host waits for a GPU often."""
 
     @abstractmethod
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:

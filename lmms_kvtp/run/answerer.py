@@ -64,6 +64,8 @@ def unrecorded(vlm: VideoVLM, method: Method, run: RunOptions | None = None) -> 
     return Lane(Built(vlm, method, {}), run or RunOptions(), Session({}, None, None))
 
 
+Sharing = Mapping[tuple[str, ...], int]
+"""How many questions of the run are about the same visuals."""
 Watch = Callable[[int, Ask, Prepared], None]
 """Sees the number of the lane, the question, and its prompt with the kept tokens, before the prompt is answered."""
 
@@ -117,14 +119,12 @@ class Answerer:
         finally:
             self._ahead = None
 
-    def answer(
-        self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int] | None = None, lane: int = 0
-    ) -> Iterator[Answer]:
+    def answer(self, asks: Sequence[Ask], sharing: Sharing | None = None, lane: int = 0) -> Iterator[Answer]:
         """Find the answers of an earlier run, or make them; each is in the journal when it is returned.
 
         Args:
             asks: one batch; questions on one video next to each other.
-            sharing: how many questions of the run are about the same visuals.
+            sharing: with those that are answered at other times.
             lane: the number of the lane that answers.
 
         Raises:
@@ -146,7 +146,7 @@ class Answerer:
             keys = list(group)
             yield from (keys[start : start + size] for start in range(0, len(keys), size))
 
-    def _make(self, lane: int, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> Iterator[Answer]:
+    def _make(self, lane: int, asks: Sequence[Ask], sharing: Sharing) -> Iterator[Answer]:
         """Answer in batches of equal options, of no more questions than the device's memory was found to hold."""
         for _, group in groupby(asks, key=lambda ask: ask.options):
             waiting = list(group)
@@ -155,9 +155,7 @@ class Answerer:
                     yield from answers
                     waiting = waiting[len(batch) :]
 
-    def _together(
-        self, lane: int, batch: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]
-    ) -> Iterable[Answer] | None:
+    def _together(self, lane: int, batch: Sequence[Ask], sharing: Sharing) -> Iterable[Answer] | None:
         """Answer a batch, or one by one if it fails; None where memory is too small for it, and batches are halved."""
         if len(batch) > 1:
             try:
@@ -171,7 +169,7 @@ class Answerer:
                 log.warning("a batch of %d questions failed, they are answered one by one: %s", len(batch), error)
         return (self._one(lane, ask, sharing) for ask in batch)
 
-    def _one(self, lane: int, ask: Ask, sharing: Mapping[tuple[str, ...], int]) -> Answer:
+    def _one(self, lane: int, ask: Ask, sharing: Sharing) -> Answer:
         try:
             [answer] = self._try(lane, [ask], sharing)
             return answer
@@ -180,7 +178,7 @@ class Answerer:
                 raise SampleError(f"{ask.subject}: {type(error).__name__}: {error}") from error
             return Answer("", SampleCost(), f"{type(error).__name__}: {error}")
 
-    def _try(self, lane: int, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> list[Answer]:
+    def _try(self, lane: int, asks: Sequence[Ask], sharing: Sharing) -> list[Answer]:
         built, run = self.lanes[lane].built, self.lanes[lane].run
         ready: list[Prepared] = []
         with timed_as(run.timing):

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lmms_kvtp.device import send
 from lmms_kvtp.resolve import near
-from lmms_kvtp.types import NEWLINE, TEXT, VISION, PackedTokens, Positions, Prompt
+from lmms_kvtp.types import NEWLINE, TEXT, VISION, FrameTokens, PackedTokens, Positions, Prompt
 
 SYSTEM = "system\nYou are a helpful assistant."
 POSITIONS = ("grid", "frame", "one_token", "no_token")
@@ -166,17 +166,15 @@ def lay_out(
 
 def _unpruned(packed: PackedTokens, newlines: Newlines) -> tuple[Int[Tensor, "2 K"], int]:
     """Find where each token, and the next newline behind it, stand where all tokens are kept; and how many places."""
-    capacity, device = packed.grid[0] * packed.grid[1], packed.frame.device
-    every = torch.arange(packed.num_frames * capacity, device=device)
-    nothing, ones = torch.zeros(len(every), 0, device=device), torch.ones(len(every), device=device)
-    whole = PackedTokens(nothing, every // capacity, every % capacity, ones, packed.grid, packed.num_frames)
-    behind = newlines.after(whole)
-    place, slots = every + behind.cumsum(0) - behind.long(), torch.nonzero(behind).flatten()
+    capacity = packed.grid[0] * packed.grid[1]
+    behind = newlines.after(FrameTokens(torch.zeros(packed.num_frames, capacity, 0), packed.grid).whole())
+    place = torch.arange(len(behind)) + behind.cumsum(0) - behind.long()
+    slots = torch.nonzero(behind).flatten()
     kept = packed.frame * capacity + packed.patch
     if not len(slots):
-        return torch.stack([place[kept]] * 2), len(every)
+        return torch.stack([place[kept]] * 2), len(behind)
     following = slots[torch.searchsorted(slots, kept).clamp(max=len(slots) - 1)]
-    return torch.stack([place[kept], place[following] + 1]), len(every) + len(slots)
+    return torch.stack([place[kept], place[following] + 1]), len(behind) + len(slots)
 
 
 def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:

@@ -37,7 +37,7 @@ def refuse_broken(tokens: FrameTokens) -> None:
     broken = ~torch.isfinite(tokens.embeds.sum(dim=(1, 2), dtype=torch.float32))
     if broken.any():
         raise ValueError(
-            f"vision tokens of frames {_first(broken)} are NaN or infinite; a tower in float16 may overflow: choose "
+            f"vision tokens of frames {places(broken)[:5, 0].tolist()} are NaN or infinite; a tower in float16 may overflow: choose "
             "dtype=bfloat16 or float32, or look at the checkpoint"
         )
 
@@ -73,7 +73,9 @@ def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
     if later is not None:
         later.append((frames, what))
     elif frames.any():
-        raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
+        raise ValueError(
+            f"{what} of frames {places(frames)[:5, 0].tolist()} hold NaN; look at the features and their dtype"
+        )
 
 
 Broken = list[tuple[Bool[Tensor, " T"], str]]
@@ -92,11 +94,7 @@ def refused_later() -> Iterator[Broken]:
 
 
 def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " T"], str]] = ()) -> PackedTokens:
-    """Bring to the host, in one copy, what the prompt's layout reads of kept tokens, and what was marked as broken.
-
-    Raises:
-        ValueError: something was marked; the message names the first frames.
-    """
+    """Bring to the host in one copy what a prompt's layout reads; ValueError where something was marked as broken."""
     kept = [packed.frame, packed.patch, *([] if packed.segment is None else [packed.segment])]
     parts = [*kept, *(frames.to(packed.frame) for frames, _ in broken)]
     landed = torch.cat(parts).cpu().split([len(part) for part in parts])
@@ -104,11 +102,6 @@ def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " T"], str]] 
         refuse(frames[:, None] > 0, what)
     segment = None if packed.segment is None else landed[2]
     return replace(packed, frame=landed[0], patch=landed[1], segment=segment)
-
-
-def _first(frames: Bool[Tensor, " T"]) -> list[int]:
-    listed: list[int] = torch.nonzero(frames).flatten()[:5].tolist()
-    return listed
 
 
 def places(keep: Bool[Tensor, "*n"], count: int | None = None) -> Int[Tensor, "K axes"]:
