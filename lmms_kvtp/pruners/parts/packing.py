@@ -37,8 +37,8 @@ def refuse_broken(tokens: FrameTokens) -> None:
     broken = ~torch.isfinite(tokens.embeds.sum(dim=(1, 2), dtype=torch.float32))
     if broken.any():
         raise ValueError(
-            f"vision tokens of frames {places(broken)[:5, 0].tolist()} are NaN or infinite; a tower in float16 may overflow: choose "
-            "dtype=bfloat16 or float32, or look at the checkpoint"
+            f"vision tokens of frames {places(broken)[:5, 0].tolist()} are NaN or infinite; a tower in float16 may "
+            "overflow: choose dtype=bfloat16 or float32, or look at the checkpoint"
         )
 
 
@@ -73,9 +73,8 @@ def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
     if later is not None:
         later.append((frames, what))
     elif frames.any():
-        raise ValueError(
-            f"{what} of frames {places(frames)[:5, 0].tolist()} hold NaN; look at the features and their dtype"
-        )
+        first = places(frames)[:5, 0].tolist()
+        raise ValueError(f"{what} of frames {first} hold NaN; look at the features and their dtype")
 
 
 Broken = list[tuple[Bool[Tensor, " T"], str]]
