@@ -52,7 +52,7 @@ class MaxMin(TokenPruner):
 
         keep = torch.zeros_like(nearest, dtype=torch.bool)
         total = int(budgets.sum())
-        keep[farthest(nearest[None], row, total)[0]] = True
+        keep.index_fill_(0, farthest(nearest[None], row, total)[0], True)
         return pack(tokens, tokens.embeds, keep.reshape(tokens.embeds.shape[:2]), total)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:

@@ -107,9 +107,11 @@ class PretendGpu(TorchFunctionMode):
         indices = at if isinstance(at, tuple | list) and not _numbers(at) else (at,)
         tensors = [index for index in indices if isinstance(index, Tensor) and index.ndim]
         masks = [index for index in tensors if index.dtype == torch.bool]
-        filled = name == "__setitem__" and (not isinstance(new, Tensor) or new.numel() == 1)
+        filled = name == "__setitem__" and not isinstance(new, Tensor)
         if masks and not (filled and there(masks[0])):
             self.waits.append(f"{name} by a mask")
+        elif filled and tensors and not masks:
+            self.waits.append(f"{name} of a number")  # which becomes a tensor of the host, and is copied
         elif any(map(_numbers, indices)) or not all(map(there, tensors)):
             self.waits.append(f"{name} by indices of the host")
         if isinstance(new, Tensor) and new.ndim and there(new) != there(args[0]):

@@ -105,7 +105,7 @@ def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " T"], str]] 
 
 def places(keep: Bool[Tensor, "*n"], count: int | None = None) -> Int[Tensor, "K axes"]:
     """Find the places that are marked, in order; where nobody tells the `count` of them, a GPU is waited for."""
-    return torch.nonzero(keep) if count is None else torch.nonzero_static(keep, size=count)
+    return torch.nonzero(keep) if count is None or keep.is_mps else torch.nonzero_static(keep, size=count)
 
 
 def top(scores: Float[Tensor, "T N"], budgets: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:
