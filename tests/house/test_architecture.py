@@ -264,3 +264,8 @@ def test_every_benchmark_finds_what_it_imports():
     command = [sys.executable, "-c", program, str(ROOT / "benchmarks"), *scripts]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_only_ages_of_files_are_told_by_a_clock_that_may_go_backwards():
+    using = [name_of(path) for path in sources() if "time.time()" in path.read_text()]
+    assert using == ["lmms_kvtp/embedded/cache.py", "lmms_kvtp/video/cache.py"]

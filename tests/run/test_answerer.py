@@ -15,7 +15,6 @@ from lmms_kvtp.harness.results import report
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import SampleError
-from lmms_kvtp.run.build import _last_loaded
 
 TASK = "skvqa_synth_look"
 RANDOM = {"scorer": "uniform", "allocator": "uniform", "pruner": "random", "keep_ratio": 0.4, "device": "cpu"}
@@ -33,6 +32,7 @@ def run(checkpoint, docs, tmp_path):
     def answer(visuals=None, lengths=(), **settings):
         model = LlavaVideoKvtp(pretrained=str(checkpoint), journal=str(tmp_path / "journals"), **RANDOM | settings)
         model.task_dict[TASK] = {"test": docs}
+        answer.vlm = model.built.vlm  # which the next run takes, too
         requests = []
         for i, doc in enumerate(docs):
             paths = [(visuals or {}).get(i, doc["video_path"])]
@@ -99,7 +99,6 @@ def test_a_sample_that_fails_takes_nobody_of_its_batch_along(run, docs, tmp_path
 
 def test_a_batch_for_which_memory_is_too_small_is_halved_and_that_is_said_once(run, caplog):
     alone, _ = run(share_prefix=False)
-    [vlm] = _last_loaded().values()
     sizes = []
 
     def limited(module, given):
@@ -107,7 +106,7 @@ def test_a_batch_for_which_memory_is_too_small_is_halved_and_that_is_said_once(r
         if len(given[0]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free.")
 
-    hook = vlm.layers[0].register_forward_pre_hook(limited)
+    hook = run.vlm.layers[0].register_forward_pre_hook(limited)
     with hook, caplog.at_level(logging.WARNING):
         texts, counts = run(batch_size=6)
     assert texts == alone and [c["smaller_batch"] for c in counts] == [True] * 6
