@@ -3,7 +3,7 @@ r"""Cost and memory against the number of frames, at the token total of 128 unpr
     python benchmarks/frame_counts.py --output benchmarks/results/frame_counts.json \
         --figure docs/figures/frame_counts.svg
 
-A video of 1,024 s in H.264, two frames a second, is made once; 64 to 1,024 of its frames are read, each number in a
+A video of 2,048 s in H.264, two frames a second, is made once; 64 to 2,048 of its frames are read, each number in a
 process of its own, and one question is answered by KVTP with PruMerge. As many tokens are kept as 128 frames have, all
 of them at 64 and 128. A question on 16 frames goes before, so that libraries are loaded and buffers made. Memory is the
 peak of the process above what it held then; beside it stand the bytes of the features that must be kept, and of all
@@ -35,7 +35,7 @@ from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.sampling import FrameOptions
 
-COUNTS = (64, 128, 256, 512, 1024)
+COUNTS = (64, 128, 256, 512, 1024, 2048)
 FULL = 128
 """Frames whose tokens make the total."""
 HEIGHT, WIDTH = 360, 640

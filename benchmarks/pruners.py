@@ -42,15 +42,15 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 
 
-def video(pruner: TokenPruner, device: str, dtype: torch.dtype) -> tuple[FrameTokens, FrameFeatures]:
+def video(pruner: TokenPruner, device: str, dtype: torch.dtype, frames: int) -> tuple[FrameTokens, FrameFeatures]:
     """Random scenes whose patches change by degrees, and the features that the pruner reads."""
     draw = torch.Generator().manual_seed(0)
 
     def moving(width: int) -> torch.Tensor:
-        scenes = torch.randn(FRAMES // SHOTS, CAPACITY, width, generator=draw).repeat_interleave(SHOTS, dim=0)
+        scenes = torch.randn(frames // SHOTS, CAPACITY, width, generator=draw).repeat_interleave(SHOTS, dim=0)
         restless = torch.rand(CAPACITY, 1, generator=draw)
-        for frame in scenes:
-            frame += restless * torch.randn(CAPACITY, width, generator=draw)
+        for shown in scenes:
+            shown += restless * torch.randn(CAPACITY, width, generator=draw)
         return scenes
 
     makers: dict[str, Callable[[], torch.Tensor]] = {
@@ -59,29 +59,29 @@ def video(pruner: TokenPruner, device: str, dtype: torch.dtype) -> tuple[FrameTo
         "layer_keys": lambda: moving(KEY_WIDTH // 16),
         "patch_text": lambda: moving(KEY_WIDTH),
         "text": lambda: torch.randn(1, KEY_WIDTH, generator=draw),
-        "probe_attention": lambda: torch.rand(FRAMES, CAPACITY, generator=draw) / CAPACITY,
-        "column_attention": lambda: torch.rand(FRAMES, CAPACITY, generator=draw) / CAPACITY,
+        "probe_attention": lambda: torch.rand(frames, CAPACITY, generator=draw) / CAPACITY,
+        "column_attention": lambda: torch.rand(frames, CAPACITY, generator=draw) / CAPACITY,
     }
     features = {name: makers[name]().to(device) for name in sorted(pruner.needs)}
     tokens = FrameTokens(moving(WIDTH).to(device, dtype), GRID)
-    return tokens, FrameFeatures(times=torch.arange(FRAMES).float(), **features)
+    return tokens, FrameFeatures(times=torch.arange(frames).float(), **features)
 
 
-def budgets(pruner: str) -> torch.Tensor:
+def budgets(pruner: str, frames: int = FRAMES) -> torch.Tensor:
     """KVTP's budgets for made-up relevance; whole frames for the pruner that knows nothing else."""
-    total = int(RATIO * FRAMES * CAPACITY)
+    total = int(RATIO * frames * CAPACITY)
     if pruner == "none":
-        return torch.where(torch.arange(FRAMES) < total // CAPACITY, CAPACITY, 0)
-    relevance = torch.randn(FRAMES, generator=torch.Generator().manual_seed(1)) * 2.5
+        return torch.where(torch.arange(frames) < total // CAPACITY, CAPACITY, 0)
+    relevance = torch.randn(frames, generator=torch.Generator().manual_seed(1)) * 2.5
     return Softmax().allocate(relevance, total, CAPACITY)
 
 
 @torch.inference_mode()
-def measure(name: str, device: str, dtype: str, repeats: int) -> dict[str, Any]:
+def measure(name: str, device: str, dtype: str, repeats: int, frames: int = FRAMES) -> dict[str, Any]:
     """One row; seconds only where the precision is that of the device's row."""
     pruner = build_part("pruner", name)
-    tokens, features = video(pruner, device, getattr(torch, dtype))
-    wanted, size = budgets(name), tokens.embeds.numel() * tokens.embeds.element_size()
+    tokens, features = video(pruner, device, getattr(torch, dtype), frames)
+    wanted, size = budgets(name, frames), tokens.embeds.numel() * tokens.embeds.element_size()
     few = torch.arange(2)
     small = FrameTokens(tokens.embeds[:2], GRID)
     pruner.prune(small, features.select(few), wanted[few])  # libraries set up their buffers
@@ -164,13 +164,15 @@ def main() -> None:
     parser.add_argument("--device", choices=list(DTYPES), default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="by default the one of the device's row")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--row", action="store_true", help="measure one pruner in this process, and print its row")
+    parser.add_argument("--row", action="store_true", help="measure in this process, and print each pruner's row")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="of the made-up video, at least 16, for a try")
     parser.add_argument("--before", help="a commit of this repository, to which this code is compared")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.row:
         dtype = options.dtype or DTYPES[options.device]
-        print(json.dumps(measure(options.pruner[0], options.device, dtype, options.repeats)))
+        for name in options.pruner or names_of("pruner"):
+            print(json.dumps(measure(name, options.device, dtype, options.repeats, options.frames)), flush=True)
         return
     if options.before:
         compare(options.pruner or names_of("pruner"), options.before, options.repeats)

@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=DRAWS)
     draws = parser.parse_args().draws
-    began, lines = time.time(), []
+    began, lines = time.perf_counter(), []
     for line in rows(draws):
         lines.append(line)
         sys.stdout.write(json.dumps(line) + "\n")
@@ -107,7 +107,7 @@ def main() -> None:
         report = {"draws": draws, "margin": MARGIN, "error_of_a_share": round(math.sqrt(0.05 * 0.95 / draws), 4)}
         if draws == DRAWS:
             RESULTS.write_text(json.dumps({**report, "rows": lines}, indent=1) + "\n")
-    sys.stderr.write(f"{time.time() - began:.0f} s\n")
+    sys.stderr.write(f"{time.perf_counter() - began:.0f} s\n")
 
 
 if __name__ == "__main__":

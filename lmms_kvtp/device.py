@@ -1,11 +1,17 @@
 """Devices and number types: what settings name, what a device computes in, and what happens when its memory is full."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Shaped
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Number types that settings may name, beside auto."""
@@ -31,21 +37,41 @@ def find_device(name: str | None) -> torch.device:
 def place(device: str | None, dtype: str) -> tuple[torch.device, torch.dtype]:
     """Choose device and number type: None is the GPU if there is one, auto is bfloat16 on it and float32 elsewhere.
 
-    On MPS, auto is float32 too: not every release of torch computes in bfloat16 there.
+    auto is float32 on MPS, too, where not every release of torch computes in bfloat16, and, with a warning, on a GPU
+    without bfloat16 of its own.
 
     Raises:
         ValueError: there is no such device.
     """
     found = find_device(device)
+    if dtype == "auto" and found.type == "cuda" and (slow := _without_bfloat16(found)):
+        warn(f"dtype=auto is float32 here: {slow}; dtype=float16 takes half the memory, and may overflow")
+        return found, torch.float32
     return found, DTYPES.get(dtype, torch.bfloat16 if found.type == "cuda" else torch.float32)
+
+
+def _without_bfloat16(device: torch.device) -> str:
+    """Say that a GPU has no bfloat16 of its own; nothing of one that has."""
+    with torch.cuda.device(device):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return ""
+    return f"{torch.cuda.get_device_name(device)} has no bfloat16 of its own, and torch's imitation is slow"
+
+
+@cache
+def warn(message: str) -> None:
+    """Warn once in a process: a sweep builds many methods, and a run asks many times where to compute."""
+    logger.warning(message)
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
     """Compute on a few numbers what the layers compute.
 
     Raises:
-        ValueError: the device does not compute in `dtype`.
+        ValueError: the device does not compute in `dtype`, or only by imitation.
     """
+    if dtype == torch.bfloat16 and device.type == "cuda" and (slow := _without_bfloat16(device)):
+        raise ValueError(f"dtype=bfloat16: {slow}; use float16 or float32")
     try:
         x = torch.ones(1, 3, 8, 8, device=device, dtype=dtype)
         y = F.conv2d(x, x).flatten(1)
@@ -56,6 +82,11 @@ def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
         raise ValueError(
             f"dtype={name}: this torch cannot compute in it on {device} ({error}); use bfloat16 or float32"
         ) from error
+
+
+def send(values: Shaped[Tensor, "*n"], device: torch.device) -> Shaped[Tensor, "*n"]:
+    """Copy values of the host to a device, and wait neither for the copy nor for what the device works on."""
+    return values if values.device == device else values.to(device, non_blocking=values.device.type == "cpu")
 
 
 class OutOfMemoryError(RuntimeError):

@@ -115,7 +115,7 @@ def _next(chunks: Iterator[Frames], meter: Meter) -> Frames | None:
     spent = frames.spent if frames else {}
     for stage, seconds in spent.items():
         meter.add(stage, seconds)
-    meter.add("waiting" if "waiting" in meter.seconds else "decode", passed)
+    meter.add("waiting" if "waiting" in meter.added else "decode", passed)
     return frames
 
 

@@ -1,9 +1,7 @@
 """A method: the parts that run, with their settings, built from --model_args."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -11,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import BudgetAllocator
+from lmms_kvtp.device import warn
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.own import OwnTower
 from lmms_kvtp.encoders.parts.predictor import TINY_SHARED, TrainedPredictor, find_predictor, is_predictor
@@ -26,8 +25,6 @@ from lmms_kvtp.types import ADDED, Positions
 
 if TYPE_CHECKING:
     from lmms_kvtp.vlms.base import VideoVLM
-
-logger = logging.getLogger(__name__)
 
 PARTS: dict[str, tuple[str, type[Any]]] = {
     part: (PACKAGES[part], base)
@@ -247,12 +244,6 @@ def check_predictor(method: Method, vlm: "VideoVLM", scorer: str) -> None:
         found.check_frames([weights], f"encoder.pretrained={getattr(method.encoder, 'pretrained', '')}")
     if not found.head:
         warn(f"predictor={found.name} has no fusion head: it scores each frame alone, as KVTP's release does")
-
-
-@cache
-def warn(message: str) -> None:
-    """Warn once in a process: a sweep builds many methods."""
-    logger.warning(message)
 
 
 def class_of(part: str, name: str) -> type[Any]:

@@ -1,6 +1,7 @@
 """Once per question: score the frames, give each a budget, prune, lay out the prompt, generate, and add up the cost."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from lmms_kvtp.cost.meter import Meter, undeclared_flops
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import Encoded, encode
 from lmms_kvtp.method import Method
+from lmms_kvtp.pruners.parts.packing import land, refused_later
 from lmms_kvtp.questions import Question, question_text
 from lmms_kvtp.types import MARKUP, NEWLINE, VISION, FrameFeatures, Generation, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Video
@@ -152,11 +154,13 @@ def weigh(method: Method, visual: Encoded, question: Question, meter: Meter) -> 
 
 
 def prune(method: Method, visual: Encoded, weighed: Weighed, meter: Meter) -> PackedTokens:
-    """Keep the tokens that the budgets allow."""
+    """Keep the tokens that the budgets allow; where they stand is on the CPU, fetched with what the pruner refuses."""
     told = method.pruner.flops(visual.tokens, weighed.features, weighed.budgets)
     told = undeclared_flops(method.pruner) if told is None else told
     with meter.stage("pruner", told):
-        packed = visual.tokens.fill(method.pruner.prune(visual.tokens, weighed.features, weighed.budgets))
+        with nullcontext([]) if method.pruner.searches else refused_later() as broken:
+            packed = visual.tokens.fill(method.pruner.prune(visual.tokens, weighed.features, weighed.budgets))
+        packed = land(packed, broken)
     if packed.flops and told is not None:  # else they were counted
         meter.flops["pruner"] = meter.flops.get("pruner", 0) + packed.flops
     return packed

@@ -191,7 +191,7 @@ class PackedTokens:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What enters the language model."""
+    """What enters the language model; all that describes its places is on the CPU."""
 
     embeds: Float[Tensor, "L D"]
     role: Int[Tensor, " L"]

@@ -86,7 +86,7 @@ class Log:
 
     def __init__(self, path: Path | None = None) -> None:
         """Begin with no lines; each is also appended to the file `path`, if there is one."""
-        self.path, self.start = path, time.time()
+        self.path, self.start = path, time.perf_counter()
         self.lines: list[dict[str, float | str]] = []
         self.bar: tqdm[int] | None = None
 
@@ -102,7 +102,7 @@ class Log:
     def add(self, stage: str, step: int, **measures: float) -> None:
         """Note measurements of a step."""
         rounded = {name: round(value, 4) for name, value in measures.items()}
-        at = {"step": step + 1, "seconds": round(time.time() - self.start, 1)}
+        at = {"step": step + 1, "seconds": round(time.perf_counter() - self.start, 1)}
         self.lines.append({"stage": stage, **at, **rounded})
         if self.bar is not None:
             self.bar.set_postfix(rounded)

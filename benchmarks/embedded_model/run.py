@@ -62,7 +62,7 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
     The seed draws weights and everything else but the videos, which are the same for every seed. Returns the log, as in
     `training_log.json`. ValueError where `out/work` holds another run.
     """
-    plan, start, busy = plan or TrainingPlan(), time.time(), time.process_time()
+    plan, start, busy = plan or TrainingPlan(), time.perf_counter(), time.process_time()
     geometry = plan.geometry
     work = out / WORK
     log = Log(work / "log.jsonl")
@@ -97,7 +97,7 @@ def train(seed: int, out: Path, device: torch.device, plan: TrainingPlan | None 
         "torch": torch.__version__,
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "seconds_of_this_run": round(time.time() - start),
+        "seconds_of_this_run": round(time.perf_counter() - start),
         "cpu_seconds_of_this_run": round(time.process_time() - busy),
         "accuracy_on_val": accuracy,
         "log": log.lines,

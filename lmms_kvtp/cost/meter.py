@@ -4,8 +4,9 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,12 +14,45 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_kvtp.cost.sample import STAGES
 
+Timing = Literal["auto", "stages", "total", "off"]
+"""How time is read on a GPU. stages: it is waited for at both ends of a stage. total: its queue notes when it passes
+them, and nobody waits. off: no seconds. auto: total on a GPU, stages elsewhere, where both are one."""
+Mark = float | torch.cuda.Event
+"""A moment: seconds of a clock that never goes backwards, or a note in a GPU's queue."""
+_timing: ContextVar[Timing] = ContextVar("timing", default="auto")
+
+
+@contextmanager
+def timed_as(timing: Timing) -> Iterator[None]:
+    """Have the time read in this way inside the block."""
+    token = _timing.set(timing)
+    try:
+        yield
+    finally:
+        _timing.reset(token)
+
+
+def mark(device: torch.device) -> Mark:
+    """Mark this moment in the work of a device, as the block around says."""
+    if device.type == "cuda" and _timing.get() in ("auto", "total"):
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
+    if device.type == "cuda" and _timing.get() == "stages":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def passed(start: Mark, end: Mark) -> float:
+    """Tell the seconds between two moments marked in one way; a GPU that has not come to the second is waited for."""
+    if isinstance(end, torch.cuda.Event):
+        end.synchronize()
+        return float(cast(torch.cuda.Event, start).elapsed_time(end)) / 1000
+    return end - cast(float, start)
+
 
 class Meter:
-    """Sums seconds and operations per stage, and records the accelerator's peak memory.
-
-    It waits for the accelerator at both ends of a stage, so that seconds hold the stage's own work and no other.
-    """
+    """Sums seconds and operations per stage, and records the accelerator's peak memory; see `Timing`."""
 
     def __init__(
         self,
@@ -28,10 +62,19 @@ class Meter:
         peak_bytes: int | None = None,
     ) -> None:
         """Start at what was spent before, or at nothing."""
-        self.device = device
-        self.seconds, self.flops, self.peak_bytes = dict(seconds or {}), dict(flops or {}), peak_bytes
+        self.device, self._marks = device, list[tuple[str, Mark, Mark]]()
+        self.added = dict(seconds or {})
+        self.flops, self.peak_bytes = dict(flops or {}), peak_bytes
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each stage so far; a GPU is waited for until it has passed the last one."""
+        marks, self._marks = self._marks, []
+        for name, start, end in marks:
+            self.add(name, passed(start, end))
+        return self.added
 
     @contextmanager
     def stage(self, name: str, flops: int | None = 0) -> Iterator[None]:
@@ -39,15 +82,15 @@ class Meter:
 
         `flops` are the block's operations; None counts them while it runs, which slows it down.
         """
-        self._wait()
-        start = time.perf_counter()
+        start = mark(self.device)
         found = Counted(flops or 0)
         try:
             with nullcontext(found) if flops is not None else counting() as found:
                 yield
-            self._wait()
         finally:
-            self.add(name, time.perf_counter() - start)
+            self._marks += [] if _timing.get() == "off" else [(name, start, mark(self.device))]
+            if self.device.type == "cuda":
+                self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
         if found.flops:
             self.flops[name] = self.flops.get(name, 0) + found.flops
 
@@ -55,13 +98,8 @@ class Meter:
         """Add seconds that were measured elsewhere."""
         if name not in STAGES:
             raise KeyError(f"no stage {name!r}; stages: {', '.join(STAGES)}")
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        if self.device.type == "cuda":
-            self.peak_bytes = max(self.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if _timing.get() != "off":
+            self.added[name] = self.added.get(name, 0.0) + seconds
 
 
 @dataclass

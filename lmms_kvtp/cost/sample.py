@@ -62,6 +62,9 @@ class SampleCost:
     cold: bool = False
     """Whether the visuals were the first of their process: seconds hold what loads on first use, see `timed`."""
 
+    smaller_batch: bool = False
+    """Whether fewer questions than asked for were read at once, as a batch had not fitted in the device's memory."""
+
     @property
     def keep_ratio_actual(self) -> float:
         """Vision tokens that entered over those of the unpruned model; 1 if that has none."""
@@ -113,6 +116,12 @@ def timed(costs: Sequence[SampleCost]) -> Sequence[SampleCost]:
     return [cost for cost in costs if not cost.cold] or costs
 
 
+def mean_seconds(costs: Sequence[SampleCost]) -> float | None:
+    """Average the seconds of answers, without warm-ups where there are others; None where a run took no time."""
+    known = [cost.seconds_total for cost in timed(costs) if cost.seconds]
+    return sum(known) / len(known) if known else None
+
+
 _ledger: dict[str, SampleCost] = {}
 
 
@@ -129,7 +138,7 @@ def lookup(doc_key: str) -> SampleCost | None:
 def task_metrics(doc_key: str) -> dict[str, float | None]:
     """The cost of a document as metrics of its task; values are None for answers of other models."""
     cost = lookup(doc_key)
-    told = (float(cost.tokens_kept), cost.keep_ratio_actual, cost.seconds_total) if cost else (None, None, None)
+    told = (float(cost.tokens_kept), cost.keep_ratio_actual, mean_seconds([cost])) if cost else (None, None, None)
     return dict(zip(("vision_tokens_kept", "keep_ratio_actual", "seconds"), told, strict=True))
 
 

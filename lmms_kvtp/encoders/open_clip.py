@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmms_kvtp.cost.flops import cosine_flops
 from lmms_kvtp.cost.meter import counting, unfused
-from lmms_kvtp.device import place
+from lmms_kvtp.device import place, send
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.text import REMEMBERED, scaled_cosines, split_text
 from lmms_kvtp.resolve import near
@@ -81,7 +81,7 @@ class OpenClip(FrameEncoder):
     @torch.no_grad()
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
         """Embed one text, not normalised: a row for each piece that the model can read."""
-        ids = self.tokenizer(self._known_pieces(text)).to(place(self.device, self.dtype)[0])
+        ids = send(self.tokenizer(self._known_pieces(text)), place(self.device, self.dtype)[0])
         embedded: Tensor = self.model.encode_text(ids)
         return embedded.float()
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import VisionShape, features_flops, relevance_flops
-from lmms_kvtp.device import place
+from lmms_kvtp.device import place, send
 from lmms_kvtp.encoders.base import FrameEncoder, mean_column, mean_keys, pool_patches
 from lmms_kvtp.encoders.parts.siglip_config import siglip_source, text_shape, vision_sizes
 from lmms_kvtp.encoders.parts.text import REMEMBERED, padded_pieces, scaled_cosines
@@ -126,7 +126,7 @@ class Siglip(FrameEncoder):
     @torch.no_grad()
     def embed_ids(self, ids: Int[Tensor, "q l"]) -> Float[Tensor, "q E"]:
         """Embed token ids, without a mask, as the model was trained."""
-        pooled: Tensor = self.model.text_model(input_ids=ids.to(self.model.device)).pooler_output
+        pooled: Tensor = self.model.text_model(input_ids=send(ids, self.model.device)).pooler_output
         return pooled.float()
 
     def logits(self, image: Float[Tensor, "T E"], text: Float[Tensor, "q E"]) -> Float[Tensor, "q T"]:

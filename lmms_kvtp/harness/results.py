@@ -151,6 +151,7 @@ def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> Non
 
 def _log_throughput(costs: Sequence[SampleCost], failed: int) -> None:
     seconds = sum(cost.seconds_total for cost in costs)
+    smaller = sum(cost.smaller_batch for cost in costs)
     tokens = sum(cost.output_tokens for cost in costs)
     means = {
         "num_requests": len(costs),
@@ -158,5 +159,6 @@ def _log_throughput(costs: Sequence[SampleCost], failed: int) -> None:
         "frames_that_could_not_be_read": sum(cost.frames_patched for cost in costs),
         "vision_tokens_kept": sum(cost.tokens_kept for cost in costs) / len(costs),
         "keep_ratio_actual": sum(cost.keep_ratio_actual for cost in costs) / len(costs),
+        **({"answers_in_smaller_batches": smaller} if smaller else {}),
     }
     log_metrics(seconds, tokens, tokens / seconds if seconds else 0.0, means)

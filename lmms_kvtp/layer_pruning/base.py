@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import LLMShape
 from lmms_kvtp.cost.meter import undeclared_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.layer_pruning.parts.cut import Inputs, cache_in, cut_cache, cut_inputs, cut_keys, joined_axes
 from lmms_kvtp.types import VISION, Prompt
 
@@ -132,12 +133,16 @@ def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: 
     """
     layers = list(layers)
     check_stages(stages, len(layers))
-    whole = torch.arange(prompt.length, device=prompt.role.device)
+    whole = torch.arange(prompt.length, device=prompt.embeds.device)
     trace = PruningTrace([whole] * len(layers), [whole] * len(layers))
     with ExitStack() as hooks:
-        if stages and bool((prompt.role == VISION).any()):
+        entered = int((prompt.role == VISION).sum()) if stages else 0
+        if entered:
+            labels = {name: getattr(prompt, name) for name in ("role", "frame", "segment")}
+            there = {name: send(label, whole.device) for name, label in labels.items() if label is not None}
+            prompt = replace(prompt, **there)
             cuts, reads = {stage.layer: stage for stage in stages}, {stage.reads: stage for stage in stages}
-            run = _Run(prompt, trace, cuts, reads)
+            run = _Run(prompt, entered, trace, cuts, reads)
             for index, layer in enumerate(layers):
                 before = partial(run.before, index)
                 hooks.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -162,6 +167,8 @@ class _Run:
     """Hooks of one block, and what they know of the prefill under way."""
 
     prompt: Prompt
+    """What is read, all of it on the device."""
+    entered: int
     trace: PruningTrace
     cuts: dict[int, Stage]
     reads: dict[int, Stage]
@@ -223,7 +230,7 @@ class _Run:
             role=prompt.role[at].to(hidden.device),
             frame=prompt.frame[at].to(hidden.device),
             segment=None if prompt.segment is None else prompt.segment[at].to(hidden.device),
-            entered=int((prompt.role == VISION).sum()),
+            entered=self.entered,
         )
         return stage.select(seen) | ~seen.vision
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
-from lmms_kvtp.cost.sample import SHARED_FLOPS, SampleCost, timed
+from lmms_kvtp.cost.sample import SHARED_FLOPS, SampleCost, mean_seconds
 from lmms_kvtp.files import from_json
 from lmms_kvtp.leaderboard.provenance import record_of, row_name
 
@@ -247,8 +246,9 @@ class MeanCost:
     prompt_tokens: float
     flops: float | None
     """Operations of all stages that have a closed form; None where an answer lacks them. Convention: docs/costs.md."""
-    seconds: float
-    """Seconds with shared stages divided among the questions on a video, without each process's warm-up video."""
+    seconds: float | None
+    """Seconds with shared stages divided among the questions on a video, without each process's warm-up video; None
+    where the run took no time (timing=off)."""
     peak_bytes: int | None
     """Largest peak of memory; None on a CPU."""
     flops_shared: float | None = None
@@ -264,6 +264,8 @@ class MeanCost:
     @property
     def seconds_text(self) -> str:
         """`0.52`, or `0.52 shared` for a sweep."""
+        if self.seconds is None:
+            return "-"
         return f"{self.seconds:.2f}" + (f" {SWEPT_MARK}" if self.swept else "")
 
     @property
@@ -283,7 +285,7 @@ def mean_cost(costs: Sequence[SampleCost]) -> MeanCost | None:
     before, kept, structural, prompt = (sum(getattr(cost, name) for cost in costs) / count for name in counted)
     operations = sum(flops) / count if all(flops) else None
     shared = sum([cost.flops.get(stage, 0) for cost in costs for stage in SHARED_FLOPS]) / count
-    seconds, peak = fmean([cost.seconds_total for cost in timed(costs)]), max(peaks, default=None)
+    seconds, peak = mean_seconds(costs), max(peaks, default=None)
     swept = any(cost.swept for cost in costs)
     if not all(0 <= (value or 0) < TOO_MUCH for value in (before, kept, structural, prompt, operations, seconds, peak)):
         raise ValueError("the costs of its answers are no costs: they are negative, or of no end")

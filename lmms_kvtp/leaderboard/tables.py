@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, mean
 
-from lmms_kvtp.cost.sample import timed
+from lmms_kvtp.cost.sample import mean_seconds
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.runs import MeanCost, Run
 from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown, told
@@ -59,7 +59,8 @@ def _accuracies(row: Row, tasks: Sequence[str]) -> list[str]:
 
 def _seconds(costs: Sequence[MeanCost]) -> str:
     """The mean over tasks; marked where part of it comes from a sweep."""
-    seconds, swept = fmean([cost.seconds for cost in costs]), any(cost.swept for cost in costs)
+    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    seconds, swept = fmean(known) if known else None, any(cost.swept for cost in costs)
     return replace(costs[0], seconds=seconds, swept=swept).seconds_text
 
 
@@ -99,7 +100,7 @@ def summary(runs: Sequence[Run]) -> str:
         if costs := run.costs:
             entered, before = mean(cost.tokens_kept for cost in costs), mean(cost.tokens_before for cost in costs)
             kept, share = f"{entered:.0f}", f"{entered / before:.1%}"
-            seconds = f"{mean(cost.seconds_total for cost in timed(costs)):.2f}"
+            seconds = MISSING if (spent := mean_seconds(costs)) is None else f"{spent:.2f}"
         against = MISSING if run is baseline else str(difference(run, baseline))
         by_kind = [told(accuracy(run.of_kind(kind)).mean, ".0f") for kind in kinds]
         rows.append([run.title, kept, share, str(accuracy(run)), against, seconds, *by_kind])

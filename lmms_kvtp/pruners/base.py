@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.meter import undeclared_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.parts.packing import check, pack, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
@@ -30,6 +31,8 @@ class TokenPruner(ABC):
     """Where the method comes from: a name and an arXiv id."""
     training_free: ClassVar[bool] = True
     """Nothing in it was trained for pruning."""
+    searches: ClassVar[bool] = False
+    """It finds scenes or groups: only `PackedTokens.flops` tells its operations, and the host waits for a GPU often."""
 
     @abstractmethod
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
@@ -50,7 +53,7 @@ class TokenPruner(ABC):
         None: known only after pruning, for then `PackedTokens.flops` carries them. A pruner outside this package that
         leaves this method out has them counted while it runs, which takes time of its own.
         """
-        return undeclared_flops(self)
+        return None if self.searches else undeclared_flops(self)
 
 
 class ScorePruner(TokenPruner):
@@ -64,4 +67,5 @@ class ScorePruner(TokenPruner):
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep the top `budgets[t]` of each frame; ties go to the earlier patch."""
         check(tokens, budgets)
-        return pack(tokens, tokens.embeds, top(self.score(tokens, features), budgets))
+        scores = send(self.score(tokens, features), tokens.embeds.device)
+        return pack(tokens, tokens.embeds, top(scores, budgets), int(budgets.sum()))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import gram_pairs
 from lmms_kvtp.pruners.parts.packing import check, chunks, pack, read, refuse_nan
@@ -48,7 +49,7 @@ class CDPruner(TokenPruner):
         patches, text = read(features, "patch_text", tokens), read(features, "text", tokens)
         weights = self._weights(torch.cat([_alike(patches[part], text) for part in chunks(patches)]))
         alike = distances(tokens.embeds).neg_().add_(1)
-        return pack(tokens, tokens.embeds, diverse(alike, weights.to(alike.device), budgets))
+        return pack(tokens, tokens.embeds, diverse(alike, weights.to(alike.device), budgets), int(budgets.sum()))
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Count pairs of tokens of a frame, patches by q pieces of text, and steps: T N (2 N D + 2 q E + B (B - 1)).
@@ -83,7 +84,7 @@ def diverse(
     together. Tokens that the chosen ones span gain nothing; of these the earlier go first.
     """
     frames = torch.arange(len(alike), device=alike.device)
-    wanted, steps = budgets.to(alike.device), int(budgets.max())
+    wanted, steps = send(budgets, alike.device), int(budgets.max())
     keep = torch.zeros_like(weights, dtype=torch.bool)
     gains = weights.square()  # [T, N]; a token is like itself
     least = NOTHING * gains

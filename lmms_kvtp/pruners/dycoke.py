@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lmms_kvtp.allocators.base import largest_remainder
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.packing import check, pack, top
 from lmms_kvtp.pruners.parts.scenes import change
@@ -53,8 +54,8 @@ class DyCoke(TokenPruner):
             whole = position == 0
         shares = _shares(budgets, whole, total, capacity)
         scores = change(tokens.embeds, frames - (position & -position))  # its lowest bit back: 1-0, 3-2, 2-0, 6-4, 4-0
-        scores[0] = lattice(int(shares[0]), *tokens.grid).to(scores)
-        return pack(tokens, tokens.embeds, top(scores, shares))
+        scores[0] = send(lattice(int(shares[0]), *tokens.grid), scores.device)
+        return pack(tokens, tokens.embeds, top(scores, shares), total)
 
 
 def _shares(budgets: Int[Tensor, " T"], whole: Bool[Tensor, " T"], total: int, capacity: int) -> Int[Tensor, " T"]:

@@ -33,4 +33,4 @@ class EfficientVideoSampling(TokenPruner):
         scores = change(tokens.embeds, before)
         scores[0] = torch.inf
         keep = top(scores.reshape(1, -1), budgets.sum()[None])
-        return pack(tokens, tokens.embeds, keep.reshape(scores.shape))
+        return pack(tokens, tokens.embeds, keep.reshape(scores.shape), int(budgets.sum()))

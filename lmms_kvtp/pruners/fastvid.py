@@ -60,7 +60,7 @@ class FastVid(ScenePruner):
         salient = top(attention, torch.cat([share for share, _ in shares]))
         anchors = self._anchors(embeds, salient, torch.cat([count for _, count in shares]))
         keep, members = salient | anchors, torch.ones_like(attention)
-        packed, made, owners = pack(tokens, embeds, keep), [], []
+        packed, made, owners = pack(tokens, embeds, keep, int(budgets.sum())), [], []
         for part in zip(*(torch.split(each, lengths) for each in (embeds, salient, anchors, members)), strict=True):
             rows, owner = self._absorb(*part)
             made.append(rows)
@@ -129,8 +129,7 @@ class FastVid(ScenePruner):
         groups = Groups(rows[into.argsort(stable=True)], torch.bincount(into, minlength=len(holds))[None])
         taken = groups.sizes[0][:, None]
         own = torch.where(taken > 0, (1 / (taken + 1)).clamp_min(self.anchor_weight), 1.0)
-        made = own * embeds[anchors].float()
-        made[groups.filled[0]] += ((1 - own) / taken)[groups.filled[0]] * group_sums(embeds, groups)
+        made = own * embeds[anchors].float() + (1 - own) / taken.clamp_min(1) * group_sums(embeds, groups)
         members[anchors] += taken[:, 0]
         return made, owner
 

@@ -24,4 +24,4 @@ class Grid(TokenPruner):
         check(tokens, budgets)
         lattices = {budget: lattice(budget, *tokens.grid) for budget in set(budgets.tolist())}
         keep = torch.stack([lattices[budget] for budget in budgets.tolist()])
-        return pack(tokens, tokens.embeds, keep.to(tokens.embeds.device))
+        return pack(tokens, tokens.embeds, keep, int(budgets.sum()))

@@ -37,6 +37,7 @@ class HoliTom(TokenPruner):
     needs: ClassVar[frozenset[str]] = frozenset({"column_attention"})
     scope: ClassVar[Literal["frame", "video"]] = "video"
     paper: ClassVar[str] = "HoliTom, arXiv 2505.21334"
+    searches: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least cosine of a still position; the paper lowers it to 0.65 where 10 % are kept."""
@@ -79,9 +80,6 @@ class HoliTom(TokenPruner):
                 kept = group[0][ranked[group[0]].argsort(descending=True, stable=True)[:share]]
                 owner[kept] = kept
         return replace(merge_video(tokens, owner, parts), flops=flops)
-
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
-        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
     def _cluster(
         self, points: Float[Tensor, "n D"], group: Int[Tensor, "W n"], count: int

@@ -51,8 +51,9 @@ class MaxMin(TokenPruner):
             return held[chosen] if held is not None else 1 - units[chosen] @ units.T
 
         keep = torch.zeros_like(nearest, dtype=torch.bool)
-        keep[farthest(nearest[None], row, int(budgets.sum()))[0]] = True
-        return pack(tokens, tokens.embeds, keep.reshape(tokens.embeds.shape[:2]))
+        total = int(budgets.sum())
+        keep.index_fill_(0, farthest(nearest[None], row, total)[0], True)
+        return pack(tokens, tokens.embeds, keep.reshape(tokens.embeds.shape[:2]), total)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Count each pair of tokens of the video once, a block of frames whole, and what no memory holds once more."""

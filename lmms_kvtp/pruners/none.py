@@ -28,5 +28,5 @@ class Unpruned(TokenPruner):
                 f"{int(budgets[partial[0]])} of {tokens.capacity} tokens; choose a pruner, such as grid or prumerge, "
                 "or keep_ratio=1"
             )
-        keep = (budgets > 0).to(tokens.embeds.device)[:, None].expand(-1, tokens.capacity)
-        return pack(tokens, tokens.embeds, keep)
+        keep = (budgets > 0)[:, None].expand(-1, tokens.capacity)
+        return pack(tokens, tokens.embeds, keep, int(budgets.sum()))

@@ -30,4 +30,4 @@ class Pool(TokenPruner):
         cuts = {budget: blocks(budget, *tokens.grid) for budget in set(budgets.tolist())}
         owner = torch.stack([cuts[budget] for budget in budgets.tolist()])
         owner[budgets == 0] = DROPPED
-        return merge(tokens, owner.to(tokens.embeds.device))
+        return merge(tokens, owner, budgets)

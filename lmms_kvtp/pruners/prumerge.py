@@ -25,4 +25,4 @@ class PruMerge(EnrichingPruner):
         """Keep `budgets[t]` tokens of frame t, in raster order."""
         check(tokens, budgets)
         attention, keys = read(features, "probe_attention", tokens).float(), read(features, "keys", tokens)
-        return enrich(tokens, top(attention, budgets), attention, keys, self.neighbours)
+        return enrich(tokens, top(attention, budgets), budgets, attention, keys, self.neighbours)

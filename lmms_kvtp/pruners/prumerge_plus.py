@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.parts.groups import EnrichingPruner, enrich
-from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan
+from lmms_kvtp.pruners.parts.packing import check, chunks, places, read, refuse_nan
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -32,17 +33,19 @@ class PruMergePlus(EnrichingPruner):
         check(tokens, budgets)
         attention, keys = read(features, "probe_attention", tokens).float(), read(features, "keys", tokens)
         refuse_nan(attention, "attention")
-        wanted = budgets.to(attention.device)
+        wanted = send(budgets, attention.device)
         summed = (wanted > 0) & (wanted < tokens.capacity) & self.extra
         keep = torch.cat([spread(attention[part], (wanted - summed.long())[part]) for part in chunks(attention)])
         if not self.extra:
-            return enrich(tokens, keep, attention, keys, self.neighbours)
+            return enrich(tokens, keep, budgets, attention, keys, self.neighbours)
         cells = torch.arange(tokens.capacity, device=keep.device)
         last = cells.masked_fill(keep, -1).amax(dim=1)  # [T]
-        packed = enrich(tokens, keep | ((cells == last[:, None]) & summed[:, None]), attention, keys, self.neighbours)
+        one = (cells == last[:, None]) & summed[:, None]
+        packed = enrich(tokens, keep | one, budgets, attention, keys, self.neighbours)
         weights = (attention * ~keep)[..., None]
         others = torch.cat([(weights[part] * tokens.embeds[part]).sum(dim=1) for part in chunks(tokens.embeds)])
-        place = torch.nonzero((packed.patch == last[packed.frame]) & summed[packed.frame]).flatten()
+        count = int(((budgets > 0) & (budgets < tokens.capacity)).sum())
+        place = places((packed.patch == last[packed.frame]) & summed[packed.frame], count).flatten()
         return replace(
             packed, embeds=packed.embeds.index_copy(0, place, others[packed.frame[place]].to(packed.embeds.dtype))
         )
@@ -55,8 +58,8 @@ def spread(attention: Float[Tensor, "F N"], budgets: Int[Tensor, " F"]) -> Bool[
     shares = [found / patches for found in range(1, patches + 1)]
     shares = [share for share in shares if int(1 / share) >= 3]
     # number of salient tokens, and distance of the comb's teeth, in the release's own rounding; first of all, no comb
-    salient = torch.tensor([0, *(int(patches * share) for share in shares)], device=rank.device)  # [k]
-    apart = torch.tensor([patches, *(int(int(1 / share) / 3) for share in shares)], device=rank.device)
+    salient = send(torch.tensor([0, *(int(patches * share) for share in shares)]), rank.device)  # [k]
+    apart = send(torch.tensor([patches, *(int(int(1 / share) / 3) for share in shares)]), rank.device)
     cells, order = (torch.arange(count, device=rank.device) for count in (patches, len(salient)))
     comb = (cells % apart[:, None] == 0) & (cells < max(patches - 1, 1)) & (order > 0)[:, None]  # [k, N]
     sizes = salient + (comb & (rank[:, None] >= salient[:, None])).sum(dim=2)  # [F, k]

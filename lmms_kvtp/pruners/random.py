@@ -25,5 +25,4 @@ class RandomTokens(ScorePruner):
     def score(self, tokens: FrameTokens, features: FrameFeatures) -> Float[Tensor, "T N"]:
         """Draw a number for each token."""
         generator = torch.Generator().manual_seed(crc32(f"{self.seed}:{tokens.key}".encode()))
-        draws = torch.rand(tokens.num_frames, tokens.capacity, generator=generator, dtype=torch.float64)
-        return draws.to(tokens.embeds.device)
+        return torch.rand(tokens.num_frames, tokens.capacity, generator=generator, dtype=torch.float64)

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.groups import group, group_sums, merge_video
+from lmms_kvtp.pruners.parts.groups import group, group_sums, merge_video, tally
 from lmms_kvtp.pruners.parts.packing import check, chunks, pack, refuse_nan
 from lmms_kvtp.pruners.parts.spread import lattice
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
@@ -46,10 +47,11 @@ class SimpleCluster(TokenPruner):
     def prune(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> PackedTokens:
         """Keep as many clusters as all budgets together."""
         check(tokens, budgets)
-        seeds = torch.stack([lattice(budget, *tokens.grid) for budget in budgets.tolist()]).to(tokens.embeds.device)
+        seeds = torch.stack([lattice(budget, *tokens.grid) for budget in budgets.tolist()])
+        total = int(budgets.sum())
         if seeds.all() or not seeds.any():
-            return pack(tokens, tokens.embeds, seeds)
-        return merge_video(tokens, self._cluster(tokens, budgets, seeds))
+            return pack(tokens, tokens.embeds, send(seeds, tokens.embeds.device), total)
+        return merge_video(tokens, self._cluster(tokens, budgets, seeds), count=total)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Count tokens by B clusters in each round and once more: 2 (rounds + 1) M B D; none where all are kept."""
@@ -63,13 +65,14 @@ class SimpleCluster(TokenPruner):
         unit = directions(tokens, self.base)
         weights = torch.ones(len(unit), device=unit.device)
         if self.mass == "budget":
-            weights = budgets.to(weights).repeat_interleave(tokens.capacity).clamp_min(1e-3)
-        centres = unit[seeds.flatten()].float()
+            weights = send(budgets.float().repeat_interleave(tokens.capacity).clamp_min(1e-3), unit.device)
+        centres = unit[send(torch.nonzero(seeds.flatten()).flatten(), unit.device)].float()
         for _ in range(self.rounds):
             cluster, _ = assign(unit, centres)
             members = group(cluster[None], len(centres), torch.zeros_like(cluster[:1]))
             moved = group_sums(unit[None], members, weights[None])
-            centres[members.filled[0]] = moved.div_(moved.norm(dim=1, keepdim=True).clamp_min(1e-12))
+            moved /= moved.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            centres = torch.where(members.sizes[0, :, None] > 0, moved, centres)
         return owners(*assign(unit, centres), len(centres))
 
 
@@ -96,17 +99,12 @@ def owners(cluster: Int[Tensor, " M"], likeness: Float[Tensor, " M"], count: int
     """
     order = likeness.argsort(descending=True, stable=True)
     order = order[cluster[order].argsort(stable=True)]  # by cluster, most alike first
-    sizes = torch.bincount(cluster, minlength=count)
-    filled = sizes > 0
-    heads = order[(sizes.cumsum(0) - sizes)[filled]]
-    stands = torch.zeros_like(sizes)
-    stands[filled] = heads
+    sizes = tally(cluster, count)
+    stands = order[(sizes.cumsum(0) - sizes).clamp_max(len(order) - 1)]  # of an empty cluster, a token of the next
     owner = stands[cluster]
-    free = likeness.clone()
-    free[heads] = torch.inf
-    alone = free.argsort(stable=True)[: count - len(heads)]
-    owner[alone] = alone
-    return owner
+    every = torch.arange(len(owner), device=owner.device)
+    rank = likeness.masked_fill(owner == every, torch.inf).argsort(stable=True).argsort()
+    return torch.where(rank < (sizes == 0).sum(), every, owner)
 
 
 def rotate(

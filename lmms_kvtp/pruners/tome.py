@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.groups import DROPPED, Groups, group, group_sums, numbered
-from lmms_kvtp.pruners.parts.packing import check, chunks, read
+from lmms_kvtp.pruners.parts.groups import DROPPED, group, group_sums, merge
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 Hosts = Literal["odd", "even"]
@@ -36,15 +37,10 @@ def match(
     Returns:
         The position of each token in the list after the round (an absorbed token has its host's), and which tokens
         were absorbed.
-
-    Raises:
-        ValueError: a similarity is NaN.
     """
     unit = F.normalize(metric.float(), dim=-1)
     own, other = (1, 0) if hosts == "odd" else (0, 1)
     scores = unit[:, other::2] @ unit[:, own::2].transpose(1, 2)
-    if torch.isnan(scores).any():
-        raise ValueError("similarities of tokens hold NaN; look at the keys and their dtype")
     if 0 in scores.shape:
         return torch.arange(metric.shape[1], device=metric.device).expand(metric.shape[:2]), _none(metric)
     best, host = scores.max(dim=2)  # [F, others]
@@ -92,24 +88,11 @@ class ToMe(TokenPruner):
         """Merge frame t down to `budgets[t]` tokens."""
         check(tokens, budgets)
         keys = read(features, "keys", tokens)
-        wanted = budgets.to(tokens.embeds.device)
-        merged = tokens.embeds.new_empty(int(budgets.sum()), tokens.embeds.shape[2])
-        size = torch.zeros(tokens.embeds.shape[:2], device=merged.device)
-        ends, owners = [0, *budgets.cumsum(0).tolist()], []
-        for part in chunks(tokens.embeds):
-            embeds, scale = tokens.embeds[part], torch.ones(size[part].shape, device=size.device)
-            owner = self._merge(embeds, keys[part], wanted[part], scale)
-            groups = group(owner, tokens.capacity, torch.arange(len(owner), device=owner.device))
-            sums = group_sums(embeds, groups, scale)
-            if self.variant == "paper":
-                sums /= groups.sizes[groups.filled][:, None]
-            alive = (wanted[part] > 0)[:, None].expand_as(owner)
-            merged[ends[part.start] : ends[part.stop]] = sums[alive[groups.filled]].to(merged.dtype)
-            size[part] = groups.sizes * alive
-            owners.append(owner.masked_fill(~alive, DROPPED))
-        frame, patch = torch.nonzero(size, as_tuple=True)
-        into = numbered(torch.cat(owners))
-        return PackedTokens(merged, frame, patch, size[frame, patch], tokens.grid, tokens.num_frames, owner=into)
+        refuse(~torch.isfinite(keys.sum(dim=2, dtype=torch.float32)), "keys")
+        scale = torch.ones(tokens.embeds.shape[:2], device=tokens.embeds.device)
+        parts = chunks(tokens.embeds)
+        owner = torch.cat([self._merge(tokens.embeds[p], keys[p], budgets[p], scale[p]) for p in parts])
+        return merge(tokens, owner, budgets, None if self.variant == "paper" else scale)
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Count half of the tokens against the others in each round: 2 floor(n / 2) ceil(n / 2) C, and n halves."""
@@ -128,28 +111,32 @@ class ToMe(TokenPruner):
         budgets: Int[Tensor, " F"],
         scale: Float[Tensor, "F N"],
     ) -> Int[Tensor, "F N"]:
-        """Find the patch at which each token's merge stands, and write each token's factor in its sum into `scale`."""
-        patches = torch.arange(embeds.shape[1], device=embeds.device).repeat(len(embeds), 1)
-        owner = torch.where(budgets[:, None] > 0, patches, 0)
+        """Find the patch at which each token's merge stands, and write each token's factor in its sum into `scale`.
+
+        Which frames go on for another round follows from the budgets, on the host, so that no GPU is waited for.
+        """
+        device, patches = embeds.device, torch.arange(embeds.shape[1], device=embeds.device).repeat(len(embeds), 1)
+        owner = torch.where(send(budgets, device)[:, None] > 0, patches, DROPPED)
         restored = _Restored.start(embeds, scale) if self.variant == "release" else None
-        frames = torch.nonzero((budgets > 0) & (budgets < embeds.shape[1])).flatten()
+        going = torch.nonzero((budgets > 0) & (budgets < embeds.shape[1])).flatten()
+        frames = send(going, device)
         position = place = patches[frames]  # of each token: its merge in the list; of each merge: its patch
         metric = keys[frames]
         while len(frames):
             left = place.shape[1]
-            remove = (left - budgets[frames]).clamp(max=left // 2)
-            slot, absorbed = match(metric, remove, "even" if restored else "odd")
+            remove = (left - budgets[going]).clamp(max=left // 2)
+            slot, absorbed = match(metric, send(remove, device), "even" if restored else "odd")
             position, place = slot.gather(1, position), _follow(place, slot, absorbed)
             owner[frames] = place.gather(1, position)
             groups = group(position, left, frames)
             sums = group_sums(keys, groups, restored.key_scale if restored else None)
             if restored:
                 hosts = torch.zeros_like(place).scatter_reduce(1, slot, absorbed.long(), "amax") > 0
-                restored.update(frames, position, hosts, groups, group_sums(embeds, groups, scale), sums)
-            going = left - remove > budgets[frames]
-            metric = sums[going[:, None].expand_as(groups.filled)[groups.filled]]
-            metric = metric.reshape(-1, left - left // 2, keys.shape[2])
-            frames, position, place = frames[going], position[going], place[going, : left - left // 2]
+                restored.update(frames, position, hosts, group_sums(embeds, groups, scale), sums)
+            more = torch.nonzero(left - remove > budgets[going]).flatten()
+            going, still, half = going[more], send(more, device), left - left // 2
+            metric = sums.reshape(len(frames), left, -1)[still, :half]
+            frames, position, place = frames[still], position[still], place[still, :half]
         return owner
 
 
@@ -173,7 +160,6 @@ class _Restored:
         frames: Int[Tensor, " f"],
         position: Int[Tensor, "f N"],
         hosts: Bool[Tensor, "f n"],
-        groups: Groups,
         sums: Float[Tensor, "K D"],
         key_sums: Float[Tensor, "K C"],
     ) -> None:
@@ -181,7 +167,7 @@ class _Restored:
         norm = torch.zeros(hosts.shape, device=hosts.device).scatter_reduce(1, position, self.norm[frames], "amax")
         self.norm[frames] = norm.gather(1, position)
         for scale, rows in ((self.scale, sums), (self.key_scale, key_sums)):
-            length = torch.ones_like(norm).masked_scatter(groups.filled, rows.norm(dim=1).clamp_min(1e-12))
+            length = rows.norm(dim=1).clamp_min(1e-12).reshape(norm.shape)
             scale[frames] *= torch.where(hosts, norm / length, 1.0).gather(1, position)
 
 

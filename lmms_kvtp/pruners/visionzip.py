@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge
 from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan, top
@@ -44,9 +45,9 @@ class VisionZip(TokenPruner):
         attention, keys = read(features, "column_attention", tokens), _metric(features, tokens)
         num_anchors = (budgets * self.contextual + 0.5).long()
         dominant = top(attention.float(), budgets - num_anchors)
-        anchors = _every_step(~dominant, num_anchors.to(dominant.device))
+        anchors = _every_step(~dominant, send(num_anchors, dominant.device))
         owner = torch.cat([_assign(keys[part], dominant[part], anchors[part]) for part in chunks(keys)])
-        return merge(tokens, owner, _factors(owner))
+        return merge(tokens, owner, budgets, _factors(owner))
 
     def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> int:
         """Count all pairs of keys of a frame: 2 T N^2 C."""

@@ -6,13 +6,17 @@ failures, videos decoded ahead, and batches.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, TypeVar
 
+import torch
+
+from lmms_kvtp.cost.meter import timed_as
 from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.device import OutOfMemoryError
 from lmms_kvtp.encode import Encoded, encode_once, encode_still
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.method import Method
@@ -60,6 +64,8 @@ def unrecorded(vlm: VideoVLM, method: Method, run: RunOptions | None = None) -> 
     return Lane(Built(vlm, method, {}), run or RunOptions(), Session({}, None, None))
 
 
+Sharing = Mapping[tuple[str, ...], int]
+"""How many questions of the run are about the same visuals."""
 Watch = Callable[[int, Ask, Prepared], None]
 """Sees the number of the lane, the question, and its prompt with the kept tokens, before the prompt is answered."""
 
@@ -85,6 +91,7 @@ class Answerer:
         self._ahead: Ahead | None = None
         self._visuals: tuple[str, ...] | None = None
         self._first: tuple[str, ...] | None = None
+        self._most: int | None = None
         self._encoded: list[list[Encoded]] = []
 
     def answer_all(self, asks: Mapping[Key, Ask]) -> Generator[tuple[int, Key, Answer], None, None]:
@@ -112,14 +119,12 @@ class Answerer:
         finally:
             self._ahead = None
 
-    def answer(
-        self, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int] | None = None, lane: int = 0
-    ) -> Iterator[Answer]:
+    def answer(self, asks: Sequence[Ask], sharing: Sharing | None = None, lane: int = 0) -> Iterator[Answer]:
         """Find the answers of an earlier run, or make them; each is in the journal when it is returned.
 
         Args:
             asks: one batch; questions on one video next to each other.
-            sharing: how many questions of the run are about the same visuals.
+            sharing: with those that are answered at other times.
             lane: the number of the lane that answers.
 
         Raises:
@@ -141,18 +146,30 @@ class Answerer:
             keys = list(group)
             yield from (keys[start : start + size] for start in range(0, len(keys), size))
 
-    def _make(self, lane: int, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> Iterator[Answer]:
-        """Answer in batches of equal options; a batch that fails is answered question by question."""
+    def _make(self, lane: int, asks: Sequence[Ask], sharing: Sharing) -> Iterator[Answer]:
+        """Answer in batches of equal options, of no more questions than the device's memory was found to hold."""
         for _, group in groupby(asks, key=lambda ask: ask.options):
-            batch, answers = list(group), None
-            if len(batch) > 1:
-                try:
-                    answers = self._try(lane, batch, sharing)
-                except Exception as error:  # the boundary of a batch: below, those who fail are found one by one
-                    log.warning("a batch of %d questions failed, they are answered one by one: %s", len(batch), error)
-            yield from answers or (self._one(lane, ask, sharing) for ask in batch)
+            waiting = list(group)
+            while batch := waiting[: self._most]:
+                if answers := self._together(lane, batch, sharing):
+                    yield from answers
+                    waiting = waiting[len(batch) :]
 
-    def _one(self, lane: int, ask: Ask, sharing: Mapping[tuple[str, ...], int]) -> Answer:
+    def _together(self, lane: int, batch: Sequence[Ask], sharing: Sharing) -> Iterable[Answer] | None:
+        """Answer a batch, or one by one if it fails; None where memory is too small for it, and batches are halved."""
+        if len(batch) > 1:
+            try:
+                return self._try(lane, batch, sharing)
+            except (OutOfMemoryError, torch.OutOfMemoryError) as error:
+                if self._most is None:
+                    log.warning("too much for the memory, so batches of %d questions are halved: %s", len(batch), error)
+                self._most = -(-len(batch) // 2)
+                return None
+            except Exception as error:  # the boundary of a batch: below, those who fail are found one by one
+                log.warning("a batch of %d questions failed, they are answered one by one: %s", len(batch), error)
+        return (self._one(lane, ask, sharing) for ask in batch)
+
+    def _one(self, lane: int, ask: Ask, sharing: Sharing) -> Answer:
         try:
             [answer] = self._try(lane, [ask], sharing)
             return answer
@@ -161,19 +178,20 @@ class Answerer:
                 raise SampleError(f"{ask.subject}: {type(error).__name__}: {error}") from error
             return Answer("", SampleCost(), f"{type(error).__name__}: {error}")
 
-    def _try(self, lane: int, asks: Sequence[Ask], sharing: Mapping[tuple[str, ...], int]) -> list[Answer]:
+    def _try(self, lane: int, asks: Sequence[Ask], sharing: Sharing) -> list[Answer]:
         built, run = self.lanes[lane].built, self.lanes[lane].run
         ready: list[Prepared] = []
-        for ask in asks:
-            encoded = [visual[lane] for visual in self._encode(ask)]
-            fewer, questions = run.too_long == "fewer_frames", sharing.get(ask.visuals, 1)
-            ready.append(prepare(built.vlm, built.method, encoded, ask.question, fewer, questions))
-            if self._watch:
-                self._watch(lane, ask, ready[-1])
-        answers = finish(built.vlm, built.method, ready, asks[0].options, self._prefixes[lane])
-        swept = len(self.lanes) > 1
+        with timed_as(run.timing):
+            for ask in asks:
+                encoded = [visual[lane] for visual in self._encode(ask)]
+                fewer, questions = run.too_long == "fewer_frames", sharing.get(ask.visuals, 1)
+                ready.append(prepare(built.vlm, built.method, encoded, ask.question, fewer, questions))
+                if self._watch:
+                    self._watch(lane, ask, ready[-1])
+            answers = finish(built.vlm, built.method, ready, asks[0].options, self._prefixes[lane])
+        known = {"swept": len(self.lanes) > 1, "smaller_batch": self._most is not None}
         return [
-            replace(answer, cost=replace(answer.cost, swept=swept, cold=ask.visuals == self._first))
+            replace(answer, cost=replace(answer.cost, cold=ask.visuals == self._first, **known))
             for answer, ask in zip(answers, asks, strict=True)
         ]
 

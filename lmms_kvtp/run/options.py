@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from lmms_kvtp.cost.meter import Timing
 from lmms_kvtp.method import KVTP, PARTS, PREDICTOR, build_method
 from lmms_kvtp.presets import DEPTH, FULL, IDS, RECIPES, method_settings
 from lmms_kvtp.resolve import near
@@ -46,7 +47,7 @@ class RunOptions:
     decoder takes the run along."""
     decode_ahead_processes: int | Literal["auto"] = "auto"
     """How many processes share that memory and the videos, in turns. auto: one for each core of this process but one,
-    four at most."""
+    in a quarter of the free memory at most."""
     video_seconds: float = 600.0
     """How long such a process may work on one sample's videos, before it is ended and the sample has failed."""
     frame_cache: str | None = None
@@ -56,6 +57,9 @@ class RunOptions:
     images: Images = "frames"
     """What a task's images are. frames: those of one video. tiles: one image in the checkpoint's tiles, several in one
     square each, and none of them pruned."""
+    timing: Timing = "auto"
+    """How seconds are read on a GPU. stages: it is waited for at both ends of each stage, so that these are the stage's
+    own. total: nobody waits; its queue notes when it passes them. off: answers have no seconds. auto: total."""
     seed: int = 0
     """Seed of sampling, and of every part of the method that draws at random and was given none."""
     on_error: Literal["raise", "skip"] = "raise"

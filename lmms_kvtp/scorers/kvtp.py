@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from lmms_kvtp.device import place
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.parts.predictor import FUSION, TEXT_SIDE, predictor_folder
 from lmms_kvtp.encoders.parts.text_side import TextSide, load_text_side
@@ -50,6 +51,8 @@ class KVTP(FrameScorer):
     """Weight of the clip, theta of eq. 10; none: what the checkpoint says."""
     global_weight: float | None = None
     """Weight of the video, phi of eq. 10; none: what the checkpoint says."""
+    device: str | None = None
+    """Where the checkpoint's text side runs; None: on the GPU if there is one."""
 
     def score(self, features: FrameFeatures, question: Question, encoder: FrameEncoder) -> Float[Tensor, " T"]:
         """Compare each frame in its context with the question.
@@ -96,7 +99,7 @@ class KVTP(FrameScorer):
         """Text side that reads questions in place of the encoder, if the checkpoint has one; loaded on first use."""
         if self.folder is None or not (self.folder / TEXT_SIDE[1]).is_file():
             return None
-        return load_text_side(self.folder)
+        return load_text_side(self.folder, place(self.device, "float32")[0])
 
     @cached_property
     def folder(self) -> Path | None:

@@ -24,7 +24,8 @@ from transformers import (
     __version__,
 )
 
-from lmms_kvtp.device import told
+from lmms_kvtp.cost.meter import Mark, mark, passed
+from lmms_kvtp.device import send, told
 from lmms_kvtp.layer_pruning.base import PruningTrace, Stage, layer_pruning
 from lmms_kvtp.types import Generation, GenerationOptions, Prompt
 from lmms_kvtp.vlms.reading import PrefixCache, counted, deepened, pad_left, placed
@@ -56,12 +57,13 @@ class FirstTokenClock(StoppingCriteria):
 
     def __init__(self, device: torch.device) -> None:
         """Start the clock."""
-        self.device, self.start, self.seconds = device, now(device), 0.0
+        self.device, self.start = device, mark(device)
+        self.first: Mark | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
         """Look at the last token; transformers calls this behind each one."""
-        if not self.seconds:
-            self.seconds = now(self.device) - self.start
+        if self.first is None:
+            self.first = mark(self.device)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
@@ -124,7 +126,7 @@ class PromptPenalty(LogitsProcessor):
         beams, rows = len(input_ids) // len(self.ids), []
         for row, made in enumerate(input_ids):
             before = self.ids[row // beams]
-            before = made[:0] if before is None else before.to(made.device)
+            before = made[:0] if before is None else send(before, made.device)
             rows.append(self.counted(torch.cat([before, made])[None], scores[row : row + 1]))
         return torch.cat(rows)
 
@@ -219,13 +221,14 @@ def decode(
             logits_processor=LogitsProcessorList([*penalties, *([watch] if watch else [])]),
             stopping_criteria=StoppingCriteriaList([first, *([texts] if texts else []), *heard]),
         )
-    total = now(embeds.device) - first.start
+    end = mark(home)
     if prefix:
         prefix.keep(prompts[0], cache)
     lengths = texts.lengths if texts and config.num_beams == 1 else {}  # rows of beams are no answers
     ids = [until_end(row[: lengths.get(number)], config) for number, row in enumerate(output)]
-    share = len(prompts)
-    return [Decoded(own, first.seconds / share, (total - first.seconds) / share, reused) for own in ids]
+    assert first.first is not None, "generate asks after each token whether to stop"
+    prefill, rest = (passed(*part) / len(prompts) for part in ((first.start, first.first), (first.first, end)))
+    return [Decoded(own, prefill, rest, reused) for own in ids]
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lmms_kvtp.device import send
 from lmms_kvtp.resolve import near
-from lmms_kvtp.types import NEWLINE, TEXT, VISION, PackedTokens, Positions, Prompt
+from lmms_kvtp.types import NEWLINE, TEXT, VISION, FrameTokens, PackedTokens, Positions, Prompt
 
 if TYPE_CHECKING:  # a layout is needed where nothing runs, too
     from transformers import PreTrainedTokenizerBase
@@ -137,7 +138,7 @@ def lay_out(
     """Lay out the run of positions that stands for one video.
 
     Args:
-        packed: the tokens kept, in raster order.
+        packed: the tokens kept, in raster order, their places on the CPU.
         newline: the learned embedding.
         newlines: where the embedding goes.
         first_frame: frames of the prompt before this video.
@@ -148,7 +149,7 @@ def lay_out(
     token = torch.arange(len(after), device=after.device) + after.cumsum(0) - after
     length = len(after) + int(after.sum())
     embeds = newline.to(packed.embeds).repeat(length, 1)
-    embeds[token.to(embeds.device)] = packed.embeds
+    embeds[send(token, embeds.device)] = packed.embeds
     role = torch.full((length,), NEWLINE, device=after.device)
     role[token] = VISION
     frame = (packed.frame + first_frame).repeat_interleave(after + 1, output_size=length)
@@ -156,34 +157,31 @@ def lay_out(
     if packed.segment is not None:
         segment = torch.full_like(role, -1)
         segment[token] = packed.segment + first_segment
-        segment = segment.to(embeds.device)
-    run = Prompt(embeds, role.to(embeds.device), frame.to(embeds.device), segment, packed.num_frames)
+    run = Prompt(embeds, role, frame, segment, packed.num_frames)
     if positions == "renumbered" or packed.newline is not None:  # tiles of an image are whole
         return run
     cells, span = _unpruned(packed, newlines)
     held = torch.empty_like(role)
     held[token], held[(token + 1)[after > 0]] = cells[0], cells[1][after > 0]
-    return replace(run, positions=held.to(embeds.device), span=span)
+    return replace(run, positions=held, span=span)
 
 
 def _unpruned(packed: PackedTokens, newlines: Newlines) -> tuple[Int[Tensor, "2 K"], int]:
     """Find where each token, and the next newline behind it, stand where all tokens are kept; and how many places."""
-    capacity, device = packed.grid[0] * packed.grid[1], packed.frame.device
-    every = torch.arange(packed.num_frames * capacity, device=device)
-    nothing, ones = torch.zeros(len(every), 0, device=device), torch.ones(len(every), device=device)
-    whole = PackedTokens(nothing, every // capacity, every % capacity, ones, packed.grid, packed.num_frames)
-    behind = newlines.after(whole)
-    place, slots = every + behind.cumsum(0) - behind.long(), torch.nonzero(behind).flatten()
+    capacity = packed.grid[0] * packed.grid[1]
+    behind = newlines.after(FrameTokens(torch.zeros(packed.num_frames, capacity, 0), packed.grid).whole())
+    place = torch.arange(len(behind)) + behind.cumsum(0) - behind.long()
+    slots = torch.nonzero(behind).flatten()
     kept = packed.frame * capacity + packed.patch
     if not len(slots):
-        return torch.stack([place[kept]] * 2), len(every)
+        return torch.stack([place[kept]] * 2), len(behind)
     following = slots[torch.searchsorted(slots, kept).clamp(max=len(slots) - 1)]
-    return torch.stack([place[kept], place[following] + 1]), len(every) + len(slots)
+    return torch.stack([place[kept], place[following] + 1]), len(behind) + len(slots)
 
 
 def text_run(embeds: Float[Tensor, "L D"]) -> Prompt:
     """Make a run of positions that holds text."""
-    role = torch.full((len(embeds),), TEXT, device=embeds.device)
+    role = torch.full((len(embeds),), TEXT)
     return Prompt(embeds, role, torch.full_like(role, -1))
 
 
@@ -195,7 +193,7 @@ def join(runs: Sequence[Prompt]) -> Prompt:
         segment = torch.cat([a if run.segment is None else run.segment for run, a in zip(runs, absent, strict=True)])
     span, places = 0, []
     for run in runs:
-        places.append(span + (torch.arange(run.length) if run.positions is None else run.positions).to(run.role.device))
+        places.append(span + (torch.arange(run.length) if run.positions is None else run.positions))
         span += run.end
     whole = span == sum(run.length for run in runs)
     return Prompt(

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lmms_kvtp.cost.flops import VisionShape, projector_flops, vision_flops
-from lmms_kvtp.device import check_dtype, place, told
+from lmms_kvtp.device import check_dtype, place, send, told
+from lmms_kvtp.pruners.parts.packing import land
 from lmms_kvtp.shipped import TINY, tiny_folder
 from lmms_kvtp.types import FrameTokens, GridPool, PackedTokens, Positions, Prompt
 from lmms_kvtp.video.frames import Frames, TowerInside
@@ -151,13 +152,13 @@ class LlavaVideo(VideoVLM):
         embeds = self._embed([*before, *behind])  # one copy to the device
         runs, first_frame, first_segment = [text_run(embeds[: len(before)])], 0, 0
         for visual in visuals:
-            packed = replace(visual, embeds=visual.embeds.to(self.device, self.dtype))
+            packed = land(replace(visual, embeds=visual.embeds.to(self.device, self.dtype)))
             if visual.newline is not None and len(runs) > 1:  # images of one question, as in the original's prompts
                 runs.append(text_run(self._embed(self.chat.plain(" "))))
             counted = first_frame, first_segment
             runs.append(lay_out(packed, self.network.newline, self.newlines, *counted, positions or self.positions[0]))
             first_frame += visual.num_frames
-            first_segment += 0 if visual.segment is None or not len(visual.segment) else int(visual.segment.max()) + 1
+            first_segment += 0 if packed.segment is None or not len(packed.segment) else int(packed.segment.max()) + 1
         prompt = join([*runs, text_run(embeds[len(before) :])])
         if prompt.end > self.limit:
             raise PromptTooLongError(prompt.end, self.limit, len(before) + len(behind))
@@ -165,7 +166,7 @@ class LlavaVideo(VideoVLM):
 
     def _embed(self, ids: list[int]) -> Float[Tensor, "l D"]:
         embed = self.network.llm.get_input_embeddings()  # of a split model, maybe on another device than the newline
-        return cast(Tensor, embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(self.device))
+        return cast(Tensor, embed(send(torch.tensor(ids, dtype=torch.long), self.device)).to(self.device))
 
 
 def load_llava_video(pretrained: str, options: LoadOptions | None = None) -> LlavaVideo:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from lmms_kvtp.cost.flops import LLMShape, MergedShape, merged_flops
-from lmms_kvtp.device import check_dtype, place, told
+from lmms_kvtp.device import check_dtype, place, send, told
 from lmms_kvtp.types import MARKUP, TEXT, VISION, GridPool, PackedTokens, Positions, Prompt, Timing
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
@@ -191,14 +191,15 @@ class NativeVLM(VideoVLM):
         places, order = torch.cat([others, cells[kept]]).sort(stable=True)  # merged tokens may share a place
         at = torch.nonzero(order >= len(others)).flatten()  # of the kept tokens in the prompt
         token = order[at] - len(others)
-        embeds = self.model.get_input_embeddings()(ids[places].to(self.device)).to(self.device)
+        embeds = self.model.get_input_embeddings()(send(ids[places], self.device)).to(self.device)
+        into, order_of = (send(part, self.device) for part in (at, token))
         deep = held = None
         if visuals:
-            embeds[at.to(self.device)] = torch.cat([visual.embeds.to(embeds) for visual in visuals])[token]
+            embeds[into] = torch.cat([visual.embeds.to(embeds) for visual in visuals])[order_of]
             if visuals[0].deep is not None:
-                added = torch.cat([visual.deep.to(embeds) for visual in visuals if visual.deep is not None])[token]
+                added = torch.cat([visual.deep.to(embeds) for visual in visuals if visual.deep is not None])[order_of]
                 deep = embeds.new_zeros(added.shape[1], *embeds.shape)
-                deep[:, at.to(self.device)] = added.transpose(0, 1)
+                deep[:, into] = added.transpose(0, 1)
             if (positions or self.positions[0]) != "renumbered":
                 held = self.all_positions(ids, role == VISION, frame.inputs)
             if positions == "evs" and held is not None and held.ndim > 1:
@@ -206,13 +207,13 @@ class NativeVLM(VideoVLM):
         where = [torch.full_like(places, -1).index_copy(0, at, label[token]) for label in (frames, segments)]
         prompt = Prompt(
             embeds,
-            role[places].to(self.device),
-            where[0].to(self.device),
-            where[1].to(self.device) if any(visual.segment is not None for visual in visuals) else None,
+            role[places],
+            where[0],
+            where[1] if any(visual.segment is not None for visual in visuals) else None,
             sum(visual.num_frames for visual in visuals),
-            None if held is None else held[..., places].to(self.device),
+            None if held is None else held[..., places],
             None if held is None else int((held[..., places] if positions == "evs" else held[..., -1]).max()) + 1,
-            ids[places].to(self.device),
+            ids[places],
             deep,
         )
         if max(prompt.end, prompt.length) > self.limit:

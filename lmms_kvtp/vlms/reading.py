@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lmms_kvtp.device import send
 from lmms_kvtp.types import Prompt
 
 
@@ -35,15 +36,15 @@ class PrefixCache:
             return None, 0
         # the last position is always read again: its output is what an answer begins with
         length = min(before.length, prompt.length - 1)
-        same = (before.embeds[:length] == prompt.embeds[:length]).all(dim=1)
         if before.positions is not None or prompt.positions is not None:
             one, other = (_places(given)[..., :length] for given in (before, prompt))
-            same &= (one == other).reshape(-1, length).all(dim=0)
+            length = _alike((one == other).reshape(-1, length).all(dim=0))
+        same = (before.embeds[:length] == prompt.embeds[:length]).all(dim=1)
         if before.deep is not None or prompt.deep is not None:
             added = [prompt.embeds.new_zeros(1) if part.deep is None else part.deep for part in (before, prompt)]
             one, other = (deep[:, :length] if deep.ndim > 1 else deep for deep in added)
             same &= (one == other).all(dim=2).all(dim=0)
-        shared = int(same.long().cumprod(dim=0).sum())
+        shared = _alike(same)
         if not shared:
             return None, 0
         _crop(cache, shared)
@@ -61,7 +62,12 @@ class PrefixCache:
 
 def _places(prompt: Prompt) -> Tensor:
     """Positions on one axis or several, with those of a prompt that has none."""
-    return torch.arange(prompt.length, device=prompt.embeds.device) if prompt.positions is None else prompt.positions
+    return torch.arange(prompt.length) if prompt.positions is None else prompt.positions
+
+
+def _alike(same: Bool[Tensor, " L"]) -> int:
+    """Count the marks before the first that is missing."""
+    return int(same.long().cumprod(dim=0).sum())
 
 
 def _crop(cache: Any, length: int) -> None:
@@ -110,7 +116,8 @@ def placed(rotary: nn.Module, prompts: Sequence[Prompt]) -> Iterator[None]:
     table = torch.zeros(axes, len(prompts), longest, dtype=torch.long)
     ends = torch.tensor([[p.length, p.end] for p in prompts])
     for row, prompt in enumerate(prompts):
-        table[:, row, : prompt.length] = torch.arange(prompt.length) if prompt.positions is None else prompt.positions
+        table[:, row, : prompt.length] = _places(prompt)
+    table, ends = (send(part, prompts[0].embeds.device) for part in (table, ends))
 
     def before(
         module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]

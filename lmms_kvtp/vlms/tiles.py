@@ -100,11 +100,10 @@ class Tiling:
             whole, newline = torch.cat([whole, tiles.flatten(0, 1)]), torch.cat([newline, last.flatten()])
         else:
             newline[-1] = True
-        count, device = len(whole), whole.device
-        zeros = torch.zeros(count, dtype=torch.long, device=device)
-        patch = torch.arange(count, device=device)
-        size = torch.ones(count, device=device)
-        return PackedTokens(whole, zeros, patch, size, (1, count), num_frames=1, newline=newline.to(device))
+        count = len(whole)
+        zeros, patch = torch.zeros(count, dtype=torch.long), torch.arange(count)
+        size = torch.ones(count, device=whole.device)
+        return PackedTokens(whole, zeros, patch, size, (1, count), num_frames=1, newline=newline.cpu())
 
     def _map(self, still: StillImage, tiles: Float[Tensor, "n P D"]) -> Float[Tensor, "r c D"]:
         image_height, image_width = still.rgb.shape[:2]

@@ -100,3 +100,11 @@ def test_relevance_counts_exactly_where_that_is_declared(cls):
 @every
 def test_no_frames_have_no_budgets(cls):
     assert cls().allocate(torch.zeros(0), 0, 5).tolist() == []
+
+
+@pytest.mark.gpu
+@every
+def test_scores_of_a_gpu_get_the_budgets_of_the_cpus(cls):
+    relevance = torch.randn(40, generator=torch.manual_seed(3))
+    budgets = cls().allocate(relevance.cuda(), 90, 12)
+    assert budgets.device.type == "cpu" and torch.equal(budgets, cls().allocate(relevance, 90, 12))

@@ -1,5 +1,6 @@
 """What every frame encoder promises, checked for each of them by name on a tiny checkpoint."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -138,3 +139,18 @@ def test_weights_load_on_first_use(reader):
     encoder = reader
     fresh = type(encoder)("no/such/checkpoint")
     assert fresh.encode(frames(0, 2), frozenset(), POOL).image is None
+
+
+@pytest.mark.gpu
+def test_a_gpu_describes_frames_as_the_cpu_does(encoder):
+    own = {field.name for field in dataclasses.fields(encoder)}
+    asked = {"device": "cuda", "dtype": "float32"}
+    moved = dataclasses.replace(encoder, **{name: value for name, value in asked.items() if name in own})
+    seen = frames(0, 7)
+    inside = [TowerInside(part.queries.cuda(), part.keys.cuda(), part.heads) for part in seen.inside]
+    made = moved.encode(seen.seen(seen.tower.cuda(), inside), encoder.provides, POOL)
+    expected = encoder.encode(frames(0, 7), encoder.provides, POOL)
+    for name in encoder.provides:
+        feature = getattr(made, name)
+        assert feature.is_cuda
+        torch.testing.assert_close(feature.cpu(), getattr(expected, name), atol=1e-3, rtol=1e-3)

@@ -121,3 +121,13 @@ def test_embeddings_without_value_are_refused(model, pruner):
     if pruner.stages():
         with pytest.raises(ValueError, match="NaN; look at the vision tokens"):
             read(model, prompt, pruner)
+
+
+@pytest.mark.gpu
+def test_a_gpu_keeps_what_the_cpu_keeps(pruner):
+    prompt, moved = decoders.prompt_of(frames=(5, 3, 6)), decoders.build(layers=LAYERS).cuda()
+    logits, trace, _ = read(decoders.build(layers=LAYERS), prompt, pruner)
+    found, met, _ = read(moved, dataclasses.replace(prompt, embeds=prompt.embeds.cuda()), pruner)
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), logits, rtol=1e-3, atol=1e-3)
+    assert [kept.tolist() for kept in met.processed] == [kept.tolist() for kept in trace.processed]

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from helpers.pretend_gpu import pretend_gpu, put_all, reported_waits, there
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from lmms_kvtp.presets import names_of
 from lmms_kvtp.pruners.base import ScorePruner, TokenPruner
 from lmms_kvtp.pruners.fastvid import FastVid
 from lmms_kvtp.pruners.none import Unpruned
+from lmms_kvtp.pruners.parts.packing import land, refused_later
 from lmms_kvtp.pruners.prumerge import PruMerge
 from lmms_kvtp.pruners.prumerge_plus import PruMergePlus
 from lmms_kvtp.types import FEATURES, FrameFeatures, FrameTokens, PackedTokens
@@ -214,3 +216,48 @@ def test_more_budget_never_drops_a_kept_token_of_a_score_pruner(pruner, small, m
     few = prune(pruner, tokens, features, budgets)
     many = prune(pruner, tokens, features, (budgets + more).clamp(max=12))
     assert set((few.frame * 12 + few.patch).tolist()) <= set((many.frame * 12 + many.patch).tolist())
+
+
+@every
+def test_nobody_waits_for_a_gpu_but_a_pruner_that_searches(pruner):
+    wanted, (tokens, features) = (
+        possible(pruner, [(7 * frame) % 13 for frame in range(20)], 12),
+        video(pruner, 20, (3, 4)),
+    )
+    expected = prune(pruner, tokens, features, wanted)
+    put_all(tokens, features)
+    with pretend_gpu() as waits, refused_later() as broken:
+        packed = pruner.prune(tokens, features, wanted)
+    assert all(there(part) for part in vars(packed).values() if isinstance(part, torch.Tensor))
+    assert same(packed, expected) and not any(frames.any() for frames, _ in broken)
+    assert bool(waits) == pruner.searches, waits
+
+
+@every
+def test_what_is_refused_later_is_refused_with_what_is_kept(pruner):
+    tokens, features = video(pruner, 3, (3, 4))
+    for name in pruner.needs if not pruner.searches else ():
+        poisoned = getattr(features, name).clone()
+        poisoned[1] = torch.nan
+        with refused_later() as broken:
+            packed = pruner.prune(tokens, replace(features, **{name: poisoned}), possible(pruner, [5, 7, 2], 12))
+        with pytest.raises(ValueError, match="NaN"):
+            land(packed, broken)
+
+
+@pytest.mark.gpu
+@every
+def test_a_gpu_keeps_what_the_cpu_keeps(pruner):
+    wanted, (tokens, features) = (
+        possible(pruner, [(7 * frame) % 13 for frame in range(20)], 12),
+        video(pruner, 20, (3, 4)),
+    )
+    expected, there = prune(pruner, tokens, features, wanted), replace(tokens, embeds=tokens.embeds.cuda())
+    moved = replace(features, **{name: getattr(features, name).cuda() for name in pruner.needs})
+    pruner.prune(there, moved, wanted)  # loads
+    with reported_waits() as waits, refused_later():
+        packed = pruner.prune(there, moved, wanted)
+    assert packed.embeds.is_cuda and packed.frame.is_cuda
+    assert torch.equal(packed.frame.cpu(), expected.frame) and torch.equal(packed.patch.cpu(), expected.patch)
+    torch.testing.assert_close(packed.embeds.cpu(), expected.embeds, rtol=1e-4, atol=1e-4)
+    assert bool(waits) <= pruner.searches, waits

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.pretend_gpu import pretend_gpu, put_all, reported_waits
 
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.method import build_part
@@ -69,3 +70,26 @@ def test_query_aware_means_that_the_question_matters(scorer):
 @every
 def test_the_same_question_gets_the_same_scores(scorer):
     assert torch.equal(scorer.score(features(), QUESTION, ENCODER), scorer.score(features(), QUESTION, ENCODER))
+
+
+@every
+def test_no_scorer_waits_for_a_gpu(scorer):
+    given, expected = features(), scorer.score(features(), QUESTION, ENCODER)
+    ENCODER.forget_texts()
+    put_all(given)
+    with pretend_gpu(ENCODER.model) as waits:
+        scores = scorer.score(given, QUESTION, ENCODER)
+    assert torch.equal(scores, expected) and not waits, waits
+
+
+@pytest.mark.gpu
+@every
+def test_a_gpu_scores_as_the_cpu_does(scorer):
+    given = features()
+    there = replace(given.to(torch.device("cuda")), tokens=given.tokens.cuda())
+    encoder = replace(ENCODER, device="cuda", dtype="float32")
+    scorer.score(there, replace(QUESTION, stem="Who?"), encoder)  # loads
+    with reported_waits() as waits:
+        scores = scorer.score(there, QUESTION, encoder)
+    torch.testing.assert_close(scores.cpu(), scorer.score(given, QUESTION, ENCODER), rtol=1e-3, atol=1e-3)
+    assert not waits, waits

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.pretend_gpu import reported_waits
 
-from lmms_kvtp.cost.meter import Meter
-from lmms_kvtp.cost.sample import SampleCost, forget, lookup, record, task_metrics, timed
+from lmms_kvtp.cost.meter import Meter, timed_as
+from lmms_kvtp.cost.sample import SampleCost, forget, lookup, mean_seconds, record, task_metrics, timed
 
 COST = SampleCost(
     num_frames=5,
@@ -83,6 +84,36 @@ def test_a_meter_adds_up_and_counts_failures():
     assert meter.seconds["decode"] >= 1.01
     assert set(meter.seconds) == {"decode", "vision"}
     assert before == {"decode": 1.0}
+
+
+def test_without_a_clock_an_answer_has_no_seconds_and_tables_have_none_of_it():
+    with timed_as("off"):
+        meter = Meter(torch.device("cpu"), flops={"vision": 5})
+        with meter.stage("scorer", 7):
+            pass
+        meter.add("prefill", 1.0)
+    timeless = SampleCost(tokens_before=4, tokens_kept=2, seconds=meter.seconds)
+    assert meter.seconds == {} and meter.flops == {"vision": 5, "scorer": 7}
+    assert mean_seconds([timeless]) is None and mean_seconds([timeless, COST]) == COST.seconds_total
+    record("a task:9", timeless)
+    assert task_metrics("a task:9") == {"vision_tokens_kept": 2.0, "keep_ratio_actual": 0.5, "seconds": None}
+    forget()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("timing", "most"), [("total", 0), ("auto", 0), ("stages", 2), ("off", 0)])
+def test_a_gpu_is_waited_for_only_at_the_edges_of_stages_and_only_if_that_is_asked_for(timing, most):
+    work = torch.rand(2000, 2000, device="cuda")
+    with timed_as(timing):
+        meter = Meter(work.device)
+        torch.cuda.synchronize()
+        with reported_waits() as waits, meter.stage("vision"):
+            for _ in range(20):
+                work @ work
+        assert len(waits) <= most
+        assert set(meter.seconds) == (set() if timing == "off" else {"vision"})
+        assert timing == "off" or 1e-5 < meter.seconds["vision"] < 10
+    assert meter.peak_bytes >= work.nbytes
 
 
 def test_a_meter_knows_its_stages():

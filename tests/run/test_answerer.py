@@ -1,12 +1,19 @@
 """Batches and shared prefills through the harness model: the same answers, and failures that stay with their sample."""
 
+import io
 import json
 import logging
+import re
 
 import pytest
+import torch
 from lmms_eval.api.instance import Instance
+from loguru import logger
 
+from lmms_kvtp.cost.sample import SampleCost
+from lmms_kvtp.harness.results import report
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+from lmms_kvtp.pipeline import Answer
 from lmms_kvtp.run.answerer import SampleError
 
 TASK = "skvqa_synth_look"
@@ -25,6 +32,7 @@ def run(checkpoint, docs, tmp_path):
     def answer(visuals=None, lengths=(), **settings):
         model = LlavaVideoKvtp(pretrained=str(checkpoint), journal=str(tmp_path / "journals"), **RANDOM | settings)
         model.task_dict[TASK] = {"test": docs}
+        answer.vlm = model.built.vlm  # which the next run takes, too
         requests = []
         for i, doc in enumerate(docs):
             paths = [(visuals or {}).get(i, doc["video_path"])]
@@ -87,6 +95,37 @@ def test_a_sample_that_fails_takes_nobody_of_its_batch_along(run, docs, tmp_path
     assert [text for i, text in enumerate(texts) if i != 2] == [text for i, text in enumerate(whole) if i != 2]
     assert "answered one by one" in caplog.text
     assert len(run.journal) == len(docs)
+
+
+def test_a_batch_for_which_memory_is_too_small_is_halved_and_that_is_said_once(run, caplog):
+    alone, _ = run(share_prefix=False)
+    sizes = []
+
+    def limited(module, given):
+        sizes.append(len(given[0]))
+        if len(given[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free.")
+
+    hook = run.vlm.layers[0].register_forward_pre_hook(limited)
+    with hook, caplog.at_level(logging.WARNING):
+        texts, counts = run(batch_size=6)
+    assert texts == alone and [c["smaller_batch"] for c in counts] == [True] * 6
+    assert [size for size in sizes if size > 2] == [6, 3]  # and no batch of 3 again
+    [said] = [r.getMessage() for r in caplog.records if "memory" in r.getMessage()]
+    assert "batches of 6 questions are halved: out of memory: reading 6 x" in said and "wanted 2.00 GiB more" in said
+    shown = io.StringIO()
+    handler = logger.add(shown)
+    report([Answer("", SampleCost.from_dict(each)) for each in counts], [], toy=False)
+    logger.remove(handler)
+    assert re.search(r"answers_in_smaller_batches\D+6", shown.getvalue())
+
+
+def test_a_run_without_a_clock_gives_the_same_answers_without_seconds(run):
+    texts, counts = run()
+    timeless, uncounted = run(timing="off")
+    assert timeless == texts and [c["seconds"] for c in uncounted] == [{}] * 6
+    assert all(c["seconds"]["prefill"] > 0 for c in counts)
+    assert [c["flops"] for c in uncounted] == [c["flops"] for c in counts]
 
 
 def test_answers_before_the_failure_are_kept(run, docs, tmp_path):

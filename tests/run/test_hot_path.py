@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.checkpoints import write_tiny
+from helpers.pretend_gpu import DEVICE, pretend_gpu, put_all, reported_waits, there
 from helpers.small_videos import Clip
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.encode import Encoded, encode_once
-from lmms_kvtp.method import KVTP, Method, build_method
-from lmms_kvtp.pipeline import fit, prepare, select
-from lmms_kvtp.presets import settings_of
+from lmms_kvtp.method import KVTP, Method, build_method, build_part
+from lmms_kvtp.pipeline import fit, prepare
+from lmms_kvtp.presets import names_of, settings_of
 from lmms_kvtp.questions import Question
 from lmms_kvtp.run.answerer import Answerer, unrecorded
 from lmms_kvtp.types import GenerationOptions
@@ -26,25 +27,6 @@ from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
 
 ASKED = [Question(f"What is thing {number}?") for number in range(3)]
-WAITS = {"item", "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "bincount", "masked_select"}
-"""Operations for whose result the host waits, as it then has to know a number that the device has computed."""
-
-
-class Waits(TorchDispatchMode):
-    """Names of the operations in WAITS that run, and of those that find out how large their result is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, named = func._schema.name.removeprefix("aten::"), kwargs or {}
-        indices = args[1] if name in ("index", "index_put_") else ()
-        by_mask = any(index is not None and index.dtype == torch.bool for index in indices)
-        unsized = name == "repeat_interleave" and named.get("output_size") is None
-        if name in WAITS or by_mask or unsized:
-            self.names.append(name)
-        return func(*args, **named)
 
 
 @contextmanager
@@ -79,19 +61,41 @@ def method(folder: Path) -> Callable[[str], Method]:
     return make
 
 
-@pytest.mark.parametrize(("name", "most"), [("kvtp+random", 4), ("kvtp+prumerge", 5)])
-def test_the_host_waits_as_often_for_many_frames_as_for_few(vlm, method, monkeypatch, name, most):
+PRUNERS = {name: build_part("pruner", name) for name in names_of("pruner") if name != "none"}
+MOST = 2
+"""Times that the host waits for a GPU, to make a prompt: for the scores, and for what is kept."""
+BY_NAME = pytest.mark.parametrize("name", PRUNERS)
+
+
+@BY_NAME
+def test_to_make_a_prompt_the_host_waits_for_scores_and_for_what_is_kept(vlm, method, monkeypatch, name):
     monkeypatch.setattr("lmms_kvtp.pruners.parts.packing.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
-    made, waits = method(name), []
-    for count in (4, 40):
-        [encoded] = encode_once(vlm, [made], Clip(count, chunk_size=8))
-        meter = Meter(vlm.device)
-        select(made, encoded, ASKED[0], meter)  # loads
-        with torch.inference_mode(), Waits() as waiting:
-            fit(vlm, made, [encoded], ASKED[0], meter, fewer_frames=False)
-        waits.append(waiting.names)
-    assert waits[0] == waits[1]
-    assert len(waits[0]) <= most, waits[0]
+    made, pruner = method(f"kvtp+{name}"), PRUNERS[name]
+    [encoded] = encode_once(vlm, [made], Clip(20, chunk_size=8))
+    with torch.inference_mode():
+        expected, _ = fit(vlm, made, [encoded], ASKED[0], Meter(vlm.device), fewer_frames=False)  # loads
+        made.encoder.forget_texts()
+        put_all(encoded.tokens, encoded.features)
+        monkeypatch.setattr(vlm, "device", DEVICE)
+        with pretend_gpu(vlm.network, made.encoder.model) as waits:
+            prompt, _ = fit(vlm, made, [encoded], ASKED[0], Meter(torch.device("cpu")), fewer_frames=False)
+    assert there(prompt.embeds) and not there(prompt.role)
+    assert torch.equal(prompt.embeds, expected.embeds)
+    assert len(waits) <= MOST or pruner.searches, waits
+
+
+@pytest.mark.gpu
+@BY_NAME
+def test_on_a_gpu_no_more_waits_are_reported_by_torch(folder, method, name):
+    vlm = load_llava_video(str(folder), LoadOptions(device="cuda", dtype="float32"))
+    made = replace(method(f"kvtp+{name}"), encoder=replace(method(f"kvtp+{name}").encoder, device="cuda"))
+    [encoded] = encode_once(vlm, [made], Clip(20, chunk_size=8))
+    with torch.inference_mode():
+        fit(vlm, made, [encoded], ASKED[0], Meter(vlm.device), fewer_frames=False)  # loads
+        made.encoder.forget_texts()
+        with reported_waits() as waits:
+            fit(vlm, made, [encoded], ASKED[0], Meter(vlm.device), fewer_frames=False)
+    assert len(waits) <= MOST or PRUNERS[name].searches, waits
 
 
 def test_a_text_is_embedded_once_for_scorers_and_pruners_of_a_whole_sweep(vlm, method):

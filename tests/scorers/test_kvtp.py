@@ -101,6 +101,11 @@ def test_a_checkpoints_own_text_side_reads_the_question(encoder, features, text_
     assert not torch.allclose(found, fused, atol=1e-3)
 
 
+def test_a_text_side_lies_on_the_device_of_its_scorer(text_side):
+    scorer = KVTP(checkpoint=str(text_side), device="meta")
+    assert scorer.text_side.device == torch.device("meta")
+
+
 def test_a_text_side_of_another_encoder_is_refused(encoder, text_side):
     narrow = FrameFeatures(torch.arange(3.0), torch.randn(3, 24))
     with pytest.raises(ValueError, match=r"text side of width 32 .* frames of width 24; give the predictor"):

@@ -42,6 +42,22 @@ def test_a_video_knows_its_frames_before_any_is_decoded(clip, numbers):
     assert shown(video, numbers) == video.indices.tolist()
 
 
+@pytest.mark.parametrize(("fps", "wanted", "most"), [(0.25, 10, 20), (1.0, 40, 200), (10.0, 400, 400)])
+def test_what_fps_does_not_ask_for_is_not_decoded(clip, monkeypatch, fps, wanted, most):
+    path = clip(num_frames=400, rate=10.0, options={"x264-params": "keyint=20:scenecut=0:bframes=2"})
+    decoded, decode = [], PyAVReader._decode
+
+    def counted(reader, after_seek=False):
+        for found in decode(reader, after_seek):
+            decoded.append(found[0])
+            yield found
+
+    monkeypatch.setattr(PyAVReader, "_decode", counted)
+    video = load_video(path, FrameOptions(fps=fps, max_frames_num=400))
+    assert sum(len(chunk.times) for chunk in video.chunks()) == wanted
+    assert wanted <= len(decoded) <= most
+
+
 def test_the_key_is_the_name_without_folder_and_extension(clip):
     path = clip("some.clip.mkv")
     assert load_video(path).key == "some.clip"

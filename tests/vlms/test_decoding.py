@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from lmms_kvtp.cost.meter import passed
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.vlms.decoding import FirstTokenClock, UntilText, settings, text_of, until_end
 from lmms_kvtp.vlms.llava_video import LlavaVideo
@@ -77,7 +78,7 @@ def test_a_stop_is_found_only_while_it_is_near_the_end(vlm: LlavaVideo) -> None:
 def test_the_time_of_the_first_token_stays() -> None:
     first = FirstTokenClock(torch.device("cpu"))
     assert first(torch.zeros(2, 1), None).tolist() == [False, False]
-    seconds = first.seconds
-    assert seconds > 0
+    seen = first.first
+    assert seen is not None and passed(first.start, seen) > 0
     first(torch.zeros(2, 2), None)
-    assert first.seconds == seconds
+    assert first.first is seen

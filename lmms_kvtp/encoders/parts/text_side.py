@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import relevance_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.encoders.parts.predictor import TEXT_SIDE
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_source, text_shape
 from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pieces, scaled_cosines
@@ -40,7 +41,7 @@ class TextSide(RemembersTexts):
     @torch.no_grad()
     def embed_text(self, text: str) -> Float[Tensor, "_ E"]:
         """Embed one text, not normalised: a row for each piece that the tower can read."""
-        pooled: Tensor = self.tower(input_ids=self.token_ids(text).to(self.device)).pooler_output
+        pooled: Tensor = self.tower(input_ids=send(self.token_ids(text), self.device)).pooler_output
         return pooled.float()
 
     def token_ids(self, text: str) -> Int[Tensor, "p l"]:

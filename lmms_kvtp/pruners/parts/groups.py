@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
-from lmms_kvtp.pruners.parts.packing import chunks, pack, read, refuse
+from lmms_kvtp.pruners.parts.packing import chunks, pack, places, read, refuse
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 COLUMNS_AT_ONCE = 256
@@ -26,11 +27,6 @@ class Groups:
     sizes: Int[Tensor, "f G"]
     """Rows of each group; groups may be empty."""
 
-    @property
-    def filled(self) -> Bool[Tensor, "f G"]:
-        """Groups that have rows."""
-        return self.sizes > 0
-
 
 def group(owner: Int[Tensor, "f N"], num_groups: int, frames: Int[Tensor, " f"]) -> Groups:
     """Group the rows of some frames by the number of the group that owns them, in [0, num_groups).
@@ -40,15 +36,20 @@ def group(owner: Int[Tensor, "f N"], num_groups: int, frames: Int[Tensor, " f"])
     count, capacity = owner.shape
     local = torch.arange(count, device=owner.device)[:, None]
     order = owner.argsort(dim=1, stable=True)
-    sizes = torch.bincount((owner + local * num_groups).flatten(), minlength=count * num_groups)
+    sizes = tally((owner + local * num_groups).flatten(), count * num_groups)
     return Groups((order + frames[:, None] * capacity).flatten(), sizes.reshape(count, num_groups))
+
+
+def tally(numbers: Int[Tensor, " n"], count: int) -> Int[Tensor, " count"]:
+    """Count how often each number in [0, count) stands there; `bincount` would wait for a GPU."""
+    return numbers.new_zeros(count).scatter_add_(0, numbers, torch.ones_like(numbers))
 
 
 def group_sums(
     rows: Float[Tensor, "F N C"], groups: Groups, weights: Float[Tensor, "F N"] | None = None
 ) -> Float[Tensor, "K C"]:
-    """Sum the rows of each group that has any, in float32."""
-    sizes = groups.sizes[groups.filled]
+    """Sum the rows of each group, one frame's groups behind the other's, in float32; an empty group has 0."""
+    sizes = groups.sizes.flatten()
     factors = None if weights is None else weights.flatten()[groups.members]
     flat, starts = rows.flatten(0, 1), sizes.cumsum(0) - sizes
 
@@ -67,28 +68,40 @@ DROPPED = -1
 """Owner of a token that goes into no average."""
 
 
-def merge(tokens: FrameTokens, owner: Int[Tensor, "T N"], weights: Float[Tensor, "T N"] | None = None) -> PackedTokens:
+def merge(
+    tokens: FrameTokens,
+    owner: Int[Tensor, "T N"],
+    budgets: Int[Tensor, " T"],
+    weights: Float[Tensor, "T N"] | None = None,
+) -> PackedTokens:
     """Average the tokens of each frame that share an owner, or sum them with `weights` as factors.
 
-    An owner is the patch at which the average stands, which owns itself; or DROPPED.
+    An owner is the patch at which the average stands, which owns itself, and of which frame t has `budgets[t]`; or
+    DROPPED.
     """
-    frame, patch = torch.nonzero(owner == torch.arange(owner.shape[1], device=owner.device), as_tuple=True)
-    embeds, size = tokens.embeds.new_empty(len(frame), tokens.embeds.shape[2]), torch.zeros(len(frame)).to(frame.device)
-    start = 0
+    owner, ends = send(owner, tokens.embeds.device), [0, *budgets.cumsum(0).tolist()]
+    stands = owner == torch.arange(owner.shape[1], device=owner.device)
+    frame, patch = places(stands, ends[-1]).unbind(dim=1)
+    embeds, size = (
+        tokens.embeds.new_empty(len(frame), tokens.embeds.shape[2]),
+        torch.zeros_like(frame, dtype=torch.float),
+    )
     for part in chunks(owner):
-        rows, sizes = means(tokens.embeds[part], owner[part], None if weights is None else weights[part])
-        embeds[start : start + len(rows)], size[start : start + len(rows)] = rows.to(embeds.dtype), sizes
-        start += len(rows)
+        kept = slice(ends[part.start], ends[part.stop])
+        factors, count = None if weights is None else weights[part], kept.stop - kept.start
+        rows, size[kept] = means(tokens.embeds[part], owner[part], count, factors)
+        embeds[kept] = rows.to(embeds.dtype)
     return PackedTokens(embeds, frame, patch, size, tokens.grid, tokens.num_frames, owner=numbered(owner))
 
 
 def merge_video(
-    tokens: FrameTokens, owner: Int[Tensor, " M"], weights: Float[Tensor, " M"] | None = None
+    tokens: FrameTokens, owner: Int[Tensor, " M"], weights: Float[Tensor, " M"] | None = None, count: int | None = None
 ) -> PackedTokens:
-    """Average or sum tokens over all frames as `merge` does, with owners counted through the video, frame by frame."""
+    """Average or sum tokens over all frames as `merge` does, with `count` owners, through the video, frame by frame."""
     cells, width = tokens.num_frames * tokens.capacity, tokens.embeds.shape[2]
-    rows, size = means(tokens.embeds.reshape(1, cells, width), owner[None], None if weights is None else weights[None])
-    where = torch.nonzero(owner == torch.arange(cells, device=owner.device)).flatten()
+    where = places(owner == torch.arange(cells, device=owner.device), count).flatten()
+    every, factors = tokens.embeds.reshape(1, cells, width), None if weights is None else weights[None]
+    rows, size = means(every, owner[None], len(where), factors)
     frame, patch = where // tokens.capacity, where % tokens.capacity
     into = numbered(owner[None]).reshape(tokens.num_frames, tokens.capacity)
     return PackedTokens(rows.to(tokens.embeds.dtype), frame, patch, size, tokens.grid, tokens.num_frames, owner=into)
@@ -102,16 +115,12 @@ def numbered(owner: Int[Tensor, "F N"]) -> Int[Tensor, "F N"]:
 
 
 def means(
-    embeds: Float[Tensor, "F N D"], owner: Int[Tensor, "F N"], weights: Float[Tensor, "F N"] | None = None
+    embeds: Float[Tensor, "F N D"], owner: Int[Tensor, "F N"], count: int, weights: Float[Tensor, "F N"] | None = None
 ) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
-    """Average or weigh the tokens of each owner, owners in order, in float32; and count them."""
-    nobody = owner.shape[1]
-    groups = group(
-        owner.masked_fill(owner == DROPPED, nobody), nobody + 1, torch.arange(len(owner), device=owner.device)
-    )
-    owned = groups.filled & (torch.arange(nobody + 1, device=owner.device) < nobody)
-    sizes = groups.sizes[owned].float()
-    sums = group_sums(embeds, groups, weights)[owned[groups.filled]]
+    """Average or weigh the tokens of each of `count` owners, owners in order, in float32; and count them."""
+    number = numbered(owner).reshape(1, -1)  # what is dropped forms a last group, that of nobody
+    groups = group(number.masked_fill(number == DROPPED, count), count + 1, torch.zeros_like(number[:, 0]))
+    sizes, sums = groups.sizes[0, :count].float(), group_sums(embeds, groups, weights)[:count]
     return sums if weights is not None else sums.div_(sizes[:, None]), sizes
 
 
@@ -140,16 +149,17 @@ class EnrichingPruner(TokenPruner):
 def enrich(
     tokens: FrameTokens,
     keep: Bool[Tensor, "T N"],
+    budgets: Int[Tensor, " T"],
     attention: Float[Tensor, "T N"],
     keys: Float[Tensor, "T N C"],
     neighbours: int,
 ) -> PackedTokens:
-    """Add to each kept token the `neighbours` tokens of most similar keys, weighted by their attention.
+    """Add to each of `budgets[t]` kept tokens the `neighbours` tokens of most similar keys, weighted by attention.
 
     ValueError where keys hold NaN.
     """
-    packed = pack(tokens, tokens.embeds, keep)
-    ends = [0, *packed.counts().cumsum(0).tolist()]
+    ends = [0, *budgets.cumsum(0).tolist()]
+    packed = pack(tokens, tokens.embeds, keep, ends[-1])
     broken, owner = torch.zeros_like(keep), torch.full(keep.shape, DROPPED, device=keep.device)
     cell = torch.arange(tokens.capacity, device=keep.device)
     down, across = (axis[:, None] - axis for axis in (cell // tokens.grid[1], cell % tokens.grid[1]))

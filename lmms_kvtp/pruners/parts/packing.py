@@ -1,11 +1,15 @@
 """What pruners share: refusing what cannot be pruned, reading features, and packing what is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from lmms_kvtp.device import send
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 TOKENS_AT_ONCE = 16 * 14 * 14
@@ -33,8 +37,8 @@ def refuse_broken(tokens: FrameTokens) -> None:
     broken = ~torch.isfinite(tokens.embeds.sum(dim=(1, 2), dtype=torch.float32))
     if broken.any():
         raise ValueError(
-            f"vision tokens of frames {_first(broken)} are NaN or infinite; a tower in float16 may overflow: choose "
-            "dtype=bfloat16 or float32, or look at the checkpoint"
+            f"vision tokens of frames {places(broken)[:5, 0].tolist()} are NaN or infinite; a tower in float16 may "
+            "overflow: choose dtype=bfloat16 or float32, or look at the checkpoint"
         )
 
 
@@ -65,37 +69,65 @@ def refuse_nan(scores: Float[Tensor, "T ..."], what: str) -> None:
 
 def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
     """Refuse what is marked as NaN. Raises ValueError if something is marked; the message names the first frames."""
-    frames = broken.flatten(1).any(dim=1)
-    if frames.any():
-        raise ValueError(f"{what} of frames {_first(frames)} hold NaN; look at the features and their dtype")
+    frames, later = broken.flatten(1).any(dim=1), _broken.get()
+    if later is not None:
+        later.append((frames, what))
+    elif frames.any():
+        first = places(frames)[:5, 0].tolist()
+        raise ValueError(f"{what} of frames {first} hold NaN; look at the features and their dtype")
 
 
-def _first(frames: Bool[Tensor, " T"]) -> list[int]:
-    listed: list[int] = torch.nonzero(frames).flatten()[:5].tolist()
-    return listed
+Broken = list[tuple[Bool[Tensor, " T"], str]]
+_broken: ContextVar[Broken | None] = ContextVar("broken", default=None)
+
+
+@contextmanager
+def refused_later() -> Iterator[Broken]:
+    """Collect what `refuse` marks inside the block, for `land` to look at: nobody waits for a GPU until then."""
+    broken: Broken = []
+    token = _broken.set(broken)
+    try:
+        yield broken
+    finally:
+        _broken.reset(token)
+
+
+def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " T"], str]] = ()) -> PackedTokens:
+    """Bring to the host in one copy what a prompt's layout reads; ValueError where something was marked as broken."""
+    kept = [packed.frame, packed.patch, *([] if packed.segment is None else [packed.segment])]
+    parts = [*kept, *(frames.to(packed.frame) for frames, _ in broken)]
+    landed = torch.cat(parts).cpu().split([len(part) for part in parts])
+    for frames, (_, what) in zip(landed[len(kept) :], broken, strict=True):
+        refuse(frames[:, None] > 0, what)
+    segment = None if packed.segment is None else landed[2]
+    return replace(packed, frame=landed[0], patch=landed[1], segment=segment)
+
+
+def places(keep: Bool[Tensor, "*n"], count: int | None = None) -> Int[Tensor, "K axes"]:
+    """Find the places that are marked, in order; where nobody tells the `count` of them, a GPU is waited for."""
+    return torch.nonzero(keep) if count is None or keep.is_mps else torch.nonzero_static(keep, size=count)
 
 
 def top(scores: Float[Tensor, "T N"], budgets: Int[Tensor, " T"]) -> Bool[Tensor, "T N"]:
     """Mark the `budgets[t]` highest scores of row t; ties go to the earlier column. ValueError where a score is NaN."""
     refuse_nan(scores, "scores")
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return ranks < budgets.to(scores.device)[:, None]
+    return ranks < send(budgets, scores.device)[:, None]
 
 
 def pack(
     tokens: FrameTokens,
     embeds: Float[Tensor, "T N D"],
     keep: Bool[Tensor, "T N"],
-    size: Float[Tensor, "T N"] | None = None,
+    count: int | None = None,
 ) -> PackedTokens:
-    """Gather the rows of `embeds` that `keep` marks, in raster order; `size` defaults to one original each."""
-    frame, patch = torch.nonzero(keep, as_tuple=True)
-    ones = torch.ones(len(frame), device=embeds.device)
+    """Gather the rows of `embeds` that `keep` marks, in raster order; `count` is as in `places`."""
+    frame, patch = places(send(keep, embeds.device), count).unbind(dim=1)
     return PackedTokens(
         embeds=embeds[frame, patch],
         frame=frame,
         patch=patch,
-        size=ones if size is None else size[frame, patch],
+        size=torch.ones(len(frame), device=embeds.device),
         grid=tokens.grid,
         num_frames=tokens.num_frames,
     )

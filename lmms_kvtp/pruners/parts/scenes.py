@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmms_kvtp.cost.flops import pairs_flops
+from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.density_peaks import density_peaks, pairs_of
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge_video
@@ -26,6 +27,7 @@ class ScenePruner(TokenPruner):
     """A pruner that cuts the video where frames differ most, and keeps exactly the budgets of each scene's frames."""
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
+    searches: ClassVar[bool] = True
 
     scenes: int = 8
     """Least number of scenes, where there are as many frames."""
@@ -37,9 +39,6 @@ class ScenePruner(TokenPruner):
         if self.scenes < 1:
             raise ValueError(f"scenes={self.scenes} must be at least 1")
 
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
-        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
-
 
 @dataclass(frozen=True)
 class StillPruner(TokenPruner):
@@ -50,6 +49,7 @@ class StillPruner(TokenPruner):
     """
 
     scope: ClassVar[Literal["frame", "video"]] = "video"
+    searches: ClassVar[bool] = True
 
     threshold: float = 0.8
     """Least similarity of a static position."""
@@ -85,10 +85,6 @@ class StillPruner(TokenPruner):
                 flops += pairs_flops(1, pairs_of(len(points)), flat.shape[1])
         packed = merge_video(tokens, owner)
         return replace(packed, segment=segment_of[packed.frame * tokens.capacity + packed.patch], flops=flops)
-
-    @final
-    def flops(self, tokens: FrameTokens, features: FrameFeatures, budgets: Int[Tensor, " T"]) -> None:
-        """Not known beforehand: operations depend on what is found, and the kept tokens carry their count."""
 
 
 def join(owners: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " M"]:
@@ -208,4 +204,4 @@ def change(embeds: Float[Tensor, "T N D"], reference: Int[Tensor, " T"]) -> Floa
     place = torch.empty_like(embeds[0], dtype=torch.float32)
     pairs = zip(embeds, (embeds[frame] for frame in reference.tolist()), strict=True)
     products = [torch.mul(frame.float(), other.float(), out=place).sum(dim=1) for frame, other in pairs]
-    return 1 - torch.stack(products) / (lengths * lengths[reference.to(embeds.device)])
+    return 1 - torch.stack(products) / (lengths * lengths[send(reference, embeds.device)])

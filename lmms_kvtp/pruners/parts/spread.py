@@ -35,14 +35,13 @@ def farthest(
         count: number of steps.
         again: a token may be taken several times, where all others are at distances below 0.
     """
-    frames = torch.arange(len(nearest), device=nearest.device)
     order = torch.empty(len(nearest), count, dtype=torch.int64, device=nearest.device)
     for step in range(count):
         order[:, step] = chosen = nearest.argmax(dim=1)
         apart = rows(chosen)
         nearest = apart if step == 0 else torch.minimum(nearest, apart)
         if not again:
-            nearest[frames, chosen] = -torch.inf
+            nearest.scatter_(1, chosen[:, None], -torch.inf)
     return order
 
 

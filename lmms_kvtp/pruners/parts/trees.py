@@ -126,10 +126,11 @@ class TreePruner(ScenePruner):
             trees = scene[0].float()
         barred = salient[0] if length == 1 and not self.twice else torch.zeros_like(roots, dtype=torch.bool)
         centre, compared = self._cluster(trees, roots // capacity, barred, count)
-        rows, _ = means(trees[None], centre[None])
         stands = torch.where(centre == DROPPED, DROPPED, roots[centre])
+        at = torch.unique(stands[stands != DROPPED])
+        rows, _ = means(trees[None], centre[None], len(at))
         owner[rest] = stands[tree]
-        return torch.unique(stands[stands != DROPPED]), rows, owner, compared + (length - 1) * capacity**2
+        return at, rows, owner, compared + (length - 1) * capacity**2
 
     def _cluster(
         self, trees: Float[Tensor, "n D"], frame: Int[Tensor, " n"], barred: Bool[Tensor, " n"], count: int

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from lmms_kvtp.device import send
 from lmms_kvtp.encoders.parts.predictor import FUSION
 from lmms_kvtp.files import write_json, write_whole
 
@@ -63,9 +64,9 @@ class FusionHead:
         frames = self._placed(frames)
         keys = frames / (frames.norm(dim=-1, keepdim=True) + 1e-6)
         queries = keys if self.queries == "normalized" else frames
-        local_tau, global_tau = self.log_tau.to(frames.device).exp()
+        local_tau, global_tau = send(self.log_tau, frames.device).exp()
         similarity = queries @ keys.T / frames.shape[1] ** 0.5  # [T, T]
-        clip = clips(len(frames), self.clip_size).to(frames.device)
+        clip = send(clips(len(frames), self.clip_size), frames.device)
         elsewhere = clip[:, None] != clip
         local = (similarity / local_tau).masked_fill(elsewhere, -torch.inf).softmax(dim=-1) @ frames
         whole = (similarity / global_tau).softmax(dim=-1) @ frames
@@ -112,7 +113,7 @@ class FusionHead:
             )
         place = torch.linspace(0, len(self.offsets) - 1, len(frames), device=frames.device)
         left = place.long().clamp(max=len(self.offsets) - 2)
-        offsets = self.offsets.to(frames.device)
+        offsets = send(self.offsets, frames.device)
         offset: Tensor = offsets[left].lerp(offsets[left + 1], (place - left)[:, None])
         lengths: Tensor = frames.norm(dim=-1, keepdim=True)
         return frames + lengths * offset

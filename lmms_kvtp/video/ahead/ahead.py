@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from lmms_kvtp.types import Timing
 from lmms_kvtp.video.ahead.feed import Feed
 from lmms_kvtp.video.ahead.worker import Chunk, End, Failed, Jobs, Message, Opened
@@ -20,8 +22,8 @@ from lmms_kvtp.video.sampling import FrameOptions
 
 MIB = 2**20
 AUTO_MIB = 1024
-MOST_PROCESSES = 4
-"""Most processes that `auto` starts: each holds half a GiB."""
+PROCESS_BYTES, SHARE = 600 * MIB, 4
+"""What a process holds, and the part of the free memory, a quarter, that all that `auto` starts may take."""
 WORTH_BYTES = 64 * MIB
 """Size of all videos from which decoding ahead pays: decoding then takes several times as long as a process start."""
 
@@ -33,7 +35,7 @@ class AheadOptions:
     mib: int | Literal["auto"] = "auto"
     """Memory for frames that wait; 0 decodes nothing ahead, auto does where that saves more than it costs."""
     processes: int | Literal["auto"] = "auto"
-    """Processes that decode; auto: one for each core but the model's, `MOST_PROCESSES` at most."""
+    """Processes that decode; auto: one for each core but the model's, as far as memory goes."""
     video_seconds: float = 600.0
     """Time that one sample's videos may take, before the sample has failed."""
     cache: FrameCache | None = None
@@ -77,14 +79,19 @@ def worth_mib(upcoming: Sequence[tuple[str, ...]]) -> int:
 
 
 def free_cores() -> int:
-    """Count the processes that may decode: one for each core but the model's, and MOST_PROCESSES at most."""
-    return max(1, min(_cores() - 1, MOST_PROCESSES))
+    """Count the processes that may decode: one for each core but the model's, in a quarter of the free memory."""
+    room = psutil.virtual_memory().available // SHARE // _ranks() // PROCESS_BYTES
+    return max(1, min(_cores() - 1, room))
 
 
 def _cores() -> int:
     """Count the cores of this process; the processes of a run on one machine share its cores evenly."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return cores // _ranks()
+
+
+def _ranks() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True, eq=False)

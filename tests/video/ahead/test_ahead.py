@@ -388,9 +388,16 @@ def test_many_videos_need_few_open_files(paths, tmp_path):
     assert made.stdout.strip() == "120"
 
 
-@pytest.mark.parametrize(("cores", "ranks", "processes"), [(1, 1, 1), (2, 1, 1), (3, 1, 2), (16, 1, 4), (16, 8, 1)])
-def test_as_many_processes_decode_as_there_are_cores_to_spare(cores, ranks, processes, monkeypatch):
+@pytest.mark.parametrize(
+    ("cores", "ranks", "free_gib", "processes"),
+    [(1, 1, 64, 1), (2, 1, 64, 1), (3, 1, 64, 2), (16, 1, 64, 15), (16, 8, 64, 1), (16, 1, 8, 3), (16, 1, 1, 1)],
+)
+def test_as_many_processes_decode_as_there_are_cores_and_memory_to_spare(
+    cores, ranks, free_gib, processes, monkeypatch
+):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    free = psutil.virtual_memory()._replace(available=free_gib * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert free_cores() == processes
 

@@ -1,5 +1,6 @@
 """A model split by accelerate, number types, and memory that runs out."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from helpers.checkpoints import write_tiny
 from torch import Tensor
 
-from lmms_kvtp.device import OutOfMemoryError, told
+from lmms_kvtp.device import OutOfMemoryError, check_dtype, place, told
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
@@ -117,6 +118,22 @@ def test_a_number_type_that_the_machine_lacks_is_refused(tiny_folder: Path, monk
         load_llava_video(str(tiny_folder), LoadOptions(dtype="float16", device="cpu"))
     monkeypatch.undo()
     assert load_llava_video(str(tiny_folder), LoadOptions(dtype="float16", device="cpu")).dtype == torch.float16
+
+
+def test_a_gpu_without_bfloat16_computes_in_float32_and_says_so_once(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "An Old GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    there = torch.device("cuda")
+    assert [place("cuda", "auto") for _ in range(2)] == [(there, torch.float32)] * 2
+    [said] = [record.getMessage() for record in caplog.records if "Old GPU" in record.getMessage()]
+    assert said.startswith("dtype=auto is float32 here: An Old GPU has no bfloat16 of its own")
+    assert place("cuda", "float16") == (there, torch.float16)
+    with pytest.raises(ValueError, match=r"dtype=bfloat16: An Old GPU has no .* is slow; use float16 or float32"):
+        check_dtype(there, torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert place("cuda", "auto") == (there, torch.bfloat16)
 
 
 def test_memory_that_runs_out_is_one_line_with_sizes_and_a_way_out(vlm: LlavaVideo) -> None:
