@@ -39,7 +39,7 @@ from lmms_kvtp.skvqa_build.videos import video_fingerprint
 from lmms_kvtp.tasks.skvqa_synth import utils
 from lmms_kvtp.types import GenerationOptions
 from lmms_kvtp.video import FrameOptions
-from lmms_kvtp.vlms.base import ALIASES
+from lmms_kvtp.vlms.load_options import ALIASES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parents[1] / "goldens" / "recorded"
