@@ -1,9 +1,9 @@
 """Once per question: score the frames, give each a budget, prune, lay out the prompt, generate, and add up the cost."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -158,7 +158,8 @@ def prune(method: Method, visual: Encoded, weighed: Weighed, meter: Meter) -> Pa
     told = method.pruner.flops(visual.tokens, weighed.features, weighed.budgets)
     told = undeclared_flops(method.pruner) if told is None else told
     with meter.stage("pruner", told):
-        with nullcontext([]) if method.pruner.searches else refused_later() as broken:
+        later: AbstractContextManager[Any] = nullcontext([]) if method.pruner.searches else refused_later()
+        with later as broken:
             packed = visual.tokens.fill(method.pruner.prune(visual.tokens, weighed.features, weighed.budgets))
         packed = land(packed, broken)
     if packed.flops and told is not None:  # else they were counted

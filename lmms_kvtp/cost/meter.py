@@ -35,7 +35,7 @@ def timed_as(timing: Timing) -> Iterator[None]:
 def mark(device: torch.device) -> Mark:
     """Mark this moment in the work of a device, as the block around says."""
     if device.type == "cuda" and _timing.get() in ("auto", "total"):
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))
         return event
     if device.type == "cuda" and _timing.get() == "stages":

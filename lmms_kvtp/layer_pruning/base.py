@@ -139,7 +139,9 @@ def layer_pruning(layers: Iterable[nn.Module], stages: Sequence[Stage], prompt: 
         entered = int((prompt.role == VISION).sum()) if stages else 0
         if entered:
             labels = {name: getattr(prompt, name) for name in ("role", "frame", "segment")}
-            there = {name: send(label, whole.device) for name, label in labels.items() if label is not None}
+            there: dict[str, Any] = {
+                name: send(label, whole.device) for name, label in labels.items() if label is not None
+            }
             prompt = replace(prompt, **there)
             cuts, reads = {stage.layer: stage for stage in stages}, {stage.reads: stage for stage in stages}
             run = _Run(prompt, entered, trace, cuts, reads)

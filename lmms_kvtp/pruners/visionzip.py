@@ -12,7 +12,7 @@ from lmms_kvtp.cost.flops import pairs_flops
 from lmms_kvtp.device import send
 from lmms_kvtp.pruners.base import TokenPruner
 from lmms_kvtp.pruners.parts.groups import DROPPED, merge
-from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse_nan, top
+from lmms_kvtp.pruners.parts.packing import check, chunks, read, refuse, top
 from lmms_kvtp.types import FrameFeatures, FrameTokens, PackedTokens
 
 
@@ -43,6 +43,7 @@ class VisionZip(TokenPruner):
         """Keep `budgets[t]` tokens of frame t, dominant and contextual."""
         check(tokens, budgets)
         attention, keys = read(features, "column_attention", tokens), _metric(features, tokens)
+        refuse(~torch.isfinite(keys.sum(dim=2, dtype=torch.float32)), "keys")
         num_anchors = (budgets * self.contextual + 0.5).long()
         dominant = top(attention.float(), budgets - num_anchors)
         anchors = _every_step(~dominant, send(num_anchors, dominant.device))
@@ -82,7 +83,6 @@ def _assign(
     """Let dominant tokens and anchors own themselves, and give others to the nearest anchor, if there is one."""
     unit = F.normalize(keys.float(), dim=-1)
     cosines = unit @ unit.transpose(1, 2)
-    refuse_nan(cosines, "keys")
     nearest = cosines.masked_fill(~anchors[:, None], -torch.inf).argmax(dim=2)
     nearest = torch.where(anchors.any(dim=1, keepdim=True), nearest, DROPPED)
     return torch.where(dominant | anchors, torch.arange(keys.shape[1], device=keys.device), nearest)

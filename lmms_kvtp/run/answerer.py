@@ -189,10 +189,10 @@ class Answerer:
                 if self._watch:
                     self._watch(lane, ask, ready[-1])
             answers = finish(built.vlm, built.method, ready, asks[0].options, self._prefixes[lane])
-        known = {"swept": len(self.lanes) > 1, "smaller_batch": self._most is not None}
+        swept, smaller = len(self.lanes) > 1, self._most is not None
         return [
-            replace(answer, cost=replace(answer.cost, cold=ask.visuals == self._first, **known))
-            for answer, ask in zip(answers, asks, strict=True)
+            replace(a, cost=replace(a.cost, swept=swept, smaller_batch=smaller, cold=ask.visuals == self._first))
+            for a, ask in zip(answers, asks, strict=True)
         ]
 
     def _encode(self, ask: Ask) -> list[list[Encoded]]:

@@ -77,7 +77,7 @@ def refuse(broken: Bool[Tensor, "T ..."], what: str) -> None:
         raise ValueError(f"{what} of frames {first} hold NaN; look at the features and their dtype")
 
 
-Broken = list[tuple[Bool[Tensor, " T"], str]]
+Broken = list[tuple[Bool[Tensor, " _"], str]]
 _broken: ContextVar[Broken | None] = ContextVar("broken", default=None)
 
 
@@ -92,11 +92,11 @@ def refused_later() -> Iterator[Broken]:
         _broken.reset(token)
 
 
-def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " T"], str]] = ()) -> PackedTokens:
+def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " _"], str]] = ()) -> PackedTokens:
     """Bring to the host in one copy what a prompt's layout reads; ValueError where something was marked as broken."""
     kept = [packed.frame, packed.patch, *([] if packed.segment is None else [packed.segment])]
     parts = [*kept, *(frames.to(packed.frame) for frames, _ in broken)]
-    landed = torch.cat(parts).cpu().split([len(part) for part in parts])
+    landed = torch.split(torch.cat(parts).cpu(), [len(part) for part in parts])
     for frames, (_, what) in zip(landed[len(kept) :], broken, strict=True):
         refuse(frames[:, None] > 0, what)
     segment = None if packed.segment is None else landed[2]

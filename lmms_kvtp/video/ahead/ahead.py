@@ -80,7 +80,7 @@ def worth_mib(upcoming: Sequence[tuple[str, ...]]) -> int:
 
 def free_cores() -> int:
     """Count the processes that may decode: one for each core but the model's, in a quarter of the free memory."""
-    room = psutil.virtual_memory().available // SHARE // _ranks() // PROCESS_BYTES
+    room: int = psutil.virtual_memory().available // SHARE // _ranks() // PROCESS_BYTES
     return max(1, min(_cores() - 1, room))
 
 
