@@ -1,13 +1,13 @@
 """A board as numbers for programs: CSV, JSON, and the JSON files that the repository keeps of earlier results."""
 
-import csv
-import io
 import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pandas
 
 from lmms_kvtp.files import write_json
 from lmms_kvtp.leaderboard import frame
@@ -71,13 +71,9 @@ def _estimate(estimate: Estimate | None) -> dict[str, float | None] | None:
 
 def to_csv(board: Board) -> str:
     """One line for each method and task, numbers in full; cells that a spreadsheet would run are quoted."""
-    buffer = io.StringIO()
     lines = [_csv_line(row, found) for row in board.rows for found in row.scores.values()]
-    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({name: as_csv(value) if isinstance(value, str) else value for name, value in line.items()})
-    return buffer.getvalue()
+    safe = [{key: as_csv(cell) if isinstance(cell, str) else cell for key, cell in line.items()} for line in lines]
+    return str(pandas.DataFrame(safe, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _csv_line(row: Row, found: TaskScore) -> dict[str, Any]:
