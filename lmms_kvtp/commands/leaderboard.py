@@ -26,19 +26,19 @@ def main(arguments: argparse.Namespace) -> int:
     """Write the pages and print the table; 1 where something was refused or a row is worse than its stored result."""
     if not arguments.runs and not arguments.real:
         raise ValueError("there is nothing to show; name folders with runs, or one with proofs by --real")
-    code = _board(arguments) if arguments.runs else 0
-    return max(code, _real(arguments.real, arguments.out)) if arguments.real else code
+    parts = (arguments.runs, _board), (arguments.real, _real)
+    return max(write(arguments) for given, write in parts if given)
 
 
-def _real(folder: Path, out: Path) -> int:
+def _real(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.discover import read_proofs
     from lmms_kvtp.leaderboard.page import real_weights
     from lmms_kvtp.rendering import visible
 
-    proofs, left = read_proofs(folder)
-    write_whole(out / "real.html", real_weights(proofs, left))
+    proofs, left = read_proofs(arguments.real)
+    write_whole(arguments.out / "real.html", real_weights(proofs, left))
     sys.stdout.write("".join(f"! refused: {visible(f'{item.what}: {item.why}')}\n" for item in left))
-    sys.stdout.write(f"{out / 'real.html'}: {len(proofs)} proofs on real weights\n")
+    sys.stdout.write(f"{arguments.out / 'real.html'}: {len(proofs)} proofs on real weights\n")
     return int(bool(left))
 
 
@@ -74,7 +74,7 @@ def _board(arguments: argparse.Namespace) -> int:
     for task, by_axis in drawn.items():
         for axis, (_, pdf) in by_axis.items():
             write_whole(arguments.out / "plots" / f"{results.plain(task)}_{results.plain(axis)}.pdf", pdf)
-    worse = results.regressions(board, stored)
+    worse = [band.fall for band in stored.values() if band.fall]
     if arguments.results:
         results.write_results(board, arguments.results)
     table = pages["leaderboard.md"].partition("## Commands")[0]

@@ -192,8 +192,7 @@ def _differs_in_place(one: ScoredRun, base: ScoredRun) -> bool:
 
 def _newest(column: Sequence[ScoredRun]) -> tuple[list[ScoredRun], list[LeftOut]]:
     """The run of each method that began last, by the runs' records, and the earlier ones."""
-    by_age = sorted(column, key=lambda one: age(one.found.path, one.found.results))
-    last = {one.provenance.key: one for one in by_age}
+    last = {o.provenance.key: o for o in sorted(column, key=lambda one: age(one.found.path, one.found.results))}
     told = "an earlier run of a method that ran again (of one date, the last name is the newest); the row is {}"
     older = [one for one in column if one is not last[one.provenance.key]]
     newest = [one for one in column if one is last[one.provenance.key]]

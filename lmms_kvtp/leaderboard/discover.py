@@ -114,18 +114,15 @@ def _interrupted(folders: Sequence[Path]) -> Iterator[LeftOut]:
             yield LeftOut(str(path), f"interrupted after {count} answers; start the command again with resume={path}")
 
 
-Proof = dict[str, Any]
-"""What proof_schema.json describes, with the name of its `file`, and `steps` by their names."""
-
-
-def read_proofs(folder: Path) -> tuple[list[Proof], list[LeftOut]]:
+def read_proofs(folder: Path) -> tuple[list[dict[str, Any]], list[LeftOut]]:
     """Read all that `lmms-kvtp prove` wrote; and what breaks the schema, or is of the embedded model, as left out.
 
+    A proof is what proof_schema.json describes, with the name of its `file`, and with `steps` by their names.
     FileNotFoundError where there is no folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; give the one that holds what `lmms-kvtp prove` wrote")
-    proofs, left = list[Proof](), list[LeftOut]()
+    proofs, left = [], []
     for path in sorted(folder.glob("*.json")):
         try:
             content = read_checked(path, "proof_schema.json", "a proof")

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.discover import LeftOut, Proof
+from lmms_kvtp.leaderboard.discover import LeftOut
 from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.results import Band
 from lmms_kvtp.leaderboard.runs import MeanCost
@@ -82,17 +82,19 @@ def to_html(
     )
 
 
-def real_weights(proofs: Sequence[Proof], left: Sequence[LeftOut]) -> str:
+def real_weights(proofs: Sequence[Mapping[str, Any]], left: Sequence[LeftOut]) -> str:
     """Render the board of real weights, which says how a proof is added, and that there is none where it is so."""
     loaded = [proof["steps"]["load"]["found"] or {} for proof in proofs]
     marks = {(load.get("pretrained"), load.get("weights")) for load in loaded}
     return page(REAL, proofs=proofs, left=left, agrees=agrees, marks=marks)
 
 
-def agrees(proof: Proof) -> bool:
+def agrees(proof: Mapping[str, Any]) -> bool:
     """Whether some logits were compared with a reference, and none was too far off: only then are rows shown."""
-    states = {proof["steps"][name]["status"] for name in ("published_logits", "transformers_logits")}
-    return "done" in states and "failed" not in states
+    compared = [proof["steps"][name]["found"] or {} for name in ("published_logits", "transformers_logits")]
+    checks = [check for found in compared for check in found.get("checks", ())]
+    far = [check for check in checks if check["difference"] is None or check["difference"] > check["allowed"]]
+    return bool(checks) and not far
 
 
 def toy(board: Board) -> bool:
@@ -216,18 +218,17 @@ def plot(axes: Any, shown: Sequence[Point], axis: str, plain: bool = False) -> N
     front = [] if plain or axis == next(iter(AXES)) else pareto(shown)
     if front:
         axes.step([p.x for p in front], [p.y for p in front], where="post", color="#888888", lw=1, label="Pareto front")
-    low, high = min(p.x for p in shown), max(p.x for p in shown)
-    places = [round(100 * (p.x - low) / (high - low or 1.0)) for p in shown]
+    start, end = min(p.x for p in shown), max(p.x for p in shown)
+    places = [round(100 * (p.x - start) / (end - start or 1.0)) for p in shown]
     for number, point in enumerate(shown):
         rank, count = places[:number].count(places[number]), places.count(places[number])
-        shift = MARK * ((rank + 0.5) / count - 0.5)
         label = point.name if len(point.name) <= LABEL else f"{point.name[: LABEL - 1]}…"
         bars = axes.errorbar(
             [point.x], [point.y], yerr=[point.error], fmt=point.shape, ms=MARK, color=point.color, capsize=2, lw=1,
             markerfacecolor="none", label=label,
         )  # fmt: skip
         bars.lines[0].set_gid(f"point-{number}")
-        moved = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+        moved = ScaledTranslation(MARK / 72 * ((rank + 0.5) / count - 0.5), 0, axes.figure.dpi_scale_trans)
         for artist in bars.get_children():  # behind errorbar, which finds the limits of the axes
             artist.set_transform(artist.get_transform() + moved)
 
