@@ -1,4 +1,4 @@
-"""`lmms-kvtp leaderboard`: finished runs of the harness as Markdown, LaTeX, CSV, JSON and one HTML page."""
+"""`lmms-kvtp leaderboard`: finished runs of the harness as Markdown, LaTeX, CSV, JSON and HTML; proofs as a page."""
 
 import argparse
 import os
@@ -13,16 +13,36 @@ FACETS = ("tasks", "selection", "questions", "frames", "model", "versions", "dir
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which runs to read, where to write, and what may be mixed."""
-    parser.add_argument("runs", nargs="+", type=Path, help="folders with results and samples of the harness")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders with results and samples of the harness")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pages")
     parser.add_argument("--gates", type=Path, nargs="*", default=[], help="records of `lmms-kvtp doctor`")
     parser.add_argument("--allow", nargs="*", default=[], choices=FACETS, help="what may differ within a column")
     parser.add_argument("--results", type=Path, help="also write one JSON file for each row and task into this folder")
     parser.add_argument("--against", type=Path, help="fail where a row is worse than its file in this folder")
+    parser.add_argument("--real", type=Path, help="folder of what `lmms-kvtp prove` wrote, for a board of its own")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the pages and print the table; 1 where runs were refused or a row is worse than its stored result."""
+    """Write the pages and print the table; 1 where something was refused or a row is worse than its stored result."""
+    if not arguments.runs and not arguments.real:
+        raise ValueError("there is nothing to show; name folders with runs, or one with proofs by --real")
+    parts = (arguments.runs, _board), (arguments.real, _real)
+    return max(write(arguments) for given, write in parts if given)
+
+
+def _real(arguments: argparse.Namespace) -> int:
+    from lmms_kvtp.leaderboard.discover import read_proofs
+    from lmms_kvtp.leaderboard.page import real_weights
+    from lmms_kvtp.rendering import visible
+
+    proofs, left = read_proofs(arguments.real)
+    write_whole(arguments.out / "real.html", real_weights(proofs, left))
+    sys.stdout.write("".join(f"! refused: {visible(f'{item.what}: {item.why}')}\n" for item in left))
+    sys.stdout.write(f"{arguments.out / 'real.html'}: {len(proofs)} proofs on real weights\n")
+    return int(bool(left))
+
+
+def _board(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.discover import pending_runs
 
     with pending_runs(arguments.runs, os.cpu_count() or 1) as runs:  # while this process loads the harness: seconds
@@ -46,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
         "leaderboard.tex": to_latex(board),
         "leaderboard.csv": results.to_csv(board),
         "leaderboard.json": results.to_json(board),
-        "index.html": to_html(board, published, judged, drawn, stored, bool(script)),
+        "index.html": to_html(board, published, judged, drawn, stored, bool(script), arguments.real is not None),
         **({"samples.html": page(SAMPLES), "samples.js": script} if script else {}),
     }
     for name, text in pages.items():
@@ -54,7 +74,7 @@ def main(arguments: argparse.Namespace) -> int:
     for task, by_axis in drawn.items():
         for axis, (_, pdf) in by_axis.items():
             write_whole(arguments.out / "plots" / f"{results.plain(task)}_{results.plain(axis)}.pdf", pdf)
-    worse = results.regressions(board, stored)
+    worse = [band.fall for band in stored.values() if band.fall]
     if arguments.results:
         results.write_results(board, arguments.results)
     table = pages["leaderboard.md"].partition("## Commands")[0]

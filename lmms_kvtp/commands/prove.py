@@ -136,7 +136,7 @@ def _try(name: str, run: Callable[[], tuple[Found, str]], deadline: float) -> Fo
 def checked(proof: Found, folders: Sequence[Path]) -> bytes:
     """Take out folders, addresses and the machine's name, check what each step says of itself, and encode all as JSON.
 
-    leaderboard/proof_schema.json describes the whole file; its validator is no requirement of this package. Names of
+    The schema, lmms_kvtp/leaderboard/proof_schema.json, describes the whole file; boards hold it to that. Names of
     `folders` may have spaces. ValueError where a step has no status, or one that does not fit its reason.
     """
     names = sorted({platform.node(), platform.node().partition(".")[0]} - {"", "localhost"}, key=len, reverse=True)

@@ -11,7 +11,7 @@ from lmms_kvtp.leaderboard import provenance
 from lmms_kvtp.leaderboard.discover import FoundRun, LeftOut, PendingRuns, fault
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, record_of
 from lmms_kvtp.leaderboard.provenance import Provenance, names
-from lmms_kvtp.leaderboard.runs import DAMAGE, SWEPT_MARK, MeanCost
+from lmms_kvtp.leaderboard.runs import DAMAGE, SWEPT_MARK, MeanCost, age, lacks
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore, against, average, task_score
 
@@ -128,7 +128,7 @@ class ScoredRun:
         assert self.score.run
         origin, task = self.provenance, self.score.task
         told = (self.found.results.get("results") or {}).get(task) or {}
-        questions = [answer.question for answer in self.score.run.answers]
+        questions = self.score.run.questions
         digest = hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:8]
         return {
             "tasks": f"version {origin.task_versions.get(task, '?')}",
@@ -191,14 +191,12 @@ def _differs_in_place(one: ScoredRun, base: ScoredRun) -> bool:
 
 
 def _newest(column: Sequence[ScoredRun]) -> tuple[list[ScoredRun], list[LeftOut]]:
-    """The last run of each method, by the time in its files' names, and the earlier ones."""
-    last: dict[str, ScoredRun] = {}
-    for one in sorted(column, key=lambda one: one.found.path.name):
-        last[one.provenance.key] = one
-    told = "an earlier run of a method that ran again; the row is the newest run, {}"
+    """The run of each method that began last, by the runs' records, and the earlier ones."""
+    last = {o.provenance.key: o for o in sorted(column, key=lambda one: age(one.found.path, one.found.results))}
+    told = "an earlier run of a method that ran again (of one date, the last name is the newest); the row is {}"
     older = [one for one in column if one is not last[one.provenance.key]]
     newest = [one for one in column if one is last[one.provenance.key]]
-    return newest, [LeftOut(o.title, told.format(last[o.provenance.key].found.path)) for o in older]
+    return newest, [LeftOut(one.title, told.format(last[one.provenance.key].found.path)) for one in older]
 
 
 def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateRecord]) -> list[Row]:
@@ -208,8 +206,7 @@ def _rows(kept: Sequence[ScoredRun], tasks: Sequence[str], gates: Sequence[GateR
     rows = []
     for name, group in zip(names([group[0].provenance for group in groups.values()]), groups.values(), strict=True):
         scores = {one.score.task: one.score for one in group}
-        relatives = [scores[task].relative for task in tasks if task in scores]
-        known = [relative for relative in relatives if relative is not None]
+        known = [found.relative for found in scores.values() if found.relative is not None]
         record = record_of(group[0].provenance.method, gates)
         commands = tuple(dict.fromkeys(one.provenance.command for one in group))
         notes = {one.score.task: one.note for one in group if one.note}
@@ -225,13 +222,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         notes.append("TOY: made by the embedded model; such rows show how methods work and fail, no paper's number")
     for row in rows:
         for task, found in row.scores.items():
-            total = found.accuracy.count
             if task in row.notes:
                 notes.append(f"{row.name}, {task}: {row.notes[task]}")
-            if found.failed:
-                notes.append(f"{row.name}, {task}: {found.failed} of {total} questions failed and count as wrong")
-            if found.costless:
-                notes.append(f"{row.name}, {task}: {found.costless} of {total} answers carry no cost (cached)")
+            notes += lacks(f"{row.name}, {task}", found.accuracy.count, found.failed, found.costless)
     swept = [row.name for row in rows if any(found.cost and found.cost.swept for found in row.scores.values())]
     if swept:
         notes.append(

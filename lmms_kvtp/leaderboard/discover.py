@@ -17,7 +17,7 @@ from jsonschema.exceptions import best_match
 
 from lmms_kvtp.files import from_json
 from lmms_kvtp.leaderboard.provenance import Provenance, provenance
-from lmms_kvtp.leaderboard.runs import DAMAGE, RESULTS, SAMPLES, MeanCost, Run, mean_cost, read_samples
+from lmms_kvtp.leaderboard.runs import DAMAGE, RESULTS, MeanCost, Run, age, mean_cost, read_samples, samples_of
 
 JOURNAL = "_journal_rank"
 SAID = 200
@@ -54,16 +54,16 @@ def discover(folders: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
     files = sorted({path for folder in folders for path in folder.rglob(f"*{RESULTS}")})
     found: dict[tuple[str, ...], FoundRun] = {}
     left = list(_interrupted(folders))
-    for path in files:  # names begin with the time, so that the newest comes last
+    for path in files:
         try:
             run = _read_results(path)
             key = (str(path.parent), run.provenance.command, json.dumps(run.provenance.method, sort_keys=True))
         except DAMAGE as error:
             left.append(LeftOut(str(path), fault(error)))
             continue
-        if key in found:
-            left.append(LeftOut(str(found[key].path), f"superseded by {path.name}, the same command"))
-        found[key] = run
+        older, found[key] = sorted((found.get(key, run), run), key=lambda one: age(one.path, one.results))
+        if older is not found[key]:
+            left.append(LeftOut(str(older.path), f"superseded by {found[key].path.name}, the same command"))
     if not found:
         reasons = "".join(f"\n  {item.what}: {item.why}" for item in left)
         raise FileNotFoundError(
@@ -73,25 +73,29 @@ def discover(folders: Sequence[Path]) -> tuple[list[FoundRun], list[LeftOut]]:
     return list(found.values()), left
 
 
-def _read_results(path: Path) -> FoundRun:
+def read_checked(path: Path, schema: str, what: str) -> Any:
+    """Read a JSON file that keeps to a schema of this folder; ValueError says in one line why it is no `what`."""
     try:
-        results = from_json(path.read_bytes())
+        content = from_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
-    wrong = best_match(_schema().iter_errors(results))
+    wrong = best_match(_schema(schema).iter_errors(content))
     if wrong is not None:
-        raise ValueError(f"not a results file of the harness: {wrong.json_path}: {wrong.message[-SAID:]}")
-    stamp = path.name.removesuffix(RESULTS)
-    samples = {file.stem.split(SAMPLES, 1)[1]: file for file in sorted(path.parent.glob(f"{stamp}{SAMPLES}*.jsonl"))}
-    origin = provenance(results)
+        raise ValueError(f"not {what}: {wrong.json_path}: {wrong.message[-SAID:]}")
+    return content
+
+
+def _read_results(path: Path) -> FoundRun:
+    results = read_checked(path, "results_schema.json", "a results file of the harness")
+    samples, origin = samples_of(path), provenance(results)
     if not samples:
         raise ValueError("no sample files beside it; run the harness with --log_samples")
     return FoundRun(path, results, origin, samples)
 
 
 @cache
-def _schema() -> Any:
-    return Draft202012Validator(json.loads((Path(__file__).parent / "results_schema.json").read_text(encoding="utf-8")))
+def _schema(name: str) -> Any:
+    return Draft202012Validator(json.loads((Path(__file__).parent / name).read_text(encoding="utf-8")))
 
 
 def fault(error: Exception) -> str:
@@ -108,6 +112,27 @@ def _interrupted(folders: Sequence[Path]) -> Iterator[LeftOut]:
             with path.open("rb") as lines:
                 count = max(0, sum(1 for _ in lines) - 1)
             yield LeftOut(str(path), f"interrupted after {count} answers; start the command again with resume={path}")
+
+
+def read_proofs(folder: Path) -> tuple[list[dict[str, Any]], list[LeftOut]]:
+    """Read all that `lmms-kvtp prove` wrote; and what breaks the schema, or is of the embedded model, as left out.
+
+    A proof is what proof_schema.json describes, with the name of its `file`, and with `steps` by their names.
+    FileNotFoundError where there is no folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; give the one that holds what `lmms-kvtp prove` wrote")
+    proofs, left = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = read_checked(path, "proof_schema.json", "a proof")
+            steps = {step["name"]: step for step in content["steps"]}
+            if (steps["load"]["found"] or {}).get("toy"):
+                raise ValueError("it is of the embedded model; a row here is of real weights")
+            proofs.append({**content, "file": path.name, "steps": steps})
+        except ValueError as error:
+            left.append(LeftOut(path.name, str(error)))
+    return proofs, left
 
 
 SampleFile = tuple[Path, str, str, dict[str, Any]]

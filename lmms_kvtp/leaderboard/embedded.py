@@ -1,12 +1,11 @@
 """Tables and figures of the embedded benchmark, which `lmms-kvtp table` prints."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from statistics import mean
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -14,7 +13,7 @@ from lmms_kvtp.embedded import cache, dataset
 from lmms_kvtp.encoders.siglip import Siglip
 from lmms_kvtp.files import write_whole
 from lmms_kvtp.leaderboard.runs import Run
-from lmms_kvtp.leaderboard.stats import MISSING, Estimate, accuracy, difference, shown
+from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown
 from lmms_kvtp.predictor.measure import sparsity
 from lmms_kvtp.questions import Question, refine
 from lmms_kvtp.rendering import drawing, markdown, to_svg
@@ -66,23 +65,15 @@ def draw_curves(
     file: Path, xlabel: str, lines: Mapping[str, Mapping[float, Run]], full: Run, base: float, label: str
 ) -> None:
     """Draw accuracy over a logarithmic axis, a line per method by x, and the unpruned model as a level."""
-    with _plot(file, xlabel) as axes:
-        axes.axhline(accuracy(full).mean, color="black", lw=1, ls="--", label="all tokens")
-        for name, runs in lines.items():
-            _line(axes, list(runs), [accuracy(run) for run in runs.values()], name)
-        axes.set_xscale("log", base=base)
-        ticks = {label.format(x): x for runs in lines.values() for x in runs}
-        axes.set_xticks(sorted(ticks.values()), sorted(ticks, key=ticks.__getitem__))
-        axes.minorticks_off()
+    ticks = {label.format(x): x for runs in lines.values() for x in runs}
+    _draw(file, xlabel, lines, ticks, accuracy(full).mean, base)
 
 
 def draw_sparsity(file: Path, lines: Mapping[str, Run], sparsity: Mapping[str, float], betas: Sequence[float]) -> None:
     """Draw accuracy on the questions whose relevance is at least so sparse (the paper's figure 6)."""
-    counts = [sum(value >= beta for value in sparsity.values()) for beta in betas]
-    with _plot(file, "sparsity of the questions at least") as axes:
-        for name, run in lines.items():
-            _line(axes, list(betas), [accuracy(sparse(run, sparsity, beta)) for beta in betas], name)
-        axes.set_xticks(list(betas), [f"{beta:g}\nn={count}" for beta, count in zip(betas, counts, strict=True)])
+    ticks = {f"{beta:g}\nn={sum(value >= beta for value in sparsity.values())}": beta for beta in betas}
+    by_beta = {name: {beta: sparse(run, sparsity, beta) for beta in betas} for name, run in lines.items()}
+    _draw(file, "sparsity of the questions at least", by_beta, ticks)
 
 
 def sparse(run: Run, sparsity: Mapping[str, float], beta: float) -> Run:
@@ -90,21 +81,30 @@ def sparse(run: Run, sparsity: Mapping[str, float], beta: float) -> Run:
     return replace(run, answers=tuple(one for one in run.answers if sparsity[one.question] >= beta))
 
 
-@contextmanager
-def _plot(file: Path, xlabel: str) -> Iterator[Any]:
-    """Axes of accuracy; on leaving, the figure is written to `file`."""
+def _draw(
+    file: Path,
+    xlabel: str,
+    lines: Mapping[str, Mapping[float, Run]],
+    ticks: Mapping[str, float],
+    level: float | None = None,
+    base: float | None = None,
+) -> None:
     with drawing(6.4, 4.0) as figure:
         axes = figure.subplots()
         axes.set_xlabel(xlabel)
         axes.set_ylabel("accuracy (%)")
-        yield axes
+        if level is not None:
+            axes.axhline(level, color="black", lw=1, ls="--", label="all tokens")
+        for name, runs in lines.items():
+            found = [accuracy(run) for run in runs.values()]
+            means, errors = [one.mean for one in found], [one.stderr for one in found]
+            axes.errorbar(list(runs), means, errors, marker="o", markersize=4, capsize=2, linewidth=1.4, label=name)
+        if base is not None:
+            axes.set_xscale("log", base=base)
+        axes.set_xticks(sorted(ticks.values()), sorted(ticks, key=ticks.__getitem__))
+        axes.minorticks_off()
         axes.legend(fontsize=8, ncols=2)
         write_whole(file, to_svg(figure))
-
-
-def _line(axes: Any, x: Sequence[float], y: Sequence[Estimate], name: str) -> None:
-    means, errors = [e.mean for e in y], [e.stderr for e in y]
-    axes.errorbar(x, means, errors, marker="o", markersize=4, capsize=2, linewidth=1.4, label=name)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lmms_kvtp.leaderboard.board import Board, Row
+from lmms_kvtp.leaderboard.discover import LeftOut
 from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.results import Band
 from lmms_kvtp.leaderboard.runs import MeanCost
@@ -17,7 +18,7 @@ from lmms_kvtp.leaderboard.tables import commit, percent
 from lmms_kvtp.leaderboard.verdicts import Comparison
 from lmms_kvtp.rendering import drawing, page, to_pdf, to_svg
 
-TEMPLATE, SAMPLES = (Path(__file__).parent / f"{name}.html" for name in ("page", "samples"))
+TEMPLATE, SAMPLES, REAL = (Path(__file__).parent / f"{name}.html" for name in ("page", "samples", "real"))
 Breakdown = tuple[str, str, list[str], list[tuple[str, list[Estimate | None]]]]
 """Title, task, names of the columns, and the lines of a table: a row's title and its accuracies."""
 AXES: Mapping[str, Callable[[MeanCost], float | None]] = {
@@ -32,6 +33,8 @@ LISTED = 24
 """Most rows for which a legend has room."""
 LABEL = 36
 """Most characters of a row's name in a legend of two columns."""
+MARK = 6.0
+"""Width of a mark, in points of 1/72 inch."""
 Drawing = tuple[str, bytes]
 """A plot as SVG text, to stand inside a page, and as PDF."""
 
@@ -43,6 +46,7 @@ def to_html(
     drawn: Mapping[str, Mapping[str, Drawing]] | None = None,
     bands: Mapping[tuple[str, str], Band] | None = None,
     samples: bool = False,
+    real: bool = False,
 ) -> str:
     """Render the board; apart from it, where it is no toy, the rows that papers report.
 
@@ -53,6 +57,7 @@ def to_html(
         drawn: what `plots` made of the board, where it was called before.
         bands: what `results.bands` found of stored results, by title of a row and task.
         samples: whether a page of single questions lies beside this one.
+        real: whether the board of real weights does.
     """
     return page(
         TEMPLATE,
@@ -60,6 +65,7 @@ def to_html(
         toy=toy(board),
         bands=bands or {},
         samples=samples,
+        real=real,
         fixed=Markup(" data-fixed" if toy(board) else ""),
         titles=[row.title for row in board.rows],
         verdicts={(task, one.name): one for task, found in judged.items() for one in found},
@@ -75,6 +81,21 @@ def to_html(
         estimate=_estimate,
         told=told,
     )
+
+
+def real_weights(proofs: Sequence[Mapping[str, Any]], left: Sequence[LeftOut]) -> str:
+    """Render the board of real weights, which says how a proof is added, and that there is none where it is so."""
+    loaded = [proof["steps"]["load"]["found"] or {} for proof in proofs]
+    marks = {(load.get("pretrained"), load.get("weights")) for load in loaded}
+    return page(REAL, proofs=proofs, left=left, agrees=agrees, marks=marks)
+
+
+def agrees(proof: Mapping[str, Any]) -> bool:
+    """Whether some logits were compared with a reference, and none was too far off: only then are rows shown."""
+    compared = [proof["steps"][name]["found"] or {} for name in ("published_logits", "transformers_logits")]
+    checks = [check for found in compared for check in found.get("checks", ())]
+    far = [check for check in checks if check["difference"] is None or check["difference"] > check["allowed"]]
+    return bool(checks) and not far
 
 
 def toy(board: Board) -> bool:
@@ -181,8 +202,11 @@ def plot(axes: Any, shown: Sequence[Point], axis: str, plain: bool = False) -> N
     """Draw rows at their values, each with a bar of one standard error.
 
     Over the share of tokens, the rows of a method are joined by a line with a band of one standard error, and all
-    tokens are a level; over a cost, a front joins what nothing cheaper beats, unless the plot is to be `plain`.
+    tokens are a level; over a cost, a front joins what nothing cheaper beats, unless the plot is to be `plain`. Rows
+    of one cost, to a hundredth of the axis, are moved by less than half a mark on paper, and their values are not.
     """
+    from matplotlib.transforms import ScaledTranslation
+
     for method in dict.fromkeys(p.method for p in shown) if axis == next(iter(AXES)) else ():
         own = sorted((p for p in shown if p.method == method), key=lambda p: p.x)
         if own[0].unpruned:
@@ -195,13 +219,19 @@ def plot(axes: Any, shown: Sequence[Point], axis: str, plain: bool = False) -> N
     front = [] if plain or axis == next(iter(AXES)) else pareto(shown)
     if front:
         axes.step([p.x for p in front], [p.y for p in front], where="post", color="#888888", lw=1, label="Pareto front")
+    start, end = min(p.x for p in shown), max(p.x for p in shown)
+    places = [round(100 * (p.x - start) / (end - start or 1.0)) for p in shown]
     for number, point in enumerate(shown):
+        rank, count = places[:number].count(places[number]), places.count(places[number])
         label = point.name if len(point.name) <= LABEL else f"{point.name[: LABEL - 1]}…"
         bars = axes.errorbar(
-            [point.x], [point.y], yerr=[point.error], fmt=point.shape, ms=6, color=point.color, capsize=2, lw=1,
+            [point.x], [point.y], yerr=[point.error], fmt=point.shape, ms=MARK, color=point.color, capsize=2, lw=1,
             markerfacecolor="none", label=label,
         )  # fmt: skip
         bars.lines[0].set_gid(f"point-{number}")
+        moved = ScaledTranslation(MARK / 72 * ((rank + 0.5) / count - 0.5), 0, axes.figure.dpi_scale_trans)
+        for artist in bars.get_children():  # behind errorbar, which finds the limits of the axes
+            artist.set_transform(artist.get_transform() + moved)
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

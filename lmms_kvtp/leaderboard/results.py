@@ -1,13 +1,12 @@
 """A board as numbers for programs: CSV, JSON, and the JSON files that the repository keeps of earlier results."""
 
-import csv
-import io
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pandas
 
 from lmms_kvtp.files import write_json
 from lmms_kvtp.leaderboard import frame
@@ -20,10 +19,7 @@ SIGMAS = 2.0
 """Standard errors of the stored accuracy by which a row must fall to count as worse."""
 MOST_SAMPLED = 24
 """Rows of a task of which single samples are shown at most; each is read once more for that."""
-COSTS = (
-    *("tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens"),
-    *("flops", "seconds", "swept", "peak_bytes"),
-)
+COSTS = "tokens_before", "tokens_kept", "tokens_structural", "prompt_tokens", "flops", "seconds", "swept", "peak_bytes"
 
 
 def to_json(board: Board) -> str:
@@ -71,13 +67,9 @@ def _estimate(estimate: Estimate | None) -> dict[str, float | None] | None:
 
 def to_csv(board: Board) -> str:
     """One line for each method and task, numbers in full; cells that a spreadsheet would run are quoted."""
-    buffer = io.StringIO()
     lines = [_csv_line(row, found) for row in board.rows for found in row.scores.values()]
-    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({name: as_csv(value) if isinstance(value, str) else value for name, value in line.items()})
-    return buffer.getvalue()
+    safe = [{key: as_csv(cell) if isinstance(cell, str) else cell for key, cell in line.items()} for line in lines]
+    return str(pandas.DataFrame(safe, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _csv_line(row: Row, found: TaskScore) -> dict[str, Any]:
@@ -114,8 +106,8 @@ class Band(NamedTuple):
     """What a stored result allows a row to be."""
 
     text: str
-    below: bool
-    file: str
+    fall: str
+    """What to say of a row that is below it; empty for others."""
 
 
 def bands(board: Board, folder: Path) -> dict[tuple[str, str], Band]:
@@ -140,19 +132,10 @@ def bands(board: Board, folder: Path) -> dict[tuple[str, str], Band]:
             renew = "renew it with `lmms-kvtp leaderboard RUNS --out OUT --results` and its folder"
             raise ValueError(f"{path} is of the model {model}, and the row of {row.provenance.model}; {renew}")
         if score.accuracy.count == questions:
-            text = f"{max(0.0, before - limit):.1f} to {min(100.0, before + limit):.1f}"
-            found[row.title, score.task] = Band(text, score.accuracy.mean < before - limit, path.name)
+            now, text = score.accuracy.mean, f"{max(0.0, before - limit):.1f} to {min(100.0, before + limit):.1f}"
+            fall = f"{row.name}, {score.task}: {now:.1f} % now, {text} in {path.name}"
+            found[row.title, score.task] = Band(text, fall if now < before - limit else "")
     return found
-
-
-def regressions(board: Board, found: Mapping[tuple[str, str], Band]) -> list[str]:
-    """Rows that are below their bands, each in one line."""
-    return [
-        f"{row.name}, {task}: {score.accuracy.mean:.1f} % now, {band.text} in {band.file}"
-        for row in board.rows
-        for task, score in row.scores.items()
-        if (band := found.get((row.title, task))) and band.below
-    ]
 
 
 def sample_script(board: Board) -> str:

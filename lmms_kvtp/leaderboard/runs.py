@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from lmms_kvtp.cost.sample import SHARED_FLOPS, SampleCost, mean_seconds
 from lmms_kvtp.files import from_json
@@ -13,6 +15,8 @@ from lmms_kvtp.leaderboard.provenance import record_of, row_name
 
 RESULTS, SAMPLES = "_results.json", "_samples_"
 """Parts of the harness's file names that follow the time of the run."""
+HARNESS_ZONE = "Asia/Singapore"
+"""Where the harness takes its time from, unless it is told."""
 SWEPT_MARK = "shared"
 """Word beside seconds that were measured in a sweep."""
 
@@ -94,16 +98,36 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
     FileNotFoundError where there are no results or samples, since the harness exits 0 when an evaluation fails. Raises
     as `read_samples`, too.
     """
-    results = sorted(folder.rglob(f"*{RESULTS}"))
-    samples = sorted(folder.rglob(f"*{SAMPLES}*.jsonl"))
-    if not results or not samples:
+    results = {path: from_json(path.read_bytes()) for path in folder.rglob(f"*{RESULTS}")}
+    newest: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(results, key=lambda path: age(path, results[path])):
+        newest |= {task: (file, results[path]) for task, file in samples_of(path).items()}
+    if not newest:
         raise FileNotFoundError(
-            f"no finished run below {folder} ({len(results)} results files, {len(samples)} sample files); "
+            f"no finished run below {folder} ({len(results)} results files, none with samples beside it); "
             "run the harness with --log_samples, and with --verbosity DEBUG to see why it failed"
         )
-    config = from_json(results[-1].read_bytes())
-    newest = {path.stem.split(SAMPLES, 1)[1]: path for path in samples}
-    return [read_samples(path, name or folder.name, task, config) for task, path in sorted(newest.items())]
+    return [read_samples(file, name or folder.name, task, config) for task, (file, config) in sorted(newest.items())]
+
+
+def samples_of(results: Path) -> dict[str, Path]:
+    """Sample files of a run by task: those whose names begin as that of its results file."""
+    files = results.parent.glob(f"{results.name.removesuffix(RESULTS)}{SAMPLES}*.jsonl")
+    return {file.stem.split(SAMPLES, 1)[1]: file for file in sorted(files)}
+
+
+def age(path: Path, results: Mapping[str, Any]) -> tuple[float, str, str]:
+    """What sorts runs from old to new: seconds since 1970 when it began, by its record; then name and folder.
+
+    Seconds are 0 where the record has no date, or a time zone that is not known here.
+    """
+    zone = ((results.get("config") or {}).get("resolved_cli_args") or {}).get("timezone") or HARNESS_ZONE
+    try:
+        date = datetime.strptime(str(results.get("date")), "%Y%m%d_%H%M%S")
+        began = date.replace(tzinfo=ZoneInfo(str(zone))).timestamp()
+    except (ValueError, LookupError, OSError):  # a zone is looked for as a file
+        began = 0.0
+    return began, path.name, str(path)
 
 
 def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Run:
@@ -123,6 +147,13 @@ def read_samples(path: Path, name: str, task: str, config: dict[str, Any]) -> Ru
                 raise ValueError(f"{path}:{number} has question {answer.question!r} again; two runs share this file")
             answers[answer.question] = answer
     return Run(name, task, tuple(answers[question] for question in sorted(answers)), config)
+
+
+def lacks(name: str, total: int, failed: int, costless: int) -> list[str]:
+    """What a reader of a run must know of its `total` answers."""
+    counts = [(failed, "questions could not be answered, counted wrong")]
+    counts += [(costless, "answers came from a cache, without cost")]
+    return [f"{name}: {count} of {total} {what}" for count, what in counts if count > 0]
 
 
 PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("prediction", "answer"), ("parsed_pred", "answer"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+import pandas
 import scipy.stats
 from lmms_eval.api.metrics import clustered_stderr
 
@@ -65,7 +66,7 @@ def difference(run: Run, baseline: Run) -> Estimate:
 
 def deltas(run: Run, baseline: Run) -> list[float]:
     """Score of `run` minus that of `baseline` on each question; raises as `difference` does."""
-    ours, theirs = ([answer.question for answer in r.answers] for r in (run, baseline))
+    ours, theirs = run.questions, baseline.questions
     if run.task != baseline.task or ours != theirs:
         raise ValueError(
             f"{run.name} ({len(ours)} questions of {run.task}) and {baseline.name} ({len(theirs)} of {baseline.task}) "
@@ -83,15 +84,12 @@ def bootstrap_interval(run: Run, baseline: Run, confidence: float = 0.95) -> tup
 
     NaN with fewer than two videos. Raises as `difference` does.
     """
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for answer, delta in zip(run.answers, deltas(run, baseline), strict=True):
-        sums[answer.video] = sums.get(answer.video, 0.0) + delta
-        counts[answer.video] = counts.get(answer.video, 0) + 1
+    places, _ = pandas.factorize(np.array([answer.video for answer in run.answers], dtype=object))
+    sums, counts = np.bincount(places, deltas(run, baseline)), np.bincount(places)
     if len(sums) < 2:
         return math.nan, math.nan
     found = scipy.stats.bootstrap(
-        (np.array(list(sums.values())), np.array(list(counts.values()))),
+        (sums, counts),
         lambda total, count, axis: total.sum(axis=axis) / count.sum(axis=axis),
         paired=True,
         vectorized=True,

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean, mean
+from statistics import fmean
 
-from lmms_kvtp.cost.sample import mean_seconds
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.runs import MeanCost, Run
+from lmms_kvtp.leaderboard.runs import MeanCost, Run, lacks, mean_cost
 from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown, told
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
 from lmms_kvtp.rendering import as_code, as_latex, as_markdown, markdown
@@ -97,10 +96,9 @@ def summary(runs: Sequence[Run]) -> str:
     kinds = sorted({answer.kind for answer in baseline.answers} - {""})
     for run in runs:
         kept = share = seconds = MISSING
-        if costs := run.costs:
-            entered, before = mean(cost.tokens_kept for cost in costs), mean(cost.tokens_before for cost in costs)
-            kept, share = f"{entered:.0f}", f"{entered / before:.1%}"
-            seconds = MISSING if (spent := mean_seconds(costs)) is None else f"{spent:.2f}"
+        if cost := mean_cost(run.costs):
+            kept, share = f"{cost.tokens_kept:.0f}", f"{cost.keep_ratio:.1%}"
+            seconds = MISSING if cost.seconds is None else f"{cost.seconds:.2f}"
         against = MISSING if run is baseline else str(difference(run, baseline))
         by_kind = [told(accuracy(run.of_kind(kind)).mean, ".0f") for kind in kinds]
         rows.append([run.title, kept, share, str(accuracy(run)), against, seconds, *by_kind])
@@ -112,11 +110,6 @@ def problems(runs: Sequence[Run]) -> list[str]:
     """What a reader of `summary` must know: questions that failed, and answers without cost."""
     notes = []
     for run in runs:
-        total = len(run.answers)
         failed = sum(answer.error is not None for answer in run.answers)
-        costless = sum(answer.cost is None for answer in run.answers) - failed
-        if failed:
-            notes.append(f"{run.title}: {failed} of {total} questions could not be answered, counted wrong")
-        if costless > 0:
-            notes.append(f"{run.title}: {costless} of {total} answers came from a cache, without cost")
+        notes += lacks(run.title, len(run.answers), failed, len(run.answers) - len(run.costs) - failed)
     return notes

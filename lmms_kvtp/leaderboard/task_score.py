@@ -46,8 +46,8 @@ def task_score(summary: RunSummary) -> TaskScore:
         task=summary.run.task,
         accuracy=accuracy(summary.run),
         cost=summary.cost,
-        kinds=_groups(answers, [answer.kind for answer in answers]),
-        sparsities=_groups(answers, [_sparsity_range(answer.sparsity) for answer in answers]),
+        kinds=_groups(summary.run, [answer.kind for answer in answers]),
+        sparsities=_groups(summary.run, [_sparsity_range(answer.sparsity) for answer in answers]),
         failed=sum(answer.error is not None for answer in answers),
         costless=summary.costless,
         run=summary.run,
@@ -58,8 +58,7 @@ def against(ours: TaskScore, baseline: TaskScore) -> TaskScore:
     """Add difference and relative accuracy; unchanged where the two did not answer the same questions."""
     if ours.run is None or baseline.run is None:
         return ours
-    own, others = ([answer.question for answer in run.answers] for run in (ours.run, baseline.run))
-    if own != others:
+    if ours.run.questions != baseline.run.questions:
         return ours
     gap = None if ours is baseline else difference(ours.run, baseline.run)
     return replace(ours, difference=gap, relative=relative(ours.run, baseline.run))
@@ -88,16 +87,12 @@ def average(relatives: Sequence[Estimate]) -> Estimate:
     return Estimate(sum(one.mean for one in relatives) / count, stderr, questions)
 
 
-def _groups(answers: Sequence[ScoredAnswer], names: Sequence[str]) -> dict[str, Estimate]:
+def _groups(run: Run, names: Sequence[str]) -> dict[str, Estimate]:
     """Accuracy of the answers of each name, in the order of the names; an answer without name is in no group."""
     groups: dict[str, list[ScoredAnswer]] = {}
-    for answer, name in zip(answers, names, strict=True):
+    for answer, name in zip(run.answers, names, strict=True):
         groups.setdefault(name, []).append(answer)
-    return {
-        name: estimate([answer.score for answer in groups[name]], [answer.video for answer in groups[name]])
-        for name in sorted(groups)
-        if name
-    }
+    return {name: accuracy(replace(run, answers=tuple(groups[name]))) for name in sorted(groups) if name}
 
 
 def _sparsity_range(sparsity: float | None) -> str:

@@ -175,8 +175,9 @@ def judge(board: Board) -> dict[str, list[Comparison]]:
 def _contrasts(row: Row, rows: Sequence[Row], task: str) -> list[tuple[Row, Row | None, str]]:
     """A row, each one that it is held against, and what to add to its name."""
     wanted = str(row.provenance.verdicts.get("against") or "")
-    near = [other for other in rows if other is not row and _model(other) == _model(row)]
-    same = [other for other in near if _questions(other, task) == _questions(row, task)]
+    mine = row.provenance.model, row.provenance.frames
+    near = [other for other in rows if other is not row and (other.provenance.model, other.provenance.frames) == mine]
+    same = [other for other in near if _run(other, task).questions == _run(row, task).questions]
     if not wanted:
         bases = [other for other in same if other.provenance.unpruned]
         return [] if row.provenance.unpruned or not bases else [(row, bases[0], "")]
@@ -191,14 +192,6 @@ def _run(row: Row, task: str, added: str = "") -> Run:
     run = row.scores[task].run
     assert run is not None
     return replace(run, name=row.title + added)
-
-
-def _questions(row: Row, task: str) -> list[str]:
-    return [answer.question for answer in _run(row, task).answers]
-
-
-def _model(row: Row) -> tuple[str, str]:
-    return row.provenance.model, str(row.provenance.frames)
 
 
 def paired_rows(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:

@@ -24,7 +24,7 @@ from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = json.loads((ROOT / "leaderboard" / "proof_schema.json").read_text())
+SCHEMA = json.loads((ROOT / "lmms_kvtp" / "leaderboard" / "proof_schema.json").read_text())
 OWN = ["mm_use_im_patch_token", "mm_use_im_start_end"]
 installed = pytest.mark.skipif(find_spec("llava") is None, reason="LLaVA-NeXT's package is not installed")
 theirs = pytest.mark.filterwarnings("ignore")  # of their code, where it is installed
@@ -254,12 +254,6 @@ def test_the_schema_refuses_a_path_and_a_step_that_is_done_with_nothing_found():
     for changed in ({"status": "done", "reason": None}, {"reason": None}, {"status": "passed", "reason": "x"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(STEP | changed, step)
-
-
-def test_every_proof_that_was_sent_in_keeps_to_the_schema():
-    """There may be none yet."""
-    for path in (ROOT / "leaderboard" / "real").glob("*.json"):
-        jsonschema.validate(json.loads(path.read_text()), SCHEMA)
 
 
 def test_the_form_asks_for_the_file_that_the_command_writes():

@@ -61,6 +61,7 @@ def results(task: str, parts=None, keep_ratio: float = 0.25, **changes) -> dict:
         "tree": {"commit": "0123456789abcdef", "dirty": changes.get("dirty", False)},
     }
     arguments = {"tasks": task, "limit": None, "seed": [0, 1234, 1234, 1234], "lmms_kvtp": ours}
+    arguments["timezone"] = changes.get("timezone", "Asia/Singapore")
     settings = changes.get("model_args", f"pretrained=tiny,keep_ratio={keep_ratio}")
     return {
         "results": {task: {"score,none": 0.5, **changes.get("told", {})}},
@@ -69,6 +70,7 @@ def results(task: str, parts=None, keep_ratio: float = 0.25, **changes) -> dict:
         "config": {"model": "llava_video_kvtp", "model_args": settings, "resolved_cli_args": arguments},
         "git_hash": "feedbee",
         "lmms_eval_version": changes.get("harness", "0.7.3"),
+        "date": changes.get("date", "20260101_000000"),
     }
 
 
@@ -78,7 +80,7 @@ def write_run(
     """Results and samples below `folder`, in the model's folder, as the harness names them."""
     place, stamp = folder / "tiny", changes.pop("stamp", "20260101_000000")
     place.mkdir(parents=True, exist_ok=True)
-    content = results(task, parts, keep_ratio, **changes)
+    content = results(task, parts, keep_ratio, **{"date": stamp, **changes})
     (place / f"{stamp}_results.json").write_text(json.dumps(content))
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (place / f"{stamp}_samples_{task}.jsonl").write_text(lines)

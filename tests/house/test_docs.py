@@ -52,6 +52,17 @@ def test_the_readme_has_the_defaults_of_the_code() -> None:
     assert len(checked) > 15
 
 
+def test_the_readme_ranks_no_toy_rows() -> None:
+    toy = PAGES[0].read_text().partition("<!-- demo -->")[2].partition("## Install")[0]
+    assert "regression board" in toy and not re.search(
+        r"\b(best|wins?|winners?|beats?|outperforms?|superior|stands? above)\b", toy
+    )
+    for table in re.findall(r"((?:^\|.*\n)+)", toy, re.M):
+        scores = [float(score) for score in re.findall(r"^\|[^±]*\| (\d+\.\d) ± ", table, re.M)]
+        ordered = sorted(scores)
+        assert len(scores) > 5 and scores not in (ordered, ordered[::-1])
+
+
 def flags(parser: argparse.ArgumentParser) -> set[str]:
     """Of a command and all that stands below it."""
     found: set[str] = set()

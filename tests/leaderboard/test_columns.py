@@ -111,6 +111,28 @@ def test_a_method_that_ran_again_is_one_row_and_one_comparison(tmp_path):
     assert round(one.difference.mean) == -33 and one.p_corrected == one.p_value
 
 
+def test_the_newest_run_is_that_of_the_latest_record_whatever_its_files_are_called(tmp_path):
+    write_base(tmp_path / "full", BASE)
+    write_run(tmp_path / "a", samples([0] * 6), stamp="copied_9", date="20260101_120000")
+    write_run(tmp_path / "b", samples(OURS), stamp="copied_1", date="20260101_110000", timezone="UTC")  # 19:00
+    write_run(tmp_path / "c", samples([1] * 6), stamp="copied_2", date="no date")
+    write_run(tmp_path / "d", samples([1] * 6), stamp="copied_3", date="20260102_000000", timezone="../Mars")
+    board = read_board(tmp_path)
+    assert names(board) == ["all tokens", "random"]
+    assert board.rows[1].scores["skvqa_synth"].accuracy.mean == 50
+    assert [Path(item.what).parts[-3] for item in board.left] == ["a", "c", "d"]
+    assert all("/b/" in item.why for item in board.left)
+
+
+def test_of_two_runs_of_one_second_the_last_name_counts_and_the_page_says_so(tmp_path):
+    write_base(tmp_path / "full", BASE)
+    for place, scores in (("b", OURS), ("a", [0] * 6)):
+        write_run(tmp_path / place, samples(scores))
+    board = read_board(tmp_path)
+    assert board.rows[1].scores["skvqa_synth"].accuracy.mean == 50
+    assert "/a/" in board.left[0].what and "of one date, the last name is the newest" in board.left[0].why
+
+
 def test_uncommitted_changes_are_a_badge_and_no_reason_to_leave_a_row_out(tmp_path):
     board = read_board(write_pair(tmp_path, dirty=True))
     assert (names(board), board.refused) == (["all tokens", "random"], 0)
@@ -193,11 +215,11 @@ def test_bad_files_are_listed_and_do_not_stop_the_table(tmp_path):
 
 
 def test_the_newer_of_two_equal_runs_counts(tmp_path):
-    write_pair(tmp_path)
-    write_run(tmp_path / "random", samples([1] * 6), stamp="20260102_000000")
+    write_pair(tmp_path, date="20260101_000000")
+    write_run(tmp_path / "random", samples([1] * 6), stamp="20250102_000000", date="20260102_000000")
     board = read_board(tmp_path)
     assert board.rows[1].scores["skvqa_synth"].accuracy.mean == 100
-    assert "superseded by 20260102_000000_results.json" in board.left[0].why
+    assert "superseded by 20250102_000000_results.json" in board.left[0].why
     assert board.refused == 0
 
 

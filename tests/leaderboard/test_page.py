@@ -4,10 +4,10 @@ import csv
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 from helpers.harness_files import BASE, COST, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
+from helpers.tags import Tags
 from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main
@@ -36,22 +36,6 @@ def hostile(tmp_path):
     write_run(tmp_path / "run", rows, parts=parts, model=HOSTILE, model_args=HOSTILE, version=HOSTILE)
     (tmp_path / "<img src=x onerror=alert(3)>_results.json").write_text("not json")
     return read_board(tmp_path)
-
-
-class Tags(HTMLParser):
-    """Counts tags and collects their attributes and text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_latex_table_has_a_block_for_each_ratio(board):
@@ -247,10 +231,31 @@ def test_every_mark_stands_at_the_values_of_its_row(many, axis):
         if value(score.cost) is not None
     }
     assert marks == wanted and len(axes.containers) == len(shown)
-    assert all(bars.lines[0].get_transform() is axes.transData for bars in axes.containers)
     rows = {(point.x, point.y): point for point in shown}
     for line in [line for line in axes.lines if len(line.get_xdata()) > 2]:  # the front, or a method through its ratios
         assert all(tuple(place) in rows for place in line.get_xydata())
+
+
+@pytest.mark.parametrize(("x", "apart"), [([8e-6] * 3, True), ([1.0, 1.004, 2.0], True), ([1.0, 1.5, 2.0], False)])
+def test_marks_of_one_cost_stand_beside_each_other_by_less_than_half_a_mark(x, apart):
+    shown = [Point(f"p{number}", value, 50.0, 2.0) for number, value in enumerate(x)]
+    figure = Figure()
+    axes = figure.subplots()
+    plot(axes, shown, "seconds")
+    figure.draw_without_rendering()
+    moved = []
+    for bars, point in zip(axes.containers, shown, strict=True):
+        mark, *caps = [one for one in bars.get_children() if hasattr(one, "get_xydata")]
+        assert mark.get_xydata().tolist() == [[point.x, point.y]]
+        drawn, true = (one.transform((point.x, point.y)) for one in (mark.get_transform(), axes.transData))
+        moved.append((drawn - true)[0] * 72 / figure.dpi)
+        assert (drawn - true)[1] == 0 and abs(moved[-1]) < mark.get_markersize() / 2
+        for part in (*caps, bars.lines[2][0]):  # its bar stands where it stands
+            assert (part.get_transform() - mark.get_transform()).is_affine
+            assert part.get_transform().transform((point.x, point.y)).tolist() == drawn.tolist()
+    assert (len({round(one, 6) for one in moved[:2]}) == 2) == apart
+    low, high = axes.get_xlim()
+    assert low <= min(x) and max(x) <= high and high - low < 2 * (max(x) - min(x) or high)
 
 
 def test_a_method_is_a_line_of_one_color_with_its_band_and_all_tokens_are_a_level(many):

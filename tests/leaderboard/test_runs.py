@@ -22,9 +22,10 @@ def sample(doc: int, score: float, video: str = "v0", kind: str = "color", count
     }
 
 
-def write(folder, rows, stamp="20260101_000000", task="skvqa_synth"):
+def write(folder, rows, stamp="20260101_000000", task="skvqa_synth", **record):
     (folder / "tiny").mkdir(parents=True, exist_ok=True)
-    (folder / "tiny" / f"{stamp}_results.json").write_text(json.dumps({"config": {"stamp": stamp}}))
+    content = {"config": {"stamp": stamp}, **record}
+    (folder / "tiny" / f"{stamp}_results.json").write_text(json.dumps(content))
     lines = "\n".join(json.dumps(row) for row in rows)
     (folder / "tiny" / f"{stamp}_samples_{task}.jsonl").write_text(lines + "\n")
     return folder
@@ -43,8 +44,17 @@ def test_the_newest_of_two_runs_in_a_folder_counts(tmp_path):
     assert run.config["config"]["stamp"] == "20260102_000000"
 
 
+def test_the_newest_run_of_each_task_is_read_with_its_own_record(tmp_path):
+    write(tmp_path, [sample(1, 1.0)], "20260103_000000", date="20260105_000000")
+    write(tmp_path, [sample(1, 0.0)], "20260104_000000", date="20260104_000000")
+    write(tmp_path, [sample(1, 0.0)], "20260109_000000", "other", date="20260109_000000")
+    other, synth = read_runs(tmp_path)
+    assert (synth.answers[0].score, synth.config["date"]) == (1.0, "20260105_000000")
+    assert (other.task, other.config["date"]) == ("other", "20260109_000000")
+
+
 def test_a_failed_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"0 results files, 0 sample files.*--verbosity DEBUG"):
+    with pytest.raises(FileNotFoundError, match=r"0 results files, none with samples beside it.*--verbosity DEBUG"):
         read_runs(tmp_path)
 
 

@@ -58,7 +58,9 @@ def test_a_contributors_code_runs_without_write_permission_and_without_credentia
 def test_the_board_that_is_published_is_the_stored_rows_and_only_its_own_job_may_publish():
     assert PAGES["permissions"] == {"contents": "read"} and "permissions" not in PAGES["jobs"]["board"]
     assert PAGES["jobs"]["publish"]["needs"] == "board"
-    assert PAGES[True]["push"] == {"branches": ["main"], "paths": ["leaderboard/results/**"]}
+    stored = ["leaderboard/results/**", "leaderboard/real/**"]
+    assert PAGES[True]["push"] == {"branches": ["main"], "paths": stored}
+    assert any("--real leaderboard/real" in call for call in CALLS)
     [sweep] = [call for call in CALLS if call.startswith("lmms-kvtp sweep --ratios")]
     page = (ROOT / "docs" / "leaderboard.md").read_text()
     assert sweep.split()[-1] in page, "the page tells the command by which the stored rows were made"
@@ -79,19 +81,57 @@ def test_a_planted_regression_fails_the_table_and_the_comment_is_written_still(t
     assert "| random " in (tmp_path / "board" / "comment.md").read_text()
 
 
-def test_a_comment_holds_nothing_that_is_read_as_html_or_reaches_anybody(tmp_path):
-    (tmp_path / "board").mkdir()
-    (tmp_path / "board" / "comment.md").write_text("| a | <img src=x> @maintainer ![p](http://x/y.png) & 20% |\n")
+def comment(tmp_path, number: str = "7", before: str = "") -> list[str]:
+    """Run the step that comments, with a `gh` that knows the pull request and an earlier comment; what it was told."""
     (tmp_path / "bin").mkdir()
     gh = tmp_path / "bin" / "gh"
-    gh.write_text('#!/bin/sh\ncase "$1" in pr) test "$2" = list && echo 7 || cp body.md sent.md;; esac\n')
+    gh.write_text(
+        "#!/bin/sh\n"
+        'echo "$@" | tr "\\n" " " >> calls; echo >> calls\n'
+        f'case "$*" in "pr list"*) echo "{number}";; *paginate*) echo "{before}";; *) cp body.md sent.md;; esac\n'
+    )
     gh.chmod(0o755)
     [step] = [step for step in LATER if step.get("name") == "One comment"]
     path = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "SHA": "abc", "GH_REPO": "o/r"}
     subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=path, check=True)
+    calls = tmp_path / "calls"
+    return calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_a_comment_holds_nothing_that_is_read_as_html_or_reaches_anybody(tmp_path):
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "comment.md").write_text("| a | <img src=x> @maintainer ![p](http://x/y.png) & 20% |\n")
+    assert comment(tmp_path)[-1].split() == ["pr", "comment", "7", "--body-file", "body.md"]
     sent = (tmp_path / "sent.md").read_text()
     assert sent.startswith("<!-- leaderboard of this pull request -->\n")
     assert "&lt;img src=x>" in sent and "@\u200bmaintainer" in sent and "! [p](" in sent and "&amp; 20%" in sent
+
+
+def test_a_later_run_replaces_its_own_comment_and_no_other(tmp_path):
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "comment.md").write_text("| a |\n")
+    _, listed, patched = comment(tmp_path, before="99")
+    assert 'select(.user.login == "github-actions[bot]" and (.body | startswith("<!-- leaderboard' in listed
+    assert patched.strip() == "api --method PATCH repos/o/r/issues/comments/99 -F body=@body.md"
+    assert COMMENT["concurrency"]["cancel-in-progress"] is False, "two at once would both begin a comment"
+
+
+@pytest.mark.parametrize(("table", "number", "calls"), [(False, "7", 0), (True, "", 1)])
+def test_without_a_table_or_an_open_pull_request_nothing_is_written(tmp_path, table, number, calls):
+    if table:
+        (tmp_path / "board").mkdir()
+        (tmp_path / "board" / "comment.md").write_text("| a |\n")
+    assert len(comment(tmp_path, number)) == calls and not (tmp_path / "sent.md").exists()
+
+
+def test_packages_are_cached_and_every_script_runs_in_a_test():
+    for steps in (STEPS, PUBLISH):
+        [python] = [step for step in steps if step.get("uses", "").startswith("actions/setup-python")]
+        assert python["with"]["cache"] == "pip" and python["with"]["cache-dependency-path"] == "constraints.txt"
+    names = [step.get("name", step["run"]) for step in [*STEPS, *LATER, *PUBLISH] if "run" in step]
+    install = "pip install --constraint constraints.txt -e ."
+    tried = ["Which components changed", "Gates", "Runs", "Table", "Summary", "One comment", install, "Runs", "Table"]
+    assert sorted(names) == sorted([install, *tried])
 
 
 def test_what_follows_a_step_that_may_fail_says_that_it_runs_then():
