@@ -114,13 +114,13 @@ def test_every_method_embeds_the_question_itself(model, video, monkeypatch):
 
 
 def test_questions_on_one_video_share_its_vision(model, video, monkeypatch):
-    project, frames = type(model.vlm).project, []
+    look, frames = type(model.vlm).look, []
 
-    def counted(vlm, patches):
-        frames.append(len(patches))
-        return project(vlm, patches)
+    def counted(vlm, seen, spec):
+        frames.append(len(seen.times))
+        return look(vlm, seen, spec)
 
-    monkeypatch.setattr(type(model.vlm), "project", counted)
+    monkeypatch.setattr(type(model.vlm), "look", counted)
     measured(model, video, 4)
     assert sum(frames) == 2 * FRAMES.max_frames_num  # the warm-up, too
 

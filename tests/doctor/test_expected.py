@@ -95,13 +95,13 @@ def of_words(vlm: LlavaVideo, patch: pytest.MonkeyPatch) -> None:
 
 
 def of_frames(vlm: LlavaVideo, patch: pytest.MonkeyPatch) -> None:
-    project = LlavaVideo.project
+    look = LlavaVideo.look
 
-    def brighter(self, patches):
-        tokens = project(self, patches)
-        return replace(tokens, embeds=tokens.embeds * 1.05)
+    def brighter(self, frames, spec):
+        tokens, seen = look(self, frames, spec)
+        return replace(tokens, embeds=tokens.embeds * 1.05), seen
 
-    patch.setattr(LlavaVideo, "project", brighter)
+    patch.setattr(LlavaVideo, "look", brighter)
 
 
 def other_pooling(vlm: LlavaVideo, patch: pytest.MonkeyPatch) -> None:

@@ -225,14 +225,14 @@ def test_weights_that_stay_changed_are_caught(model):
 
 
 def test_a_changed_baseline_is_caught(model, monkeypatch):
-    project = type(model.vlm).project
+    look = type(model.vlm).look
 
-    def brighter(self, patches):
-        tokens = project(self, patches)
-        return replace(tokens, embeds=tokens.embeds * 1.05)
+    def brighter(self, frames, spec):
+        tokens, seen = look(self, frames, spec)
+        return replace(tokens, embeds=tokens.embeds * 1.05), seen
 
     assert found(model, "baseline_logits") == set()
-    monkeypatch.setattr(type(model.vlm), "project", brighter)
+    monkeypatch.setattr(type(model.vlm), "look", brighter)
     assert found(model, "baseline_logits") == {"baseline logits"}
 
 
