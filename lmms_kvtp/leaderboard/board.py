@@ -86,7 +86,7 @@ def build(runs: PendingRuns, gates: Sequence[GateRecord] = (), allow: Collection
             scored.append(ScoredRun(run, replace(task_score(summary()), file=file)))
             assert scored[-1].facets  # made here, where what is wrong in them is of one run
         except DAMAGE as error:
-            unread.append(LeftOut(f"{run.provenance.label}, {task}", fault(error)))
+            unread.append(LeftOut(f"{run.provenance.label}, {task}: {run.samples[task]}", fault(error)))
     for task in sorted({one.score.task for one in scored}):
         column, floors = _with_floors([one for one in scored if one.score.task == task])
         column, out = comparable(column, gates, allow)

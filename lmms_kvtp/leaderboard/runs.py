@@ -191,7 +191,9 @@ def _scored(row: dict[str, Any], fields: SampleFields) -> ScoredAnswer:
     prompt, told = str(row.get("input") or ""), first_of(row, CHOSEN, fields)
     given = row.get("filtered_resps", "") if told is None else told
     video = first_of(row, (fields.cluster_key, *VIDEOS), fields)
-    sparsity = row.get("sparsity")
+    sparsity, kept = row.get("sparsity"), str(counts.get("kept_probe") or "")
+    if not re.fullmatch(r"(\d+:[0-9a-f]+)?", kept):  # pages count its bits long after its file is named
+        raise ValueError(f"kept_probe {kept[:40]!r} is not a number of patches and hexadecimal digits")
     return ScoredAnswer(
         question=question,
         video=question if video is None else str(video),
@@ -202,7 +204,7 @@ def _scored(row: dict[str, Any], fields: SampleFields) -> ScoredAnswer:
         sparsity=None if sparsity is None else float(sparsity),
         stock=(row.get("stock_acc") or {}).get("score"),
         given=content(str(given[0] if isinstance(given, list) and given else given), prompt),
-        kept=str(counts.get("kept_probe") or ""),
+        kept=kept,
         prompt=prompt,
         right=content(str(row.get("target", "")), prompt),
     )

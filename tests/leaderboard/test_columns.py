@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.harness_files import BASE, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
+from helpers.harness_files import BASE, COST, OURS, PARTS, read_board, samples, write_base, write_pair, write_run
 
 from lmms_kvtp.leaderboard.board import ALLOW
 from lmms_kvtp.leaderboard.gates import read_records, record_of
@@ -202,6 +202,8 @@ def test_bad_files_are_listed_and_do_not_stop_the_table(tmp_path):
         journal.write_text('{"journal": 1}\n{"key": "a"}\n{"key": "b"}\n')
     write_run(tmp_path / "nan", samples([1, float("nan"), 0]), keep_ratio=0.5)
     write_run(tmp_path / "silent", [], keep_ratio=0.6)
+    write_run(tmp_path / "cost", samples(OURS, cost={**COST, "seconds": {"decode": float("nan")}}), keep_ratio=0.8)
+    write_run(tmp_path / "probe", samples(OURS, cost={**COST, "kept_probe": "100:1:ff"}), keep_ratio=0.7)
     board = read_board(tmp_path)
     reasons = {Path(item.what.rpartition(": ")[2]).name: item.why for item in board.left}
     assert names(board) == ["all tokens", "random"]
@@ -211,7 +213,9 @@ def test_bad_files_are_listed_and_do_not_stop_the_table(tmp_path):
     assert reasons["20260101_000000_journal_rank0.jsonl"].startswith("interrupted after 2 answers")
     assert any("'no score; looked for score" in item.why for item in board.left)
     assert any("holds no sample" in item.why for item in board.left)
-    assert (board.refused, len(board.left)) == (2, 6)
+    assert any("samples_skvqa_synth.jsonl:1 is not a sample" in i.why and "'100:1:ff'" in i.why for i in board.left)
+    assert any(f"{tmp_path / 'cost'}" in i.what and i.why.startswith("damaged: TypeError") for i in board.left)
+    assert (board.refused, len(board.left)) == (4, 8)
 
 
 def test_the_newer_of_two_equal_runs_counts(tmp_path):

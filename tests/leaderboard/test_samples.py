@@ -42,10 +42,12 @@ def test_the_page_gets_every_answer_with_what_was_kept(tmp_path):
     write_base(tmp_path / "full", BASE)
     rows = samples(OURS, cost={**COST, "kept_by_frame": [0, 10, 4]})
     rows[0] |= {"input": f"What?\nA. {HOSTILE}\nB. blue", "target": "A", "filtered_resps": ["B"]}
+    rows[1]["filtered_resps"] = [HOSTILE]
     write_run(tmp_path / "random", rows)
     script = sample_script(read_board(tmp_path))
     assert "<" not in script and "\u2028" not in script
     lines = content(script)
+    assert "<script>alert(1)</script><!--" in next(line["given"] for line in lines if "alert" in line["given"])
     assert len(lines) == 12
     one = next(line for line in lines if line["method"] == "random, 25%" and line["question"] == "q0")
     assert (one["given"], one["score"], one["kept_by_frame"]) == ("blue", 1.0, [0, 10, 4])
