@@ -37,16 +37,16 @@ step() { # NAME SECONDS COMMAND...
 if [ -n "$smoke" ]; then
     device=(--device cpu)
     model=(--model tiny "${device[@]}")
-    step first_token 60 "$python" benchmarks/first_token.py "${model[@]}" --frames 4 --encoders shared \
+    step first_token 240 "$python" benchmarks/first_token.py "${model[@]}" --frames 4 --encoders shared \
         --pruners prumerge --ratios 0.2 --rounds 1 --output "$out/first_token.json"
-    step pruners 60 "$python" benchmarks/pruners.py random prumerge --row "${device[@]}" --frames 16 --repeats 1
-    step layer_pruning 60 "$python" benchmarks/layer_pruning.py "${device[@]}" --rounds 1 --processes 1 --layers 4 \
+    step pruners 240 "$python" benchmarks/pruners.py random prumerge --row "${device[@]}" --frames 16 --repeats 1
+    step layer_pruning 240 "$python" benchmarks/layer_pruning.py "${device[@]}" --rounds 1 --processes 1 --layers 4 \
         --heads 2 --positions 400 --question 20
-    step batches 60 "$python" benchmarks/batches.py "${model[@]}" --frames 4 --questions 2 --sizes 1 2 --rounds 1 \
+    step batches 240 "$python" benchmarks/batches.py "${model[@]}" --frames 4 --questions 2 --sizes 1 2 --rounds 1 \
         --tokens 2 --output "$out/batches.json"
-    step memory 60 "$python" benchmarks/first_token.py "${model[@]}" --frames 2 --encoders shared --pruners random \
+    step memory 240 "$python" benchmarks/first_token.py "${model[@]}" --frames 2 --encoders shared --pruners random \
         --ratios 0.2 --rounds 1 --output "$out/memory.json"
-    step tests 60 "$python" -m pytest -q --collect-only -m gpu tests/contracts/test_allocators.py
+    step tests 240 "$python" -m pytest -q --collect-only -m gpu tests/contracts/test_allocators.py
 else
     device=(--device cuda)
     model=(--model llava-video-7b --dtype bfloat16 "${device[@]}")
