@@ -123,8 +123,8 @@ def test_cached_answers_have_no_cost_and_are_counted(tmp_path):
     board = read_board(tmp_path)
     assert board.rows[1].scores["skvqa_synth"].cost.count == 4
     assert board.notes[1:] == (
-        "random, skvqa_synth: 1 of 6 questions failed and count as wrong",
-        "random, skvqa_synth: 1 of 6 answers carry no cost (cached)",
+        "random, skvqa_synth: 1 of 6 questions could not be answered, counted wrong",
+        "random, skvqa_synth: 1 of 6 answers came from a cache, without cost",
     )
 
 
