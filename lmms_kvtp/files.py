@@ -58,7 +58,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def writing(path: Path, way: str = "or choose another --out") -> Iterator[None]:
+def writing(path: Path, way: str = "or choose another folder") -> Iterator[None]:
     """Turn what a full disk, or one that cannot be written, raises into an OSError with file or folder and way out."""
     try:
         yield

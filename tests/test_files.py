@@ -36,7 +36,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(write, tmp_path, monke
 
 def test_what_a_command_cannot_write_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there, or choose another --out"):
+    with pytest.raises(OSError, match=r"cannot write .*out: .*; free some space there, or choose another folder"):
         write_whole(tmp_path / "file" / "out", b"")
 
 

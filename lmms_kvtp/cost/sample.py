@@ -61,7 +61,6 @@ class SampleCost:
     """Whether a sweep answered, whose encoders compute for all methods at once: seconds do not measure this one."""
     cold: bool = False
     """Whether the visuals were the first of their process: seconds hold what loads on first use, see `timed`."""
-
     smaller_batch: bool = False
     """Whether fewer questions than asked for were read at once, as a batch had not fitted in the device's memory."""
 

@@ -141,22 +141,24 @@ def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> Non
         shown = first_few(failures, 5, "\n  ")
         logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:\n  {shown}")
     costs = [answer.cost for answer in answers if answer.error is None]
-    if patched := [cost.frames_patched for cost in costs if cost.frames_patched]:
-        logger.warning(f"{sum(patched)} frames, of {len(patched)} answers, are damaged; a codec patched them")
+    patched = round(sum(cost.frames_patched / cost.questions_on_video for cost in costs))  # once for each video
+    if patched:
+        seen = sum(cost.frames_patched > 0 for cost in costs)
+        logger.warning(f"{patched} frames are damaged, and a codec patched them; {seen} answers saw some")
     if costs:
-        _log_throughput(costs, len(failures))
+        _log_throughput(costs, len(failures), patched)
     if toy:
         logger.warning(TOY)
 
 
-def _log_throughput(costs: Sequence[SampleCost], failed: int) -> None:
+def _log_throughput(costs: Sequence[SampleCost], failed: int, patched: int) -> None:
     seconds = sum(cost.seconds_total for cost in costs)
     smaller = sum(cost.smaller_batch for cost in costs)
     tokens = sum(cost.output_tokens for cost in costs)
     means = {
         "num_requests": len(costs),
         "samples_that_could_not_be_read": failed,
-        "frames_that_could_not_be_read": sum(cost.frames_patched for cost in costs),
+        "frames_that_could_not_be_read": patched,
         "vision_tokens_kept": sum(cost.tokens_kept for cost in costs) / len(costs),
         "keep_ratio_actual": sum(cost.keep_ratio_actual for cost in costs) / len(costs),
         **({"answers_in_smaller_batches": smaller} if smaller else {}),

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from lmms_kvtp.cost.mean import SWEPT_MARK, MeanCost
 from lmms_kvtp.leaderboard import provenance
 from lmms_kvtp.leaderboard.discover import FoundRun, LeftOut, PendingRuns, fault
 from lmms_kvtp.leaderboard.gates import NOT_RUN, GateRecord, record_of
 from lmms_kvtp.leaderboard.provenance import Provenance, names
-from lmms_kvtp.leaderboard.runs import DAMAGE, SWEPT_MARK, MeanCost, age, lacks
+from lmms_kvtp.leaderboard.runs import DAMAGE, age, lacks
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore, against, average, task_score
 

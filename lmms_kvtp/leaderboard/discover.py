@@ -15,9 +15,10 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from lmms_kvtp.cost.mean import MeanCost, mean_cost
 from lmms_kvtp.files import from_json
 from lmms_kvtp.leaderboard.provenance import Provenance, provenance
-from lmms_kvtp.leaderboard.runs import DAMAGE, RESULTS, MeanCost, Run, age, mean_cost, read_samples, samples_of
+from lmms_kvtp.leaderboard.runs import DAMAGE, RESULTS, Run, age, read_samples, samples_of
 
 JOURNAL = "_journal_rank"
 SAID = 200

@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lmms_kvtp.cost.mean import MeanCost
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.discover import LeftOut
 from lmms_kvtp.leaderboard.provenance import Reported
 from lmms_kvtp.leaderboard.results import Band
-from lmms_kvtp.leaderboard.runs import MeanCost
 from lmms_kvtp.leaderboard.stats import MISSING, Estimate, overlap, shown, told
 from lmms_kvtp.leaderboard.tables import commit, percent
 from lmms_kvtp.leaderboard.verdicts import Comparison

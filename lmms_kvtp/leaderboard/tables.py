@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from lmms_kvtp.cost.mean import MeanCost, mean_cost
 from lmms_kvtp.leaderboard.board import Board, Row
-from lmms_kvtp.leaderboard.runs import MeanCost, Run, lacks, mean_cost
+from lmms_kvtp.leaderboard.runs import Run, lacks
 from lmms_kvtp.leaderboard.stats import MISSING, accuracy, difference, shown, told
 from lmms_kvtp.leaderboard.verdicts import Comparison, verdict_table
 from lmms_kvtp.rendering import as_code, as_latex, as_markdown, markdown

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lmms_kvtp.cost.mean import MeanCost
 from lmms_kvtp.leaderboard.discover import RunSummary, SampleFile
-from lmms_kvtp.leaderboard.runs import MeanCost, Run, ScoredAnswer
+from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 from lmms_kvtp.leaderboard.stats import Estimate, accuracy, difference, estimate
 
 SPARSITY_EDGES = (0.0, 1.5, 2.0, 3.0, 5.0)

@@ -69,13 +69,12 @@ def test_encoders_are_the_same_by_their_weights_and_by_their_names_only_where_th
 
 def test_the_harness_s_summary_counts_samples_and_frames_that_could_not_be_read():
     reset_logged_metrics()
-    cost = SampleCost(
-        num_frames=2, frames_patched=1, tokens_before=10, tokens_kept=4, output_tokens=1, seconds={"prefill": 0.5}
-    )
+    of_video = {"num_frames": 4, "frames_patched": 3, "questions_on_video": 2}  # whose frames count once
+    cost = SampleCost(tokens_before=10, tokens_kept=4, output_tokens=1, seconds={"prefill": 0.5}, **of_video)
     answers = [Answer("A", cost), Answer("B", cost), Answer("", SampleCost(), "VideoError: gone")]
     report(answers, ["v1: gone"], toy=False)
     told = summarize_logged_metrics()
-    assert told["avg_frames_that_could_not_be_read"] == 2
+    assert told["avg_frames_that_could_not_be_read"] == 3
     assert told["avg_samples_that_could_not_be_read"] == 1 and told["avg_vision_tokens_kept"] == 4
 
 

@@ -5,7 +5,7 @@ import torch
 
 from lmms_kvtp.pruners.grid import Grid
 from lmms_kvtp.pruners.none import Unpruned
-from lmms_kvtp.pruners.parts.packing import chunks
+from lmms_kvtp.pruners.parts.packing import chunks, land, pack
 from lmms_kvtp.pruners.parts.spread import blocks, lattice
 from lmms_kvtp.pruners.pool import Pool
 from lmms_kvtp.pruners.random import RandomTokens
@@ -92,3 +92,12 @@ def test_pool_is_average_pooling_where_the_budget_divides_the_grid():
 
 def test_pool_takes_uneven_budgets_in_rows_that_differ_by_one_block():
     assert blocks(5, 4, 4).reshape(4, 4).tolist() == [[5, 5, 7, 7], [5, 5, 7, 7], [12, 14, 14, 15], [12, 14, 14, 15]]
+
+
+def test_a_pruner_that_marks_fewer_tokens_than_it_tells_is_refused():
+    tokens = FrameTokens(torch.arange(24.0).reshape(2, 6, 2), (2, 3))
+    keep = torch.zeros(2, 6, dtype=torch.bool)
+    keep[1, 2] = True
+    assert land(pack(tokens, tokens.embeds, keep, 1)).patch.tolist() == [2]
+    with pytest.raises(ValueError, match="told `pack` to keep 3 tokens, and has marked 1"):
+        land(pack(tokens, tokens.embeds, keep, 3))

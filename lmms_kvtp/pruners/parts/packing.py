@@ -97,6 +97,9 @@ def land(packed: PackedTokens, broken: Sequence[tuple[Bool[Tensor, " _"], str]] 
     kept = [packed.frame, packed.patch, *([] if packed.segment is None else [packed.segment])]
     parts = [*kept, *(frames.to(packed.frame) for frames, _ in broken)]
     landed = torch.split(torch.cat(parts).cpu(), [len(part) for part in parts])
+    if (landed[0] < 0).any():
+        marked = int((landed[0] >= 0).sum())
+        raise ValueError(f"a pruner has told `pack` to keep {len(landed[0])} tokens, and has marked {marked}")
     for frames, (_, what) in zip(landed[len(kept) :], broken, strict=True):
         refuse(frames[:, None] > 0, what)
     segment = None if packed.segment is None else landed[2]

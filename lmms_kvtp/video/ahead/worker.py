@@ -54,6 +54,7 @@ class Chunk:
     """Frames as they are in the video, as long as no tower is known."""
     spent: Mapping[str, float]
     patched: int
+    """How many of them are damaged, and shown as a codec patches them."""
 
     def frames(self, video: SampledVideo, first: int, spent: Mapping[str, float]) -> Frames:
         """Make `Frames` of them in the model's process.
