@@ -123,7 +123,8 @@ def test_a_run_whose_costs_are_none_is_named_and_left_out(tmp_path, cost):
     write_run(tmp_path / "bad", samples([1, 0, 0], cost={"tokens_before": 9, "tokens_kept": 3, **cost}))
     board = read_board(tmp_path)
     assert [row.name for row in board.rows] == ["all tokens"]
-    assert [left.what for left in board.left] == ["random, skvqa_synth"] and board.refused == 1
+    [left], [file] = board.left, (tmp_path / "bad").rglob("*.jsonl")
+    assert left.what == f"random, skvqa_synth: {file}" and board.refused == 1
 
 
 def test_surrogates_in_names_do_not_stop_the_pages(tmp_path):
