@@ -65,7 +65,7 @@ def desk(arguments: argparse.Namespace, scratch: Path) -> Desk:
     else:
         spec = find_spec(arguments.model)
         vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
-        parts = random_parts("shared", spec, scratch, str(vlm.device))
+        parts = random_parts("shared", spec, scratch, vlm)
         pruned = build_method({**settings_of(arguments.method, arguments.keep_ratio), **parts.settings}, KVTP)
         specs = [spec.pixel_spec]
     methods = {FULL: build_method(settings_of(FULL, 1.0), KVTP), arguments.method: pruned}

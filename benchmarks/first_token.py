@@ -83,18 +83,18 @@ class Row:
 
 def plan(
     spec: Spec,
+    vlm: LlavaVideo,
     encoders: Sequence[str],
     pruners: Sequence[str],
     alone: Sequence[str],
     ratios: Sequence[float],
     folder: Path,
-    device: str,
 ) -> tuple[dict[str, Row], list[ResizedPixels]]:
     """The unpruned model and all methods, by name, and what their towers read; an encoder's weights are there once."""
     rows = {FULL: Row("none", 1.0, build_method(settings_of(FULL, 1.0), KVTP))}
     specs = [spec.pixel_spec]
     for name in encoders:
-        parts = random_parts(name, spec, folder / name, device)
+        parts = random_parts(name, spec, folder / name, vlm)
         specs.append(parts.pixel_spec)
         encoder = build_method(parts.settings, KVTP).encoder
         for pruner, ratio in product(pruners, ratios):
@@ -231,7 +231,7 @@ def main() -> None:
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
         chosen = (arguments.encoders, arguments.pruners, arguments.alone, arguments.ratios)
-        rows, specs = plan(spec, *chosen, Path(scratch), str(vlm.device))
+        rows, specs = plan(spec, vlm, *chosen, Path(scratch))
         methods = {name: row.method for name, row in rows.items()}
         video = random_pixels(specs, arguments.frames, vlm.device, vlm.dtype)
         stock = Stock(vlm, video.pixels[spec.pixel_spec])

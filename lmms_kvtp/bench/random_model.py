@@ -79,14 +79,14 @@ class RandomParts:
     """Pixels that its tower reads; those of the model's own tower where it has none."""
 
 
-def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomParts:
-    """Write the image-text model that scores frames into `folder`, to run on `device`.
+def random_parts(name: str, spec: Spec, folder: Path, vlm: LlavaVideo) -> RandomParts:
+    """Write the image-text model that scores frames into `folder`, to run on the device of `vlm` in its number type.
 
     Its name is `so400m-384`, `base-224`, or `shared` for a head on the tower of `spec`; LookupError for another.
     """
     if name not in ENCODERS:
         raise LookupError(f"no sizes of encoder {name!r}; {near(name, list(ENCODERS))}")
-    on = {"encoder.device": device, "encoder.pretrained": str(folder)}
+    on = {"encoder.device": str(vlm.device), "encoder.pretrained": str(folder)}
     folder.mkdir(parents=True, exist_ok=True)
     FusionHead().save(folder)
     if name == "shared":  # a head for the model's own tower and a text side, as training writes them
@@ -99,6 +99,7 @@ def random_parts(name: str, spec: Spec, folder: Path, device: str) -> RandomPart
         return RandomParts({"scorer": "shared", "encoder": "tower", **on}, spec.pixel_spec)
     sizes = {"so400m-384": SO400M_384, "base-224": BASE_224}[name]
     write_siglip(folder, sizes)
+    on["encoder.dtype"] = str(vlm.dtype).removeprefix("torch.")
     return RandomParts({"encoder": "siglip", **on}, ResizedPixels((sizes.vision.image_size, sizes.vision.image_size)))
 
 

@@ -170,7 +170,7 @@ def _random(arguments: argparse.Namespace) -> str:
     spec = find_spec(arguments.random_weights)
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
-        parts = random_parts(arguments.encoder, spec, Path(scratch), str(vlm.device))
+        parts = random_parts(arguments.encoder, spec, Path(scratch), vlm)
         settings = method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers)
         method = build_method({**settings, **parts.settings}, KVTP)
         video = random_pixels([spec.pixel_spec, parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)

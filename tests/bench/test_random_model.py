@@ -59,9 +59,9 @@ def test_a_random_siglip_is_read_by_the_encoder_in_its_sizes(tmp_path, vlm):
     assert encoder.logits(found.image, encoder.encode_text(["a red star"])).isfinite().all()
 
 
-def test_an_unknown_encoder_is_refused_with_near_matches(tmp_path):
+def test_an_unknown_encoder_is_refused_with_near_matches(tmp_path, vlm):
     with pytest.raises(LookupError, match=r"no sizes of encoder 'base-225'; did you mean base-224"):
-        random_parts("base-225", find_spec("tiny"), tmp_path, "cpu")
+        random_parts("base-225", find_spec("tiny"), tmp_path, vlm)
 
 
 def test_pixels_on_the_device_give_the_answer_of_the_frames_they_are_of(vlm, random_method):
