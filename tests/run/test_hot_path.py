@@ -64,13 +64,22 @@ def method(folder: Path) -> Callable[[str], Method]:
 PRUNERS = {name: build_part("pruner", name) for name in names_of("pruner") if name != "none"}
 MOST = 2
 """Times that the host waits for a GPU, to make a prompt: for the scores, and for what is kept."""
+STATED = {
+    "fastvid": 155,
+    "flashvid": 112,
+    "flashvid_release": 112,
+    "prunevid": 56,
+    "prunevid_release": 22,
+    "holitom": 15,
+}
+"""The same with pruners that search for scenes, on the 20 frames of these tests; docs/performance.md has them."""
 BY_NAME = pytest.mark.parametrize("name", PRUNERS)
 
 
 @BY_NAME
 def test_to_make_a_prompt_the_host_waits_for_scores_and_for_what_is_kept(vlm, method, monkeypatch, name):
     monkeypatch.setattr("lmms_kvtp.pruners.parts.packing.TOKENS_AT_ONCE", 4 * vlm.pool.grid[0] * vlm.pool.grid[1])
-    made, pruner = method(f"kvtp+{name}"), PRUNERS[name]
+    made = method(f"kvtp+{name}")
     [encoded] = encode_once(vlm, [made], Clip(20, chunk_size=8))
     with torch.inference_mode():
         expected, _ = fit(vlm, made, [encoded], ASKED[0], Meter(vlm.device), fewer_frames=False)  # loads
@@ -81,7 +90,7 @@ def test_to_make_a_prompt_the_host_waits_for_scores_and_for_what_is_kept(vlm, me
             prompt, _ = fit(vlm, made, [encoded], ASKED[0], Meter(torch.device("cpu")), fewer_frames=False)
     assert there(prompt.embeds) and not there(prompt.role)
     assert torch.equal(prompt.embeds, expected.embeds)
-    assert len(waits) <= MOST or pruner.searches, waits
+    assert len(waits) <= STATED.get(name, MOST) and (name in STATED) == PRUNERS[name].searches, waits
 
 
 @pytest.mark.gpu
@@ -95,7 +104,7 @@ def test_on_a_gpu_no_more_waits_are_reported_by_torch(folder, method, name):
         made.encoder.forget_texts()
         with reported_waits() as waits:
             fit(vlm, made, [encoded], ASKED[0], Meter(vlm.device), fewer_frames=False)
-    assert len(waits) <= MOST or PRUNERS[name].searches, waits
+    assert len(waits) <= STATED.get(name, MOST), waits
 
 
 def test_a_text_is_embedded_once_for_scorers_and_pruners_of_a_whole_sweep(vlm, method):
