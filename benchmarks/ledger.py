@@ -27,6 +27,7 @@ from lmms_kvtp.api import Model, load
 from lmms_kvtp.cost.meter import Meter
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encode import Encoded, encode
+from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.presets import method_settings
 from lmms_kvtp.questions import Question
@@ -47,17 +48,19 @@ def _nothing(self: Meter, name: str, flops: int | None = 0) -> Iterator[None]:
     yield
 
 
-CLOSED_FORMS = (
+NAMES = (
     "lmms_kvtp.pruners.prumerge.PruMerge.flops",
     "lmms_kvtp.pruners.tome.ToMe.flops",
     "lmms_kvtp.pruners.visionzip.VisionZip.flops",
     "lmms_kvtp.pruners.simplecluster.SimpleCluster.flops",
-    "lmms_kvtp.pruners.flashvid.pairs_flops",
+    "lmms_kvtp.pruners.parts.trees.pairs_flops",
     "lmms_kvtp.scorers.kvtp.KVTP.flops",
-    "lmms_kvtp.encode.vision_flops",
-    "lmms_kvtp.encode.projector_flops",
+    "lmms_kvtp.vlms.llava_video.vision_flops",
+    "lmms_kvtp.vlms.llava_video.projector_flops",
     "lmms_kvtp.encoders.siglip.Siglip.flops",
 )
+CLOSED_FORMS = {name: resolve_name(name) for name in NAMES}
+"""What counts operations, by name."""
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def without_ledger() -> Iterator[None]:
         yield
 
 
-def inside(model: Model, settings: dict[str, str]) -> float:
+def inside(model: Model, method: Method) -> float:
     """CPU time of a run that is spent inside the ledger's own functions, in %."""
     spent, stages = [], []
     enter = Meter.stage
@@ -94,10 +97,10 @@ def inside(model: Model, settings: dict[str, str]) -> float:
         return enter(self, name, flops)
 
     with ExitStack() as stack:
-        for name in (*CLOSED_FORMS, "lmms_kvtp.pipeline._cost"):
-            stack.enter_context(patch(name, timed(resolve_name(name))))
+        for name, function in {**CLOSED_FORMS, "lmms_kvtp.pipeline._cost": pipeline._cost}.items():
+            stack.enter_context(patch(name, timed(function)))
         stack.enter_context(patch.object(Meter, "stage", counted))
-        whole = run(model, settings)
+        whole = run(model, method)
     begin, meter = time.process_time(), Meter(model.vlm.device)
     for name in stages * REPEATS:
         with enter(meter, name):
@@ -105,9 +108,11 @@ def inside(model: Model, settings: dict[str, str]) -> float:
     return 100 * (sum(spent) + (time.process_time() - begin) / REPEATS) / whole
 
 
-def run(model: Model, settings: dict[str, str]) -> float:
-    """CPU seconds of one video with its questions."""
-    method = model.method(settings)
+def run(model: Model, method: Method) -> float:
+    """CPU seconds of one video with its questions, whose texts were split before."""
+    for reader in (method.encoder, getattr(method.scorer, "text_side", None)):
+        if reader:
+            reader.forget_texts()
     begin = time.process_time()
     encoded: Encoded = encode(model.vlm, method, VIDEO)
     for number in range(QUESTIONS):
@@ -120,9 +125,9 @@ def run(model: Model, settings: dict[str, str]) -> float:
 
 def compare(model: Model, name: str, pairs: int, runs: int) -> dict[str, float | str | int]:
     """On and off in turns; which goes first changes from pair to pair."""
-    settings = method_settings(name, 0.2)
-    run(model, settings)
-    own = [inside(model, settings) for _ in range(runs)]
+    method = model.method(method_settings(name, 0.2, model.vlm.llm.layers))
+    run(model, method)
+    own = [inside(model, method) for _ in range(runs)]
     row = {"method": name, "inside_percent_median": statistics.median(own), "inside_percent_most": max(own)}
     if not pairs:
         return row
@@ -131,10 +136,10 @@ def compare(model: Model, name: str, pairs: int, runs: int) -> dict[str, float |
         taken = {}
         for on in (True, False) if number % 2 else (False, True):
             if on:
-                taken[on] = run(model, settings)
+                taken[on] = run(model, method)
             else:
                 with without_ledger():
-                    taken[on] = run(model, settings)
+                    taken[on] = run(model, method)
         shares.append(100 * (taken[True] / taken[False] - 1))
         off.append(taken[False])
     half = statistics.stdev(shares) / len(shares) ** 0.5 * 2 if len(shares) > 1 else float("nan")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -247,9 +248,13 @@ PROBED = 256
 def probe(masks: Sequence[Bool[Tensor, "T h w"]]) -> str:
     """Tell which of PROBED patches, the same ones for each method, were kept; see `SampleCost.kept_probe`."""
     flat = torch.cat([torch.zeros(0, dtype=torch.bool), *(mask.flatten() for mask in masks)])
-    drawn = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:PROBED]
-    bits = "".join("01"[kept] for kept in flat[drawn].tolist())
+    bits = "".join(map("01".__getitem__, flat[_probed(len(flat))].tolist()))
     return f"{len(flat)}:{int(bits or '0', 2):x}"
+
+
+@lru_cache
+def _probed(patches: int) -> Int[Tensor, " P"]:
+    return torch.randperm(patches, generator=torch.Generator().manual_seed(0))[:PROBED]
 
 
 Amount = TypeVar("Amount", int, float)

@@ -45,10 +45,10 @@ def mark(device: torch.device) -> Mark:
 
 def passed(start: Mark, end: Mark) -> float:
     """Tell the seconds between two moments marked in one way; a GPU that has not come to the second is waited for."""
-    if isinstance(end, torch.cuda.Event):
-        end.synchronize()
-        return float(cast(torch.cuda.Event, start).elapsed_time(end)) / 1000
-    return end - cast(float, start)
+    if isinstance(end, float):
+        return end - cast(float, start)
+    end.synchronize()
+    return float(cast(torch.cuda.Event, start).elapsed_time(end)) / 1000
 
 
 class Meter:
