@@ -2,10 +2,10 @@
 
 `python benchmarks/fuzz_inputs.py --kind index --count 20000` damages sound inputs at random, by a seed: values of their
 JSON become others, of other types, of other sizes and hostile ones, or bytes change. Kinds: index lines of SparseKV-QA,
-answers of scoring and refining models, checkpoints, `--model_args`, and results files, of which a board is made beside
-a healthy run. A process of its own reads them; each input may take --seconds and --mib more memory than the process had
-before. If one takes longer, the next process goes on behind it. Prints the counts, and fails where anything but a
-documented error came out.
+answers of scoring and refining models, checkpoints, trained predictors, `--model_args`, and results files, of which a
+board is made beside a healthy run. A process of its own reads them; each input may take --seconds and --mib more
+memory than the process had before. If one takes longer, the next process goes on behind it. Prints the counts, and
+fails where anything but a documented error came out.
 """
 
 import argparse
@@ -126,6 +126,40 @@ def checkpoints(folder: Path) -> Try:
     return read
 
 
+def predictors(folder: Path) -> Try:
+    from lmms_kvtp.encoders.parts.predictor import FUSION, find_predictor
+    from lmms_kvtp.encoders.parts.text_side import load_text_side
+    from lmms_kvtp.encoders.parts.tower_head import load_tower_head
+    from lmms_kvtp.scorers.parts.fusion import FusionHead
+    from lmms_kvtp.shipped import shipped_folder
+
+    made = [shipped_folder("predictors") / name for name in ("tiny_anchors", "tiny_shared_anchors")]
+
+    def read(dice: random.Random) -> None:
+        sound, there = dice.choice(made), folder / "damaged"
+        shutil.rmtree(there, ignore_errors=True)
+        shutil.copytree(sound, there)
+        names = sorted(path.name for path in there.iterdir() if path.name != "sha256.json")
+        path = there / dice.choice([name for name in names if name.endswith(".json")] * 3 + names)
+        if path.suffix == ".json" and path.name != "tokenizer.json":
+            path.write_bytes(text_of(damaged(json.loads(path.read_bytes()), dice), dice))
+        else:
+            path.write_bytes(scrambled(path.read_bytes(), dice))
+        try:
+            found = find_predictor(str(there))
+            json.dumps(found.describe())
+            assert not found.has_seen("skvqa_synth"), found.evaluation
+            if found.form == "shared":
+                load_tower_head(there)
+            load_text_side(there)
+            FusionHead.load(*(there / name for name in FUSION))
+        except ValueError as error:
+            assert str(there) in str(error), f"no name in: {error}"
+            raise
+
+    return read
+
+
 def results(folder: Path) -> Try:
     from helpers.harness_files import BASE, OURS, read_board, samples, write_base, write_run
 
@@ -161,7 +195,7 @@ def results(folder: Path) -> Try:
 
 
 KINDS: dict[str, Callable[[Path], Try]] = {
-    function.__name__: function for function in (index, answers, model_args, checkpoints, results)
+    function.__name__: function for function in (index, answers, model_args, checkpoints, predictors, results)
 }
 
 

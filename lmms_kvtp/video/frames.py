@@ -8,12 +8,17 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from lmms_kvtp.rendering import visible
 from lmms_kvtp.types import Timing, step_means
 from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
 
 class VideoError(ValueError):
-    """A video cannot be read; the message names the path and the cause."""
+    """A video cannot be read; the message names the path and the cause, and commands no terminal."""
+
+    def __str__(self) -> str:
+        """Give the message."""
+        return visible(super().__str__())
 
 
 class StaleIndexError(VideoError):
