@@ -135,6 +135,15 @@ def predictors(folder: Path) -> Try:
 
     made = [shipped_folder("predictors") / name for name in ("tiny_anchors", "tiny_shared_anchors")]
 
+    def load(there: Path) -> None:
+        found = find_predictor(str(there))
+        json.dumps(found.describe())
+        assert not found.has_seen("skvqa_synth"), found.evaluation
+        if found.form == "shared":
+            load_tower_head(there)
+        load_text_side(there)
+        FusionHead.load(*(there / name for name in FUSION))
+
     def read(dice: random.Random) -> None:
         sound, there = dice.choice(made), folder / "damaged"
         shutil.rmtree(there, ignore_errors=True)
@@ -146,17 +155,13 @@ def predictors(folder: Path) -> Try:
         else:
             path.write_bytes(scrambled(path.read_bytes(), dice))
         try:
-            found = find_predictor(str(there))
-            json.dumps(found.describe())
-            assert not found.has_seen("skvqa_synth"), found.evaluation
-            if found.form == "shared":
-                load_tower_head(there)
-            load_text_side(there)
-            FusionHead.load(*(there / name for name in FUSION))
+            load(there)
         except ValueError as error:
             assert str(there) in str(error), f"no name in: {error}"
             raise
 
+    for sound in made:  # imports take seconds
+        load(sound)
     return read
 
 

@@ -132,7 +132,10 @@ def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide
             source = str(folder)
             if settings.get("num_hidden_layers", 0) > len(tensors):  # before anything is made of them
                 raise ValueError(f"{settings['num_hidden_layers']} layers of {len(tensors)} tensors")
-            tower = build_text_tower(SiglipTextConfig(**settings))
+            config = SiglipTextConfig(**settings)
+            with torch.device("meta"):  # sizes that the weights do not have take no memory
+                build_text_tower(config).load_state_dict(tensors, assign=True)
+            tower = build_text_tower(config)
             tower.load_state_dict(tensors)
         tokenizer = AutoTokenizer.from_pretrained(source)
     return TextSide(tower.to(device or torch.device("cpu")).eval().requires_grad_(False), tokenizer, scale, bias)
