@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lmms_kvtp.rendering import visible
 from lmms_kvtp.types import Timing, step_means
 from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
@@ -18,7 +17,7 @@ class VideoError(ValueError):
 
     def __str__(self) -> str:
         """Give the message."""
-        return visible(super().__str__())
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 class StaleIndexError(VideoError):
