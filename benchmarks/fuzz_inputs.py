@@ -2,10 +2,10 @@
 
 `python benchmarks/fuzz_inputs.py --kind index --count 20000` damages sound inputs at random, by a seed: values of their
 JSON become others, of other types, of other sizes and hostile ones, or bytes change. Kinds: index lines of SparseKV-QA,
-answers of scoring and refining models, checkpoints, `--model_args`, and results files, of which a board is made beside
-a healthy run. A process of its own reads them; each input may take --seconds and --mib more memory than the process had
-before. If one takes longer, the next process goes on behind it. Prints the counts, and fails where anything but a
-documented error came out.
+answers of scoring and refining models, checkpoints, trained predictors, `--model_args`, and results files, of which a
+board is made beside a healthy run. A process of its own reads them; each input may take --seconds and --mib more
+memory than the process had before. If one takes longer, the next process goes on behind it. Prints the counts, and
+fails where anything but a documented error came out.
 """
 
 import argparse
@@ -126,6 +126,45 @@ def checkpoints(folder: Path) -> Try:
     return read
 
 
+def predictors(folder: Path) -> Try:
+    from lmms_kvtp.encoders.parts.predictor import FUSION, find_predictor
+    from lmms_kvtp.encoders.parts.text_side import load_text_side
+    from lmms_kvtp.encoders.parts.tower_head import load_tower_head
+    from lmms_kvtp.scorers.parts.fusion import FusionHead
+    from lmms_kvtp.shipped import shipped_folder
+
+    made = [shipped_folder("predictors") / name for name in ("tiny_anchors", "tiny_shared_anchors")]
+
+    def load(there: Path) -> None:
+        found = find_predictor(str(there))
+        json.dumps(found.describe())
+        assert not found.has_seen("skvqa_synth"), found.evaluation
+        if found.form == "shared":
+            load_tower_head(there)
+        load_text_side(there)
+        FusionHead.load(*(there / name for name in FUSION))
+
+    def read(dice: random.Random) -> None:
+        sound, there = dice.choice(made), folder / "damaged"
+        shutil.rmtree(there, ignore_errors=True)
+        shutil.copytree(sound, there)
+        names = sorted(path.name for path in there.iterdir() if path.name != "sha256.json")
+        path = there / dice.choice([name for name in names if name.endswith(".json")] * 3 + names)
+        if path.suffix == ".json" and path.name != "tokenizer.json":
+            path.write_bytes(text_of(damaged(json.loads(path.read_bytes()), dice), dice))
+        else:
+            path.write_bytes(scrambled(path.read_bytes(), dice))
+        try:
+            load(there)
+        except ValueError as error:
+            assert str(there) in str(error), f"no name in: {error}"
+            raise
+
+    for sound in made:  # imports take seconds
+        load(sound)
+    return read
+
+
 def results(folder: Path) -> Try:
     from helpers.harness_files import BASE, OURS, read_board, samples, write_base, write_run
 
@@ -161,7 +200,7 @@ def results(folder: Path) -> Try:
 
 
 KINDS: dict[str, Callable[[Path], Try]] = {
-    function.__name__: function for function in (index, answers, model_args, checkpoints, results)
+    function.__name__: function for function in (index, answers, model_args, checkpoints, predictors, results)
 }
 
 
@@ -179,6 +218,8 @@ def serve(kind: str, folder: Path, first: int, count: int, seed: int, seconds: f
 
     sys.path[:0] = [str(TESTS), str(TESTS.parent)]
     os.environ["HF_HUB_OFFLINE"] = "1"  # names that are tried are nobody's
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print, too
     logging.disable()
     warnings.simplefilter("ignore")
     read = KINDS[kind](folder)
@@ -195,10 +236,8 @@ def serve(kind: str, folder: Path, first: int, count: int, seed: int, seconds: f
             said = f"{type(error).__name__}: {error}"[:300]
             result = "documented error" if documented(error) else said[:120]
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.stdout.write(
-            json.dumps({"number": number, "result": result, "seconds": time.perf_counter() - begin}) + "\n"
-        )
-        sys.stdout.flush()
+        told.write(json.dumps({"number": number, "result": result, "seconds": time.perf_counter() - begin}) + "\n")
+        told.flush()
 
 
 def run(kind: str, count: int, seed: int, seconds: float, mib: int) -> list[dict[str, Any]]:

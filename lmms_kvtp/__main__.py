@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import NoReturn
 
 from lmms_kvtp import __version__
-from lmms_kvtp.rendering import visible
+from lmms_kvtp.rendering import Terminal, visible
 
 COMMANDS = {
     "list": ("lmms_kvtp.commands.list", "show every component with its paper and what it reads"),
@@ -61,10 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # in the C locale, ± is better lost than the table
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", stream=Terminal(sys.stderr))
     logging.getLogger("lmms_kvtp").setLevel(logging.INFO)  # not of libraries
     try:
-        code = int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
+        with redirect_stdout(Terminal(sys.stdout)):
+            code = int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as stopped:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 PART = ".part"
 """Suffix of unfinished files."""
+MOST_TOLD = 400
+"""Letters of a library's message that are shown."""
 PIECE = 1 << 16
 """Bytes read at each place of a file that is fingerprinted: whole videos and weights are too long."""
 WEIGHT_SPOTS = 64
@@ -37,7 +39,7 @@ def home() -> Path:
         raise OSError(f"there is no home folder here; set {HOME_VARIABLE} to a writable folder") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Put `content` at `path` by way of a temporary file beside it; a reader sees the old file or the whole new one.
 
     Raises:
@@ -47,7 +49,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -71,6 +73,18 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file, whole or not at all; what UTF-8 cannot hold of a text becomes `?`. Raises as `writing` does."""
     with writing(path):
         write_atomically(path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn whatever odd values in files make libraries raise into one ValueError: no `what`, and the reason."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers has no kind of its own for this, and transformers raises many
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_TOLD]
+        raise ValueError(f"no {what}: {cause}") from error
 
 
 @contextmanager

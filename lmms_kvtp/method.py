@@ -38,13 +38,7 @@ PARTS: dict[str, tuple[str, type[Any]]] = {
 }
 """Package of the components and their interface, by part."""
 
-KVTP = {
-    "encoder": "siglip",
-    "scorer": "kvtp",
-    "allocator": "softmax",
-    "pruner": "prumerge",
-    "keep_ratio": "0.2",
-}
+KVTP = {"encoder": "siglip", "scorer": "kvtp", "allocator": "softmax", "pruner": "prumerge", "keep_ratio": "0.2"}
 """Settings of KVTP with PruMerge at 20 %, the paper's headline row: the default of the wrapper."""
 PREDICTOR = "predictor"
 """Setting that names a trained predictor; `none` for the encoder as it is."""

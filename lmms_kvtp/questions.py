@@ -1,13 +1,12 @@
 """A question, what relevance scorers read of it (no instructions, letters, positions), and the letter of an answer."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from lmms_kvtp.files import text_lines
+from lmms_kvtp.files import from_json, text_lines
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Remembered:
         found: dict[str, str] = {}
         for number, line in text_lines(path):
             try:
-                entry = json.loads(line)
+                entry = from_json(line)
                 key, text = _identity(entry["question"], entry.get("options", ())), entry.get("refined")
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}: no question of an index ({error!r})") from error

@@ -34,6 +34,18 @@ def visible(text: str) -> str:
     return UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
+class Terminal(io.TextIOBase):
+    """A stream that shows what is written to another as `visible` has it."""
+
+    def __init__(self, stream: Any) -> None:
+        """Write to `stream`."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return int(self._stream.write(visible(text)))
+
+
 def as_markdown(text: str) -> str:
     """Write one line of Markdown that shows the text: no tag, link, image or code in it works, and nobody is called."""
     line = visible(" ".join(text.split()))

@@ -1,5 +1,6 @@
 """The command line."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -132,3 +133,13 @@ def test_messages_command_no_terminal(tmp_path, capsys):
         main(["leaderboard", str(tmp_path / "\x1b]0;title\x07"), "--out", str(tmp_path)])
     assert "\x1b" not in (told := capsys.readouterr().err)
     assert r"\x1b]0;title\x07" in told
+
+
+def test_names_of_files_command_no_terminal(tmp_path, capsys, monkeypatch):
+    index = tmp_path / "\x1b]0;title\x07.jsonl"
+    index.write_text("{}\n")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    assert main(["skvqa", "validate", str(index)]) == 1
+    logging.getLogger("lmms_kvtp.video").info("%s is damaged", index)
+    for told in capsys.readouterr():
+        assert r"\x1b]0;title\x07.jsonl" in told and not set(told) & {"\x1b", "\x07"}

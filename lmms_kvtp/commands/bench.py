@@ -161,6 +161,7 @@ def _random(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.bench.first_token import first_tokens, median_cost, preprocess_seconds, random_pixels
     from lmms_kvtp.bench.random_model import random_llava, random_parts
     from lmms_kvtp.bench.waterfall import stage_floors, waterfall
+    from lmms_kvtp.files import writing
     from lmms_kvtp.forecast.machine import matrix_rate
     from lmms_kvtp.forecast.models import find_spec
     from lmms_kvtp.leaderboard.provenance import row_name
@@ -170,7 +171,8 @@ def _random(arguments: argparse.Namespace) -> str:
     spec = find_spec(arguments.random_weights)
     vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
     with tempfile.TemporaryDirectory() as scratch:
-        parts = random_parts(arguments.encoder, spec, Path(scratch), vlm)
+        with writing(Path(scratch), "or set TMPDIR to another folder"):
+            parts = random_parts(arguments.encoder, spec, Path(scratch), vlm)
         settings = method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers)
         method = build_method({**settings, **parts.settings}, KVTP)
         video = random_pixels([spec.pixel_spec, parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)

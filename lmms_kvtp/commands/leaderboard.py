@@ -33,11 +33,10 @@ def main(arguments: argparse.Namespace) -> int:
 def _real(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.discover import read_proofs
     from lmms_kvtp.leaderboard.page import real_weights
-    from lmms_kvtp.rendering import visible
 
     proofs, left = read_proofs(arguments.real)
     write_whole(arguments.out / "real.html", real_weights(proofs, left))
-    sys.stdout.write("".join(f"! refused: {visible(f'{item.what}: {item.why}')}\n" for item in left))
+    sys.stdout.write("".join(f"! refused: {item.what}: {item.why}\n" for item in left))
     sys.stdout.write(f"{arguments.out / 'real.html'}: {len(proofs)} proofs on real weights\n")
     return int(bool(left))
 

@@ -73,7 +73,7 @@ def listing(part: str, width: int) -> str:
         try:
             does, *facts = find_facts(part, name)["row"]
             told = "; ".join(f"{key}: {fact}" for key, fact in zip(HEADER[2:], facts, strict=True) if fact != "-")
-        except LookupError as error:
+        except Exception as error:  # foreign code: anything may come of it
             does, told = f"cannot be used: {error}", ""
         for text in (does, told):
             lines += [" " * INDENT + line for line in textwrap.wrap(text, width - INDENT)]

@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from accelerate import init_empty_weights
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    SiglipVisionConfig,
-)
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
 
 from lmms_kvtp.types import GenerationOptions, Prompt, Timing
 from lmms_kvtp.video.frames import Frames
@@ -70,13 +66,7 @@ def pool_by(model: LlavaOnevisionForConditionalGeneration, mode: str) -> None:
     model.model.apply_pooling = pool
 
 
-PUBLISHED = {
-    "LLaVA-Video-7B-Qwen2": (
-        (1.8369, 3.4141, 1.2607),
-        (-1.1689, -1.5059, 1.4453),
-        (3.0625, 6.0078, 11.7266),
-    )
-}
+PUBLISHED = {"LLaVA-Video-7B-Qwen2": ((1.8369, 3.4141, 1.2607), (-1.1689, -1.5059, 1.4453), (3.0625, 6.0078, 11.7266))}
 """Logits of token ids 0 to 2 after each of the first three tokens of every prompt, which come before any visual.
 
 Source: the script that converts this family for transformers records them, in float16, as extended for this

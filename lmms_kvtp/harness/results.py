@@ -139,7 +139,7 @@ def report(answers: Sequence[Answer], failures: Sequence[str], toy: bool) -> Non
     """
     if failures:
         shown = first_few(failures, 5, "\n  ")
-        logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:\n  {shown}")
+        logger.error(f"{len(failures)} samples could not be answered; they count as empty answers:\n  {visible(shown)}")
     costs = [answer.cost for answer in answers if answer.error is None]
     patched = round(sum(cost.frames_patched / cost.questions_on_video for cost in costs))  # once for each video
     if patched:

@@ -106,7 +106,7 @@ def fault(error: Exception) -> str:
 
 def _interrupted(folders: Sequence[Path]) -> Iterator[LeftOut]:
     """Folders that hold a journal of answers but no results."""
-    journals = sorted({path for folder in folders for path in folder.rglob(f"*{JOURNAL}*.jsonl")})
+    journals = sorted({path for folder in folders for path in folder.rglob(f"*{JOURNAL}*.jsonl") if path.is_file()})
     for path in journals:
         home = path.parent.parent if path.parent.name == "journal" else path.parent  # a sweep has folders of journals
         if not any(home.rglob(f"*{RESULTS}")):
@@ -192,7 +192,7 @@ def pending_summaries(files: Sequence[SampleFile], processes: int) -> Iterator[l
 
     It takes at most `processes`; fewer where there is little to read, and no other process for a few files.
     """
-    count = min(processes, len(files), sum(path.stat().st_size for path, *_ in files) // SHARE)
+    count = min(processes, len(files), sum(path.stat().st_size for path, *_ in files if path.is_file()) // SHARE)
     collecting = gc.isenabled()
     gc.disable()  # reading makes millions of small objects and no cycles, and the search for these takes long
     try:

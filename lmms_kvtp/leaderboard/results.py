@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas
 
-from lmms_kvtp.files import write_json
+from lmms_kvtp.files import from_json, write_json
 from lmms_kvtp.leaderboard import frame
 from lmms_kvtp.leaderboard.board import Board, Row
+from lmms_kvtp.leaderboard.runs import DAMAGE
 from lmms_kvtp.leaderboard.stats import Estimate
 from lmms_kvtp.leaderboard.task_score import TaskScore
 from lmms_kvtp.rendering import as_csv
@@ -123,10 +124,10 @@ def bands(board: Board, folder: Path) -> dict[tuple[str, str], Band]:
         if not path.is_file():
             continue
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = from_json(path.read_bytes())
             before, questions = float(stored["accuracy"]["mean"]), int(stored["questions"])
-            limit, model = SIGMAS * (stored["accuracy"]["stderr"] or 0.0), str(stored["model"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            limit, model = SIGMAS * float(stored["accuracy"]["stderr"] or 0.0), str(stored["model"])
+        except DAMAGE as error:
             raise ValueError(f"{path} is no stored result: {error!r}") from error
         if model != row.provenance.model:
             renew = "renew it with `lmms-kvtp leaderboard RUNS --out OUT --results` and its folder"

@@ -17,7 +17,7 @@ RESULTS, SAMPLES = "_results.json", "_samples_"
 """Parts of the harness's file names that follow the time of the run."""
 HARNESS_ZONE = "Asia/Singapore"
 """Where the harness takes its time from, unless it is told."""
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError)
 """What comes of reading a damaged file: each place where that is caught names the file, and leaves out no other."""
 
 

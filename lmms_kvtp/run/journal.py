@@ -79,22 +79,24 @@ def read(path: Path) -> EarlierAnswers:
     if not files or not path.exists():
         raise FileNotFoundError(f"no journal to resume from at {path}; it is named like {PATTERN}, beside the results")
     answers: dict[str, Answer] = {}
-    setups = []
-    for first, *lines in filter(None, map(_lines, files)):
-        setups.append(first["setup"])
-        for line in lines:
-            if "error" not in line:
-                answers[line["key"]] = Answer(line["text"], SampleCost.from_dict(line["cost"]))
+    setups: list[Mapping[str, Any]] = []
+    for file in files:
+        try:
+            lines = _lines(file)
+            setups += [first["setup"] for first in lines[:1]]
+            for line in lines[1:]:
+                if "error" not in line:
+                    answers[line["key"]] = Answer(line["text"], SampleCost.from_dict(line["cost"]))
+        except (json.JSONDecodeError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            way = "resume from another journal, or remove its bad lines"
+            raise ValueError(f"{file} is damaged: {error!r}; {way}") from error
     return EarlierAnswers(answers, tuple(setups))
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Read the whole lines of a journal; none if its process died at once."""
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last is empty, or torn
-    try:
-        values: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is damaged: {error}; resume from another journal, or remove its bad lines") from error
+    values: list[dict[str, Any]] = [json.loads(line) for line in lines]
     found = values[0].get("journal") if values else FORMAT
     if found == 1:
         raise ValueError(

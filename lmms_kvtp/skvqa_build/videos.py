@@ -1,5 +1,6 @@
 """Step 1: the folder of a data set's videos, archives that are unpacked into it, their sampled frames and clips."""
 
+import errno
 import json
 import os
 import tarfile
@@ -10,11 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, cast
 
 import torch
 
-from lmms_kvtp.files import content_key, fingerprint, is_inside
+from lmms_kvtp.files import PIECE, content_key, fingerprint, is_inside, write_atomically
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, clip_bounds
 from lmms_kvtp.skvqa.layouts import LayoutError, missing_message
 from lmms_kvtp.skvqa_build.store import Store
@@ -99,6 +100,10 @@ def _opened(path: Path, key: str, options: FrameOptions) -> SampledVideo:
 
 MOST_GROWTH, LEAST_LIMIT = 20, 2**26
 """Most bytes that a byte of an archive may become, where all are more than LEAST_LIMIT: videos hardly shrink."""
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, RuntimeError, ValueError, IndexError)
+"""Errors of libraries that unpack a damaged archive."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+"""Numbers of errors that no other download would mend."""
 
 
 class ArchiveError(ValueError):
@@ -150,36 +155,46 @@ def scan(root: Path) -> VideoFolder:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpack a zip or tar file, but for files that are there already with their full size.
+    """Unpack the files of a zip or tar archive, each whole or not at all, but for those that are there in full size.
 
-    ArchiveError where it is damaged, no archive, or a member would leave the folder: then nothing is written.
+    ArchiveError where it is damaged, no archive, or there is no room for it; and where a member would leave the folder:
+    then nothing is written. Links in an archive are left out.
     """
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                sizes = {member.filename: member.file_size for member in opened.infolist()}
-                _extract(archive, into, sizes, opened.extract)
+            with zipfile.ZipFile(archive) as packed:
+                files = ((member.filename, member.file_size) for member in packed.infolist() if not member.is_dir())
+                _extract(archive, into, files, packed.open)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened:
-                sizes = {member.name: member.size for member in opened.getmembers()}
-                _extract(archive, into, sizes, partial(opened.extract, filter="data"))
+                files = ((member.name, member.size) for member in opened if member.isreg())
+                _extract(archive, into, files, lambda name: cast(IO[bytes], opened.extractfile(name)))
         else:
             raise ArchiveError(f"{archive} is neither a zip nor a tar file")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, RuntimeError, OSError) as error:
-        raise ArchiveError(f"cannot unpack {archive}: {error}; download it again, or unpack it by hand") from error
+    except ArchiveError:
+        raise
+    except (*BROKEN, OSError) as error:
+        full = getattr(error, "errno", None) in NO_ROOM
+        way = (
+            f"free some space for {into}, or choose another folder" if full else "download it again, or unpack by hand"
+        )
+        raise ArchiveError(f"cannot unpack {archive}: {error}; {way}") from error
 
 
-def _extract(archive: Path, into: Path, sizes: Mapping[str, int], extract: Callable[[str, Path], Any]) -> None:
-    for name in sizes:
+def _extract(archive: Path, into: Path, files: Iterable[tuple[str, int]], read: Callable[[str], IO[bytes]]) -> None:
+    most, total = max(LEAST_LIMIT, MOST_GROWTH * archive.stat().st_size), 0
+    sizes: dict[str, int] = {}
+    for name, size in files:
         if not is_inside(name):
             raise ArchiveError(f"{archive} has the member {name!r}, which lies outside of the folder; nothing unpacked")
-    most = max(LEAST_LIMIT, MOST_GROWTH * archive.stat().st_size)
-    if sum(sizes.values()) > most:
-        raise ArchiveError(
-            f"{archive} unpacks to {sum(sizes.values())} bytes, where so small a file of videos has at most {most}; "
-            "nothing unpacked; do it by hand if it is right"
-        )
+        sizes[name], total = size, total + size
+        if size < 0 or total > most:  # a negative one would have tarfile go round for ever
+            raise ArchiveError(
+                f"{archive} unpacks to {total} bytes with {name!r}, where so small a file of videos has at most "
+                f"{most}; nothing unpacked; do it by hand if it is right"
+            )
     for name, size in sizes.items():
         there = into / name
         if not (there.is_file() and there.stat().st_size == size):
-            extract(name, into)
+            with read(name) as member:
+                write_atomically(there, iter(partial(member.read, PIECE), b""))

@@ -13,7 +13,11 @@ from lmms_kvtp.video.pixels import PixelSpec, Shrink, resize
 
 
 class VideoError(ValueError):
-    """A video cannot be read; the message names the path and the cause."""
+    """A video cannot be read; the message names the path and the cause, and commands no terminal."""
+
+    def __str__(self) -> str:
+        """Give the message."""
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 class StaleIndexError(VideoError):

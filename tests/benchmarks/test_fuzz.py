@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz_inputs.py"
-KINDS = ("index", "answers", "model_args", "checkpoints", "results")
+KINDS = ("index", "answers", "model_args", "checkpoints", "predictors", "results")
 
 
 def fuzz(kind, count, seed):

@@ -64,8 +64,10 @@ COMMANDS = {
         "p",
     ],
     "demo": ["--limit", "1", "--out", "d"],
+    "bench": ["e2e", "--random-weights", "tiny", "--encoder", "shared", "--frames", "8", "--rounds", "1"],
+    "reproduce": ["table2"],
 }
-"""Commands that write, with files and folders below the one that can be written."""
+"""Commands that write, or measure, with files and folders below the one that can be written."""
 
 
 @pytest.mark.slow

@@ -161,3 +161,25 @@ def test_damaged_files_are_named(folder, damage, part, load):
     with pytest.raises(ValueError, match=r"(no head for the model's own tower|no text side of a predictor) in .*"):
         load(folder)
     assert json.loads((folder / "text.json").read_text()) is not None
+
+
+@pytest.mark.parametrize(
+    ("part", "load", "sizes", "told"),
+    [
+        (
+            "tower_head",
+            load_tower_head,
+            {"width": 3 * 2**16, "intermediate": 3 * 2**16},
+            "size mismatch",
+        ),  # not: no memory
+        ("text", load_text_side, {"hidden_size": 2**17, "intermediate_size": 2**17}, "size mismatch"),
+        ("text", load_text_side, {"num_hidden_layers": 10**8}, "100000000 layers of .* tensors"),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_made_of_them(
+    folder, part, load, sizes, told
+):
+    settings = folder / f"{part}.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | sizes))
+    with pytest.raises(ValueError, match=told):
+        load(folder)

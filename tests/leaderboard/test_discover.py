@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 from helpers.harness_files import read_board, samples, write_base, write_run
@@ -112,6 +113,21 @@ def test_a_results_file_that_is_none_is_named_and_left_out(tmp_path, text):
     (tmp_path / "1_results.json").write_bytes(text.encode("latin-1"))
     [left] = read_board(tmp_path).left
     assert "1_results.json" in left.what and left.why.startswith("not ")
+
+
+@pytest.mark.parametrize("name", ["1_results.json", "2_samples_look.jsonl", "1_journal_rank0.jsonl", "gates.json"])
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")], ids=["folder", "link"])
+def test_a_name_that_leads_to_no_file_takes_no_other_run_down(tmp_path, name, make):
+    write_base(tmp_path / "full", [1, 1, 0])
+    write_run(tmp_path / "bad", samples([1, 0, 0]))
+    [path] = (tmp_path / "bad").rglob("*_samples_*.jsonl")
+    wrong = path if "samples" in name else tmp_path / "other" / name
+    wrong.unlink() if wrong.exists() else wrong.parent.mkdir()
+    make(wrong)
+    board = read_board(tmp_path)
+    assert "all tokens" in [row.name for row in board.rows]
+    left = [item.what for item in [*board.left, *find_records([tmp_path])[1]]]
+    assert any(str(wrong) in what for what in left) == ("journal" not in name)
 
 
 ODD_COSTS = [{"tokens_kept": "x"}, {"flops": [1]}, {"tokens_kept": 10**400}, {"seconds": {"a": -1}}]

@@ -91,10 +91,14 @@ def test_a_fall_within_the_noise_and_other_questions_are_none(tmp_path):
     assert worse(read_board(tmp_path / "runs", allow=["questions"]), folder) == []
 
 
-def test_a_damaged_result_is_named(tmp_path):
+ONE_ROW = '{"model": "m", "questions": 6, "accuracy": {"mean": %s, "stderr": %s}}'
+
+
+@pytest.mark.parametrize("text", ["{}", "[" * 5000, ONE_ROW % ('"x"', 1), ONE_ROW % (1, '"x"')])
+def test_a_damaged_result_is_named(tmp_path, text):
     folder = stored(tmp_path, OURS)
-    (folder / "skvqa_synth__random__0.25.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"random__0.25.json is no stored result: KeyError\('accuracy'\)"):
+    (folder / "skvqa_synth__random__0.25.json").write_text(text)
+    with pytest.raises(ValueError, match=r"random__0.25.json is no stored result: (Key|Value)Error\("):
         worse(read_board(tmp_path / "runs"), folder)
 
 

@@ -55,6 +55,16 @@ def test_a_contributors_code_runs_without_write_permission_and_without_credentia
     assert COMMENT[True]["workflow_run"]["workflows"] == [RUNS["name"]]  # YAML reads `on` as a truth value
 
 
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.yml")), ids=lambda file: file.stem)
+def test_no_job_that_runs_a_checkout_may_write_or_keeps_a_token(file):
+    flow = yaml.safe_load(file.read_text())
+    assert "pull_request_target" not in flow[True]
+    for job in flow["jobs"].values():
+        out = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout")]
+        assert all(step["with"]["persist-credentials"] is False for step in out)
+        assert not out or "write" not in job.get("permissions", flow["permissions"]).values()
+
+
 def test_the_board_that_is_published_is_the_stored_rows_and_only_its_own_job_may_publish():
     assert PAGES["permissions"] == {"contents": "read"} and "permissions" not in PAGES["jobs"]["board"]
     assert PAGES["jobs"]["publish"]["needs"] == "board"

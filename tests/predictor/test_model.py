@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from helpers.small_predictors import RECIPE, encoder, fresh, videos
 from transformers import SiglipModel, TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
+from lmms_kvtp.encoders.parts.text_side import save_tokenizer
+from lmms_kvtp.files import written_whole
 from lmms_kvtp.predictor.examples import Example
 from lmms_kvtp.predictor.features import CachedVideo
 from lmms_kvtp.predictor.measure import measure_scores
@@ -103,17 +106,31 @@ def test_the_learning_rate_falls_in_a_line_to_a_twentieth(model, each, tmp_path)
     assert rates == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0.05])
 
 
+@contextmanager
+def files_of_at_most(size):
+    """Let no file grow beyond so many bytes, as if the disk were full then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [100, 1000])  # less than the tokenizer's settings, and than its vocabulary
+def test_a_tokenizer_that_cannot_be_written_is_an_error_with_a_way_out(model, size, tmp_path):
+    told = re.escape(f"cannot write {tmp_path / 'out'}: File too large") + ".{0,16}; free some space there, or choose"
+    with files_of_at_most(size), pytest.raises(OSError, match=told), written_whole(tmp_path / "out") as new:
+        save_tokenizer(new, model.towers.encoder.tokenizer)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(model, tmp_path):
     model.save(tmp_path / "out", tmp_path / "slim")
     files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes of a file, as if the disk were full then
-    try:
-        told = re.escape(f"cannot write {tmp_path / 'out'}: ") + ".*File too large.*; free some space there, or"
-        with pytest.raises(OSError, match=told):
-            model.save(tmp_path / "out", tmp_path / "slim")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = re.escape(f"cannot write {tmp_path / 'out'}: ") + ".*File too large.*; free some space there, or"
+    with files_of_at_most(20_000), pytest.raises(OSError, match=told):
+        model.save(tmp_path / "out", tmp_path / "slim")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == files
 
 

@@ -73,12 +73,19 @@ def test_nothing_to_resume_from_is_an_error(tmp_path):
         read(tmp_path)
 
 
+FIRST = '{"journal": 2, "setup": {}}\n'
+ODD = ("5", "[]", "{}", '{"key": [], "text": "A", "cost": {}}', '{"key": "k", "text": "A", "cost": 5}')
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"text": "A"}\n', "not a journal of format 2"),
         ('{"journal": 1, "setup": {}}\n{"key": "k", "text": "A", "cost": {}}\n', "earlier code.*not resumed"),
         ("{]\n", "is damaged"),
+        ("[" * 5000 + "\n", "is damaged: RecursionError"),
+        ("5\n", "is damaged"),
+        *((f"{FIRST}{line}\n", "is damaged: .*; resume from another journal, or remove its bad lines") for line in ODD),
     ],
 )
 def test_another_file_is_refused_by_name(tmp_path, content, message):

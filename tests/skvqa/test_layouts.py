@@ -1,5 +1,6 @@
 import io
 import json
+import resource
 import tarfile
 import zipfile
 
@@ -119,19 +120,19 @@ def test_a_dot_in_a_name_is_no_extension(tmp_path):
     assert scan(tmp_path).find("v_1.2") == tmp_path / "v_1.2.mp4"
 
 
-def zipped(path, names):
+def zipped(path, names, content=b"film"):
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
-            archive.writestr(name, b"film")
+            archive.writestr(name, content)
     return path
 
 
-def tarred(path, names):
+def tarred(path, names, content=b"film"):
     with tarfile.open(path, "w") as archive:
         for name in names:
             member = tarfile.TarInfo(name)
-            member.size = 4
-            archive.addfile(member, io.BytesIO(b"film"))
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return path
 
 
@@ -156,15 +157,53 @@ def test_a_damaged_archive_is_named(tmp_path):
     archive.write_bytes(archive.read_bytes().replace(b"film", b"filn"))
     with pytest.raises(ArchiveError, match=r"cannot unpack .*videos.zip: .*download it again"):
         unpack(archive, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []  # of the full size, it would be taken for the film next time
     (tmp_path / "text").write_text(json.dumps({}))
     with pytest.raises(ArchiveError, match="neither a zip nor a tar"):
         unpack(tmp_path / "text", tmp_path / "out")
 
 
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_a_file_that_is_cut_off_for_want_of_room_does_not_take_its_place(tmp_path, make):
+    archive, there = make(tmp_path / "archive", ["a.mp4"], bytes(100_000)), tmp_path / "out" / "a.mp4"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # bytes of a file, as if the disk were full then
+    try:
+        with pytest.raises(ArchiveError, match=rf"File too large; free some space for {there.parent}, or choose"):
+            unpack(archive, there.parent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(there.parent.iterdir()) == []
+    unpack(archive, there.parent)
+    assert there.read_bytes() == bytes(100_000)
+
+
+def test_an_archive_of_a_member_that_would_be_read_for_ever_unpacks_nothing(tmp_path):
+    with tarfile.open(tmp_path / "archive.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, size in (("a.mp4", 0), ("b.mp4", -512)):  # the next member of b.mp4 is b.mp4
+            member = tarfile.TarInfo(name)
+            member.size = size
+            archive.addfile(member)
+    with pytest.raises(ArchiveError, match=r"unpacks to -512 bytes with 'b.mp4'"):
+        unpack(tmp_path / "archive.tar", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_of_an_archive_are_left_out(tmp_path):
+    with tarfile.open(tarred(tmp_path / "archive", ["a.mp4"]), "a") as archive:
+        member = tarfile.TarInfo("b.mp4")
+        member.type, member.linkname = tarfile.SYMTYPE, "../../a.mp4"
+        archive.addfile(member)
+    unpack(tmp_path / "archive", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mp4"]
+
+
 def test_an_archive_that_unpacks_to_far_more_than_videos_can_unpacks_nothing(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.mp4", bytes(80_000_000))
-    with pytest.raises(ArchiveError, match=r"unpacks to 80000000 bytes, .* has at most 67108864; nothing unpacked"):
+    with pytest.raises(
+        ArchiveError, match=r"unpacks to 80000000 bytes with 'a.mp4', .* has at most 67108864; nothing unpacked"
+    ):
         unpack(tmp_path / "bomb.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -176,5 +215,5 @@ def test_an_archive_that_python_cannot_read_is_named(tmp_path, at):
     for head, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
         data[data.index(head) + offset] = 1 if at == 6 else 99
     archive.write_bytes(bytes(data))
-    with pytest.raises(ArchiveError, match=r"cannot unpack .*videos.zip: .*unpack it by hand"):
+    with pytest.raises(ArchiveError, match=r"cannot unpack .*videos.zip: .*unpack by hand"):
         unpack(archive, tmp_path / "out")

@@ -1,5 +1,6 @@
 """Files that cannot be read: each is an error that names the file, the cause and the way out."""
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,15 @@ def test_a_folder(tmp_path):
 def test_an_empty_file(tmp_path):
     (tmp_path / "empty.mp4").touch()
     refuses(tmp_path / "empty.mp4", "the file is empty; replace")
+
+
+def test_a_name_that_would_command_a_terminal(tmp_path):
+    name = "\x1b]0;title\x07.mp4"
+    (tmp_path / name).touch()
+    with pytest.raises(VideoError, match=r"\\x1b\]0;title\\x07\.mp4: the file is empty") as caught:
+        load_video(tmp_path / name, FrameOptions())
+    copy = pickle.loads(pickle.dumps(caught.value))  # it comes from another process
+    assert str(copy) == str(caught.value) and not set(str(copy)) & {"\x1b", "\x07"}
 
 
 @pytest.mark.parametrize("content", [b"x", b"not a video " * 99, bytes(3000)])

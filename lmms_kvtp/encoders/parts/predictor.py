@@ -1,13 +1,12 @@
 """Trained relevance predictors: where the files of one lie, in which form, and what of it the paper lacks."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lmms_kvtp.files import WEIGHT_SPOTS, content_key, fingerprint
+from lmms_kvtp.files import WEIGHT_SPOTS, content_key, fingerprint, from_json
 from lmms_kvtp.shipped import checked, shipped_folder
 
 FUSION = ("fusion.json", "fusion.safetensors")
@@ -66,7 +65,7 @@ class TrainedPredictor:
     @property
     def evaluation(self) -> list[str]:
         """Data sets of whose evaluation lines some were trained on."""
-        return list((self.training.get("data") or {}).get("evaluation") or [])
+        return list(map(str, (self.training.get("data") or {}).get("evaluation") or []))
 
     def has_seen(self, task: str) -> bool:
         """Whether evaluation lines of a task's data set were trained on."""
@@ -157,7 +156,8 @@ def predictor_folder(name: str, setting: str) -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found: dict[str, Any] = {**from_json(file.read_bytes())}
+        TrainedPredictor("", file, "siglip", False, found).describe()  # raises where a value is of another type
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}; train the predictor again, or delete that file") from error
     return found

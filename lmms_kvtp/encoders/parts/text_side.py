@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from lmms_kvtp.device import send
 from lmms_kvtp.encoders.parts.predictor import TEXT_SIDE
 from lmms_kvtp.encoders.parts.siglip_config import build_text_tower, siglip_source, text_shape
 from lmms_kvtp.encoders.parts.text import REMEMBERED, RemembersTexts, padded_pieces, scaled_cosines
-from lmms_kvtp.files import write_json, write_whole
+from lmms_kvtp.files import from_json, loading, write_json, write_whole
 
 CONFIG, WEIGHTS = TEXT_SIDE
 SCALE, BIAS = "logit_scale", "logit_bias"
@@ -97,8 +96,13 @@ def _write(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tens
 
 
 def save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Write a tokenizer in a form that transformers 4 reads, too, if transformers 5 writes it."""
-    tokenizer.save_pretrained(folder)
+    """Write a tokenizer in a form that transformers 4 reads, too; OSError where the disk is full."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error  # tokenizers has no kind of its own for a full disk
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
@@ -117,8 +121,8 @@ def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide
     """
     from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
 
-    try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    with loading(f"text side of a predictor in {folder}"):
+        settings = from_json((folder / CONFIG).read_bytes())
         tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
         scale, bias = (float(tensors.pop(name)) for name in (SCALE, BIAS))
         if UNTUNED in settings:
@@ -126,9 +130,12 @@ def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide
             tower: nn.Module = SiglipModel.from_pretrained(source, dtype=torch.float32).text_model
         else:
             source = str(folder)
-            tower = build_text_tower(SiglipTextConfig(**settings))
+            if settings.get("num_hidden_layers", 0) > len(tensors):  # before anything is made of them
+                raise ValueError(f"{settings['num_hidden_layers']} layers of {len(tensors)} tensors")
+            config = SiglipTextConfig(**settings)
+            with torch.device("meta"):  # sizes that the weights do not have take no memory
+                build_text_tower(config).load_state_dict(tensors, assign=True)
+            tower = build_text_tower(config)
             tower.load_state_dict(tensors)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"no text side of a predictor in {folder}: {error}") from error
     return TextSide(tower.to(device or torch.device("cpu")).eval().requires_grad_(False), tokenizer, scale, bias)

@@ -1,19 +1,17 @@
 """The head that makes an image embedding of what the language model's own tower saw."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lmms_kvtp.cost.flops import VisionShape, pooling_head_flops
 from lmms_kvtp.encoders.parts.predictor import TOWER_HEAD
-from lmms_kvtp.files import write_json, write_whole
+from lmms_kvtp.files import from_json, loading, write_json, write_whole
 
 SETTINGS, WEIGHTS = TOWER_HEAD
 
@@ -115,9 +113,9 @@ def load_tower_head(folder: Path) -> TowerHead:
 
     ValueError where a file is missing, damaged or of other shapes; the message names the folder and the reason.
     """
-    try:
-        head = TowerHead(HeadShape(**json.loads((folder / SETTINGS).read_text(encoding="utf-8"))))
-        head.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
-    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"no head for the model's own tower in {folder}: {error}") from error
+    with loading(f"head for the model's own tower in {folder}"):
+        with torch.device("meta"):  # sizes that the weights do not have take no memory
+            head = TowerHead(HeadShape(**from_json((folder / SETTINGS).read_bytes())))
+        weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+        head.load_state_dict(weights, assign=True)
     return head.eval().requires_grad_(False)

@@ -119,10 +119,7 @@ def top(scores: Float[Tensor, "T N"], budgets: Int[Tensor, " T"]) -> Bool[Tensor
 
 
 def pack(
-    tokens: FrameTokens,
-    embeds: Float[Tensor, "T N D"],
-    keep: Bool[Tensor, "T N"],
-    count: int | None = None,
+    tokens: FrameTokens, embeds: Float[Tensor, "T N D"], keep: Bool[Tensor, "T N"], count: int | None = None
 ) -> PackedTokens:
     """Gather the rows of `embeds` that `keep` marks, in raster order; `count` is as in `places`."""
     frame, patch = places(send(keep, embeds.device), count).unbind(dim=1)

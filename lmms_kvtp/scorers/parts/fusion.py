@@ -1,6 +1,5 @@
 """KVTP's context fusion head: what a frame shows, what its clip shows, and what the whole video shows."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,13 +8,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lmms_kvtp.device import send
 from lmms_kvtp.encoders.parts.predictor import FUSION
-from lmms_kvtp.files import write_json, write_whole
+from lmms_kvtp.files import from_json, loading, write_json, write_whole
 
 SETTINGS, WEIGHTS = FUSION
 
@@ -89,18 +87,16 @@ class FusionHead:
     @staticmethod
     def load(settings: Path, weights: Path) -> "FusionHead":
         """Read what `save` wrote; ValueError names a file that is damaged or holds something else."""
-        try:
+        with loading(f"fusion head in {settings} and {weights}"):
             learned = load_file(weights)
             log_tau = learned["log_tau"]
             if tuple(log_tau.shape) != (2,) or not torch.isfinite(log_tau).all():
                 raise ValueError(f"log_tau is {log_tau.tolist()}, wanted two finite numbers")
             offsets = learned.get("offsets", torch.zeros(0, 0))
-            head = FusionHead(**json.loads(settings.read_text(encoding="utf-8")), log_tau=log_tau, offsets=offsets)
+            head = FusionHead(**from_json(settings.read_bytes()), log_tau=log_tau, offsets=offsets)
             if len(head.offsets) != head.anchors or not torch.isfinite(head.offsets).all():
                 raise ValueError(f"{len(head.offsets)} offsets for {head.anchors} anchors, or one that is no number")
             return head
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"no fusion head in {settings} and {weights}: {error}") from error
 
     def _placed(self, frames: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
         """Add to frames what was learned about their place in the video."""

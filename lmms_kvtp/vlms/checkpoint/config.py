@@ -9,7 +9,7 @@ from typing import Any
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.device import OutOfMemoryError
 from lmms_kvtp.encoders.parts.siglip_config import SO400M, vision_sizes
-from lmms_kvtp.files import from_json
+from lmms_kvtp.files import MOST_TOLD, from_json
 from lmms_kvtp.vlms.tiles import Tiling
 
 SIZES, _ = SO400M
@@ -46,8 +46,6 @@ LARGEST = {"num_hidden_layers": 1000, "hidden_size": 2**17, "image_size": 2**13,
 """Sizes of a config.json that no model comes near to; of others 2**24."""
 NO_SIZES = ("hidden_act", "tie_word_embeddings")
 """Fields that are no sizes."""
-MOST_SAID = 400
-"""Letters of a library's message that are shown."""
 
 
 class CheckpointError(ValueError):
@@ -123,7 +121,7 @@ def reading(folder: Path) -> Iterator[None]:
     except (CheckpointError, MemoryError, OutOfMemoryError):
         raise
     except Exception as error:  # transformers and tokenizers have no kinds of their own for this
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_SAID]
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_TOLD]
         raise CheckpointError(f"{folder} is no checkpoint that can be read: {cause}; {WANTED}") from error
 
 

@@ -110,6 +110,15 @@ def test_a_folder_that_training_still_writes_is_refused(slim):
         find_predictor(str(slim))
 
 
+@pytest.mark.parametrize(
+    "odd", ["[]", "null", "[" * 5000, '{"recipe": "x"}', '{"recipe": {"head": {"anchors": "x"}}}', '{"data": []}']
+)
+def test_a_note_of_training_with_odd_values_is_named(slim, odd):
+    (slim / "training.json").write_text(odd.replace("[]", "[1]"))
+    with pytest.raises(ValueError, match=r"training\.json is damaged: .*train the predictor again"):
+        find_predictor(str(slim))
+
+
 def test_the_shipped_ones_are_known_by_name():
     assert {"tiny", "tiny_shared"} <= set(shipped_predictors())
     assert find_predictor("tiny").form == "slim" and find_predictor("tiny_shared").form == "shared"

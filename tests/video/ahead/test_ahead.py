@@ -4,10 +4,13 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
+from multiprocessing import Pipe
 
 import psutil
 import pytest
@@ -20,6 +23,7 @@ from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
 from lmms_kvtp.run.journal import read
 from lmms_kvtp.run.options import RunOptions
 from lmms_kvtp.video.ahead.ahead import Ahead, decode_ahead, free_cores, worth_mib
+from lmms_kvtp.video.ahead.feed import limit
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.load import load_video
 from lmms_kvtp.video.pixels import ResizedPixels
@@ -170,7 +174,16 @@ def test_what_waits_stays_within_the_limit_and_one_chunk(paths, ahead):
     assert large.feeds[0].peak > 3 * chunk
 
 
-def test_an_error_belongs_to_its_video_and_is_the_same_as_in_this_process(paths, ahead, tmp_path):
+@pytest.fixture
+def waits(monkeypatch):
+    """The limits of all waits for the other process, in the order in which they are set."""
+    found = []
+    noted = lambda connection, seconds: (found.append(seconds), limit(connection, seconds))  # noqa: E731
+    monkeypatch.setattr("lmms_kvtp.video.ahead.feed.limit", noted)
+    return found
+
+
+def test_an_error_and_the_time_that_is_left_belong_to_one_video(paths, ahead, tmp_path, waits):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
     with pytest.raises(VideoError) as here:
@@ -182,6 +195,11 @@ def test_an_error_belongs_to_its_video_and_is_the_same_as_in_this_process(paths,
             one.videos((str(bad),))
         assert str(there.value) == str(here.value)
     assert len(everything(one.videos((paths[1],))[0])[0]) == 7
+    one.close()
+    start, *each = waits
+    assert start == 305.0 and len(each) == 13  # opened, three chunks and two ends of a video, or its failure
+    assert [at for at, left in enumerate(each) if left == 600.0] == [0, 6, 7]
+    assert all(left < before or left == 600.0 for before, left in pairwise(each))
 
 
 def test_a_decoder_that_hangs_or_dies_fails_its_video_alone(paths, ahead, planted):
@@ -210,17 +228,6 @@ def test_a_decoder_that_somebody_ends_is_replaced_and_loses_nothing(paths, ahead
     assert not any((planted / fault).exists() for fault in faults)
 
 
-@pytest.fixture
-def waits(monkeypatch):
-    """The limits of all waits for the other process, in the order in which they are set."""
-    from lmms_kvtp.video.ahead.feed import limit
-
-    found = []
-    noted = lambda connection, seconds: (found.append(seconds), limit(connection, seconds))  # noqa: E731
-    monkeypatch.setattr("lmms_kvtp.video.ahead.feed.limit", noted)
-    return found
-
-
 @pytest.mark.parametrize(("seconds", "share"), [(600.0, [305.0, 305.0]), (4.0, [7.0, 60.0])])
 def test_decoders_that_die_at_their_start_are_an_error_with_a_way_out(paths, ahead, waits, monkeypatch, seconds, share):
     monkeypatch.setattr("lmms_kvtp.video.ahead.feed.START", "import sys; {path}; sys.exit(3)")
@@ -229,6 +236,19 @@ def test_decoders_that_die_at_their_start_are_an_error_with_a_way_out(paths, ahe
         with pytest.raises(RuntimeError, match=r"ends at its start \(exit code 3\), twice; set decode_ahead_mib=0"):
             one.videos((path,))
     assert waits == share  # both together: video_seconds and 10 s, and the second a minute at least
+
+
+def test_a_wait_ends_in_both_directions_and_inside_a_message():
+    ours, theirs = Pipe()
+    with ours, theirs:
+        limit(ours, 0.02)
+        with pytest.raises(BlockingIOError):
+            ours.recv_bytes()
+        os.write(theirs.fileno(), struct.pack("!i", 100) + b"some of them")
+        with pytest.raises(BlockingIOError):
+            ours.recv_bytes()
+        with pytest.raises(BlockingIOError):
+            ours.send_bytes(bytes(2**24))
 
 
 def test_a_decoder_that_stops_inside_a_message_fails_its_video_alone(clip, paths, ahead):
