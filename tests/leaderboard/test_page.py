@@ -42,7 +42,7 @@ def test_the_latex_table_has_a_block_for_each_ratio(board):
     lines = to_latex(board).splitlines()
     assert lines[1:6] == [
         r"\begin{table}",
-        r"\centering",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         r"\caption{Accuracy in \%, with standard errors clustered by video"
         " (TOY: an embedded model on synthetic videos).}",
         r"\label{tab:skvqa-synth}",
