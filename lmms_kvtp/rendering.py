@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that command a terminal, turn the direction of writing, or are none."""
 MARKUP = re.compile(r"[\\`*~|<>]|\](?=[(\[:])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|^(?=(?:#+|[+-])\s)")
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "\n": " "}
-"""Characters that LaTeX reads as markup, and that no backslash alone prints -> what does."""
+WORDS = "backslash", "asciitilde", "asciicircum", "less", "greater", "bar", "asciigrave"
+LATEX = {sign: rf"\text{word}{{}}" for sign, word in zip("\\~^<>|`", WORDS, strict=True)}
+LATEX |= {"±": r"$\pm$", "\n": " ", "[": "{[}", "*": "{*}"}
+"""Characters that LaTeX reads as markup, some only where a line of a table begins -> what prints them."""
 
 
 class Written(str):

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_args", default="", help="as of lmms-eval: torch_dtype=bfloat16,device=cuda, ...")
     videos = "synthetic videos, four questions on each (default 6)"
     parser.add_argument("--videos", type=at_least_one, default=6, help=videos)
-    parser.add_argument("--frames", type=at_least_one, default=32, help="of a video, at most (default %(default)s)")
+    parser.add_argument("--frames", type=at_least_one, default=64, help="of a video, at most (default %(default)s)")
     parser.add_argument("--baseline", type=Path, help="finished runs of the unpruned model, held to published scores")
     parser.add_argument("--out", type=Path, help="also write the record: a .json file, or the folder of the runs")
 

@@ -70,7 +70,6 @@ def to_html(
         titles=[row.title for row in board.rows],
         verdicts={(task, one.name): one for task, found in judged.items() for one in found},
         ratios=list(dict.fromkeys(percent(row.provenance.keep_ratio) for row in board.rows)),
-        costs=[next(iter(row.costs), None) for row in board.rows],
         plots=plots(board) if drawn is None else drawn,  # matplotlib escapes the texts in its SVG
         breakdowns=_breakdowns(board),
         judged=judged,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas
 
-from lmms_kvtp.files import from_json, write_json
+from lmms_kvtp.files import content_key, from_json, write_json
 from lmms_kvtp.leaderboard import frame
 from lmms_kvtp.leaderboard.board import Board, Row
 from lmms_kvtp.leaderboard.runs import DAMAGE
@@ -155,5 +155,6 @@ def sample_script(board: Board) -> str:
 
 
 def plain(text: str) -> str:
-    """A name for a file: small letters, digits and underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:80] or "unnamed"
+    """A name for a file: small letters, digits and underscores; where that is long or nothing, with a digest."""
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower().replace("=-", " minus ")).strip("_")
+    return name if 0 < len(name) <= 80 else f"{name[:71]}_{content_key(text)[:8]}"

@@ -68,9 +68,10 @@ def to_latex(board: Board) -> str:
     """A booktabs table: rows by ratio, columns by benchmark, mean relative accuracy with its standard error."""
     told = "Accuracy in \\%, with standard errors clustered by video"
     toy = " (TOY: an embedded model on synthetic videos)" if any(row.provenance.toy for row in board.rows) else ""
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{told}{toy}.}}"]
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
     label = re.sub("[^a-z0-9]+", "-", "-".join(board.tasks).lower()).strip("-")
-    lines += [rf"\label{{tab:{label}}}", rf"\begin{{tabular}}{{l{'r' * (len(board.tasks) + 2)}}}", r"\toprule"]
+    lines += [rf"\caption{{{told}{toy}.}}", rf"\label{{tab:{label}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(board.tasks) + 2)}}}", r"\toprule"]
     lines.append(_latex(["Method", "Kept", *board.tasks, "Rel. avg. (%)"]))
     ratio: object = ""
     for row in board.rows:

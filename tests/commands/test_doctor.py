@@ -51,6 +51,12 @@ def test_without_method_and_reference_both_are_named(capsys):
     assert "give --method NAME to examine a method, or --reference to examine the model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_the_embedded_model_passes_every_gate_on_as_many_videos_and_frames_as_are_looked_at_by_default(capsys):
+    assert main(["doctor", "--method", "random"]) == 0
+    assert "| baseline accuracy | passed |" in capsys.readouterr().out
+
+
 def test_a_gate_that_fails_is_shown_and_ends_in_an_error(tmp_path, capsys):
     command = ["doctor", "--method", "grid", "--keep-ratio", "0.3", "--videos", "1", "--frames", "4"]
     assert main([*command, "--out", str(tmp_path)]) == 0

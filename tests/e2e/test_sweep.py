@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.cells import plan
 from lmms_kvtp.commands.sweep import SweepError, sweep
+from lmms_kvtp.leaderboard.discover import discover
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 
 TASK, LIMIT = "skvqa_synth_quick", 5
@@ -85,18 +87,18 @@ def test_a_full_disk_ends_a_sweep_in_words_and_keeps_the_answers(small_disk: Pat
     assert 0 < len(answers(small_disk)) < 3 * LIMIT
 
 
-def test_answers_and_counts_are_those_of_separate_runs(folder: Path, swept: list[Run]) -> None:
-    steps = [
-        {
-            "model": "llava_video_kvtp",
-            "model_args": f"{MODEL},journal=none," + ",".join(f"{k}={v}" for k, v in cell.settings.items()),
-            "tasks": TASK,
-            "limit": LIMIT,
-            "log_samples": True,
-            "output_path": str(folder / "alone" / cell.folder),
-        }
-        for cell in CELLS
-    ]
+def test_answers_and_counts_are_those_of_separate_runs_by_each_row_s_printed_command(
+    folder: Path, swept: list[Run]
+) -> None:
+    steps = []
+    for cell in CELLS:
+        [run], _ = discover([folder / "swept" / cell.folder])
+        assert str(folder) not in run.provenance.command
+        program, *words = shlex.split(run.provenance.command.replace(" --log_samples ", " "))
+        given = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+        assert program == "lmms-eval" and given["limit"] == str(LIMIT) and given["output_path"] == "OUT"
+        alone = {"limit": LIMIT, "log_samples": True, "output_path": str(folder / "alone" / cell.folder)}
+        steps.append({**given, **alone})
     (folder / "alone.yaml").write_text(json.dumps(steps))
     command = [sys.executable, "-m", "lmms_eval", "--config", str(folder / "alone.yaml")]
     subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, check=True)

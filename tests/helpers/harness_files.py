@@ -58,7 +58,7 @@ def results(task: str, parts=None, keep_ratio: float = 0.25, **changes) -> dict:
         "notes": changes.get("notes", {}),
         "source": "5a",
         "versions": {"lmms_kvtp": changes.get("version", "0.1.0"), "torch": "2.15.0"},
-        "tree": {"commit": "0123456789abcdef", "dirty": changes.get("dirty", False)},
+        "tree": {"commit": changes.get("commit", "0123456789abcdef"), "dirty": changes.get("dirty", False)},
     }
     arguments = {"tasks": task, "limit": None, "seed": [0, 1234, 1234, 1234], "lmms_kvtp": ours}
     arguments["timezone"] = changes.get("timezone", "Asia/Singapore")

@@ -134,7 +134,7 @@ def test_a_row_on_an_index_of_its_own_encoder_is_called_circular(tmp_path):
     write_run(tmp_path / "random", samples(OURS), notes={"skvqa_synth": note, "other": "of no row here"})
     board, told = read_board(tmp_path), f"random, skvqa_synth: {note}"
     assert board.notes[1:] == (told,)
-    assert told in to_markdown(board, {}) and told in to_html(board, [], {})
+    assert told in to_markdown(board, {}) and told in to_html(board, [], {}, {})
     assert [row_json(row, row.scores["skvqa_synth"])["note"] for row in board.rows] == ["", note]
 
 
@@ -225,7 +225,7 @@ def test_seconds_leave_out_the_warm_up_and_say_that_they_are_of_a_sweep(tmp_path
     assert [point.name for point in points(board.rows, "skvqa_synth", axis)] == ["random, 25%"]
     table = " ".join(to_markdown(board, {}).split())
     assert "| 0.62 shared |" in table and "| 0.62 |" in table
-    page = to_html(board, [], {})
+    page = to_html(board, [], {}, {})
     assert page.count('title="of a sweep') == 1
     assert ",True," in to_csv(board) and ",False," in to_csv(board)
 
@@ -237,7 +237,7 @@ def test_one_method_at_two_ratios_is_two_rows_everywhere(tmp_path):
     board = read_board(tmp_path)
     judged = judge(board)
     assert [one.name for one in judged["skvqa_synth"]] == ["random, 50%", "random, 25%"]
-    page = to_html(board, [], judged)
+    page = to_html(board, [], judged, {})
     for title in ("all tokens", "random, 50%", "random, 25%"):
         assert page.count(f"<tr><td>{title}</td>") == 1 + (title != "all tokens")  # kinds, and the verdicts
     methods = {point.name: point.method for point in points(board.rows, "skvqa_synth", "TFLOPs, 1 question a video")}

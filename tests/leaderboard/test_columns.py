@@ -43,6 +43,17 @@ def test_a_run_that_cannot_be_compared_is_refused_unless_told(tmp_path, facet, c
     assert names(read_board(tmp_path, allow=[facet])) == ["all tokens", "random"]
 
 
+def test_of_three_versions_that_of_the_unpruned_model_counts_and_the_others_are_named(tmp_path):
+    write_base(tmp_path / "full", BASE, version="0.2.0")
+    for version in ("0.1.0", "0.2.0", "0.3.0", "0.3.1"):
+        ratio = 0.25 + int(version[-3]) / 10 + int(version[-1]) / 100
+        write_run(tmp_path / version, samples(OURS), keep_ratio=ratio, version=version)
+    board = read_board(tmp_path)
+    assert [row.provenance.versions["lmms_kvtp"] for row in board.rows] == ["0.2.0"] * 2 and board.refused == 3
+    told = [re.findall(r"lmms_kvtp (\S+),", item.why) for item in board.left]
+    assert told == [["0.1.0", "0.2.0"], ["0.3.0", "0.2.0"], ["0.3.1", "0.2.0"]]
+
+
 def test_how_frames_are_read_makes_no_difference(tmp_path):
     assert names(read_board(write_pair(tmp_path, chunk_size=2))) == ["all tokens", "random"]
 
@@ -136,7 +147,7 @@ def test_of_two_runs_of_one_second_the_last_name_counts_and_the_page_says_so(tmp
 def test_uncommitted_changes_are_a_badge_and_no_reason_to_leave_a_row_out(tmp_path):
     board = read_board(write_pair(tmp_path, dirty=True))
     assert (names(board), board.refused) == (["all tokens", "random"], 0)
-    assert to_html(board, [], {}).count(">uncommitted changes</span>") == 1
+    assert to_html(board, [], {}, {}).count(">uncommitted changes</span>") == 1
 
 
 def test_all_tokens_in_another_phase_or_batch_are_a_floor_and_no_row(tmp_path):

@@ -11,9 +11,9 @@ from helpers.tags import Tags
 from matplotlib.figure import Figure
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.leaderboard.page import AXES, Point, draw, pareto, plot, points, to_html
+from lmms_kvtp.leaderboard.page import AXES, Point, draw, pareto, plot, plots, points, to_html
 from lmms_kvtp.leaderboard.provenance import reported
-from lmms_kvtp.leaderboard.results import to_csv, to_json
+from lmms_kvtp.leaderboard.results import plain, to_csv, to_json
 from lmms_kvtp.leaderboard.stats import Estimate, shown
 from lmms_kvtp.leaderboard.tables import to_latex, to_markdown
 from lmms_kvtp.leaderboard.verdicts import judge
@@ -42,7 +42,7 @@ def test_the_latex_table_has_a_block_for_each_ratio(board):
     lines = to_latex(board).splitlines()
     assert lines[1:6] == [
         r"\begin{table}",
-        r"\centering",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         r"\caption{Accuracy in \%, with standard errors clustered by video"
         " (TOY: an embedded model on synthetic videos).}",
         r"\label{tab:skvqa-synth}",
@@ -83,9 +83,11 @@ def test_questions_that_failed_are_not_those_without_cost(tmp_path):
 
 
 def test_a_spreadsheet_runs_no_cell(tmp_path):
-    write_run(tmp_path, samples(OURS), parts={"pruner": {"class": "evil:=cmd()"}})
+    parts = {"pruner": {"class": "evil:=cmd()"}}
+    write_run(tmp_path, samples(OURS), "=1+1", parts, model="@SUM(1)", commit="+1+cmd")
     [row] = csv.DictReader(io.StringIO(to_csv(read_board(tmp_path))))
-    assert row["method"] == "'=cmd()"
+    assert (row["method"], row["task"], row["commit"]) == ("'=cmd()", "'=1+1", "'+1+cmd")
+    assert row["model"].startswith("'@SUM(1)")
 
 
 def test_commands_in_names_are_text_in_latex(tmp_path):
@@ -103,7 +105,7 @@ def test_json_tells_what_was_left_out(board):
 
 
 def test_published_rows_are_folded_and_stand_apart(many):
-    page = to_html(many, reported(), judge(many))
+    page = to_html(many, reported(), judge(many), {})
     ours, _, theirs = page.partition("<h2>Reported by papers, not measured here</h2>")
     assert "FlashVID" not in ours and theirs.count('<span class="tag">reported</span>') == len(reported())
     assert theirs.index("<details><summary>") < theirs.index("<table")
@@ -146,7 +148,7 @@ def test_the_page_loads_nothing_from_elsewhere(board):
 def test_the_page_sorts_by_numbers_in_full_and_signs_what_is_gained(tmp_path):
     write_base(tmp_path / "full", OURS)
     write_run(tmp_path / "random", samples(BASE))
-    page = to_html(read_board(tmp_path), [], {})
+    page = to_html(read_board(tmp_path), [], {}, {})
     assert '<td data-value="83.33333333333334">83.3 <span class="se">± 15.2</span></td>' in page
     assert '<td data-value="33.33333333333333">+33.3 <span' in page
 
@@ -154,7 +156,7 @@ def test_the_page_sorts_by_numbers_in_full_and_signs_what_is_gained(tmp_path):
 def test_a_kind_that_a_run_lacks_leaves_its_place_empty(tmp_path):
     write_base(tmp_path / "full", BASE)
     write_run(tmp_path / "random", [row for row in samples(OURS) if row["kind"] == "end"])
-    page = to_html(read_board(tmp_path, allow=["questions"]), [], {})
+    page = to_html(read_board(tmp_path, allow=["questions"]), [], {}, {})
     assert "<th>color</th><th>end</th>" in page
     assert '<td>random, 25%</td><td data-value="">-</td><td data-value="66.66666666666666">66.7' in page
 
@@ -170,7 +172,7 @@ def test_every_row_is_judged_against_all_tokens(board):
     judged = judge(board)
     [one] = judged["skvqa_synth"]
     assert (one.name, one.flips.gained, one.flips.lost) == ("random, 25%", 0, 2)
-    assert one.words in Tags(to_html(board, [], judged)).text
+    assert one.words in Tags(to_html(board, [], judged, {})).text
     assert one.words in to_markdown(board, judged)
 
 
@@ -195,12 +197,15 @@ def test_the_front_holds_what_nothing_beats():
     assert [point.name for point in pareto(dots)] == ["1", "3", "5", "0"]
 
 
-def test_plots_show_measured_costs(board):
+def test_plots_show_measured_costs(board, many):
     share, alone, four, seconds = (points(board.rows, "skvqa_synth", axis) for axis in list(AXES)[:4])
     assert [(p.name, p.x, round(p.y, 1)) for p in share] == [("all tokens", 100.0, 83.3), ("random, 25%", 25.0, 50.0)]
     assert [p.x for p in alone] == [8e-6, 8e-6]
     assert [p.x for p in four] == [pytest.approx((8 - 3 * 3 / 4) * 1e-6)] * 2
     assert [p.x for p in seconds] == [0.625, 0.625]
+    assert {(p.name, p.x) for p in points(many.rows, "skvqa_synth", "peak memory (GiB)")} == {
+        (f"{name}, {ratio}%", size) for name, size in (("random", 1), ("Grid", 2), ("ToMe", 3)) for ratio in (25, 50)
+    }
     assert [p.error for p in share] == [row.scores["skvqa_synth"].accuracy.stderr for row in board.rows]
 
 
@@ -223,11 +228,11 @@ def test_every_mark_stands_at_the_values_of_its_row(many, axis):
     shown = points(many.rows, "skvqa_synth", axis)
     axes = Figure().subplots()
     plot(axes, shown, axis)
-    marks = {tuple(bars.lines[0].get_xydata()[0]) for bars in axes.containers}
+    marks = {(bars.get_label(), *bars.lines[0].get_xydata()[0]) for bars in axes.containers}
     value = AXES[axis]
     wanted = {
-        (value(score.cost), score.accuracy.mean)
-        for score in (row.scores["skvqa_synth"] for row in many.rows)
+        (title, value(score.cost), score.accuracy.mean)
+        for title, score in ((row.title, row.scores["skvqa_synth"]) for row in many.rows)
         if value(score.cost) is not None
     }
     assert marks == wanted and len(axes.containers) == len(shown)
@@ -274,6 +279,9 @@ def test_a_method_is_a_line_of_one_color_with_its_band_and_all_tokens_are_a_leve
     [level] = [line for line in axes.lines if line.get_linestyle() == "--"]
     base = next(point for point in shown if point.unpruned)
     assert list(level.get_ydata()) == [base.y, base.y]
+    [band] = axes.patches
+    heights = band.get_patch_transform().transform(band.get_path().vertices)[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((base.y - base.error, base.y + base.error))
     random = sorted((p for p in shown if p.method == "random"), key=lambda p: p.x)
     bands = [one for one in axes.collections if "FillBetween" in type(one).__name__]
     corners = {tuple(round(float(v), 6) for v in place) for one in bands for place in one.get_paths()[0].vertices}
@@ -316,6 +324,13 @@ def test_the_same_plot_is_the_same_file():
     assert "$c_d$" in drawn
 
 
+def test_the_pointer_is_shown_the_row_of_the_mark_that_is_under_it():
+    drawn, _ = draw([Point("a", 1.0, 50.0, 2.0), Point("b", 2.0, 60.0, 1.0)], "seconds", "task")
+    [a, b] = re.findall(r'<g><title>(.): .*?</title>.*?<use [^>]*x="([\d.]+)" y="([\d.]+)"', drawn, re.DOTALL)
+    assert a[0] == "a" and b[0] == "b"
+    assert float(a[1]) < float(b[1]) and float(a[2]) > float(b[2])  # SVG counts y downwards
+
+
 def test_a_bar_reaches_one_standard_error_to_either_side():
     axes = Figure().subplots()
     plot(axes, [Point("x", 1.0, 50.0, 5.0)], "seconds")
@@ -342,10 +357,24 @@ def test_the_command_writes_all_pages_and_fails_on_refused_runs(tmp_path, capsys
         *(f"skvqa_synth_tflops_{how}.pdf" for how in ("1_question_a_video", "a_question_4_on_a_video")),
         "skvqa_synth_seconds_per_question.pdf",
     }
+    for axis, (_, pdf) in plots(read_board(tmp_path / "runs"))["skvqa_synth"].items():
+        assert (tmp_path / "out" / "plots" / f"skvqa_synth_{plain(axis)}.pdf").read_bytes() == pdf
     write_run(tmp_path / "runs" / "random", samples(OURS), dirty=True, version="0.2.0")
     assert main(command) == 1
     assert main([*command, "--allow", "versions"]) == 0
     assert "| 0123456789 + changes |" in capsys.readouterr().out
+
+
+def test_runs_on_a_disk_that_cannot_be_written_are_read_and_left_as_they_are(tmp_path):
+    runs = write_pair(tmp_path / "runs")
+    folders = [runs, *(path for path in runs.rglob("*") if path.is_dir())]
+    before = {path: path.is_file() and path.read_bytes() for path in runs.rglob("*")}
+    for folder in folders:
+        folder.chmod(0o555)
+    assert main(["leaderboard", str(runs), "--out", str(tmp_path / "out")]) == 0
+    for folder in folders:
+        folder.chmod(0o755)
+    assert {path: path.is_file() and path.read_bytes() for path in runs.rglob("*")} == before
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):

@@ -54,6 +54,19 @@ def test_what_is_written_keeps_to_the_schema(tmp_path, cost):
         jsonschema.validate(json.loads(path.read_text()), SCHEMA)
 
 
+def test_rows_whose_names_begin_alike_have_files_of_their_own(tmp_path):
+    start = "lmms_kvtp.pruners.random:" + "R" * 90
+    for end in ("a", "b", "é"):
+        write_run(tmp_path / f"runs_{end}", samples(OURS), parts={"pruner": {"class": start + end}})
+    for number in (1, -1):
+        parts = {"pruner": {"class": "a:Mine", "layer": number}}
+        write_run(tmp_path / f"runs_{number}", samples(OURS), parts=parts)
+    write_results(read_board(tmp_path), tmp_path / "results")
+    files = list((tmp_path / "results").iterdir())
+    assert len({json.loads(file.read_text())["method"] for file in files}) == len(files) == 5
+    assert max(len(file.name) for file in files) < 200
+
+
 def test_the_schema_refuses_a_row_without_command():
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"method": "x"}, SCHEMA)
@@ -108,7 +121,7 @@ def test_a_band_is_two_errors_to_either_side_of_what_is_stored(tmp_path):
     score = board.rows[1].scores["skvqa_synth"].accuracy
     low, high = max(0, score.mean - 2 * score.stderr), min(100, score.mean + 2 * score.stderr)
     assert found["random, 25%", "skvqa_synth"].text == f"{low:.1f} to {high:.1f}"
-    assert f">{low:.1f} to {high:.1f}</span>" in to_html(board, [], {}, bands=found)
+    assert f">{low:.1f} to {high:.1f}</span>" in to_html(board, [], {}, {}, bands=found)
 
 
 def test_a_result_of_another_model_is_refused(tmp_path):

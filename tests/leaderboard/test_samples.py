@@ -69,3 +69,15 @@ def test_a_task_of_too_many_rows_is_left_out(tmp_path, monkeypatch):
     write_pair(tmp_path)
     write_run(tmp_path / "more", samples(OURS[:2]), "other")
     assert {line["task"] for line in content(sample_script(read_board(tmp_path)))} == {"other"}
+
+
+def test_questions_of_one_name_in_two_tasks_keep_their_own_words(tmp_path):
+    for task, word in (("one", "red"), ("two", "blue")):
+        rows = samples(OURS[:2])
+        rows[0] |= {"input": f"Is it {word}?", "target": word, "filtered_resps": [f"{word}, I think"]}
+        write_run(tmp_path / task, rows, task)
+    lines = [line for line in content(sample_script(read_board(tmp_path))) if line["question"] == "q0"]
+    assert [[line[name] for name in ("task", "prompt", "right", "given")] for line in lines] == [
+        ["one", "Is it red?", "red", "red, I think"],
+        ["two", "Is it blue?", "blue", "blue, I think"],
+    ]

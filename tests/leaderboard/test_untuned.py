@@ -71,7 +71,7 @@ def test_every_form_of_a_board_says_it(tmp_path):
     measured, *_ = to_markdown(board, judge(board)).split("## Commands")
     for text in (measured, to_csv(board), to_json(board), to_latex(board)):
         assert "untuned" in text and honest(re.sub(r"[^\n]*lmms-eval[^\n]*", "", text))
-    assert "KVTP, untuned + random" in to_html(board, [], judge(board))
+    assert "KVTP, untuned + random" in to_html(board, [], judge(board), {})
 
 
 def test_every_command_that_prints_rows_says_it(llava, tmp_path, capsys, caplog):

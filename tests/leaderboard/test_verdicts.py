@@ -228,6 +228,11 @@ def test_no_change_on_few_videos_is_not_equal():
     assert compare([run("x", many)], run("y", many), 2.0)[0].verdict == "equal"
 
 
+def test_unchanged_questions_on_one_video_count_as_one_question():
+    alone, five = (equality(run("x", [1.0] * 300 * n, n), run("y", [1.0] * 300 * n, n), 3.0) for n in (1, 5))
+    assert five == pytest.approx(alone) and alone[0] > 0.001
+
+
 def test_changes_of_whole_videos_are_less_sure_than_spread_ones():
     spread, together = (equality(*planted(6, 6, together=t), 3.0) for t in (False, True))
     assert spread[0] < together[0] and spread[1] < together[1]
@@ -272,7 +277,7 @@ def answered(name: str, given: list[str], kept: list[str] | None = None) -> Run:
 
 
 def test_answers_change_by_content():
-    ours, base = answered("x", ["red", "blue", "a", "b"]), answered("y", ["red", "green", "a", "c"])
+    ours, base = answered("x", ["red", "blue", "a", "b"]), answered("y", ["red", "black", "a", "c"])
     assert changed(ours, base).mean == 50
     assert changed(answered("x", ["", ""]), answered("y", ["", ""])) is None
 
