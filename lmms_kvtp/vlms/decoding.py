@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -209,10 +210,11 @@ def decode(
     if prefix and cache is None:
         cache = DynamicCache()
     held = "cache" if "cache" in signature(llm.forward).parameters else "past_key_values"  # transformers < 5.24
-    with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
+    with torch.random.fork_rng(devices=devices, enabled=config.do_sample), _unwarned(llm):
         if config.do_sample:
             torch.manual_seed(options.seed)
         output: Tensor = llm.generate(
+            torch.ones(len(prompts), 0, dtype=torch.long, device=home),  # else they lie where the first weight does
             inputs_embeds=embeds,
             **(counted(mask, axes) if int(__version__.partition(".")[0]) > 4 else {}),  # before, it takes none
             attention_mask=mask,
@@ -229,6 +231,17 @@ def decode(
     assert first.first is not None, "generate asks after each token whether to stop"
     prefill, rest = (passed(*part) / len(prompts) for part in ((first.start, first.first), (first.first, end)))
     return [Decoded(own, prefill, rest, reused) for own in ids]
+
+
+@contextmanager
+def _unwarned(llm: Any) -> Iterator[None]:
+    """Have nobody told that the ids lie on another device than the first weight, where that is fetched from disk."""
+    if llm.device.type != "meta":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*`input_ids` being on a device type different")  # transformers < 5
+        yield
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:
