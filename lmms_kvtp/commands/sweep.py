@@ -49,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="one folder per cell; a killed sweep goes on there")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
     parser.add_argument("--margin", type=float, help="points within which a board may call two rows equal")
-    parser.add_argument(
-        "--contrasts", default="", help="`A vs B,C vs full`: what a board compares, in place of all rows"
-    )
+    parser.add_argument("--contrasts", default="", help="`A vs B,C vs full`: what a board compares, not all rows")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -143,9 +141,7 @@ def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
     begun = [pairs(text) for text in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
     for now in map(pairs, making):
         for before in [cell for cell in begun if cell["journal"] == now["journal"]]:
-            if [before.get(name) for name in ("margin", "against")] != [
-                now.get(name) for name in ("margin", "against")
-            ]:
+            if any(before.get(name) != now.get(name) for name in ("margin", "against")):
                 told = f"margin={before.get('margin', 'none')}, against={before.get('against', 'all tokens')}"
                 raise ValueError(f"{now['journal']} was begun with {told}; go on with these, or choose another --out")
 

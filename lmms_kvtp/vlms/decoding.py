@@ -93,12 +93,13 @@ class Listening(StoppingCriteria):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str], hear: Callable[[str], bool]) -> None:
         """Take the strings that end an answer, of which no part is told."""
-        self.tokenizer, self.held, self.hear = tokenizer, max(map(len, until), default=0), hear
+        self.tokenizer, self.until, self.hear = tokenizer, until, hear
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
         """Look at the tokens; transformers calls this behind each one."""
-        text = cast(str, self.tokenizer.decode(input_ids[0], skip_special_tokens=True)).lstrip()
-        done = self.hear(text[: len(text) - self.held].rstrip("\ufffd \n\t"))
+        text = cast(str, self.tokenizer.decode(input_ids[0], skip_special_tokens=True))
+        ends = [text.find(stop) if stop in text else max(0, len(text) - len(stop)) for stop in self.until]
+        done = self.hear(text[: min(ends, default=None)].lstrip().rstrip("\ufffd \n\t"))
         return torch.full((len(input_ids),), done, device=input_ids.device)
 
 
