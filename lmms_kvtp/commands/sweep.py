@@ -204,12 +204,12 @@ def _alone(out: Path) -> Iterator[int]:
 def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any]], lock: int) -> None:
     """Answer, then score, behind one bar; raises as `sweep` does."""
     log.info("messages and tables of the harness: %s", out / LOG)
-    before = _count_answers(out)
+    before = _answers(out)
     with tqdm(desc="answering", unit=" answers") as bar:
         try:
             told = _harness(out / "sweep.yaml", [first], lock, bar)
             done, wanted = (PROGRESS.findall(told) or [("0", "0")])[-1]
-            if int(done) < int(wanted) or _count_answers(out) == before:
+            if int(done) < int(wanted) or _answers(out) == before:
                 made = f"{done} of {wanted} answers" if int(done) else "no answers"
                 causes = [line.strip() for line in told.splitlines() if re.match(r"(\w+\.)*\w*Error\b", line)]
                 if shutil.disk_usage(out).free < LOW:  # which cuts the messages off, too
@@ -219,14 +219,14 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             bar.set_description("scoring")
             _harness(out / "cells.yaml", reading, lock)
         except KeyboardInterrupt:
-            made = f"{_count_answers(out)} answers are in {out}"
+            made = f"{len({*_answers(out)})} answers are in {out}"
             raise KeyboardInterrupt(f"{made}; the same command goes on there") from None
 
 
-def _count_answers(out: Path) -> int:
-    """Count the lines of all journals but their first ones; answers that were taken over are among them."""
-    files = out.glob("*/journal/*.jsonl")
-    return sum(max(0, len(file.read_text(encoding="utf-8").splitlines()) - 1) for file in files)
+def _answers(out: Path) -> list[tuple[Path, str]]:
+    """List the lines of all journals but their first ones; an answer that was taken over stands there again."""
+    files = sorted(out.glob("*/journal/*.jsonl"))
+    return [(file.parent, line) for file in files for line in file.read_text(encoding="utf-8").splitlines()[1:]]
 
 
 def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: "tqdm[Any] | None" = None) -> str:
