@@ -100,7 +100,7 @@ def test_a_stopped_sweep_counts_an_answer_that_was_taken_over_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = tmp_path / "harness"  # SIGTERM comes while it is at work
-    harness.write_text("#!/bin/sh\nkill -TERM $PPID\nexec sleep 100\n")
+    harness.write_text("#!/bin/sh\nkill -TERM $PPID\nexec sleep 1000\n")
     harness.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(harness))
     [cell] = plan(["random"], [0.2])
