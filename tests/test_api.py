@@ -13,7 +13,7 @@ from PIL import Image
 import lmms_kvtp
 from lmms_kvtp import load
 from lmms_kvtp.api import Model, load_options
-from lmms_kvtp.types import GenerationOptions
+from lmms_kvtp.types import GenerationOptions, PackedTokens
 from lmms_kvtp.video.frames import VideoError
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
@@ -130,6 +130,12 @@ def test_frames_in_memory_are_a_video_whatever_holds_them(model: Model) -> None:
         [kept] = answer.kept
         assert kept.shape == (6, 5, 5) and int(kept.sum()) == answer.cost.tokens_kept == 30
         assert kept.equal(answers[0].kept[0])
+
+
+def test_kept_patches_lie_in_rows_and_columns_of_their_frame() -> None:
+    frame, patch = torch.tensor([0, 0, 2]), torch.tensor([1, 5, 3])
+    kept = PackedTokens(torch.zeros(3, 4), frame, patch, torch.ones(3), (2, 3), 3).kept()
+    assert kept.shape == (3, 2, 3) and kept.nonzero().tolist() == [[0, 0, 1], [0, 1, 2], [2, 1, 0]]
 
 
 @pytest.mark.parametrize(
