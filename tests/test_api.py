@@ -208,7 +208,12 @@ def test_a_batch_is_its_questions_one_by_one_with_one_encoding_of_each_video(mod
         container.mux(stream.encode())
     asked = [(video, QUESTION), (twin, QUESTION), (frames_of(), QUESTION), (video, "Where?")]
     methods, told = ["uniform+random", {"pruner": "grid", "keep_ratio": "0.4"}], []
+    seen: list[int] = []
+    hook = model.vlm.network.tower.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     made = list(model.batch(asked, methods, progress=lambda *count: told.append(count), max_new_tokens=6))
+    hook.remove()
+    lengths = {one.question: one.answer.cost.num_frames for one in made}
+    assert sum(seen) == lengths[0] + lengths[1] + lengths[2]
     assert told == [(number, 8) for number in range(1, 9)]
     assert {(one.question, one.method) for one in made} == {(q, m) for q in range(4) for m in range(2)}
     for one in made:
