@@ -134,6 +134,7 @@ def _config(family: str, text: dict[str, Any], tower: dict[str, Any], **more: An
     marks = dict(zip(("image", "video", "vision_start", "vision_end"), names, strict=True))
     own = {f"{name}_token_id": ids(f"<|{marker}|>") for name, marker in marks.items()}
     own = {"image_token_id": ids("<IMG_CONTEXT>")} if family == "internvl" else own
+    text |= more  # where transformers < 5 looks for it
     return {"model_type": family, **own, **more, "text_config": text, "vision_config": tower}
 
 

@@ -47,7 +47,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit code. Bad input ends in one clear line, not in a traceback."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser = Parser(prog="lmms-kvtp", description="KVTP and other video-token pruners for lmms-eval.")
+    whole = argparse.RawDescriptionHelpFormatter  # which leaves the versions on one line
+    parser = Parser("lmms-kvtp", description="KVTP and other video-token pruners for lmms-eval.", formatter_class=whole)
     names = ("lmms_eval", "torch", "transformers", "decord", "av")
     found = ", ".join(f"{name} {version(name)}" for name in names if find_spec(name))
     told = f"lmms-kvtp {__version__}, python {sys.version.split()[0]}, {found}"

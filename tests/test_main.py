@@ -92,7 +92,7 @@ def test_ctrl_c_ends_in_two_lines(capsys, monkeypatch):
 def test_versions_are_told(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
-    told = " ".join(capsys.readouterr().out.split())
+    [told] = capsys.readouterr().out.splitlines()
     assert stopped.value.code == 0
     assert told.startswith(f"lmms-kvtp {lmms_kvtp.__version__}, python 3") and f"torch {version('torch')}" in told
 

@@ -139,11 +139,10 @@ def beforehand(cells: Sequence[Variant], margin: float | None) -> list[str]:
     """What a board will say of these rows, before they run."""
     from lmms_kvtp.run.source import tree
 
+    lacking = all(cell.method != FULL for cell in cells)
     said = {
         "the code has changes that no commit holds: a board marks every row with that": tree().get("dirty"),
-        f"{FULL} is not among the methods: a board holds no row against all tokens": all(
-            c.method != FULL for c in cells
-        ),
+        f"{FULL} is not among the methods: a board holds no row against all tokens": lacking,
         "no --margin: a board calls no two rows equal": margin is None,
     }
     return [line for line, holds in said.items() if holds]

@@ -34,9 +34,7 @@ MISSES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add model, frames, method, and how to count."""
-    parser.add_argument(
-        "--model", default="llava-video-7b", help="llava-video-7b, llava-video-72b, a hub id, or a folder"
-    )
+    parser.add_argument("--model", default="llava-video-7b", help="llava-video-7b or -72b, a hub id, or a folder")
     parser.add_argument("--frames", type=at_least_one, default=128, help="of the video (default 128, the paper's)")
     size = f"height and width of a frame, for families that keep its shape (default {FRAME[0]} {FRAME[1]})"
     parser.add_argument("--size", type=at_least_one, nargs=2, default=FRAME, help=size)

@@ -49,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="one folder per cell; a killed sweep goes on there")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions of each task")
     parser.add_argument("--margin", type=float, help="points within which a board may call two rows equal")
-    parser.add_argument(
-        "--contrasts", default="", help="`A vs B,C vs full`: what a board compares, in place of all rows"
-    )
+    parser.add_argument("--contrasts", default="", help="`A vs B,C vs full`: what a board compares, not all rows")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -143,9 +141,7 @@ def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
     begun = [pairs(text) for text in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
     for now in map(pairs, making):
         for before in [cell for cell in begun if cell["journal"] == now["journal"]]:
-            if [before.get(name) for name in ("margin", "against")] != [
-                now.get(name) for name in ("margin", "against")
-            ]:
+            if any(before.get(name) != now.get(name) for name in ("margin", "against")):
                 told = f"margin={before.get('margin', 'none')}, against={before.get('against', 'all tokens')}"
                 raise ValueError(f"{now['journal']} was begun with {told}; go on with these, or choose another --out")
 
@@ -208,12 +204,12 @@ def _alone(out: Path) -> Iterator[int]:
 def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any]], lock: int) -> None:
     """Answer, then score, behind one bar; raises as `sweep` does."""
     log.info("messages and tables of the harness: %s", out / LOG)
-    before = _count_answers(out)
+    before = _answers(out)
     with tqdm(desc="answering", unit=" answers") as bar:
         try:
             told = _harness(out / "sweep.yaml", [first], lock, bar)
             done, wanted = (PROGRESS.findall(told) or [("0", "0")])[-1]
-            if int(done) < int(wanted) or _count_answers(out) == before:
+            if int(done) < int(wanted) or _answers(out) == before:
                 made = f"{done} of {wanted} answers" if int(done) else "no answers"
                 causes = [line.strip() for line in told.splitlines() if re.match(r"(\w+\.)*\w*Error\b", line)]
                 if shutil.disk_usage(out).free < LOW:  # which cuts the messages off, too
@@ -223,14 +219,14 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             bar.set_description("scoring")
             _harness(out / "cells.yaml", reading, lock)
         except KeyboardInterrupt:
-            made = f"{_count_answers(out)} answers are in {out}"
+            made = f"{len({*_answers(out)})} answers are in {out}"
             raise KeyboardInterrupt(f"{made}; the same command goes on there") from None
 
 
-def _count_answers(out: Path) -> int:
-    """Count the lines of all journals but their first ones; answers that were taken over are among them."""
-    files = out.glob("*/journal/*.jsonl")
-    return sum(max(0, len(file.read_text(encoding="utf-8").splitlines()) - 1) for file in files)
+def _answers(out: Path) -> list[tuple[Path, str]]:
+    """List the lines of all journals but their first ones; an answer that was taken over stands there again."""
+    files = sorted(out.glob("*/journal/*.jsonl"))
+    return [(file.parent, line) for file in files for line in file.read_text(encoding="utf-8").splitlines()[1:]]
 
 
 def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: "tqdm[Any] | None" = None) -> str:

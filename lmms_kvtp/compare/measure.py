@@ -75,14 +75,11 @@ def read(path: Path, limit: int | None = None) -> list[FileQuestion]:
                 raise ValueError(f"{path}:{number} has an unknown field {name!r}; {near(name, list(FIELDS))}")
         if not (isinstance(video, str) and isinstance(question, str) and question.strip()):
             raise ValueError(f"{path}:{number}: video and question must be texts, and the question not empty")
+        given = row.get("spans")
         try:
-            spans = (
-                None if row.get("spans") is None else tuple((float(a), float(b), float(c)) for a, b, c in row["spans"])
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}:{number}: spans are lists of begin, end and score, in seconds: {error}"
-            ) from error
+            spans = None if given is None else tuple((float(a), float(b), float(c)) for a, b, c in given)
+        except (TypeError, ValueError) as odd:
+            raise ValueError(f"{path}:{number}: spans are lists of begin, end and score, in seconds: {odd}") from odd
         told = None if answer is None else str(answer)
         asked.append(FileQuestion(number, path.parent / video, question, told, spans))
     if not asked:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from math import isqrt
 from typing import Any, cast
 
@@ -135,12 +136,14 @@ def _of_transformers(vlm: LlavaVideo, frames: Frames, question: str) -> Parity:
     model = transformers_model(vlm)
     pool_by(model, pooling)
     pixels = frames.pixels(vlm.pixel_spec).to(vlm.device, vlm.dtype)
-    features = model.get_video_features(
-        pixels[None], vision_feature_layer=-1, vision_feature_select_strategy="full", output_hidden_states=True
-    )
+    chosen: dict[str, Any] = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    if "kwargs" in signature(model.get_video_features).parameters:  # transformers < 5 needs no telling
+        chosen["output_hidden_states"] = True
+    features = model.get_video_features(pixels[None], **chosen)
     features = getattr(features, "pooler_output", features)  # transformers < 5 returns the features
-    tokens = features.reshape(-1, features.shape[-1])[:-1]  # the last token is the only newline
-    tokens = tokens.reshape(len(frames.times), -1, tokens.shape[-1])
+    count, rows = len(frames.times), features.reshape(-1, features.shape[-1])
+    area = isqrt(len(rows) // count) ** 2  # of a frame; behind the video stands, but in transformers < 5, a newline
+    tokens = rows[: count * area].reshape(count, area, -1)
     before, behind = vlm.chat.around(question, visuals=True)
     embed = model.get_input_embeddings()
     parts = [embed(torch.tensor(ids, device=vlm.device)) for ids in (before, behind)]

@@ -68,8 +68,8 @@ class Profiled:
 
     def _layer(self, positions: int) -> float:
         if positions not in self._seen:
-            whole = self._count(_Prefill(self._network.llm), _meta(1, positions, self.spec.llm.hidden))
-            self._seen[positions] = whole - self._parts["head"]
+            layer = _Layer(self._network.llm.model.layers[0], self.spec.llm.head_dim)
+            self._seen[positions] = self._count(layer, _meta(1, positions, self.spec.llm.hidden))
         return float(self._seen[positions])
 
     def _encoder(self, encoder: Encoder) -> tuple[float, float]:
@@ -86,17 +86,17 @@ class Profiled:
         return {"thop": _thop, "torch": _torch}[self.profiler](module, given)
 
 
-class _Prefill(nn.Module):
-    """The language model as a function of embeddings, because profilers pass a single argument."""
+class _Layer(nn.Module):
+    """A decoder layer as a function of hidden states, because profilers pass a single argument."""
 
-    def __init__(self, llm: Any) -> None:
+    def __init__(self, layer: nn.Module, width: int) -> None:
         super().__init__()
-        self.llm = llm
+        self.layer, self.width = layer, width
 
-    def forward(self, embeds: Tensor) -> Any:
-        n = embeds.shape[1]
-        mask = _meta(1, 1, n, n)  # given, since making a mask reads values, which meta tensors lack
-        return self.llm(inputs_embeds=embeds, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
+    def forward(self, hidden: Tensor) -> Any:
+        n = hidden.shape[1]
+        turned = _meta(1, n, self.width)  # given, as the mask: transformers makes neither without values
+        return self.layer(hidden, attention_mask=_meta(1, 1, n, n), position_embeddings=(turned, turned))
 
 
 def _meta(*shape: int) -> Tensor:

@@ -84,9 +84,7 @@ class CostCounts(TokenCounts):  # type: ignore[misc]
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON: the harness's counts, the cost, and an error or a TOY mark where there is one."""
         values: dict[str, Any] = super().to_dict()
-        ledgers = [
-            answer.cost.to_dict() if answer.error is None else {"error": answer.error} for answer in self.answers
-        ]
+        ledgers = [one.cost.to_dict() if one.error is None else {"error": one.error} for one in self.answers]
         values |= ledgers[0] if len(ledgers) == 1 else {"rounds": ledgers}
         return values | ({"toy": True} if self.toy else {})
 

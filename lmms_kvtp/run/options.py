@@ -255,10 +255,8 @@ def model_id(settings: Mapping[str, Any]) -> str | None:
 
 def check_family(settings: Mapping[str, Any], family: str | None) -> None:
     """Refuse a checkpoint that another model id runs than that of a back end; None: of any."""
-    if family and (found := model_id(settings)) not in (None, f"{family}_kvtp"):
-        raise CheckpointError(
-            f"{settings.get('pretrained')} is not of the family {family}; run it with --model {found}"
-        )
+    if family and (own := model_id(settings)) not in (None, f"{family}_kvtp"):
+        raise CheckpointError(f"{settings.get('pretrained')} is not of the family {family}; run it with --model {own}")
 
 
 def check_arguments(given: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -92,12 +93,13 @@ class Listening(StoppingCriteria):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, until: Sequence[str], hear: Callable[[str], bool]) -> None:
         """Take the strings that end an answer, of which no part is told."""
-        self.tokenizer, self.held, self.hear = tokenizer, max(map(len, until), default=0), hear
+        self.tokenizer, self.until, self.hear = tokenizer, until, hear
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Bool[Tensor, " b"]:
         """Look at the tokens; transformers calls this behind each one."""
-        text = cast(str, self.tokenizer.decode(input_ids[0], skip_special_tokens=True)).lstrip()
-        done = self.hear(text[: len(text) - self.held].rstrip("\ufffd \n\t"))
+        text = cast(str, self.tokenizer.decode(input_ids[0], skip_special_tokens=True))
+        ends = [text.find(stop) if stop in text else max(0, len(text) - len(stop)) for stop in self.until]
+        done = self.hear(text[: min(ends, default=None)].lstrip().rstrip("\ufffd \n\t"))
         return torch.full((len(input_ids),), done, device=input_ids.device)
 
 
@@ -209,10 +211,11 @@ def decode(
     if prefix and cache is None:
         cache = DynamicCache()
     held = "cache" if "cache" in signature(llm.forward).parameters else "past_key_values"  # transformers < 5.24
-    with torch.random.fork_rng(devices=devices, enabled=config.do_sample):
+    with torch.random.fork_rng(devices=devices, enabled=config.do_sample), _unwarned(llm):
         if config.do_sample:
             torch.manual_seed(options.seed)
         output: Tensor = llm.generate(
+            torch.ones(len(prompts), 0, dtype=torch.long, device=home),  # else they lie where the first weight does
             inputs_embeds=embeds,
             **(counted(mask, axes) if int(__version__.partition(".")[0]) > 4 else {}),  # before, it takes none
             attention_mask=mask,
@@ -229,6 +232,17 @@ def decode(
     assert first.first is not None, "generate asks after each token whether to stop"
     prefill, rest = (passed(*part) / len(prompts) for part in ((first.start, first.first), (first.first, end)))
     return [Decoded(own, prefill, rest, reused) for own in ids]
+
+
+@contextmanager
+def _unwarned(llm: Any) -> Iterator[None]:
+    """Have nobody told that the ids lie on another device than the first weight, where that is fetched from disk."""
+    if llm.device.type != "meta":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*`input_ids` being on a device type different")  # transformers < 5
+        yield
 
 
 def until_end(ids: Int[Tensor, " n"], config: GenerationConfig) -> list[int]:

@@ -225,9 +225,7 @@ class NativeVLM(VideoVLM):
         text, cells = torch.nonzero(role != VISION).flatten(), torch.nonzero(role == VISION).flatten()
         if self.options.empty == "keep" or not visuals:
             return text
-        filled = torch.cat(
-            [(visual.counts() > 0).cpu().repeat_interleave(math.prod(visual.grid)) for visual in visuals]
-        )
+        filled = torch.cat([(each.counts() > 0).cpu().repeat_interleave(math.prod(each.grid)) for each in visuals])
         ends = role[text - 1] == VISION  # the mark behind a step; what else belongs to a step stands before it
         step = (torch.searchsorted(cells, text) - ends.long()).clamp(max=len(cells) - 1)
         text = text[(role[text] != MARKUP) | filled[step]]

@@ -64,13 +64,11 @@ def around(vlm: "NativeVLM", shown: Shown) -> PromptFrame:
     prompt = rendered(vlm, len(shown), vlm.tokenizer.pad_token)
     try:
         inputs = processed(vlm, prompt, least, [timing for timing, _ in shown])
-    except (ValueError, RuntimeError) as error:  # InternVL's stacks all videos of a prompt
+    except (ValueError, RuntimeError) as odd:  # InternVL's stacks all videos of a prompt
         if len(lengths := {len(timing.indices) for timing, _ in shown}) < 2:
             raise
         told = ", ".join(map(str, sorted(lengths)))
-        raise ValueError(
-            f"{vlm.family} takes no videos of {told} frames in one prompt; show as many of each"
-        ) from error
+        raise ValueError(f"{vlm.family} takes no videos of {told} frames in one prompt; show as many of each") from odd
     ids = inputs["input_ids"][0].tolist()
     if ids.count(mark) != 1:
         raise CheckpointError(f"the chat template of {vlm.name} writes a question {ids.count(mark)} times, not once")

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -93,6 +94,24 @@ def test_a_pass_that_makes_no_answers_is_an_error_and_the_next_goes_on_from_what
     with pytest.raises(SweepError):
         sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path)
     assert json.loads((tmp_path / "cells.json").read_text()) == [f"{given},resume={journal}"]
+
+
+def test_a_stopped_sweep_counts_an_answer_that_was_taken_over_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = tmp_path / "harness"  # SIGTERM comes while it is at work
+    harness.write_text("#!/bin/sh\nkill -TERM $PPID\nexec sleep 1000\n")
+    harness.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(harness))
+    [cell] = plan(["random"], [0.2])
+    journal = tmp_path / cell.folder / "journal"
+    journal.mkdir(parents=True)
+    for name, answers in (("a", '{"key": "a"}\n'), ("b", '{"key": "a"}\n{"key": "b"}\n')):
+        (journal / f"{name}_journal_rank0.jsonl").write_text('{"journal": 1}\n' + answers)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match=f"^2 answers are in {tmp_path}; the same command goes on there$"):
+        sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("margin", [0.0, 100.0, float("nan")])

@@ -98,7 +98,7 @@ def test_the_text_that_a_pruner_reads_is_counted_once_whatever_the_scorer_reads(
     image = torch.rand(7, 32)
     visual = Encoded(FrameTokens(torch.rand(7, 12, 8), (3, 4)), FrameFeatures(torch.arange(7.0), image), "", {})
     told, counted = Meter(torch.device("cpu")), Meter(torch.device("cpu"))
-    method.encoder.model.text_model.set_attn_implementation("eager")
+    method.encoder.model.text_model.config._attn_implementation = "eager"
     weigh(method, visual, QUESTION, told)
     method.encoder.forget_texts()
     with counting() as found:

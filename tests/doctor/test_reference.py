@@ -34,6 +34,7 @@ def converted(vlm: LlavaVideo, tmp_path_factory: pytest.TempPathFactory) -> Path
     model = transformers_model(vlm)
     model.resize_token_embeddings(499, mean_resizing=False)
     model.save_pretrained(folder)
+    rename(folder, ("vision_tower.vision_model.", "vision_tower."))  # as transformers < 5 names it
     tokenizer = AutoTokenizer.from_pretrained(GOLDEN, config=Qwen2Config())
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<video>"]})
     assert tokenizer.convert_tokens_to_ids(["<image>", "<video>"]) == [483, 484]

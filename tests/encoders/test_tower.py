@@ -98,7 +98,7 @@ def test_operations_equal_the_closed_forms(folder):
     # the probe is projected once for each frame, scores and mixing are per frame
     assert counter.get_total_flops() == pooling_head_flops(tower, count, patches=6) + into_text
     assert encoder.flops(count, frozenset({"image"}), POOL) == counter.get_total_flops()
-    encoder.text_side.tower.set_attn_implementation("eager")
+    encoder.text_side.tower.config._attn_implementation = "eager"
     with FlopCounterMode(display=False) as counter:
         KVTP().score(made, QUESTION, encoder)
     assert counter.get_total_flops() == KVTP().flops(made, QUESTION, encoder)

@@ -51,6 +51,7 @@ def test_package_citation_and_changelog_are_of_one_version():
     config.read(ROOT / "setup.cfg")
     links = dict(line.split(" = ") for line in config["metadata"]["project_urls"].strip().splitlines())
     assert {"Paper", "Harness", "Method"} <= set(links)
+    assert {paper["url"] for paper in citation["references"]} <= set(links.values())
 
 
 def test_the_table_of_versions_has_the_oldest_ones_that_are_declared():

@@ -10,7 +10,6 @@ import torch
 from helpers.native_checkpoints import FAMILIES, write_native
 from helpers.small_videos import write_colors
 from torch import Tensor
-from transformers.vision_utils import get_vision_window_index
 
 from lmms_kvtp.encode import encode
 from lmms_kvtp.encoders.own import OwnTower
@@ -45,12 +44,9 @@ def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def in_rows(vlm: NativeVLM, patches: Tensor, rows: int, columns: int) -> Tensor:
     """Bring what a tower of Qwen has for each patch of a step into rows, one by one."""
-    cells = product(range(0, rows, 2), range(0, columns, 2))
-    order = [(y + dy, x + dx) for y, x in cells for dy in (0, 1) for dx in (0, 1)]
-    if vlm.vision.window:
-        grid, side = torch.tensor([[1, rows, columns]]), vlm.vision.patch_size
-        blocks = get_vision_window_index(grid, 2, side * vlm.vision.window, side)[0].tolist()
-        order = [order[4 * block + part] for block in blocks for part in range(4)]
+    cells, side = product(range(0, rows, 2), range(0, columns, 2)), vlm.vision.window or max(rows, columns)
+    windows = sorted(cells, key=lambda cell: (cell[0] // side, cell[1] // side))  # stable: rows first in a window, too
+    order = [(y + dy, x + dx) for y, x in windows for dy in (0, 1) for dx in (0, 1)]
     back = torch.empty_like(patches)
     for at, (y, x) in enumerate(order):
         back[y * columns + x] = patches[at]

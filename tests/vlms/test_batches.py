@@ -234,7 +234,7 @@ def test_settings_that_are_kept_hold_for_every_answer(vlm: LlavaVideo) -> None:
     prompt, before = prompts(vlm)[0], vlm.defaults.repetition_penalty
     plain = vlm.generate([prompt], replace(OPTIONS, max_new_tokens=12))[0].text
     vlm.__dict__.pop("settings", None)  # made of the defaults, once
-    vlm.defaults.repetition_penalty = 50.0
+    vlm.defaults.repetition_penalty = 0.02  # what was said is said again
     try:
         first, again = (vlm.generate([prompt], replace(OPTIONS, max_new_tokens=12))[0].text for _ in range(2))
         short = vlm.generate([prompt], replace(OPTIONS, max_new_tokens=2))[0].num_tokens

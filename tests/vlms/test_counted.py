@@ -11,6 +11,7 @@ import torch
 from helpers.answers import answers
 from helpers.checkpoints import write_tiny
 from helpers.native_checkpoints import FAMILIES, write_native
+from helpers.rotary import rotary_flops
 from helpers.small_videos import Clip
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,9 +81,9 @@ def counted(model: Model, video: Video, settings: dict[str, str]) -> list[tuple[
     made = answers(model.vlm, model.method(settings), [video], QUESTIONS, GenerationOptions(max_new_tokens=1))
     ran = []
     for _ in QUESTIONS:
-        with unfused(), counting() as found:
+        with unfused(), counting() as found, rotary_flops(model.vlm.rotary) as rotary:
             cost = next(made).cost
-        ran.append((found.flops, cost.flops))
+        ran.append((found.flops - rotary.flops, cost.flops))
     return ran
 
 

@@ -1,6 +1,7 @@
 """Images in tiles against transformers' own LlavaOnevision class and its image processor, in both layouts."""
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,16 @@ def sequence(
     pieces = [vlm.pixel_spec(vlm.tiling.pieces(one)) for one in pictures]
     most = max(map(len, pieces))
     padded = [torch.cat([p, p.new_zeros(most - len(p), *p.shape[1:])]) for p in pieces]
-    features = model.get_image_features(
+    find = model.model.get_image_features  # transformers < 5: the model around it takes no number of images
+    more = {"output_hidden_states": True} if "kwargs" in signature(find).parameters else {}
+    features = find(
         torch.stack(padded),
         torch.tensor([one.rgb.shape[:2] for one in pictures]),
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         vision_aspect_ratio="anyres_max_4",
         batch_num_images=torch.tensor([len(pictures)]),
-        output_hidden_states=True,
+        **more,
     )
     return list(getattr(features, "pooler_output", features))
 

@@ -114,7 +114,7 @@ class LlavaConfig:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reading(folder: Path, lack: str = "is no checkpoint") -> Iterator[None]:
     """Turn what odd values in the files of a checkpoint make libraries raise into one error that names the folder."""
     try:
         yield
@@ -122,7 +122,7 @@ def reading(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:  # transformers and tokenizers have no kinds of their own for this
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_TOLD]
-        raise CheckpointError(f"{folder} is no checkpoint that can be read: {cause}; {WANTED}") from error
+        raise CheckpointError(f"{folder} {lack} that can be read: {cause}; {WANTED}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def layers_in(folder: Path) -> int:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint. Raises CheckpointError if there is none, or it lacks the chat markers."""
-    with reading(folder):
+    with reading(folder, "has no tokenizer"):
         # a config is given because the folder's own has a model_type that transformers does not know
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, config=Qwen2Config())
         missing = [marker for marker in ("<|im_start|>", "<|im_end|>") if marker not in tokenizer.get_vocab()]

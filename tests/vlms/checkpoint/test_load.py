@@ -209,7 +209,7 @@ def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
         file.unlink()
     for file in folder.glob("*vocab*"):
         file.unlink()
-    refused(folder, "tokenizer")
+    refused(folder, r"copy has no tokenizer that can be read: |the tokenizer of .*copy lacks <")  # 4.57, and 5
 
 
 def test_tied_embeddings_serve_as_head(tmp_path: Path) -> None:
