@@ -232,6 +232,8 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
     if family is None:
         pretrained = values["run"].get("pretrained", RunOptions.pretrained)
         family = family_named(str(pretrained), values["load"].get("revision")) or "llava_video"
+    if values["load"].get("total_pixels") is not None:  # with which the stock wrapper asks qwen-vl-utils for no number
+        values["frames"].setdefault("fps", 2.0)
     for name, value in back_end(family).run_defaults.items():
         group, field_name = owner[name]
         values[group].setdefault(field_name, value)

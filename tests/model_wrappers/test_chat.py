@@ -156,6 +156,10 @@ def test_pruned_answers_are_others_and_tell_their_cost(
             [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "video", "url": "a.mp4"}]}],
             "sends text, video",
         ),
+        (
+            [{"role": "user", "content": [{"type": "video", "url": "a.mp4", "end_time": 4.0}]}],
+            "sends video from start_time to end_time; this model answers texts on whole videos",
+        ),
         ([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], "turns of user, assistant"),
     ],
 )
