@@ -249,7 +249,7 @@ class NativeVLM(VideoVLM):
         spec, more = self.spec(len(frames.times)), dict[str, Any]()
         pixels = frames.resized(spec).permute(0, 3, 1, 2).float()
         if again := getattr(spec, "again", None):  # whatever it makes of the limits
-            more = {"do_resize": True, "size": dict(zip(("shortest_edge", "longest_edge"), again, strict=True))}
+            more = {"do_resize": True, "size": {"shortest_edge": int(again[0]), "longest_edge": int(again[1])}}
         return processed(self, rendered(self, 1, text), [pixels], [timing], **more).to(self.device)
 
     def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:

@@ -266,7 +266,7 @@ DROPPING = {
 @pytest.mark.parametrize("name", DROPPING)
 def test_layer_pruners_are_the_stock_class_that_sees_nothing_of_what_they_drop(case: Case, name: str) -> None:
     settings = {f"layer_pruning.{field}": value for field, value in DROPPING[name].items()}
-    method, vlm = case.method(**FULL, layer_pruning=name, **settings), case.vlm
+    method, vlm = case.method(**FULL, positions="kept", layer_pruning=name, **settings), case.vlm
     prompt = prepare(vlm, method, [encode(vlm, method, clip(vlm))], QUESTION).prompt
     places, stages = torch.arange(prompt.length), method.layer_pruning.stages()
     kept = torch.ones(5, prompt.length, dtype=torch.bool)
@@ -287,13 +287,13 @@ def test_layer_pruners_are_the_stock_class_that_sees_nothing_of_what_they_drop(c
     assert counts[0] > counts[-1] > 0 and len(set(counts)) == len(stages) + 1
     late = kept[-1:].expand_as(kept) if name == "prunevid" else kept  # it drops from all caches
     merging, said = (stages[0].layer if name == "holitom" else None), list[int]()
-    made = reread(case, kept, said, late, merging).logits[0, -1]
+    made = reread(case, kept, said, late, merging).logits[0, -1].clone()
     torch.testing.assert_close(vlm.next_token_logits(prompt, stages), made, atol=1e-4, rtol=1e-4)
     while len(said) < 4 and vlm.chat.end not in said:
         for token in {*case.inputs["input_ids"][0].tolist(), *said}:
             made[token] *= 1 / 1.3 if made[token] > 0 else 1.3  # the checkpoint's repetition penalty
         said.append(int(made.argmax()))
-        made = reread(case, kept, said, late, merging).logits[0, -1]
+        made = reread(case, kept, said, late, merging).logits[0, -1].clone()
     answer = vlm.generate([prompt], GenerationOptions(4), stages)[0]
     assert answer.text == vlm.tokenizer.decode(said, skip_special_tokens=True).strip()
 
