@@ -83,8 +83,8 @@ class Draw:
             write_native(family, self.checkpoint, seed=100 + seed, penalty=penalty, qwen2=qwen2)
         videos = [write_clip(folder, rng) for _ in range(2)]
         self.told: dict[str, Any] = {"max_num_frames": rng.choice((2, 3, 5, 7, 8, 12, 16, 32, 33))}
-        self.stock_batch = arguments.stock_batch or rng.choice((1, 1, 2))
-        self.batch = arguments.batch or rng.choice((1, 1, 2, 3))
+        drawn = rng.choice((1, 1, 2)), rng.choice((1, 1, 2, 3))
+        self.stock_batch, self.batch = arguments.stock_batch or drawn[0], arguments.batch or drawn[1]
         if family == "internvl":
             self.stock_batch = 1
         else:
@@ -141,7 +141,7 @@ class Draw:
                 found["other prompts"] += 1
                 continue
             (made, pixels), (theirs, seen) = ours[ids], stock[ids]
-            same = pixels.shape == seen.shape and torch.allclose(pixels, seen, atol=1e-5)
+            same = pixels.numel() == seen.numel() and torch.allclose(pixels.flatten(), seen.flatten(), atol=1e-5)
             found["equal" if made == theirs and same else "other answers" if same else "other pixels"] += 1
         return found
 
@@ -256,18 +256,18 @@ def watched(model: Any) -> Iterator[list[torch.Tensor]]:
 @contextmanager
 def widened(dtype: str) -> Iterator[None]:
     """Have models loaded in this number type, whatever their wrapper asks for."""
-    given = PreTrainedModel.from_pretrained
+    given = PreTrainedModel.__dict__["from_pretrained"]
 
     def wide(cls: Any, *arguments: Any, **named: Any) -> Any:
         named = {**named, "dtype": getattr(torch, dtype)}
         named.pop("torch_dtype", None)
-        return given.__func__(cls, *arguments, **named)  # type: ignore[attr-defined]
+        return given.__func__(cls, *arguments, **named)
 
     PreTrainedModel.from_pretrained = classmethod(wide)  # type: ignore[assignment]
     try:
         yield
     finally:
-        PreTrainedModel.from_pretrained = given  # type: ignore[method-assign]
+        PreTrainedModel.from_pretrained = given
 
 
 def write_clip(folder: Path, rng: random.Random) -> Path:
