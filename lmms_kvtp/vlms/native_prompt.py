@@ -79,6 +79,7 @@ def around(vlm: "NativeVLM", shown: Shown) -> PromptFrame:
     right = min(number for number in range(at + 1, len(ids)) if ids[number] in special)
     marker: Any = vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token)
     videos = _replaced(vlm.tokenizer(prompt).input_ids, ids, marker)
+    videos = videos if ids[min(videos.start, left)] != pad else range(0)  # whose steps have no text of their own
     steps = [-(-len(timing.indices) // vlm.frames_per_step) for timing, _ in shown]
     each = ids.count(pad) // max(1, sum(steps))  # placeholders of a step of a least video
     sizes = iter([g[0] * g[1] // each for (_, g), count in zip(shown, steps, strict=True) for _ in range(count * each)])

@@ -322,6 +322,15 @@ def test_chunks_make_the_tokens_of_the_whole_video(case: Case) -> None:
     whole, parts = (encode(vlm, method, clip(vlm, chunk=chunk)).tokens for chunk in (16, 4))
     assert torch.equal(whole.embeds, parts.embeds) and whole.timing == parts.timing
     assert (whole.deep is None) == (case.vlm.family != "qwen3_vl")
+    if vlm.frames_per_step == 2:
+        sizes = list[int]()
+        small, tower = with_options(case, vision_batch=5), vlm.model.model.visual
+        hook = tower.register_forward_pre_hook(
+            lambda module, args, named: sizes.append(int(named["grid_thw"][0, 0])), with_kwargs=True
+        )
+        torch.testing.assert_close(encode(small, method, clip(vlm)).tokens.embeds, whole.embeds, atol=1e-5, rtol=1e-5)
+        hook.remove()
+        assert sizes == [2, 2, 1], "steps, of two frames each: five frames at most stand in the tower"
     if whole.deep is not None and parts.deep is not None:
         assert torch.equal(whole.deep, parts.deep)
 
@@ -399,6 +408,14 @@ def test_two_videos_of_other_sizes_stand_in_one_prompt(case: Case) -> None:
     assert int((prompt.role == VISION).sum()) == sum(visual.tokens.embeds[..., 0].numel() for visual in visuals)
     steps = sum(visual.tokens.num_frames for visual in visuals)
     assert prompt.frame.max() == steps - 1 and torch.isfinite(vlm.next_token_logits(prompt)).all()
+    shown = torch.cat([visual.tokens.embeds.flatten(0, 1) for visual in visuals])
+    assert torch.equal(prompt.embeds[prompt.role == VISION], shown), "one video behind the other"
+    alone = [prepare(vlm, method, [visual], QUESTION).prompt for visual in visuals]
+    between = {"internvl": 1}.get(vlm.family, 0)  # a line's end, which stands before the text where a video is alone
+    assert int((prompt.role == MARKUP).sum()) == sum(int((one.role == MARKUP).sum()) for one in alone) + between
+    packed = [replace(whole, segment=whole.frame) for whole in (visual.tokens.whole() for visual in visuals)]
+    joined = vlm.assemble(packed, "Who?", "kept")
+    assert joined.segment is not None and torch.equal(joined.segment, joined.frame)
 
 
 def test_what_is_no_video_is_refused(case: Case) -> None:
