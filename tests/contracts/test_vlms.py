@@ -21,7 +21,7 @@ from lmms_kvtp.questions import Question
 from lmms_kvtp.types import MARKUP, VISION, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.load import SampledVideo, video_from_frames
 from lmms_kvtp.video.pixels import ProcessorPixels
-from lmms_kvtp.vlms.base import LoadOptions, load_vlm
+from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, load_vlm
 from lmms_kvtp.vlms.native import NativeVLM
 from lmms_kvtp.vlms.reading import PrefixCache
 
@@ -416,6 +416,16 @@ def test_two_videos_of_other_sizes_stand_in_one_prompt(case: Case) -> None:
     packed = [replace(whole, segment=whole.frame) for whole in (visual.tokens.whole() for visual in visuals)]
     joined = vlm.assemble(packed, "Who?", "kept")
     assert joined.segment is not None and torch.equal(joined.segment, joined.frame)
+
+
+def test_neither_places_nor_their_span_may_exceed_the_context(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = _packed(case)
+    prompt = case.vlm.assemble(packed, "Who?", "kept")
+    most = max(prompt.length, prompt.end)
+    assert (prompt.end > prompt.length) == (case.vlm.axes == 1)
+    monkeypatch.setattr(case.vlm, "limit", most - 1)
+    with pytest.raises(PromptTooLongError, match=f"the prompt has {most} positions"):
+        case.vlm.assemble(packed, "Who?", "kept")
 
 
 def test_what_is_no_video_is_refused(case: Case) -> None:
