@@ -67,7 +67,7 @@ def desk(arguments: argparse.Namespace, scratch: Path) -> Desk:
         vlm = random_llava(spec, LoadOptions(dtype=arguments.dtype, device=arguments.device))
         parts = random_parts("shared", spec, scratch, vlm)
         pruned = build_method({**settings_of(arguments.method, arguments.keep_ratio), **parts.settings}, KVTP)
-        specs = [spec.pixel_spec]
+        specs = [spec.spec(0)]
     methods = {FULL: build_method(settings_of(FULL, 1.0), KVTP), arguments.method: pruned}
     videos = [
         replace(random_pixels(specs, arguments.frames, vlm.device, vlm.dtype), key=f"noise {number}")  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def plan(
 ) -> tuple[dict[str, Row], list[ResizedPixels]]:
     """The unpruned model and all methods, by name, and what their towers read; an encoder's weights are there once."""
     rows = {FULL: Row("none", 1.0, build_method(settings_of(FULL, 1.0), KVTP))}
-    specs = [spec.pixel_spec]
+    specs = [spec.spec(0)]
     for name in encoders:
         parts = random_parts(name, spec, folder / name, vlm)
         specs.append(parts.pixel_spec)
@@ -234,10 +234,10 @@ def main() -> None:
         rows, specs = plan(spec, vlm, *chosen, Path(scratch))
         methods = {name: row.method for name, row in rows.items()}
         video = random_pixels(specs, arguments.frames, vlm.device, vlm.dtype)
-        stock = Stock(vlm, video.pixels[spec.pixel_spec])
+        stock = Stock(vlm, video.pixels[spec.spec(0)])
         short = random_pixels(specs, 2, vlm.device, vlm.dtype)
         first_tokens(vlm, methods, short, rounds=1, warm=0)
-        Stock(vlm, short.pixels[spec.pixel_spec]).seconds()
+        Stock(vlm, short.pixels[spec.spec(0)]).seconds()
         rate, others = matrix_rate(vlm.device, vlm.dtype), Others()
         found: dict[str, list[FirstToken]] = {name: [] for name in methods}
         plain: list[float] = []

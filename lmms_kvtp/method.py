@@ -74,7 +74,7 @@ class Method:
         if self.positions != "renumbered" and any(stage.renumber for stage in self.layer_pruning.stages()):
             raise ValueError(
                 f"positions={self.positions}, and {type(self.layer_pruning).__name__} numbers them anew; set "
-                "layer_pruning.positions=kept too, or leave both out"
+                "layer_pruning.positions=kept, or leave that out"
             )
 
     @property
@@ -161,6 +161,9 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Me
     parts["encoder"] = build_part("encoder", names["encoder"], merged)
     ratio = parse(float, str(settings.get("keep_ratio", defaults.get("keep_ratio", 1.0))), "keep_ratio")
     places = parse(Positions, str(settings.get("positions", defaults.get("positions", "renumbered"))), "positions")
+    if places != "renumbered" and "positions" in vars(parts["layer_pruning"]):
+        kept = {"layer_pruning.positions": "kept", **merged}  # where nothing else is said
+        parts["layer_pruning"] = build_part("layer_pruning", names["layer_pruning"], kept)
     return Method(**parts, keep_ratio=ratio, positions=places, predictor=predictor)
 
 

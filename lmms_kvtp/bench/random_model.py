@@ -96,7 +96,7 @@ def random_parts(name: str, spec: Spec, folder: Path, vlm: LlavaVideo) -> Random
         TowerHead(HeadShape(vision.hidden, vision.intermediate, vision.heads, text.projection)).save(folder)
         tower = build_text_tower(text_config(text, vision.hidden // vision.heads, 64, len(tokenizer)))
         save_text_side(folder, tower, tokenizer, scale=2.0, bias=-10.0)
-        return RandomParts({"scorer": "shared", "encoder": "tower", **on}, spec.pixel_spec)
+        return RandomParts({"scorer": "shared", "encoder": "tower", **on}, spec.spec(0))
     sizes = {"so400m-384": SO400M_384, "base-224": BASE_224}[name]
     write_siglip(folder, sizes)
     on["encoder.dtype"] = str(vlm.dtype).removeprefix("torch.")

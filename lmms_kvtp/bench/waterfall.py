@@ -1,6 +1,6 @@
 """Where the time of a run went, stage by stage, beside the least that each stage could take."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,18 +26,18 @@ def stage_seconds(costs: Sequence[SampleCost]) -> dict[str, float]:
     return total
 
 
-def decoder_alone(videos: Iterable[Video], spec: PixelSpec) -> dict[str, float]:
-    """Measure the seconds to decode videos and to make a model's pixels, with nothing else running."""
+def decoder_alone(videos: Iterable[Video], spec: Callable[[int], PixelSpec]) -> dict[str, float]:
+    """Measure the seconds to decode videos and to make pixels, as `spec` wants them of so many frames, alone."""
     meter = Meter(torch.device("cpu"))
     for video in videos:
-        chunks = video.chunks()
+        chunks, wanted = video.chunks(), spec(len(video.timing.indices) if video.timing else 0)
         while True:
             with meter.stage("decode"):
                 frames = next(chunks, None)
             if frames is None:
                 break
             with meter.stage("preprocess"):
-                frames.pixels(spec)
+                frames.pixels(wanted)
     return meter.seconds
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lmms_kvtp.commands.arguments import at_least_one
 from lmms_kvtp.presets import METHOD_HELP, method_settings
+from lmms_kvtp.settings import pairs
 
 if TYPE_CHECKING:
     from lmms_kvtp.cost.sample import SampleCost
@@ -87,13 +88,14 @@ def _costs(journals: Sequence[Path]) -> "list[SampleCost]":
 def _task(arguments: argparse.Namespace) -> str:
     """Run the harness in a process of its own; then decode the videos once more, alone."""
     from lmms_kvtp.harness.preflight import media_of
-    from lmms_kvtp.run.options import check_arguments
+    from lmms_kvtp.run.options import check_arguments, model_id
 
     check_arguments([arguments.model_args])
+    model = model_id(pairs(arguments.model_args)) or "llava_video_kvtp"
     found = media_of(arguments.task, arguments.limit)
     with tempfile.TemporaryDirectory() as scratch:
         settings = f"{arguments.model_args},journal={scratch}"
-        command = [sys.executable, "-m", "lmms_eval", "--model", "llava_video_kvtp", "--model_args", settings]
+        command = [sys.executable, "-m", "lmms_eval", "--model", model, "--model_args", settings]
         command += ["--tasks", arguments.task, "--verbosity", "ERROR"]
         command += ["--limit", str(arguments.limit)] if arguments.limit else []
         subprocess.run(command, check=False, stdout=sys.stderr)
@@ -109,7 +111,6 @@ def _videos(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.run.asks import ask_about, read_question
     from lmms_kvtp.run.build import build
     from lmms_kvtp.run.options import parse_arguments
-    from lmms_kvtp.settings import pairs
     from lmms_kvtp.types import GenerationOptions
     from lmms_kvtp.video.load import VIDEO_SUFFIXES, is_video
 
@@ -137,15 +138,15 @@ def _beside_floors(costs: "list[SampleCost]", paths: Sequence[str], model_args: 
     from lmms_kvtp.bench.waterfall import decoder_alone, stage_floors, waterfall
     from lmms_kvtp.device import place
     from lmms_kvtp.forecast.machine import matrix_rate
-    from lmms_kvtp.forecast.models import find_spec
+    from lmms_kvtp.forecast.models import find_sizes
     from lmms_kvtp.run.options import parse_arguments
-    from lmms_kvtp.settings import pairs
     from lmms_kvtp.video.load import load_video
 
     settings = parse_arguments(pairs(model_args))
     device, dtype = place(settings.load.device, settings.load.dtype)
     videos = (load_video(path, settings.frames) for path in paths)
-    rate, alone = matrix_rate(device, dtype), decoder_alone(videos, find_spec(settings.run.pretrained).pixel_spec)
+    sizes = find_sizes(settings.run.pretrained, settings.load)
+    rate, alone = matrix_rate(device, dtype), decoder_alone(videos, sizes.spec)
     table = waterfall(costs, stage_floors(costs, rate, alone))
     return f"{_counted(costs)}; matrix products: {_rate(rate, torch.get_num_threads())}\n\n{table}\n"
 
@@ -175,7 +176,7 @@ def _random(arguments: argparse.Namespace) -> str:
             parts = random_parts(arguments.encoder, spec, Path(scratch), vlm)
         settings = method_settings(arguments.method, arguments.keep_ratio, spec.llm.layers)
         method = build_method({**settings, **parts.settings}, KVTP)
-        video = random_pixels([spec.pixel_spec, parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)
+        video = random_pixels([spec.spec(arguments.frames), parts.pixel_spec], arguments.frames, vlm.device, vlm.dtype)
         runs = first_tokens(vlm, {"": method}, video, arguments.rounds)[""]
     cost, frame = median_cost(runs), preprocess_seconds(vlm.pixel_spec)
     rate = matrix_rate(vlm.device, vlm.dtype)

@@ -199,9 +199,9 @@ class Desk:
             raise NotRunError("llava_vid computes in half precision; give --dtype float16")
         if not questions:
             raise NotRunError("there are no answers to compare with")
+        texts, name, frames = [text for text, _ in questions], str(dtype).removeprefix("torch."), self.frames()
         self.release()
-        texts, name = [text for text, _ in questions], str(dtype).removeprefix("torch.")
-        theirs = ask_stock(folder, self.video, texts, self.frames(), device, name, NEW_TOKENS)
+        theirs = ask_stock(folder, self.video, texts, frames, device, name, NEW_TOKENS)
         told = [reference.against(own, ids) for own, ids in zip(self.spoken, theirs, strict=True)]
         far = [found for found in told if found["gap"] is None or found["gap"] > allowed]
         wrong = f"{len(far)} of {len(told)} answers differ by more than rounding, {allowed:g}" if far else ""

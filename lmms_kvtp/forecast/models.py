@@ -64,9 +64,8 @@ class Spec:
         """Pooling of patches by `mode`, or as the checkpoint was trained if that is None."""
         return GridPool(mode or self.config.pool_mode, (self.vision.side, self.vision.side))
 
-    @property
-    def pixel_spec(self) -> ResizedPixels:
-        """Pixels that the tower reads."""
+    def spec(self, num_frames: int) -> ResizedPixels:
+        """Say what the tower wants of each frame, however many there are."""
         return ResizedPixels((self.vision.image_size, self.vision.image_size))
 
     def vision_flops(self, pool: GridPool, steps: int) -> tuple[int, int]:

@@ -85,10 +85,11 @@ def read_turn(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
         raise ValueError(f"the task sends turns of {roles}; this model answers one turn of the user")
     content = messages[0]["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    kinds = [str(part["type"]) for part in parts]
+    cut = [" from start_time to end_time" * bool(part.get("start_time") or part.get("end_time")) for part in parts]
+    kinds = [f"{part['type']}{some}" for part, some in zip(parts, cut, strict=True)]
     if set(kinds) - {"text", "video"} or "video" in kinds[kinds.index("text") if "text" in kinds else len(kinds) :]:
         raise ValueError(
-            f"the task sends {', '.join(kinds)}; this model answers texts on videos that stand before them, and "
+            f"the task sends {', '.join(kinds)}; this model answers texts on whole videos before them, and "
             "images and other orders are not supported yet"
         )
     visuals = [part["url"] for part in parts if part["type"] == "video"]

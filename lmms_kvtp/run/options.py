@@ -17,7 +17,7 @@ from lmms_kvtp.video.cache import GIB, FrameCache
 from lmms_kvtp.video.sampling import FrameOptions
 from lmms_kvtp.vlms.base import back_end
 from lmms_kvtp.vlms.checkpoint.config import CheckpointError
-from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, layers_in, weight_files
+from lmms_kvtp.vlms.checkpoint.load import family_named, find_folder, layers_in, layers_named, weight_files
 from lmms_kvtp.vlms.load_options import ALIASES, LoadOptions
 
 Images = Literal["frames", "tiles"]
@@ -186,7 +186,7 @@ def expand(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     rest = {key: value for key, value in settings.items() if key not in ("method", "keep_ratio")}
     recipe, ratio = RECIPES.get(IDS.get(named, named)), settings.get("keep_ratio")
     model = str(settings.get("pretrained", RunOptions.pretrained)), settings.get("revision")
-    layers = layers_in(find_folder(*model)) if recipe and recipe.layers else DEPTH
+    layers = layers_named(*model) if recipe and recipe.layers else DEPTH
     own = method_settings(named, None if ratio is None else parse(float, ratio, "keep_ratio"), layers)
     if IDS.get(named, named) == FULL and ratio is not None:
         rest["keep_ratio"] = f"{parse(float, ratio, 'keep_ratio'):g}"  # all tokens are no share of them
@@ -232,6 +232,8 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
     if family is None:
         pretrained = values["run"].get("pretrained", RunOptions.pretrained)
         family = family_named(str(pretrained), values["load"].get("revision")) or "llava_video"
+    if values["load"].get("total_pixels") is not None:  # with which the stock wrapper asks qwen-vl-utils for no number
+        values["frames"].setdefault("fps", 2.0)
     for name, value in back_end(family).run_defaults.items():
         group, field_name = owner[name]
         values[group].setdefault(field_name, value)
@@ -279,7 +281,7 @@ def check_arguments(given: Sequence[str]) -> None:
 def layers_of(given: str) -> int:
     """Count the layers of the language model that `--model_args` name; raises as `check_arguments` does."""
     arguments = parse_arguments(pairs(given))
-    return layers_in(find_folder(arguments.run.pretrained, arguments.load.revision))
+    return layers_named(arguments.run.pretrained, arguments.load.revision)
 
 
 def _check_together(run: Mapping[str, Any], load: Mapping[str, Any]) -> None:

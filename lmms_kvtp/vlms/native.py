@@ -244,8 +244,11 @@ class NativeVLM(VideoVLM):
 
     def stock_inputs(self, frames: Frames, timing: Timing, text: str) -> Any:
         """Let the processor prepare a question on a whole video, for comparisons with the stock class."""
-        pixels = frames.resized(self.spec(len(frames.times))).permute(0, 3, 1, 2)
-        return processed(self, rendered(self, 1, text), [pixels], [timing]).to(self.device)
+        spec, more = self.spec(len(frames.times)), dict[str, Any]()
+        pixels = frames.resized(spec).permute(0, 3, 1, 2).float()
+        if again := getattr(spec, "again", None):  # whatever it makes of the limits
+            more = {"do_resize": True, "size": {"shortest_edge": int(again[0]), "longest_edge": int(again[1])}}
+        return processed(self, rendered(self, 1, text), [pixels], [timing], **more).to(self.device)
 
     def all_positions(self, ids: Int[Tensor, " L"], vision: Bool[Tensor, " L"], inputs: Any) -> Int[Tensor, "*A L"]:
         """Give every place of the prompt of all tokens its rotary position.

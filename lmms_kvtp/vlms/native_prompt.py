@@ -45,10 +45,10 @@ def rendered(vlm: "NativeVLM", videos: int, text: str) -> str:
     return str(vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **more))
 
 
-def processed(vlm: "NativeVLM", prompt: str, videos: Sequence[Tensor], timings: Sequence[Timing]) -> Any:
-    """Have the processor read videos, [T, 3, H, W] in bytes, which are sampled and resized, and their prompt."""
+def processed(vlm: "NativeVLM", prompt: str, videos: Sequence[Tensor], timings: Sequence[Timing], **more: Any) -> Any:
+    """Have the processor read sampled and resized videos, [T, 3, H, W], and their prompt, with `more` settings."""
     told = [{"fps": t.fps, "frames_indices": list(t.indices), "total_num_frames": t.total} for t in timings]
-    shown = {"videos": list(videos), "video_metadata": told, "do_sample_frames": False, "do_resize": False}
+    shown = {"videos": list(videos), "video_metadata": told, "do_sample_frames": False, "do_resize": False, **more}
     return vlm.processor(text=[prompt], return_tensors="pt", **(shown if videos else {}))
 
 
@@ -77,6 +77,7 @@ def around(vlm: "NativeVLM", shown: Shown) -> PromptFrame:
     right = min(number for number in range(at + 1, len(ids)) if ids[number] in special)
     marker: Any = vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token)
     videos = _replaced(vlm.tokenizer(prompt).input_ids, ids, marker)
+    videos = videos if ids[min(videos.start, left)] != pad else range(0)  # whose steps have no text of their own
     steps = [-(-len(timing.indices) // vlm.frames_per_step) for timing, _ in shown]
     each = ids.count(pad) // max(1, sum(steps))  # placeholders of a step of a least video
     sizes = iter([g[0] * g[1] // each for (_, g), count in zip(shown, steps, strict=True) for _ in range(count * each)])

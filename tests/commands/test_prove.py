@@ -12,6 +12,7 @@ import torch
 import yaml
 from helpers.checkpoints import write_tiny
 from helpers.harness_files import samples, write_run
+from helpers.native_checkpoints import write_native
 from helpers.small_videos import write_video
 
 from lmms_kvtp.__main__ import main
@@ -177,6 +178,16 @@ def test_the_stock_wrapper_says_the_same_tokens_up_to_rounding(seed, clip, tmp_p
     [told], [ours] = steps["stock_tokens"]["found"]["answers"], steps["answers"]["found"]["questions"]
     assert told["gap"] < 0.05 and told["equal"] > 0 and len(ours["tokens"]) > 10
     assert seed or told["tokens"] == ours["tokens"]
+
+
+@pytest.mark.filterwarnings("ignore:Passing `min_pixels`:FutureWarning")  # the stock wrapper's
+def test_the_stock_chat_wrapper_says_the_same_tokens(clip, tmp_path):
+    folder = write_native("qwen3_vl", tmp_path / "random", penalty=1.1)
+    more = ["--clip", clip, "--methods", "random", "--max-frames", 2, "--dtype", "bfloat16"]
+    _, steps = prove(folder, tmp_path / "out", *more)
+    assert steps["stock_tokens"]["reason"] is None
+    [told], [ours] = steps["stock_tokens"]["found"]["answers"], steps["answers"]["found"]["questions"]
+    assert told["tokens"] == ours["tokens"] and len(told["tokens"]) > 10
 
 
 def test_each_token_is_the_best_of_the_scores_that_it_was_chosen_by(vlm):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.native_checkpoints import FAMILIES, write_native
 from torch import Tensor
 
 from lmms_kvtp.cost.meter import Meter, counting
-from lmms_kvtp.doctor.reference import speak
+from lmms_kvtp.doctor.reference import reference_logits, speak
 from lmms_kvtp.encode import encode
 from lmms_kvtp.layer_pruning.base import Stage, StageInput
 from lmms_kvtp.layer_pruning.parts.attention import last_query_attention
@@ -19,7 +20,8 @@ from lmms_kvtp.pipeline import prepare, prune, weigh
 from lmms_kvtp.questions import Question
 from lmms_kvtp.types import MARKUP, VISION, GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.load import SampledVideo, video_from_frames
-from lmms_kvtp.vlms.base import LoadOptions, load_vlm
+from lmms_kvtp.video.pixels import ProcessorPixels
+from lmms_kvtp.vlms.base import LoadOptions, PromptTooLongError, load_vlm
 from lmms_kvtp.vlms.native import NativeVLM
 from lmms_kvtp.vlms.reading import PrefixCache
 
@@ -83,6 +85,17 @@ def test_all_tokens_kept_is_the_stock_class(case: Case) -> None:
     assert vlm.generate([prompt], TEXT)[0].text == made
 
 
+def test_the_doctor_compares_frames_at_the_size_that_the_stock_wrapper_gives_them(case: Case) -> None:
+    """Limits between which no whole tokens lie have Qwen2.5-VL's processor resize what was resized before."""
+    vlm = with_options(case, min_pixels=20000, max_pixels=21500)
+    [check] = reference_logits(vlm)
+    assert check.difference < 1e-4
+    if vlm.family == "qwen2_5_vl":
+        spec = vlm.spec(6)
+        assert isinstance(spec, ProcessorPixels) and spec.target(90, 160) == (84, 168)
+        assert replace(spec, again=None).target(90, 160) == (112, 196)
+
+
 def test_an_answer_comes_with_the_scores_that_chose_it(case: Case) -> None:
     vlm, limits = case.vlm, {"max_new_tokens": 5, "do_sample": False, "repetition_penalty": 1.3}
     told: dict[str, Any] = {**limits, "output_scores": True, "return_dict_in_generate": True}
@@ -101,21 +114,50 @@ def kept_of(case: Case, prompt: Prompt) -> Tensor:
     return kept
 
 
-def masked(case: Case, kept: Tensor, first_layer: int = 0) -> Tensor:
-    """Logits of the stock class in whose layers, from one on, nothing sees what is not kept."""
+def reread(case: Case, kept: Tensor, said: list[int], late: Tensor, merging: int | None = None, **more: Any) -> Any:
+    """The stock class on the prompt and some of an answer, in whose layers nothing sees what is not kept there.
 
-    def hide(layer: Any, given: Any, named: Any) -> Any:
+    Args:
+        case: model and prompt.
+        kept: places of the prompt that the prompt sees, by layer.
+        said: ids of the answer.
+        late: places of the prompt that the answer sees, by layer.
+        merging: layer before which dropped tokens are averaged into the kept ones, one after another.
+        more: what the class is asked for.
+    """
+    length, vision = kept.shape[1], case.vision
+
+    def before(index: int, layer: Any, given: Any, named: Any) -> Any:
         mask = named["attention_mask"].clone()
-        mask[..., ~kept] = torch.finfo(mask.dtype).min
-        return given, named | {"attention_mask": mask}
+        mask[:, :, :length, :length][..., ~kept[index]] = torch.finfo(mask.dtype).min
+        mask[:, :, length:, :length][..., ~late[index]] = torch.finfo(mask.dtype).min
+        if index != merging:
+            return given, named | {"attention_mask": mask}
+        hidden, hosts = given[0].clone(), torch.nonzero(kept[index] & vision).flatten()
+        for place in torch.nonzero(kept[index - 1] & ~kept[index]).flatten():
+            host = hosts[torch.cosine_similarity(given[0][0, hosts], given[0][:, place]).argmax()]
+            hidden[0, host] = (hidden[0, host] + given[0][0, place]) / 2
+        return (hidden, *given[1:]), named | {"attention_mask": mask}
 
-    hooks = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in case.vlm.layers[first_layer:]]
+    inputs, ids = dict(case.inputs), torch.tensor([said], dtype=torch.long)
+    for name, other in (("input_ids", ids), ("attention_mask", ids * 0 + 1), ("mm_token_type_ids", ids * 0)):
+        if name in inputs:
+            inputs[name] = torch.cat([inputs[name], other], dim=1)
+    layers = enumerate(case.vlm.layers)
+    hooks = [layer.register_forward_pre_hook(partial(before, n), with_kwargs=True) for n, layer in layers]
     try:
-        logits: Tensor = case.stock().logits[0, -1]
-        return logits
+        return replace(case, inputs=inputs).stock(**more)
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def masked(case: Case, kept: Tensor, first_layer: int = 0) -> Tensor:
+    """Logits of the stock class in whose layers, from one on, nothing sees what is not kept."""
+    marks = torch.ones(5, len(kept), dtype=torch.bool)
+    marks[first_layer:] = kept
+    logits: Tensor = reread(case, marks, [], marks).logits[0, -1]
+    return logits
 
 
 def test_pruned_is_the_stock_class_that_sees_nothing_of_what_was_dropped(case: Case) -> None:
@@ -212,6 +254,50 @@ def test_tokens_dropped_inside_the_model_are_seen_by_no_later_layer(case: Case, 
     assert answer.layer_lengths == (prompt.length,) * layer + (int(kept.sum()),) * (5 - layer)
 
 
+DROPPING = {
+    "fastv": {"layer": "1", "ratio": "0.3"},
+    "holitom": {"layer": "2", "ratio": "0.2"},
+    "prunevid": {"layer": "1", "alpha": "0.3"},
+    "pyramiddrop": {"layers": "1:2:4", "ratios": "0.6:0.3:0.1"},
+}
+"""Layer pruners that drop before, between and behind the layers to which DeepStack adds."""
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_layer_pruners_are_the_stock_class_that_sees_nothing_of_what_they_drop(case: Case, name: str) -> None:
+    settings = {f"layer_pruning.{field}": value for field, value in DROPPING[name].items()}
+    method, vlm = case.method(**FULL, positions="kept", layer_pruning=name, **settings), case.vlm
+    prompt = prepare(vlm, method, [encode(vlm, method, clip(vlm))], QUESTION).prompt
+    places, stages = torch.arange(prompt.length), method.layer_pruning.stages()
+    kept = torch.ones(5, prompt.length, dtype=torch.bool)
+    for number, stage in enumerate(stages):
+        found = list[Tensor]()
+
+        def select(seen: StageInput, stage: Stage = stage, found: list[Tensor] = found) -> Tensor:
+            found.append(seen.positions[stage.select(seen) | ~seen.vision])
+            return torch.isin(seen.positions, found[0])
+
+        vlm.next_token_logits(prompt, [*stages[:number], replace(stage, select=select)])
+        marks, there = torch.isin(places, found[0]), kept[stage.layer] & case.vision
+        if name != "prunevid":  # tests/layer_pruning has what that ranks by
+            paid = reread(case, kept, [], kept, output_attentions=True).attentions[stage.reads][0, :, -1].mean(dim=0)
+            assert float(paid[there & marks].min()) > float(paid[there & ~marks].max()) - 1e-7
+        kept[stage.layer :] = marks
+    counts = [int((marks & case.vision).sum()) for marks in kept]
+    assert counts[0] > counts[-1] > 0 and len(set(counts)) == len(stages) + 1
+    late = kept[-1:].expand_as(kept) if name == "prunevid" else kept  # it drops from all caches
+    merging, said = (stages[0].layer if name == "holitom" else None), list[int]()
+    made = reread(case, kept, said, late, merging).logits[0, -1].clone()
+    torch.testing.assert_close(vlm.next_token_logits(prompt, stages), made, atol=1e-4, rtol=1e-4)
+    while len(said) < 4 and vlm.chat.end not in said:
+        for token in {*case.inputs["input_ids"][0].tolist(), *said}:
+            made[token] *= 1 / 1.3 if made[token] > 0 else 1.3  # the checkpoint's repetition penalty
+        said.append(int(made.argmax()))
+        made = reread(case, kept, said, late, merging).logits[0, -1].clone()
+    answer = vlm.generate([prompt], GenerationOptions(4), stages)[0]
+    assert answer.text == vlm.tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
 def test_recomputed_scores_are_the_attention_of_the_layer(case: Case) -> None:
     prompt, seen = case.prompt(**FULL), list[StageInput]()
 
@@ -236,6 +322,15 @@ def test_chunks_make_the_tokens_of_the_whole_video(case: Case) -> None:
     whole, parts = (encode(vlm, method, clip(vlm, chunk=chunk)).tokens for chunk in (16, 4))
     assert torch.equal(whole.embeds, parts.embeds) and whole.timing == parts.timing
     assert (whole.deep is None) == (case.vlm.family != "qwen3_vl")
+    if vlm.frames_per_step == 2:
+        sizes = list[int]()
+        small, tower = with_options(case, vision_batch=5), vlm.model.model.visual
+        hook = tower.register_forward_pre_hook(
+            lambda module, args, named: sizes.append(int(named["grid_thw"][0, 0])), with_kwargs=True
+        )
+        torch.testing.assert_close(encode(small, method, clip(vlm)).tokens.embeds, whole.embeds, atol=1e-5, rtol=1e-5)
+        hook.remove()
+        assert sizes == [2, 2, 1], "steps, of two frames each: five frames at most stand in the tower"
     if whole.deep is not None and parts.deep is not None:
         assert torch.equal(whole.deep, parts.deep)
 
@@ -313,6 +408,24 @@ def test_two_videos_of_other_sizes_stand_in_one_prompt(case: Case) -> None:
     assert int((prompt.role == VISION).sum()) == sum(visual.tokens.embeds[..., 0].numel() for visual in visuals)
     steps = sum(visual.tokens.num_frames for visual in visuals)
     assert prompt.frame.max() == steps - 1 and torch.isfinite(vlm.next_token_logits(prompt)).all()
+    shown = torch.cat([visual.tokens.embeds.flatten(0, 1) for visual in visuals])
+    assert torch.equal(prompt.embeds[prompt.role == VISION], shown), "one video behind the other"
+    alone = [prepare(vlm, method, [visual], QUESTION).prompt for visual in visuals]
+    between = {"internvl": 1}.get(vlm.family, 0)  # a line's end, which stands before the text where a video is alone
+    assert int((prompt.role == MARKUP).sum()) == sum(int((one.role == MARKUP).sum()) for one in alone) + between
+    packed = [replace(whole, segment=whole.frame) for whole in (visual.tokens.whole() for visual in visuals)]
+    joined = vlm.assemble(packed, "Who?", "kept")
+    assert joined.segment is not None and torch.equal(joined.segment, joined.frame)
+
+
+def test_neither_places_nor_their_span_may_exceed_the_context(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = _packed(case)
+    prompt = case.vlm.assemble(packed, "Who?", "kept")
+    most = max(prompt.length, prompt.end)
+    assert (prompt.end > prompt.length) == (case.vlm.axes == 1)
+    monkeypatch.setattr(case.vlm, "limit", most - 1)
+    with pytest.raises(PromptTooLongError, match=f"the prompt has {most} positions"):
+        case.vlm.assemble(packed, "Who?", "kept")
 
 
 def test_what_is_no_video_is_refused(case: Case) -> None:

@@ -102,6 +102,7 @@ def stock(checkpoint: Path, docs: Any, **settings: Any) -> Any:
         ({"max_num_frames": 12}, 2),
         ({"fps": 0.5, "max_num_frames": 16}, 1),
         ({"max_num_frames": 7, "min_pixels": 20000, "max_pixels": 22000}, 1),  # Qwen2.5-VL's resizes twice
+        ({"total_pixels": 90000}, 2),  # Qwen3-VL's samples at 2 frames a second
     ],
 )
 def test_all_tokens_kept_answers_as_the_stock_wrapper(
@@ -112,6 +113,8 @@ def test_all_tokens_kept_answers_as_the_stock_wrapper(
     more: dict[str, Any],
     batch: int,
 ) -> None:
+    if "total_pixels" in more and checkpoint.name != "qwen3_vl":
+        pytest.skip("an argument of Qwen3-VL")
     if checkpoint.name == "internvl" and "fps" in more:
         pytest.skip("the stock wrapper ignores it, ours refuses it")
     if checkpoint.name == "internvl":
@@ -155,6 +158,10 @@ def test_pruned_answers_are_others_and_tell_their_cost(
         (
             [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "video", "url": "a.mp4"}]}],
             "sends text, video",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "video", "url": "a.mp4", "end_time": 4.0}]}],
+            "sends video from start_time to end_time; this model answers texts on whole videos",
         ),
         ([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], "turns of user, assistant"),
     ],

@@ -118,9 +118,12 @@ def test_layers_that_are_pruned_keep_the_positions_of_the_whole_prompt(vlm, prom
 
 def test_positions_that_contradict_or_do_not_fit_are_refused(vlm, monkeypatch):
     plain = {"scorer": "uniform", "allocator": "uniform", "pruner": "random", "layer_pruning": "pyramiddrop"}
-    with pytest.raises(ValueError, match=r"PyramidDrop numbers them anew; set layer_pruning.positions=kept too"):
-        build_method({**plain, "positions": "kept"}, {"encoder": "siglip"})
-    build_method({**plain, "positions": "kept", "layer_pruning.positions": "kept"}, {"encoder": "siglip"})
+    anew = {"layer_pruning.positions": "renumbered"}
+    with pytest.raises(ValueError, match=r"PyramidDrop numbers them anew; set layer_pruning.positions=kept, or leave"):
+        build_method({**plain, **anew, "positions": "kept"}, {"encoder": "siglip"})
+    for given, default, found in (("kept", "renumbered", "kept"), ("renumbered", "kept", "renumbered")):
+        made = build_method({**plain, "positions": given}, {"encoder": "siglip", "positions": default})
+        assert made.describe()["layer_pruning"]["positions"] == found
     with pytest.raises(ValueError, match="positions='gaps' is not one of renumbered, kept, evs"):
         build_method({**plain, "positions": "gaps"}, {"encoder": "siglip"})
     end = vlm.assemble([packed(KEPT)], "What?", "kept").end

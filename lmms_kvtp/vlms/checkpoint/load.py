@@ -128,6 +128,12 @@ def layers_in(folder: Path) -> int:
         return int(config.get("text_config", config)["num_hidden_layers"])  # Qwen2.5-VL was released without
 
 
+def layers_named(pretrained: str, revision: str | None) -> int:
+    """Count the same by name, of a model in `SIZES` before a download; raises as `find_folder` and `layers_in` do."""
+    known = read_json(SIZES).get(pretrained)
+    return known["text_config"]["num_hidden_layers"] if known else layers_in(find_folder(pretrained, revision))
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint. Raises CheckpointError if there is none, or it lacks the chat markers."""
     with reading(folder, "has no tokenizer"):
