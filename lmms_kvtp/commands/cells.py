@@ -123,8 +123,8 @@ def with_verdicts(cells: Sequence[Variant], margin: float | None, contrasts: str
         both = [(a, b) for a in cells for b in cells if (a.method, b.method) == (ours, theirs)]
         found = [(a.name, b.name) for a, b in both if theirs == FULL or a.keep_ratio == b.keep_ratio]
         if not found:
-            told = "both must be among --methods, named as there and without a ratio: 'kvtp+tome vs tome'"
-            raise LookupError(f"contrast {pair.strip()!r}: {told}")
+            way = "both must be among --methods, named as there and without a ratio: 'kvtp+tome vs tome'"
+            raise LookupError(f"contrast {pair.strip()!r}: {way}")
         for this, that in found:
             against.setdefault(this, []).append(that)
     fixed = {} if margin is None else {"margin": f"{margin:g}"}
