@@ -47,10 +47,6 @@ class Terminal(io.TextIOBase):
         """Write a text."""
         return int(self._stream.write(visible(text)))
 
-    def flush(self) -> None:
-        """Send on what waits."""
-        self._stream.flush()
-
 
 def as_markdown(text: str) -> str:
     """Write one line of Markdown that shows the text: no tag, link, image or code in it works, and nobody is called."""
