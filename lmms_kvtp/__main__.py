@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=Terminal(sys.stderr))
     logging.getLogger("lmms_kvtp").setLevel(logging.INFO)  # not of libraries
     try:
+        os.getcwd()  # where it is gone, MKL would end the process
         with redirect_stdout(Terminal(sys.stdout)):
             code = int(importlib.import_module(COMMANDS[options.command][0]).main(options) or 0)
         sys.stdout.flush()
