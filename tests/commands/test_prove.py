@@ -1,6 +1,8 @@
 """`lmms-kvtp prove`: every step on real files and checkpoints of both layouts, and what becomes of one that fails."""
 
+import argparse
 import json
+import math
 import shutil
 import socket
 from importlib.util import find_spec
@@ -16,11 +18,14 @@ from helpers.native_checkpoints import write_native
 from helpers.small_videos import write_video
 
 from lmms_kvtp.__main__ import main
-from lmms_kvtp.commands.prove import STEPS, checked, find_clip
+from lmms_kvtp.commands.cells import plan
+from lmms_kvtp.commands.prove import STEPS, add_arguments, checked, find_clip
+from lmms_kvtp.commands.prove_steps import Desk
 from lmms_kvtp.doctor import reference
 from lmms_kvtp.doctor.reference import Spoken, against, speak, transformers_model
 from lmms_kvtp.leaderboard.runs import read_runs
 from lmms_kvtp.leaderboard.verdicts import paired_rows
+from lmms_kvtp.presets import FULL
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LoadOptions, load_llava_video
 
@@ -182,12 +187,18 @@ def test_the_stock_wrapper_says_the_same_tokens_up_to_rounding(seed, clip, tmp_p
 
 @pytest.mark.filterwarnings("ignore:Passing `min_pixels`:FutureWarning")  # the stock wrapper's
 def test_the_stock_chat_wrapper_says_the_same_tokens(clip, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
     folder = write_native("qwen3_vl", tmp_path / "random", penalty=1.1)
-    more = ["--clip", clip, "--methods", "random", "--max-frames", 2, "--dtype", "bfloat16"]
-    _, steps = prove(folder, tmp_path / "out", *more)
-    assert steps["stock_tokens"]["reason"] is None
-    [told], [ours] = steps["stock_tokens"]["found"]["answers"], steps["answers"]["found"]["questions"]
-    assert told["tokens"] == ours["tokens"] and len(told["tokens"]) > 10
+    given = parser.parse_args(
+        ["--pretrained", str(folder), "--max-frames", "2", "--dtype", "bfloat16", "--clip", str(clip)]
+    )
+    desk = Desk(given, plan([FULL], [0.2]), clip, math.inf)
+    desk.load()
+    answers, _ = desk.answers()
+    found, wrong = desk.stock_tokens()
+    told = [answer["tokens"] for answer in found["answers"]]
+    assert not wrong and told == [answer["tokens"] for answer in answers["questions"]] and len(told[0]) > 10
 
 
 def test_each_token_is_the_best_of_the_scores_that_it_was_chosen_by(vlm):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.native_checkpoints import FAMILIES, write_native
 from torch import Tensor
+from transformers import __version__
 
 from lmms_kvtp.cost.meter import Meter, counting
 from lmms_kvtp.doctor.reference import reference_logits, speak
@@ -90,7 +91,7 @@ def test_the_doctor_compares_frames_at_the_size_that_the_stock_wrapper_gives_the
     vlm = with_options(case, min_pixels=20000, max_pixels=21500)
     [check] = reference_logits(vlm)
     assert check.difference < 1e-4
-    if vlm.family == "qwen2_5_vl":
+    if vlm.family == "qwen2_5_vl" and not __version__.startswith("4."):  # whose processor has limits of its own
         spec = vlm.spec(6)
         assert isinstance(spec, ProcessorPixels) and spec.target(90, 160) == (84, 168)
         assert replace(spec, again=None).target(90, 160) == (112, 196)
