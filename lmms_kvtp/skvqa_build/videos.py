@@ -175,10 +175,8 @@ def unpack(archive: Path, into: Path) -> None:
         raise
     except (*BROKEN, OSError) as error:
         full = getattr(error, "errno", None) in NO_ROOM
-        way = (
-            f"free some space for {into}, or choose another folder" if full else "download it again, or unpack by hand"
-        )
-        raise ArchiveError(f"cannot unpack {archive}: {error}; {way}") from error
+        ways = "download it again, or unpack by hand", f"free some space for {into}, or choose another folder"
+        raise ArchiveError(f"cannot unpack {archive}: {error}; {ways[full]}") from error
 
 
 def _extract(archive: Path, into: Path, files: Iterable[tuple[str, int]], read: Callable[[str], IO[bytes]]) -> None:
