@@ -17,7 +17,7 @@ Table~\ref{tab:t-input-x-a-b-1} says:
 \input{table}
 \end{document}
 """
-NAMES = ("\\input{x}", "[2cm] low", "*star", "a_b^c~d$e$#1&2%", "<b>|`x`", "{", "a ± b", "\\write18{touch hacked}")
+NAMES = ("\\input{x}", "[2cm] low", "*star", "a_b^c~d$e$#1&2%", "<b>|`x`", "{", "\\write18{touch hacked}")
 
 
 def test_the_table_compiles_and_prints_hostile_names_as_they_are(tmp_path):
