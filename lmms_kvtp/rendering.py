@@ -151,6 +151,7 @@ def to_svg(figure: "Figure") -> str:
     """Write SVG without the XML head, to stand inside a page; texts in it are escaped."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    figure.set_layout_engine("none")  # all stands where it belongs: another format need not look again
     return "<svg" + buffer.getvalue().partition("<svg")[2]
 
 

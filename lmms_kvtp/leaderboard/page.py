@@ -223,10 +223,8 @@ def plot(axes: Any, shown: Sequence[Point], axis: str, plain: bool = False) -> N
     for number, point in enumerate(shown):
         rank, count = places[:number].count(places[number]), places.count(places[number])
         label = point.name if len(point.name) <= LABEL else f"{point.name[: LABEL - 1]}…"
-        bars = axes.errorbar(
-            [point.x], [point.y], yerr=[point.error], fmt=point.shape, ms=MARK, color=point.color, capsize=2, lw=1,
-            markerfacecolor="none", label=label,
-        )  # fmt: skip
+        look = {"fmt": point.shape, "ms": MARK, "color": point.color, "lw": 1, "mfc": "none", "label": label}
+        bars = axes.errorbar([point.x], [point.y], yerr=[point.error], **look)
         bars.lines[0].set_gid(f"point-{number}")
         moved = ScaledTranslation(MARK / 72 * ((rank + 0.5) / count - 0.5), 0, axes.figure.dpi_scale_trans)
         for artist in bars.get_children():  # behind errorbar, which finds the limits of the axes

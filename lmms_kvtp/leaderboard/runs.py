@@ -177,19 +177,19 @@ class SampleFields:
 
 
 def _scored(row: dict[str, Any], fields: SampleFields) -> ScoredAnswer:
-    counts = (row.get("token_counts") or [None])[0] or {}
-    question = first_of(row, ("question_id",), fields)
+    counts, places = (row.get("token_counts") or [None])[0] or {}, [row, *items(row, fields)]
+    question = first_of(places, ("question_id",))
     question = str(row["doc_id"] if question is None else question)
-    prompt, told = str(row.get("input") or ""), first_of(row, CHOSEN, fields)
+    prompt, told = str(row.get("input") or ""), first_of(places, CHOSEN)
     given = row.get("filtered_resps", "") if told is None else told
-    video = first_of(row, (fields.cluster_key, *VIDEOS), fields)
+    video = first_of(places, (fields.cluster_key, *VIDEOS))
     sparsity, kept = row.get("sparsity"), str(counts.get("kept_probe") or "")
     if not re.fullmatch(r"(\d+:[0-9a-f]+)?", kept):  # pages count its bits long after its file is named
         raise ValueError(f"kept_probe {kept[:40]!r} is not a number of patches and hexadecimal digits")
     return ScoredAnswer(
         question=question,
         video=question if video is None else str(video),
-        kind=str(first_of(row, KINDS, fields) or ""),
+        kind=str(first_of(places, KINDS) or ""),
         score=score(row, fields),
         cost=SampleCost.from_dict(counts) if "tokens_kept" in counts else None,
         error=counts.get("error"),
@@ -217,9 +217,9 @@ def content(answer: str, prompt: str) -> str:
     return option if option and named[2] in (None, option) else text
 
 
-def first_of(row: Mapping[str, Any], names: Sequence[str], fields: SampleFields) -> Any:
-    """The first of `names` at the top of a row, or else in an item of a metric; None where there is none."""
-    for place in (row, *_items(row, fields)):
+def first_of(places: Sequence[Any], names: Sequence[str]) -> Any:
+    """The first of `names` at the top of a row, the first of `places`, or else in an item of a metric, or None."""
+    for place in places:
         if isinstance(place, Mapping):
             for name in names:
                 if place.get(name) is not None:
@@ -243,7 +243,7 @@ def score(row: Mapping[str, Any], fields: SampleFields) -> float:
 def _scores(row: Mapping[str, Any], fields: SampleFields) -> Iterator[float]:
     if isinstance(row.get(fields.score_key), int | float):
         yield float(row[fields.score_key])
-    for item in _items(row, fields):
+    for item in items(row, fields):
         if isinstance(item, int | float):
             yield float(item)
         elif isinstance(item, Mapping):
@@ -254,6 +254,7 @@ def _scores(row: Mapping[str, Any], fields: SampleFields) -> Iterator[float]:
                     yield float(str(item[ours]).strip().lower() == str(item[right]).strip().lower())
 
 
-def _items(row: Mapping[str, Any], fields: SampleFields) -> Iterator[Any]:
+def items(row: Mapping[str, Any], fields: SampleFields) -> list[Any]:
+    """What the metrics of a task found in a row."""
     names = fields.metrics or tuple(name for name in row if name.endswith("_score"))
-    return (row[name] for name in names if row.get(name) is not None)
+    return [row[name] for name in names if row.get(name) is not None]

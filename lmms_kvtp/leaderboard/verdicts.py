@@ -177,14 +177,15 @@ def _contrasts(row: Row, rows: Sequence[Row], task: str) -> list[tuple[Row, Row 
     wanted = str(row.provenance.verdicts.get("against") or "")
     mine = row.provenance.model, row.provenance.frames
     near = [other for other in rows if other is not row and (other.provenance.model, other.provenance.frames) == mine]
-    same = [other for other in near if _run(other, task).questions == _run(row, task).questions]
+    asked = _run(row, task).questions
     if not wanted:
-        bases = [other for other in same if other.provenance.unpruned]
+        bases = [one for one in near if one.provenance.unpruned and _run(one, task).questions == asked]
         return [] if row.provenance.unpruned or not bases else [(row, bases[0], "")]
     pairs = []
     for name in wanted.split(";") if wanted != "none" else ():
-        named = [other for other in same if other.provenance.verdicts.get("row") == name]
-        pairs.append((row, named[0] if len(named) == 1 else None, f" against {name}"))
+        named = [one for one in near if one.provenance.verdicts.get("row") == name]
+        same = [one for one in named if _run(one, task).questions == asked]
+        pairs.append((row, same[0] if len(same) == 1 else None, f" against {name}"))
     return pairs
 
 
