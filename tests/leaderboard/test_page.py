@@ -327,7 +327,7 @@ def test_the_same_plot_is_the_same_file():
 def test_the_pointer_is_shown_the_row_of_the_mark_that_is_under_it():
     drawn, _ = draw([Point("a", 1.0, 50.0, 2.0), Point("b", 2.0, 60.0, 1.0)], "seconds", "task")
     [a, b] = re.findall(r'<g><title>(.): .*?</title>.*?<use [^>]*x="([\d.]+)" y="([\d.]+)"', drawn, re.DOTALL)
-    assert a[0] == "a" and b[0] == "b"
+    assert a[0] == "a" and b[0] == "b" and "<title>b: 60.0 ± 1.0 % at 2</title>" in drawn
     assert float(a[1]) < float(b[1]) and float(a[2]) > float(b[2])  # SVG counts y downwards
 
 
