@@ -1,5 +1,6 @@
 """The harness model `llava_video_kvtp`: requests in, answers with their costs out."""
 
+import atexit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -59,6 +60,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
         check_family(given, self.family)
         self.arguments = parse_arguments(given, self.family)
         self.accelerator = Accelerator()
+        atexit.register(self.accelerator.end_training)  # leaves the group of ranks, which the harness never does
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         if self.arguments.load.device_map and self._world_size > 1:
             raise ValueError(

@@ -4,7 +4,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import signature
@@ -211,7 +211,8 @@ def decode(
     if prefix and cache is None:
         cache = DynamicCache()
     held = "cache" if "cache" in signature(llm.forward).parameters else "past_key_values"  # transformers < 5.24
-    with torch.random.fork_rng(devices=devices, enabled=config.do_sample), _unwarned(llm):
+    calm = _unwarned() if llm.device.type == "meta" else nullcontext()
+    with torch.random.fork_rng(devices=devices, enabled=config.do_sample), calm:
         if config.do_sample:
             torch.manual_seed(options.seed)
         output: Tensor = llm.generate(
@@ -235,11 +236,8 @@ def decode(
 
 
 @contextmanager
-def _unwarned(llm: Any) -> Iterator[None]:
-    """Have nobody told that the ids lie on another device than the first weight, where that is fetched from disk."""
-    if llm.device.type != "meta":
-        yield
-        return
+def _unwarned() -> Iterator[None]:
+    """Have nobody told that the ids lie on another device than the first weight, which is fetched from disk."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*`input_ids` being on a device type different")  # transformers < 5
         yield
