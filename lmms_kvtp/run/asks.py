@@ -54,8 +54,7 @@ def _name(visual: str | Video | Encoded) -> str:
 def read_visuals(doc_to_visual: Callable[[Any], Any], doc: Any) -> list[Any]:
     """Get the visuals of a document as a flat list, empty for a question of text alone.
 
-    Raises:
-        FileNotFoundError: the task ended the process, as stock tasks do where a file is missing.
+    FileNotFoundError where the task ended the process, as stock tasks do where a file is missing.
     """
     try:
         visuals = doc_to_visual(doc)

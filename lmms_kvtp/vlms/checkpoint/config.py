@@ -1,7 +1,7 @@
 """What config.json of a LLaVA checkpoint says, whatever its layout."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.device import OutOfMemoryError
 from lmms_kvtp.encoders.parts.siglip_config import SO400M, vision_sizes
-from lmms_kvtp.files import MOST_TOLD, from_json
+from lmms_kvtp.files import from_json, loading
 from lmms_kvtp.vlms.tiles import Tiling
 
 SIZES, _ = SO400M
@@ -113,16 +113,10 @@ class LlavaConfig:
         return int(self.vision["num_hidden_layers"]) - 1
 
 
-@contextmanager
-def reading(folder: Path, lack: str = "is no checkpoint") -> Iterator[None]:
+def reading(folder: Path, lack: str = "is no checkpoint") -> AbstractContextManager[None]:
     """Turn what odd values in the files of a checkpoint make libraries raise into one error that names the folder."""
-    try:
-        yield
-    except (CheckpointError, MemoryError, OutOfMemoryError):
-        raise
-    except Exception as error:  # transformers and tokenizers have no kinds of their own for this
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_TOLD]
-        raise CheckpointError(f"{folder} {lack} that can be read: {cause}; {WANTED}") from error
+    passed = (CheckpointError, MemoryError, OutOfMemoryError)
+    return loading(f"{folder} {lack} that can be read", CheckpointError, passed, f"; {WANTED}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
