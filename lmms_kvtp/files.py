@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 PART = ".part"
 """Suffix of unfinished files."""
+Kind = TypeVar("Kind")
 MOST_TOLD = 400
 """Letters of a library's message that are shown."""
 PIECE = 1 << 16
@@ -142,6 +143,17 @@ def from_json(data: bytes | str) -> Any:
             return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path, kind: type[Kind], refusal: type[ValueError] = ValueError) -> Kind:
+    """Read a JSON file that holds a `kind`; `refusal`, which names the file, where it is damaged or holds another."""
+    try:
+        value = from_json(path.read_bytes())
+    except ValueError as error:
+        raise refusal(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise refusal(f"{path} holds a {type(value).__name__}, wanted a {kind.__name__}")
+    return value
 
 
 def is_inside(name: str) -> bool:

@@ -72,11 +72,16 @@ models = ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "OpenGVLab
 for model in ("llava-video-7b", *models):
     for method in ("kvtp+prumerge", "vidcom2", "fastv"):
         main(["flops", "--model", model, "--method", method])
+main(["flops"])
 print(sorted({"transformers", "accelerate", "huggingface_hub", "scipy", "av"} & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("\n| prefill ") == 12 and run.stdout.splitlines()[-1] == "[]"
+    assert (
+        run.stdout.count("\n| prefill ") == 12
+        and "THOP, no helper" in run.stdout
+        and run.stdout.splitlines()[-1] == "[]"
+    )
 
 
 def test_ctrl_c_ends_in_two_lines(capsys, monkeypatch):

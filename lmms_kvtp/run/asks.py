@@ -83,8 +83,7 @@ def name_visuals(visuals: Sequence[Any]) -> tuple[str, ...]:
 def check_files(asks: Iterable[Ask]) -> None:
     """Find out before the first answer, not hours later, that videos are missing.
 
-    Raises:
-        FileNotFoundError: the message has the first paths and the number of all.
+    FileNotFoundError names the first of them and the number of all.
     """
     paths = {path: ask for ask in asks for path in ask.visuals if not IN_MEMORY.match(path)}
     missing = [path for path in paths if not Path(path).exists()]

@@ -113,8 +113,7 @@ class VideoVLM(ABC):
     def check(self, positions: Positions) -> None:
         """Refuse rotary positions that the model cannot have.
 
-        Raises:
-            ValueError: the message names those that it has.
+        ValueError names those that it has.
         """
         if positions not in self.positions:
             raise ValueError(f"positions={positions} is not of {self.family}, which has {', '.join(self.positions)}")

@@ -117,11 +117,7 @@ class NativeVLM(Merging, VideoVLM):
 
     @classmethod
     def sized(cls, name: str, options: LoadOptions) -> "NativeVLM":
-        """Make the model of a folder without its weights, for forecasts.
-
-        Raises:
-            CheckpointError: as `load`.
-        """
+        """Make the model of a folder without its weights, for forecasts. Raises as `load`."""
         folder, kind = find_folder(name, options.revision), cast(Any, AutoModelForImageTextToText)
         with torch.device("meta"):
             model = kind.from_config(cls._read(folder, AutoConfig))
@@ -160,9 +156,7 @@ class NativeVLM(Merging, VideoVLM):
     def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
         """Lay out the processor's prompt, and leave out the tokens that are not kept; `empty` tells about their text.
 
-        Raises:
-            PromptTooLongError: the prompt does not fit in the context.
-            ValueError: `text` is empty, or a visual is no video.
+        PromptTooLongError where it does not fit in the context, ValueError where `text` is empty or a visual no video.
         """
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp import files
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.device import OutOfMemoryError
 from lmms_kvtp.encoders.parts.siglip_config import SO400M, vision_sizes
-from lmms_kvtp.files import from_json, loading
+from lmms_kvtp.files import loading
 from lmms_kvtp.vlms.tiles import Tiling
 
 SIZES, _ = SO400M
@@ -121,13 +122,7 @@ def reading(folder: Path, lack: str = "is no checkpoint") -> AbstractContextMana
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError if the file holds something else."""
-    try:
-        value = from_json(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, wanted an object")
-    return value
+    return files.read_json(path, dict, CheckpointError)
 
 
 def vision_shape(config: LlavaConfig) -> VisionShape:
