@@ -110,7 +110,8 @@ def find_sizes(name: str, options: LoadOptions | None = None) -> Sizes:
     """Sizes of a model of any family; raises as `find_spec` does."""
     if name in (*KNOWN, *HUB):
         return find_spec(name)
-    if known := released(name, options := options or LoadOptions()):
+    options = options or LoadOptions()
+    if known := released(name, options):
         return known
     from lmms_kvtp.vlms.checkpoint.load import family_named
     from lmms_kvtp.vlms.native import NativeVLM
