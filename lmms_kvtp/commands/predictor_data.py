@@ -24,8 +24,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     place = "(default: features, below --out in training and here in evaluation)"
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
-    made = "so many videos of the embedded benchmark instead of an index"
-    parser.add_argument("--synthetic", type=at_least_one, help=made)
+    parser.add_argument("--synthetic", type=at_least_one, help="so many embedded videos instead of an index")
     start = "the untuned SigLIP: folder, hub id, or tiny for the embedded model's (default %(default)s)"
     parser.add_argument("--pretrained", default=SIGLIP, help=start)
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")

@@ -19,13 +19,15 @@ from tqdm import tqdm
 
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.commands.cells import Variant, add_methods, arguments_of, beforehand, plan, with_verdicts
-from lmms_kvtp.files import write_json, write_whole
+from lmms_kvtp.files import loading, write_json, write_whole
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.settings import pairs
 
 LOG = "harness.log"
 """File in a sweep's folder with messages and tables of the harness and of libraries; a bar is shown in their place."""
 LOCK, FINISHED = ".lock", "finished.json"
+GRACE = 40
+"""Seconds that the harness may take to end: torchrun gives the processes that it started 30."""
 LOW = 2**16
 """Bytes below which a disk is full."""
 TORCHRUN = r"(TORCHELASTIC_.*|(GROUP_|ROLE_|LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
@@ -124,7 +126,7 @@ def sweep(
             reading.append({**both, **step, "log_samples": True})
         _keep_verdicts(out / "cells.json", making)
         depends, finished = _depends_on(reading, common), out / FINISHED
-        if finished.is_file() and finished.read_text() == depends:
+        if finished.is_file() and finished.read_bytes() == depends.encode():
             log.info("all of this is finished; the harness is asked again if you remove %s", finished)
         else:
             finished.unlink(missing_ok=True)
@@ -138,7 +140,8 @@ def sweep(
 
 def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
     """Refuse another margin or other contrasts than a sweep began with: its answers may have been looked at."""
-    begun = [pairs(text) for text in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+    with loading(f"list of cells in {file}; remove it to go on, whatever margin the sweep began with"):
+        begun = [pairs(text) for text in json.loads(file.read_bytes())] if file.is_file() else []
     for now in map(pairs, making):
         for before in [cell for cell in begun if cell["journal"] == now["journal"]]:
             if any(before.get(name) != now.get(name) for name in ("margin", "against")):
@@ -149,8 +152,10 @@ def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
 def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str | None = None) -> None:
     """Refuse what the harness would refuse with many lines, half a minute later; raises as `sweep` does."""
     import lmms_kvtp.tasks
+    from lmms_kvtp.harness.plugin import check_plugins
     from lmms_kvtp.run.options import check_arguments
 
+    check_plugins()
     check_arguments([arguments_of(common, cell) for cell in cells])
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if nodes > 1:
@@ -223,10 +228,10 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             raise KeyboardInterrupt(f"{made}; the same command goes on there") from None
 
 
-def _answers(out: Path) -> list[tuple[Path, str]]:
-    """List the lines of all journals but their first ones; an answer that was taken over stands there again."""
+def _answers(out: Path) -> list[tuple[Path, bytes]]:
+    """List the whole lines of all journals but their first ones; an answer that was taken over stands there again."""
     files = sorted(out.glob("*/journal/*.jsonl"))
-    return [(file.parent, line) for file in files for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+    return [(file.parent, line) for file in files for line in file.read_bytes().split(b"\n")[1:-1]]
 
 
 def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: "tqdm[Any] | None" = None) -> str:
@@ -252,6 +257,11 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
                     bar.update(done - bar.n)
         finally:
             process.terminate()
+            try:
+                process.wait(GRACE)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                log.warning("the harness (process %s) did not end when it was told to, and was killed", process.pid)
+            process.kill()
             process.wait()
             with suppress(ValueError):
                 signal.signal(signal.SIGTERM, before)

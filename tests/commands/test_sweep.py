@@ -11,7 +11,7 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.cells import plan, with_verdicts
-from lmms_kvtp.commands.sweep import SweepError, sweep, tables
+from lmms_kvtp.commands.sweep import SweepError, _answers, sweep, tables
 from lmms_kvtp.commands.table import row_alone
 from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 from lmms_kvtp.run.options import RunOptions
@@ -112,6 +112,47 @@ def test_a_stopped_sweep_counts_an_answer_that_was_taken_over_once(
     with pytest.raises(KeyboardInterrupt, match=f"^2 answers are in {tmp_path}; the same command goes on there$"):
         sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_torn_lines_and_damaged_notes_stop_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    [cell] = cells = plan(["random"], [0.2])
+    journal = tmp_path / cell.folder / "journal"
+    journal.mkdir(parents=True)
+    (journal / "a_journal_rank0.jsonl").write_bytes(b'{"journal": 2}\n{"key": "a"}\n{"text": "caf\xc3')
+    assert len(_answers(tmp_path)) == 1
+    for left in (b"", b"\xff\xfe"):
+        (tmp_path / "finished.json").write_bytes(left)
+        with pytest.raises(SweepError, match="made no answers"):
+            sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+    (tmp_path / "cells.json").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no list of cells in .*cells\.json; remove it to go on"):
+        sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+
+
+def test_a_plug_in_that_does_not_load_and_hides_ours_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "ghost-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ghost\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lmms_eval.models]\nghost = ghost_package:manifests\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["list", "pruner"]) == 0, "other commands go on"
+    told = r"ghost = ghost_package:manifests of ghost, ModuleNotFoundError: .* uninstall or mend that package"
+    with pytest.raises(LookupError, match=told):
+        sweep(plan(["random"], [0.2]), "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+
+
+def test_a_harness_that_ignores_sigterm_is_killed_and_the_sweep_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness = tmp_path / "harness"
+    harness.write_text("#!/bin/sh\ntrap '' TERM\nkill -TERM $PPID\nwhile :; do sleep 0.1; done\n")
+    harness.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(harness))
+    monkeypatch.setattr("lmms_kvtp.commands.sweep.GRACE", 0.3)
+    with pytest.raises(KeyboardInterrupt, match=f"^0 answers are in {tmp_path}; the same command goes on there$"):
+        sweep(plan(["random"], [0.2]), "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+    assert "did not end when it was told to, and was killed" in caplog.text
 
 
 @pytest.mark.parametrize("margin", [0.0, 100.0, float("nan")])
