@@ -121,9 +121,7 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=Path, help="folder of the videos: for seconds, which scorer=oracle reads")
     parser.add_argument("--out", type=Path, required=True, help="folder of the index")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="2 in the release (default %(default)s)")
-    add_numbers(
-        parser, [(name, n, "for the statistics") for name, n in (("--beta", BETA), ("--min-frames", MIN_FRAMES))]
-    )
+    add_numbers(parser, [("--beta", BETA, "for the statistics"), ("--min-frames", MIN_FRAMES, "for the statistics")])
 
 
 def import_release(arguments: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.commands.cells import Variant, add_methods, arguments_of, beforehand, plan, with_verdicts
 from lmms_kvtp.files import loading, write_json, write_whole
-from lmms_kvtp.leaderboard.runs import Run, read_runs
+from lmms_kvtp.leaderboard.runs import RESULTS, Run, read_runs
 from lmms_kvtp.settings import pairs
 
 LOG = "harness.log"
@@ -126,7 +126,8 @@ def sweep(
             reading.append({**both, **step, "log_samples": True})
         _keep_verdicts(out / "cells.json", making)
         depends, finished = _depends_on(reading, common), out / FINISHED
-        if finished.is_file() and finished.read_bytes() == depends.encode():
+        scored = all(any((out / cell.folder).rglob(f"*{RESULTS}")) for cell in cells)
+        if scored and finished.is_file() and finished.read_bytes() == depends.encode():
             log.info("all of this is finished; the harness is asked again if you remove %s", finished)
         else:
             finished.unlink(missing_ok=True)

@@ -130,6 +130,25 @@ def test_torn_lines_and_damaged_notes_stop_no_sweep(tmp_path: Path, monkeypatch:
         sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
 
 
+def test_a_finished_sweep_whose_results_are_gone_asks_the_harness_and_damaged_ones_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    monkeypatch.setattr("lmms_kvtp.commands.sweep._depends_on", lambda steps, common: "the same")
+    [cell] = cells = plan(["random"], [0.2])
+    (tmp_path / "finished.json").write_text("the same")
+    (tmp_path / cell.folder).mkdir()
+    damaged = tmp_path / cell.folder / "1_results.json"
+    damaged.touch()
+    with pytest.raises(
+        ValueError, match=rf"no results file of the harness: {damaged}; remove it, and start the run ag"
+    ):
+        sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+    damaged.unlink()
+    with pytest.raises(SweepError, match="made no answers"):
+        sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+
+
 def test_a_plug_in_that_does_not_load_and_hides_ours_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "ghost-1.0.dist-info"
     info.mkdir()
