@@ -110,11 +110,10 @@ def _videos(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.types import GenerationOptions
     from lmms_kvtp.video.load import VIDEO_SUFFIXES, is_video
 
-    paths = sorted(filter(is_video, arguments.videos.iterdir()))
+    paths = sorted(filter(is_video, arguments.videos.iterdir()))[: arguments.limit]
     if not paths:
         kinds = f"files ending in {', '.join(VIDEO_SUFFIXES)}, animated images and folders of frames"
         raise ValueError(f"{arguments.videos} holds no video; {kinds} count")
-    paths = paths[: arguments.limit]
     settings = parse_arguments({"allow_toy": True, **pairs(arguments.model_args)})
     built = build(settings, find_device(settings.load.device), {})
     options = GenerationOptions(max_new_tokens=min(settings.run.max_new_tokens, 16))

@@ -16,7 +16,7 @@ from lmms_kvtp.skvqa_build.store import Store
 log = logging.getLogger(__name__)
 
 CAPTIONER = "lmms-lab/LLaVA-Video-7B-Qwen2"
-SPELLING = """captioner: a checkpoint for our LLaVA-Video back end (folder or hub id), endpoint:MODEL, or none.
+SPELLING = """captioner: a checkpoint that --model_args pretrained= takes (folder or hub id), endpoint:MODEL, or none.
 scorer: captioner (from all captions of a video in one prompt), endpoint:MODEL, text or text:CHECKPOINT
 (sentence-transformers on captions), siglip or siglip:CHECKPOINT (frames, no captions).
 refiner: rule or endpoint:MODEL."""

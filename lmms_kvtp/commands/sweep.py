@@ -202,8 +202,7 @@ def _alone(out: Path) -> Iterator[int]:
                 owner = f"another sweep (process {file.read()}) is at work in {out}"
                 raise SweepError(f"{owner}; wait until it ends, or choose another --out") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        os.write(file.fileno(), str(os.getpid()).encode())
         yield file.fileno()
 
 
@@ -217,7 +216,9 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             done, wanted = (PROGRESS.findall(told) or [("0", "0")])[-1]
             if int(done) < int(wanted) or _answers(out) == before:
                 made = f"{done} of {wanted} answers" if int(done) else "no answers"
-                causes = [line.strip() for line in told.splitlines() if re.match(r"(\w+\.)*\w*Error\b", line)]
+                causes = [
+                    line.strip() for line in told.splitlines() if re.match(r"(?!tenacity)(\w+\.)*\w*Error\b", line)
+                ]
                 if shutil.disk_usage(out).free < LOW:  # which cuts the messages off, too
                     causes = ["no space is left there; free some, and start the same command again"]
                 why = "; ".join([f"the harness's messages stand in {out / LOG}", *causes[-1:]])
@@ -247,6 +248,7 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
         with suppress(ValueError):  # another thread than the main one, which alone gets signals
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         process = subprocess.Popen(command, stdout=told, stderr=told, env=own, pass_fds=(lock,))
+        os.write(lock, f", harness {process.pid}".encode())  # which a killed sweep leaves at work
         try:
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):

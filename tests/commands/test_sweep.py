@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import os
+import re
 import shutil
 import signal
 import sys
@@ -149,6 +151,18 @@ def test_a_finished_sweep_whose_results_are_gone_asks_the_harness_and_damaged_on
         sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
 
 
+def test_the_cause_is_told_and_not_that_the_harness_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = tmp_path / "harness"
+    lines = ("FileNotFoundError: no videos", "", "tenacity.RetryError: RetryError[<Future raised FileNotFoundError>]")
+    harness.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+    harness.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(harness))
+    with pytest.raises(SweepError, match=r"FileNotFoundError: no videos$"):
+        sweep(plan(["random"], [0.2]), "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+
+
 def test_a_plug_in_that_does_not_load_and_hides_ours_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "ghost-1.0.dist-info"
     info.mkdir()
@@ -172,6 +186,8 @@ def test_a_harness_that_ignores_sigterm_is_killed_and_the_sweep_says_so(
     with pytest.raises(KeyboardInterrupt, match=f"^0 answers are in {tmp_path}; the same command goes on there$"):
         sweep(plan(["random"], [0.2]), "skvqa_synth_quick", "pretrained=tiny", tmp_path)
     assert "did not end when it was told to, and was killed" in caplog.text
+    lock = (tmp_path / ".lock").read_text()
+    assert re.fullmatch(rf"{os.getpid()}, harness \d+", lock), "who is at work where the sweep itself was killed"
 
 
 @pytest.mark.parametrize("margin", [0.0, 100.0, float("nan")])
