@@ -123,6 +123,7 @@ def test_torn_lines_and_damaged_notes_stop_no_sweep(tmp_path: Path, monkeypatch:
     journal.mkdir(parents=True)
     (journal / "a_journal_rank0.jsonl").write_bytes(b'{"journal": 2}\n{"key": "a"}\n{"text": "caf\xc3')
     assert len(_answers(tmp_path)) == 1
+    (tmp_path / cell.folder / "1_results.json").write_text("{}")
     for left in (b"", b"\xff\xfe"):
         (tmp_path / "finished.json").write_bytes(left)
         with pytest.raises(SweepError, match="made no answers"):
