@@ -13,7 +13,7 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.cells import plan, with_verdicts
-from lmms_kvtp.commands.sweep import SweepError, _answers, sweep, tables
+from lmms_kvtp.commands.sweep import SweepError, sweep, tables
 from lmms_kvtp.commands.table import row_alone
 from lmms_kvtp.leaderboard.runs import Run, ScoredAnswer
 from lmms_kvtp.run.options import RunOptions
@@ -109,7 +109,8 @@ def test_a_stopped_sweep_counts_an_answer_that_was_taken_over_once(
     journal = tmp_path / cell.folder / "journal"
     journal.mkdir(parents=True)
     for name, answers in (("a", '{"key": "a"}\n'), ("b", '{"key": "a"}\n{"key": "b"}\n')):
-        (journal / f"{name}_journal_rank0.jsonl").write_text('{"journal": 1}\n' + answers)
+        torn = b'{"text": "caf\xc3'  # in the middle of a letter
+        (journal / f"{name}_journal_rank0.jsonl").write_bytes(f'{{"journal": 1}}\n{answers}'.encode() + torn)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match=f"^2 answers are in {tmp_path}; the same command goes on there$"):
         sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path)
@@ -122,7 +123,6 @@ def test_torn_lines_and_damaged_notes_stop_no_sweep(tmp_path: Path, monkeypatch:
     journal = tmp_path / cell.folder / "journal"
     journal.mkdir(parents=True)
     (journal / "a_journal_rank0.jsonl").write_bytes(b'{"journal": 2}\n{"key": "a"}\n{"text": "caf\xc3')
-    assert len(_answers(tmp_path)) == 1
     (tmp_path / cell.folder / "1_results.json").write_text("{}")
     for left in (b"", b"\xff\xfe"):
         (tmp_path / "finished.json").write_bytes(left)
