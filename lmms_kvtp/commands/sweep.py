@@ -248,8 +248,8 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
         with suppress(ValueError):  # another thread than the main one, which alone gets signals
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         process = subprocess.Popen(command, stdout=told, stderr=told, env=own, pass_fds=(lock,))
-        os.write(lock, f", harness {process.pid}".encode())  # which a killed sweep leaves at work
         try:
+            os.write(lock, f", harness {process.pid}".encode())  # which a killed sweep leaves at work
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.5)

@@ -102,7 +102,7 @@ def test_a_stopped_sweep_counts_an_answer_that_was_taken_over_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = tmp_path / "harness"  # SIGTERM comes while it is at work
-    harness.write_text("#!/bin/sh\nkill -TERM $PPID\nexec sleep 1000\n")
+    harness.write_text("#!/bin/sh\nsleep 0.5\nkill -TERM $PPID\nexec sleep 1000\n")
     harness.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(harness))
     [cell] = plan(["random"], [0.2])
@@ -179,8 +179,8 @@ def test_a_plug_in_that_does_not_load_and_hides_ours_is_named(tmp_path: Path, mo
 def test_a_harness_that_ignores_sigterm_is_killed_and_the_sweep_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness = tmp_path / "harness"
-    harness.write_text("#!/bin/sh\ntrap '' TERM\nkill -TERM $PPID\nwhile :; do sleep 0.1; done\n")
+    harness = tmp_path / "harness"  # what ignores a signal goes on ignoring it as another program
+    harness.write_text("#!/bin/sh\ntrap '' TERM\nsleep 0.5\nkill -TERM $PPID\nexec sleep 60\n")
     harness.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(harness))
     monkeypatch.setattr("lmms_kvtp.commands.sweep.GRACE", 0.3)
