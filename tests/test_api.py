@@ -197,8 +197,8 @@ def test_who_leaves_a_stream_stops_the_decoding_and_errors_come_through(model: M
 
 
 def test_a_stream_that_waits_for_its_reader_changes_no_other_answer(model: Model) -> None:
-    pruned = {"method": "uniform+random,layer_pruning=fastv", "max_new_tokens": 64, "until": ()}
-    other = {"method": "full", "max_new_tokens": 24, "until": ()}
+    pruned = {"method": "uniform+random,layer_pruning=fastv", "max_new_tokens": 32, "until": ()}
+    other = {"method": "full", "max_new_tokens": 12, "until": ()}
     alone = model.answer(frames_of(), "Where is it?", **other).text
     pieces = model.stream(frames_of(), QUESTION, **pruned)
     first = next(pieces)

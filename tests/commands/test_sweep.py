@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.harness_files import samples, write_run
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.commands.cells import plan, with_verdicts
@@ -150,6 +151,29 @@ def test_a_finished_sweep_whose_results_are_gone_asks_the_harness_and_damaged_on
     damaged.unlink()
     with pytest.raises(SweepError, match="made no answers"):
         sweep(cells, "skvqa_synth_quick", "pretrained=tiny", tmp_path)
+
+
+def test_a_finished_sweep_is_another_one_under_another_limit_task_or_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [cell] = cells = plan(["random"], [0.2])
+    ready, place = write_run(tmp_path / "ready", samples([1.0, 0.0])), tmp_path / "out" / cell.folder
+    lines = [f"mkdir -p {place}/journal; cp -r {ready}/. {place}"]
+    lines += [f"echo '{{}}' > {place}/journal/a.jsonl; echo '{{}}' >> {place}/journal/a.jsonl"]
+    harness = tmp_path / "harness"
+    harness.write_text("\n".join(["#!/bin/sh", *lines, "echo 'Answering: 1/1 ['"]))
+    harness.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(harness))
+    [run] = sweep(cells, "skvqa_synth", "pretrained=tiny", tmp_path / "out", 3)
+    finished = (tmp_path / "out" / "finished.json").read_bytes()
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    [again] = sweep(cells, "skvqa_synth", "pretrained=tiny", tmp_path / "out", 3)
+    assert again.answers == run.answers
+    tiny, fewer = "pretrained=tiny", "pretrained=tiny,max_frames_num=16"
+    for task, common, limit in (("skvqa_synth", tiny, 2), ("skvqa_synth_quick", tiny, 3), ("skvqa_synth", fewer, 3)):
+        (tmp_path / "out" / "finished.json").write_bytes(finished)
+        with pytest.raises(SweepError, match="made no answers"):
+            sweep(cells, task, common, tmp_path / "out", limit)
 
 
 def test_the_cause_is_told_and_not_that_the_harness_tried_again(
