@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # in the C locale, ± is better lost than the table
     logging.basicConfig(format="%(message)s", stream=Terminal(sys.stderr))
     logging.getLogger("lmms_kvtp").setLevel(logging.INFO)  # not of libraries
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of the settings of every SigLIP
     try:
         os.getcwd()  # where it is gone, MKL would end the process
         with redirect_stdout(Terminal(sys.stdout)):

@@ -196,6 +196,16 @@ def test_who_leaves_a_stream_stops_the_decoding_and_errors_come_through(model: M
         next(model.stream("nowhere.mp4", QUESTION))
 
 
+def test_a_stream_that_waits_for_its_reader_changes_no_other_answer(model: Model) -> None:
+    pruned = {"method": "uniform+random,layer_pruning=fastv", "max_new_tokens": 32, "until": ()}
+    other = {"method": "full", "max_new_tokens": 12, "until": ()}
+    alone = model.answer(frames_of(), "Where is it?", **other).text
+    pieces = model.stream(frames_of(), QUESTION, **pruned)
+    first = next(pieces)
+    assert model.answer(frames_of(), "Where is it?", **other).text == alone
+    assert first + "".join(pieces) == model.answer(frames_of(), QUESTION, **pruned).text
+
+
 def test_a_batch_is_its_questions_one_by_one_with_one_encoding_of_each_video(model: Model, video: Path) -> None:
     twin = video.parent / "other" / video.name  # another video of the same name
     twin.parent.mkdir(exist_ok=True)

@@ -22,25 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which finished run to read, or what to run."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     whole = targets.add_parser("e2e", help="seconds of each stage of a run, with the ideal beside them")
-    journals = "a finished run's journals, one for each rank, or their folder"
-    whole.add_argument("journal", type=Path, nargs="*", help=journals)
+    whole.add_argument("journal", type=Path, nargs="*", help="journals of a finished run, or their folder")
     whole.add_argument("--task", help="run this task first, by the harness")
     whole.add_argument("--videos", type=Path, metavar="FOLDER", help="ask one question about each video in it first")
     whole.add_argument("--question", default=QUESTION, help="with --videos (default %(default)r)")
     whole.add_argument("--model_args", default="pretrained=tiny", help="with --task or --videos (default %(default)s)")
     whole.add_argument("--limit", type=at_least_one, help="only the first so many questions or videos")
     whole.add_argument("--random-weights", metavar="MODEL", help="llava-video-7b, llava-video-72b, tiny or a folder")
-    whole.add_argument("--frames", type=at_least_one, default=128, help="with --random-weights (default %(default)s)")
-    methods = f"with --random-weights: {METHOD_HELP} (default %(default)s)"
-    whole.add_argument("--method", default="kvtp+prumerge", help=methods)
-    whole.add_argument("--keep-ratio", type=float, help="with --random-weights, over the one of --method")
-    encoders = "with --random-weights: so400m-384 (default), base-224 or shared"
-    whole.add_argument("--encoder", default="so400m-384", help=encoders)
-    dtypes = ["auto", "float32", "bfloat16", "float16"]
-    whole.add_argument("--dtype", default="auto", choices=dtypes, help="with --random-weights")
-    whole.add_argument("--device", help="with --random-weights (default: the GPU if there is one)")
-    rounds = "with --random-weights; medians count (default 3)"
-    whole.add_argument("--rounds", type=at_least_one, default=3, help=rounds)
+    drawn = whole.add_argument_group("with --random-weights")
+    drawn.add_argument("--frames", type=at_least_one, default=128, help="of the video (default %(default)s)")
+    drawn.add_argument("--method", default="kvtp+prumerge", help=f"{METHOD_HELP} (default %(default)s)")
+    drawn.add_argument("--keep-ratio", type=float, help="over the one of --method")
+    drawn.add_argument("--encoder", default="so400m-384", help="so400m-384 (default), base-224 or shared")
+    drawn.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    drawn.add_argument("--device", help="(default: the GPU if there is one)")
+    drawn.add_argument("--rounds", type=at_least_one, default=3, help="medians count (default 3)")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -114,11 +110,10 @@ def _videos(arguments: argparse.Namespace) -> str:
     from lmms_kvtp.types import GenerationOptions
     from lmms_kvtp.video.load import VIDEO_SUFFIXES, is_video
 
-    paths = sorted(filter(is_video, arguments.videos.iterdir()))
+    paths = sorted(filter(is_video, arguments.videos.iterdir()))[: arguments.limit]
     if not paths:
         kinds = f"files ending in {', '.join(VIDEO_SUFFIXES)}, animated images and folders of frames"
         raise ValueError(f"{arguments.videos} holds no video; {kinds} count")
-    paths = paths[: arguments.limit]
     settings = parse_arguments({"allow_toy": True, **pairs(arguments.model_args)})
     built = build(settings, find_device(settings.load.device), {})
     options = GenerationOptions(max_new_tokens=min(settings.run.max_new_tokens, 16))

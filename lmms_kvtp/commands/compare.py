@@ -11,11 +11,9 @@ from lmms_kvtp.files import write_whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add data, methods and model."""
-    fields = "JSONL: video, question, and where known answer and spans"
-    parser.add_argument("--data", type=Path, required=True, help=fields)
+    parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question, maybe answer and spans")
     add_methods(parser, "kvtp+prumerge,random")
-    shares = "shares of vision tokens kept (default %(default)s)"
-    parser.add_argument("--ratios", type=ratios, default="0.5,0.2", help=shares)
+    parser.add_argument("--ratios", type=ratios, default="0.5,0.2", help="shares of tokens kept (default %(default)s)")
     add_model_arguments(parser)
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")
     parser.add_argument("--max-new-tokens", type=at_least_one, default=32, help="of an answer (default %(default)s)")

@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merger = action("merge", _merge, "several files of one data set as one")
     merger.add_argument("index", type=Path, nargs="+", help=several)
     merger.add_argument("--out", type=Path, required=True, help="the file to write")
-    kept = "the paper's training set: questions of training data sets that meet both criteria"
-    chooser = action("filter", _filter, kept)
+    chooser = action("filter", _filter, "the paper's training set: training data that meet both criteria")
     chooser.add_argument("index", type=Path, nargs="+", help=several)
     chooser.add_argument("--out", type=Path, required=True, help="the file to write, for train predictor --index")
     for each in (counted, differ, chooser):  # what is valid does not depend on what the filter keeps

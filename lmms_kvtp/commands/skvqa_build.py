@@ -16,7 +16,7 @@ from lmms_kvtp.skvqa_build.store import Store
 log = logging.getLogger(__name__)
 
 CAPTIONER = "lmms-lab/LLaVA-Video-7B-Qwen2"
-SPELLING = """captioner: a checkpoint for our LLaVA-Video back end (folder or hub id), endpoint:MODEL, or none.
+SPELLING = """captioner: a checkpoint that --model_args pretrained= takes (folder or hub id), endpoint:MODEL, or none.
 scorer: captioner (from all captions of a video in one prompt), endpoint:MODEL, text or text:CHECKPOINT
 (sentence-transformers on captions), siglip or siglip:CHECKPOINT (frames, no captions).
 refiner: rule or endpoint:MODEL."""
@@ -36,8 +36,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, help="file of finished calls (default: OUT/calls.sqlite)")
     parser.add_argument("--captioner", default=CAPTIONER, help="see below (default %(default)s)")
     parser.add_argument("--scorer", default="captioner", help="see below (default %(default)s)")
-    alone = "a local captioner scores one caption at a time: for one whose context or answers do not hold all"
-    parser.add_argument("--one-by-one", action="store_true", help=alone)
+    parser.add_argument("--one-by-one", action="store_true", help="a local captioner scores one caption at a time")
     parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions, for a trial")
     numbers = [
@@ -121,11 +120,8 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="of the data set, as for `skvqa build`")
     parser.add_argument("--videos", type=Path, help="folder of the videos: for seconds, which scorer=oracle reads")
     parser.add_argument("--out", type=Path, required=True, help="folder of the index")
-    softmax = "of the softmax (default %(default)s); the release has 2"
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=softmax)
-    add_numbers(
-        parser, [(name, n, "for the statistics") for name, n in (("--beta", BETA), ("--min-frames", MIN_FRAMES))]
-    )
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="2 in the release (default %(default)s)")
+    add_numbers(parser, [("--beta", BETA, "for the statistics"), ("--min-frames", MIN_FRAMES, "for the statistics")])
 
 
 def import_release(arguments: argparse.Namespace) -> int:

@@ -18,13 +18,15 @@ from tqdm import tqdm
 
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.commands.cells import Variant, add_methods, arguments_of, beforehand, plan, with_verdicts
-from lmms_kvtp.files import read_json, write_json, write_whole
-from lmms_kvtp.leaderboard.runs import Run, read_runs
+from lmms_kvtp.files import loading, read_json, write_json, write_whole
+from lmms_kvtp.leaderboard.runs import RESULTS, Run, read_runs
 from lmms_kvtp.settings import pairs
 
 LOG = "harness.log"
 """File in a sweep's folder with messages and tables of the harness and of libraries; a bar is shown in their place."""
 LOCK, FINISHED = ".lock", "finished.json"
+GRACE = 40
+"""Seconds that the harness may take to end: torchrun gives the processes that it started 30."""
 LOW = 2**16
 """Bytes below which a disk is full."""
 TORCHRUN = r"(TORCHELASTIC_.*|(GROUP_|ROLE_|LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
@@ -123,7 +125,8 @@ def sweep(
             reading.append({**both, **step, "log_samples": True})
         _keep_verdicts(out / "cells.json", making)
         depends, finished = _depends_on(reading, common), out / FINISHED
-        if finished.is_file() and finished.read_text() == depends:
+        scored = all(any((out / cell.folder).rglob(f"*{RESULTS}")) for cell in cells)
+        if scored and finished.is_file() and finished.read_bytes() == depends.encode():
             log.info("all of this is finished; the harness is asked again if you remove %s", finished)
         else:
             finished.unlink(missing_ok=True)
@@ -137,7 +140,8 @@ def sweep(
 
 def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
     """Refuse another margin or other contrasts than a sweep began with: its answers may have been looked at."""
-    begun = [pairs(text) for text in read_json(file, list)] if file.is_file() else []
+    with loading(f"no list of cells in {file}; remove it to go on, whatever margin the sweep began with"):
+        begun = [pairs(text) for text in read_json(file, list)] if file.is_file() else []
     for now in map(pairs, making):
         for before in [cell for cell in begun if cell["journal"] == now["journal"]]:
             if any(before.get(name) != now.get(name) for name in ("margin", "against")):
@@ -148,8 +152,10 @@ def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
 def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str | None = None) -> None:
     """Refuse what the harness would refuse with many lines, half a minute later; raises as `sweep` does."""
     import lmms_kvtp.tasks
+    from lmms_kvtp.harness.plugin import check_plugins
     from lmms_kvtp.run.options import check_arguments
 
+    check_plugins()
     check_arguments([arguments_of(common, cell) for cell in cells])
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if nodes > 1:
@@ -195,8 +201,7 @@ def _alone(out: Path) -> Iterator[int]:
                 owner = f"another sweep (process {file.read()}) is at work in {out}"
                 raise SweepError(f"{owner}; wait until it ends, or choose another --out") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        os.write(file.fileno(), str(os.getpid()).encode())
         yield file.fileno()
 
 
@@ -210,7 +215,9 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             done, wanted = (PROGRESS.findall(told) or [("0", "0")])[-1]
             if int(done) < int(wanted) or _answers(out) == before:
                 made = f"{done} of {wanted} answers" if int(done) else "no answers"
-                causes = [line.strip() for line in told.splitlines() if re.match(r"(\w+\.)*\w*Error\b", line)]
+                causes = [
+                    line.strip() for line in told.splitlines() if re.match(r"(?!tenacity)(\w+\.)*\w*Error\b", line)
+                ]
                 if shutil.disk_usage(out).free < LOW:  # which cuts the messages off, too
                     causes = ["no space is left there; free some, and start the same command again"]
                 why = "; ".join([f"the harness's messages stand in {out / LOG}", *causes[-1:]])
@@ -222,10 +229,10 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             raise KeyboardInterrupt(f"{made}; the same command goes on there") from None
 
 
-def _answers(out: Path) -> list[tuple[Path, str]]:
-    """List the lines of all journals but their first ones; an answer that was taken over stands there again."""
+def _answers(out: Path) -> list[tuple[Path, bytes]]:
+    """List the whole lines of all journals but their first ones; an answer that was taken over stands there again."""
     files = sorted(out.glob("*/journal/*.jsonl"))
-    return [(file.parent, line) for file in files for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+    return [(file.parent, line) for file in files for line in file.read_bytes().split(b"\n")[1:-1]]
 
 
 def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: "tqdm[Any] | None" = None) -> str:
@@ -241,6 +248,7 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         process = subprocess.Popen(command, stdout=told, stderr=told, env=own, pass_fds=(lock,))
         try:
+            os.write(lock, f", harness {process.pid}".encode())  # which a killed sweep leaves at work
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.5)
@@ -251,6 +259,11 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
                     bar.update(done - bar.n)
         finally:
             process.terminate()
+            try:
+                process.wait(GRACE)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                log.warning("the harness (process %s) did not end when it was told to, and was killed", process.pid)
+            process.kill()
             process.wait()
             with suppress(ValueError):
                 signal.signal(signal.SIGTERM, before)

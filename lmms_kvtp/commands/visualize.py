@@ -39,6 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
     from lmms_kvtp.leaderboard.provenance import row_name
     from lmms_kvtp.rendering import markdown
     from lmms_kvtp.run.options import check_arguments, parse_arguments
+    from lmms_kvtp.shipped import TOY
     from lmms_kvtp.video.load import load_video
     from lmms_kvtp.vlms.base import load_vlm
 
@@ -55,7 +56,8 @@ def main(arguments: argparse.Namespace) -> int:
     name = arguments.video.name
     found = write_pictures(model.vlm, methods, video, name, arguments.question, arguments.out, arguments.show)
     rows = [[p.name, p.answer.text, f"{p.answer.cost.tokens_kept}/{p.answer.cost.tokens_before}"] for p in found]
-    sys.stdout.write(f"{markdown(['method', 'answer', 'vision tokens'], rows)}\n{arguments.out / 'index.html'}\n")
+    table, toy = markdown(["method", "answer", "vision tokens"], rows), f"! {TOY}\n" * model.vlm.toy
+    sys.stdout.write(f"{table}\n{toy}{arguments.out / 'index.html'}\n")
     return 0
 
 

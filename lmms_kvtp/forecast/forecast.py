@@ -152,7 +152,7 @@ MEANING = {
     FULL: "every stage, 2 operations per multiply-add, attention over the full square: this package's own figure",
     CAUSAL: "the same, but only the pairs of positions that a causal mask leaves",
     LLM: "prefill alone: no vision tower, no helper",
-    MACS: "multiply-adds of every stage: half of `full`",
+    MACS: "multiply-adds of every stage: half of full",
     FASTV: "sum over layers of 4 n d^2 + 2 n^2 d + 2 n d m (arXiv 2403.06764): multiply-adds of the language model "
     "with two MLP matrices instead of three and no grouped queries",
 }

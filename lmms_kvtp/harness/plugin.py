@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import cache, wraps
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from importlib.util import find_spec
 from inspect import ismethod
 from pathlib import Path
@@ -100,6 +100,19 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def check_plugins() -> None:
+    """Refuse an entry point before ours that does not load, for lmms-eval would then leave ours out: LookupError."""
+    for entry in entry_points(group="lmms_eval.models"):
+        if entry.value.startswith("lmms_kvtp."):
+            return
+        try:
+            entry.load()
+        except Exception as error:  # foreign code
+            told = f"{entry.name} = {entry.value} of {entry.dist and entry.dist.name}, {_one_line(error)}"
+            way = "lmms-eval leaves out all plug-ins behind it, this one too; uninstall or mend that package"
+            raise LookupError(f"a plug-in does not load: {told}; {way}") from error
+
+
 @cache
 def check_harness() -> None:
     """Warn, once, when this release of lmms-eval was not tested with ours; called where one of our parts is used."""
@@ -174,7 +187,8 @@ def _add_tasks(tasks: Any) -> None:
         if not _is_ours(self.task_index.get(name, {}).get("yaml_path")):
             return _as_for(self.model_name, config_theirs(self, name))
         check_harness()
-        _set_environment()
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        os.environ.setdefault("HF_HOME", str(Path(caches) / "huggingface"))  # stock tasks need it
         config = config_theirs(self, name)
         if check := getattr(config.get("process_docs"), "check", None):
             check()  # what a task needs besides its data set, before the harness downloads that
@@ -206,12 +220,6 @@ def _index(manager: Any, folder: str) -> dict[str, Any]:
 
 def _is_ours(yaml_path: object) -> bool:
     return isinstance(yaml_path, str) and any(Path(folder) in Path(yaml_path).parents for folder in task_dirs())
-
-
-def _set_environment() -> None:
-    """Give HF_HOME its default: modules of stock tasks, which ours build on, fail where it is unset."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    os.environ.setdefault("HF_HOME", str(Path(base) / "huggingface"))
 
 
 def _override(base: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:

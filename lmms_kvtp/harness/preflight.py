@@ -18,6 +18,7 @@ from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import load_yaml_config, resolve_cache_dir
 from tenacity import RetryError, stop_after_attempt
 
+from lmms_kvtp.harness.plugin import check_plugins
 from lmms_kvtp.run.asks import IN_MEMORY, name_visuals, read_visuals
 from lmms_kvtp.skvqa.task_index import MISSING_VARIABLE
 
@@ -101,6 +102,7 @@ def _named(tasks: str, include_path: str | None) -> tuple[list[str], TaskManager
         raise LookupError(f"tasks {tasks!r} name no task; `lmms-eval tasks` lists them")
     if include_path and not Path(include_path).is_dir():
         raise LookupError(f"--include_path {include_path} is no folder; give the one that holds the tasks' YAML files")
+    check_plugins()
     return names, TaskManager(verbosity="ERROR", include_path=include_path)
 
 

@@ -4,7 +4,6 @@ Settings are honored, or refused by name. `ask_stock` makes such requests, for t
 """
 
 import gc
-import logging
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from lmms_eval.api.instance import Instance
 from transformers import GenerationConfig
 
+from lmms_kvtp.harness.plugin import report
 from lmms_kvtp.run.asks import Ask, name_visuals, read_question
 from lmms_kvtp.settings import parse
 from lmms_kvtp.types import GenerationOptions
@@ -27,8 +27,6 @@ from lmms_kvtp.vlms.checkpoint.config import CheckpointError
 from lmms_kvtp.vlms.checkpoint.llava_package import llava_package, mend
 from lmms_kvtp.vlms.checkpoint.load import family_of, read_config
 from lmms_kvtp.vlms.checkpoint.original import ORIGINAL
-
-log = logging.getLogger(__name__)
 
 PADDING = "__padding_only__"
 """Mark of requests that only even out the ranks; nobody reads their answers."""
@@ -154,7 +152,7 @@ def _at_least_one(settings: Mapping[str, Any], name: str, default: int) -> int:
 
 def _check_other(name: str, value: Any, greedy: bool) -> None:
     if name not in _of_transformers():
-        _say_unused(name, str(value))
+        report(f"generation setting {name}={value} is no setting of decoding; it is not used")
     elif value not in NEUTRAL.get(name, ()) and not (greedy and name in OF_SAMPLING):
         raise ValueError(
             f"generation setting {name}={value} would change the answer and is not supported; take it out of "
@@ -167,11 +165,6 @@ def _of_transformers() -> frozenset[str]:
     """Names of all settings that transformers would read."""
     config: dict[str, Any] = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
     return frozenset(config)
-
-
-@cache
-def _say_unused(name: str, value: str) -> None:
-    log.warning("generation setting %s=%s is no setting of decoding; it is not used", name, value)
 
 
 STOCK = {"qwen2_5_vl": "qwen2_5_vl.Qwen2_5_VL", "qwen3_vl": "qwen3_vl.Qwen3_VL", "internvl": "internvl_hf.InternVLHf"}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.files import from_json
+from lmms_kvtp.files import from_json, loading
 from lmms_kvtp.leaderboard.provenance import record_of, row_name
 
 RESULTS, SAMPLES = "_results.json", "_samples_"
@@ -88,9 +88,12 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
     """Read the newest run of each task below `folder`, what `--output_path` was; `name` is the folder's by default.
 
     FileNotFoundError where there are no results or samples, since the harness exits 0 when an evaluation fails. Raises
-    as `read_samples`, too.
+    as `read_samples`, too; ValueError names a damaged file.
     """
-    results = {path: from_json(path.read_bytes()) for path in folder.rglob(f"*{RESULTS}")}
+    results: dict[Path, dict[str, Any]] = {}
+    for path in folder.rglob(f"*{RESULTS}"):
+        with loading(f"no results file of the harness: {path}; remove it, and start the run again"):
+            results[path] = from_json(path.read_bytes())
     newest: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(results, key=lambda path: age(path, results[path])):
         newest |= {task: (file, results[path]) for task, file in samples_of(path).items()}

@@ -114,7 +114,7 @@ def read_examples(
         except KeyError as error:
             raise ValueError(f"{path}, line {number}: it has no {error}") from error
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}, line {number}: {type(error).__name__} {error}") from error
+            raise ValueError(f"{path}, line {number}: {error if type(error) is ValueError else repr(error)}") from error
     check_scale(scores, path)
     found = []
     for source, rows in grouped.items():

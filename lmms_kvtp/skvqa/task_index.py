@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 def locate_index(dataset: str) -> Path:
     """Find the index file of a data set.
 
-    NoIndexError where there is none, FileNotFoundError where the setting names a place without one.
+    NoIndexError where there is none, FileNotFoundError where the setting names no place for one.
     """
     if setting := os.environ.get(VARIABLE, "").strip():
         return _named(setting, dataset)
@@ -106,7 +106,7 @@ def _named(setting: str, dataset: str) -> Path:
     if path.is_dir():
         if (path / f"{dataset}.jsonl").is_file():
             return path / f"{dataset}.jsonl"
-        raise FileNotFoundError(f"{VARIABLE}={setting} is a folder without {dataset}.jsonl")
+        raise NoIndexError(f"{VARIABLE}={setting} is a folder without {dataset}.jsonl")
     if setting.count("/") != 1 or setting.startswith((".", "/", "~")):
         raise FileNotFoundError(f"{VARIABLE}={setting} is neither a file nor a folder nor a data set of the hub")
     from huggingface_hub import hf_hub_download

@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from lmms_kvtp.encoders.siglip import Siglip
-from lmms_kvtp.files import content_key
+from lmms_kvtp.files import content_key, loading
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.run.source import of_encoder
 from lmms_kvtp.skvqa.entry import DIGITS
@@ -143,7 +143,8 @@ def text_similarity(pretrained: str = "sentence-transformers/all-MiniLM-L6-v2") 
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ValueError("scorer text needs sentence-transformers: pip install sentence-transformers") from error
-        return SentenceTransformer(pretrained)
+        with loading(f"no model of sentence-transformers at {pretrained}; --scorer text:FOLDER reads one of this machine"):
+            return SentenceTransformer(pretrained)
 
     def rate(question: Scoreable) -> tuple[float, ...]:
         texts = [question.text, *map(shortened, question.captions)]

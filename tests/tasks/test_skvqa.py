@@ -150,8 +150,9 @@ def test_the_index_may_be_named_as_file_or_folder(home: Path, monkeypatch: pytes
     for place in (home / "videomme.jsonl", home):
         monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", str(place))
         assert len(documents.videomme(rows())) == 2
-    with pytest.raises(FileNotFoundError, match=r"is a folder without nextqa\.jsonl"):
+    with pytest.raises(NoIndexError, match=r"is a folder without nextqa\.jsonl"):
         documents.nextqa(rows("nextqa"))
+    assert len(documents.nextqa_full(rows("nextqa"))) == 6
     monkeypatch.setenv("LMMS_KVTP_SKVQA_INDEX", str(home / "nowhere"))
     with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
         documents.videomme(rows())
