@@ -143,7 +143,7 @@ def text_similarity(pretrained: str = "sentence-transformers/all-MiniLM-L6-v2") 
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ValueError("scorer text needs sentence-transformers: pip install sentence-transformers") from error
-        with loading(f"no model of sentence-transformers at {pretrained}; --scorer text:FOLDER reads one of this machine"):
+        with loading(f"no sentence-transformers model at {pretrained}; --scorer text:FOLDER reads one of this machine"):
             return SentenceTransformer(pretrained)
 
     def rate(question: Scoreable) -> tuple[float, ...]:
