@@ -21,6 +21,7 @@ from lmms_kvtp.commands.cells import Variant, add_methods, arguments_of, beforeh
 from lmms_kvtp.files import loading, read_json, write_json, write_whole
 from lmms_kvtp.leaderboard.runs import RESULTS, Run, read_runs
 from lmms_kvtp.settings import pairs
+from lmms_kvtp.shipped import TOY
 
 LOG = "harness.log"
 """File in a sweep's folder with messages and tables of the harness and of libraries; a bar is shown in their place."""
@@ -71,6 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def tables(runs: Sequence[Run]) -> str:
     """Write the table of each task, and below it what its reader must know."""
+    from lmms_kvtp.leaderboard.provenance import record_of
     from lmms_kvtp.leaderboard.tables import problems, summary
 
     text = ""
@@ -78,7 +80,7 @@ def tables(runs: Sequence[Run]) -> str:
         of_task = [run for run in runs if run.task == task]
         notes = "".join(f"! {line}\n" for line in problems(of_task))
         text += f"\n{task}\n{summary(of_task)}\n{notes}"
-    return text
+    return text + f"! {TOY}\n" * any(record_of(run.config).get("toy") for run in runs)
 
 
 def sweep(

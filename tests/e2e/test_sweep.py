@@ -126,6 +126,7 @@ def test_a_sweep_that_broke_off_goes_on_and_a_finished_one_shows_its_table_again
     shown = capsys.readouterr().out.splitlines()
     names = [line.split("|")[1].strip() for line in shown if line.startswith("| ")]
     assert names == ["method", *(cell.name for cell in CELLS)]
+    assert shown[-1].startswith("! TOY: ")
 
 
 def test_every_time_that_a_sweep_tells_is_utc(folder: Path, swept: list[Run]) -> None:
