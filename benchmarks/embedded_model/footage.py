@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import SiglipVisionModel
 
 from benchmarks.embedded_model.loop import FloatAttention, Log
 from lmms_kvtp.embedded import VERSION
@@ -176,7 +175,7 @@ def inputs_of_last_layer(tower: nn.Module) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def tower_features(
-    tower: SiglipVisionModel, rgb: UInt8[Tensor, "b H W 3"], device: torch.device, exact: bool = False
+    tower: nn.Module, rgb: UInt8[Tensor, "b H W 3"], device: torch.device, exact: bool = False
 ) -> Float[Tensor, "b s s E"]:
     """Compute hidden states before the tower's last layer, which LLaVA-Video reads; `exact` for float32 throughout."""
     pixels = normalise(rgb).to(device)
@@ -189,9 +188,7 @@ def tower_features(
     return features
 
 
-def load_bank(
-    folder: Path, footage: Footage, tower: SiglipVisionModel, device: torch.device, log: Log, stamp: str
-) -> Features:
+def load_bank(folder: Path, footage: Footage, tower: nn.Module, device: torch.device, log: Log, stamp: str) -> Features:
     """Read the features of all footage from `folder`, or make them where `stamp` names another tower than theirs."""
     batch = 256
     path, note = folder / "features.npy", folder / "features.json"

@@ -58,7 +58,7 @@ class Geometry:
             num_attention_heads=self.llm_heads,
             num_key_value_heads=self.llm_kv_heads,
             max_position_embeddings=self.max_positions,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            rope_theta=self.rope_theta,
             tie_word_embeddings=False,
             use_sliding_window=False,
             eos_token_id=eos_token_id,
