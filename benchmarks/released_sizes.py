@@ -1,21 +1,25 @@
-"""Write sizes of released Qwen2.5-VL, Qwen3-VL and InternVL, and processors that lay out their prompts, for forecasts.
+"""Write sizes of released Qwen2.5-VL, Qwen3-VL and InternVL, for forecasts.
 
 python benchmarks/released_sizes.py
 
-Run it with transformers 4.57, whose files every newer release reads. Sizes are those of the released config.json. The
-tokenizer knows bytes, markers and the words that processors write around frames (`Frame`, ` seconds`), so such text has
-as many tokens as with the released one; chat templates are the families' turns and no more. No question is counted by
-these: a forecast has a number of positions for the text.
+What is given here is of the released config.json, as far as it differs from the defaults of transformers' classes; what
+is written comes from the back ends on these classes. The tokenizer knows bytes, markers and the words that processors
+write around frames (`Frame`, ` seconds`), so such text has as many tokens as with the released one; chat templates are
+the families' turns and no more. The tests hold the layout of a forecast to these processors.
 """
 
 import json
-import shutil
 import tempfile
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import pre_tokenizers
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
     GotOcr2ImageProcessor,
     InternVLProcessor,
     InternVLVideoProcessor,
@@ -27,7 +31,10 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-OUT = Path(__file__).parents[1] / "lmms_kvtp" / "vlms" / "checkpoint" / "native"
+from lmms_kvtp.vlms.base import LoadOptions, back_end
+from lmms_kvtp.vlms.native import NativeVLM
+from lmms_kvtp.vlms.released import SIZES
+
 WORDS = ("Frame", "Ġseconds")
 MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 QWEN = [f"<|{name}|>" for name in ("vision_start", "vision_end", "image_pad", "video_pad")]
@@ -69,6 +76,7 @@ INTERNVL = {  # TEXT, vocabulary
 """Those with the tower of 300M parameters; 38B and 78B have another."""
 
 
+@cache
 def tokenizer(family: str) -> Any:
     """Bytes, the words of `WORDS` by merges, and the family's markers."""
     merges, pieces = [], sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -102,7 +110,7 @@ def processor(family: str) -> Any:
     return Qwen3VLProcessor(image_processor=image, video_processor=shown, **told)
 
 
-def sizes() -> dict[str, dict[str, Any]]:
+def configs() -> dict[str, dict[str, Any]]:
     """Configs by hub id, as far as costs depend on them."""
     found = {}
     window = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "fullatt_block_indexes": [7, 15, 23, 31]}
@@ -138,16 +146,26 @@ def _config(family: str, text: dict[str, Any], tower: dict[str, Any], **more: An
     return {"model_type": family, **own, **more, "text_config": text, "vision_config": tower}
 
 
+def model(name: str, options: LoadOptions) -> NativeVLM:
+    """A released model without weights, on transformers' class."""
+    config = configs()[name]
+    chosen = back_end(config["model_type"])
+    assert issubclass(chosen, NativeVLM)
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**config))
+    return chosen(name, network, processor(chosen.family), options)
+
+
+def sizes(vlm: NativeVLM) -> dict[str, Any]:
+    """What costs depend on in a model."""
+    shapes = {"llm": asdict(vlm.llm), "vision": asdict(vlm.vision)}
+    return {"name": vlm.name, "family": vlm.family, "limit": vlm.limit, "parameters": vlm.parameters, **shapes}
+
+
 def main() -> None:
-    """Write a folder for each family, and the sizes beside them."""
-    shutil.rmtree(OUT, ignore_errors=True)
-    for family in ("qwen2_5_vl", "qwen3_vl", "internvl"):
-        processor(family).save_pretrained(OUT / family)
-        for file in (OUT / family).iterdir():
-            if file.name in ("added_tokens.json", "special_tokens_map.json", "vocab.json", "merges.txt"):
-                file.unlink()  # tokenizer.json has all of them
-    text = ",\n".join(f'"{name}": {json.dumps(config)}' for name, config in sizes().items())
-    (OUT / "sizes.json").write_text("{\n" + text + "\n}\n", encoding="utf-8")
+    """Write all of them, one in a line."""
+    lines = [f'"{name}": {json.dumps(sizes(model(name, LoadOptions())))}' for name in configs()]
+    SIZES.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,7 @@ WANTED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]*)", re.IGNORECASE)
 
 
 def find_device(name: str | None) -> torch.device:
-    """Find the device of that name; for None the GPU if there is one.
-
-    Raises:
-        ValueError: there is no such device.
-    """
+    """Find the device of that name; for None the GPU if there is one. ValueError where there is no such device."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -40,8 +36,7 @@ def place(device: str | None, dtype: str) -> tuple[torch.device, torch.dtype]:
     auto is float32 on MPS, too, where not every release of torch computes in bfloat16, and, with a warning, on a GPU
     without bfloat16 of its own.
 
-    Raises:
-        ValueError: there is no such device.
+    ValueError where there is no such device.
     """
     found = find_device(device)
     if dtype == "auto" and found.type == "cuda" and (slow := _without_bfloat16(found)):
@@ -67,8 +62,7 @@ def warn(message: str) -> None:
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
     """Compute on a few numbers what the layers compute.
 
-    Raises:
-        ValueError: the device does not compute in `dtype`, or only by imitation.
+    ValueError where the device does not compute in `dtype`, or only by imitation.
     """
     if dtype == torch.bfloat16 and device.type == "cuda" and (slow := _without_bfloat16(device)):
         raise ValueError(f"dtype=bfloat16: {slow}; use float16 or float32")

@@ -52,8 +52,7 @@ def encode_once(vlm: VideoVLM, methods: Sequence[Method], video: Video) -> list[
     Features hold what any of the methods needs, and the seconds of an encoder are for all of that; operations are
     those of each method alone.
 
-    Raises:
-        VideoError: the video cannot be read.
+    VideoError where the video cannot be read.
     """
     needs: dict[FrameEncoder, frozenset[str]] = {}
     for method in methods:
@@ -126,8 +125,7 @@ def encode_still(vlm: VideoVLM, still: StillImage) -> Encoded:
     Its tiles are no frames, and no encoder's features lie on their grid. It counts as one frame, all of whose tokens
     are kept.
 
-    Raises:
-        ValueError: the model has no way of its own with images.
+    ValueError where the model has no way of its own with images.
     """
     if vlm.tiling is None:
         raise ValueError(

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 HOME_VARIABLE = "LMMS_KVTP_HOME"
 PART = ".part"
 """Suffix of unfinished files."""
+Kind = TypeVar("Kind")
 MOST_TOLD = 400
 """Letters of a library's message that are shown."""
 PIECE = 1 << 16
@@ -42,8 +43,7 @@ def home() -> Path:
 def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Put `content` at `path` by way of a temporary file beside it; a reader sees the old file or the whole new one.
 
-    Raises:
-        OSError: the folder is full or cannot be written.
+    OSError where the folder is full or cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=PART, dir=path.parent)
@@ -76,15 +76,17 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Turn whatever odd values in files make libraries raise into one ValueError: no `what`, and the reason."""
+def loading(
+    failed: str, kind: type[Exception] = ValueError, passed: tuple[type[Exception], ...] = (MemoryError,), way: str = ""
+) -> Iterator[None]:
+    """Turn whatever odd values in files make libraries raise into one `kind`: what `failed`, reason and `way` out."""
     try:
         yield
-    except MemoryError:
+    except passed:
         raise
     except Exception as error:  # tokenizers has no kind of its own for this, and transformers raises many
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_TOLD]
-        raise ValueError(f"no {what}: {cause}") from error
+        raise kind(f"{failed}: {cause}{way}") from error
 
 
 @contextmanager
@@ -131,8 +133,7 @@ def write_json(path: Path, value: Any) -> None:
 def from_json(data: bytes | str) -> Any:
     """Read JSON; NaN, which JSON does not have, becomes None, and half a surrogate, which no file can hold, `?`.
 
-    Raises:
-        ValueError: it is not JSON, or nested too deeply.
+    ValueError where it is not JSON, or nested too deeply.
     """
     try:
         return orjson.loads(data)
@@ -142,6 +143,17 @@ def from_json(data: bytes | str) -> Any:
             return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path, kind: type[Kind], refusal: type[ValueError] = ValueError) -> Kind:
+    """Read a JSON file that holds a `kind`; `refusal`, which names the file, where it is damaged or holds another."""
+    try:
+        value = from_json(path.read_bytes())
+    except ValueError as error:
+        raise refusal(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise refusal(f"{path} holds a {type(value).__name__}, wanted a {kind.__name__}")
+    return value
 
 
 def is_inside(name: str) -> bool:
@@ -155,9 +167,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     They end at newlines alone: texts may hold other separators of lines. A byte-order mark is left out.
 
-    Raises:
-        ValueError: a line is not UTF-8; the message names file and line.
-        OSError: the file cannot be read.
+    ValueError where a line is not UTF-8; the message names file and line; OSError where the file cannot be read.
     """
     for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         try:

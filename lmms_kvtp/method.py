@@ -96,8 +96,7 @@ class Method:
     def total(self, num_frames: int, capacity: int) -> int:
         """Count the tokens that `keep_ratio` leaves of a video, rounded down.
 
-        Raises:
-            ValueError: less than one token would be left.
+        ValueError where less than one token would be left.
         """
         tokens = num_frames * capacity
         kept = int(self.keep_ratio * tokens + 1e-6)
@@ -175,8 +174,7 @@ def with_predictor(
     Returns:
         The settings, and the predictor; None where the scorer reads none, or there is none.
 
-    Raises:
-        ValueError: there is no such predictor, or settings name two, or one that does not fit its encoder.
+    ValueError where there is no such predictor, or settings name two, or one that does not fit its encoder.
     """
     rest = {name: value for name, value in settings.items() if name != PREDICTOR}
     scorer, encoder = (str(settings.get(part, defaults.get(part))) for part in ("scorer", "encoder"))
@@ -258,9 +256,7 @@ def class_of(part: str, name: str) -> type[Any]:
 def build_part(part: str, name: str, settings: Mapping[str, Any] | None = None) -> Any:
     """Build one component from those of the settings that are its own: `<part>.<field>=value`.
 
-    Raises:
-        ValueError: a value does not fit its field.
-        LookupError: an unknown component or field, with near matches.
+    ValueError where a value does not fit its field; LookupError of unknown components or fields, with near ones.
     """
     cls, words = class_of(part, name), WORDS.get(part, {})
     hints = get_type_hints(cls)

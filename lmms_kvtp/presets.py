@@ -118,8 +118,7 @@ class MethodRecipe:
     def at(self, share: float, layers: int) -> dict[str, str]:
         """Fill in the share of vision tokens, and the layers of a model of so many.
 
-        Raises:
-            ValueError: more than all tokens would be kept.
+        ValueError where more than all tokens would be kept.
         """
         value = self.factor * share
         if value > 1 + 1e-9:

@@ -99,8 +99,7 @@ class Remembered:
     def load(path: Path, otherwise: "Refiner | None" = None) -> "Remembered":
         """Read `question`, `options` and `refined` of each line of an index; lines without the latter say nothing.
 
-        Raises:
-            ValueError: a line is damaged, or two lines refine one question differently; the message names it.
+        ValueError where a line is damaged, or two lines refine one question differently; the message names it.
         """
         found: dict[str, str] = {}
         for number, line in text_lines(path):
@@ -122,8 +121,7 @@ def _identity(stem: str, options: Sequence[str]) -> str:
 def question_text(question: Question) -> str:
     """Take what scorers read of a question: its refined form, else stem and options as they are, else the whole prompt.
 
-    Raises:
-        ValueError: the question has no text at all.
+    ValueError where the question has no text at all.
     """
     text = (question.refined or with_choices(question.stem, question.options) or question.prompt).strip()
     if not text:

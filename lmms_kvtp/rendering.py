@@ -91,8 +91,7 @@ def first_few(items: Sequence[str], limit: int, separator: str = ", ") -> str:
 def between(file: Path, marker: str) -> tuple[str, str, str]:
     """Split a page into three parts: up to the line `<!-- marker -->`, up to the line `<!-- /marker -->`, and the rest.
 
-    Raises:
-        ValueError: the file lacks one of the lines.
+    ValueError where the file lacks one of the lines.
     """
     opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     before, start, rest = file.read_text(encoding="utf-8").partition(f"{opening}\n")

@@ -12,11 +12,7 @@ TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def pairs(text: str) -> dict[str, str]:
-    """Read `name=value,name=value`, as in `--model_args`.
-
-    Raises:
-        ValueError: a part is not of that form.
-    """
+    """Read `name=value,name=value`, as in `--model_args`. ValueError where a part is not of that form."""
     parts = [part.partition("=") for part in text.split(",") if part.strip()]
     for name, equals, value in parts:
         if not (name.strip() and equals and value.strip()):

@@ -80,8 +80,7 @@ class LlavaVideoKvtp(lmms):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Answer questions, video by video; all requests of a run arrive in one call, over all tasks.
 
-        Raises:
-            SampleError: a sample cannot be answered, and errors are not skipped.
+        SampleError where a sample cannot be answered, and errors are not skipped.
         """
         with self._running(requests) as session:
             asks = {i: self._ask(request) for i, request in enumerate(requests) if not is_padding(request)}

@@ -3,12 +3,12 @@
 Runs of `llava_video_kvtp` that resume from these journals then find every answer; `lmms-kvtp sweep` starts both.
 """
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lmms_eval.utils import simple_parse_args_string
 
+from lmms_kvtp.files import read_json
 from lmms_kvtp.harness.results import open_session
 from lmms_kvtp.model_wrappers.baselines import ChatKvtp
 from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
@@ -34,7 +34,7 @@ class KvtpSweep(LlavaVideoKvtp):
         Raises:
             ValueError: the cells do not share model and frames, or their number is 0.
         """
-        settings = [simple_parse_args_string(given) for given in json.loads(Path(cells).read_text(encoding="utf-8"))]
+        settings = [simple_parse_args_string(given) for given in read_json(Path(cells), list)]
         if not settings:
             raise ValueError(f"{cells} holds no cells: give at least one method")
         common = {"device": device} if device else {}

@@ -12,6 +12,7 @@ from lmms_kvtp.files import (
     from_json,
     home,
     is_inside,
+    read_json,
     text_lines,
     write_atomically,
     write_whole,
@@ -132,3 +133,11 @@ def test_json_of_the_harness_is_read_and_other_json_is_one_kind_of_error():
 def test_a_text_that_is_no_unicode_is_written_all_the_same(tmp_path):
     write_whole(tmp_path / "a.html", "a\ud800b")
     assert (tmp_path / "a.html").read_text() == "a?b"
+
+
+@pytest.mark.parametrize(("text", "told"), [("", "is not JSON"), ("[1", "is not JSON"), ("[]", "holds a list")])
+def test_a_damaged_file_is_named(text, told, tmp_path):
+    file = tmp_path / "cells.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"cells\.json {told}"):
+        read_json(file, dict)

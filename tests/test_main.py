@@ -68,13 +68,20 @@ def test_operations_of_a_known_model_are_counted_without_loading_transformers():
     code = """
 import sys
 from lmms_kvtp.__main__ import main
-for method in ("kvtp+prumerge", "vidcom2", "fastv"):
-    main(["flops", "--method", method])
+models = ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct", "OpenGVLab/InternVL3-1B-hf")
+for model in ("llava-video-7b", *models):
+    for method in ("kvtp+prumerge", "vidcom2", "fastv"):
+        main(["flops", "--model", model, "--method", method])
+main(["flops"])
 print(sorted({"transformers", "accelerate", "huggingface_hub", "scipy", "av"} & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("\n| prefill ") == 3 and run.stdout.splitlines()[-1] == "[]"
+    assert (
+        run.stdout.count("\n| prefill ") == 12
+        and "THOP, no helper" in run.stdout
+        and run.stdout.splitlines()[-1] == "[]"
+    )
 
 
 def test_ctrl_c_ends_in_two_lines(capsys, monkeypatch):

@@ -86,9 +86,9 @@ def method_tables(spec: "Sizes", method: "Method", found: "Forecast", profiler: 
         raise ValueError(f"--profiler {profiler} runs LLaVA-Video's modules; leave it out with {spec.name}")
     seen: dict[str, float] = {}
     if profiler and isinstance(spec, Spec):
-        from lmms_kvtp.forecast.profilers import Profiled  # which loads transformers
+        from lmms_kvtp.forecast.profilers import profile  # which loads transformers
 
-        seen = Profiled(spec, profiler).stages(cost, encoder)
+        seen = profile(spec, profiler, cost, encoder)
     rows = []
     for stage in [*cost.flops, *found.unknown]:
         flops = cost.flops.get(stage)
@@ -109,20 +109,18 @@ def method_tables(spec: "Sizes", method: "Method", found: "Forecast", profiler: 
 
 def paper_table(spec: "Spec", frames: int, pool: str | None, text_tokens: int) -> tuple[str, str]:
     """Write every row of the paper's table for a model, by all conventions and as reported, and why they differ."""
-    from lmms_kvtp.forecast.forecast import FULL, conventions, forecast
+    from lmms_kvtp.forecast.forecast import FULL, conventions, forecast, thop_stages
     from lmms_kvtp.forecast.models import find_encoder, find_spec
-    from lmms_kvtp.forecast.profilers import Profiled
     from lmms_kvtp.method import KVTP, build_method
 
     rows: list[list[str]] = []
     base: dict[str, float] = {}
     shares: dict[str, float] = {}
-    profiled = Profiled(spec, "thop")
     for row in paper_rows(TABLES[spec.name]):
         method = build_method(pairs(row.settings), KVTP)
         found = forecast(spec, method, frames, spec.pool(pool), text_tokens=text_tokens)
         encoder = find_encoder(str(getattr(method.encoder, "pretrained", ""))) if method.needs else None
-        thop = profiled.stages(found.cost, encoder)
+        thop = thop_stages(found.cost, spec, encoder)
         own = sum(macs for stage, macs in thop.items() if stage in ("vision", "projector", "prefill"))
         counted = {**conventions(found.cost, spec.llm), "THOP": sum(thop.values()), "THOP, no helper": own}
         base = base or counted
@@ -136,7 +134,7 @@ def paper_table(spec: "Spec", frames: int, pool: str | None, text_tokens: int) -
     for name, table in TABLES.items():  # multiply-adds that THOP counts in the unpruned model
         spec, unpruned = find_spec(name), build_method(pairs(paper_rows(table)[0].settings), KVTP)
         cost = forecast(spec, unpruned, frames, spec.pool(pool), text_tokens=text_tokens).cost
-        whole[name] = sum(Profiled(spec, "thop").stages(cost).values())
+        whole[name] = sum(thop_stages(cost, spec, None).values())
     text = EXPLANATION.read_text(encoding="utf-8").format(
         share=shares["THOP, no helper"],
         reported=rows[-1][-2],

@@ -1,7 +1,6 @@
 """`lmms-kvtp sweep`: many methods and ratios in one pass over the videos, each cell in the harness's own format."""
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from lmms_kvtp.commands.arguments import at_least_one, ratios
 from lmms_kvtp.commands.cells import Variant, add_methods, arguments_of, beforehand, plan, with_verdicts
-from lmms_kvtp.files import write_json, write_whole
+from lmms_kvtp.files import read_json, write_json, write_whole
 from lmms_kvtp.leaderboard.runs import Run, read_runs
 from lmms_kvtp.settings import pairs
 
@@ -138,7 +137,7 @@ def sweep(
 
 def _keep_verdicts(file: Path, making: Sequence[str]) -> None:
     """Refuse another margin or other contrasts than a sweep began with: its answers may have been looked at."""
-    begun = [pairs(text) for text in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+    begun = [pairs(text) for text in read_json(file, list)] if file.is_file() else []
     for now in map(pairs, making):
         for before in [cell for cell in begun if cell["journal"] == now["journal"]]:
             if any(before.get(name) != now.get(name) for name in ("margin", "against")):

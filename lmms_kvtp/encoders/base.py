@@ -30,8 +30,7 @@ class FrameEncoder(RemembersTexts):
     def encode(self, frames: Frames, needs: frozenset[str], pool: GridPool) -> FrameFeatures:
         """Compute the fields in `needs`, per-patch ones on the grid of `pool`.
 
-        Raises:
-            ValueError: `needs` holds something that this encoder does not provide.
+        ValueError where `needs` holds something that this encoder does not provide.
         """
 
     @abstractmethod

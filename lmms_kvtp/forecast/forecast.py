@@ -14,7 +14,7 @@ from lmms_kvtp.cost.flops import TEXT_TOKENS
 from lmms_kvtp.cost.sample import SampleCost
 from lmms_kvtp.encoders.base import FrameEncoder
 from lmms_kvtp.encoders.own import OwnTower, encoder_flops
-from lmms_kvtp.forecast.models import Encoder, Sizes, find_encoder, pool_of
+from lmms_kvtp.forecast.models import Encoder, Sizes, Spec, find_encoder, pool_of
 from lmms_kvtp.method import Method
 from lmms_kvtp.pipeline import text_flops
 from lmms_kvtp.pruners.parts.packing import pack
@@ -178,3 +178,32 @@ def fastv_formula(llm: flops.LLMShape, layer_lengths: Sequence[int]) -> int:
     """
     d, m = llm.hidden, llm.intermediate
     return sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in layer_lengths)
+
+
+def thop_stages(cost: SampleCost, spec: Spec, encoder: Encoder | None) -> dict[str, int]:
+    """Count what THOP would of a LLaVA-Video and its image-text model, if it has one; the tests hold it to THOP's runs.
+
+    Multiply-adds of linear layers and convolutions, and 4 for each element that a layer normalization reads.
+    """
+
+    def layers(of: flops.VisionShape | flops.TextShape, positions: int, norms: int) -> int:
+        own = of.layers * (4 * of.hidden**2 + 2 * of.hidden * of.intermediate)
+        return positions * (own + 4 * of.hidden * (2 * of.layers + norms))
+
+    def tower(of: flops.VisionShape, norms: int) -> int:
+        return of.patches * 3 * of.patch_size**2 * of.hidden + layers(of, of.patches, norms)
+
+    v, m = spec.vision, spec.llm
+    per_position = m.hidden * (2 * (m.heads + m.kv_heads) * m.head_dim + 3 * m.intermediate)
+    found = {
+        "vision": cost.num_frames * tower(v, norms=0),
+        "projector": cost.num_frames * v.patches * (v.hidden + m.hidden) * m.hidden,
+        "prefill": sum(cost.layer_lengths) * per_position + m.hidden * m.vocabulary,
+    }
+    if encoder is not None and "encoder" in cost.flops:
+        e, t = encoder.vision, encoder.text
+        pooling = 4 * e.hidden + 2 * e.hidden * e.intermediate
+        found["encoder"] = cost.num_frames * (tower(e, norms=1) + pooling)
+        if cost.flops.get("scorer"):
+            found["scorer"] = layers(t, encoder.positions, norms=1) + t.hidden * t.projection
+    return found

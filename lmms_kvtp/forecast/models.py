@@ -20,6 +20,7 @@ from lmms_kvtp.vlms.checkpoint.config import LlavaConfig, llm_shape, read_json, 
 from lmms_kvtp.vlms.checkpoint.original import RELEASED, read_original
 from lmms_kvtp.vlms.layout import Newlines, lay_out
 from lmms_kvtp.vlms.load_options import LoadOptions
+from lmms_kvtp.vlms.released import SIZES, Released, released
 
 if TYPE_CHECKING:  # which loads transformers
     from lmms_kvtp.vlms.native import NativeVLM
@@ -86,8 +87,8 @@ class Spec:
         return tower + v.hidden * m.hidden + m.hidden**2 + layers + 2 * m.hidden * m.vocabulary
 
 
-Sizes: TypeAlias = "Spec | NativeVLM"
-"""Sizes of a LLaVA-Video, or a model that transformers has a class for: itself, without weights."""
+Sizes: TypeAlias = "Spec | Released | NativeVLM"
+"""Sizes of a LLaVA-Video, or of a model that transformers has a class for: by name, or itself without weights."""
 
 
 def pool_of(sizes: Sizes, mode: str | None, num_frames: int, size: Sequence[int] = FRAME) -> GridPool:
@@ -109,10 +110,12 @@ def find_sizes(name: str, options: LoadOptions | None = None) -> Sizes:
     """Sizes of a model of any family; raises as `find_spec` does."""
     if name in (*KNOWN, *HUB):
         return find_spec(name)
+    options = options or LoadOptions()
+    if known := released(name, options):
+        return known
     from lmms_kvtp.vlms.checkpoint.load import family_named
     from lmms_kvtp.vlms.native import NativeVLM
 
-    options = options or LoadOptions()
     family = family_named(name, options.revision)
     if family in (None, "llava_video"):
         return find_spec(name)
@@ -133,8 +136,6 @@ def find_spec(name: str) -> Spec:
         return Spec(name, read_original(read_json(RELEASED) | sizes, RELEASED.parent), QWEN2_TOKENS)
     folder = tiny_folder() if name == "tiny" else Path(name)
     if not folder.is_dir():
-        from lmms_kvtp.vlms.checkpoint.load import SIZES
-
         known = [*KNOWN, *HUB, *read_json(SIZES), "tiny"]
         raise LookupError(f"no sizes of model {name!r}; {near(name, known)}, or give a folder")
     from lmms_kvtp.vlms.checkpoint.load import read_config

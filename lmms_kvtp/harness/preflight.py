@@ -87,8 +87,7 @@ def examine(tasks: str, limit: int | None = None, include_path: str | None = Non
 def check_tasks(tasks: str, include_path: str | None = None) -> None:
     """Check that the harness knows tasks, its own or those of a folder.
 
-    Raises:
-        LookupError: it does not know one, and the message has near names; or none is named.
+    LookupError where it does not know one, and the message has near names; or none is named.
     """
     names, manager = _named(tasks, include_path)
     for name in names:

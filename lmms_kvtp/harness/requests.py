@@ -77,8 +77,7 @@ def read_ask(
 def read_turn(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
     """Read the chat messages of a question: its text, and the videos before it.
 
-    Raises:
-        ValueError: they are more than one turn of the user, or hold what no back end lays out: the message says what.
+    ValueError where they are more than one turn of the user, or hold what no back end lays out: the message says what.
     """
     if len(messages) != 1 or messages[0].get("role") != "user":
         roles = ", ".join(str(message.get("role")) for message in messages)

@@ -16,9 +16,7 @@ def load(runs: Path | str | Sequence[Path | str]) -> "pandas.DataFrame":
     Columns: method (as a board labels it), task, path, those of `leaderboard.runs.ScoredAnswer`, and those of
     `SampleCost`, whose seconds and flops are sums over stages. Runs that a board would refuse are read, too.
 
-    Raises:
-        FileNotFoundError: there is no run.
-        ValueError: a sample file is damaged.
+    FileNotFoundError where there is no run; ValueError where a sample file is damaged.
     """
     from lmms_kvtp.leaderboard.discover import discover
     from lmms_kvtp.leaderboard.provenance import names

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from transformers.trainer_utils import get_last_checkpoint
 
 from lmms_kvtp.encoders.parts.predictor import RECIPE
-from lmms_kvtp.files import write_json
+from lmms_kvtp.files import read_json, write_json
 from lmms_kvtp.predictor.model import Objective
 from lmms_kvtp.scorers.parts.fusion import FusionHead
 
@@ -90,7 +90,7 @@ def last_checkpoint(out: Path, recipe: Recipe) -> str | None:
     out.mkdir(parents=True, exist_ok=True)
     note, wanted = out / RECIPE, {**recipe.plain(), "names": 2}  # of parameters: their version
     last = get_last_checkpoint(str(out / "epochs")) if (out / "epochs").is_dir() else None  # type: ignore[no-untyped-call]
-    if last is not None and json.loads(note.read_text(encoding="utf-8")) != wanted:
+    if last is not None and read_json(note, dict) != wanted:
         raise ValueError(f"{out} holds a run of another recipe; give another folder, or delete {out / 'epochs'}")
     write_json(note, wanted)  # other processes of the run read and write it, too
     return str(last) if last is not None else None

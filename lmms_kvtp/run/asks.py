@@ -54,8 +54,7 @@ def _name(visual: str | Video | Encoded) -> str:
 def read_visuals(doc_to_visual: Callable[[Any], Any], doc: Any) -> list[Any]:
     """Get the visuals of a document as a flat list, empty for a question of text alone.
 
-    Raises:
-        FileNotFoundError: the task ended the process, as stock tasks do where a file is missing.
+    FileNotFoundError where the task ended the process, as stock tasks do where a file is missing.
     """
     try:
         visuals = doc_to_visual(doc)
@@ -84,8 +83,7 @@ def name_visuals(visuals: Sequence[Any]) -> tuple[str, ...]:
 def check_files(asks: Iterable[Ask]) -> None:
     """Find out before the first answer, not hours later, that videos are missing.
 
-    Raises:
-        FileNotFoundError: the message has the first paths and the number of all.
+    FileNotFoundError names the first of them and the number of all.
     """
     paths = {path: ask for ask in asks for path in ask.visuals if not IN_MEMORY.match(path)}
     missing = [path for path in paths if not Path(path).exists()]

@@ -80,8 +80,7 @@ def _last_loaded() -> dict[tuple[str, LoadOptions], VideoVLM]:
 def choose_device(wanted: str | None, accelerator: Accelerator) -> torch.device:
     """Choose the device that was asked for, or one for each process where several run on GPUs.
 
-    Raises:
-        ValueError: there is no such device.
+    ValueError where there is no such device.
     """
     own: torch.device = accelerator.device
     device = find_device(wanted) if wanted else own

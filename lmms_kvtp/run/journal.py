@@ -28,8 +28,7 @@ class Journal:
     def create(folder: Path, stamp: str, rank: int, setup: Mapping[str, Any]) -> "Journal":
         """Start a new file, `<stamp>_journal_rank<rank>.jsonl`, never one that exists.
 
-        Raises:
-            OSError: the folder cannot be written; the message names it with the way out.
+        OSError where the folder cannot be written; the message names it with the way out.
         """
         path, number = folder / f"{stamp}_journal_rank{rank}.jsonl", 1
         with writing(folder, "or set --output_path, or journal=FOLDER, or journal=none"):
@@ -71,9 +70,7 @@ class EarlierAnswers:
 def read(path: Path) -> EarlierAnswers:
     """Read one journal, or all below a folder. A line that was torn when the process died is left out.
 
-    Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: the file is no journal of this format.
+    FileNotFoundError where nothing is there; ValueError where the file is no journal of this format.
     """
     files = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
     if not files or not path.exists():

@@ -248,8 +248,7 @@ def parse_arguments(settings: Mapping[str, Any], family: str | None = None) -> A
 def model_id(settings: Mapping[str, Any]) -> str | None:
     """Name the harness's model that runs what `--model_args` name; None where the checkpoint is not here yet.
 
-    Raises:
-        CheckpointError: its family is not supported.
+    CheckpointError where its family is not supported.
     """
     found = family_named(str(settings.get("pretrained", RunOptions.pretrained)), settings.get("revision"))
     return found and f"{found}_kvtp"
@@ -264,9 +263,7 @@ def check_family(settings: Mapping[str, Any], family: str | None) -> None:
 def check_arguments(given: Sequence[str]) -> None:
     """Refuse, before the harness starts, `--model_args` that a run would refuse; missing weights too.
 
-    Raises:
-        LookupError: an unknown argument or component.
-        ValueError: a value that does not fit, or no checkpoint.
+    LookupError where an argument or component is unknown; ValueError where a value or a checkpoint does not fit.
     """
     read = [parse_arguments(pairs(text)) for text in given]
     for arguments in read:

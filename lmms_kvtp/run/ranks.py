@@ -51,8 +51,7 @@ def share_out(asks: Mapping[int, Ask]) -> tuple[dict[Place, Ask], list[Ask]]:
 def send_back(answers: Mapping[Place, Answer], failure: SampleError | None) -> dict[Place, Answer]:
     """Exchange answers; all ranks call this together, also where one has failed.
 
-    Raises:
-        SampleError: on every rank, when one has failed.
+    SampleError on every rank, when one has failed.
     """
     gathered = gather((dict(answers), str(failure) if failure else None))
     if failure:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lmms_kvtp.files import from_json
+from lmms_kvtp.files import read_json
 from lmms_kvtp.questions import MOST_RELEVANT
 from lmms_kvtp.skvqa.entry import CLIP_SIZE, TEMPERATURE, Entry, EntryError, clip_bounds, make_entry
 from lmms_kvtp.skvqa.layouts import SourceQuestion
@@ -57,14 +57,8 @@ class Imported:
 
 def read_release(path: Path) -> tuple[list[Item], list[str]]:
     """Read a file's items, and what is wrong with the unreadable ones; ReleaseError where it is no object of JSON."""
-    try:
-        found = from_json(path.read_bytes())
-    except ValueError as error:
-        raise ReleaseError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ReleaseError(f"{path} holds a {type(found).__name__}, wanted an object of questions")
     items, problems = [], []
-    for number, (key, value) in enumerate(found.items(), start=1):
+    for number, (key, value) in enumerate(read_json(path, dict, ReleaseError).items(), start=1):
         try:
             items.append(_item(key, value))
         except ReleaseError as error:

@@ -47,8 +47,7 @@ class FrameCache:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """Remember folder and limit; nothing is read or written yet.
 
-        Raises:
-            ValueError: the limit leaves no room for anything.
+        ValueError where the limit leaves no room for anything.
         """
         if limit_bytes < 1:
             raise ValueError(f"a frame cache of {limit_bytes} bytes holds nothing; give a limit above 0, or no folder")
@@ -60,8 +59,7 @@ class FrameCache:
     def shelf(self, video: str, backend: str) -> "Shelf":
         """Give access to the entries of one video file, as one decoder reads it: another may refuse what is damaged.
 
-        Raises:
-            OSError: there is no such file.
+        OSError where there is no such file.
         """
         return Shelf(self, f"{fingerprint(Path(video))}-{os.stat(video).st_mtime_ns} {backend}")
 

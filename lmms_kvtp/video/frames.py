@@ -100,8 +100,7 @@ class Frames:
     def rgb(self) -> UInt8[Tensor, "T H W 3"]:
         """The frames as they are in the video. They may be decoded only now: take `pixels` where these will do.
 
-        Raises:
-            VideoError: they cannot be read.
+        VideoError where they cannot be read.
         """
         return self._rgb if isinstance(self._rgb, Tensor) else self._rgb()
 
@@ -152,7 +151,6 @@ class Video(Protocol):
     def chunks(self) -> Iterator[Frames]:
         """Decode the frames, a bounded number at a time, each with its second.
 
-        Raises:
-            VideoError: the file cannot be read; the message has path and cause.
+        VideoError where the file cannot be read; the message has path and cause.
         """
         ...

@@ -113,8 +113,7 @@ class VideoVLM(ABC):
     def check(self, positions: Positions) -> None:
         """Refuse rotary positions that the model cannot have.
 
-        Raises:
-            ValueError: the message names those that it has.
+        ValueError names those that it has.
         """
         if positions not in self.positions:
             raise ValueError(f"positions={positions} is not of {self.family}, which has {', '.join(self.positions)}")
@@ -123,8 +122,7 @@ class VideoVLM(ABC):
     def wrap(cls, model: Any, processor: Any, options: LoadOptions) -> "VideoVLM":
         """Take a model that transformers has loaded, which stays as it is.
 
-        Raises:
-            ValueError: the family is not read by a class of transformers.
+        ValueError where the family is not read by a class of transformers.
         """
         raise ValueError(f"{cls.family} is loaded from a folder or hub id; give its name in place of a model")
 
@@ -152,8 +150,7 @@ class VideoVLM(ABC):
     def watch_tower(self) -> AbstractContextManager[list[TowerInside]]:
         """Collect what the last layer of the tower computes while a `with` block runs `look`; complete when it ends.
 
-        Raises:
-            ValueError: this model's tower cannot be watched.
+        ValueError where this model's tower cannot be watched.
         """
         raise ValueError(f"encoder=own: the tower of {type(self).__name__} cannot be watched; choose encoder=siglip")
 

@@ -146,8 +146,7 @@ def settings(base: GenerationConfig, end: int, pad: int, options: GenerationOpti
     As in lmms-eval, the checkpoint's repetition penalty holds for greedy decoding, too, its top_k for sampling, and its
     temperature and top_p for neither.
 
-    Raises:
-        ValueError: an option is out of its range.
+    ValueError where an option is out of its range.
     """
     for name, value, least in (
         ("max_new_tokens", options.max_new_tokens, 1),

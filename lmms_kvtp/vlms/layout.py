@@ -31,8 +31,7 @@ class Chat:
     def around(self, text: str, visuals: bool) -> tuple[list[int], list[int]]:
         """Split the prompt's ids into those before and behind the visuals; without visuals all are before.
 
-        Raises:
-            ValueError: `text` is empty.
+        ValueError where `text` is empty.
         """
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")

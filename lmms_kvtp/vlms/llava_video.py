@@ -144,9 +144,7 @@ class LlavaVideo(VideoVLM):
     def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
         """Lay out the model's chat prompt: visuals with their newlines, then `text`.
 
-        Raises:
-            PromptTooLongError: the prompt does not fit in the context.
-            ValueError: `text` is empty.
+        PromptTooLongError where the prompt does not fit in the context; ValueError where `text` is empty.
         """
         before, behind = self.chat.around(text, visuals=bool(visuals))
         embeds = self._embed([*before, *behind])  # one copy to the device

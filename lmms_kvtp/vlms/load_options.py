@@ -62,8 +62,7 @@ class LoadOptions:
     def __post_init__(self) -> None:
         """Refuse settings that do not go together.
 
-        Raises:
-            ValueError: memory is planned for one device, or no frame is seen at once.
+        ValueError where memory is planned for one device, or no frame is seen at once.
         """
         for name in ("max_memory", "offload_folder"):
             if self.device_map is None and getattr(self, name) is not None:

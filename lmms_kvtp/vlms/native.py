@@ -15,19 +15,20 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from lmms_kvtp.cost.flops import LLMShape, MergedShape, merged_flops
+from lmms_kvtp.cost.flops import LLMShape, MergedShape
 from lmms_kvtp.device import check_dtype, place, send, told
-from lmms_kvtp.types import MARKUP, TEXT, VISION, GridPool, PackedTokens, Positions, Prompt, Timing
+from lmms_kvtp.types import MARKUP, TEXT, VISION, PackedTokens, Positions, Prompt, Timing
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.base import PromptTooLongError, VideoVLM
-from lmms_kvtp.vlms.checkpoint.config import CheckpointError, read_json, reading
-from lmms_kvtp.vlms.checkpoint.load import SIZES, find_folder, load_generation_config, weight_files
+from lmms_kvtp.vlms.checkpoint.config import CheckpointError, reading
+from lmms_kvtp.vlms.checkpoint.load import find_folder, load_generation_config, weight_files
 from lmms_kvtp.vlms.layout import Chat
 from lmms_kvtp.vlms.load_options import LoadOptions
 from lmms_kvtp.vlms.native_prompt import around, behind_columns, joined, processed, rendered
+from lmms_kvtp.vlms.released import Merging
 
 
-class NativeVLM(VideoVLM):
+class NativeVLM(Merging, VideoVLM):
     """A model that transformers has a class for, with its processor.
 
     Prompts are those of the processor of the installed release, which gets videos of the true frames at the least
@@ -39,8 +40,6 @@ class NativeVLM(VideoVLM):
     """The class in transformers."""
     placeholder: ClassVar[str]
     """Entry of the model's config: the id that stands for vision tokens."""
-    stride: ClassVar[int] = 2
-    """Patches along a side of what becomes a token."""
 
     vision: MergedShape
 
@@ -88,8 +87,7 @@ class NativeVLM(VideoVLM):
     def load(cls, pretrained: str, options: LoadOptions) -> "NativeVLM":
         """Load a checkpoint of the layout that transformers writes.
 
-        Raises:
-            CheckpointError: transformers cannot read it.
+        CheckpointError where transformers cannot read it.
         """
         device, dtype = place(options.device, options.dtype)
         check_dtype(device, dtype)
@@ -119,16 +117,11 @@ class NativeVLM(VideoVLM):
 
     @classmethod
     def sized(cls, name: str, options: LoadOptions) -> "NativeVLM":
-        """Make the model of a folder without its weights, or one that is known by its hub id, for forecasts.
-
-        Raises:
-            CheckpointError: as `load`.
-        """
-        known, kind = read_json(SIZES).get(name), cast(Any, AutoModelForImageTextToText)
-        folder = SIZES.parent / cls.family if known else find_folder(name, options.revision)
-        config = AutoConfig.for_model(**known) if known else cls._read(folder, AutoConfig)
+        """Make the model of a folder without its weights, for forecasts. Raises as `load`."""
+        folder, kind = find_folder(name, options.revision), cast(Any, AutoModelForImageTextToText)
         with torch.device("meta"):
-            return cls(name, kind.from_config(config), cls._read(folder, AutoProcessor), options)
+            model = kind.from_config(cls._read(folder, AutoConfig))
+        return cls(name, model, cls._read(folder, AutoProcessor), options)
 
     @classmethod
     def _read(cls, folder: Path, kind: Any, **settings: Any) -> Any:
@@ -155,15 +148,6 @@ class NativeVLM(VideoVLM):
             "toy": False,
         }
 
-    def pooling(self, height: int, width: int) -> GridPool:
-        """Say how patches become tokens: neighbours are merged."""
-        side = self.vision.patch_size
-        return GridPool("average", (height // side, width // side), self.stride)
-
-    def vision_flops(self, pool: GridPool, steps: int) -> tuple[int, int]:
-        """Count the operations of tower and mergers on so many steps."""
-        return merged_flops(self.vision, pool.patches, steps)
-
     def system(self) -> list[dict[str, Any]]:
         """Turns before the user's."""
         return []
@@ -172,9 +156,7 @@ class NativeVLM(VideoVLM):
     def assemble(self, visuals: Sequence[PackedTokens], text: str, positions: Positions | None = None) -> Prompt:
         """Lay out the processor's prompt, and leave out the tokens that are not kept; `empty` tells about their text.
 
-        Raises:
-            PromptTooLongError: the prompt does not fit in the context.
-            ValueError: `text` is empty, or a visual is no video.
+        PromptTooLongError where it does not fit in the context, ValueError where `text` is empty or a visual no video.
         """
         if not text.strip():
             raise ValueError(f"the question is empty ({text!r}); a prompt needs some text")
@@ -231,7 +213,7 @@ class NativeVLM(VideoVLM):
         text = text[(role[text] != MARKUP) | filled[step]]
         first = text[role[text] == MARKUP][:1]
         divides = not str(self.tokenizer.decode(ids[first])).strip()  # with nothing before it
-        return text[text != first] if divides else text
+        return text[~torch.isin(text, first)] if divides else text
 
     def roles(self, packed: PackedTokens) -> Int[Tensor, " l"]:
         """Kinds of the places that stand for a video with a frame each second: its tokens, and text of its steps."""

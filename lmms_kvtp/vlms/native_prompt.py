@@ -55,9 +55,8 @@ def processed(vlm: "NativeVLM", prompt: str, videos: Sequence[Tensor], timings: 
 def around(vlm: "NativeVLM", shown: Shown) -> PromptFrame:
     """Have the processor lay out a prompt around a question of one special token, and videos of the least size.
 
-    Raises:
-        CheckpointError: the chat template does not write the question once.
-        ValueError: the processor takes no videos of these lengths together.
+    CheckpointError where the chat template does not write the question once.
+    ValueError where the processor takes no videos of these lengths together.
     """
     mark, side, pad = vlm.tokenizer.pad_token_id, vlm.vision.patch_size * vlm.stride, vlm.vision_token
     least = [torch.zeros(len(timing.indices), 3, side, side, dtype=torch.uint8) for timing, _ in shown]

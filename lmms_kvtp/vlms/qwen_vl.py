@@ -8,7 +8,6 @@ from typing import Any, ClassVar, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import __version__
 
 from lmms_kvtp.cost.flops import MergedShape
 from lmms_kvtp.device import told
@@ -17,9 +16,7 @@ from lmms_kvtp.video.frames import Frames, TowerInside
 from lmms_kvtp.video.pixels import PixelSpec, ProcessorPixels
 from lmms_kvtp.vlms.native import NativeVLM
 from lmms_kvtp.vlms.reading import outputs_of
-
-MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 1605632
-"""Pixels of a frame in lmms-eval's stock wrappers of both Qwen-VL families."""
+from lmms_kvtp.vlms.released import qwen_pixels
 
 
 class QwenVLM(NativeVLM):
@@ -55,19 +52,9 @@ class QwenVLM(NativeVLM):
 
     def spec(self, num_frames: int) -> ProcessorPixels:
         """Say what the tower wants of each frame: its own shape in whole tokens, within qwen-vl-utils' limits."""
-        own, given, factor = self.processor.video_processor, self.options, self.vision.patch_size * self.stride
-        least = MIN_PIXELS if given.min_pixels is None else given.min_pixels
-        total = given.total_pixels or 128_000 * 0.9 * factor**2
-        most = max(min(768.0 * factor**2, total / max(1, num_frames) * 2), int(least * 1.05))
-        if given.total_pixels is None:
-            most = min(most, given.max_pixels or MAX_PIXELS)
-        if least > most:
-            raise ValueError(f"min_pixels={least} is above the most that a frame may have, {most:g}; lower min_pixels")
-        limits = least, given.max_pixels or MAX_PIXELS
-        if int(__version__.partition(".")[0]) < 5:  # whose processors take other limits from nobody
-            limits = own.size["shortest_edge"], own.size["longest_edge"]
-        again = (float(limits[0]), float(limits[1])) if self.resizes_again else None
-        return ProcessorPixels(tuple(own.image_mean), tuple(own.image_std), None, factor, least, float(most), again)
+        own, factor = self.processor.video_processor, self.vision.patch_size * self.stride
+        again = (float(own.size["shortest_edge"]), float(own.size["longest_edge"])) if self.resizes_again else None
+        return qwen_pixels(self.options, factor, num_frames, again, tuple(own.image_mean), tuple(own.image_std))
 
     @torch.inference_mode()
     def look(self, frames: Frames, spec: PixelSpec) -> tuple[FrameTokens, Float[Tensor, "T P C"]]:

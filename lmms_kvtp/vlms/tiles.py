@@ -37,8 +37,7 @@ class StillImage:
 def still_images(visuals: Sequence[Any], name: str) -> list[StillImage]:
     """Read the images of a question; none where its visuals are videos, folders of frames, or of several kinds.
 
-    Raises:
-        VideoError: an image file cannot be read.
+    VideoError where an image file cannot be read.
     """
     if not are_images(visuals):
         return []

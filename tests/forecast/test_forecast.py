@@ -7,9 +7,9 @@ import pytest
 
 from lmms_kvtp.__main__ import main
 from lmms_kvtp.cost.flops import LLMShape, selection_flops
-from lmms_kvtp.forecast.forecast import conventions, fastv_formula, forecast
+from lmms_kvtp.forecast.forecast import conventions, fastv_formula, forecast, thop_stages
 from lmms_kvtp.forecast.models import find_encoder, find_spec
-from lmms_kvtp.forecast.profilers import Profiled
+from lmms_kvtp.forecast.profilers import profile
 from lmms_kvtp.leaderboard.provenance import paper_rows
 from lmms_kvtp.method import KVTP, build_method
 from lmms_kvtp.presets import method_settings
@@ -27,15 +27,25 @@ def cost_of(method: str, model: str = "llava-video-7b", frames: int = 128, pool:
 def test_closed_forms_equal_torchs_counter_at_the_real_sizes(model):
     spec, method = find_spec(model), build_method(method_settings("kvtp+prumerge"), KVTP)
     cost = forecast(spec, method, 128, spec.pool("average")).cost
-    seen = Profiled(spec, "torch").stages(cost, find_encoder(method.encoder.pretrained))
+    seen = profile(spec, "torch", cost, find_encoder(method.encoder.pretrained))
     for stage in ("vision", "projector", "encoder", "prefill"):
         assert cost.flops[stage] == seen[stage], stage
     assert cost.flops["scorer"] - seen["scorer"] == 2 * 128 * 1152  # cosines, which are no network
 
 
+@pytest.mark.parametrize("model", [*MODELS, "tiny"])
+@pytest.mark.parametrize("method", ["full", "kvtp+prumerge"])
+def test_the_closed_form_of_thop_is_what_thop_counts(model, method):
+    spec = find_spec(model)
+    built = build_method(method_settings(method), {**KVTP, "encoder.pretrained": spec.default_encoder})
+    cost = forecast(spec, built, 16).cost
+    encoder = find_encoder(built.encoder.pretrained) if built.needs else None
+    assert thop_stages(cost, spec, encoder) == profile(spec, "thop", cost, encoder)
+
+
 def test_thop_misses_attention_and_counts_multiply_adds():
     spec, cost = find_spec("llava-video-7b"), cost_of("full")
-    seen = Profiled(spec, "thop").stages(cost)
+    seen = profile(spec, "thop", cost)
     n, m = cost.prompt_tokens, spec.llm
     attention = 4 * n * n * m.hidden * m.layers
     assert seen["prefill"] == (cost.flops["prefill"] - attention) / 2  # RMSNorm has no rule, either
@@ -43,11 +53,11 @@ def test_thop_misses_attention_and_counts_multiply_adds():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_thop_without_helper_is_what_the_paper_counted(model):
-    spec, profiled, table = find_spec(model), Profiled(find_spec(model), "thop"), paper_rows(MODELS[model])
+    spec, table = find_spec(model), paper_rows(MODELS[model])
     counts = []
     for row in table:
         method = build_method(method_settings(row.settings), KVTP)
-        counts.append(sum(profiled.stages(forecast(spec, method, 128, spec.pool("average")).cost).values()))
+        counts.append(sum(thop_stages(forecast(spec, method, 128, spec.pool("average")).cost, spec, None).values()))
     for row, count in zip(table, counts, strict=True):
         if "ToMe" not in row.method:
             assert abs(100 * count / counts[0] - (row.page_flops or row.relative_flops)) < 2.0, row.method

@@ -1,6 +1,9 @@
 """Forecasts of models that transformers has a class for, without weights, against runs with them."""
 
 import copy
+import json
+import math
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +20,14 @@ from lmms_kvtp.forecast.models import find_sizes, pool_of
 from lmms_kvtp.method import build_method, defaults_of
 from lmms_kvtp.pipeline import finish, prepare
 from lmms_kvtp.presets import settings_of
+from lmms_kvtp.pruners.parts.packing import pack
 from lmms_kvtp.questions import Question
-from lmms_kvtp.types import TEXT, GenerationOptions
+from lmms_kvtp.types import TEXT, FrameTokens, GenerationOptions
 from lmms_kvtp.video.load import video_from_frames
 from lmms_kvtp.vlms.base import LoadOptions, load_vlm
-from lmms_kvtp.vlms.native import NativeVLM
+from lmms_kvtp.vlms.released import SIZES, Released
 
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "released_sizes.py"))
 HEIGHT, WIDTH, FRAMES = 200, 330, 9
 METHODS = {"all tokens": ("full", 1.0), "tome": ("tome", 0.4), "fastv": ("fastv", 0.5), "maxmin": ("maxmin", 0.2)}
 
@@ -94,17 +99,55 @@ def test_released_models_have_their_sizes_without_a_download(
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     sizes = find_sizes(name)
     places = -7 if isinstance(PUBLISHED[name], float) else None
-    assert isinstance(sizes, NativeVLM) and round(sizes.parameters, places) == PUBLISHED[name]
+    assert isinstance(sizes, Released) and round(sizes.parameters, places) == PUBLISHED[name]
     if "7B" in name or "Qwen3-VL-8B" in name:
         assert main(["flops", "--model", name, "--method", "full", "--frames", "32"]) == 0
         text = {"qwen2_5_vl": 0, "qwen3_vl": 5 * 8 + 11 * 9}[sizes.family]  # <0.5 seconds>, 10.5 one more; 2 marks
         assert f"11520 of 11520 vision tokens, {text} newlines or places" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", SCRIPT["configs"]())
+def test_released_sizes_are_those_of_the_classes(name: str) -> None:
+    assert (
+        json.loads(json.dumps(SCRIPT["sizes"](SCRIPT["model"](name, LoadOptions()))))
+        == json.loads(SIZES.read_text())[name]
+    )
+
+
+ONE_EACH = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-2B-Instruct", "OpenGVLab/InternVL3-1B-hf")
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("empty", ["keep", "drop"])
+@pytest.mark.parametrize("steps", [1, 12, 103])
+def test_a_released_prompt_is_laid_out_as_the_processor_does(name: str, empty: str, steps: int) -> None:
+    options = LoadOptions(empty=empty if "2.5" not in name else "keep")
+    sizes, model = find_sizes(name, options), SCRIPT["model"](name, options)
+    grid = (16, 16) if "Intern" in name else (2, 3)
+    tokens = FrameTokens(torch.empty(steps, math.prod(grid), 1), grid)
+    kept = torch.rand(steps, 1, generator=torch.manual_seed(steps)) < 0.6
+    for mask in (kept, ~kept, torch.ones(steps, 1) > 0, torch.zeros(steps, 1) > 0):
+        packed = pack(tokens, tokens.embeds, mask & (torch.arange(tokens.capacity) != 2))
+        assert sizes.roles(packed).tolist() == model.roles(packed).tolist()
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize(
+    "given", [{}, {"max_pixels": 300_000}, {"min_pixels": 500_000, "max_pixels": 900_000}, {"total_pixels": 9_000_000}]
+)
+def test_frames_of_a_released_model_have_the_processors_size(name: str, given: dict[str, int]) -> None:
+    options = LoadOptions(**given)
+    sizes, model = find_sizes(name, options), SCRIPT["model"](name, options)
+    for frames, shape in ((1, (720, 1280)), (32, (360, 640)), (768, (1080, 608))):
+        told, own = sizes.spec(frames), model.spec(frames)
+        assert told == replace(own, mean=told.mean, std=told.std)
+        assert pool_of(sizes, None, frames, shape) == model.pooling(*own.target(*shape))
+
+
 def test_towers_of_released_widths_need_the_operations_that_they_say() -> None:
     """Four of their layers, of which one sees the whole step."""
     for name in ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-2B-Instruct"):
-        sizes = find_sizes(name)
+        sizes = SCRIPT["model"](name, LoadOptions())
         config = copy.deepcopy(sizes.model.config.vision_config)
         config.depth, config.fullatt_block_indexes, config._attn_implementation = 4, [3], "eager"
         config.deepstack_visual_indexes = [0, 1, 2]

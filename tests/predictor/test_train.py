@@ -94,6 +94,9 @@ def test_an_epoch_with_older_names_of_parameters_is_refused(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(RECIPE.plain()))
     with pytest.raises(ValueError, match="holds a run of another recipe"):
         last_checkpoint(tmp_path, RECIPE)
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match=r"recipe\.json is not JSON"):
+        last_checkpoint(tmp_path, RECIPE)
 
 
 def test_head_only_training_leaves_both_towers_alone_and_names_lost_videos(tmp_path):

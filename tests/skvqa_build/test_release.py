@@ -101,7 +101,7 @@ def test_damaged_items_are_problems_and_the_others_are_kept(tmp_path):
 
 
 def test_a_file_that_is_no_release_is_refused(tmp_path):
-    with pytest.raises(ReleaseError, match="wanted an object"):
+    with pytest.raises(ReleaseError, match="wanted a dict"):
         read_release(released(tmp_path, [1]))
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ReleaseError, match="is not JSON"):

@@ -121,7 +121,7 @@ def load_text_side(folder: Path, device: torch.device | None = None) -> TextSide
     """
     from transformers import AutoTokenizer, SiglipModel, SiglipTextConfig
 
-    with loading(f"text side of a predictor in {folder}"):
+    with loading(f"no text side of a predictor in {folder}"):
         settings = from_json((folder / CONFIG).read_bytes())
         tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
         scale, bias = (float(tensors.pop(name)) for name in (SCALE, BIAS))

@@ -113,7 +113,7 @@ def load_tower_head(folder: Path) -> TowerHead:
 
     ValueError where a file is missing, damaged or of other shapes; the message names the folder and the reason.
     """
-    with loading(f"head for the model's own tower in {folder}"):
+    with loading(f"no head for the model's own tower in {folder}"):
         with torch.device("meta"):  # sizes that the weights do not have take no memory
             head = TowerHead(HeadShape(**from_json((folder / SETTINGS).read_bytes())))
         weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}

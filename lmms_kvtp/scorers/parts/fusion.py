@@ -87,7 +87,7 @@ class FusionHead:
     @staticmethod
     def load(settings: Path, weights: Path) -> "FusionHead":
         """Read what `save` wrote; ValueError names a file that is damaged or holds something else."""
-        with loading(f"fusion head in {settings} and {weights}"):
+        with loading(f"no fusion head in {settings} and {weights}"):
             learned = load_file(weights)
             log_tau = learned["log_tau"]
             if tuple(log_tau.shape) != (2,) or not torch.isfinite(log_tau).all():

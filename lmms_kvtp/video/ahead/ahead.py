@@ -104,11 +104,7 @@ class AheadVideo:
     stream: Iterator[Frames] = field(repr=False)
 
     def chunks(self) -> Iterator[Frames]:
-        """Hand out the frames, once only.
-
-        Raises:
-            VideoError: a frame cannot be read; the message has path and cause.
-        """
+        """Hand out the frames, once only. VideoError where a frame cannot be read; the message has path and cause."""
         return self.stream
 
 

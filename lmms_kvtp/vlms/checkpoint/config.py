@@ -1,15 +1,16 @@
 """What config.json of a LLaVA checkpoint says, whatever its layout."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lmms_kvtp import files
 from lmms_kvtp.cost.flops import LLMShape, VisionShape
 from lmms_kvtp.device import OutOfMemoryError
 from lmms_kvtp.encoders.parts.siglip_config import SO400M, vision_sizes
-from lmms_kvtp.files import MOST_TOLD, from_json
+from lmms_kvtp.files import loading
 from lmms_kvtp.vlms.tiles import Tiling
 
 SIZES, _ = SO400M
@@ -113,27 +114,15 @@ class LlavaConfig:
         return int(self.vision["num_hidden_layers"]) - 1
 
 
-@contextmanager
-def reading(folder: Path, lack: str = "is no checkpoint") -> Iterator[None]:
+def reading(folder: Path, lack: str = "is no checkpoint") -> AbstractContextManager[None]:
     """Turn what odd values in the files of a checkpoint make libraries raise into one error that names the folder."""
-    try:
-        yield
-    except (CheckpointError, MemoryError, OutOfMemoryError):
-        raise
-    except Exception as error:  # transformers and tokenizers have no kinds of their own for this
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_TOLD]
-        raise CheckpointError(f"{folder} {lack} that can be read: {cause}; {WANTED}") from error
+    passed = (CheckpointError, MemoryError, OutOfMemoryError)
+    return loading(f"{folder} {lack} that can be read", CheckpointError, passed, f"; {WANTED}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError if the file holds something else."""
-    try:
-        value = from_json(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, wanted an object")
-    return value
+    return files.read_json(path, dict, CheckpointError)
 
 
 def vision_shape(config: LlavaConfig) -> VisionShape:

@@ -47,9 +47,8 @@ def load_package(folder: Path, config: LlavaConfig, vocabulary: int, attention: 
     Nothing of the package's input preparation or `generate` runs: tower, projector and language model are called
     between our selection and layout, and transformers' own `generate` decodes.
 
-    Raises:
-        CheckpointError: the checkpoint is in Hugging Face's layout, which the package does not read.
-        ValueError: the package is not installed, or cannot load as asked.
+    CheckpointError where the checkpoint is in Hugging Face's layout, which the package does not read.
+    ValueError where the package is not installed, or cannot load as asked.
     """
     if config.tensor_names != (ORIGINAL,):
         raise CheckpointError(f"backend=llava reads the original layout, {folder} is in Hugging Face's")

@@ -19,6 +19,8 @@ from lmms_kvtp.vlms.checkpoint.devices import Placement
 from lmms_kvtp.vlms.checkpoint.hugging_face import read_hugging_face
 from lmms_kvtp.vlms.checkpoint.network import EMBEDDINGS, HEAD, Network, build
 from lmms_kvtp.vlms.checkpoint.original import read_original
+from lmms_kvtp.vlms.load_options import LoadOptions
+from lmms_kvtp.vlms.released import released
 
 
 def choose(ways: Sequence[TensorNames], own: Collection[str], found: Collection[str]) -> TensorNames:
@@ -32,8 +34,6 @@ PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 LLAVA = "llava_video"
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
 """Values of `model_type` that have a back end of that name here; others are LLaVA's, or of a user's package."""
-SIZES = Path(__file__).parent / "native" / "sizes.json"
-"""Configs of released models of these families, as far as costs depend on them, by hub id; processors lie beside it."""
 REFUSED = {
     "qwen2_vl": "its positions and tower are others than Qwen2.5-VL's",
     "qwen3_vl_moe": "the operations of its experts are not counted yet",
@@ -90,7 +90,7 @@ def family_of(folder: Path) -> str:
 
 
 def family_named(pretrained: str, revision: str | None) -> str | None:
-    """Tell the same before a download: by what lies on this machine, or a name in `SIZES`; None for others.
+    """Tell the same before a download: by what lies on this machine, or by a released model's name; None for others.
 
     Raises as `family_of`.
     """
@@ -101,7 +101,7 @@ def family_named(pretrained: str, revision: str | None) -> str | None:
         except ValueError:  # no name of the hub's
             cached = None
         if not isinstance(cached, str):
-            return str(read_json(SIZES)[pretrained]["model_type"]) if pretrained in read_json(SIZES) else None
+            return known.family if (known := released(pretrained, LoadOptions())) else None
         folder = Path(cached).parent
     return LLAVA if pretrained == TINY else family_of(folder)
 
@@ -129,9 +129,9 @@ def layers_in(folder: Path) -> int:
 
 
 def layers_named(pretrained: str, revision: str | None) -> int:
-    """Count the same by name, of a model in `SIZES` before a download; raises as `find_folder` and `layers_in` do."""
-    known = read_json(SIZES).get(pretrained)
-    return known["text_config"]["num_hidden_layers"] if known else layers_in(find_folder(pretrained, revision))
+    """Count the same by name, of a released model before a download; raises as `find_folder` and `layers_in` do."""
+    known = released(pretrained, LoadOptions())
+    return known.llm.layers if known else layers_in(find_folder(pretrained, revision))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -183,9 +183,9 @@ def test_an_unknown_tower_needs_its_sizes(folder: Path) -> None:
 
 def test_broken_json_is_named(folder: Path) -> None:
     (folder / "config.json").write_text('{"a": ')
-    refused(folder, r"config\.json is not valid JSON")
+    refused(folder, r"config\.json is not JSON")
     (folder / "config.json").write_text("[1]")
-    refused(folder, r"config\.json holds a list, wanted an object")
+    refused(folder, r"config\.json holds a list, wanted a dict")
 
 
 @pytest.mark.parametrize("model_type", ["llava", "llava_qwen", "something_new", None])
