@@ -27,7 +27,7 @@ def find_device(name: str | None) -> torch.device:
         raise ValueError(f"device={name} is not a torch device; use cpu, cuda or cuda:0, or leave it out") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name}: this torch finds no GPU; leave device out, or install a build for this GPU")
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # transformers < 5 takes cpu:0 of a rank for a GPU
 
 
 def place(device: str | None, dtype: str) -> tuple[torch.device, torch.dtype]:

@@ -181,8 +181,9 @@ def test_pieces_join_to_the_answer_wherever_it_is_stopped(model: Model) -> None:
 
 
 def test_who_leaves_a_stream_stops_the_decoding_and_errors_come_through(model: Model) -> None:
-    steps = []
+    steps, ends, head = [], torch.tensor([480, 482]), model.vlm.network.llm.lm_head
     hook = model.vlm.layers[0].register_forward_hook(lambda *_: steps.append(1))
+    endless = head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, ends, -1e9))
     given = {"method": "full", "max_new_tokens": 200, "until": ()}
     try:
         assert len(list(model.stream(frames_of(), QUESTION, **given))) > 20
@@ -191,6 +192,7 @@ def test_who_leaves_a_stream_stops_the_decoding_and_errors_come_through(model: M
             break
     finally:
         hook.remove()
+        endless.remove()
     assert len(steps) - whole < whole / 2
     with pytest.raises(VideoError, match="nowhere"):
         next(model.stream("nowhere.mp4", QUESTION))

@@ -3,11 +3,14 @@
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +19,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
-from transformers import SiglipVisionModel
 
 from benchmarks.embedded_model.loop import FloatAttention, Log
 from lmms_kvtp.embedded import VERSION
@@ -159,22 +161,34 @@ def normalise(rgb: UInt8[Tensor, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
     return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+@contextmanager
+def inputs_of_last_layer(tower: Any) -> Iterator[list[Any]]:
+    """Collect what a tower's last layer reads; transformers < 5 returns it from a tower that stands alone only."""
+    found: list[Tensor] = []
+    *_, before, _ = tower.encoder.layers
+    hook = before.register_forward_hook(lambda *call: found.append(call[-1]))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
 @torch.no_grad()
 def tower_features(
-    tower: SiglipVisionModel, rgb: UInt8[Tensor, "b H W 3"], device: torch.device, exact: bool = False
+    tower: Any, rgb: UInt8[Tensor, "b H W 3"], device: torch.device, exact: bool = False
 ) -> Float[Tensor, "b s s E"]:
     """Compute hidden states before the tower's last layer, which LLaVA-Video reads; `exact` for float32 throughout."""
     pixels = normalise(rgb).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=not exact), FloatAttention():
-        hidden = tower(pixels, output_hidden_states=True).hidden_states[-2]
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=not exact)
+    with autocast, FloatAttention(), inputs_of_last_layer(tower) as given:
+        tower(pixels)
+    [hidden] = given
     side = round(hidden.shape[1] ** 0.5)
     features: Tensor = hidden.float().unflatten(1, (side, side))
     return features
 
 
-def load_bank(
-    folder: Path, footage: Footage, tower: SiglipVisionModel, device: torch.device, log: Log, stamp: str
-) -> Features:
+def load_bank(folder: Path, footage: Footage, tower: Any, device: torch.device, log: Log, stamp: str) -> Features:
     """Read the features of all footage from `folder`, or make them where `stamp` names another tower than theirs."""
     batch = 256
     path, note = folder / "features.npy", folder / "features.json"

@@ -55,7 +55,7 @@ class Packed:
 def language_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Train the tokenizer of the language model; every word of `texts` becomes one token."""
     tokenizer = _train(texts, [END_OF_TEXT, IM_START, IM_END])
-    tokens = {"eos_token": IM_END, "pad_token": END_OF_TEXT, "extra_special_tokens": [IM_START]}
+    tokens = {"eos_token": IM_END, "pad_token": END_OF_TEXT, "additional_special_tokens": [IM_START]}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, model_max_length=32768, **tokens, **PADDING
     )

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, SiglipModel
 
-from benchmarks.embedded_model.footage import BACKGROUND, Footage, normalise
+from benchmarks.embedded_model.footage import BACKGROUND, Footage, inputs_of_last_layer, normalise
 from benchmarks.embedded_model.lessons import all_phrases
 from benchmarks.embedded_model.loop import FloatAttention, Log, Optimizer, autocast
 from benchmarks.embedded_model.student import Geometry
@@ -102,10 +102,10 @@ def train_tower(
         present, places = footage.present(frames), footage.places[frames]
         truth = torch.from_numpy(np.stack([phrases[i].matches(present, places) for i in chosen])).to(device)
         pixels = augment(normalise(torch.from_numpy(footage.rgb[frames])), rng).to(device)
-        with autocast(device), FloatAttention():
-            seen = model.vision_model(pixels, output_hidden_states=True)
+        with autocast(device), FloatAttention(), inputs_of_last_layer(model.vision_model) as before_last:
+            seen = model.vision_model(pixels)
             read = model.text_model(texts[torch.from_numpy(chosen)].to(device)).pooler_output
-            patches = probe(seen.hidden_states[-2])
+            patches = probe(before_last.pop())
         image, text = (F.normalize(part.float(), dim=-1) for part in (seen.pooler_output, read))
         logits = text @ image.T * model.logit_scale.exp() + model.logit_bias
         contrast = F.binary_cross_entropy_with_logits(logits, truth.float())

@@ -1,7 +1,7 @@
 """The model that is trained behind the frozen tower: language model, projector and newline embedding."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,7 @@ class Geometry:
 
     def qwen2(self, vocab_size: int, eos_token_id: int, pad_token_id: int) -> Qwen2Config:
         """Configure the language model: grouped queries, biased q, k and v, an untied head."""
+        base: dict[str, Any] = {"rope_theta": self.rope_theta}  # transformers < 5 has no rope_parameters
         return Qwen2Config(
             vocab_size=vocab_size,
             hidden_size=self.llm_width,
@@ -58,12 +59,12 @@ class Geometry:
             num_attention_heads=self.llm_heads,
             num_key_value_heads=self.llm_kv_heads,
             max_position_embeddings=self.max_positions,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             tie_word_embeddings=False,
             use_sliding_window=False,
             eos_token_id=eos_token_id,
             bos_token_id=pad_token_id,
             pad_token_id=pad_token_id,
+            **base,
         )
 
 

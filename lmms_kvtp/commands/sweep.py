@@ -245,13 +245,15 @@ def _harness(file: Path, steps: Sequence[Mapping[str, object]], lock: int, bar: 
     command = [sys.executable, "-m", *launch, "lmms_eval", "--config", str(file), "--verbosity", "ERROR"]
     own = {name: value for name, value in os.environ.items() if not re.match(TORCHRUN, name)} | {"TZ": "UTC"}
     with (file.parent / LOG).open("a+b") as told:
-        start, before = told.seek(0, os.SEEK_END), signal.getsignal(signal.SIGTERM)
+        start, before, stopped = told.seek(0, os.SEEK_END), signal.getsignal(signal.SIGTERM), list[int]()
         with suppress(ValueError):  # another thread than the main one, which alone gets signals
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))  # an error in Popen loses its child
         process = subprocess.Popen(command, stdout=told, stderr=told, env=own, pass_fds=(lock,))
         try:
             os.write(lock, f", harness {process.pid}".encode())  # which a killed sweep leaves at work
-            while process.poll() is None:
+            while process.poll() is None or stopped:
+                if stopped:
+                    raise KeyboardInterrupt
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.5)
                 told.seek(max(start, told.seek(0, os.SEEK_END) - 4096))

@@ -22,8 +22,7 @@ STEP_TEXT = {"qwen2_5_vl": (0, 0, 0, 0), "qwen3_vl": (6, 1, 0, 0), "internvl": (
 and between two steps. Last, the first step's number."""
 MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 1605632
 """Pixels of a frame in lmms-eval's stock wrappers of both Qwen-VL families."""
-OWN_LIMITS = 3136.0, 12845056.0
-"""Pixels of a frame in the processor of the released Qwen2.5-VL."""
+OWN_LIMITS = 3136.0, 12845056.0  # pixels of a frame in the processor of the released Qwen2.5-VL
 HALF = (0.5, 0.5, 0.5)
 
 

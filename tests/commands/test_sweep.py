@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.harness_files import samples, write_run
@@ -102,10 +104,19 @@ def test_a_pass_that_makes_no_answers_is_an_error_and_the_next_goes_on_from_what
 def test_a_stopped_sweep_counts_an_answer_that_was_taken_over_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = tmp_path / "harness"  # SIGTERM comes while it is at work
-    harness.write_text("#!/bin/sh\nsleep 0.5\nkill -TERM $PPID\nexec sleep 1000\n")
+    harness, started, popen = tmp_path / "harness", [], subprocess.Popen
+    harness.write_text("#!/bin/sh\nexec sleep 1000\n")
     harness.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(harness))
+
+    def stopped_at_once(*args: Any, **more: Any) -> Any:
+        process = popen(*args, **more)
+        if args and args[0][0] == str(harness):
+            started.append(process)
+            os.kill(os.getpid(), signal.SIGTERM)  # at the earliest that it can come
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", stopped_at_once)
     [cell] = plan(["random"], [0.2])
     journal = tmp_path / cell.folder / "journal"
     journal.mkdir(parents=True)
@@ -115,7 +126,7 @@ def test_a_stopped_sweep_counts_an_answer_that_was_taken_over_once(
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match=f"^2 answers are in {tmp_path}; the same command goes on there$"):
         sweep([cell], "skvqa_synth_quick", "pretrained=tiny", tmp_path)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before and started[0].poll() is not None
 
 
 def test_torn_lines_and_damaged_notes_stop_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

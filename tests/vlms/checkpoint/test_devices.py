@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers.checkpoints import write_tiny
 from torch import Tensor
 
-from lmms_kvtp.device import OutOfMemoryError, check_dtype, place, told
+from lmms_kvtp.device import OutOfMemoryError, check_dtype, find_device, place, told
 from lmms_kvtp.types import GenerationOptions, PackedTokens, Prompt
 from lmms_kvtp.video.frames import Frames
 from lmms_kvtp.vlms.llava_video import LlavaVideo, LoadOptions, load_llava_video
@@ -101,6 +101,10 @@ def test_layers_are_never_cut(tiny_folder: Path, tmp_path: Path) -> None:
     parts = split(tiny_folder, tmp_path)
     for layer in parts.layers:
         assert len({weight.is_meta for weight in layer.parameters()}) == 1
+
+
+def test_the_cpu_of_a_rank_has_no_number() -> None:
+    assert find_device("cpu:1") == torch.device("cpu")
 
 
 def test_a_number_type_that_the_machine_lacks_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
