@@ -1,8 +1,11 @@
 """`lmms-kvtp bench e2e --task` through the harness's own command line."""
 
+import pytest
+
 from lmms_kvtp.__main__ import main
 
 
+@pytest.mark.slow
 def test_a_task_is_run_and_its_stages_stand_beside_their_floors(capfd):
     given = ["--task", "skvqa_synth_quick", "--limit", "2", "--model_args", "pretrained=tiny,keep_ratio=0.2,device=cpu"]
     assert main(["bench", "e2e", *given]) == 0

@@ -267,6 +267,7 @@ def in_two(given: list[str], out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_twice_the_videos_a_step(given, one, tmp_path):
     run = in_two(given, tmp_path)
     assert run.returncode == 0, run.stderr
