@@ -9,10 +9,17 @@ import pytest
 from helpers.stub import Stub
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from loguru import logger
 
 install_import_hook(["lmms_kvtp", "benchmarks.embedded_model"], "beartype.beartype")
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=False, max_examples=50)
 settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def every_message_is_heard() -> None:
+    """`lmms-kvtp check` silences the harness for the rest of its process, which here has other tests to come."""
+    logger.enable("lmms_eval")
 
 
 @pytest.fixture
