@@ -39,7 +39,10 @@ def test_the_script_for_slurm_is_bash_and_goes_on_from_its_journals(tmp_path):
     assert words[:2] == ["srun", "torchrun"] and "node7:29500" in words and "resume=" not in log.read_text()
     (out / "model").mkdir(parents=True)
     (out / "model" / "1_journal_rank0.jsonl").touch()
-    (out / "model" / "1_results.json").touch()
+    results = out / "model" / "1_results.json"
+    results.touch()
+    assert run().returncode == 1  # these are of an earlier start
+    (tmp_path / "bin" / "srun").write_text(f'#!/bin/bash\necho srun "$@" >> {log}\ntouch {results}\n')
     assert run().returncode == 0
     assert f"resume={out}" in log.read_text().splitlines()[-1]
 
