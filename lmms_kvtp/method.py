@@ -174,7 +174,8 @@ def with_predictor(
     Returns:
         The settings, and the predictor; None where the scorer reads none, or there is none.
 
-    ValueError where there is no such predictor, or settings name two, or one that does not fit its encoder.
+    Raises:
+        ValueError: there is no such predictor, or settings name two, or one that does not fit its encoder.
     """
     rest = {name: value for name, value in settings.items() if name != PREDICTOR}
     scorer, encoder = (str(settings.get(part, defaults.get(part))) for part in ("scorer", "encoder"))

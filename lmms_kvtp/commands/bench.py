@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which finished run to read, or what to run."""
     targets = parser.add_subparsers(dest="target", required=True, metavar="WHAT")
     whole = targets.add_parser("e2e", help="seconds of each stage of a run, with the ideal beside them")
-    whole.add_argument("journal", type=Path, nargs="*", help="journals of a finished run, or their folder")
+    whole.add_argument("journal", type=Path, nargs="*", help="journals of a finished run, one a rank, or their folder")
     whole.add_argument("--task", help="run this task first, by the harness")
     whole.add_argument("--videos", type=Path, metavar="FOLDER", help="ask one question about each video in it first")
     whole.add_argument("--question", default=QUESTION, help="with --videos (default %(default)r)")

@@ -11,9 +11,9 @@ from lmms_kvtp.files import write_whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add data, methods and model."""
-    parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question, maybe answer and spans")
+    parser.add_argument("--data", type=Path, required=True, help="JSONL: video, question; if known, answer and spans")
     add_methods(parser, "kvtp+prumerge,random")
-    parser.add_argument("--ratios", type=ratios, default="0.5,0.2", help="shares of tokens kept (default %(default)s)")
+    parser.add_argument("--ratios", type=ratios, default="0.5,0.2", help="shares of vision tokens (default 0.5,0.2)")
     add_model_arguments(parser)
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")
     parser.add_argument("--max-new-tokens", type=at_least_one, default=32, help="of an answer (default %(default)s)")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="the whole test split, not the quick subset")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions")
     parser.add_argument("--into", type=Path, help="also put the table into this file, between its demo markers")
-    parser.add_argument("--out", type=Path, help="where a stopped demo goes on (default: below the cache folder)")
+    parser.add_argument("--out", type=Path, help="the harness's files, to go on from (default: in the cache folder)")
 
 
 def main(arguments: argparse.Namespace) -> int:

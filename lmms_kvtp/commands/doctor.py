@@ -17,11 +17,11 @@ SHOWN = {True: "passed", False: "FAILED", None: "-"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add method, model, and where the record goes."""
     parser.add_argument("--method", help=METHOD_HELP)
-    parser.add_argument("--reference", action="store_true", help="instead: hold the model against other code of it")
+    parser.add_argument("--reference", action="store_true", help="instead: its logits against other implementations")
     parser.add_argument("--keep-ratio", type=float, help="share of vision tokens kept (default 0.2)")
     parser.add_argument("--model", default="tiny", help="folder or hub id (default: the embedded model)")
     parser.add_argument("--model_args", default="", help="as of lmms-eval: torch_dtype=bfloat16,device=cuda, ...")
-    parser.add_argument("--videos", type=at_least_one, default=6, help="with four questions each (default %(default)s)")
+    parser.add_argument("--videos", type=at_least_one, default=6, help="synthetic, four questions on each (default 6)")
     parser.add_argument("--frames", type=at_least_one, default=64, help="of a video, at most (default %(default)s)")
     parser.add_argument("--baseline", type=Path, help="finished runs of the unpruned model, held to published scores")
     parser.add_argument("--out", type=Path, help="also write the record: a .json file, or the folder of the runs")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(predictor)
     predictor.add_argument("checkpoint", nargs="*", help="trained predictors: folders, hub ids, tiny or tiny_shared")
     predictor.add_argument("--shared", metavar="MODEL", help="whose tower shared predictors read")
-    predictor.add_argument("--split", default="val", choices=["train", "val", "test"], help="of synthetic videos (val)")
+    predictor.add_argument("--split", default="val", choices=["train", "val", "test"], help="synthetic (default val)")
     predictor.add_argument("--temperature", type=float, nargs="+", default=[2.0], help="one table each (default 2)")
     summary = "; ".join(f"{name}: {text}" for name, text in ABLATIONS.items())
     predictor.add_argument("--out", type=Path, help="also write the tables there, as JSON")

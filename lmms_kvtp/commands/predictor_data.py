@@ -23,10 +23,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an index with its videos, or videos of the embedded benchmark."""
     parser.add_argument("--index", type=Path, help="JSON lines, such as an index of SparseKV-QA (docs/predictor.md)")
     parser.add_argument("--videos", type=Path, default=Path(), help="folder of the index's videos (default: here)")
-    parser.add_argument("--synthetic", type=at_least_one, help="so many embedded videos instead of an index")
-    parser.add_argument("--pretrained", default=SIGLIP, help="SigLIP: folder, hub id or tiny (default %(default)s)")
+    parser.add_argument("--synthetic", type=at_least_one, help="instead: so many videos of the embedded benchmark")
+    parser.add_argument("--pretrained", default=SIGLIP, help="untuned SigLIP: folder, id or tiny (default %(default)s)")
     parser.add_argument("--refined", type=Path, help="index whose refined questions are used for these questions, too")
-    parser.add_argument("--features", type=Path, help="cached features (default: features, below --out or here)")
+    parser.add_argument("--features", type=Path, help="cached features, refinements (default: in --out, or here)")
     add_fields(parser, "video/sampling.py:FrameOptions", ("max_frames_num", "fps"))
     add_endpoint_arguments(parser)
     parser.set_defaults(any_lines=True)  # of an index; training has a flag for it

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--dry-run", action="store_true", help="only the commands and the paper's figures")
     parser.add_argument("--runs", default=default.out, help="folder that the commands write to (default %(default)s)")
-    parser.add_argument("--predictor", default=default.predictor, help="trained, of the KVTP rows (default: none)")
+    parser.add_argument("--predictor", default=default.predictor, help="of KVTP rows (default: none, and they say so)")
     parser.add_argument("--index", default=default.index, help="index of SparseKV-QA, for table 1")
 
 

@@ -36,7 +36,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, help="file of finished calls (default: OUT/calls.sqlite)")
     parser.add_argument("--captioner", default=CAPTIONER, help="see below (default %(default)s)")
     parser.add_argument("--scorer", default="captioner", help="see below (default %(default)s)")
-    parser.add_argument("--one-by-one", action="store_true", help="a local captioner scores one caption at a time")
+    parser.add_argument("--one-by-one", action="store_true", help="score each caption alone, where no prompt holds all")
     parser.add_argument("--skip-missing", action="store_true", help="leave out questions whose video is missing")
     parser.add_argument("--limit", type=at_least_one, help="only the first so many questions, for a trial")
     numbers = [
@@ -120,7 +120,8 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="of the data set, as for `skvqa build`")
     parser.add_argument("--videos", type=Path, help="folder of the videos: for seconds, which scorer=oracle reads")
     parser.add_argument("--out", type=Path, required=True, help="folder of the index")
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="2 in the release (default %(default)s)")
+    softmax = "of the softmax (default %(default)s); the release has 2"
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=softmax)
     add_numbers(parser, [("--beta", BETA, "for the statistics"), ("--min-frames", MIN_FRAMES, "for the statistics")])
 
 

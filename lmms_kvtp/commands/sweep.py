@@ -28,6 +28,7 @@ LOG = "harness.log"
 LOCK, FINISHED = ".lock", "finished.json"
 GRACE = 40
 """Seconds that the harness may take to end: torchrun gives the processes that it started 30."""
+CAUSE = re.compile(r"(?!tenacity)(\w+\.)*\w*Error\b")
 LOW = 2**16
 """Bytes below which a disk is full."""
 TORCHRUN = r"(TORCHELASTIC_.*|(GROUP_|ROLE_|LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
@@ -157,13 +158,14 @@ def check(cells: Sequence[Variant], tasks: str, common: str, include_path: str |
     from lmms_kvtp.harness.plugin import check_plugins
     from lmms_kvtp.run.options import check_arguments
 
-    check_plugins()
     check_arguments([arguments_of(common, cell) for cell in cells])
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if nodes > 1:
         raise SweepError(f"a sweep runs on one machine, not on {nodes}; start one on each, for other methods")
     own = {file.stem for file in Path(lmms_kvtp.tasks.__path__[0]).rglob("*.yaml")}
-    if not set(tasks.split(",")) <= own:  # the harness reads 1,900 files to know its own
+    if set(tasks.split(",")) <= own:
+        check_plugins()
+    else:  # the harness reads 1,900 files to know its own
         from lmms_kvtp.harness.preflight import check_tasks
 
         check_tasks(tasks, include_path)
@@ -217,9 +219,7 @@ def _run(out: Path, first: Mapping[str, Any], reading: Sequence[Mapping[str, Any
             done, wanted = (PROGRESS.findall(told) or [("0", "0")])[-1]
             if int(done) < int(wanted) or _answers(out) == before:
                 made = f"{done} of {wanted} answers" if int(done) else "no answers"
-                causes = [
-                    line.strip() for line in told.splitlines() if re.match(r"(?!tenacity)(\w+\.)*\w*Error\b", line)
-                ]
+                causes = [line.strip() for line in told.splitlines() if CAUSE.match(line)]
                 if shutil.disk_usage(out).free < LOW:  # which cuts the messages off, too
                     causes = ["no space is left there; free some, and start the same command again"]
                 why = "; ".join([f"the harness's messages stand in {out / LOG}", *causes[-1:]])

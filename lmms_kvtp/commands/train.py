@@ -54,8 +54,10 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; a killed run goes on there")
     parser.add_argument("--slim", type=Path, help="also write there, in float16, only what training changed")
     parser.add_argument("--shared", metavar="MODEL", help="learn a light head on the tower of this model instead")
-    parser.add_argument("--any-lines", action="store_true", default=False, help="also lines that the filter leaves out")
-    parser.add_argument("--recipe", choices=["paper"], action=PaperRecipe, help="the paper's; later flags change it")
+    lines = "train on evaluation lines of an index as well, and on lines that miss the paper's criteria"
+    parser.add_argument("--any-lines", action="store_true", default=False, help=lines)
+    recipe = "the paper's training, eq. 4 to 11 as printed, in one word; flags behind it change it"
+    parser.add_argument("--recipe", choices=["paper"], action=PaperRecipe, help=recipe)
     parser.add_argument("--validation", type=float, default=0.1, help="share of the videos (default %(default)s)")
     for cls, names in FIELDS.items():
         add_fields(parser, cls, names)

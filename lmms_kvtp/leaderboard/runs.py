@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from lmms_kvtp.cost.sample import SampleCost
-from lmms_kvtp.files import from_json, loading
+from lmms_kvtp.files import from_json, loading, read_json
 from lmms_kvtp.leaderboard.provenance import record_of, row_name
 
 RESULTS, SAMPLES = "_results.json", "_samples_"
@@ -93,7 +93,7 @@ def read_runs(folder: Path, name: str | None = None) -> list[Run]:
     results: dict[Path, dict[str, Any]] = {}
     for path in folder.rglob(f"*{RESULTS}"):
         with loading(f"no results file of the harness: {path}; remove it, and start the run again"):
-            results[path] = from_json(path.read_bytes())
+            results[path] = read_json(path, dict)
     newest: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(results, key=lambda path: age(path, results[path])):
         newest |= {task: (file, results[path]) for task, file in samples_of(path).items()}

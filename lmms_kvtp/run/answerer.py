@@ -100,7 +100,8 @@ class Answerer:
         Yields:
             The number of a lane, the key of a question, and its answer, which is in the lane's journal by then.
 
-        SampleError where one cannot be answered, and errors are not skipped.
+        Raises:
+            SampleError: one cannot be answered, and errors are not skipped.
         """
         known = {key: all(lane.session.has(ask) for lane in self.lanes) for key, ask in asks.items()}
         first: dict[tuple[str, ...], int] = {}
