@@ -1,6 +1,8 @@
 """The harness model on a random checkpoint and real videos, called as the harness calls it."""
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from shutil import copytree
 from types import SimpleNamespace
@@ -320,3 +322,18 @@ def test_the_toy_is_refused_on_other_tasks(build, monkeypatch):
 def test_typos_are_found_before_the_model_loads(build, settings):
     with pytest.raises(LookupError, match="did you mean"):
         build(pretrained="/no/such/folder", **settings)
+
+
+def test_a_rank_leaves_its_group_before_its_process_ends(checkpoint, tmp_path):
+    code = f"""
+import atexit
+import torch.distributed as dist
+atexit.register(lambda: print("in a group:", dist.is_initialized()))  # runs behind what is registered later
+dist.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
+from lmms_kvtp.model_wrappers.llava_video import LlavaVideoKvtp
+LlavaVideoKvtp(pretrained={str(checkpoint)!r}, device="cpu", journal="none", pruner="random", scorer="uniform")
+print("in a group:", dist.is_initialized())
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    told = [line for line in run.stdout.splitlines() if line.startswith("in a group:")]
+    assert told == ["in a group: True", "in a group: False"], run.stderr
